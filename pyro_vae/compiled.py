@@ -1,0 +1,189 @@
+"""Pyro programs as compiled graphs.
+
+What a module computes on a batch, and the gradients, is traced by ``make_fx`` to one graph of ATen operators that has
+the parameters, the buffers and the batch as inputs; inductor compiles the graph. The noise comes from torch's own
+generator in every mode, so that a traced and a compiled run draw what an eager one draws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Compile = Literal["auto", "inductor", "traced", "eager"]
+Precision = Literal["float32", "bfloat16"]
+Outputs = list[Tensor]
+Gradients = list["Tensor | None"]
+
+
+class Compiled:
+    """A module whose ``forward(*inputs)`` gives a list of tensors, run as a graph.
+
+    Args:
+        module: has ``training`` and all parameters already.
+        compile: ``"inductor"`` compiles the traced graph, ``"traced"`` runs it as it is, ``"eager"`` does not trace.
+            ``"auto"`` is the first of these that works here, and says once why if it is not the first.
+        gradients: whether to differentiate the first output by the parameters that require it. That output then
+            becomes NaN if a gradient is not finite.
+        obstacle: why the module cannot be traced, if that is known beforehand.
+
+    Attributes:
+        mode: how it runs: ``"inductor"``, ``"traced"`` or ``"eager"``.
+
+    Raises:
+        ValueError: if ``compile`` is something else, or asks for what is not possible here.
+    """
+
+    # Inductor takes seconds for each shape: one that comes rarely (the last batch of an epoch) runs as traced.
+    _uses_before_compiling = 100
+
+    def __init__(
+        self, module: nn.Module, *, compile: Compile = "auto", gradients: bool = False, obstacle: str | None = None
+    ) -> None:
+        if compile not in get_args(Compile):
+            raise ValueError(f"compile is one of {', '.join(get_args(Compile))}; got {compile!r}.")
+        self._module = module
+        self._differentiates = gradients
+        self._strict = compile != "auto"
+        self.mode: str = "inductor" if compile == "auto" else compile
+        self._graphs: dict[Any, Callable[..., Sequence[Any]]] = {}
+        self._uses: dict[Any, int] = {}
+        if obstacle is not None and self.mode != "eager":
+            self._fall_back("eager", obstacle)
+        if self.mode == "inductor" and not _has_compiler(module):
+            self._fall_back("traced", "no C++ compiler is found (install g++ or clang, or set CXX)")
+
+    def _fall_back(self, mode: str, reason: str) -> None:
+        if self._strict:
+            raise ValueError(f"compile={self.mode!r} is not possible here: {reason}.")
+        warnings.warn(f"programs run {mode} instead of {self.mode}: {reason}.", stacklevel=4)
+        self.mode = mode
+
+    def __call__(self, *inputs: Tensor) -> tuple[Outputs, Gradients]:
+        """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
+        if self.mode != "eager":
+            try:
+                return self._run(inputs)
+            except _Untraceable as error:
+                self._fall_back("eager", str(error))
+        if not self._differentiates:
+            with torch.no_grad():
+                return self._module(*inputs), []
+        outputs = self._module(*inputs)
+        return _differentiated(outputs, self._trained().values())
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self._module.named_parameters() if p.requires_grad and self._differentiates}
+
+    def _run(self, inputs: Sequence[Tensor]) -> tuple[Outputs, Gradients]:
+        trained = self._trained()
+        fixed = {name: p for name, p in self._module.named_parameters() if name not in trained}
+        fixed.update(self._module.named_buffers())
+        flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *inputs]
+        key = (*((t.shape, t.dtype, t.device) for t in inputs), *(m.training for m in self._module.modules()))
+        if key not in self._graphs:
+            self._graphs[key] = self._trace(list(trained), list(fixed), flat)
+        uses = self._uses[key] = self._uses.get(key, 0) + 1
+        if self.mode == "inductor" and uses == (1 if len(self._graphs) == 1 else self._uses_before_compiling):
+            self._graphs[key] = self._compile(self._graphs[key], flat)
+        with torch.no_grad():
+            results = list(self._graphs[key](*flat))
+        split = len(results) - len(trained)
+        return results[:split], results[split:]
+
+    def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        names = [*trained, *fixed]
+
+        def compute(*flat: Tensor) -> list[Tensor | None]:
+            leaves = [value.detach().requires_grad_() for value in flat[: len(trained)]]
+            state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
+            with torch.set_grad_enabled(self._differentiates):
+                outputs = functional_call(self._module, state, flat[len(names) :])
+            outputs, gradients = _differentiated(outputs, leaves) if self._differentiates else (outputs, [])
+            return [*outputs, *gradients]
+
+        # Tracing runs the program once: on copies of what it may write, and with the generator put back afterwards.
+        copies = [value.detach().clone() for value in flat]
+        devices = [value.device for value in flat if value.device.type == "cuda"][:1]
+        try:
+            with torch.random.fork_rng(devices):
+                return make_fx(compute)(*copies)
+        except Exception as error:
+            # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
+            raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
+
+    def _compile(self, graph: Callable[..., Sequence[Any]], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+        import torch._inductor
+
+        try:
+            with _quiet(), torch.no_grad():
+                return torch._inductor.compile(graph, list(flat), options={"fallback_random": True})
+        except Exception as error:
+            self._fall_back("traced", f"inductor failed ({_first_line(error)})")
+            return graph
+
+
+class _Untraceable(Exception):
+    """The tracer stopped."""
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _differentiated(outputs: Outputs, parameters: Any) -> tuple[Outputs, Gradients]:
+    """Gradients of the first output, ``None`` where it does not depend; a guard takes the place of that output."""
+    value, *others = outputs
+    gradients: Gradients = [None for _ in parameters]
+    if value.requires_grad:
+        gradients = list(torch.autograd.grad(value, list(parameters), allow_unused=True))
+    # 0 * gradient is NaN for what is not finite: one number to look at in each step instead of all gradients.
+    zeros = [0.0 * gradient.sum() for gradient in gradients if gradient is not None]
+    guarded = value.detach() + torch.stack(zeros).sum() if zeros else value.detach()
+    return [guarded, *(other.detach() for other in others)], gradients
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32.
+
+    Raises:
+        ValueError: if ``precision`` is neither "float32" nor "bfloat16".
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}.")
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the compiler remarks on the machine; its errors come through."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _has_compiler(module: nn.Module) -> bool:
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return True  # Triton, not C++
+    from torch._inductor import config
+
+    names = config.cpp.cxx
+    return any(name is not None and shutil.which(name) for name in (names if isinstance(names, tuple) else (names,)))

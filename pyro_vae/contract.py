@@ -1,0 +1,341 @@
+"""The contract of a model/guide pair.
+
+A pair is an object with two methods that take the same arguments and are Pyro programs::
+
+    def model(self, x=None):     # z ~ p(z),  x ~ p(x | z)
+    def guide(self, x=None):     # z ~ q(z | x)
+
+- The plate over the data is called ``data`` and is the rightmost batch dimension; event dimensions inside are
+  declared with ``to_event``. What is random but stands outside the plate (weights) counts once for the whole data.
+- The observed site is ``x``; a single latent is ``z``, a hierarchy is ``z1``, ``z2``, ... from the data upwards.
+
+Pyro keeps parameters in one global store, keyed by name, so that two pairs built alike would share and overwrite
+each other's. Here a pair's parameters belong to the pair: :func:`isolated` runs a program in an empty store and
+resolves each bare ``pyro.param`` from the pair itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
+
+DATA_PLATE = "data"
+_LOCAL = "pyro_params"
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class LocalParameters(nn.Module):
+    """The bare ``pyro.param`` statements of one pair: unconstrained values and their constraints.
+
+    It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constraints: dict[str, constraints.Constraint] = {}
+        self.unowned: list[str] = []  # parameters of modules that cannot be reached from the pair
+
+    @staticmethod
+    def _key(name: str) -> str:
+        return name.replace(".", "/")  # torch forbids dots in a parameter's name
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._key(name) in self._parameters
+
+    def create(self, name: str, init: Tensor, constraint: constraints.Constraint) -> None:
+        """Adds ``name``, with the value ``init`` in the constrained space."""
+        with torch.no_grad():
+            unconstrained = transform_to(constraint).inv(init.detach()).clone().contiguous()
+        self.constraints[name] = constraint
+        self.register_parameter(self._key(name), nn.Parameter(unconstrained))
+
+    def adopt(self, name: str, parameter: nn.Parameter) -> None:
+        """Adds a module's own parameter, when the module itself cannot be found."""
+        self.constraints[name] = constraints.real
+        self.unowned.append(name)
+        self.register_parameter(self._key(name), parameter)
+
+    def value(self, name: str) -> Tensor:
+        """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimisers expect."""
+        unconstrained = getattr(self, self._key(name))
+        value = transform_to(self.constraints[name])(unconstrained)
+        value.unconstrained = weakref.ref(unconstrained)
+        return value
+
+
+class _ResolveParameters(Messenger):
+    """Answers ``pyro.param`` from the pair instead of from Pyro's global store."""
+
+    def __init__(self, pair: nn.Module) -> None:
+        super().__init__()
+        self.pair = pair
+        self.owned = {id(parameter) for parameter in pair.parameters()}
+
+    def _local(self) -> LocalParameters:
+        local = self.pair._modules.get(_LOCAL)
+        if local is None:
+            local = LocalParameters()
+            self.pair._modules[_LOCAL] = local
+        return cast(LocalParameters, local)
+
+    def _claim(self, name: str, parameter: nn.Parameter) -> None:
+        """Gives the pair a parameter that a program has announced: with its module, where that can be found."""
+        claim = getattr(self.pair, "claim", None)
+        if claim is None or not claim(name, parameter):
+            self._local().adopt(name, parameter)
+        self.owned = {id(parameter) for parameter in self.pair.parameters()}
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *rest = msg["args"]
+        local = cast("LocalParameters | None", self.pair._modules.get(_LOCAL))
+        if local is None or name not in local:
+            init = rest[0] if rest else msg["kwargs"].get("init_tensor")
+            if init is None:
+                return  # a PyroParam attribute, which its module has just put into the (empty) store
+            if callable(init) and not isinstance(init, Tensor):
+                init = init()
+            if init.requires_grad or id(init) in self.owned:  # pyro.module, or a parameter of a PyroModule
+                if isinstance(init, nn.Parameter) and id(init) not in self.owned:
+                    self._claim(name, init)
+                init.unconstrained = weakref.ref(init)
+                msg["value"], msg["done"] = init, True
+                return
+            constraint = msg["kwargs"].get("constraint", constraints.real)
+            local = self._local()
+            local.create(name, init, constraint)
+        msg["value"], msg["done"] = local.value(name), True
+
+
+@contextmanager
+def isolated(pair: nn.Module) -> Iterator[None]:
+    """Runs Pyro programs of ``pair`` so that they see the parameters of this pair and leave Pyro's store as it was."""
+    store = pyro.get_param_store()
+    try:
+        with store.scope(), _ResolveParameters(pair):
+            yield
+    finally:
+        # Leaving a scope strips the weak references by which Pyro's optimisers find a parameter.
+        for _, parameter in store.named_parameters():
+            parameter.unconstrained = weakref.ref(parameter)
+
+
+def pair_method(method: Method) -> Method:
+    """Decorates ``model`` and ``guide`` of a pair written as a ``PyroModule``.
+
+    It is ``pyro.nn.pyro_method``, and keeps the parameters with the pair: under ``pyro.infer.SVI`` two pairs of one
+    class do not share them.
+    """
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with isolated(self), self._pyro_context:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, wrapped)
+
+
+class Pair(nn.Module):
+    """Two Pyro programs, ``model(*batch)`` and ``guide(*batch)``, as a pair with parameters of its own.
+
+    The programs may hold ``pyro.param`` and ``pyro.module`` statements; as in Pyro, what they announce is trained and
+    nothing else. It becomes part of the pair (``parameters()``, ``state_dict()``) when a program first runs, for which
+    the modules are looked up where Python programs keep them: closures, globals, ``functools.partial``, a bound
+    method's object. What cannot be found that way is passed as ``modules``.
+
+    Args:
+        model: z ~ p(z), x ~ p(x | z).
+        guide: z ~ q(z | x), with the same arguments.
+        modules: modules that the programs announce and that are kept elsewhere.
+
+    Raises:
+        TypeError: if ``model`` or ``guide`` is not callable.
+
+    >>> decoder = nn.Linear(2, 5)
+    >>> def model(x):
+    ...     pyro.module("decoder", decoder)
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+    ...         pyro.sample("x", pyro.distributions.Normal(decoder(z), 1.0).to_event(1), obs=x)
+    >>> def guide(x):
+    ...     loc = pyro.param("loc", torch.zeros(2))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", pyro.distributions.Normal(loc, 1.0).to_event(1))
+    >>> pair = Pair(model, guide)
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], *modules: nn.Module) -> None:
+        super().__init__()
+        for name, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise TypeError(
+                    f"the {name} of a pair has to be a Pyro program, that is a callable; got {type(program).__name__}."
+                )
+        self._programs = (model, guide)
+        self._candidates = (*modules, *_modules_of(model), *_modules_of(guide))
+        self.announced = nn.ModuleDict()
+
+    def claim(self, name: str, parameter: nn.Parameter) -> bool:
+        """Takes in the module that holds ``parameter``, announced as ``name``; False if it is not to be found."""
+        for module in self._candidates:
+            if any(other is parameter for other in module.parameters()):
+                self.announced[name.split("$$$")[0].replace(".", "/")] = module
+                return True
+        return False
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the generative program p(x, z)."""
+        with isolated(self):
+            return self._programs[0](*args, **kwargs)
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the recognition program q(z | x)."""
+        with isolated(self):
+            return self._programs[1](*args, **kwargs)
+
+
+def _modules_of(program: Any) -> list[nn.Module]:
+    """The modules that a Python callable refers to, innermost containers first looked into."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+
+    def visit(value: Any, home: str | None) -> None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif isinstance(value, functools.partial):
+            visit_all([value.func, *value.args, *value.keywords.values()], home)
+        elif inspect.ismethod(value):
+            owner = value.__self__
+            visit_all([owner] if isinstance(owner, nn.Module) else vars(owner).values(), home)
+            visit(value.__func__, home)
+        elif inspect.isfunction(value) and value.__module__ == (home or value.__module__):
+            variables = inspect.getclosurevars(value)
+            visit_all([*variables.nonlocals.values(), *variables.globals.values()], value.__module__)
+        elif isinstance(value, (list, tuple)):
+            visit_all(value, home)
+        elif isinstance(value, dict):
+            visit_all(value.values(), home)
+
+    def visit_all(values: Iterable[Any], home: str | None) -> None:
+        for value in values:
+            visit(value, home)
+
+    visit(program, None)
+    return found
+
+
+def as_pair(pair: Any) -> nn.Module:
+    """``pair`` as a module with ``model`` and ``guide``.
+
+    A module with both methods is itself; any other object with both is wrapped by :class:`Pair`, once, and the
+    wrapper kept on the object, so that what one call trains the next one sees.
+
+    Raises:
+        TypeError: if there are no two such methods.
+    """
+    if not (callable(getattr(pair, "model", None)) and callable(getattr(pair, "guide", None))) or isinstance(
+        pair, type
+    ):
+        what = f"the class {pair.__name__} itself" if isinstance(pair, type) else f"an object of {type(pair).__name__}"
+        raise TypeError(
+            f"a pair has two methods, model and guide; got {what}. "
+            "Write a class with both, or wrap two Pyro functions: Pair(model, guide)."
+        )
+    if isinstance(pair, nn.Module):
+        return pair
+    if "_pyro_vae_pair" not in vars(pair):
+        pair._pyro_vae_pair = Pair(pair.model, pair.guide)
+    return pair._pyro_vae_pair
+
+
+def programs(pair: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``(model, guide)`` of a pair as callables that see the pair's own parameters."""
+
+    def isolate(program: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with isolated(pair):
+                return program(*args, **kwargs)
+
+        return run
+
+    return isolate(pair.model), isolate(pair.guide)
+
+
+def data_plate(x: Tensor | None) -> pyro.plate:
+    """The plate over the data of a batch ``x: [B, *event]``; of size 1 where the program draws ``x`` itself."""
+    return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)
+
+
+def run(
+    pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1
+) -> tuple[Trace, Trace]:
+    """Runs the guide on ``batch`` and the model against its draws.
+
+    Returns:
+        ``(model_trace, guide_trace)``. With ``num_particles`` the draws have one more dimension on the left of the
+        plates: a latent inside the data plate is ``[num_particles, B, *event]``.
+    """
+    model, guide = programs(pair)
+    if num_particles is not None:
+        plate = pyro.plate("num_particles_vectorized", num_particles, dim=-1 - max_plate_nesting)
+        model, guide = plate(model), plate(guide)
+    guide_trace = poutine.trace(guide).get_trace(*batch)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    return model_trace, guide_trace
+
+
+def tracing_obstacle(pair: nn.Module) -> str | None:
+    """Why the pair's programs cannot be run on exchanged parameters; ``None`` if they can."""
+    local = pair._modules.get(_LOCAL)
+    if isinstance(local, LocalParameters) and local.unowned:
+        return f"the module of parameter {local.unowned[0]} cannot be found; pass it as Pair(model, guide, module)"
+    return None
+
+
+def data_frame(trace: Trace) -> Any | None:
+    """The plate over the data: the frame called ``data``, or else the rightmost plate around an observed site."""
+    rightmost = None
+    for site in trace.nodes.values():
+        if site["type"] != "sample":
+            continue
+        for frame in site["cond_indep_stack"]:
+            if frame.vectorized and frame.name == DATA_PLATE:
+                return frame
+            if frame.vectorized and frame.dim == -1 and site["is_observed"]:
+                rightmost = frame
+    return rightmost
+
+
+def observed_sites(trace: Trace) -> dict[str, Any]:
+    """The sites at which the model meets the data."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and not site["infer"].get("_deterministic")
+    }
+
+
+def latent_sites(trace: Trace) -> dict[str, Any]:
+    """The random variables that are not observed (plates' subsamples left out)."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and type(site["fn"]).__name__ != "_Subsample"
+    }

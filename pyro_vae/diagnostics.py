@@ -1,0 +1,209 @@
+"""What a fitted pair does with data: reconstructions, codes, rate and distortion, active units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyro_vae.contract import as_pair, latent_sites, observed_sites, programs
+from pyro_vae.estimators import SGVB_B, Estimator
+
+Batches = Iterable[Sequence[Tensor]]
+
+
+@contextmanager
+def _reading(pair: nn.Module) -> Iterator[None]:
+    """No gradients, no validation, evaluation mode; all put back afterwards."""
+    modes = [(part, part.training) for part in pair.modules()]
+    try:
+        pair.eval()
+        with torch.no_grad(), pyro.validation_enabled(False):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
+    """E[z | x] by the guide, for each latent: ``{"z": [B, *event]}``.
+
+    Where a latent depends on another one, on the mean of that. Where a family has no known mean, a draw.
+    """
+    module = as_pair(pair)
+    _, guide = programs(module)
+    with _reading(module):
+        with _AtMean():
+            trace = poutine.trace(guide).get_trace(*batch)
+        return {name: site["value"] for name, site in latent_sites(trace).items()}
+
+
+class _AtMean(poutine.messenger.Messenger):
+    """Puts the mean of its distribution at each latent site, in place of a draw."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+            return
+        try:
+            mean = msg["fn"].mean
+        except NotImplementedError:
+            return
+        if mean.shape == msg["value"].shape and mean.isfinite().all():
+            msg["value"] = mean
+
+
+def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
+    """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
+
+    Args:
+        pair: the pair.
+        latents: a tensor for each latent site, or the tensor of the only one, ``z``.
+        batch: arguments of the model, for what is not observed of them: only their shapes matter. One datum is enough.
+
+    Raises:
+        ValueError: if the model observes several sites, or none.
+    """
+    values = dict(latents) if isinstance(latents, Mapping) else {"z": latents}
+    size = len(next(iter(values.values())))
+    examples = tuple(_resized(tensor, size) for tensor in batch)
+    return _observed_mean(_run_model(pair, examples, values))
+
+
+def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
+    """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
+    return decode(pair, encode(pair, *batch), *batch)
+
+
+def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
+    """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`."""
+    return _observed_mean(_run_model(pair, tuple(_resized(tensor, num_samples) for tensor in batch), {}))
+
+
+def _resized(tensor: Tensor, size: int) -> Tensor:
+    return tensor[:1].expand(size, *tensor.shape[1:])
+
+
+def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]) -> Trace:
+    module = as_pair(pair)
+    model, _ = programs(module)
+    with _reading(module):
+        observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
+        free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
+        trace = free.get_trace(*batch)
+    for name in observed:
+        trace.nodes[name]["infer"]["was_observed"] = True
+    return trace
+
+
+def _observed_mean(trace: Trace) -> Tensor:
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
+    if len(sites) != 1:
+        raise ValueError(f"the model observes {len(sites)} sites; an image can be taken from exactly one.")
+    with torch.no_grad():
+        return sites[0]["fn"].mean
+
+
+def reconstruction_mse(pair: Any, batches: Batches) -> float:
+    """Squared error of :func:`reconstruct`, summed over the pixels and averaged over the data."""
+    total, count = 0.0, 0
+    for batch in batches:
+        error = (reconstruct(pair, *batch) - batch[0]) ** 2
+        total, count = total + error.double().sum().item(), count + len(batch[0])
+    return total / _some(count)
+
+
+@dataclass(frozen=True)
+class RateDistortion:
+    """The two sides of the bound, in nats per datum: bound = -(rate + distortion).
+
+    Attributes:
+        rate: E[KL(q(z | x) || p(z))], what the latent tells of x.
+        distortion: -E[log p(x | z)].
+        rates: the rate of each latent site.
+    """
+
+    rate: float
+    distortion: float
+    rates: dict[str, float]
+
+
+def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = None) -> RateDistortion:
+    """Rate and distortion over data.
+
+    Args:
+        pair: the pair.
+        batches: the arguments of model and guide, batch by batch.
+        estimator: tells log p, log q and KL apart by site, by default ``SGVB_B()``; its draws use torch's generator.
+
+    Source: Alemi et al. (2018).
+    """
+    module = as_pair(pair)
+    estimator = SGVB_B() if estimator is None else estimator
+    rates: dict[str, float] = {}
+    distortion, count = 0.0, 0
+    for batch in batches:
+        size = len(batch[0])
+        with _reading(module):
+            sites = estimator.terms(module, *batch)
+        for name, terms in sites.items():
+            value = {kind: term.double().mean().item() * size for kind, term in terms.items()}
+            if "kl" in value or "log_q" in value:
+                rate = value["kl"] if "kl" in value else value["log_q"] - value.get("log_p", 0.0)
+                rates[name] = rates.get(name, 0.0) + rate
+            else:
+                distortion -= value["log_p"]
+        count += size
+    rates = {name: value / _some(count) for name, value in rates.items()}
+    return RateDistortion(sum(rates.values()), distortion / _some(count), rates)
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """Which units of a latent the pair uses.
+
+    Attributes:
+        variances: ``[D]``, Var_x(E[z_d | x]) over the data.
+        threshold: above which a unit is active.
+        codes: ``[N, D]``, E[z | x].
+    """
+
+    variances: Tensor
+    threshold: float
+    codes: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many units are active."""
+        return int((self.variances > self.threshold).sum())
+
+
+def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: float = 0.01) -> ActiveUnits:
+    """Units of ``site`` whose mean moves with the data: Var_x(E[z_d | x]) > threshold.
+
+    Raises:
+        ValueError: if the guide has no such latent.
+
+    Source: Burda et al. (2015), section 5.2.
+    """
+    parts = []
+    for batch in batches:
+        codes = encode(pair, *batch)
+        if site not in codes:
+            raise ValueError(f"the guide has no latent {site!r}; it has {', '.join(codes) or 'none'}.")
+        parts.append(codes[site].flatten(1).cpu())
+    _some(len(parts))
+    codes = torch.cat(parts)
+    return ActiveUnits(codes.double().var(0, correction=0), threshold, codes)
+
+
+def _some(count: int) -> int:
+    if count == 0:
+        raise ValueError("there are no data: the batches are empty.")
+    return count

@@ -1,0 +1,37 @@
+"""Priors: ``() -> p(z)``, a distribution over one datum's latent, with its event dimensions declared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+
+class StandardNormal(nn.Module):
+    r"""The standard normal prior, :math:`p(z) = \mathcal N(0, I)`.
+
+    Args:
+        latent_dim: size (or event shape) of z.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    >>> StandardNormal(20)().event_shape
+    torch.Size([20])
+    """
+
+    zero: Tensor
+
+    def __init__(self, latent_dim: int | Sequence[int]) -> None:
+        super().__init__()
+        sizes = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"latent_dim has to be a size of at least 1; got {latent_dim!r}.")
+        self.event_shape = torch.Size(sizes)
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the device and dtype
+
+    def forward(self) -> dist.Distribution:
+        loc = self.zero.expand(self.event_shape)
+        return dist.Normal(loc, torch.ones_like(loc)).to_event(len(self.event_shape))

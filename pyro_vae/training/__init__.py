@@ -1,0 +1,7 @@
+"""Training: fit(), the compiled step, checkpoints and schedules."""
+
+from pyro_vae.training.fit import NonFiniteError, Run, fit
+from pyro_vae.training.schedules import Cosine, Linear, Progress, Schedule
+from pyro_vae.training.step import Step, WeightPrior
+
+__all__ = ["Cosine", "Linear", "NonFiniteError", "Progress", "Run", "Schedule", "Step", "WeightPrior", "fit"]

@@ -1,0 +1,168 @@
+"""Checkpoints: tensors and JSON in one safetensors file, written whole or not at all.
+
+A folder holds the newest state, ``last.safetensors``, and the one before, ``previous.safetensors``. Each file carries a
+SHA-256 of all that it holds, so that a truncated or edited file is noticed and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or is not what was written."""
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` with a temporary path beside ``path``, then puts the file in place in one step.
+
+    Raises:
+        OSError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to the folder {path.parent} ({error.strerror}). Choose another output folder, or make this "
+            "one writable."
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; the newest one there becomes the one before.
+
+    Args:
+        folder: is made if it is not there.
+        tensors: by name.
+        state: what JSON can hold.
+    """
+    text = json.dumps(state)
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"state": text, "sha256": _digest(held, text)}
+
+    def write(temporary: Path) -> None:
+        save_file(held, temporary, metadata=metadata)
+        if (folder / LAST).exists():
+            os.replace(folder / LAST, folder / PREVIOUS)
+
+    write_whole(folder / LAST, write)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a checkpoint, good or bad, is in ``folder``."""
+    return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """``(tensors, state)`` of the newest checkpoint that is whole.
+
+    If the newest one is damaged the one before is taken, with a warning.
+
+    Raises:
+        CheckpointError: if there is none, or none is whole.
+    """
+    problems = []
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            loaded = _read(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{' '.join(problems)} Going on from the checkpoint before it, {path}.", stacklevel=2)
+        return loaded
+    if problems:
+        raise CheckpointError(f"{' '.join(problems)} There is no other checkpoint; train again into a new folder.")
+    raise CheckpointError(f"there is no checkpoint in {folder}. Give the folder of a run that has been trained.")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        state = metadata["state"]
+        whole = metadata["sha256"] == _digest(tensors, state)
+        if whole:
+            return tensors, json.loads(state)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
+    raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of a torch optimiser as tensors by name, and the rest as JSON can hold it."""
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{slot}"] = value
+            else:
+                numbers[f"{index}/{slot}"] = value
+    groups = [
+        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]
+) -> None:
+    """Puts back what :func:`pack_optimizer` took."""
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, slot = name.split("/")
+            slots.setdefault(int(index), {})[slot] = tensor
+    for name, number in packed["numbers"].items():
+        index, slot = name.split("/")
+        slots.setdefault(int(index), {})[slot] = number
+    groups = [
+        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+        for group in packed["groups"]
+    ]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -1,0 +1,61 @@
+"""The variational autoencoder with one latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_vae.contract import data_plate, pair_method
+
+
+class VAE(PyroModule):
+    r"""The pair of one latent: any prior, posterior and likelihood, as a Pyro model and guide.
+
+    .. math:: z \sim p(z), \quad x \sim p(x \mid z), \qquad z \sim q(z \mid x)
+
+    Args:
+        prior: ``() -> p(z)``, see :mod:`pyro_vae.priors`.
+        posterior: ``x -> q(z | x)``, see :mod:`pyro_vae.posteriors`.
+        likelihood: ``z -> p(x | z)``, see :mod:`pyro_vae.likelihoods`.
+
+    Raises:
+        ValueError: if the guide is run without data.
+
+    Source: Kingma & Welling (2013).
+
+    >>> import torch
+    >>> from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal
+    >>> vae = VAE(StandardNormal(2), DiagonalNormal(MLP(784, (2, 2))), Bernoulli(MLP(2, 784)))
+    >>> vae.model().shape
+    torch.Size([1, 784])
+    """
+
+    def __init__(
+        self,
+        prior: Callable[[], dist.Distribution],
+        posterior: Callable[[Tensor], dist.Distribution],
+        likelihood: Callable[[Tensor], dist.Distribution],
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.posterior = posterior
+        self.likelihood = likelihood
+
+    @pair_method
+    def model(self, x: Tensor | None = None) -> Tensor:
+        """z ~ p(z), x ~ p(x | z), for the data ``x: [B, *event]``, or one datum that it draws itself."""
+        with data_plate(x):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(z), obs=x)
+
+    @pair_method
+    def guide(self, x: Tensor | None = None) -> Tensor:
+        """z ~ q(z | x)."""
+        if x is None:
+            raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
+        with data_plate(x):
+            return pyro.sample("z", self.posterior(x))

@@ -1,0 +1,653 @@
+"""The figures hold the right numbers in the right places, say their units, and leave the process as it was."""
+
+import io
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from math import erf
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+
+from pyro_vae import plotting
+
+RNG = np.random.default_rng(0)
+GREY = RNG.uniform(0.05, 0.95, (12, 28, 20))  # Frey's shape, and nowhere the white of a gap
+COLOUR = RNG.uniform(0.05, 0.95, (12, 3, 9, 7))
+
+
+def mosaic_of(figure):
+    (ax,) = figure.axes
+    (image,) = ax.images
+    return np.asarray(image.get_array())
+
+
+def texts(figure):
+    """Every string that a reader sees."""
+    figure.draw_without_rendering()
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+
+
+def legend_of(figure):
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
+    return [t.get_text() for legend in legends for t in legend.get_texts()]
+
+
+def history(epochs, *, top=-100.0, valid=True, datums=1000):
+    return [
+        {"epoch": e, "samples": e * datums, "train": top - 50 / e} | ({"valid": top - 3 - 50 / e} if valid else {})
+        for e in range(1, epochs + 1)
+    ]
+
+
+def every_figure():
+    return {
+        "image_grid": plotting.image_grid(GREY, columns=5, title="grid"),
+        "one image": plotting.image_grid(GREY[:1]),
+        "colour": plotting.image_grid(COLOUR),
+        "reconstructions": plotting.reconstructions(GREY, GREY[::-1], count=4),
+        "one reconstruction": plotting.reconstructions(GREY[:1], GREY[:1]),
+        "samples": plotting.samples(GREY),
+        "manifold": plotting.manifold(GREY[:9], side=3),
+        "learning_curves": plotting.learning_curves({"a": history(30)}, published=[{"label": "p", "x": 9e3, "y": -95}]),
+        "one epoch": plotting.learning_curves({"a": history(1)}),
+        "latent_scatter": plotting.latent_scatter(RNG.normal(size=(40, 5)), np.arange(40) % 3),
+        "one code": plotting.latent_scatter([[0.0, 1.0, 2.0]]),
+        "colour bar": plotting.latent_scatter(RNG.normal(size=(40, 2)), RNG.normal(size=40)),
+        "traversals": plotting.traversals(GREY.reshape(3, 4, 28, 20), values=[-2, -1, 1, 2]),
+        "active_units": plotting.active_units([1.0, 1e-4, 0.3]),
+        "no active unit": plotting.active_units([0.0, 0.0]),
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_cut_off_and_drawing_again_changes_nothing():
+    for name, figure in every_figure().items():
+        assert isinstance(figure, Figure)
+        before = plotting._png(figure, 60)
+        width, height = figure.get_size_inches()
+        assert 0.5 < width <= 8.5, name
+        assert 0.5 < height <= 8.5, name
+        for ax in figure.axes:
+            box = ax.get_tightbbox()
+            assert box.x0 > -0.5, name
+            assert box.y0 > -0.5, name
+            assert box.x1 < figure.bbox.width + 0.5, name
+            assert box.y1 < figure.bbox.height + 0.5, name
+        assert plotting._png(figure, 60) == before, name
+
+
+# --- mosaics -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 12),
+    columns=st.integers(1, 6),
+    size=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    channels=st.sampled_from([None, 1, 3]),
+)
+def test_every_image_is_in_its_place(count, columns, size, channels):
+    images = np.random.default_rng(count).uniform(0, 0.9, (count, *(() if channels is None else (channels,)), *size))
+    mosaic = plotting._mosaic(plotting._images(images, "images"), -(-count // columns), columns)
+    height, width = size
+    gap = plotting._gap((count, 1, height, width))
+    assert mosaic.shape[:2] == (-(-count // columns) * (height + gap) - gap, columns * (width + gap) - gap)
+    assert mosaic.shape[2:] == ((3,) if channels == 3 else ())
+    rest = mosaic.copy()
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        here = (slice(top, top + height), slice(left, left + width))
+        wanted = image if channels is None else image[0] if channels == 1 else np.moveaxis(image, 0, -1)
+        np.testing.assert_array_equal(mosaic[here], wanted)
+        rest[here] = 1
+    assert (rest == 1).all()  # gaps and free cells are the page
+
+
+def test_image_grid_draws_the_mosaic_once_in_grey_with_the_origin_above():
+    figure = plotting.image_grid(GREY, columns=4, title="faces")
+    (image,) = figure.axes[0].images
+    assert image.get_cmap().name == "gray"
+    assert image.get_clim() == (0, 1)
+    assert image.origin == "upper"
+    mosaic = mosaic_of(figure)
+    np.testing.assert_array_equal(mosaic[:28, 21:41], GREY[1])
+    np.testing.assert_array_equal(mosaic[29:57, :20], GREY[4])
+    assert "faces" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [({}, (3, 4)), ({"columns": 5}, (3, 5)), ({"rows": 2}, (2, 6)), ({"rows": 4, "columns": 4}, (4, 4))],
+)
+def test_rows_and_columns(how, shape):
+    rows, columns = shape
+    assert mosaic_of(plotting.image_grid(np.zeros((12, 28, 28)), **how)).shape == (rows * 29 - 1, columns * 29 - 1)
+
+
+def test_image_grid_draws_into_given_axes():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert plotting.image_grid(GREY, ax=right) is figure
+    assert not left.images
+    assert len(right.images) == 1
+    part = figure.subfigures(1, 2)[1].subplots()
+    assert plotting.image_grid(GREY, ax=part) is figure
+
+
+def test_colour_images_keep_their_channels():
+    mosaic = mosaic_of(plotting.image_grid(COLOUR, columns=12))
+    np.testing.assert_array_equal(mosaic[:, 8:15, 2], COLOUR[1, 2])
+
+
+def test_values_just_outside_are_clipped():
+    mosaic = mosaic_of(plotting.image_grid([[[-0.2, 0.5], [1.3, 1.0]]]))
+    np.testing.assert_array_equal(mosaic, [[0, 0.5], [1, 1]])
+
+
+def test_a_tensor_is_as_good_as_an_array():
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(
+        mosaic_of(plotting.samples(torch.tensor(GREY)[:, None])), mosaic_of(plotting.samples(GREY))
+    )
+    with pytest.raises(TypeError, match=r"images \(Tensor\).*detach"):
+        plotting.samples(torch.tensor(GREY, requires_grad=True))
+
+
+def test_originals_are_above_their_reconstructions():
+    other = GREY[::-1]
+    figure = plotting.reconstructions(GREY, other, count=3)
+    mosaic = mosaic_of(figure)
+    for i in range(3):
+        left = i * 21
+        np.testing.assert_array_equal(mosaic[:28, left : left + 20], GREY[i])
+        np.testing.assert_array_equal(mosaic[29:, left : left + 20], other[i])
+    assert mosaic.shape == (57, 62)
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["original", "reconstruction"]
+    assert list(ax.get_yticks()) == [13.5, 42.5]
+    assert mosaic_of(plotting.reconstructions(GREY, other, count=99)).shape == (57, 12 * 21 - 1)
+
+
+def test_samples_say_what_they_are():
+    assert "samples of the model" in texts(plotting.samples(GREY))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 784)), r"\[4, 784\].*reshape"),
+        (np.zeros((4, 2, 8, 8)), r"C = 2 channels; expected 1 \(grey\) or 3"),
+        (np.zeros((4, 8, 8, 3)), r"moveaxis"),
+        (np.zeros((0, 8, 8)), r"empty"),
+        (np.full((2, 8, 8), 255), r"from 255 to 255; expected \[0, 1\]: divide"),
+        (np.full((2, 8, 8), -1.0), r"from -1 to -1"),
+        (np.full((2, 8, 8), np.nan), r"128 of 128 values that are NaN"),
+    ],
+)
+def test_images_of_another_kind_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        plotting.image_grid(images)
+
+
+def test_what_is_no_array_is_refused():
+    with pytest.raises(TypeError, match="images: got values of dtype <U1; expected real numbers"):
+        plotting.samples([[["a"]]])
+    with pytest.raises(TypeError, match="cannot be read as an array"):
+        plotting.samples([[[0.0], [0.0, 1.0]]])
+
+
+def test_a_grid_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match="12 images do not fit into 2 rows x 5 columns = 10"):
+        plotting.image_grid(GREY, rows=2, columns=5)
+    with pytest.raises(ValueError, match="columns is 0"):
+        plotting.image_grid(GREY, columns=0)
+    with pytest.raises(TypeError, match=r"rows is 2\.0 \(float\)"):
+        plotting.image_grid(GREY, rows=2.0)
+
+
+def test_reconstructions_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\[12, 1, 28, 20\].*\[11, 1, 28, 20\]"):
+        plotting.reconstructions(GREY, GREY[1:])
+    with pytest.raises(ValueError, match="count is 0"):
+        plotting.reconstructions(GREY, GREY, count=0)
+
+
+# --- the manifold ------------------------------------------------------------------------------------------------
+
+
+def test_manifold_grid_is_the_inverse_gaussian_cdf_of_the_unit_square():
+    a = 0.6744897501960817  # the upper quartile of N(0, 1)
+    np.testing.assert_allclose(plotting.manifold_grid(2), [[-a, a], [a, a], [-a, -a], [a, -a]], rtol=1e-14)
+    np.testing.assert_array_equal(plotting.manifold_grid(1), [[0, 0]])
+    grid = plotting.manifold_grid(20)
+    assert grid.shape == (400, 2)
+    np.testing.assert_allclose(grid[:20, 0], ndtri((np.arange(20) + 0.5) / 20), rtol=1e-12)
+    np.testing.assert_allclose(grid[::20, 1], ndtri((np.arange(20)[::-1] + 0.5) / 20), rtol=1e-12)
+    assert (grid[:20, 1] == grid[:, 1].max()).all()  # the first row is the top
+    assert (np.diff(grid[:20, 0]) > 0).all()
+
+
+def test_each_point_of_the_manifold_is_drawn_at_its_quantiles():
+    side = 4
+    grid = plotting.manifold_grid(side)
+    level = 0.1 + 0.8 * np.arange(side * side) / (side * side)
+    figure = plotting.manifold(np.broadcast_to(level[:, None, None], (side * side, 28, 20)), side=side)
+    (ax,) = figure.axes
+    (image,) = ax.images
+    left, right, bottom, top = image.get_extent()
+    mosaic = np.asarray(image.get_array())
+    assert (ax.get_xlim(), ax.get_ylim()) == ((0, 1), (0, 1))
+    for (z1, z2), wanted in zip(grid, level, strict=True):
+        u, v = (0.5 * (1 + erf(z / 2**0.5)) for z in (z1, z2))
+        column = int((u - left) / (right - left) * mosaic.shape[1])
+        row = int((top - v) / (top - bottom) * mosaic.shape[0])
+        assert mosaic[row, column] == wanted
+    assert "$z_1$" in ax.get_xlabel()
+    assert "quantile" in ax.get_xlabel()
+    assert "$z_2$" in ax.get_ylabel()
+    figure.draw_without_rendering()  # a pixel is as wide as it is high
+    box = image.get_window_extent()
+    np.testing.assert_allclose(box.width / mosaic.shape[1], box.height / mosaic.shape[0], rtol=1e-3)
+
+
+def test_a_manifold_needs_a_square_of_images():
+    with pytest.raises(ValueError, match=r"12 images for side=3; expected side \* side = 9"):
+        plotting.manifold(GREY, side=3)
+    with pytest.raises(ValueError, match="side is 0"):
+        plotting.manifold_grid(0)
+    with pytest.raises(TypeError, match="side is True"):
+        plotting.manifold_grid(True)
+
+
+# --- learning curves ---------------------------------------------------------------------------------------------
+
+
+def lines_of(figure):
+    return {line.get_label(): line for line in figure.axes[0].lines}
+
+
+def test_learning_curves_say_units_and_names():
+    published = [{"label": "Kingma 2014", "x": [1e4, 2e4], "y": [-110, -105]}, {"label": "Burda 2015", "y": -90}]
+    figure = plotting.learning_curves({"ours": history(30), "theirs": history(30, top=-110)}, published=published)
+    (ax,) = figure.axes
+    assert ax.get_xlabel() == "training samples seen"
+    assert ax.get_ylabel() == "bound (nats per datum)"
+    assert legend_of(figure) == ["ours", "theirs", "train", "valid", "Kingma 2014", "Burda 2015"]
+    lines = lines_of(figure)
+    ours = lines["ours, train"], lines["ours, valid"]
+    assert ours[0].get_color() == ours[1].get_color() != lines["theirs, train"].get_color()
+    assert ours[0].is_dashed()
+    assert not ours[1].is_dashed()
+    np.testing.assert_allclose(ours[1].get_xdata(), 1000 * np.arange(1, 31))
+    np.testing.assert_allclose(ours[1].get_ydata(), -103 - 50 / np.arange(1, 31))
+    markers = [line for line in ax.lines if line.get_linestyle() == "None"]
+    np.testing.assert_array_equal(markers[0].get_xydata(), [[1e4, -110], [2e4, -105]])
+    low, high = ax.get_ylim()
+    assert low < -110
+    assert high > -90
+
+
+def test_the_legend_hides_no_data():
+    figure = plotting.learning_curves({"ours": history(30)})
+    figure.draw_without_rendering()
+    assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
+    many = plotting.learning_curves({f"run {i}": history(3) for i in range(40)})
+    many.draw_without_rendering()
+    assert many.legends[0].get_window_extent().y0 > 0
+
+
+def test_a_dictionary_of_arrays_is_the_same_history():
+    records = history(7)
+    arrays = {key: np.array([r[key] for r in records]) for key in records[0]}
+    assert plotting._png(plotting.learning_curves({"a": records}), 80) == plotting._png(
+        plotting.learning_curves({"a": arrays}), 80
+    )
+
+
+@pytest.mark.parametrize(("epochs", "scale"), [(10, "linear"), (11, "log")])
+def test_more_than_a_decade_is_logarithmic(epochs, scale):
+    assert plotting.learning_curves({"a": history(epochs)}).axes[0].get_xscale() == scale
+
+
+def test_other_x_axes():
+    assert plotting.learning_curves({"a": history(5)}, x="epoch").axes[0].get_xlabel() == "epoch"
+    seconds = {"seconds": [1, 2], "train": [-3, -2]}
+    assert plotting.learning_curves({"a": seconds}, x="seconds").axes[0].get_xlabel() == "seconds"
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, np.inf])
+def test_what_is_not_known_is_left_out_and_drawn_through(gap):
+    records = history(6)
+    for i in (0, 2, 3):
+        records[i]["valid"] = gap
+    del records[4]["valid"]
+    lines = lines_of(plotting.learning_curves({"a": records}))
+    np.testing.assert_array_equal(lines["a, valid"].get_xdata(), [2000, 6000])
+    assert len(lines["a, train"].get_xdata()) == 6
+
+
+@pytest.mark.parametrize("records", [history(6, valid=False), [r | {"valid": None} for r in history(6)]])
+def test_a_missing_valid_has_no_line_and_no_entry(records):
+    figure = plotting.learning_curves({"a": records})
+    assert list(lines_of(figure)) == ["a, train"]
+    assert legend_of(figure) == ["a", "train"]
+
+
+def test_one_epoch_is_visible():
+    assert lines_of(plotting.learning_curves({"a": history(1)}))["a, train"].get_marker() == "o"
+
+
+def test_awful_first_epochs_do_not_squash_the_picture():
+    bound = -100 - 5 / np.arange(1, 51)
+    calm = plotting.learning_curves({"a": {"samples": np.arange(1, 51), "train": bound}}).axes[0]
+    awful = bound.copy()
+    awful[:2] = [-1e9, -600]
+    figure = plotting.learning_curves({"a": {"samples": np.arange(1, 51), "train": awful}})
+    low, high = figure.axes[0].get_ylim()
+    assert low > -105
+    assert low < np.quantile(awful, 0.1)
+    assert high > awful.max()
+    assert any(t.startswith("2 points below the picture, lowest −1e+09") for t in texts(figure))
+    assert calm.get_ylim()[0] > -106
+    far = plotting.learning_curves(
+        {"a": {"samples": np.arange(1, 51), "train": awful}}, published=[{"label": "p", "x": 1, "y": -300}]
+    )
+    assert far.axes[0].get_ylim()[0] < -300
+
+
+def test_a_picture_that_holds_everything_has_no_note():
+    figure = plotting.learning_curves({"a": {"samples": [1, 2, 3], "train": [-3, -2.5, -2]}})
+    assert figure.axes[0].get_ylim()[0] < -3
+    assert not any("below the picture" in t for t in texts(figure))
+
+
+def test_flat_curves_have_a_range():
+    low, high = plotting.learning_curves({"a": {"samples": [1, 2], "train": [0, 0]}}).axes[0].get_ylim()
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"curves": [{"samples": 1, "train": 1}]}, TypeError, "curves is a list; expected a dictionary"),
+        ({"curves": {}}, ValueError, "curves is empty"),
+        ({"curves": {"a": "history"}}, TypeError, "history of 'a' is a str"),
+        ({"curves": {"a": []}}, ValueError, "has no 'samples'"),
+        ({"curves": {"a": {"epoch": [1], "train": [1]}}}, ValueError, r"no 'samples' \(it has epoch, train\)"),
+        ({"curves": {"a": {"samples": [1], "train": [None]}}}, ValueError, "no finite value"),
+        ({"curves": {"a": {"samples": [1]}}}, ValueError, "no finite value"),
+        ({"curves": {"a": {"samples": [1, 2], "train": [1]}}}, ValueError, "has 1 values and samples has 2"),
+        ({"curves": {"a": {"samples": 1, "train": 1}}}, ValueError, r"expected \[E\]"),
+        ({"curves": {"a": history(2)}, "published": [{"x": 1}]}, ValueError, "label, x and y"),
+        (
+            {"curves": {"a": history(2)}, "published": [{"label": "p", "x": [1, 2], "y": 3}]},
+            ValueError,
+            r"x of shape \[2\] and y of \[1\]",
+        ),
+    ],
+)
+def test_curves_of_another_kind_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        plotting.learning_curves(**arguments)
+
+
+# --- latent codes ------------------------------------------------------------------------------------------------
+
+
+def cloud_of(figure):
+    return figure.axes[0].collections[0]
+
+
+def test_two_dimensions_are_drawn_as_they_are():
+    codes = RNG.normal(size=(30, 2))
+    figure = plotting.latent_scatter(codes)
+    np.testing.assert_array_equal(cloud_of(figure).get_offsets(), codes)
+    assert [figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()] == ["$z_1$", "$z_2$"]
+    assert legend_of(figure) == []
+
+
+def test_distances_are_the_same_along_both_axes():
+    figure = plotting.latent_scatter(RNG.normal(size=(30, 2)) * [5, 1], np.arange(30) % 2)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    box = ax.get_window_extent()
+    np.testing.assert_allclose(box.width / np.ptp(ax.get_xlim()), box.height / np.ptp(ax.get_ylim()), rtol=1e-3)
+    assert not ax.get_legend().get_window_extent().overlaps(box)
+
+
+def test_more_dimensions_become_principal_components():
+    codes = RNG.normal(size=(500, 6)) @ RNG.normal(size=(6, 6)) + 3
+    figure = plotting.latent_scatter(codes)
+    values, vectors = np.linalg.eigh(np.cov(codes.T))
+    wanted = (codes - codes.mean(0)) @ vectors[:, [-1, -2]]
+    points = np.asarray(cloud_of(figure).get_offsets())
+    np.testing.assert_allclose(np.abs(points), np.abs(wanted), rtol=1e-6, atol=1e-8)
+    share = values[-1] / values.sum()
+    assert figure.axes[0].get_xlabel() == f"principal component 1 of 6 ({share:.0%} of the variance)"
+    assert figure.axes[0].get_ylabel().startswith("principal component 2 of 6")
+    # the sign of a component does not depend on the codes' order
+    again = np.asarray(cloud_of(plotting.latent_scatter(codes[::-1])).get_offsets())[::-1]
+    np.testing.assert_allclose(again, points, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (np.arange(24) % 12, [str(i) for i in range(12)]),
+        (np.arange(24) % 3 + 0.0, ["0", "1", "2"]),
+        (["cat", "dog"] * 12, ["cat", "dog"]),
+        (np.array(["cat", "dog"] * 12, dtype=object), ["cat", "dog"]),
+        (np.arange(24) % 2 == 0, ["False", "True"]),
+    ],
+)
+def test_classes_have_colours_and_a_legend(labels, names):
+    figure = plotting.latent_scatter(RNG.normal(size=(24, 2)), labels)
+    assert legend_of(figure) == names
+    colours = cloud_of(figure).get_facecolor()[:, :3]
+    index = np.unique(np.asarray(labels).astype(str), return_inverse=True)[1]
+    assert len({(tuple(c), i) for c, i in zip(colours, index, strict=True)}) == len(names)
+    handle = figure.axes[0].get_legend().legend_handles[0]
+    here = np.asarray(labels).astype(type(np.asarray(labels).flat[0])) == np.unique(labels)[0]
+    assert np.allclose(colours[here], to_rgba(handle.get_color())[:3])
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 24), np.arange(24), np.arange(24) % 2 + 0.5])
+def test_other_numbers_have_a_colour_bar(labels):
+    figure = plotting.latent_scatter(RNG.normal(size=(24, 2)), labels)
+    assert len(figure.axes) == 2
+    np.testing.assert_array_equal(cloud_of(figure).get_array(), labels)
+    assert legend_of(figure) == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "labels", "message"),
+    [
+        (np.zeros((5, 1)), None, r"\[5, 1\]; expected \[N, D\]"),
+        (np.zeros(5), None, r"\[5\]; expected \[N, D\]"),
+        (np.full((5, 2), np.nan), None, "10 of 10 values"),
+        (np.zeros((5, 2)), [1, 2], r"labels have shape \[2\]; expected one for each of the codes, \[5\]"),
+        (np.zeros((13, 2)), list("abcdefghijklm"), "13 different words"),
+        (np.zeros((2, 2)), [0.5, np.nan], "labels hold 1 of 2"),
+    ],
+)
+def test_codes_of_another_kind_are_refused(codes, labels, message):
+    with pytest.raises(ValueError, match=message):
+        plotting.latent_scatter(codes, labels)
+
+
+def test_traversals_are_labelled_by_dimension_and_value():
+    figure = plotting.traversals(GREY.reshape(3, 4, 1, 28, 20), values=[-1.5, -0.5, 0.5, 1.5])
+    (ax,) = figure.axes
+    mosaic = mosaic_of(figure)
+    np.testing.assert_array_equal(mosaic[29:57, 42:62], GREY[1 * 4 + 2])  # second dimension, third value
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["$z_{1}$", "$z_{2}$", "$z_{3}$"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["−1.5", "−0.5", "0.5", "1.5"]
+    np.testing.assert_array_equal(ax.get_xticks(), [9.5, 30.5, 51.5, 72.5])
+    assert ax.get_xlabel() == "value of $z_d$"
+
+
+def test_labels_of_many_values_do_not_overlap():
+    figure = plotting.traversals(np.zeros((2, 40, 8, 8)), values=np.linspace(-3, 3, 40))
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in figure.axes[0].get_xticklabels()]
+    assert len(boxes) > 3
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_traversals_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match=r"values have shape \[3\].*expected one value of z for each column, \[4\]"):
+        plotting.traversals(GREY.reshape(3, 4, 28, 20), values=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"\[12, 28, 20\]; expected \[D, V, C, H, W\]"):
+        plotting.traversals(GREY, values=[1])
+
+
+def test_active_units_are_sorted_counted_and_named():
+    figure = plotting.active_units([1e-5, 0.5, 0.01, 2.0, 0.02])
+    (ax,) = figure.axes
+    bars = ax.patches
+    np.testing.assert_array_equal([bar.get_height() for bar in bars], [2.0, 0.5, 0.02, 0.01, 1e-5])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["4", "2", "5", "3", "1"]
+    assert len({bar.get_facecolor() for bar in bars[:3]}) == 1
+    assert bars[2].get_facecolor() != bars[3].get_facecolor()  # a variance at the threshold is not active
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim()[0] < 1e-5
+    assert ax.get_title(loc="left") == "3 of 5 units active"
+    assert "squared latent units" in ax.get_ylabel()
+    assert legend_of(figure) == ["threshold 0.01"]
+    assert list(ax.lines[0].get_ydata()) == [0.01, 0.01]
+    assert plotting.active_units([0.3, 0.6], threshold=0.5).axes[0].get_title(loc="left") == "1 of 2 units active"
+
+
+@pytest.mark.parametrize(
+    ("variances", "threshold", "message"),
+    [
+        ([[1.0]], 0.01, r"\[1, 1\]; expected \[D\]"),
+        ([], 0.01, r"\[0\]; expected \[D\]"),
+        ([-1.0], 0.01, "lowest of the variances is -1"),
+        ([np.nan], 0.01, "NaN"),
+        ([1.0], 0.0, r"threshold is 0\.0"),
+        ([1.0], np.nan, "threshold is nan"),
+    ],
+)
+def test_variances_of_another_kind_are_refused(variances, threshold, message):
+    with pytest.raises(ValueError, match=message):
+        plotting.active_units(variances, threshold=threshold)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_saving_makes_the_folder_and_gives_the_same_bytes(tmp_path):
+    first, second = tmp_path / "a" / "b" / "one.png", tmp_path / "two.png"
+    figure = plotting.learning_curves({"a": history(20)}, title="bounds")
+    assert plotting.save(figure, first) == first
+    plotting.save(plotting.learning_curves({"a": history(20)}, title="bounds"), str(second))
+    picture = first.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert b"Software" not in picture
+    assert picture == second.read_bytes()
+    assert int.from_bytes(picture[16:20], "big") == round(150 * figure.get_figwidth())  # 150 dots per inch
+    assert [p.name for p in first.parent.iterdir()] == ["one.png"]
+    old = os.umask(0)
+    os.umask(old)
+    assert first.stat().st_mode & 0o777 == 0o666 & ~old
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch, step):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"the old picture")
+
+    def half(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    def refuse(source, target):
+        assert Path(source).parent == tmp_path
+        assert Path(source).read_bytes().endswith(b"IEND\xaeB`\x82")  # the whole picture is there before it is named
+        raise PermissionError(13, "Permission denied")
+
+    if step == "write_bytes":
+        monkeypatch.setattr(Path, "write_bytes", half)
+    else:
+        monkeypatch.setattr(os, "replace", refuse)
+    expected = OSError if step == "write_bytes" else PermissionError
+    with pytest.raises(expected, match=r"cannot write picture\.png to the folder .*; give a path") as caught:
+        plotting.save(plotting.samples(GREY), path)
+    assert str(tmp_path) in str(caught.value)
+    assert path.read_bytes() == b"the old picture"
+    assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"cannot write x\.png to the folder") as caught:
+        plotting.save(plotting.samples(GREY), tmp_path / "file" / "x.png")
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_only_figures_and_png(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.pdf.*ends in \.png"):
+        plotting.save(plotting.samples(GREY), tmp_path / "x.pdf")
+    with pytest.raises(TypeError, match="figure is a str"):
+        plotting.save("figure", tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    assert plotting.samples(GREY)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_rc_params_stay_as_they_were_and_do_not_get_in():
+    def pictures():
+        figures = [
+            plotting.learning_curves({"a": history(20)}, title="t"),
+            plotting.manifold(GREY[:4], side=2),
+            plotting.latent_scatter(GREY[0], np.arange(28) % 4),
+        ]
+        files = [io.BytesIO() for _ in figures]
+        for figure, file in zip(figures, files, strict=True):
+            figure.savefig(file, dpi=40)  # as a notebook draws it, not through save
+        return [file.getvalue() for file in files]
+
+    plain = pictures()
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "axes.grid": True, "ytick.labelsize": 40}):
+        before = dict(matplotlib.rcParams)
+        styled = pictures()
+        assert dict(matplotlib.rcParams) == before
+    assert styled == plain
+    before = dict(matplotlib.rcParams)
+    with pytest.raises(ValueError, match="shape"):
+        plotting.latent_scatter([1.0])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_room_stands_alone_and_changes_nothing(tmp_path):
+    program = f"""
+import importlib.util, sys
+import matplotlib
+before = dict(matplotlib.rcParams.copy())
+spec = importlib.util.spec_from_file_location("plotting", {str(plotting.__file__)!r})
+plotting = sys.modules["plotting"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(plotting)
+foreign = {{"torch", "pyro", "scipy", "pyro_vae", "matplotlib.pyplot"}}
+assert not foreign & set(sys.modules), foreign & set(sys.modules)
+plotting.save(plotting.samples([[[0.0, 1.0]]]), {str(tmp_path / "x.png")!r})
+assert "matplotlib.pyplot" not in sys.modules
+assert dict(matplotlib.rcParams.copy()) == before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
