@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, run, tracing_obstacle
+from pyro_vae.contract import as_pair, latent_sites, observed_sites, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -154,8 +154,8 @@ def importance(
 def _check_local(pair: nn.Module, *batch: Tensor) -> None:
     """Runs the pair once, so that its parameters are there, and refuses latents that the data share."""
     model_trace, _ = run(pair, *batch)
-    for name, site in model_trace.nodes.items():
-        if site["type"] == "sample" and not any(frame.vectorized for frame in site["cond_indep_stack"]):
+    for name, site in {**latent_sites(model_trace), **observed_sites(model_trace)}.items():
+        if not any(frame.vectorized for frame in site["cond_indep_stack"]):
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
                 "sum over data. Fix it, for example by poutine.condition, and ask again."
