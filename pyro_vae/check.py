@@ -123,7 +123,9 @@ def _raise(problems: list[str]) -> None:
         raise PairError(problems)
 
 
-def _run(pair: nn.Module, batch: tuple[Any, ...], size: int, particles: int | None, nesting: int) -> tuple[Trace, Trace]:
+def _run(
+    pair: nn.Module, batch: tuple[Any, ...], size: int, particles: int | None, nesting: int
+) -> tuple[Trace, Trace]:
     try:
         traces = run(pair, *batch, num_particles=particles, max_plate_nesting=nesting)
         for trace in traces:
@@ -295,7 +297,11 @@ def _try(pair: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None) -
 
 
 def _family(fn: Any) -> str:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
         fn = fn.base_dist
     name = type(fn).__name__
     return "Bernoulli" if name.endswith("Bernoulli") and name.startswith("_") else name

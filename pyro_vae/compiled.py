@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -88,7 +89,8 @@ class Compiled:
         fixed = {name: p for name, p in self._module.named_parameters() if name not in trained}
         fixed.update(self._module.named_buffers())
         flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *inputs]
-        key = (*((t.shape, t.dtype, t.device) for t in inputs), *(m.training for m in self._module.modules()))
+        modes = (module.training for module in self._module.modules())
+        key = (*((t.shape, t.dtype, t.device) for t in inputs), *modes, *trained)
         if key not in self._graphs:
             self._graphs[key] = self._trace(list(trained), list(fixed), flat)
         uses = self._uses[key] = self._uses.get(key, 0) + 1
@@ -109,15 +111,19 @@ class Compiled:
             state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
             with torch.set_grad_enabled(self._differentiates):
                 outputs = functional_call(self._module, state, flat[len(names) :])
+            for name, before in zip(names, flat, strict=False):
+                if name in fixed and state[name] is not before:  # a buffer that was assigned, not written in place
+                    before.copy_(state[name])
             outputs, gradients = _differentiated(outputs, leaves) if self._differentiates else (outputs, [])
             return [*outputs, *gradients]
 
-        # Tracing runs the program once: on copies of what it may write, and with the generator put back afterwards.
-        copies = [value.detach().clone() for value in flat]
+        # On fake tensors, which have no values: nothing is written, and a program that looks at a value (by `if`,
+        # `tolist`, a boolean mask) stops the tracer instead of having that value frozen into the graph. The same for
+        # validation, which looks at every value.
         devices = [value.device for value in flat if value.device.type == "cuda"][:1]
         try:
-            with torch.random.fork_rng(devices):
-                return make_fx(compute)(*copies)
+            with torch.random.fork_rng(devices), pyro.validation_enabled(False):
+                return make_fx(compute, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
         except Exception as error:
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
             raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
@@ -146,11 +152,24 @@ def _differentiated(outputs: Outputs, parameters: Any) -> tuple[Outputs, Gradien
     value, *others = outputs
     gradients: Gradients = [None for _ in parameters]
     if value.requires_grad:
-        gradients = list(torch.autograd.grad(value, list(parameters), allow_unused=True))
+        gradients = _apart(torch.autograd.grad(value, list(parameters), allow_unused=True))
     # 0 * gradient is NaN for what is not finite: one number to look at in each step instead of all gradients.
     zeros = [0.0 * gradient.sum() for gradient in gradients if gradient is not None]
     guarded = value.detach() + torch.stack(zeros).sum() if zeros else value.detach()
     return [guarded, *(other.detach() for other in others)], gradients
+
+
+def _apart(gradients: Sequence[Tensor | None]) -> Gradients:
+    """Gradients that may be written to: autograd may give one tensor to two parameters, or an expanded scalar."""
+    apart: Gradients = []
+    storages = set()
+    for gradient in gradients:
+        if gradient is not None and gradient.layout == torch.strided:
+            if gradient.untyped_storage()._cdata in storages or 0 in gradient.stride():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            storages.add(gradient.untyped_storage()._cdata)
+        apart.append(gradient)
+    return apart
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:

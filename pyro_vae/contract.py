@@ -16,8 +16,10 @@ resolves each bare ``pyro.param`` from the pair itself.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,17 +62,18 @@ class LocalParameters(nn.Module):
         with torch.no_grad():
             unconstrained = transform_to(constraint).inv(init.detach()).clone().contiguous()
         self.constraints[name] = constraint
-        self.register_parameter(self._key(name), nn.Parameter(unconstrained))
+        # Not register_parameter, which refuses the names of a module's own attributes ("type", "value", "scale").
+        self._parameters[self._key(name)] = nn.Parameter(unconstrained)
 
     def adopt(self, name: str, parameter: nn.Parameter) -> None:
         """Adds a module's own parameter, when the module itself cannot be found."""
         self.constraints[name] = constraints.real
         self.unowned.append(name)
-        self.register_parameter(self._key(name), parameter)
+        self._parameters[self._key(name)] = parameter
 
     def value(self, name: str) -> Tensor:
         """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimisers expect."""
-        unconstrained = getattr(self, self._key(name))
+        unconstrained = cast(Tensor, self._parameters[self._key(name)])
         value = transform_to(self.constraints[name])(unconstrained)
         value.unconstrained = weakref.ref(unconstrained)
         return value
@@ -107,13 +110,14 @@ class _ResolveParameters(Messenger):
                 return  # a PyroParam attribute, which its module has just put into the (empty) store
             if callable(init) and not isinstance(init, Tensor):
                 init = init()
-            if init.requires_grad or id(init) in self.owned:  # pyro.module, or a parameter of a PyroModule
-                if isinstance(init, nn.Parameter) and id(init) not in self.owned:
+            constraint = msg["kwargs"].get("constraint", constraints.real)
+            is_parameter = isinstance(init, nn.Parameter) or id(init) in self.owned
+            if is_parameter and constraint is constraints.real:  # pyro.module, or a parameter of a PyroModule
+                if id(init) not in self.owned:
                     self._claim(name, init)
                 init.unconstrained = weakref.ref(init)
                 msg["value"], msg["done"] = init, True
                 return
-            constraint = msg["kwargs"].get("constraint", constraints.real)
             local = self._local()
             local.create(name, init, constraint)
         msg["value"], msg["done"] = local.value(name), True
@@ -184,16 +188,42 @@ class Pair(nn.Module):
                     f"the {name} of a pair has to be a Pyro program, that is a callable; got {type(program).__name__}."
                 )
         self._programs = (model, guide)
-        self._candidates = (*modules, *_modules_of(model), *_modules_of(guide))
+        self._passed = modules
         self.announced = nn.ModuleDict()
 
     def claim(self, name: str, parameter: nn.Parameter) -> bool:
-        """Takes in the module that holds ``parameter``, announced as ``name``; False if it is not to be found."""
-        for module in self._candidates:
-            if any(other is parameter for other in module.parameters()):
-                self.announced[name.split("$$$")[0].replace(".", "/")] = module
-                return True
-        return False
+        """Takes in the module that holds ``parameter``, announced as ``name``; False if it is not to be found.
+
+        Raises:
+            ValueError: if the programs announce another module by the same name.
+        """
+        announced, _, path = name.partition("$$$")  # as pyro.module joins them
+        known = self.reachable()
+        parts = [part for module in known for part in module.modules()]
+        exact = (part for part in parts if _parameter_at(part, path) is parameter)
+        around = (module for module in known if any(other is parameter for other in module.parameters()))
+        module = next((*exact, *around), None)
+        if module is None:
+            return False
+        key = announced.replace(".", "/")
+        if key in self.announced and any(part is self.announced[key] for part in parts):
+            raise ValueError(
+                f"two modules are announced as {announced!r}. Give each its own name: pyro.module(name, module)."
+            )
+        self.announced[key] = module
+        return True
+
+    def reachable(self) -> list[nn.Module]:
+        """The modules that the programs refer to, announced or not."""
+        return [*self._passed, *_modules_of(self._programs[0]), *_modules_of(self._programs[1])]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pair:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        programs = tuple(_copy_program(program, memo) for program in self._programs)
+        others = {name: value for name, value in vars(self).items() if name != "_programs"}
+        vars(copied).update(copy.deepcopy(others, memo), _programs=programs)
+        return copied
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
@@ -239,6 +269,45 @@ def _modules_of(program: Any) -> list[nn.Module]:
     return found
 
 
+def _parameter_at(module: nn.Module, path: str) -> Tensor | None:
+    *parts, name = path.split(".")
+    part: nn.Module | None = module
+    for child in parts:
+        part = part._modules.get(child) if part is not None else None
+    return None if part is None else part._parameters.get(name)
+
+
+def _copy_program(program: Any, memo: dict[int, Any], home: str | None = None) -> Any:
+    """A copy of a program that refers to copies of its modules: ``copy.deepcopy`` takes a function as it is."""
+    if id(program) in memo:
+        return memo[id(program)]
+    if isinstance(program, nn.Module) or inspect.ismethod(program):
+        return copy.deepcopy(program, memo)
+    if isinstance(program, functools.partial):
+        values = [_copy_program(value, memo, home) for value in (program.func, *program.args)]
+        keywords = {name: _copy_program(value, memo, home) for name, value in program.keywords.items()}
+        return functools.partial(*values, **keywords)
+    if isinstance(program, (list, tuple)) and type(program) in (list, tuple):
+        return type(program)(_copy_program(value, memo, home) for value in program)
+    if type(program) is dict:
+        return {name: _copy_program(value, memo, home) for name, value in program.items()}
+    if not inspect.isfunction(program) or program.__module__ != (home or program.__module__):
+        return program
+    if not _modules_of(program):
+        return program
+    home = program.__module__
+    cells = tuple(types.CellType() for _ in program.__closure__ or ())
+    names = dict(program.__globals__)
+    copied = types.FunctionType(program.__code__, names, program.__name__, program.__defaults__, cells or None)
+    functools.update_wrapper(copied, program, assigned=(*functools.WRAPPER_ASSIGNMENTS, "__kwdefaults__"))
+    memo[id(program)] = copied
+    for cell, original in zip(cells, program.__closure__ or (), strict=True):
+        cell.cell_contents = _copy_program(original.cell_contents, memo, home)
+    for name, value in inspect.getclosurevars(program).globals.items():
+        names[name] = _copy_program(value, memo, home)
+    return copied
+
+
 def as_pair(pair: Any) -> nn.Module:
     """``pair`` as a module with ``model`` and ``guide``.
 
@@ -258,9 +327,17 @@ def as_pair(pair: Any) -> nn.Module:
         )
     if isinstance(pair, nn.Module):
         return pair
-    if "_pyro_vae_pair" not in vars(pair):
-        pair._pyro_vae_pair = Pair(pair.model, pair.guide)
-    return pair._pyro_vae_pair
+    wrapped = getattr(pair, "_pyro_vae_pair", None)
+    if wrapped is None or wrapped._programs != (pair.model, pair.guide):  # other programs since, or a copy.copy
+        wrapped = Pair(pair.model, pair.guide)
+        try:
+            object.__setattr__(pair, "_pyro_vae_pair", wrapped)  # also on a frozen dataclass
+        except (AttributeError, TypeError) as error:
+            raise TypeError(
+                f"an object of {type(pair).__name__} cannot hold the pair made of its model and guide. "
+                "Wrap it once yourself and use that: pair = Pair(it.model, it.guide)."
+            ) from error
+    return wrapped
 
 
 def programs(pair: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -335,7 +412,5 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and type(site["fn"]).__name__ != "_Subsample"
+        if site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
     }

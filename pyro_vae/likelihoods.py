@@ -66,7 +66,9 @@ class Gaussian(nn.Module):
     def __init__(self, network: nn.Module, scale: float | None = 1.0, sigmoid_mean: bool = True) -> None:
         super().__init__()
         if scale is not None and not scale > 0:
-            raise ValueError(f"the scale of a Gaussian likelihood has to be positive, or None to learn it; got {scale}.")
+            raise ValueError(
+                f"the scale of a Gaussian likelihood has to be positive, or None to learn it; got {scale}."
+            )
         self.network = network
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean

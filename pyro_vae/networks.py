@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-def _shape(name: str, shape: int | Sequence[int]) -> torch.Size:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
+    """``shape``, one size or several, as a ``torch.Size``; an error calls it ``name``."""
+    try:
+        sizes = tuple(operator.index(size) for size in (shape if isinstance(shape, Iterable) else (shape,)))
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
         raise ValueError(f"{name} has to hold sizes of at least 1, for example 20 or (1, 28, 28); got {shape!r}.")
     return torch.Size(sizes)
 
@@ -53,9 +58,9 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.in_shape = _shape("in_shape", in_shape)
-        self.out_shape = _shape("out_shape", out_shape)
-        widths = (self.in_shape.numel(), *(_shape("hidden", hidden) if hidden else ()), self.out_shape.numel())
+        self.in_shape = shape_of("in_shape", in_shape)
+        self.out_shape = shape_of("out_shape", out_shape)
+        widths = (self.in_shape.numel(), *(shape_of("hidden", hidden) if hidden else ()), self.out_shape.numel())
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), activation()]
@@ -77,7 +82,7 @@ class ConvEncoder(nn.Module):
         activation: class of the non-linearity.
 
     Raises:
-        ValueError: if ``in_shape`` is not ``(C, H, W)``, or the input has another event shape.
+        ValueError: if ``in_shape`` is not ``(C, H, W)``, there are no ``channels``, or the input has another event shape.
     """
 
     def __init__(
@@ -89,7 +94,8 @@ class ConvEncoder(nn.Module):
         activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = _image_shape("in_shape", in_shape), _shape("out_shape", out_shape)
+        self.in_shape, self.out_shape = _image_shape("in_shape", in_shape), shape_of("out_shape", out_shape)
+        channels = shape_of("channels", channels)
         layers: list[nn.Module] = []
         for channels_in, channels_out in itertools.pairwise((self.in_shape[0], *channels)):
             layers += [nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1), activation()]
@@ -116,7 +122,8 @@ class ConvDecoder(nn.Module):
         activation: class of the non-linearity.
 
     Raises:
-        ValueError: if ``out_shape`` does not end with ``(C, H, W)``, or the input has another size.
+        ValueError: if ``out_shape`` does not end with ``(C, H, W)``, there are no ``channels``, or the input has
+            another size.
     """
 
     def __init__(
@@ -128,7 +135,8 @@ class ConvDecoder(nn.Module):
         activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = _shape("in_features", in_features), _shape("out_shape", out_shape)
+        self.in_shape, self.out_shape = shape_of("in_features", in_features), shape_of("out_shape", out_shape)
+        channels = shape_of("channels", channels)
         image = _image_shape("out_shape", self.out_shape[-3:])
         image = torch.Size((image[0] * self.out_shape[:-3].numel(), *image[1:]))
         shapes = _halved(image, tuple(reversed(channels)))[::-1]  # innermost first, the image last
@@ -159,7 +167,7 @@ class ConvDecoder(nn.Module):
 def _image_shape(name: str, shape: Sequence[int]) -> torch.Size:
     if len(shape) != 3:
         raise ValueError(f"{name} has to be (channels, height, width); got {tuple(shape)}.")
-    return _shape(name, shape)
+    return shape_of(name, shape)
 
 
 def _halved(image: Sequence[int], channels: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -174,14 +182,16 @@ def _halved(image: Sequence[int], channels: Sequence[int]) -> list[tuple[int, in
 def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generator | None = None) -> nn.Module:
     """Draws every weight from N(0, scale^2) and sets every bias to 0, in place, as Kingma & Welling (2013) did.
 
+    What is neither (the gain of a normalisation, a scale) stays as it is.
+
     Returns:
         ``module``.
     """
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0.0, scale, generator=generator)
-            else:
+            elif name.split(".")[-1] == "bias":
                 parameter.zero_()
     return module
 
@@ -191,8 +201,10 @@ def at_least_float32(parameter: Tensor) -> Tensor:
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def two_parameters(name: str, output: Tensor, leading: int) -> tuple[Tensor, Tensor]:
+def two_parameters(name: str, output: Tensor, leading: int, remedy: str = "") -> tuple[Tensor, Tensor]:
     """Splits a network's output ``[*, 2, *event]``, with ``leading`` dimensions in ``*``.
+
+    ``remedy`` is what else may help, for the message.
 
     Raises:
         ValueError: if there is no dimension of size 2 in that place.
@@ -201,7 +213,7 @@ def two_parameters(name: str, output: Tensor, leading: int) -> tuple[Tensor, Ten
         raise ValueError(
             f"{name} has two parameters, so its network has to give [*, 2, *event], the two stacked; "
             f"got {list(output.shape)} for {leading} leading dimension{'s' * (leading != 1)}. "
-            "Build the network with out_shape=(2, *event)."
+            f"Build the network with out_shape=(2, *event){remedy}."
         )
     first, second = at_least_float32(output).unbind(leading)
     return first, second

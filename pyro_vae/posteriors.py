@@ -14,7 +14,8 @@ class DiagonalNormal(nn.Module):
     Args:
         network: ``x: [*, B, *event] -> [*, B, 2, latent_dim]``, loc and log variance stacked, so that
             scale = exp(log variance / 2).
-        event_dim: number of event dimensions of ``x``; images ``[C, H, W]`` have 3.
+        event_dim: number of event dimensions of ``x``; images ``[C, H, W]`` have 3. By default what the network's
+            ``in_shape`` says, or 1.
 
     Raises:
         ValueError: if the network does not give two stacked parameters.
@@ -28,5 +29,6 @@ class DiagonalNormal(nn.Module):
         self.event_dim = len(getattr(network, "in_shape", (1,))) if event_dim is None else event_dim
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_variance = two_parameters("DiagonalNormal", self.network(x), x.dim() - self.event_dim)
+        remedy = f", or say how many dimensions one datum has (event_dim={self.event_dim} here)"
+        loc, log_variance = two_parameters("DiagonalNormal", self.network(x), x.dim() - self.event_dim, remedy)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)

@@ -8,6 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.networks import shape_of
+
 
 class StandardNormal(nn.Module):
     r"""The standard normal prior, :math:`p(z) = \mathcal N(0, I)`.
@@ -26,10 +28,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
-        sizes = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"latent_dim has to be a size of at least 1; got {latent_dim!r}.")
-        self.event_shape = torch.Size(sizes)
+        self.event_shape = shape_of("latent_dim", latent_dim)
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the device and dtype
 
     def forward(self) -> dist.Distribution:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class VAE(PyroModule):
 
     Raises:
         ValueError: if the guide is run without data.
+        TypeError: if one of the three gives no distribution.
 
     Source: Kingma & Welling (2013).
 
@@ -49,8 +52,8 @@ class VAE(PyroModule):
     def model(self, x: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z), for the data ``x: [B, *event]``, or one datum that it draws itself."""
         with data_plate(x):
-            z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z), obs=x)
+            z = pyro.sample("z", _distribution("prior", self.prior()))
+            return pyro.sample("x", _distribution("likelihood", self.likelihood(z)), obs=x)
 
     @pair_method
     def guide(self, x: Tensor | None = None) -> Tensor:
@@ -58,4 +61,16 @@ class VAE(PyroModule):
         if x is None:
             raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
         with data_plate(x):
-            return pyro.sample("z", self.posterior(x))
+            return pyro.sample("z", _distribution("posterior", self.posterior(x)))
+
+
+def _distribution(room: str, value: Any) -> Any:
+    if not isinstance(value, torch.distributions.Distribution):
+        raise TypeError(
+            f"the {room} of a VAE has to give a distribution; it gives {type(value).__name__}. "
+            f"Use a class of pyro_vae.{_ROOMS[room]}, with the network as its argument where it has one."
+        )
+    return value
+
+
+_ROOMS = {"prior": "priors", "posterior": "posteriors", "likelihood": "likelihoods"}

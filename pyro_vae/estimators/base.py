@@ -96,9 +96,7 @@ class Estimator(Trace_ELBO):
                 raise ValueError(f"{name} has to be a whole number of at least 1; got {count!r}.")
         if not isinstance(beta, Tensor) and not beta >= 0:
             raise ValueError(f"beta weighs the latents' terms and cannot be negative; got {beta!r}.")
-        super().__init__(
-            num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True
-        )
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.beta = beta
 
     def __repr__(self) -> str:
@@ -213,7 +211,9 @@ class Estimator(Trace_ELBO):
         """
         model_trace, _, terms = self._run(*programs(as_pair(pair)), batch, {})
         if any(term.kind == "kl" for term in terms):
-            raise ValueError(f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A.")
+            raise ValueError(
+                f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
+            )
         weights = _log_weights(self._per_datum(model_trace, terms), beta=False)
         return weights.expand(self.num_particles, _plate(model_trace).size)
 

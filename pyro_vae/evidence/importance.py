@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, latent_sites, observed_sites, run, tracing_obstacle
+from pyro_vae.contract import as_pair, data_frame, latent_sites, observed_sites, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -153,9 +153,11 @@ def importance(
 
 def _check_local(pair: nn.Module, *batch: Tensor) -> None:
     """Runs the pair once, so that its parameters are there, and refuses latents that the data share."""
-    model_trace, _ = run(pair, *batch)
-    for name, site in {**latent_sites(model_trace), **observed_sites(model_trace)}.items():
-        if not any(frame.vectorized for frame in site["cond_indep_stack"]):
+    model_trace, guide_trace = run(pair, *batch)
+    plate = data_frame(model_trace)
+    sites = {**latent_sites(guide_trace), **latent_sites(model_trace), **observed_sites(model_trace)}
+    for name, site in sites.items():
+        if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
                 "sum over data. Fix it, for example by poutine.condition, and ask again."

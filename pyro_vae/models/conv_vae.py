@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -41,7 +40,7 @@ class ConvVAE(VAE):
         channels: Sequence[int] = (32, 64),
         hidden: int = 256,
         activation: type[nn.Module] = nn.SiLU,
-        likelihood: Callable[[nn.Module], Any] = Bernoulli,
+        likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         two_parameters: bool = False,
     ) -> None:
         out_shape = (2, *event_shape) if two_parameters else tuple(event_shape)

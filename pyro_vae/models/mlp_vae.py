@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -40,7 +39,7 @@ class MLPVAE(VAE):
         hidden: Sequence[int] = (500, 500),
         decoder_hidden: Sequence[int] | None = None,
         activation: type[nn.Module] = nn.SiLU,
-        likelihood: Callable[[nn.Module], Any] = Bernoulli,
+        likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         two_parameters: bool = False,
     ) -> None:
         decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden

@@ -199,7 +199,9 @@ class _Trainer:
         if patience is not None and data.valid is None:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
         first = next(iter(pair.parameters()), None)
-        self.device = torch.device(device) if device is not None else (torch.device("cpu") if first is None else first.device)
+        self.device = (
+            torch.device(device) if device is not None else (torch.device("cpu") if first is None else first.device)
+        )
         self.pair = pair.to(self.device)
         self.data = data
         self.estimator = estimator

@@ -108,7 +108,6 @@ class Step:
     ) -> None:
         self._loss = _Loss(pair, estimator, weight_prior, num_data, precision)
         self._compiled = Compiled(self._loss, compile=compile, gradients=True, obstacle=tracing_obstacle(pair))
-        self._parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
 
     @property
     def mode(self) -> str:
@@ -117,8 +116,9 @@ class Step:
 
     def __call__(self, batch: Sequence[Tensor], beta: Tensor) -> Objective:
         (loss, bound, *values), gradients = self._compiled(beta, *batch)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+        trained = iter(gradients)
+        for parameter in self._loss.parameters():
+            parameter.grad = next(trained) if parameter.requires_grad else None
         terms: dict[str, dict[str, Tensor]] = {}
         for (site, kind), value in zip(self._loss.names, values, strict=True):
             terms.setdefault(site, {})[kind] = value

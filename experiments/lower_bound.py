@@ -1,0 +1,162 @@
+"""Figure 2 of Kingma & Welling (2013): the lower bound of AEVB as training samples are seen, MNIST and Frey faces.
+
+Four ways to train each pair:
+  published   the paper's networks and optimiser, with the weight prior as the published replication scales it
+              (-|theta|^2 / 2 added to each mini-batch's sum, N/M times the stated prior); ours beside their numbers
+  MAP         the same, with the prior N(0, I) counted once for the whole training set
+  defaults    the networks and the optimiser of this library, at the same number of samples
+Published figures: the replication by the authors of the Cambridge poster, lower bound L^B, train (running) and
+validation, in nats per datum.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from shared import cached_fit, options, store, table
+from torch import nn
+
+from pyro_vae import MLP, VAE, Bernoulli, DiagonalNormal, Gaussian, StandardNormal, WeightPrior, plotting
+from pyro_vae.data import load
+from pyro_vae.models import MLPVAE
+from pyro_vae.networks import normal_init
+
+# samples -> (train, validation)
+PUBLISHED: dict[str, dict[int, dict[float, tuple[float, float]]]] = {
+    "mnist": {
+        3: {1e5: (-179.0, -175.3), 1e6: (-166.4, -165.5), 1e7: (-143.2, -142.5), 1e8: (-132.6, -135.3)},
+        10: {1e5: (-161.4, -152.6), 1e6: (-132.7, -132.3), 1e7: (-111.2, -111.6), 1e8: (-103.1, -105.3)},
+        20: {1e5: (-164.0, -158.4), 1e6: (-123.2, -123.0), 1e7: (-106.1, -106.5), 1e8: (-100.2, -101.6)},
+    },
+    "frey": {
+        2: {1.5e5: (647.8, 580.2), 6e5: (728.5, 636.7), 1.5e6: (752.4, 654.5), 3e6: (768.9, 657.9)},
+        10: {1.5e5: (704.2, 634.6), 6e5: (832.0, 717.1), 1.5e6: (966.1, 747.6), 3e6: (1112.5, 737.3)},
+    },
+}
+LATENT_DIMS = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
+HIDDEN = {"mnist": 500, "frey": 200}
+SAMPLES = {"quick": {"mnist": 1_000_000, "frey": 1_500_000}, "full": {"mnist": 100_000_000, "frey": 3_000_000}}
+# The quick run trains the other ways where a published number is to be compared with.
+ALSO = {"quick": {"mnist": (10, 20), "frey": (2, 10)}, "full": LATENT_DIMS}
+
+
+def published_pair(name: str, event_shape: torch.Size, latent_dim: int) -> VAE:
+    """The paper's networks: one hidden layer of tanh on each side, weights from N(0, 0.01^2)."""
+    hidden = (HIDDEN[name],)
+    encoder = MLP(event_shape, (2, latent_dim), hidden, nn.Tanh)
+    pair = VAE(StandardNormal(latent_dim), DiagonalNormal(encoder), likelihood(name, event_shape, latent_dim, hidden))
+    normal_init(pair, 0.01)
+    return pair
+
+
+def likelihood(name: str, event_shape: torch.Size, latent_dim: int, hidden: tuple[int, ...]) -> nn.Module:
+    """Bernoulli on grey MNIST; Gaussian with sigmoid mean and a scale a pixel on Frey."""
+    if name == "mnist":
+        return Bernoulli(MLP(latent_dim, event_shape, hidden, nn.Tanh), support="unit_interval")
+    return Gaussian(MLP(latent_dim, (2, *event_shape), hidden, nn.Tanh), scale=None)
+
+
+def default_pair(name: str, event_shape: torch.Size, latent_dim: int) -> VAE:
+    """This library's networks, under the same likelihood."""
+    if name == "mnist":
+        return MLPVAE(event_shape, latent_dim, likelihood=functools.partial(Bernoulli, support="unit_interval"))
+    return MLPVAE(event_shape, latent_dim, likelihood=functools.partial(Gaussian, scale=None), two_parameters=True)
+
+
+def train(name: str, way: str, latent_dim: int, epochs: int, arguments: Any) -> list[dict[str, Any]]:
+    """The history of one run."""
+    data = load(name, arguments.root)
+    if way == "defaults":
+        make = functools.partial(default_pair, name, data.event_shape, latent_dim)
+        choices: dict[str, Any] = {}
+    else:
+        make = functools.partial(published_pair, name, data.event_shape, latent_dim)
+        choices = {
+            "optimizer": functools.partial(torch.optim.Adagrad, lr=0.01),
+            "scheduler": None,
+            "weight_prior": WeightPrior(count="batch" if way == "published" else "data"),
+            "precision": "float32",
+        }
+    folder = arguments.cache / "lower_bound" / f"{name}-{way}-{latent_dim}-{epochs}"
+    run = cached_fit(folder, make, data, seed=arguments.seed, epochs=epochs, batch_size=100, **choices)
+    return run.history
+
+
+def at(history: list[dict[str, Any]], samples: float) -> dict[str, Any] | None:
+    """The epoch that ended with ``samples`` seen."""
+    return next((entry for entry in history if entry["samples"] == samples), None)
+
+
+def main() -> None:
+    arguments = options(__doc__ or "").parse_args()
+    size = "full" if arguments.full else "quick"
+    runs: list[dict[str, Any]] = []
+    for name, latent_dims in LATENT_DIMS.items():
+        num_data = load(name, arguments.root).train.num_data
+        epochs = round(SAMPLES[size][name] / num_data)
+        for latent_dim in latent_dims:
+            also = ("MAP", "defaults") if latent_dim in ALSO[size][name] else ()
+            for way in ("published", *also):
+                history = train(name, way, latent_dim, epochs, arguments)
+                kept = [
+                    {key: entry[key] for key in ("epoch", "samples", "train", "valid", "seconds")} for entry in history
+                ]
+                runs.append({"data": name, "way": way, "latent_dim": latent_dim, "history": _thinned(kept)})
+    rows = []
+    for run in runs:
+        marks = PUBLISHED[run["data"]].get(run["latent_dim"], {})
+        for samples in marks or [run["history"][-1]["samples"]]:
+            entry = at(run["history"], samples)
+            if entry is None:
+                continue
+            theirs = marks.get(samples, (None, None)) if run["way"] == "published" else (None, None)
+            rows.append(
+                (
+                    run["data"], run["latent_dim"], run["way"], f"{samples:.1e}", entry["train"], theirs[0],
+                    entry["valid"], theirs[1], entry["seconds"],
+                )
+            )  # fmt: skip
+    header = ("data", "N_z", "way", "samples", "train", "published", "valid", "published", "seconds")
+    print(table(header, rows))
+    store(arguments.results / f"lower_bound_{size}.json", {"experiment": "lower_bound", "size": size, "runs": runs})
+    for name in LATENT_DIMS:
+        figure = draw(name, runs)
+        path = plotting.save(figure, arguments.results / f"lower_bound_{name}_{size}.png")
+        print(f"figure: {path}")
+
+
+def _thinned(history: list[dict[str, Any]], most: int = 60) -> list[dict[str, Any]]:
+    """At most so many epochs, evenly on a logarithmic axis, with those of the published marks."""
+    marks = {samples for table_ in PUBLISHED.values() for dims in table_.values() for samples in dims}
+    kept = {round(len(history) ** (index / (most - 1))) for index in range(most)}
+    return [entry for entry in history if entry["epoch"] in kept or entry["samples"] in marks]
+
+
+def draw(name: str, runs: list[dict[str, Any]]) -> Any:
+    """Our curves with the published set-up, and the published marks."""
+    shown = [run for run in runs if run["data"] == name and run["way"] == "published"]
+    curves = {f"N_z = {run['latent_dim']}": run["history"] for run in shown}
+    curves.update(
+        {
+            f"N_z = {run['latent_dim']}, defaults of this library": run["history"]
+            for run in runs
+            if run["data"] == name and run["way"] == "defaults"
+        }
+    )
+    furthest = max(run["history"][-1]["samples"] for run in shown)
+    published = [
+        {
+            "label": f"published, validation, N_z = {latent_dim}",
+            "x": [samples for samples in marks if samples <= furthest],
+            "y": [marks[samples][1] for samples in marks if samples <= furthest],
+        }
+        for latent_dim, marks in PUBLISHED[name].items()
+    ]
+    title = {"mnist": "MNIST (grey pixels, Bernoulli)", "frey": "Frey faces (Gaussian)"}[name]
+    return plotting.learning_curves(curves, x="samples", published=published, title=title)
+
+
+if __name__ == "__main__":
+    main()

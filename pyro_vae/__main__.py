@@ -1,0 +1,3 @@
+from pyro_vae.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,343 @@
+"""The command line: pyro-vae train | evaluate | plot. ``python -m pyro_vae`` is the same."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from pyro_vae import evidence, figures
+from pyro_vae.check import check
+from pyro_vae.compiled import Compile, Precision
+from pyro_vae.contract import run as run_pair
+from pyro_vae.data import Data, Split, load
+from pyro_vae.training import checkpoint, fit
+from pyro_vae.training.fit import load_weights
+from pyro_vae.training.records import read_metrics
+
+CONFIG, EVALUATION = "config.yaml", "evaluation.json"
+DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
+# What fit() leaves open, chosen for images of handwriting within minutes (README, "Defaults").
+DEFAULTS: dict[str, Any] = {
+    "binarization": "dynamic",
+    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3, "fused": True}},
+    "scheduler": {"class_path": "pyro_vae.Cosine", "init_args": {"warmup": 0.01}},
+    "batch_size": 128,
+    "epochs": 200,
+}
+
+_USAGE = """\
+usage: pyro-vae COMMAND [options]
+
+Variational autoencoders as Pyro programs.
+
+commands:
+  train      fit a pair to data and write a run folder
+  evaluate   log p(x) of a run, by importance sampling
+  plot       draw the figures of a run again
+
+`pyro-vae COMMAND --help` tells the options of a command.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
+    arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    commands = {"train": train, "evaluate": evaluate, "plot": plot}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        return _fail(f"there is no command {name!r}{_nearest(name, commands)}. Commands: {', '.join(commands)}.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # so that --model my_file.MyPair finds a file beside the user
+    try:
+        commands[name](rest)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", status=130)
+    return 0
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"pyro-vae: error: {message}", file=sys.stderr)
+    return status
+
+
+def _dashes(argument: str) -> str:
+    """``--num-samples`` is ``--num_samples``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(close)}" if close else ""
+
+
+# The configuration of a run
+
+
+def _import_pair(name: str) -> type:
+    """The class of a pair, by its dotted name."""
+    module_name, _, class_name = name.rpartition(".")
+    if not module_name:
+        module_name = "pyro_vae.models"
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"the module {module_name!r} of --model {name} cannot be imported ({error}). "
+            "Give the dotted name of a class, for example pyro_vae.models.ConvVAE, or my_file.MyPair for a class in "
+            "my_file.py in this folder."
+        ) from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        pairs = [key for key, value in vars(module).items() if _is_pair_class(value)]
+        raise ValueError(
+            f"{module_name} has no class {class_name!r}{_nearest(class_name, pairs)}. "
+            f"Its pairs: {', '.join(pairs) or 'none'}."
+        )
+    if not _is_pair_class(found):
+        raise ValueError(f"{name} is no class with the methods model and guide, so it is no pair.")
+    return found
+
+
+def _is_pair_class(value: Any) -> bool:
+    return isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("model", "guide"))
+
+
+def _model_name(arguments: Sequence[str]) -> str:
+    """The class named by --model or, behind that, by the file of --config."""
+    name = DEFAULT_MODEL
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if option == "--config" and value:
+            name = _configured_model(Path(value)) or name
+        elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
+            name = value
+    return name
+
+
+def _configured_model(path: Path) -> str | None:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration file {path}.")
+    try:
+        model = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("model")
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
+    return model.get("class_path") if isinstance(model, dict) else model
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, *options: Any) -> Data:
+    return load(name, **dict(zip(_LOAD_OPTIONS, options, strict=True)))
+
+
+_LOAD_OPTIONS = ("root", "binarization", "split", "valid_size", "test_size", "image_size", "channels", "download")
+
+
+def _train_parser(model: type) -> ArgumentParser:
+    import inspect
+
+    parser = ArgumentParser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    parser.add_argument(
+        "--data", type=str, default="digits", help="name of a data set, or a file or folder of your own"
+    )
+    parser.add_function_arguments(load, skip={"name_or_path", "seed"})
+    name = f"{model.__module__}.{model.__qualname__}"
+    parser.add_subclass_arguments(model, "model", default={"class_path": name}, help="the pair, and its arguments")
+    if "event_shape" in inspect.signature(model).parameters:
+        sources = ("data", *_LOAD_OPTIONS)
+        parser.link_arguments(sources, "model.init_args.event_shape", compute_fn=_event_shape, apply_on="parse")
+    parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
+    parser.set_defaults(DEFAULTS)
+    return parser
+
+
+def _event_shape(name: str, *options: Any) -> tuple[int, ...]:
+    try:
+        return tuple(_load(name, *options).event_shape)
+    except (ValueError, TypeError, OSError):
+        return (1,)  # the parser would bury the reason: the data are loaded once more, and tell it themselves
+
+
+def _build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
+    """The pair, the data and the arguments of fit() of a configuration."""
+    data = _load(config.data, *(config[option] for option in _LOAD_OPTIONS))
+    torch.manual_seed(config.seed)  # of the initial weights
+    built = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    skipped = {"config", "data", "model", *_LOAD_OPTIONS}
+    return built.model, data, {key: value for key, value in vars(built).items() if key not in skipped}
+
+
+def _open_run(run: str) -> tuple[nn.Module, Data, Path]:
+    """The trained pair and the data of a run folder."""
+    out = Path(run)
+    if not (out / CONFIG).is_file():
+        raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
+    parser = _train_parser(_import_pair(_configured_model(out / CONFIG) or DEFAULT_MODEL))
+    config = parser.parse_args(["--config", str(out / CONFIG)])
+    pair, data, _ = _build(parser, config)
+    tensors, _ = checkpoint.load(out / "checkpoint")
+    batch = next(iter(data.train.batches(2)))
+    with torch.random.fork_rng():
+        run_pair(pair, *batch)  # parameters that a program makes when it first runs
+    load_weights(pair, tensors)
+    return pair.eval(), data, out
+
+
+# The commands
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Fits a pair to data; writes configuration, metrics, checkpoints and figures."""
+    parser = _train_parser(_import_pair(_model_name(arguments)))
+    config = parser.parse_args(list(arguments))
+    if config.out is None:
+        config.out = _free_folder(Path("runs"), Path(config.data).stem)
+    out = Path(config.out)
+    pair, data, options = _build(parser, config)
+    print(data.describe())
+    (batch,) = [next(iter(data.train.batches(min(config.batch_size, 100))))]
+    print(check(pair, *batch), flush=True)
+    if not checkpoint.exists(out / "checkpoint"):
+        saved = config.clone()
+        saved.pop("config", None)
+        saved.resume = False
+        text = parser.dump(saved)
+        checkpoint.write_text(out / CONFIG, text)
+    started = time.perf_counter()
+    run = fit(pair, data, **{**options, "out": out})
+    last = run.history[-1]
+    bound = f"train {last['train']:.2f}" + ("" if last["valid"] is None else f", valid {last['valid']:.2f}")
+    print(
+        f"bound {bound} nats per datum after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
+        f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
+    )
+    _draw(out, run.pair, data)
+    print(f"run: {out}\nlog p(x): pyro-vae evaluate {out}")
+
+
+def _free_folder(parent: Path, stem: str) -> str:
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return str(parent / f"{stem}-{number}")
+
+
+def _draw(out: Path, pair: nn.Module, data: Data) -> None:
+    paths = figures.draw(out / "figures", pair, data, {out.name: read_metrics(out)})
+    print(f"figures: {out / 'figures'} ({', '.join(path.stem for path in paths)})")
+
+
+def _score(
+    run: str,
+    split: Literal["train", "valid", "test"] = "test",
+    num_samples: int = 5000,
+    limit: int | None = None,
+    chunk: int = 16384,
+    seed: int = 0,
+    compile: Compile = "auto",
+    precision: Precision = "float32",
+    progress: bool = True,
+) -> None:
+    """Estimates log p(x) by importance sampling from the guide, prints it and stores it in the run folder.
+
+    Args:
+        run: folder of the run
+        split: which data
+        num_samples: importance samples for each datum
+        limit: only the first so many data
+        chunk: draws held in memory at once
+        seed: of the draws
+        compile: how the pair is run
+        precision: bfloat16 for matrix products in bfloat16
+        progress: show a progress bar
+    """
+    pair, data, out = _open_run(run)
+    chosen = getattr(data, split)
+    if chosen is None:
+        there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
+        raise ValueError(f"{data.name} has no {split} set; use --split {' or '.join(there)}.")
+    held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
+    held = held.take(limit) if limit is not None else held
+    started = time.perf_counter()
+    result = evidence.importance(
+        pair,
+        held.batch(torch.arange(len(held))),
+        num_samples,
+        chunk=chunk,
+        seed=seed,
+        compile=compile,
+        precision=precision,
+        progress=progress,
+    )
+    entry = {
+        "method": "importance",
+        "split": split,
+        "data": len(held),
+        "num_samples": num_samples,
+        "seed": seed,
+        "precision": precision,
+        "nll": result.nll,
+        "nll_standard_error": result.nll_standard_error,
+        "effective_sample_size_median": result.effective_sample_size.median().item(),
+        "seconds": time.perf_counter() - started,
+    }
+    path = out / EVALUATION
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
+    print(
+        f"{split} NLL {result.nll:.3f} nats (standard error over the data {result.nll_standard_error:.3f}; "
+        f"{len(held):,} data, {num_samples:,} samples each, median effective sample size "
+        f"{entry['effective_sample_size_median']:.1f}, {entry['seconds']:.0f} s)"
+    )
+    print(f"stored: {path}")
+
+
+def _run_parser(name: str, function: Any) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"pyro-vae {name}", description=(function.__doc__ or "").strip().splitlines()[0])
+    parser.add_function_arguments(function, as_positional=True)
+    return parser
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """log p(x) of a run."""
+    parser = _run_parser("evaluate", _score)
+    _score(**vars(parser.parse_args(list(arguments))))
+
+
+def _plot(run: str) -> None:
+    """Draws the figures of a run again.
+
+    Args:
+        run: folder of the run
+    """
+    pair, data, out = _open_run(run)
+    _draw(out, pair, data)
+
+
+def plot(arguments: Sequence[str]) -> None:
+    """The figures of a run."""
+    parser = _run_parser("plot", _plot)
+    _plot(**vars(parser.parse_args(list(arguments))))

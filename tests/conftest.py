@@ -1,0 +1,33 @@
+"""What all tests share: one thread (the tests are small), and a check that no test leaves Pyro or torch changed."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch.distributions import Distribution
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_global():
+    """A test starts from a seed and leaves validation as it was."""
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    before = Distribution._validate_args
+    yield
+    assert Distribution._validate_args == before, "a test left torch's validation of distributions changed"
+
+
+@pytest.fixture
+def root() -> Path:
+    """The folder of the real data; tests that need it are skipped where it is not there."""
+    folder = os.environ.get("PYRO_VAE_DATA")
+    if not folder:
+        pytest.skip("PYRO_VAE_DATA does not name a folder with MNIST and the Frey faces")
+    return Path(folder)
