@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -155,10 +157,16 @@ def _load(name: str, *options: Any) -> Data:
 _LOAD_OPTIONS = ("root", "binarization", "split", "valid_size", "test_size", "image_size", "channels", "download")
 
 
-def _train_parser(model: type) -> ArgumentParser:
-    import inspect
+class _Parser(ArgumentParser):
+    """Shows docstrings in a terminal: without the marks of reStructuredText."""
 
-    parser = ArgumentParser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
+    def format_help(self) -> str:
+        text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], super().format_help())
+        return text.replace("``", "")
+
+
+def _train_parser(model: type) -> ArgumentParser:
+    parser = _Parser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_argument(
         "--data", type=str, default="digits", help="name of a data set, or a file or folder of your own"
@@ -316,7 +324,7 @@ def _score(
 
 
 def _run_parser(name: str, function: Any) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"pyro-vae {name}", description=(function.__doc__ or "").strip().splitlines()[0])
+    parser = _Parser(prog=f"pyro-vae {name}", description=(function.__doc__ or "").strip().splitlines()[0])
     parser.add_function_arguments(function, as_positional=True)
     return parser
 

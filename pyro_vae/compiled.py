@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 Outputs = list[Tensor]
 Gradients = list["Tensor | None"]
 
@@ -57,6 +57,7 @@ class Compiled:
         self.mode: str = "inductor" if compile == "auto" else compile
         self._graphs: dict[Any, Callable[..., Sequence[Any]]] = {}
         self._uses: dict[Any, int] = {}
+        self._fused: set[Any] = set()  # the keys of the graphs that inductor has compiled
         if obstacle is not None and self.mode != "eager":
             self._fall_back("eager", obstacle)
         if self.mode == "inductor" and not _has_compiler(module):
@@ -94,8 +95,10 @@ class Compiled:
         if key not in self._graphs:
             self._graphs[key] = self._trace(list(trained), list(fixed), flat)
         uses = self._uses[key] = self._uses.get(key, 0) + 1
-        if self.mode == "inductor" and uses == (1 if len(self._graphs) == 1 else self._uses_before_compiling):
+        often = uses >= self._uses_before_compiling or not self._fused
+        if self.mode == "inductor" and often and key not in self._fused:
             self._graphs[key] = self._compile(self._graphs[key], flat)
+            self._fused.add(key)
         with torch.no_grad():
             results = list(self._graphs[key](*flat))
         split = len(results) - len(trained)
@@ -117,16 +120,22 @@ class Compiled:
             outputs, gradients = _differentiated(outputs, leaves) if self._differentiates else (outputs, [])
             return [*outputs, *gradients]
 
-        # On fake tensors, which have no values: nothing is written, and a program that looks at a value (by `if`,
-        # `tolist`, a boolean mask) stops the tracer instead of having that value frozen into the graph. The same for
-        # validation, which looks at every value.
+        # On fake tensors, which have no values: nothing is written, and a program that looks at a value (`if z > 0`,
+        # `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the graph.
+        # Validation looks at every value.
         devices = [value.device for value in flat if value.device.type == "cuda"][:1]
         try:
             with torch.random.fork_rng(devices), pyro.validation_enabled(False):
-                return make_fx(compute, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
+                graph = make_fx(compute, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
         except Exception as error:
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
             raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
+        # What a program reaches by its own reference is a constant of the graph, which has no gradient.
+        constants = {id(getattr(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
+        for name, parameter in self._module.named_parameters():
+            if name in trained and id(parameter) in constants:
+                raise _Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
+        return graph
 
     def _compile(self, graph: Callable[..., Sequence[Any]], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
         import torch._inductor
@@ -172,15 +181,25 @@ def _apart(gradients: Sequence[Tensor | None]) -> Gradients:
     return apart
 
 
-def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32.
+def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What ``"auto"`` means on this machine: bfloat16 where matrix products in it are native, float32 elsewhere.
 
     Raises:
-        ValueError: if ``precision`` is neither "float32" nor "bfloat16".
+        ValueError: if ``precision`` is not "float32", "bfloat16" or "auto".
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}.")
-    if precision == "bfloat16":
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu.get_capabilities()
+    return "bfloat16" if native.get("avx512_bf16") or native.get("amx_bf16") or native.get("bf16") else "float32"
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32."""
+    if resolved(precision, device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -102,6 +103,8 @@ class _ResolveParameters(Messenger):
         self.owned = {id(parameter) for parameter in self.pair.parameters()}
 
     def _pyro_param(self, msg: Any) -> None:
+        if msg["done"]:
+            return  # answered by an isolation further in, or by the user's own handler
         name, *rest = msg["args"]
         local = cast("LocalParameters | None", self.pair._modules.get(_LOCAL))
         if local is None or name not in local:
@@ -202,11 +205,12 @@ class Pair(nn.Module):
         parts = [part for module in known for part in module.modules()]
         exact = (part for part in parts if _parameter_at(part, path) is parameter)
         around = (module for module in known if any(other is parameter for other in module.parameters()))
-        module = next((*exact, *around), None)
+        module = next(itertools.chain(exact, around), None)
         if module is None:
             return False
         key = announced.replace(".", "/")
-        if key in self.announced and any(part is self.announced[key] for part in parts):
+        other = self.announced._modules.get(key)
+        if other is not None and other is not module and any(part is other for part in parts):
             raise ValueError(
                 f"two modules are announced as {announced!r}. Give each its own name: pyro.module(name, module)."
             )
@@ -358,6 +362,17 @@ def data_plate(x: Tensor | None) -> pyro.plate:
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)
 
 
+def vectorized(
+    pair: nn.Module, num_particles: int | None = None, max_plate_nesting: int = 1
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``(model, guide)`` of :func:`programs`, in a plate of ``num_particles`` on the left of their own plates."""
+    model, guide = programs(pair)
+    if num_particles is not None:
+        plate = pyro.plate("num_particles_vectorized", num_particles, dim=-1 - max_plate_nesting)
+        model, guide = plate(model), plate(guide)
+    return model, guide
+
+
 def run(
     pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1
 ) -> tuple[Trace, Trace]:
@@ -367,10 +382,7 @@ def run(
         ``(model_trace, guide_trace)``. With ``num_particles`` the draws have one more dimension on the left of the
         plates: a latent inside the data plate is ``[num_particles, B, *event]``.
     """
-    model, guide = programs(pair)
-    if num_particles is not None:
-        plate = pyro.plate("num_particles_vectorized", num_particles, dim=-1 - max_plate_nesting)
-        model, guide = plate(model), plate(guide)
+    model, guide = vectorized(pair, num_particles, max_plate_nesting)
     guide_trace = poutine.trace(guide).get_trace(*batch)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     return model_trace, guide_trace

@@ -82,7 +82,8 @@ class ConvEncoder(nn.Module):
         activation: class of the non-linearity.
 
     Raises:
-        ValueError: if ``in_shape`` is not ``(C, H, W)``, there are no ``channels``, or the input has another event shape.
+        ValueError: if ``in_shape`` is not ``(C, H, W)``, there are no ``channels``, or the input has another event
+            shape.
     """
 
     def __init__(

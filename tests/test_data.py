@@ -5,14 +5,16 @@ from __future__ import annotations
 import doctest
 import gzip
 import hashlib
+import importlib
+import io
 import os
 import pickle
+import pkgutil
 import re
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -29,55 +31,70 @@ from pyro_vae import data
 from pyro_vae.data import Data, Split, Stream, as_data, load
 
 ROOT = os.environ.get("PYRO_VAE_DATA")
+LIMIT = "pyro_vae.data.arrays.IN_MEMORY_LIMIT"
 
 
-def needs(path: str) -> pytest.MarkDecorator:
+def needs(path):
     there = ROOT is not None and (Path(ROOT) / path).exists()
     return pytest.mark.skipif(not there, reason=f"needs {path} in the folder that PYRO_VAE_DATA names")
 
 
-def grey(n: int = 20, shape: tuple[int, ...] = (1, 4, 5), seed: int = 0) -> torch.Tensor:
+def grey(n=20, shape=(1, 4, 5), seed=0):
     return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+def same(a, b):
     return len(a) == len(b) and all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
 
 
-# Split: what it holds -------------------------------------------------------------------------------------------------
+def parts_of(found):
+    return [s for s in (found.train, found.valid, found.test) if s is not None]
 
 
-def test_uint8_is_kept_and_comes_as_float_in_unit_interval() -> None:
-    x = grey()
-    split = Split(x)
-    assert split.tensors[0].dtype == torch.uint8
-    assert split.event_shape == (1, 4, 5)
-    assert len(split) == 20
-    (batch,) = split.batch([3, 0])
+def everything(found):
+    return torch.cat([s.tensors[0] for s in parts_of(found)])
+
+
+class Rows(IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self):
+        return iter(grey(10))
+
+
+class Mapped(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+# Split
+
+
+def test_a_batch_is_x_as_float_and_the_further_tensors_as_they_are():
+    x, w = grey(), torch.rand(20, 3, dtype=torch.float64)
+    split = Split(x, torch.arange(20), w, labels=torch.arange(20) % 3)
+    assert (split.tensors[0].dtype, split.event_shape, len(split)) == (torch.uint8, (1, 4, 5), 20)
+    batch, y5, w5 = split.batch(torch.tensor([5, 7, 5]))
     assert batch.dtype == torch.float32
-    assert batch.is_contiguous()
-    torch.testing.assert_close(batch, x[[3, 0]].double().div(255).float(), rtol=0, atol=0)
-
-
-def test_further_tensors_keep_dtype_and_follow_the_index() -> None:
-    y, w = torch.arange(20), torch.rand(20, 3, dtype=torch.float64)
-    split = Split(grey(), y, w, labels=torch.arange(20) % 3)
-    x, y3, w3 = split.batch(torch.tensor([5, 7, 5]))
-    assert x.shape == (3, 1, 4, 5)
-    assert y3.tolist() == [5, 7, 5]
-    assert w3.dtype == torch.float64
-    assert torch.equal(w3, w[[5, 7, 5]])
+    assert torch.equal(batch, x[[5, 7, 5]].double().div(255).float())
+    assert y5.tolist() == [5, 7, 5]
+    assert torch.equal(w5, w[[5, 7, 5]])
 
 
 @pytest.mark.parametrize(
     "index", [slice(2, 9, 3), [2, 5, 8], np.array([2, 5, 8]), torch.tensor([2, 5, 8]), range(2, 9, 3)]
 )
-def test_index_of_any_kind(index: object) -> None:
-    split = Split(torch.arange(10.0))
-    assert split.batch(index)[0].tolist() == [2.0, 5.0, 8.0]  # type: ignore[arg-type]
+def test_index_of_any_kind(index):
+    assert Split(torch.arange(10.0)).batch(index)[0].tolist() == [2.0, 5.0, 8.0]
 
 
-def test_writing_into_a_batch_leaves_the_split() -> None:
+def test_writing_into_a_batch_leaves_the_split():
     x = torch.rand(6, 2)
     split, before = Split(x), x.clone()
     split.batch(slice(None))[0].zero_()
@@ -85,27 +102,24 @@ def test_writing_into_a_batch_leaves_the_split() -> None:
     assert torch.equal(split.tensors[0], before)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64, ">i4"])
-def test_integers_within_a_byte_become_uint8(dtype: str) -> None:
-    split = Split(np.array([[0, 3], [7, 100]], dtype=dtype))
-    assert split.tensors[0].dtype == torch.uint8
-    assert split.tensors[0].tolist() == [[0, 3], [7, 100]]
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, np.uint64, ">i4"])
+def test_integers_within_a_byte_become_uint8(dtype):
+    x = Split(np.array([[0, 3], [7, 100]], dtype=dtype)).tensors[0]
+    assert (x.dtype, x.tolist()) == (torch.uint8, [[0, 3], [7, 100]])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f8"])
-def test_floats_become_float32(dtype: str) -> None:
-    x = Split(np.array([[-2.5, 7.0]], dtype=dtype)).tensors[0]
-    assert x.dtype == torch.float32
-    assert x.tolist() == [[-2.5, 7.0]]
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.longdouble, ">f8"])
+def test_floats_become_float32_of_any_range(dtype):
+    x = Split(np.array([[-2.5, 7.0]], dtype=dtype)).batch([0])[0]
+    assert (x.dtype, x.tolist()) == (torch.float32, [[-2.5, 7.0]])
 
 
-def test_booleans_become_zero_and_one() -> None:
+def test_booleans_become_zero_and_one():
     x = Split(torch.tensor([[True, False]])).batch([0])[0]
-    assert x.dtype == torch.float32
-    assert x.tolist() == [[1.0, 0.0]]
+    assert (x.dtype, x.tolist()) == (torch.float32, [[1.0, 0.0]])
 
 
-def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn):
     array = np.arange(12.0).reshape(4, 3)
     array.flags.writeable = False
     assert Split(array[::-1]).batch([0])[0].tolist() == [[9.0, 10.0, 11.0]]
@@ -117,14 +131,11 @@ def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn: pyte
     [
         ((), {}, ValueError, r"no tensors"),
         ((torch.zeros(0, 3),), {}, ValueError, r"empty \(shape \[0, 3\]\)"),
-        ((torch.zeros(3, 0),), {}, ValueError, r"empty"),
         ((torch.tensor(1.0),), {}, ValueError, r"empty|one datum"),
         (([1.0],), {}, TypeError, r"x of 'data' is a list"),
         ((np.array(["a"]),), {}, TypeError, r"dtype <U1"),
-        ((np.array([{}]),), {}, TypeError, r"dtype object"),
         ((torch.zeros(2, 2, dtype=torch.complex64),), {}, TypeError, r"complex"),
         ((torch.tensor([[0, 300]]),), {}, ValueError, r"integers from 0 to 300.*0\.\.255"),
-        ((torch.tensor([[-1, 3]]),), {}, ValueError, r"integers from -1 to 3"),
         ((torch.tensor([[0, 1]]),), {}, ValueError, r"only the integers 0 and 1.*booleans"),
         ((torch.tensor([[0.0, 1.5]]),), {"binarization": "dynamic"}, ValueError, r"from 0 to 1\.5.*x / 255"),
         ((torch.tensor([[-0.1, 1.0]]),), {"binarization": "static"}, ValueError, r"from -0\.1 to 1"),
@@ -135,64 +146,48 @@ def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn: pyte
         ((torch.rand(3, 2),), {"seed": 0.5}, TypeError, r"seed is 0\.5"),
     ],
 )
-def test_refusals_of_a_split(tensors: tuple, options: dict, error: type[Exception], match: str) -> None:
+def test_refusals_of_a_split(tensors, options, error, match):
     with pytest.raises(error, match=match):
         Split(*tensors, **options)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
-def test_the_first_datum_that_is_not_finite_is_named(bad: float) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+def test_the_first_datum_that_is_not_finite_is_named(bad):
     x = torch.rand(9, 1, 2, 2, dtype=torch.float64)
-    x[6, 0, 1, 0] = bad
-    x[8] = bad
+    x[6, 0, 1, 0] = x[8] = bad
     with pytest.raises(ValueError, match=r"in 2 of 9 data, the first at index 6"):
         Split(x)
-
-
-def test_floats_outside_the_unit_interval_are_fine_without_binarization() -> None:
-    assert Split(torch.tensor([[-3.0, 12.0]])).batch([0])[0].tolist() == [[-3.0, 12.0]]
 
 
 @pytest.mark.parametrize(
     ("index", "error"), [([0, 3], IndexError), ([-1], IndexError), ([0.5], TypeError), ([True] * 3, TypeError)]
 )
-def test_refusals_of_an_index(index: list, error: type[Exception]) -> None:
+def test_refusals_of_an_index(index, error):
     with pytest.raises(error, match="index"):
         Split(torch.rand(3, 2)).batch(index)
 
 
-def test_an_empty_index_gives_an_empty_batch() -> None:
-    for binarization in ("none", "dynamic", "static"):
-        x = Split(grey(), binarization=binarization).batch([])[0]
-        assert x.shape == (0, 1, 4, 5)
-        assert x.dtype == torch.float32
+@pytest.mark.parametrize("binarization", ["none", "dynamic", "static"])
+def test_an_empty_index_gives_an_empty_batch(binarization):
+    x = Split(grey(), binarization=binarization).batch([])[0]
+    assert (x.shape, x.dtype) == ((0, 1, 4, 5), torch.float32)
 
 
-def test_take_and_to() -> None:
+def test_take_and_to():
     split = Split(grey(), torch.arange(20), labels=torch.arange(20), binarization="static", seed=4)
-    first = split.take(7).to("cpu")
-    assert len(first) == 7
-    assert first.labels is not None
+    first = split.take(7)
+    assert (len(first), len(split), len(split.take(100))) == (7, 20, 20)
     assert first.labels.tolist() == list(range(7))
     assert same(first.batch(slice(None)), split.batch(slice(7)))  # static pixels are not drawn again
-    assert len(split) == 20
-    assert len(split.take(100)) == 20
     with pytest.raises(ValueError, match="n is 0"):
         split.take(0)
+    moved = split.to("meta")
+    assert {t.device.type for t in (*moved.tensors, moved.labels)} == {"meta"}
 
 
-def test_to_moves_every_tensor() -> None:
-    split = Split(grey(), torch.arange(20), labels=torch.arange(20)).to("meta")
-    assert split.labels is not None
-    assert {t.device.type for t in (*split.tensors, split.labels)} == {"meta"}
-
-
-# Split: batches -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 20, 1000])
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_one_pass_holds_each_datum_once(batch_size: int, shuffle: bool) -> None:
+def test_one_pass_holds_each_datum_once(batch_size, shuffle):
     split = Split(torch.arange(20.0)[:, None])
     batches = [x for (x,) in split.batches(batch_size, shuffle=shuffle)]
     assert len(batches) == split.num_batches(batch_size) == -(-20 // batch_size)
@@ -202,7 +197,7 @@ def test_one_pass_holds_each_datum_once(batch_size: int, shuffle: bool) -> None:
     assert (values == list(range(20))) is not shuffle
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n=st.integers(1, 30),
     batch_size=st.integers(1, 12),
@@ -211,9 +206,7 @@ def test_one_pass_holds_each_datum_once(batch_size: int, shuffle: bool) -> None:
     shuffle=st.booleans(),
     binarization=st.sampled_from(["none", "dynamic", "static"]),
 )
-def test_the_batch_at_a_place_does_not_depend_on_start(
-    n: int, batch_size: int, start: int, epoch: int, shuffle: bool, binarization: data.Binarization
-) -> None:
+def test_the_batch_at_a_place_does_not_depend_on_start(n, batch_size, start, epoch, shuffle, binarization):
     split = Split(grey(n), torch.arange(n), binarization=binarization)
     whole = list(split.batches(batch_size, shuffle=shuffle, epoch=epoch))
     rest = list(split.batches(batch_size, shuffle=shuffle, epoch=epoch, start=start))
@@ -221,18 +214,7 @@ def test_the_batch_at_a_place_does_not_depend_on_start(
     assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
 
 
-def test_order_is_fixed_by_seed_and_epoch() -> None:
-    split = Split(torch.arange(50.0))
-
-    def order(**keys: int) -> list[float]:
-        return next(split.batches(50, shuffle=True, **keys))[0].tolist()
-
-    assert order(seed=1, epoch=2) == order(seed=1, epoch=2)
-    orders = [order(seed=s, epoch=e) for s in range(3) for e in range(3)]
-    assert len({tuple(o) for o in orders}) == 9
-
-
-def test_every_order_is_about_as_frequent() -> None:
+def test_every_order_is_about_as_frequent():
     split = Split(torch.arange(3.0))
     orders = [tuple(next(split.batches(3, shuffle=True, epoch=e))[0].tolist()) for e in range(1200)]
     counts = [orders.count(o) for o in set(orders)]
@@ -244,53 +226,46 @@ def test_every_order_is_about_as_frequent() -> None:
     ("options", "error"),
     [
         ({"batch_size": 0}, ValueError),
-        ({"batch_size": -3}, ValueError),
         ({"batch_size": 2.5}, TypeError),
         ({"batch_size": 2, "epoch": -1}, ValueError),
         ({"batch_size": 2, "seed": -1}, ValueError),
         ({"batch_size": 2, "start": -1}, ValueError),
     ],
 )
-def test_refusals_of_batches_come_at_once(options: dict, error: type[Exception]) -> None:
+def test_refusals_of_batches_come_at_once(options, error):
     with pytest.raises(error, match=list(options)[-1]):
         Split(torch.rand(3, 2)).batches(**options)  # not iterated
 
 
-def test_global_random_states_are_neither_read_nor_moved() -> None:
-    def everything() -> list[torch.Tensor]:
+def test_global_random_states_are_neither_read_nor_moved():
+    def draws():
         split = Split(grey(), binarization="dynamic")
         static = Split(torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), binarization="static")
         loader = DataLoader(TensorDataset(grey()), batch_size=6, shuffle=True)
         streamed = Stream(loader, binarization="dynamic").batches(epoch=1)
         digits = load("digits", binarization="dynamic").train.batches(1297, shuffle=True)
-        return [
-            *(x for (x,) in split.batches(6, shuffle=True)),
-            *(x for (x,) in streamed),
-            *next(digits),
-            static.tensors[0],
-        ]
+        return [*(x for (x,) in (*split.batches(6, shuffle=True), *streamed, *digits)), static.tensors[0]]
 
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (the global state is what is tested)
     before, before_np = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
-    first = everything()
+    first = draws()
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], before_np)  # noqa: NPY002
     torch.manual_seed(2)
-    assert same(tuple(everything()), tuple(first))
+    assert same(draws(), first)
 
 
-# Split: binarisation --------------------------------------------------------------------------------------------------
+# binarisation
 
 
 @pytest.mark.parametrize("as_float", [False, True])
-def test_dynamic_draws_have_the_mean_of_their_grey(as_float: bool) -> None:
+def test_dynamic_draws_have_the_mean_of_their_grey(as_float):
     x = torch.arange(256, dtype=torch.uint8).repeat(4, 1)
     split = Split(x / 255 if as_float else x, binarization="dynamic")
     n = 1000
     total = torch.stack([split.batch(slice(None), draw=i)[0] for i in range(n)]).sum((0, 1))
-    assert total[0] == 0
-    assert total[255] == 4 * n
+    assert (total[0], total[255]) == (0, 4 * n)
     p = torch.arange(256) / 255
     deviation = (total / (4 * n) - p)[1:-1] / (p * (1 - p) / (4 * n)).sqrt()[1:-1]
     assert deviation.abs().max() < 5
@@ -298,15 +273,14 @@ def test_dynamic_draws_have_the_mean_of_their_grey(as_float: bool) -> None:
     assert abs(float(deviation.mean())) < 5 / 254**0.5
 
 
-def test_black_and_white_are_certain() -> None:
-    for x in (torch.tensor([0, 255], dtype=torch.uint8), torch.tensor([0.0, 1.0])):
-        for binarization in ("dynamic", "static"):
-            split = Split(x.repeat(200_000, 1), binarization=binarization)
-            drawn = split.batch(slice(None))[0]
-            assert drawn.sum(0).tolist() == [0, 200_000]
+@pytest.mark.parametrize("x", [torch.tensor([0, 255], dtype=torch.uint8), torch.tensor([0.0, 1.0])])
+@pytest.mark.parametrize("binarization", ["dynamic", "static"])
+def test_black_and_white_are_certain(x, binarization):
+    split = Split(x.repeat(200_000, 1), binarization=binarization)
+    assert split.batch(slice(None))[0].sum(0).tolist() == [0, 200_000]
 
 
-def test_neighbouring_pixels_and_batches_are_drawn_independently() -> None:
+def test_neighbouring_pixels_and_batches_are_drawn_independently():
     split = Split(torch.full((400, 1, 20, 20), 128, dtype=torch.uint8), binarization="dynamic")
     a, b = (next(split.batches(400, epoch=e))[0].flatten() - 128 / 255 for e in (0, 1))
     bound = 5 * 0.25 / len(a) ** 0.5
@@ -315,42 +289,40 @@ def test_neighbouring_pixels_and_batches_are_drawn_independently() -> None:
         assert abs(float((a[lag:] * a[:-lag]).mean())) < bound
 
 
-def test_batches_of_one_pass_are_drawn_apart() -> None:
-    x = torch.full((30, 50), 128, dtype=torch.uint8)
-    for made in (
-        Split(x, binarization="dynamic"),
-        Stream(DataLoader(TensorDataset(x), batch_size=10), binarization="dynamic"),
-    ):
-        first, second, third = (b for (b,) in made.batches(10))
-        assert not first.equal(second)
-        assert not second.equal(third)
+@pytest.mark.parametrize("make", [Split, lambda x, **k: Stream(DataLoader(TensorDataset(x), batch_size=10), **k)])
+def test_batches_of_one_pass_are_drawn_apart(make):
+    made = make(torch.full((30, 50), 128, dtype=torch.uint8), binarization="dynamic")
+    first, second, third = (b for (b,) in made.batches(10))
+    assert not first.equal(second)
+    assert not second.equal(third)
 
 
-def test_orders_and_draws_stay_what_they_were_in_the_first_release() -> None:
+def test_orders_and_draws_stay_what_they_were_in_the_first_release():
     order = next(Split(torch.arange(10.0)).batches(10, shuffle=True, epoch=1, seed=2))[0]
     assert order.int().tolist() == [0, 1, 5, 2, 3, 6, 7, 9, 4, 8]
     x = torch.full((1, 16), 128, dtype=torch.uint8)
-    assert Split(x, binarization="static", seed=3).tensors[0].div(255).int().tolist() == [
-        [0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1]
-    ]
-    assert next(Split(x, binarization="dynamic").batches(1, epoch=1, seed=2))[0].int().tolist() == [
-        [0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 1]
-    ]
-    assert load("digits", seed=4).test.labels[:10].tolist() == [9, 3, 5, 7, 4, 6, 5, 1, 5, 3]  # type: ignore[index, union-attr]
+    static = Split(x, binarization="static", seed=3).tensors[0].div(255).int()
+    assert static.tolist() == [[0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1]]
+    dynamic = next(Split(x, binarization="dynamic").batches(1, epoch=1, seed=2))[0].int()
+    assert dynamic.tolist() == [[0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 1]]
+    assert load("digits", seed=4).test.labels[:10].tolist() == [9, 3, 5, 7, 4, 6, 5, 1, 5, 3]
 
 
-def test_dynamic_draws_are_fixed_by_the_keys() -> None:
+def test_orders_and_dynamic_draws_are_fixed_by_the_keys():
+    numbers = Split(torch.arange(50.0))
+    keys = [(e, s) for e in (0, 1, 2) for s in (0, 1, 2)]
+    orders = [next(numbers.batches(50, shuffle=True, epoch=e, seed=s))[0] for e, s in (*keys, *keys)]
+    assert same(orders[:9], orders[9:])
+    assert len({tuple(o.tolist()) for o in orders}) == 9
     split, other = (Split(grey(), binarization="dynamic", seed=s) for s in (3, 4))
-    assert set(split.batch(slice(None))[0].unique().tolist()) == {0.0, 1.0}
     assert same(split.batch([1, 2], draw=5), split.batch([1, 2], draw=5))
     draws = [split.batch(slice(None), draw=0), split.batch(slice(None), draw=1), other.batch(slice(None), draw=0)]
     draws += [next(split.batches(20, epoch=e, seed=s)) for e in (0, 1) for s in (0, 1)]
     assert not any(same(a, b) for i, a in enumerate(draws) for b in draws[:i])
-    assert all(same(a, b) for a, b in zip(split.batches(6, epoch=2), split.batches(6, epoch=2), strict=True))
 
 
 @pytest.mark.parametrize("x", [grey(50), grey(50) / 255])
-def test_static_is_drawn_once(x: torch.Tensor) -> None:
+def test_static_is_drawn_once(x):
     split = Split(x, binarization="static", seed=1)
     assert split.tensors[0].dtype == torch.uint8
     (first,) = split.batch(slice(None))
@@ -363,11 +335,11 @@ def test_static_is_drawn_once(x: torch.Tensor) -> None:
     assert abs(float((first - values).mean())) < 5 * 0.5 / x.numel() ** 0.5
 
 
-def test_dynamic_binarisation_takes_less_than_half_of_torch_bernoulli() -> None:
+def test_dynamic_binarisation_takes_less_than_half_of_torch_bernoulli():
     x = grey(512, (784,))
     split, probability, index = Split(x, binarization="dynamic"), x / 255, torch.arange(512)
 
-    def best(f: Callable[[], object]) -> float:
+    def best(f):
         times = []
         for _ in range(15):
             begin = time.thread_time()  # not the time on the wall, which depends on who else is working
@@ -383,48 +355,31 @@ def test_dynamic_binarisation_takes_less_than_half_of_torch_bernoulli() -> None:
         torch.set_num_threads(threads)
 
 
-# Stream ---------------------------------------------------------------------------------------------------------------
+# Stream
 
 
-class Rows(IterableDataset):
-    """Rows without a length."""
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(grey(10))
-
-
-class Mapped(Dataset):
-    def __init__(self, items: list) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> object:
-        return self.items[index]
+def test_a_stream_gives_what_the_split_gives():
+    stream = Stream(DataLoader(TensorDataset(grey()), batch_size=6))
+    assert (stream.num_batches(1000), stream.num_data, stream.event_shape) == (4, 20, (1, 4, 5))
+    assert all(same(a, b) for a, b in zip(stream.batches(99), Split(grey()).batches(6), strict=True))
 
 
-def test_a_stream_gives_what_the_split_gives() -> None:
-    x = grey()
-    stream = Stream(DataLoader(TensorDataset(x), batch_size=6))
-    assert stream.num_batches(1000) == 4
-    assert stream.event_shape == (1, 4, 5)
-    assert all(same(a, b) for a, b in zip(stream.batches(99), Split(x).batches(6), strict=True))
-    assert all(t.dtype == torch.float32 for (t,) in stream.batches(6))
-
-
-def test_integer_labels_are_dropped_unless_kept() -> None:
+def test_integer_labels_are_dropped_unless_kept():
     loader = DataLoader(TensorDataset(grey(), torch.arange(20)), batch_size=6)
     assert [len(b) for b in Stream(loader).batches()] == [1] * 4
     assert torch.equal(torch.cat([y for _, y in Stream(loader, keep_labels=True).batches()]), torch.arange(20))
     targets = DataLoader(TensorDataset(grey(), torch.rand(20)), batch_size=6)  # real numbers are no labels
     assert [len(b) for b in Stream(targets).batches()] == [2] * 4
+    split = Stream(loader).take(8)
+    assert isinstance(split, Split)
+    assert split.tensors[0].equal(grey()[:8])
+    assert split.labels.tolist() == list(range(8))
 
 
-def test_a_shuffling_loader_follows_seed_and_epoch() -> None:
+def test_a_shuffling_loader_follows_seed_and_epoch():
     stream = Stream(DataLoader(TensorDataset(torch.arange(40.0)), batch_size=8, shuffle=True))
 
-    def order(**keys: int) -> list[float]:
+    def order(**keys):
         return torch.cat([x for (x,) in stream.batches(8, **keys)]).tolist()
 
     assert sorted(order()) == list(range(40))
@@ -433,177 +388,143 @@ def test_a_shuffling_loader_follows_seed_and_epoch() -> None:
     assert order(epoch=1, start=3) == order(epoch=1)[24:]
 
 
-def test_dynamic_stream() -> None:
+def test_dynamic_stream():
     stream = Stream(DataLoader(grey(), batch_size=6), binarization="dynamic", seed=5)
     first, again, other = ([x for (x,) in stream.batches(epoch=e)] for e in (0, 0, 1))
     assert set(torch.cat(first).unique().tolist()) == {0.0, 1.0}
-    assert same(tuple(first), tuple(again))
-    assert not same(tuple(first), tuple(other))
-    assert same(tuple(x for (x,) in stream.batches(start=2)), tuple(first[2:]))
+    assert same(first, again)
+    assert not same(first, other)
+    assert same([x for (x,) in stream.batches(start=2)], first[2:])
 
 
-def test_a_stream_without_length() -> None:
+def test_a_stream_without_length():
     stream = Stream(DataLoader(Rows(), batch_size=4))
     assert stream.num_batches() is None
     assert [len(x) for (x,) in stream.batches()] == [4, 4, 2]
     assert Data("rows", stream).describe() == "rows: train streamed images of 1 x 4 x 5, binarization none"
 
 
-def test_take_of_a_stream_is_a_split() -> None:
-    loader = DataLoader(TensorDataset(grey(), torch.arange(20)), batch_size=6)
-    split = Stream(loader).take(8)
-    assert isinstance(split, Split)
-    assert split.tensors[0].equal(grey()[:8])
-    assert split.labels is not None
-    assert split.labels.tolist() == list(range(8))
+@pytest.mark.parametrize(
+    ("act", "error", "match"),
+    [
+        (lambda: Stream(grey()), TypeError, r"Stream.. was given a Tensor"),
+        (lambda: Stream(DataLoader(grey()), binarization="static"), ValueError, '"static" needs all data in memory'),
+        (lambda: next(Stream(DataLoader(Mapped([{"x": grey(1)}]))).batches()), TypeError, "gives a dict"),
+        (
+            lambda: list(Stream(DataLoader(torch.tensor([[0.0], [float("nan")]]))).batches()),
+            ValueError,
+            r"x of batch 1 of 'stream'.*not finite",
+        ),
+        (lambda: Stream(DataLoader(grey())).batches(start=-1), ValueError, "start is -1"),
+        (
+            lambda: Stream(DataLoader(TensorDataset(grey(3)), batch_size=5, drop_last=True)).event_shape,
+            ValueError,
+            "gives no batch",
+        ),
+    ],
+)
+def test_refusals_of_a_stream(act, error, match):
+    with pytest.raises(error, match=match):
+        act()
 
 
-def test_refusals_of_a_stream() -> None:
-    with pytest.raises(TypeError, match=r"Stream.. was given a Tensor"):
-        Stream(grey())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match='"static" needs all data in memory'):
-        Stream(DataLoader(grey()), binarization="static")
-    with pytest.raises(TypeError, match="gives a dict"):
-        next(Stream(DataLoader(Mapped([{"x": grey(1)}]))).batches())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"x of batch 1 of 'stream'.*not finite"):
-        list(Stream(DataLoader(torch.tensor([[0.0], [float("nan")]]))).batches())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"from 0 to 3.*\[0, 1\]"):
-        next(Stream(DataLoader(torch.tensor([[0.0, 3.0]])), binarization="dynamic").batches())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="start is -1"):
-        Stream(DataLoader(grey())).batches(start=-1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gives no batch"):
-        _ = Stream(DataLoader(TensorDataset(grey(3)), batch_size=5, drop_last=True)).event_shape
+# as_data
 
 
-# as_data --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda x: x, (1, 4, 5)),
+        (lambda x: x.numpy(), (1, 4, 5)),
+        (lambda x: x[:, 0], (1, 4, 5)),  # [N, H, W]: grey images
+        (lambda x: x.flatten(1), (20,)),
+        (lambda x: Subset(TensorDataset(x), [1, 2]), (1, 4, 5)),
+        (lambda x: DataLoader(TensorDataset(x)), (1, 4, 5)),
+    ],
+)
+def test_what_fit_accepts(make, shape):
+    found = as_data(make(grey()))
+    assert (found.event_shape, found.valid) == (shape, None)
+    assert next(found.train.batches(2))[0].dtype == torch.float32
 
 
-def test_what_fit_accepts() -> None:
-    x = grey()
-    for given_, shape in (
-        (x, (1, 4, 5)),
-        (x.numpy(), (1, 4, 5)),
-        (x[:, 0], (1, 4, 5)),  # [N, H, W]: grey images
-        (x.flatten(1), (20,)),
-        (Split(x), (1, 4, 5)),
-        (Data("d", Split(x)), (1, 4, 5)),
-        (TensorDataset(x), (1, 4, 5)),
-        (Subset(TensorDataset(x), [1, 2]), (1, 4, 5)),
-        (DataLoader(TensorDataset(x)), (1, 4, 5)),
-    ):
-        found = as_data(given_)
-        assert isinstance(found, Data)
-        assert found.event_shape == shape
-        assert found.valid is None
-        assert next(found.train.batches(2))[0].dtype == torch.float32
-
-
-def test_data_and_splits_pass_unchanged() -> None:
+def test_data_and_splits_pass_unchanged():
     split = Split(grey(), binarization="dynamic")
     whole = Data("d", split)
     assert as_data(whole) is whole
-    assert as_data(split).train is split
-    assert as_data(split, binarization="dynamic").train is split
+    assert as_data(split).train is as_data(split, binarization="dynamic").train is split
     for made in (split, whole, (grey(), split)):
         with pytest.raises(ValueError, match="'static' was asked for, but 'data' was made with 'dynamic'"):
             as_data(made, binarization="static")
 
 
-def test_tensor_dataset_becomes_arguments() -> None:
+def test_tensor_dataset_becomes_arguments():
     found = as_data(TensorDataset(grey(), torch.arange(20)), binarization="dynamic").train
-    x, y = found.batch([4])  # type: ignore[union-attr]
+    x, y = found.batch([4])
     assert set(x.unique().tolist()) <= {0.0, 1.0}
-    assert y.tolist() == [4]
-    assert found.labels is None
+    assert (y.tolist(), found.labels) == ([4], None)
 
 
-def test_a_map_style_dataset_is_read_once() -> None:
-    images = [Image.fromarray(g[0].numpy()) for g in grey()]
-    split = as_data(Mapped([(image, i % 4) for i, image in enumerate(images)])).train
-    assert isinstance(split, Split)
-    assert split.tensors[0].equal(grey())
-    assert len(split.tensors) == 1
-    assert split.labels is not None
+def test_a_map_style_dataset_is_read_once():
+    split = as_data(Mapped([(Image.fromarray(g[0].numpy()), i % 4) for i, g in enumerate(grey())])).train
+    assert same(split.tensors, (grey(),))
     assert split.labels.tolist() == [i % 4 for i in range(20)]
-
-    colour = as_data(Mapped([Image.new("RGB", (5, 4), (10, 20, 30))] * 3)).train
-    assert colour.event_shape == (3, 4, 5)
+    assert as_data(Mapped([Image.new("RGB", (5, 4), (10, 20, 30))] * 3)).event_shape == (3, 4, 5)
     pairs = as_data(Mapped([(torch.rand(3), torch.rand(2))] * 4)).train
-    assert [t.shape for t in pairs.tensors] == [(4, 3), (4, 2)]  # type: ignore[union-attr]
+    assert [t.shape for t in pairs.tensors] == [(4, 3), (4, 2)]
 
 
-def test_refusals_of_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"item 1 of the dataset has shapes \[\[4\]\].*item 0 has \[\[3\]\]"):
-        as_data(Mapped([torch.rand(3), torch.rand(4)]))
-    with pytest.raises(ValueError, match="empty"):
-        as_data(Mapped([]))
-    with pytest.raises(TypeError, match="item 0 of the dataset holds a str"):
-        as_data(Mapped(["a"]))
-    monkeypatch.setattr(data, "IN_MEMORY_LIMIT", 100)
+def test_a_dataset_larger_than_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(LIMIT, 100)
     with pytest.raises(ValueError, match="DataLoader"):
         as_data(Mapped([torch.rand(3)] * 10))
 
 
-def test_tuples() -> None:
+def test_tuples():
     found = as_data((grey(), grey(8, seed=1)), binarization="static")
     assert found.describe() == "data: 20 train, 8 valid images of 1 x 4 x 5, binarization static"
-    assert found.test is None
-    three = as_data((DataLoader(grey()), None, grey(6)))  # type: ignore[arg-type]
+    three = as_data((DataLoader(grey()), None, grey(6)))
     assert isinstance(three.train, Stream)
     assert three.valid is None
-    assert len(three.test) == 6  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"valid of 'data' has data of shape \[2\] and train of \[1, 4, 5\]"):
-        as_data((grey(), torch.rand(3, 2)))
+    assert len(three.test) == 6
 
 
 @pytest.mark.parametrize(
-    ("given_", "match"),
+    ("given_", "error", "match"),
     [
-        ("mnist", r"is a str.*load\('mnist'\)"),
-        (None, "is a NoneType.*Split or Stream"),
-        ([1, 2], "is a list.*Stack"),
-        (Rows(), "is a Rows.*DataLoader of it"),
-        ((torch.rand(3, 2),), "this one has 1 parts"),
-        ((None, torch.rand(3, 2)), "tuple of data"),
-        ((torch.rand(3, 2), 5), "is a int"),
+        ("mnist", TypeError, r"is a str.*load\('mnist'\)"),
+        (None, TypeError, "is a NoneType.*Split or Stream"),
+        ([1, 2], TypeError, "is a list.*Stack"),
+        (Rows(), TypeError, "is a Rows.*DataLoader of it"),
+        ((torch.rand(3, 2),), TypeError, "this one has 1 parts"),
+        ((None, torch.rand(3, 2)), TypeError, "tuple of data"),
+        ((grey(), torch.rand(3, 2)), ValueError, r"valid of 'data' has data of shape \[2\] and train of \[1, 4, 5\]"),
+        (Mapped([torch.rand(3), torch.rand(4)]), ValueError, r"item 1 .* shapes \[\[4\]\].*item 0 has \[\[3\]\]"),
+        (Mapped([]), ValueError, "empty"),
+        (Mapped(["a"]), TypeError, "item 0 of the dataset holds a str"),
     ],
 )
-def test_refusals_of_as_data(given_: object, match: str) -> None:
-    with pytest.raises(TypeError, match=match):
+def test_refusals_of_as_data(given_, error, match):
+    with pytest.raises(error, match=match):
         as_data(given_)
 
 
-# load: names ----------------------------------------------------------------------------------------------------------
+# load: names
 
 
-def test_digits() -> None:
-    digits = load("digits", seed=1)
-    assert digits.describe() == "digits: 1,297 train, 250 valid, 250 test images of 1 x 8 x 8, binarization none"
+def test_digits():
     from sklearn.datasets import load_digits
 
-    published = load_digits()
-    x = torch.cat([s.tensors[0] for s in (digits.train, digits.valid, digits.test)])  # type: ignore[union-attr]
-    y = torch.cat([s.labels for s in (digits.train, digits.valid, digits.test)])  # type: ignore[union-attr, misc]
-    assert x.dtype == torch.uint8
-    assert int(x.max()) == 255
-
-    def rows(images: np.ndarray, labels: np.ndarray) -> list:
+    def rows(images, labels):
         return sorted((*image, label) for image, label in zip(images.tolist(), labels.tolist(), strict=True))
 
+    digits, published = load("digits", seed=1), load_digits()
+    assert digits.describe() == "digits: 1,297 train, 250 valid, 250 test images of 1 x 8 x 8, binarization none"
+    y = torch.cat([s.labels for s in parts_of(digits)])
     expected = np.round(published.data * 255 / 16).astype(int)
-    assert rows(x.flatten(1).numpy(), y.numpy()) == rows(expected, published.target)  # each once, with its label
-    assert same(load("digits", seed=1).test.tensors, digits.test.tensors)  # type: ignore[union-attr]
-    assert not same(load("digits", seed=2).test.tensors, digits.test.tensors)  # type: ignore[union-attr]
-
-
-def test_splits_do_not_share_their_draws(tmp_path: Path) -> None:
-    half = np.full((40, 30), 0.5)
-    np.savez(tmp_path / "a.npz", train=half, valid=half, test=half)
-    found = load(tmp_path / "a.npz", binarization="static")
-    train, valid, test = (s.tensors[0] for s in (found.train, found.valid, found.test))  # type: ignore[union-attr]
-    assert not train.equal(valid)
-    assert not train.equal(test)
-    assert not valid.equal(test)
+    assert rows(everything(digits).flatten(1), y) == rows(expected, published.target)  # each once, with its label
+    assert same(load("digits", seed=1).test.tensors, digits.test.tensors)
+    assert not same(load("digits", seed=2).test.tensors, digits.test.tensors)
 
 
 @pytest.mark.parametrize(
@@ -612,251 +533,210 @@ def test_splits_do_not_share_their_draws(tmp_path: Path) -> None:
         ("mnits", {}, ValueError, r"'mnits' is not the name.*no such file or folder.*mean 'mnist'.*fashion-mnist"),
         ("Fashon_MNIST", {}, ValueError, r"mean 'fashion-mnist'"),
         ("zzz", {}, ValueError, r"exists\. The names are digits, mnist"),
-        ("gone.npy", {}, FileNotFoundError, r"no file or folder 'gone\.npy'"),
         ("./digits", {}, FileNotFoundError, r"no file or folder '\./digits'"),
         (Path("digits"), {}, FileNotFoundError, r"no file or folder 'digits'"),
         ("digits", {"split": "published"}, ValueError, r"split='published' does not apply.*'digits'"),
         ("digits", {"valid_size": 10}, ValueError, r"valid_size=10 does not apply"),
-        ("digits", {"image_size": 10}, ValueError, r"image_size=10 does not apply"),
         ("digits", {"binarization": "sometimes"}, ValueError, r"'sometimes'"),
         ("digits", {"seed": -2}, ValueError, r"seed is -2"),
         ("frey", {"split": "random"}, ValueError, r'"frey" has "published" and "shuffled"'),
     ],
 )
-def test_refusals_of_a_name(name: str, options: dict, error: type[Exception], match: str) -> None:
+def test_refusals_of_a_name(name, options, error, match):
     with pytest.raises(error, match=match):
         load(name, **options)
 
 
-def test_import_of_the_room_is_light() -> None:
+def test_import_of_the_room_is_light():
     code = (
-        "import importlib.util, sys, torch; before = set(sys.modules)\n"
-        f"spec = importlib.util.spec_from_file_location('room', {data.__file__!r})\n"
-        "room = sys.modules['room'] = importlib.util.module_from_spec(spec); spec.loader.exec_module(room)\n"
-        "heavy = ('torchvision', 'sklearn', 'scipy', 'PIL')\n"
+        "import sys, types, torch; before = set(sys.modules)\n"
+        f"parent = sys.modules['pyro_vae'] = types.ModuleType('pyro_vae'); parent.__path__ = [{sys_path()!r}]\n"
+        "import pyro_vae.data\n"
+        "heavy = ('torchvision', 'sklearn', 'scipy', 'PIL', 'pyro')\n"
         "print([m for m in heavy if m in sys.modules and m not in before])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-# load: the MNIST family -----------------------------------------------------------------------------------------------
+def sys_path():
+    return str(Path(data.__file__).parents[1])
 
 
-def idx(array: np.ndarray) -> bytes:
+# load: the MNIST family
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def idx(array):
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
+def no_network(*args, **kwargs):
+    raise URLError("no route to host")
+
+
 @pytest.fixture(scope="module")
-def tiny_arrays() -> list[np.ndarray]:
+def tiny_files():
     """As many images as MNIST has, of 2 x 3 pixels."""
     rng = np.random.default_rng(0)
-    arrays = []
-    for n in (60_000, 10_000):
-        arrays += [rng.integers(0, 256, (n, 2, 3), np.uint8), rng.integers(0, 10, n, np.uint8)]
-    return arrays
+    shapes = [(60_000, 2, 3), (60_000,), (10_000, 2, 3), (10_000,)]
+    return {name: rng.integers(0, 10, shape, np.uint8) for name, shape in zip(FILES, shapes, strict=True)}
 
 
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-@pytest.fixture(params=["unpacked", "gz"])
-def tiny_root(request, tmp_path: Path, tiny_arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Path:
-    from torchvision.datasets import MNIST
-
+@pytest.fixture
+def tiny_root(tmp_path, tiny_files):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    resources = []
-    for name, array in zip(NAMES, tiny_arrays, strict=True):
-        packed = gzip.compress(idx(array), compresslevel=1)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-        if request.param == "gz":
-            (folder / f"{name}.gz").write_bytes(packed)
-        else:
-            (folder / name).write_bytes(idx(array))
-    monkeypatch.setattr(MNIST, "resources", resources)
+    for name, array in tiny_files.items():
+        (folder / name).write_bytes(idx(array))
     return tmp_path
 
 
-def test_mnist_files_are_read_where_they_lie(tiny_root: Path, tiny_arrays: list[np.ndarray]) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_files_are_read_where_they_lie(tiny_root, tiny_files, monkeypatch, packed):
+    if packed:
+        from torchvision.datasets import MNIST
+
+        resources = []
+        for path in [tiny_root / "MNIST" / "raw" / name for name in FILES]:
+            content = gzip.compress(path.read_bytes(), compresslevel=1)
+            path.with_name(f"{path.name}.gz").write_bytes(content)
+            path.unlink()
+            resources.append((f"{path.name}.gz", hashlib.md5(content).hexdigest()))
+        monkeypatch.setattr(MNIST, "resources", resources)
     before = sorted(tiny_root.rglob("*"))
-    found = load("mnist", tiny_root, download=False)
-    assert found.describe() == "mnist: 50,000 train, 10,000 valid, 10,000 test images of 1 x 2 x 3, binarization none"
-    train, train_labels, test, test_labels = (torch.from_numpy(a.copy()) for a in tiny_arrays)
-    for split, x, y in (
-        (found.train, train[:50_000], train_labels[:50_000]),
-        (found.valid, train[50_000:], train_labels[50_000:]),
-        (found.test, test, test_labels),
-    ):
-        assert isinstance(split, Split)
-        assert split.tensors[0][:, 0].equal(x)
-        assert split.labels is not None
-        assert split.labels.equal(y.long())
-    assert sorted(tiny_root.rglob("*")) == before  # nothing was unpacked beside them
-
-
-def test_the_root_may_come_from_the_environment(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYRO_VAE_DATA", str(tiny_root))
-    assert len(load("MNIST", download=False).train) == 50_000  # type: ignore[arg-type]
+    found = load("MNIST", download=False)
+    assert found.describe() == "mnist: 50,000 train, 10,000 valid, 10,000 test images of 1 x 2 x 3, binarization none"
+    train, train_labels, test, test_labels = (torch.from_numpy(a) for a in tiny_files.values())
+    assert everything(found)[:, 0].equal(torch.cat([train, test]))
+    assert torch.cat([s.labels for s in parts_of(found)]).equal(torch.cat([train_labels, test_labels]).long())
+    assert sorted(tiny_root.rglob("*")) == before  # nothing was unpacked beside them
+    if packed:
+        path.with_name(f"{path.name}.gz").write_bytes(content[:-100])
+        with pytest.raises(ValueError, match=rf"{path.name}\.gz is damaged: its MD5"):
+            load("mnist")
     with pytest.raises(FileNotFoundError, match=re.escape(str(tiny_root / "other"))):
         load("mnist", tiny_root / "other", download=False)  # the argument goes before the environment
 
 
-def test_a_truncated_file_is_named(tiny_root: Path) -> None:
-    path = sorted((tiny_root / "MNIST" / "raw").iterdir())[2]
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged"):
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"<html>not found</html>", r"train-images-idx3-ubyte is damaged: it does not begin as an IDX file"),
+        (idx(np.zeros((5, 2, 3), np.uint8))[:-1], r"is damaged: \[5, 2, 3\] takes 30 bytes, it has 29"),
+        (idx(np.zeros((5, 2, 3), np.uint8)), r"60,000 images and labels were expected.*\[5, 2, 3\]"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tiny_root, content, match):
+    (tiny_root / "MNIST" / "raw" / FILES[0]).write_bytes(content)
+    with pytest.raises(ValueError, match=match):
         load("mnist", tiny_root)
 
 
-def test_a_file_of_another_kind_is_refused(tiny_root: Path) -> None:
-    folder = tiny_root / "MNIST" / "raw"
-    (folder / NAMES[0]).write_bytes(b"<html>not found</html>")
-    with pytest.raises(ValueError, match=r"does not begin as an IDX file"):
-        load("mnist", tiny_root)
-    (folder / NAMES[0]).write_bytes(idx(np.zeros((5, 2, 3), np.uint8)))
-    with pytest.raises(ValueError, match=r"60,000 images and labels were expected.*\[5, 2, 3\]"):
-        load("mnist", tiny_root)
-
-
-def test_missing_mnist_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mnist_says_what_to_put_where(tmp_path, monkeypatch):
     from torchvision.datasets import KMNIST
 
     with pytest.raises(FileNotFoundError, match=r"(?s)KMNIST/raw\. Put train-images-idx3-ubyte\.gz.*download=True"):
         load("kmnist", tmp_path, download=False)
-
-    def no_network(self: KMNIST) -> None:
-        raise URLError("no route to host")
-
     monkeypatch.setattr(KMNIST, "download", no_network)
     with pytest.raises(FileNotFoundError, match=r"Put train-images.*PYRO_VAE_DATA.*no route to host"):
         load("kmnist", tmp_path)
 
 
-def test_what_torchvision_downloads_is_read(
-    tmp_path: Path, tiny_arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_torchvision_downloads_is_read(tmp_path, tiny_root, monkeypatch):
     from torchvision.datasets import FashionMNIST
 
-    def download(self: FashionMNIST) -> None:
-        folder = Path(self.raw_folder)
-        folder.mkdir(parents=True)
-        for name, array in zip(NAMES, tiny_arrays, strict=True):
-            (folder / name).write_bytes(idx(array))
-
-    monkeypatch.setattr(FashionMNIST, "download", download)
-    assert len(load("fashion_mnist", tmp_path).test) == 10_000  # type: ignore[arg-type]
+    monkeypatch.setattr(FashionMNIST, "download", lambda self: (tiny_root / "MNIST").rename(tmp_path / "FashionMNIST"))
+    assert len(load("fashion_mnist", tmp_path).test) == 10_000
 
 
 @needs("MNIST/raw")
-def test_mnist_as_published() -> None:
+def test_mnist_as_published():
     mnist = load("mnist", binarization="dynamic", download=False)
-    assert (
-        mnist.describe() == "mnist: 50,000 train, 10,000 valid, 10,000 test images of 1 x 28 x 28, binarization dynamic"
-    )
-    assert isinstance(mnist.train, Split)
-    assert mnist.train.labels is not None
+    counts = "50,000 train, 10,000 valid, 10,000 test"
+    assert mnist.describe() == f"mnist: {counts} images of 1 x 28 x 28, binarization dynamic"
     assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]  # type: ignore[union-attr]
+    assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     (x,) = next(mnist.train.batches(1024, shuffle=True))
     assert x.shape == (1024, 1, 28, 28)
     assert abs(float(x.mean()) - 0.1307) < 0.005  # the mean grey of MNIST
 
 
-# load: the Frey faces -------------------------------------------------------------------------------------------------
+# load: the Frey faces
+
+FREY = "FreyFace/frey_rawface.mat"
 
 
-def test_missing_frey_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_frey_says_what_to_put_where(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"FreyFace\. Put frey_rawface\.mat there.*download=True"):
         load("frey", tmp_path, download=False)
-
-    def no_network(*args: object, **kwargs: object) -> None:
-        raise URLError("no route to host")
-
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(FileNotFoundError, match=r"The download failed.*no route to host"):
         load("frey", tmp_path)
-
-
-def test_a_wrong_frey_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "FreyFace").mkdir()
-    (tmp_path / "FreyFace" / "frey_rawface.mat").write_bytes(b"something else")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: io.BytesIO(b"<html>moved</html>"))
+    with pytest.raises(FileNotFoundError, match=r"The download failed.*SHA-256"):
+        load("frey", tmp_path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    (tmp_path / "FreyFace").mkdir(exist_ok=True)
+    (tmp_path / FREY).write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"not the published file.*SHA-256 sum is"):
         data.FreyFace(tmp_path)
 
 
-def test_a_wrong_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: io.BytesIO(b"<html>moved</html>"))
-    with pytest.raises(FileNotFoundError, match=r"The download failed.*SHA-256"):
-        data.FreyFace(tmp_path, download=True)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
-
-
-@needs("FreyFace/frey_rawface.mat")
-def test_a_good_download_is_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    content = (Path(ROOT or "") / "FreyFace" / "frey_rawface.mat").read_bytes()
+@needs(FREY)
+def test_a_good_download_is_put_in_place(tmp_path, monkeypatch):
+    content = (Path(ROOT) / FREY).read_bytes()
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: io.BytesIO(content))
     assert len(data.FreyFace(tmp_path, download=True)) == 1965
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["frey_rawface.mat"]
 
 
-@needs("FreyFace/frey_rawface.mat")
-def test_frey_splits() -> None:
+@needs(FREY)
+def test_frey_splits():
     published, shuffled = load("frey"), load("frey", split="shuffled", seed=2)
     assert published.describe() == "frey: 1,500 train, 465 valid images of 1 x 28 x 20, binarization none"
     assert shuffled.describe() == "frey: 1,565 train, 200 valid, 200 test images of 1 x 28 x 20, binarization none"
-    film = torch.from_numpy(data.FreyFace(ROOT).data)
-    assert published.train.tensors[0][:, 0].equal(film[:1500])  # type: ignore[union-attr]
-    assert published.valid.tensors[0][:, 0].equal(film[1500:])  # type: ignore[union-attr]
-    again = torch.cat([s.tensors[0] for s in (shuffled.train, shuffled.valid, shuffled.test)])  # type: ignore[union-attr]
-    assert not again[:, 0].equal(film)
-    assert torch.equal(again.flatten(1).float().mean(1).sort().values, film.flatten(1).float().mean(1).sort().values)
+    film, again = torch.from_numpy(data.FreyFace(ROOT).data), everything(shuffled)[:, 0]
+    assert everything(published)[:, 0].equal(film)
+    assert not again.equal(film)
+    assert torch.equal(again.flatten(1).sum(1).sort().values, film.flatten(1).sum(1).sort().values)
 
 
-@needs("FreyFace/frey_rawface.mat")
-def test_frey_face_is_a_torchvision_dataset() -> None:
+@needs(FREY)
+def test_frey_face_is_a_torchvision_dataset():
     from torchvision.datasets import VisionDataset
     from torchvision.transforms.functional import pil_to_tensor
 
-    faces = data.FreyFace(ROOT)
-    assert isinstance(faces, VisionDataset)
-    assert len(faces) == 1965
-    assert faces[0].size == (20, 28)
-    assert np.array_equal(np.asarray(faces[7]), faces.data[7])
-
-    # Neighbours are alike; they are not, where the same bytes are read in another shape.
-    def roughness(x: np.ndarray) -> float:
+    def roughness(x):
         return max(np.abs(np.diff(x.astype(float), axis=axis)).mean() for axis in (1, 2))
 
+    faces = data.FreyFace(ROOT)
+    assert isinstance(faces, VisionDataset)
+    assert (len(faces), faces[0].size) == (1965, (20, 28))
+    assert np.array_equal(np.asarray(faces[7]), faces.data[7])
+    # Neighbours are alike; they are not, where the same bytes are read in another shape.
     assert roughness(faces.data) < 0.6 * roughness(faces.data.reshape(-1, 20, 28))
     assert type(pickle.loads(pickle.dumps(faces))) is data.FreyFace
-    tensors = data.FreyFace(ROOT, transform=pil_to_tensor)
-    (batch,) = next(as_data(DataLoader(tensors, batch_size=3)).train.batches(3))
+    (batch,) = next(as_data(DataLoader(data.FreyFace(ROOT, pil_to_tensor), batch_size=3)).train.batches(3))
     assert batch.shape == (3, 1, 28, 20)
     assert as_data(Subset(faces, [1, 2])).event_shape == (1, 28, 20)
 
 
-# load: arrays of one's own --------------------------------------------------------------------------------------------
+# load: arrays of one's own
 
 
-def everything(found: Data) -> torch.Tensor:
-    return torch.cat([s.tensors[0] for s in (found.train, found.valid, found.test) if s is not None])  # type: ignore[union-attr]
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     array=hnp.arrays(
-        st.sampled_from([np.uint8, np.float32, np.float64, np.bool_]),
+        st.sampled_from([np.uint8, np.float64, np.bool_]),
         hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=4),
         elements=st.integers(0, 1),
     ),
     n=st.integers(1, 40),
 )
-def test_arrays_of_any_shape(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray, n: int) -> None:
+def test_arrays_of_any_shape(tmp_path_factory, array, n):
     path = tmp_path_factory.mktemp("array") / "a.npy"
     if array.dtype == np.uint8:
         array = array * np.uint8(255)
@@ -865,50 +745,43 @@ def test_arrays_of_any_shape(tmp_path_factory: pytest.TempPathFactory, array: np
     found = load(path)
     expected = array[:, None] if array.ndim == 3 else array
     assert found.event_shape == expected.shape[1:]
+    assert [len(s) for s in parts_of(found)[1:]] == ([round(0.1 * n)] * 2 if round(0.1 * n) else [])
     x = everything(found)
-    assert len(x) == n
-    assert sum(s is not None and len(s) == round(0.1 * n) for s in (found.valid, found.test)) == (
-        2 if round(0.1 * n) else 0
-    )
     assert sorted(x.flatten(1).double().tolist()) == sorted(expected.reshape(n, -1).astype(float).tolist())
 
 
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
-        ({}, (40, 5, 5)),
-        ({"valid_size": 7}, (38, 7, 5)),
-        ({"valid_size": 0.5, "test_size": 0.2}, (15, 25, 10)),
-        ({"valid_size": 0, "test_size": 0}, (50, 0, 0)),
-        ({"test_size": 0.0, "valid_size": np.int64(9)}, (41, 9, 0)),
+        ({}, [40, 5, 5]),
+        ({"valid_size": 7}, [38, 7, 5]),
+        ({"valid_size": 0.5, "test_size": 0.2}, [15, 25, 10]),
+        ({"valid_size": 0, "test_size": 0}, [50]),
+        ({"test_size": 0.0, "valid_size": np.int64(9)}, [41, 9]),
     ],
 )
-def test_sizes_of_the_splits(tmp_path: Path, options: dict, sizes: tuple[int, int, int]) -> None:
+def test_sizes_of_the_splits(tmp_path, options, sizes):
     np.save(tmp_path / "a.npy", np.arange(50.0)[:, None])
-    found = load(tmp_path / "a.npy", **options)
-    assert tuple(0 if s is None else len(s) for s in (found.train, found.valid, found.test)) == sizes  # type: ignore[arg-type]
+    found, again, other = (load(tmp_path / "a.npy", seed=s, **options) for s in (0, 0, 1))
+    assert [len(s) for s in parts_of(found)] == sizes
     assert sorted(everything(found)[:, 0].tolist()) == list(range(50))
-    if sizes != (50, 0, 0):
-        again, other = (load(tmp_path / "a.npy", seed=s, **options) for s in (0, 1))
-        assert same(again.train.tensors, found.train.tensors)  # type: ignore[union-attr]
-        assert not same(other.train.tensors, found.train.tensors)  # type: ignore[union-attr]
+    assert same(again.train.tensors, found.train.tensors)
+    assert same(other.train.tensors, found.train.tensors) is (sizes == [50])
 
 
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
         ({"valid_size": 30, "test_size": 20}, ValueError, r"50 data, and 30 to validate and 20 to test leave none"),
-        ({"valid_size": 51}, ValueError, r"leave none to train"),
         ({"valid_size": 1.0}, ValueError, r"valid_size is 1\.0"),
         ({"test_size": -1}, ValueError, r"test_size is -1"),
         ({"test_size": float("nan")}, ValueError, r"test_size is nan"),
         ({"test_size": "a tenth"}, TypeError, r"'a tenth'"),
         ({"valid_size": True}, TypeError, r"True"),
         ({"image_size": 8}, ValueError, r"image_size=8 does not apply to the array file"),
-        ({"split": "shuffled"}, ValueError, r"split='shuffled' does not apply"),
     ],
 )
-def test_refusals_of_sizes(tmp_path: Path, options: dict, error: type[Exception], match: str) -> None:
+def test_refusals_of_sizes(tmp_path, options, error, match):
     np.save(tmp_path / "a.npy", np.arange(50.0)[:, None])
     with pytest.raises(error, match=match):
         load(tmp_path / "a.npy", **options)
@@ -920,20 +793,16 @@ def test_refusals_of_sizes(tmp_path: Path, options: dict, error: type[Exception]
         (np.zeros(5), r"shape \[5\].*\[N, D\]"),
         (np.zeros((2, 1, 1, 3, 3)), r"shape \[2, 1, 1, 3, 3\]"),
         (np.zeros((9, 28, 28, 3)), r"looks like \[N, H, W, C\].*transpose"),
-        (np.zeros((9, 28, 28, 1)), r"looks like \[N, H, W, C\]"),
         (np.zeros((0, 4)), r"empty"),
-        (np.array([[0, 1], [1, 0]]), r"only the integers 0 and 1"),
-        (np.array([[0, 1000]]), r"0 to 1000"),
-        (np.array([[0.0, np.nan]]), r"not finite"),
     ],
 )
-def test_refusals_of_arrays(tmp_path: Path, array: np.ndarray, match: str) -> None:
+def test_refusals_of_arrays(tmp_path, array, match):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=match):
         load(tmp_path / "a.npy")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{"x": 1}]), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", x=np.array([{"x": 1}]), allow_pickle=True)
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps([1, 2, 3]))
@@ -947,72 +816,73 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "a.pt")
 
 
-def test_npz_with_splits_of_its_own(tmp_path: Path) -> None:
+def test_npz_with_splits_of_its_own(tmp_path):
     x = {f"x_{part}": grey(n, seed=n).numpy() for part, n in (("train", 30), ("val", 6), ("test", 4))}
-    y = {"y_train": np.arange(30), "y_test": np.arange(4)}
-    np.savez(tmp_path / "a.npz", **x, **y)
+    np.savez(tmp_path / "a.npz", **x, y_train=np.arange(30), y_test=np.arange(4))
     found = load(str(tmp_path / "a.npz"), binarization="dynamic")
     assert found.describe() == "a: 30 train, 6 valid, 4 test images of 1 x 4 x 5, binarization dynamic"
-    assert found.train.tensors[0].equal(grey(30, seed=30))  # type: ignore[union-attr]
-    assert found.train.labels.tolist() == list(range(30))  # type: ignore[union-attr]
-    assert found.valid.labels is None  # type: ignore[union-attr]
-    assert found.test.labels.tolist() == [0, 1, 2, 3]  # type: ignore[union-attr]
+    assert found.train.tensors[0].equal(grey(30, seed=30))
+    assert found.train.labels.tolist() == list(range(30))
+    assert (found.valid.labels, found.test.labels.tolist()) == (None, [0, 1, 2, 3])
     with pytest.raises(ValueError, match=r"valid_size=5 was given, but .* has a valid set of its own"):
         load(tmp_path / "a.npz", valid_size=5)
 
 
-def test_npz_with_train_and_test_is_cut_only_when_asked(tmp_path: Path) -> None:
+def test_npz_with_train_and_test_is_cut_only_when_asked(tmp_path):
     np.savez(tmp_path / "a.npz", train=np.arange(30.0)[:, None], test=np.arange(100.0, 104)[:, None])
-    whole = load(tmp_path / "a.npz")
+    whole, cut = load(tmp_path / "a.npz"), load(tmp_path / "a.npz", valid_size=5)
     assert whole.valid is None
-    assert whole.train.tensors[0][:, 0].tolist() == list(range(30))  # type: ignore[union-attr]
-    cut = load(tmp_path / "a.npz", valid_size=5)
-    assert (len(cut.train), len(cut.valid)) == (25, 5)  # type: ignore[arg-type]
-    assert cut.test.tensors[0][:, 0].tolist() == [100, 101, 102, 103]  # type: ignore[union-attr]
+    assert whole.train.tensors[0][:, 0].tolist() == list(range(30))
+    assert [len(s) for s in parts_of(cut)] == [25, 5, 4]
+    assert cut.test.tensors[0][:, 0].tolist() == [100, 101, 102, 103]
 
 
-def test_npz_with_one_array_or_x_and_y(tmp_path: Path) -> None:
+def test_npz_with_one_array_or_x_and_y(tmp_path):
     np.savez(tmp_path / "one.npz", anything=np.random.default_rng(0).random((20, 3)))
-    assert len(load(tmp_path / "one.npz").train) == 16  # type: ignore[arg-type]
+    assert len(load(tmp_path / "one.npz").train) == 16
     np.savez(tmp_path / "xy.npz", x=np.arange(20.0)[:, None], y=np.arange(20))
     train = load(tmp_path / "xy.npz").train
-    assert train.tensors[0][:, 0].tolist() == train.labels.tolist()  # type: ignore[union-attr]
+    assert train.tensors[0][:, 0].tolist() == train.labels.tolist()
+
+
+def test_splits_do_not_share_their_draws(tmp_path):
+    half = np.full((40, 30), 0.5)
+    np.savez(tmp_path / "a.npz", train=half, valid=half, test=half)
+    train, valid, test = (s.tensors[0] for s in parts_of(load(tmp_path / "a.npz", binarization="static")))
+    assert not train.equal(valid)
+    assert not train.equal(test)
+    assert not valid.equal(test)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "match"),
+    ("shapes", "match"),
     [
-        ({"a": np.zeros((3, 2)), "b": np.zeros((3, 2))}, r"has the arrays \['a', 'b'\]; expected were train"),
-        ({"test": np.zeros((3, 2)), "valid": np.zeros((3, 2))}, r"expected were train"),
-        ({"train": np.zeros((3, 2)), "extra": np.zeros((3, 2))}, r"\['extra', 'train'\]"),
-        (
-            {"train": np.zeros((3, 2)), "valid": np.zeros((3, 2)), "val": np.zeros((3, 2))},
-            r"two arrays for the valid set",
-        ),
-        ({"x": np.zeros((3, 2)), "y": np.zeros(4)}, r"labels y of \[4\]"),
-        ({"train": np.zeros((3, 2)), "test": np.zeros((3, 4))}, r"test of 'a' has data of shape \[4\]"),
+        ({"a": (3, 2), "b": (3, 2)}, r"has the arrays \['a', 'b'\]; expected were train"),
+        ({"test": (3, 2), "valid": (3, 2)}, r"expected were train"),
+        ({"train": (3, 2), "extra": (3, 2)}, r"\['extra', 'train'\]"),
+        ({"train": (3, 2), "valid": (3, 2), "val": (3, 2)}, r"two arrays for the valid set"),
+        ({"x": (3, 2), "y": (4,)}, r"labels y of \[4\]"),
+        ({"train": (3, 2), "test": (3, 4)}, r"test of 'a' has data of shape \[4\]"),
     ],
 )
-def test_refusals_of_npz(tmp_path: Path, arrays: dict, match: str) -> None:
-    np.savez(tmp_path / "a.npz", **arrays)
+def test_refusals_of_npz(tmp_path, shapes, match):
+    np.savez(tmp_path / "a.npz", **{key: np.zeros(shape) for key, shape in shapes.items()})
     with pytest.raises(ValueError, match=match):
         load(tmp_path / "a.npz")
 
 
-# load: folders of images ----------------------------------------------------------------------------------------------
+# load: folders of images
 
 
-def write(path: Path, size: tuple[int, int] = (6, 4), colour: object = 100, mode: str = "L") -> None:
+def write(path, size=(6, 4), colour=100, mode="L"):
     """An image of size (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+    Image.new(mode, size, colour).save(path)
 
 
-def test_folder_at_any_depth(tmp_path: Path) -> None:
-    for i, name in enumerate(["a.png", "b.bmp", "deep/er/c.gif", "deep/d.PNG"]):
+def test_folder_at_any_depth(tmp_path):
+    for i, name in enumerate(["a.png", "b.bmp", "deep/er/c.gif", "deep/d.PNG", "e.jpg", "f.webp"]):
         write(tmp_path / name, colour=10 * (i + 1))
-    write(tmp_path / "e.jpg", colour=50)
-    write(tmp_path / "f.webp", colour=60)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_bytes(b"no image")
     found = load(tmp_path, valid_size=0, test_size=0, channels=1)
@@ -1022,47 +892,45 @@ def test_folder_at_any_depth(tmp_path: Path) -> None:
     assert means == pytest.approx([10, 20, 30, 40, 50, 60], abs=2)
 
 
-def test_folder_names_are_labels(tmp_path: Path) -> None:
+def test_folder_names_are_labels(tmp_path):
     for label, name in enumerate(("cat", "dog", "emu")):
         for i in range(10):
             write(tmp_path / "pets" / name / f"{i}.png", colour=label)
     write(tmp_path / "pets" / "emu" / "bright.png", colour=250)
     found = load(tmp_path / "pets", seed=3)
     assert found.describe() == "pets: 25 train, 3 valid, 3 test images of 1 x 4 x 6, binarization none"
-    for split in (found.train, found.valid, found.test):
-        x, labels = split.tensors[0][:, 0, 0, 0], split.labels  # type: ignore[union-attr]
-        assert labels.tolist() == [min(v, 2) for v in x.tolist()]  # type: ignore[union-attr]
+    for split in parts_of(found):
+        assert split.labels.tolist() == [min(v, 2) for v in split.tensors[0][:, 0, 0, 0].tolist()]
 
 
-def test_folder_with_splits(tmp_path: Path) -> None:
+def test_folder_with_splits(tmp_path):
     for part, names in (("train", "ab"), ("Val", "b"), ("test", "ac")):
         for name in names:
             write(tmp_path / part / name / "0.png", colour=ord(name))
     found = load(tmp_path)
-    for split in (found.train, found.valid, found.test):
-        x, labels = split.tensors[0][:, 0, 0, 0], split.labels  # type: ignore[union-attr]
-        assert labels.tolist() == [v - ord("a") for v in x.tolist()]  # type: ignore[union-attr]  # one numbering for all
-    assert [len(s) for s in (found.train, found.valid, found.test)] == [2, 1, 2]  # type: ignore[arg-type]
+    for split in parts_of(found):  # one numbering for all
+        assert split.labels.tolist() == [v - ord("a") for v in split.tensors[0][:, 0, 0, 0].tolist()]
+    assert [len(s) for s in parts_of(found)] == [2, 1, 2]
 
 
-def test_channels(tmp_path: Path) -> None:
+def test_channels(tmp_path):
     write(tmp_path / "grey" / "a.png", colour=77)
     write(tmp_path / "colour" / "a.png", colour=77)
     write(tmp_path / "colour" / "b.png", mode="RGB", colour=(255, 0, 10))
     write(tmp_path / "colour" / "c.png", mode="RGBA", colour=(255, 0, 10, 200))
     assert load(tmp_path / "grey").event_shape == (1, 4, 6)
-    assert load(tmp_path / "grey", channels=3).train.batch([0])[0][0, :, 0, 0].mul(255).tolist() == [77.0] * 3  # type: ignore[union-attr]
+    assert everything(load(tmp_path / "grey", channels=3))[0, :, 0, 0].tolist() == [77] * 3
     colour = load(tmp_path / "colour", valid_size=0, test_size=0)
     assert sorted(everything(colour)[:, :, 0, 0].tolist()) == [[77, 77, 77], [255, 0, 10], [255, 0, 10]]
     assert load(tmp_path / "colour", channels=1).event_shape == (1, 4, 6)
 
 
-def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a.png")
     assert everything(load(tmp_path)).unique().tolist() == [40_000 >> 8]
 
 
-def test_image_size_crops_at_the_centre(tmp_path: Path) -> None:
+def test_image_size_crops_at_the_centre(tmp_path):
     wide = np.zeros((8, 24), np.uint8)
     wide[:, 8:16] = 200  # the central square
     Image.fromarray(wide).save(tmp_path / "wide.png")
@@ -1072,22 +940,18 @@ def test_image_size_crops_at_the_centre(tmp_path: Path) -> None:
     assert everything(found).unique().tolist() == [200]
 
 
-def test_refusals_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_of_a_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds no images \(\.png"):
         load(tmp_path)
     write(tmp_path / "a.png", size=(6, 4))
     write(tmp_path / "b.png", size=(5, 7))
     with pytest.raises(ValueError, match=r"a\.png is 4 x 6.*b\.png is 7 x 5.*image_size="):
         load(tmp_path)
-    for options, error in (
-        ({"channels": 2}, ValueError),
-        ({"image_size": 0}, ValueError),
-        ({"image_size": 2.5}, TypeError),
-    ):
+    for options, error in (({"channels": 2}, ValueError), ({"image_size": 0}, ValueError)):
         with pytest.raises(error, match=next(iter(options))):
-            load(tmp_path, **options)  # type: ignore[arg-type]
+            load(tmp_path, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(data, "IN_MEMORY_LIMIT", 100)
+        patch.setattr(LIMIT, 100)
         with pytest.raises(ValueError, match=r"2 images\) would take.*image_size"):
             load(tmp_path, image_size=100)
     (tmp_path / "c.png").write_bytes(b"\x89PNG and no more")
@@ -1096,5 +960,8 @@ def test_refusals_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             load(tmp_path, image_size=4, channels=channels)
 
 
-def test_docstrings_are_true() -> None:
-    assert doctest.testmod(data).failed == 0
+def test_docstrings_are_true():
+    modules = [importlib.import_module(f"pyro_vae.data.{m.name}") for m in pkgutil.iter_modules(data.__path__)]
+    results = [doctest.testmod(module) for module in modules if hasattr(module, "__file__")]
+    assert sum(r.attempted for r in results) > 0
+    assert sum(r.failed for r in results) == 0

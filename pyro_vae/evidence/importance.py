@@ -160,7 +160,7 @@ def _check_local(pair: nn.Module, *batch: Tensor) -> None:
         if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it, for example by poutine.condition, and ask again."
+                "sum over data. Fix it by poutine.condition, hide it from model and guide by poutine.block, and ask again."
             )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_vae.check import check
-from pyro_vae.compiled import Compile, Precision
+from pyro_vae.compiled import Compile, Precision, resolved
 from pyro_vae.contract import as_pair, observed_sites, programs
 from pyro_vae.data import Data, Stream, as_data
 from pyro_vae.estimators import SGVB_B, Estimator, Objective
@@ -103,7 +103,7 @@ def fit(
         data: what :func:`pyro_vae.data.load` gives, a tensor, a ``TensorDataset`` (its tensors are the arguments of
             model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these.
         estimator: the objective, by default ``SGVB_B()``. Its ``num_particles`` is the L samples a datum.
-        optimizer: makes a torch optimiser of the parameters, ``functools.partial(torch.optim.Adam, lr=1e-3)``.
+        optimizer: makes a torch optimiser of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
             makes a torch scheduler of the optimiser, which is stepped once an epoch.
         epochs: passes over the training set.
@@ -114,7 +114,8 @@ def fit(
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
         compile: see :class:`~pyro_vae.training.Step`.
-        precision: ``"bfloat16"`` for matrix products in bfloat16, the parameters staying in float32.
+        precision: ``"bfloat16"`` for matrix products in bfloat16, the parameters staying in float32; ``"auto"`` for that
+            where the machine has them natively. (On a machine without them the same seed gives other bits.)
         device: where to train; by default where the pair is.
         clip_norm: the gradient's norm is clipped to this.
         average: decay of an exponential moving average of the weights, which validation and the trained pair then use.
@@ -210,7 +211,7 @@ class _Trainer:
         self.beta_schedule = estimator.beta if beta is None else beta
         self.beta = torch.ones((), device=self.device)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.compile, self.precision = compile, precision
+        self.compile, self.precision = compile, resolved(precision, self.device)
         self.clip_norm, self.average, self.patience = clip_norm, average, patience
         self.checkpoint_every, self.callbacks, self.out = checkpoint_every, callbacks, out
         self.run = Run(pair, out=out)

@@ -1,0 +1,122 @@
+"""as_data(): what ``fit`` accepts -> Data."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyro_vae.data.arrays import check_size, dtypes, images, is_integer, tensor
+from pyro_vae.data.cut import PARTS
+from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.sets import Data, Split, Stream
+
+
+def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
+    """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
+
+    - :class:`Data`, :class:`Split`, :class:`Stream`: as they are; their binarization is their own.
+    - a tensor or numpy array: x, [N, D], [N, H, W] (becomes [N, 1, H, W]) or [N, C, H, W].
+    - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
+    - another map-style ``Dataset``: read once into memory (a random transform is drawn once). Items are x (a tensor, an
+      array or a PIL image), or (x, label) with one whole number as the label, which becomes ``labels``, or a tuple of
+      tensors (x, ...), which are all arguments.
+    - ``DataLoader``: a :class:`Stream`.
+    - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
+
+    Args:
+        data: one of these.
+        binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for what :class:`Split` refuses, a Dataset too large for memory, or a binarization other than the
+            one that a Data, Split or Stream was made with.
+    """
+    check_binarization(binarization)
+    if isinstance(data, Data):
+        for split in (data.train, data.valid, data.test):
+            if split is not None:
+                _as_split(split, binarization, 0, "")
+        return data
+    if not isinstance(data, tuple):
+        split = _as_split(data, binarization, 0, "data")
+        return Data(split.name, split)
+    if len(data) not in (2, 3) or data[0] is None:
+        raise TypeError(f"a tuple of data is (train, valid) or (train, valid, test); this one has {len(data)} parts.")
+    named = enumerate(zip(PARTS, data, strict=False))  # a seed for each: no two splits share their draws
+    splits = [None if d is None else _as_split(d, binarization, i, part) for i, (part, d) in named]
+    return Data("data", *splits)  # type: ignore[arg-type]  # the first is not None, see above
+
+
+def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream:
+    if isinstance(data, (Split, Stream)):
+        if binarization not in ("none", data.binarization):
+            raise ValueError(
+                f"binarization {binarization!r} was asked for, but {data.name!r} was made with {data.binarization!r}."
+                " Make it with the one you want, and leave the argument out."
+            )
+        return data
+    if isinstance(data, (Tensor, np.ndarray)):
+        return Split(images(tensor(data, name), name), binarization=binarization, seed=seed, name=name)
+    if isinstance(data, TensorDataset):
+        return Split(*data.tensors, binarization=binarization, seed=seed, name=name)
+    if isinstance(data, DataLoader):
+        return Stream(data, binarization=binarization, seed=seed, name=name)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+        tensors, labels = _read(data)
+        return Split(*tensors, labels=labels, binarization=binarization, seed=seed, name=name)
+    hint = ""
+    if isinstance(data, (str, os.PathLike)):
+        hint = f" Load it first: load({os.fspath(data)!r})."
+    elif isinstance(data, Dataset):
+        hint = " A Dataset without a length can be streamed: pass a DataLoader of it."
+    elif isinstance(data, list):
+        hint = " Stack the list into one tensor, or make it a tuple (train, valid)."
+    raise TypeError(
+        f"data is a {type(data).__name__}; expected was a Data, Split or Stream, a tensor or numpy array, a torch"
+        f" Dataset or DataLoader, or a tuple (train, valid) of those.{hint}"
+    )
+
+
+def _read(dataset: Any) -> tuple[list[Tensor], Tensor | None]:
+    """All items of a map-style dataset: tensors, and labels if there are any."""
+    n = len(dataset)
+    if n == 0:
+        raise ValueError(f"the dataset {type(dataset).__name__} is empty; at least one datum is needed.")
+    tensors: list[Tensor] = []
+    for i in range(n):
+        item = dataset[i]
+        row = [_item(p, i) for p in (item if isinstance(item, (tuple, list)) else (item,))]
+        if i == 0:
+            check_size(n * sum(t.nbytes for t in row), f"the dataset {type(dataset).__name__} ({n:,} items)")
+            tensors = [t.new_empty((n, *t.shape)) for t in row]
+        if [(t.shape, t.dtype) for t in row] != [(t.shape[1:], t.dtype) for t in tensors]:
+            raise ValueError(
+                f"item {i} of the dataset has shapes {[list(t.shape) for t in row]} ({dtypes(row)}),"
+                f" item 0 has {[list(t.shape[1:]) for t in tensors]} ({dtypes(tensors)}); all items must"
+                " have the same. Resize and convert them in its transform."
+            )
+        for t, value in zip(tensors, row, strict=True):
+            t[i] = value
+    if len(tensors) == 2 and tensors[1].dim() == 1 and is_integer(tensors[1]):
+        return tensors[:1], tensors[1]
+    return tensors, None
+
+
+def _item(value: Any, i: int) -> Tensor:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return tensor(value, f"item {i} of the dataset")
+    if isinstance(value, (int, float, np.number, np.bool_)):
+        return torch.tensor(value)
+    if hasattr(value, "getbands"):  # a PIL image, without importing PIL
+        array = np.asarray(value.convert("RGB") if value.mode == "P" else value)
+        return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
+    raise TypeError(
+        f"item {i} of the dataset holds a {type(value).__name__}; a tensor, an array, a PIL image or a number was"
+        " expected. Convert it in the dataset's transform."
+    )

@@ -1,0 +1,134 @@
+"""Data of one's own: array files and folders of images."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.data.arrays import check_size, images, tensor, whole
+from pyro_vae.data.cut import PARTS, Parts
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+def array_file(path: Path) -> Parts:
+    """The sets of a .npy or .npz file. Nothing is ever unpickled."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            arrays = {"x": found}
+        else:
+            with found:
+                arrays = {key: found[key] for key in found.files}
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} could not be read as an array of numbers ({error}). Save it again with numpy.save or numpy.savez;"
+            " arrays of Python objects are never unpickled."
+        ) from error
+
+    chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
+    for part, names in PARTS.items():
+        keys = [key for name in names for key in (name, f"x_{name}") if key in arrays]
+        if len(keys) > 1:
+            raise ValueError(f"{path} has two arrays for the {part} set, {keys[0]!r} and {keys[1]!r}. Keep one.")
+        if keys:
+            chosen[part] = (keys[0], "y_" + keys[0].removeprefix("x_"))
+    if not chosen and (len(arrays) == 1 or set(arrays) == {"x", "y"}):
+        chosen["train"] = ("x" if "x" in arrays else next(iter(arrays)), "y")
+    if "train" not in chosen or not set(arrays) <= {key for keys in chosen.values() for key in keys}:
+        raise ValueError(
+            f"{path} has the arrays {sorted(arrays)}; expected were train, valid, test (or x_train, x_valid, x_test)"
+            " with labels y_train, y_valid, y_test, or x with labels y, or a single array."
+        )
+    parts: Parts = {}
+    for part, (x_key, y_key) in chosen.items():
+        x, y, what = arrays[x_key], arrays.get(y_key), f"{path} ({part})"
+        if y is not None and y.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"{what} has x of shape {list(x.shape)} and labels y of {list(y.shape)}; the first dimensions must be"
+                " equal."
+            )
+        parts[part] = (images(tensor(x, what), what), y)
+    return parts
+
+
+def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Parts:
+    """The images below ``folder``, uint8 [N, C, H, W]; the arguments are those of :func:`pyro_vae.data.load`."""
+    if image_size is not None:
+        image_size = whole(image_size, "image_size", 1)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (colour).")
+
+    below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
+    roots = {"train": folder}
+    if "train" in below:
+        roots = {part: below[n] for part, names in PARTS.items() for n in names if n in below}
+    files = {part: _image_files(path) for part, path in roots.items()}
+    for part, found in files.items():
+        if not found:
+            raise ValueError(f"{roots[part]} holds no images ({' '.join(IMAGE_SUFFIXES)}), at any depth.")
+
+    if channels is None:
+        channels = 1 if all(_is_grey(path) for found in files.values() for path in found) else 3
+    # Names of subfolders are labels where every image lies in one and there are several; one numbering for all splits.
+    inside = {part: [p.relative_to(roots[part]).parts for p in found] for part, found in files.items()}
+    classes = sorted({p[0] for paths in inside.values() for p in paths if len(p) > 1})
+    labelled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
+
+    result: Parts = {}
+    first, shape = files["train"][0], _read_image(files["train"][0], channels, image_size).shape
+    for part, found in files.items():
+        check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
+        x = np.empty((len(found), *shape), np.uint8)
+        for i, path in enumerate(found):
+            image = _read_image(path, channels, image_size)
+            if image.shape != shape:
+                raise ValueError(
+                    f"the images of {folder} differ in size: {first} is {shape[1]} x {shape[2]} (height x width),"
+                    f" {path} is {image.shape[1]} x {image.shape[2]}. Give image_size= to crop and resize them to one."
+                )
+            x[i] = image
+        result[part] = (x, np.array([classes.index(p[0]) for p in inside[part]]) if labelled else None)
+    return result
+
+
+def _image_files(folder: Path) -> list[Path]:
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} could not be read as an image ({error}). Repair or remove it.")
+
+
+def _is_grey(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_image(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+    """uint8 [C, H, W]."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits: PIL's own conversion to 8 clips instead of scaling
+                image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image_size is not None:
+                side = min(image.size)
+                left, top = ((length - side) // 2 for length in image.size)
+                image = image.crop((left, top, left + side, top + side))
+                image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)

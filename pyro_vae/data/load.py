@@ -1,0 +1,126 @@
+"""load(): data by name, or from a path."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data.arrays import whole
+from pyro_vae.data.cut import cut
+from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
+from pyro_vae.data.named import NAMES, named
+from pyro_vae.data.sets import Data, Split
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    binarization: Binarization = "none",
+    seed: int = 0,
+    split: str | None = None,
+    valid_size: int | float | None = None,
+    test_size: int | float | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    download: bool = True,
+) -> Data:
+    """Data by name, or from a file or folder of your own.
+
+    Names (images are uint8 [N, C, H, W]):
+
+    - ``"digits"``: the 8 x 8 digits of scikit-learn, 0..16 scaled to 0..255; 1,297 / 250 / 250 by a seeded permutation.
+    - ``"mnist"``, ``"fashion-mnist"``, ``"kmnist"``: 28 x 28; the first 50,000 training images, the last 10,000 of them
+      to validate, and the 10,000 test images. Read from ``root/<torchvision's class>/raw``, unpacked or as the
+      published .gz files (``root`` may be read-only); else downloaded by torchvision.
+    - ``"frey"``: the 1,965 Frey faces, 28 x 20, in the order of the film.
+
+    A path (give a name's namesake as ``./mnist``):
+
+    - ``.npy``: [N, D], [N, H, W] (becomes [N, 1, H, W]) or [N, C, H, W].
+    - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
+      or ``x`` with labels ``y``. Nothing is ever unpickled.
+    - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,
+      ``valid``, ``test`` are the splits; otherwise names of several subfolders are the labels, in sorted order.
+
+    One set without splits is cut by a seeded permutation into 80 / 10 / 10 %, or as ``valid_size`` and ``test_size``
+    say. A train set that comes with a valid or test set is cut only as far as a size asks for the missing one.
+
+    Args:
+        name_or_path: a name (upper case and underscores are as good), or a path.
+        root: where the named sets lie; by default the environment variable ``PYRO_VAE_DATA``, else
+            ``~/.cache/pyro_vae``.
+        binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
+        seed: of the permutations and of static and dynamic draws.
+        split: for ``"frey"``: ``"published"`` (the default) trains on the first 1,500, validates on the rest and has
+            no test set; ``"shuffled"`` is 1,565 / 200 / 200 by a seeded permutation.
+        valid_size: a count (int) or a fraction below 1 (float); 0 for none. For your own data only.
+        test_size: likewise.
+        image_size: for a folder: each image is cropped at the centre to a square and resized to this side; without it
+            all must have one size.
+        channels: for a folder: 1 or 3; by default 1 if all files are of grey images, else 3.
+        download: fetch a named set that ``root`` does not hold.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest), a damaged file, an option that the data do not have, sizes
+            that leave nothing to train on, and what :class:`Split` refuses.
+        FileNotFoundError: if there is no such path, or a named set is neither there nor could be downloaded; the
+            message says which files to put where.
+    """
+    check_binarization(binarization)
+    seed = whole(seed, "seed", 0)
+    text = os.fspath(name_or_path)
+    name, path = _key(text), Path(text).expanduser()
+    sizes = {"valid_size": valid_size, "test_size": test_size}
+    options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
+
+    if name in NAMES and not isinstance(name_or_path, os.PathLike):
+        _refuse(options, {"split"} if name == "frey" else set(), f"the data set {name!r}")
+        parts = named(name, root, split, seed, download)
+    else:
+        if not path.exists():
+            raise _unknown(name_or_path)
+        name = path.resolve().stem if path.is_file() else path.resolve().name
+        if path.is_dir():
+            _refuse(options, {*sizes, "image_size", "channels"}, f"the folder {text!r}")
+            parts = image_folder(path, image_size, channels)
+        elif path.suffix.lower() in (".npy", ".npz"):
+            _refuse(options, set(sizes), f"the array file {text!r}")
+            parts = array_file(path)
+        else:
+            raise ValueError(
+                f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, and folders of images"
+                f" ({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
+            )
+        parts = cut(parts, valid_size, test_size, seed, text)
+    splits = {
+        part: Split(x, labels=labels, binarization=binarization, seed=3 * seed + i, name=f"{name} {part}")
+        for i, (part, (x, labels)) in enumerate(parts.items())
+    }  # a seed for each: no two splits share their draws
+    return Data(name, **splits)
+
+
+def _key(text: str) -> str:
+    return text.lower().replace("_", "-")
+
+
+def _refuse(options: dict[str, Any], known: set[str], what: str) -> None:
+    for option, value in options.items():
+        if value is not None and option not in known:
+            has = f"it has {', '.join(sorted(known))}" if known else "its splits and sizes are fixed"
+            raise ValueError(f"{option}={value!r} does not apply to {what}: {has}. Leave the option out.")
+
+
+def _unknown(name_or_path: str | os.PathLike[str]) -> Exception:
+    text = os.fspath(name_or_path)
+    if isinstance(name_or_path, os.PathLike) or os.sep in text or text.startswith("~") or Path(text).suffix:
+        return FileNotFoundError(f"There is no file or folder {text!r} (looked from {os.getcwd()}).")
+    near = difflib.get_close_matches(_key(text), NAMES, n=3, cutoff=0.5)
+    nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return ValueError(
+        f"{text!r} is not the name of a data set, and no such file or folder exists.{nearest} The names are"
+        f" {', '.join(NAMES)}; a path leads to a .npy or .npz file or a folder of images."
+    )

@@ -1,0 +1,358 @@
+"""Sets of data that hand out batches: Split, Stream, and Data, which names them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyro_vae.data import draws
+from pyro_vae.data.arrays import dtypes, is_integer, pixels, tensor, whole
+from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, grey
+
+
+class Split:
+    """One set of data in memory: N data, spread over tensors whose first dimension is the datum; the first is x.
+
+    Args:
+        tensors: x: [N, *event] and any further tensors [N, ...]; together they are the arguments of model and guide.
+            Tensors or numpy arrays. x is kept as uint8 where it is uint8 (or another integer type within 0..255), bool
+            becomes float 0/1, floats become float32. Images are [N, C, H, W]. The further tensors keep their dtype.
+        labels: [N, ...], never passed to the model; for scatter plots and nearest neighbours.
+        binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
+            now, from ``seed`` alone; x is then uint8, 0 or 255.
+        seed: of the Bernoulli draws.
+        name: for messages and titles.
+
+    Raises:
+        ValueError: if x is empty or not finite (names the first bad datum), lengths differ, integers leave 0..255 or
+            are only 0 and 1 (which would be read as black), or floats leave [0, 1] with a binarization.
+        TypeError: if something is neither a tensor nor an array of numbers.
+
+    >>> split = Split(torch.rand(100, 1, 8, 8), binarization="dynamic")
+    >>> (x,) = split.batch([3, 1, 4])
+    >>> x.shape, sorted(set(x.flatten().tolist()))
+    (torch.Size([3, 1, 8, 8]), [0.0, 1.0])
+    """
+
+    tensors: tuple[Tensor, ...]
+    labels: Tensor | None
+
+    def __init__(
+        self,
+        *tensors: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray | None = None,
+        binarization: Binarization = "none",
+        seed: int = 0,
+        name: str = "data",
+    ) -> None:
+        check_binarization(binarization)
+        if not tensors:
+            raise ValueError("Split() was given no tensors; the first one is x: [N, *event].")
+        self.binarization: Binarization = binarization
+        self.seed = whole(seed, "seed", 0)
+        self.name = name
+        what = f"x of {name!r}"
+        x = pixels(tensor(tensors[0], what), binarization, what).contiguous()
+        if x.dtype == torch.uint8 and int(x.max()) == 1:
+            raise ValueError(
+                f"{what} holds only the integers 0 and 1, which as pixels of 0..255 are two shades of black. For"
+                " binary images pass booleans or floats, or multiply by 255."
+            )
+        others = {f"tensor {i}": tensor(t, f"tensor {i} of {name!r}") for i, t in enumerate(tensors[1:], 1)}
+        self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
+        for what, t in {**others, **({} if self.labels is None else {"labels": self.labels})}.items():
+            if t.dim() == 0 or len(t) != len(x):
+                raise ValueError(
+                    f"{what} of {name!r} has shape {list(t.shape)}, but x has {len(x)} data: the first dimensions must"
+                    " be equal."
+                )
+        if binarization == "static":
+            source = bits(draws.STATIC, self.seed)
+            x = torch.cat([bernoulli(part, source).mul_(255).to(torch.uint8) for part in x.split(4096)])
+        self.tensors = (x, *others.values())
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one x, e.g. (1, 28, 28)."""
+        return self.tensors[0].shape[1:]
+
+    @property
+    def num_data(self) -> int:
+        """Number of data, N."""
+        return len(self)
+
+    def num_batches(self, batch_size: int) -> int:
+        """ceil(N / batch_size)."""
+        return -(-len(self) // whole(batch_size, "batch_size", 1))
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{list(t.shape)} {dtypes([t])}" for t in self.tensors)
+        return f"Split({self.name}: {shapes}, binarization={self.binarization!r})"
+
+    def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Tensor, ...]:
+        x = self.tensors[0].index_select(0, index)
+        x = bernoulli(x, bits(draws.DYNAMIC, self.seed, *key)) if self.binarization == "dynamic" else grey(x)
+        return (x, *(t.index_select(0, index) for t in self.tensors[1:]))
+
+    def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Tensor, ...]:
+        """The data at ``index`` (0..N-1, or a slice): x as float32 ``[B, *event]``, the further tensors as they are.
+
+        uint8 x is divided by 255. Under ``"dynamic"`` a pixel g becomes 1 with probability g, by a draw that the
+        split's seed, ``draw`` and the place in the batch determine; for uint8 the probability is exact to 2**-16, and 0
+        and 255 are certain. The tensors are copies: writing into them leaves the split as it is.
+
+        Raises:
+            IndexError: if an index is outside 0..N-1.
+        """
+        n = len(self)
+        rows = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+        if rows.numel() == 0:
+            rows = rows.to(torch.int64)
+        if not is_integer(rows) or rows.dim() != 1:
+            raise TypeError(
+                f"index of a batch has dtype {rows.dtype} and shape {list(rows.shape)}; a vector of whole numbers was"
+                " expected (from a mask: mask.nonzero()[:, 0])."
+            )
+        rows = rows.to(torch.int64)
+        outside = rows[(rows < 0) | (rows >= n)]
+        if len(outside):
+            raise IndexError(f"index {int(outside[0])} is outside of {self.name!r}, which has {n} data (0 to {n - 1}).")
+        return self._gather(rows.to(self.tensors[0].device), (whole(draw, "draw", 0),))
+
+    def batches(
+        self, batch_size: int, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """One pass over the data in batches ``[B, *event]``; the last may be smaller.
+
+        The order is a permutation fixed by (seed, epoch), or the data's own order without ``shuffle``. The batch at
+        place k is the same whatever ``start`` is, so a pass that stopped before batch k goes on with ``start=k`` (the
+        skipped ones are not touched). Dynamic draws depend on (the split's seed, seed, epoch, k) alone: another epoch
+        draws anew; for evaluation leave ``epoch=0`` and every pass sees the same draw.
+
+        Raises:
+            ValueError: if batch_size < 1, or epoch, seed or start is negative.
+        """
+        batch_size = whole(batch_size, "batch_size", 1)
+        epoch, seed, start = whole(epoch, "epoch", 0), whole(seed, "seed", 0), whole(start, "start", 0)
+
+        def iterate() -> Iterator[tuple[Tensor, ...]]:
+            n = len(self)
+            order = draws.permutation(n, draws.ORDER, seed, epoch) if shuffle else torch.arange(n)
+            order = order.to(self.tensors[0].device)
+            for k in range(start, self.num_batches(batch_size)):
+                yield self._gather(order[k * batch_size : (k + 1) * batch_size], (seed, epoch, k))
+
+        return iterate()
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
+        other = copy.copy(self)  # not the constructor: what is binarised once stays as it was drawn
+        other.tensors = tuple(change(t) for t in self.tensors)
+        other.labels = None if self.labels is None else change(self.labels)
+        return other
+
+    def take(self, n: int) -> Split:
+        """The first n data (all of them where there are fewer), sharing memory with this split."""
+        n = whole(n, "n", 1)
+        return self._with(lambda t: t[:n])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its tensors on ``device``."""
+        return self._with(lambda t: t.to(device))
+
+
+class Stream:
+    """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
+
+    The loader gives a tensor x: [B, *event], or a tuple or list (x, ...) of tensors. uint8 x becomes float32 x / 255,
+    floats become float32, and ``"dynamic"`` binarises as in :class:`Split`.
+
+    Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch) unless the
+    loader has a ``generator`` of its own, which then has its way. ``start`` skips by drawing and dropping.
+
+    Args:
+        loader: of data that are read as they are needed.
+        binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
+        seed: of the Bernoulli draws.
+        name: for messages and titles.
+        keep_labels: where the loader gives pairs (x, y) and y is a vector of integers, y is a label and only x is
+            passed on; with ``keep_labels`` both are.
+
+    Raises:
+        TypeError: if it is no DataLoader; while iterating: if it gives something else than tensors (a dict, say).
+        ValueError: for ``"static"``; while iterating: what :class:`Split` refuses.
+    """
+
+    labels: None = None
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        *,
+        binarization: Binarization = "none",
+        seed: int = 0,
+        name: str = "stream",
+        keep_labels: bool = False,
+    ) -> None:
+        check_binarization(binarization)
+        if not isinstance(loader, DataLoader):
+            raise TypeError(f"Stream() was given a {type(loader).__name__}; a torch DataLoader was expected.")
+        if binarization == "static":
+            raise ValueError(
+                'binarization "static" needs all data in memory, and a DataLoader streams them: use "dynamic",'
+                " binarise in the Dataset, or make a Split."
+            )
+        self.loader = loader
+        self.binarization: Binarization = binarization
+        self.seed = whole(seed, "seed", 0)
+        self.name = name
+        self.keep_labels = keep_labels
+        self.device: torch.device | None = None
+        self._event_shape: torch.Size | None = None
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name}: {self.num_batches() or 'unknown'} batches, binarization={self.binarization!r})"
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one x. The first time, one batch is drawn from the loader to see it."""
+        if self._event_shape is None and next(self._raw(0, 0), None) is None:
+            raise ValueError(f"the loader of {self.name!r} gives no batch; at least one is needed.")
+        assert self._event_shape is not None
+        return self._event_shape
+
+    @property
+    def num_data(self) -> int | None:
+        """Number of data, N, where the loader's data set knows it."""
+        try:
+            return len(self.loader.dataset)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    def num_batches(self, batch_size: int | None = None) -> int | None:
+        """Batches in one pass, or None where the loader does not know. ``batch_size`` is not used."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
+
+    def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        if hasattr(self.loader.sampler, "set_epoch"):
+            self.loader.sampler.set_epoch(epoch)
+        with draws.own_torch_seed(draws.LOADER, seed, epoch):  # workers and sampler take their seeds in these two calls
+            iterator = iter(self.loader)
+            item = next(iterator, None)
+        while item is not None:
+            parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
+            if not parts or not all(isinstance(p, Tensor) for p in parts):
+                kinds = "a " + type(item).__name__ + (f" of {[type(p).__name__ for p in parts]}" if parts else "")
+                raise TypeError(
+                    f"the loader of {self.name!r} gives {kinds}; a tensor x or a tuple of tensors (x, ...) was"
+                    " expected. Convert in the Dataset or in the loader's collate_fn."
+                )
+            self._event_shape = parts[0].shape[1:]
+            yield parts
+            item = next(iterator, None)
+
+    def _is_labelled(self, parts: tuple[Tensor, ...]) -> bool:
+        return len(parts) == 2 and parts[1].dim() == 1 and is_integer(parts[1]) and not self.keep_labels
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """One pass over the loader; ``batch_size`` and ``shuffle`` are the loader's own, whatever is given here.
+
+        Dynamic draws depend on (the stream's seed, seed, epoch, k) alone for the batch at place k.
+        """
+        epoch, seed, start = whole(epoch, "epoch", 0), whole(seed, "seed", 0), whole(start, "start", 0)
+
+        def iterate() -> Iterator[tuple[Tensor, ...]]:
+            for k, parts in enumerate(self._raw(seed, epoch)):
+                if k < start:
+                    continue
+                x, *others = parts[:1] if self._is_labelled(parts) else parts
+                x = pixels(x, self.binarization, f"x of batch {k} of {self.name!r}")
+                if self.device is not None:
+                    x, *others = (t.to(self.device, non_blocking=True) for t in (x, *others))
+                if self.binarization == "dynamic":
+                    x = bernoulli(x, bits(draws.DYNAMIC, self.seed, seed, epoch, k))
+                yield (grey(x), *others)
+
+        return iterate()
+
+    def take(self, n: int) -> Split:
+        """The first n data of a pass, in memory; labels that :meth:`batches` leaves out become the split's labels."""
+        n = whole(n, "n", 1)
+        found, count = [], 0
+        for parts in self._raw(0, 0):
+            found.append(parts)
+            count += len(parts[0])
+            if count >= n:
+                break
+        if not found:
+            raise ValueError(f"the loader of {self.name!r} gives no batch; at least one is needed.")
+        tensors = [torch.cat(ts)[:n] for ts in zip(*found, strict=True)]
+        labels = tensors.pop() if self._is_labelled(found[0]) else None
+        split = Split(*tensors, labels=labels, binarization=self.binarization, seed=self.seed, name=self.name)
+        return split if self.device is None else split.to(self.device)
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The same stream, whose batches arrive on ``device``."""
+        other = copy.copy(self)
+        other.device = torch.device(device)
+        return other
+
+
+@dataclass(frozen=True)
+class Data:
+    """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
+
+    Raises:
+        ValueError: if the splits' event shapes differ.
+    """
+
+    name: str
+    train: Split | Stream
+    valid: Split | Stream | None = None
+    test: Split | Stream | None = None
+
+    def __post_init__(self) -> None:
+        for part, split in (("valid", self.valid), ("test", self.test)):
+            # a stream is not asked: it would have to draw a batch to know
+            if isinstance(self.train, Split) and isinstance(split, Split) and split.event_shape != self.event_shape:
+                raise ValueError(
+                    f"{part} of {self.name!r} has data of shape {list(split.event_shape)} and train of"
+                    f" {list(self.event_shape)}; they must be equal."
+                )
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one x, e.g. (1, 28, 28)."""
+        return self.train.event_shape
+
+    def describe(self) -> str:
+        """One line: counts, shape and binarization.
+
+        >>> from pyro_vae.data import load
+        >>> load("digits").describe()
+        'digits: 1,297 train, 250 valid, 250 test images of 1 x 8 x 8, binarization none'
+        """
+        counts = []
+        for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
+            if isinstance(split, Split):
+                counts.append(f"{len(split):,} {part}")
+            elif split is not None:
+                batches = split.num_batches()
+                counts.append(f"{part} streamed" + ("" if batches is None else f" in {batches:,} batches"))
+        shape = self.event_shape
+        kind = "images" if len(shape) == 3 else "data"
+        size = " x ".join(str(n) for n in shape) if shape else "1"
+        return f"{self.name}: {', '.join(counts)} {kind} of {size}, binarization {self.train.binarization}"

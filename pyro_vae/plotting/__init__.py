@@ -1,0 +1,33 @@
+"""Arrays -> figures.
+
+Every function takes what ``numpy.asarray`` takes (an array, nested lists, a CPU tensor without gradients) and returns a
+``matplotlib.figure.Figure``. Pyplot is never imported, no backend is chosen and ``matplotlib.rcParams`` is left as it
+was. A figure shows itself as the last expression of a notebook cell (or by ``display(figure)``), and :func:`save`
+writes it:
+
+>>> import numpy as np
+>>> from pyro_vae import plotting
+>>> figure = plotting.samples(np.random.default_rng(0).random((16, 28, 28)))
+>>> plotting.save(figure, "runs/samples.png")                                             # doctest: +SKIP
+
+Images are [N, C, H, W] or [N, H, W] with C in {1, 3} and values in [0, 1]. Values that leave [0, 1] by at most half of
+it (the mean of a Gaussian likelihood may) are clipped; values further out mean another scale, and are an error.
+"""
+
+from pyro_vae.plotting.curves import learning_curves
+from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.mosaics import image_grid, manifold, manifold_grid, reconstructions, samples, traversals
+from pyro_vae.plotting.style import save
+
+__all__ = [
+    "active_units",
+    "image_grid",
+    "latent_scatter",
+    "learning_curves",
+    "manifold",
+    "manifold_grid",
+    "reconstructions",
+    "samples",
+    "save",
+    "traversals",
+]

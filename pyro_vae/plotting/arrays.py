@@ -1,0 +1,47 @@
+"""What is given -> numbers, or a sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def array(value: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise TypeError(
+            f"{name} ({type(value).__name__}) cannot be read as an array: {error}; give an array, equally long lists, "
+            "or a tensor after .detach().cpu().float()"
+        ) from error
+
+
+def real(value: Any, name: str) -> Array:
+    found = array(value, name)
+    if found.dtype.kind not in "buif":
+        raise TypeError(f"{name}: got values of dtype {found.dtype}; expected real numbers")
+    return found.astype(np.float64)
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise ValueError(f"{name} hold {bad} of {values.size} values that are NaN or infinite; expected finite values")
+
+
+def positive(value: Any, name: str) -> int:
+    """``value`` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected a whole number of at least 1")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
+    return int(value)
+
+
+def minus(text: str) -> str:
+    """Numbers with the minus sign that matplotlib writes on its axes."""
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,120 @@
+"""The house style, and figures that keep to it on screen and on disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK, MUTED, PAGE = "#222222", "#8a8a8a", "#ffffff"
+
+#: Okabe and Ito's colours for lines (without black, and without yellow, which is lost on white).
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+#: Petroff's ten colours (arXiv:2107.02270), picked for colour-blind readers, and two more, for up to twelve classes.
+CLASSES = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59",
+    "#e76300", "#b9ac70", "#717581", "#92dadd", "#117733", "#000000",
+)  # fmt: skip
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "text.color": INK,
+    "text.usetex": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.facecolor": PAGE,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "figure.facecolor": PAGE,
+    "image.interpolation": "antialiased",
+    "image.origin": "upper",
+    "savefig.bbox": None,
+    "savefig.facecolor": "auto",
+    "savefig.transparent": False,
+}
+
+#: The layout engine "constrained" moves axes of fixed aspect a little each time the figure is drawn, and cuts labels in
+#: a figure that just holds them; "compressed" is its form for such axes, and does neither.
+SQUARE: Any = "compressed"
+
+
+class HouseFigure(Figure):
+    """A matplotlib figure that is drawn in the house style and shows itself in a notebook, with pyplot or without."""
+
+    def draw(self, renderer: Any) -> None:
+        with matplotlib.rc_context(STYLE):  # ticks are made when drawn, and read rcParams only then
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        return png(self, dpi=100)
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """The picture, without a date or a version in it."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure as a PNG of 150 dots per inch, whole or not at all, and returns the path.
+
+    The picture goes to a temporary file in the same folder, which then takes the name: whoever reads ``path`` sees the
+    old picture or the new one. The same figure gives the same bytes. A folder that is missing is made.
+
+    Args:
+        figure: what this room returns, or another matplotlib figure.
+        path: ends in ``.png``.
+
+    Raises:
+        ValueError: if ``path`` has another ending.
+        TypeError: if ``figure`` is no matplotlib figure.
+        OSError: if the folder cannot be made or written to (a PermissionError where that is the cause).
+    """
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure is a {type(figure).__name__}; expected a matplotlib Figure, as this module returns")
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path is {str(path)!r}; save writes PNG, so give a name that ends in .png")
+    picture = png(figure, dpi=150)
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        try:
+            temporary.write_bytes(picture)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {path.name} to the folder {str(folder.absolute())!r} ({error.strerror or error}); "
+            "give a path in a folder that you can write to",
+        ) from error
+    return path

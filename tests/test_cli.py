@@ -1,0 +1,222 @@
+"""The command line as a user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pyro_vae import cli
+from pyro_vae.training.records import read_metrics
+
+QUICK = ["--epochs", "2", "--compile", "traced", "--progress", "false", "--model.hidden", "[16]"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    cli._load.cache_clear()
+
+
+def fails(capsys, *arguments):
+    try:
+        status = cli.main(list(arguments))
+    except SystemExit as end:
+        status = end.code
+    captured = capsys.readouterr()
+    assert status == 2, captured
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_train_evaluate_plot(tmp_path, capsys):
+    assert cli.main(["train", *QUICK]) == 0
+    printed = capsys.readouterr().out
+    run = tmp_path / "runs" / "digits-1"
+    assert "1,297 train" in printed
+    assert "closed form" in printed
+    assert str(run.relative_to(tmp_path) / "figures") in printed
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoint", "figures"}
+    drawn = {path.stem for path in (run / "figures").iterdir()}
+    assert drawn == {
+        "learning_curves", "reconstructions", "samples", "active_units", "latent_scatter", "traversals"
+    }  # fmt: skip
+    assert len(read_metrics(run)) == 2
+
+    score = ["evaluate", "runs/digits-1", "--num-samples", "50", "--compile", "traced", "--progress", "false"]
+    assert cli.main(score) == 0
+    printed = capsys.readouterr().out
+    (entry,) = json.loads((run / "evaluation.json").read_text())
+    assert f"test NLL {entry['nll']:.3f} nats" in printed
+    assert entry["data"] == 250
+    assert entry["num_samples"] == 50
+    valid = read_metrics(run)[-1]["valid"]
+    assert entry["nll"] < -valid + 1.5  # log p(x) is above the bound, on data alike
+    assert cli.main([*score, "--split", "valid", "--limit", "20"]) == 0
+    assert [(e["split"], e["data"]) for e in json.loads((run / "evaluation.json").read_text())] == [
+        ("test", 250),
+        ("valid", 20),
+    ]
+
+    (run / "figures" / "samples.png").unlink()
+    assert cli.main(["plot", "runs/digits-1"]) == 0
+    assert (run / "figures" / "samples.png").exists()
+
+
+def test_the_same_command_twice_takes_another_folder_and_gives_the_same_bits(tmp_path, capsys):
+    for _ in range(2):
+        assert cli.main(["train", *QUICK]) == 0
+    first, second = (read_metrics(tmp_path / "runs" / f"digits-{number}") for number in (1, 2))
+    assert [entry["train"] for entry in first] == [entry["train"] for entry in second]
+
+
+def test_a_configuration_file_and_options_on_top_of_it(tmp_path, capsys):
+    assert cli.main(["train", *QUICK, "--out", "first", "--model.latent_dim", "7", "--batch-size", "64"]) == 0
+    config = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["latent_dim"] == 7
+    assert config["batch_size"] == 64
+    assert cli.main(["train", "--config", "first/config.yaml", "--out", "second", "--epochs", "1"]) == 0
+    assert read_metrics(tmp_path / "second")[0]["train"] != read_metrics(tmp_path / "first")[1]["train"]
+    again = yaml.safe_load((tmp_path / "second" / "config.yaml").read_text())
+    assert again["model"] == config["model"]
+
+
+def test_resume_goes_on(tmp_path, capsys):
+    assert cli.main(["train", *QUICK, "--out", "run"]) == 0
+    assert "already holds a trained run" in fails(capsys, "train", *QUICK, "--out", "run")
+    longer = [*QUICK, "--out", "run", "--resume", "true", "--epochs", "3"]
+    assert cli.main(["train", *longer]) == 0
+    assert len(read_metrics(tmp_path / "run")) == 3
+    assert "belongs to another configuration" in fails(capsys, "train", *longer, "--seed", "3")
+
+
+def test_a_pair_in_a_users_own_file(tmp_path, capsys):
+    (tmp_path / "my_file.py").write_text(
+        textwrap.dedent(
+            '''
+            import pyro, pyro.distributions as dist, torch
+            from torch import nn
+
+            class MyPair(nn.Module):
+                """A pair of my own."""
+
+                def __init__(self, width: int = 8):
+                    super().__init__()
+                    self.decoder, self.encoder = nn.Linear(2, width), nn.Linear(width, 2)
+
+                def model(self, x=None):
+                    pyro.module("decoder", self.decoder)
+                    with pyro.plate("data", len(x)):
+                        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                        pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+                def guide(self, x=None):
+                    pyro.module("encoder", self.encoder)
+                    scale = pyro.param("scale", torch.ones(2), constraint=dist.constraints.positive)
+                    with pyro.plate("data", len(x)):
+                        pyro.sample("z", dist.Normal(self.encoder(x), scale).to_event(1))
+            '''
+        )
+    )
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
+    arguments = ["--data", "mine.npy", "--model", "my_file.MyPair", "--model.width", "5", "--binarization", "none"]
+    assert cli.main(["train", *QUICK[:6], *arguments, "--out", "run"]) == 0
+    assert cli.main(["evaluate", "run", "--num-samples", "20", "--compile", "traced", "--progress", "false"]) == 0
+    assert "NLL" in capsys.readouterr().out
+
+
+def test_choices_of_classes(tmp_path, capsys):
+    arguments = [
+        "--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.01", "--scheduler", "torch.optim.lr_scheduler.StepLR",
+        "--scheduler.step_size", "1", "--estimator", "pyro_vae.SGVB_A", "--estimator.num_particles", "2",
+        "--beta", "pyro_vae.Linear", "--weight-prior", "pyro_vae.WeightPrior", "--model.likelihood",
+        "pyro_vae.Gaussian", "--binarization", "none", "--model.activation", "torch.nn.Tanh",
+    ]  # fmt: skip
+    assert cli.main(["train", *QUICK, *arguments, "--out", "run"]) == 0
+    (first, second) = read_metrics(tmp_path / "run")
+    assert first["learning_rate"] == pytest.approx(0.01)
+    assert set(second["terms"]["z"]) == {"log_p", "log_q"}
+    assert cli.main(["plot", "run"]) == 0
+
+
+def test_errors_are_one_sentence(tmp_path, capsys):
+    assert "there is no command 'trian'; the nearest are train" in fails(capsys, "trian")
+    assert "Did you mean 'mnist'" in fails(capsys, "train", "--data", "mnits")
+    assert "the nearest are ConvVAE" in fails(capsys, "train", "--model", "pyro_vae.models.ConVAE")
+    assert "cannot be imported" in fails(capsys, "train", "--model", "nowhere.Pair")
+    assert "no pair" in fails(capsys, "train", "--model", "torch.nn.Linear")
+    assert "Grey pixels" in fails(capsys, "train", *QUICK, "--binarization", "none")
+    assert "is larger than the training set" in fails(capsys, "train", *QUICK, "--batch-size", "5000")
+    assert "is no run folder" in fails(capsys, "evaluate", "nothing")
+    assert "there is no configuration file" in fails(capsys, "train", "--config", "nothing.yaml")
+    where = fails(capsys, "train", "--data", "mnist", "--root", str(tmp_path), "--download", "false")
+    assert "train-images-idx3-ubyte.gz" in where
+    (tmp_path / "pictures").mkdir()
+    fails(capsys, "train", "--data", "pictures")
+    (tmp_path / "file").write_text("")
+    assert "cannot write to the folder" in fails(capsys, "train", *QUICK, "--out", "file/run")
+
+
+def test_a_run_whose_checkpoint_is_gone_or_edited(tmp_path, capsys):
+    assert cli.main(["train", *QUICK, "--out", "run"]) == 0
+    last = tmp_path / "run" / "checkpoint" / "last.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-3] ^= 1
+    last.write_bytes(content)
+    assert "altered since it was written" in fails(capsys, "evaluate", "run")
+    last.unlink()
+    assert "there is no checkpoint" in fails(capsys, "evaluate", "run")
+
+
+def test_help_reads_well(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "train" in capsys.readouterr().out
+    for command in ("train", "evaluate", "plot"):
+        with pytest.raises(SystemExit) as end:
+            cli.main([command, "--help"])
+        assert end.value.code == 0
+        text = capsys.readouterr().out
+        assert "``" not in text
+        assert ":class:" not in text
+        assert "torch.ao" not in text
+
+
+def test_module_and_import():
+    """``python -m pyro_vae`` works; importing changes nothing and loads no heavy package."""
+    result = subprocess.run([sys.executable, "-m", "pyro_vae", "--help"], capture_output=True, text=True, check=True)
+    assert "usage: pyro-vae" in result.stdout
+    code = """
+        import sys, torch, pyro
+        from torch.distributions import Distribution
+        before = (torch.get_rng_state().sum().item(), Distribution._validate_args, torch.get_default_dtype(),
+                  torch.get_num_threads(), torch.is_grad_enabled())
+        import pyro_vae
+        after = (torch.get_rng_state().sum().item(), Distribution._validate_args, torch.get_default_dtype(),
+                 torch.get_num_threads(), torch.is_grad_enabled())
+        assert before == after
+        assert len(pyro.get_param_store()) == 0
+        for name in ("torchvision", "sklearn", "jsonargparse", "matplotlib.pyplot", "torch._inductor.compile_fx"):
+            assert name not in sys.modules, name
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_numbers_of_help_and_readme_commands_exist():
+    """Each ``pyro-vae`` command that the README shows is one that the program knows."""
+    readme = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"pyro-vae (\w+)", readme)
+    assert {"train", "evaluate", "plot"} <= set(commands)
+    assert set(commands) <= {"train", "evaluate", "plot"}
+
+
+def test_mnist_from_the_command_line(root, tmp_path, capsys):
+    small = ["--epochs", "1", "--batch-size", "500", "--compile", "traced", "--progress", "false"]
+    assert cli.main(["train", "--data", "mnist", "--root", str(root), *small, "--model.hidden", "[32]"]) == 0
+    assert "50,000 train, 10,000 valid, 10,000 test" in capsys.readouterr().out
+    assert torch.isfinite(torch.tensor(read_metrics(tmp_path / "runs" / "mnist-1")[0]["valid"]))

@@ -1,0 +1,611 @@
+"""compiled and training.step: a graph of a program computes what the program computes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import PAIRS, linear_gaussian
+from torch import Tensor, nn
+
+from pyro_vae import SGVB_A, SGVB_B, DiagonalNormal, Gaussian, Pair, StandardNormal, WeightPrior
+from pyro_vae import compiled as compiled_module
+from pyro_vae.compiled import Compiled, autocast
+from pyro_vae.contract import as_pair, programs
+from pyro_vae.estimators import Estimator, Objective
+from pyro_vae.models import MLPVAE
+from pyro_vae.training import Step
+
+Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
+ONE = torch.tensor(1.0)
+
+
+@pytest.fixture(autouse=True)
+def _validation_off() -> Iterator[None]:
+    """As fit() runs its steps."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+def made(factory: Factory) -> tuple[nn.Module, tuple[Any, ...]]:
+    torch.manual_seed(0)
+    pair, batch = factory()
+    module = as_pair(pair)
+    SGVB_A().bound(module, *batch)
+    return module, batch
+
+
+def mlp() -> tuple[nn.Module, tuple[Any, ...]]:
+    return made(PAIRS[0].values[0])
+
+
+def results(step: Step, batch: tuple[Any, ...], beta: Tensor = ONE, seed: int = 1) -> list[Tensor]:
+    """Loss, bound, terms and gradients of one step, and what the generator gives afterwards."""
+    torch.manual_seed(seed)
+    objective = step(batch, beta)
+    assert isinstance(objective, Objective)
+    terms = [value for kinds in objective.terms.values() for value in kinds.values()]
+    gradients = [p.grad for p in step._loss.parameters() if p.grad is not None]
+    return [objective.loss, objective.bound, *terms, *gradients, torch.rand(())]
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor], rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+def quietly(estimator: Estimator) -> Estimator:
+    """Without the warning about a sampled KL."""
+    if isinstance(estimator, SGVB_B):
+        estimator._warned.add("z")
+    return estimator
+
+
+# Every pair
+
+
+def exact_pair() -> tuple[Any, tuple[Any, ...]]:
+    pair, x, _ = linear_gaussian(torch.float32)
+    return pair, (x,)
+
+
+def score_function() -> tuple[Any, tuple[Any, ...]]:
+
+    def model(x: Tensor) -> None:
+        weight = pyro.param("weight", torch.tensor(0.7))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(logits=torch.zeros(3)))
+            pyro.sample("x", dist.Normal(weight * z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        logits = pyro.param("logits", torch.tensor([0.3, -0.4, 0.1]))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(logits=logits * x[:, None]))
+
+    return Pair(model, guide), (torch.tensor([0.5, 2.0]),)
+
+
+EVERY = [*PAIRS, pytest.param(exact_pair, id="exact_pair")]
+
+
+@pytest.mark.parametrize("factory", EVERY)
+@pytest.mark.parametrize("estimator", [SGVB_A(), SGVB_B(), SGVB_A(3), SGVB_B(2)], ids=repr)
+def test_traced_equals_eager(estimator: Estimator, factory: Factory) -> None:
+    pair, batch = made(factory)
+    quietly(estimator)
+    eager, traced = (Step(pair, estimator, compile=mode) for mode in ("eager", "traced"))
+    for seed, beta in ((1, ONE), (2, torch.tensor(0.3))):
+        assert_equal(results(traced, batch, beta, seed), results(eager, batch, beta, seed))
+    assert traced.mode == "traced"
+    assert estimator.beta == 1.0
+
+
+def test_traced_score_function_equals_eager() -> None:
+    pair, batch = made(score_function)
+    eager, traced = (Step(pair, SGVB_A(3), compile=mode) for mode in ("eager", "traced"))
+    for seed in (1, 2):
+        assert_equal(results(traced, batch, torch.tensor(0.5), seed), results(eager, batch, torch.tensor(0.5), seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"), [("mlp_vae", SGVB_B(2)), ("two_arguments", SGVB_A())], ids=["mlp_vae", "two_arguments"]
+)
+def test_inductor_equals_eager(name: str, estimator: Estimator) -> None:
+    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == name))
+    eager, fused = (Step(pair, estimator, compile=mode) for mode in ("eager", "inductor"))
+    for seed, beta in ((1, ONE), (2, torch.tensor(0.3))):
+        assert_equal(results(fused, batch, beta, seed), results(eager, batch, beta, seed), rtol=1e-4, atol=1e-5)
+    assert fused.mode == "inductor"
+
+
+def test_gradient_is_the_one_of_the_objective() -> None:
+    pair, batch = mlp()
+    step = Step(pair, SGVB_B(), compile="traced")
+    step(batch, ONE)
+    torch.manual_seed(1)
+    objective = step(batch, torch.tensor(0.4))
+    ours = [p.grad for p in pair.parameters()]
+    torch.manual_seed(1)
+    expected = SGVB_B(beta=0.4).objective(*programs(pair), *batch)
+    theirs = torch.autograd.grad(expected.loss, list(pair.parameters()))
+    assert_equal(ours, list(theirs))
+    assert objective.loss.item() == pytest.approx(expected.loss.item())
+    assert not objective.loss.requires_grad
+    assert {name: set(kinds) for name, kinds in objective.terms.items()} == {"z": {"kl"}, "x": {"log_p"}}
+
+
+# Shapes, modes and what moves between calls
+
+
+class Counting(nn.Module):
+    """Counts how often Python runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.runs = nn.Parameter(torch.arange(1.0, 4.0)), 0
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.runs += 1
+        return [(self.weight * x).square().sum(), x.mean()]
+
+
+def test_is_traced_once_for_each_shape_and_mode() -> None:
+    module = Counting()
+    run = Compiled(module, compile="traced", gradients=True)
+    for call, expected in enumerate((1, 1, 2, 2, 2)):
+        x = torch.full((4 if call < 2 else 2, 3), float(call))
+        (loss, mean), (gradient,) = run(x)
+        assert module.runs == expected
+        assert loss.item() == pytest.approx(14 * len(x) * call**2)
+        assert mean.item() == call
+        torch.testing.assert_close(gradient, 2 * len(x) * call**2 * module.weight.detach())
+    module.eval()
+    run(torch.ones(2, 3))
+    assert module.runs == 3
+    run(torch.ones(2, 3, dtype=torch.float64))
+    assert module.runs == 4
+
+
+def test_other_batch_sizes() -> None:
+    pair, (x,) = mlp()
+    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    for size in (5, 2, 1, 5):
+        assert_equal(results(traced, (x[:size],)), results(eager, (x[:size],)))
+
+
+def test_moved_parameters_and_beta_are_seen_without_another_trace() -> None:
+    pair, batch = mlp()
+    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    beta = torch.tensor(1.0)
+    values = []
+    for _ in range(3):
+        values.append(results(traced, batch, beta))
+        assert_equal(values[-1], results(eager, batch, beta))
+        with torch.no_grad():
+            for parameter in pair.parameters():
+                parameter.add_(0.1)
+        beta.mul_(0.5)
+    assert len(traced._compiled._graphs) == 1
+    assert values[0][0] != values[1][0]
+
+
+def test_a_rare_shape_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+    monkeypatch.setattr(Compiled, "_compile", lambda self, graph, flat: compiled.append(len(flat[-1])) or graph)
+    monkeypatch.setattr(Compiled, "_uses_before_compiling", 3)
+    monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
+    run = Compiled(Counting(), compile="inductor", gradients=True)
+    for size in (4, 4, 2, 2, 4, 4):
+        run(torch.ones(size, 3))
+    assert compiled == [4]  # at its first use, and only once
+    run(torch.ones(2, 3))
+    assert compiled == [4, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_parameters_that_are_not_trained(mode: Any) -> None:
+    pair, batch = mlp()
+    whole = Step(pair, SGVB_B(), compile=mode)
+    results(whole, batch)
+    expected = {name: p.grad for name, p in pair.named_parameters()}
+    frozen = [name for name in expected if name.startswith("posterior")]
+    assert frozen
+    for name, parameter in pair.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    for step in (Step(pair, SGVB_B(), compile=mode), whole):  # frozen from the start, and between two steps
+        results(step, batch)
+        for name, parameter in pair.named_parameters():
+            if name in frozen:
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, expected[name])
+    for parameter in pair.parameters():
+        parameter.requires_grad_(True)
+    results(whole, batch)
+    for name, parameter in pair.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_a_parameter_that_the_loss_does_not_see(mode: Any) -> None:
+    pair, batch = mlp()
+    pair.extra = nn.Parameter(torch.ones(2))
+    Step(pair, SGVB_B(), compile=mode)(batch, ONE)
+    assert pair.extra.grad is None
+    assert all(p.grad is not None for name, p in pair.named_parameters() if name != "extra")
+
+
+class Sum(nn.Module):
+    """A loss by a function of two parameters."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        self.function = function
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.function(self.a, self.b, x)]
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+@pytest.mark.parametrize(
+    "function",
+    [lambda a, b, x: ((a + b) * x).sum(), lambda a, b, x: a.sum() + b.sum() + 0 * x.sum()],
+    ids=["shared", "expanded"],
+)
+def test_gradients_can_be_written_to(function: Any, mode: Any) -> None:
+    """Clipping scales each gradient in place: none may be another's memory."""
+    _, (first, second) = Compiled(Sum(function), compile=mode, gradients=True)(torch.ones(3))
+    first.mul_(2)
+    torch.testing.assert_close(first, torch.full((3,), 2.0))
+    torch.testing.assert_close(second, torch.ones(3))
+
+
+def test_tied_parameters() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [self.two(self.one(x)).square().sum()]
+
+    torch.manual_seed(0)
+    module, x = Tied(), torch.randn(4, 3)
+    eager, traced = (Compiled(module, compile=mode, gradients=True)(x) for mode in ("eager", "traced"))
+    assert len(eager[1]) == 3
+    assert_equal(traced[0] + traced[1], eager[0] + eager[1])
+
+
+def test_without_gradients() -> None:
+    module, x = Counting(), torch.ones(2, 3)
+    for mode in ("eager", "traced"):
+        outputs, gradients = Compiled(module, compile=mode)(x)
+        assert gradients == []
+        assert not outputs[0].requires_grad
+        assert outputs[0].item() == pytest.approx(28)
+
+
+# Buffers and noise
+
+
+class Noisy(nn.Module):
+    """Batch-norm, dropout, and a buffer that is assigned instead of written to."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(dropout), nn.Linear(6, 4))
+        self.decoder = nn.Linear(2, 6)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("noisy", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z) + self.mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("noisy", self)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("mode", ["traced", "inductor"])
+def test_buffers_and_dropout_as_in_eager(mode: Any) -> None:
+    states, values = [], []
+    for how in ("eager", mode):
+        torch.manual_seed(0)
+        pair = Noisy()
+        step = Step(pair, SGVB_B(), compile=how)
+        x = torch.randn(5, 6) + 1
+        values.append([results(step, (x + call,), seed=call) for call in range(3)])
+        values[-1].append(results(step, (x,), seed=0))
+        states.append({name: value.clone() for name, value in pair.state_dict().items()})
+    for one, other in zip(*values, strict=True):
+        assert_equal(other, one, rtol=1e-4, atol=1e-4)
+    assert states[0].keys() == states[1].keys()
+    for name in states[0]:
+        torch.testing.assert_close(states[1][name], states[0][name], msg=lambda text, n=name: f"{n}: {text}")
+    assert states[1]["encoder.0.num_batches_tracked"] == 4
+    assert states[1]["mean"] > 0.3
+
+
+def test_fresh_dropout_and_noise_at_each_call() -> None:
+    torch.manual_seed(0)
+    pair = Noisy()
+    x = torch.randn(5, 6)
+    step = Step(pair, SGVB_A(), compile="traced")
+    first, second = step((x,), ONE).loss, step((x,), ONE).loss
+    assert first != second
+    masks = set()
+    run = Compiled(nn.Sequential(nn.Dropout(0.5), _AsList()), compile="traced")
+    for _ in range(5):
+        (out,), _ = run(torch.ones(20))
+        masks.add(tuple(out.tolist()))
+    assert len(masks) == 5
+    run._module.eval()
+    assert run(torch.ones(20))[0][0].tolist() == [1.0] * 20
+
+
+class _AsList(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+
+def test_tracing_leaves_no_mark() -> None:
+    """Neither on the generator nor on what the program writes to."""
+    torch.manual_seed(0)
+    pair = Noisy()
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    state = torch.get_rng_state()
+    step = Step(pair, SGVB_B(), compile="traced")
+    run = step._compiled
+    flat = [*(p.detach() for p in step._loss.parameters()), *step._loss.buffers(), ONE, torch.ones(5, 6)]
+    names = [name for name, _ in step._loss.named_parameters()]
+    run._trace(names, [name for name, _ in step._loss.named_buffers()], flat)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in pair.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(p.grad is not None for p in pair.parameters())
+
+
+# What cannot be traced
+
+
+def looking(look: Callable[[Tensor], Any]) -> Pair:
+    """A pair whose model looks at a value of its latent in Python."""
+    decoder = nn.Linear(2, 6)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z) * look(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    return Pair(model, guide)
+
+
+LOOKS = [
+    pytest.param(lambda z: 2.0 if z.sum() > 0 else 1.0, id="if"),
+    pytest.param(lambda z: z.sum().item(), id="item"),
+    pytest.param(lambda z: sum(z[0].tolist()), id="tolist"),
+    pytest.param(lambda z: torch.from_numpy(z.detach().numpy()).sum(), id="numpy"),
+    pytest.param(lambda z: float(z.sum()), id="float"),
+    pytest.param(lambda z: z[z > 0].sum(), id="mask"),
+    pytest.param(lambda z: len(z[z > 0]), id="shape"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:programs run eager:UserWarning", "ignore:Converting a tensor:UserWarning")
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_at_a_value_is_never_frozen(look: Callable[[Tensor], Any]) -> None:
+    """However it runs: with other noise at each step the results are those of the eager program."""
+    torch.manual_seed(0)
+    pair, x = looking(look), torch.randn(5, 6)
+    SGVB_A().bound(pair, x)
+    eager, auto = Step(pair, SGVB_B(), compile="eager"), Step(pair, SGVB_B())
+    auto._compiled.mode = "traced"  # "auto" where there is no compiler
+    for seed in range(6):
+        assert_equal(results(auto, (x,), seed=seed), results(eager, (x,), seed=seed))
+
+
+def test_falls_back_to_eager_and_says_why() -> None:
+    torch.manual_seed(0)
+    pair, x = looking(lambda z: 2.0 if z.sum() > 0 else 1.0), torch.randn(5, 6)
+    SGVB_A().bound(pair, x)
+    step = Step(pair, SGVB_B())
+    with pytest.warns(UserWarning, match=r"programs run eager instead of .*: the pair cannot be traced \(.+\)") as caught:
+        for _ in range(3):
+            step((x,), ONE)
+    assert len(caught) == 1
+    assert step.mode == "eager"
+    for mode in ("traced", "inductor"):
+        strict = Step(pair, SGVB_B(), compile=mode)
+        with pytest.raises(ValueError, match=f"compile='{mode}' is not possible here: the pair cannot be traced"):
+            strict((x,), ONE)
+
+
+def test_a_parameter_that_the_graph_would_not_differentiate() -> None:
+    """Reached by a reference of the program's own, past the module that it belongs to."""
+    module = Sum(lambda a, b, x: (a * x).sum() + references[0].sum())
+    references = [module.b]
+    with pytest.raises(ValueError, match="the parameter b is used otherwise than as an attribute of its module"):
+        Compiled(module, compile="traced", gradients=True)(torch.ones(3))
+    run = Compiled(module, gradients=True)
+    with pytest.warns(UserWarning, match="run eager instead of .* the parameter b"):
+        _, gradients = run(torch.ones(3))
+    torch.testing.assert_close(gradients[1], torch.ones(3))
+
+
+def test_validation_does_not_stop_the_tracer() -> None:
+    pair, batch = mlp()
+    with pyro.validation_enabled(True):
+        step = Step(pair, SGVB_B(), compile="traced")
+        step(batch, ONE)
+        assert dist.Normal(0.0, 1.0)._validate_args is True
+    assert step.mode == "traced"
+
+
+def test_an_error_of_the_program_is_the_programs() -> None:
+    pair, (x,) = mlp()
+    step = Step(pair, SGVB_B())
+    with pytest.warns(UserWarning, match="eager"), pytest.raises(ValueError, match="8"):
+        step((x[..., :7],), ONE)
+
+
+def test_modules_that_cannot_be_found_are_said_beforehand() -> None:
+    pair, batch = mlp()
+    with pytest.warns(UserWarning, match="programs run eager instead of inductor: for this reason"):
+        run = Compiled(Counting(), obstacle="for this reason")
+    assert run.mode == "eager"
+    with pytest.raises(ValueError, match="compile='traced' is not possible here: for this reason"):
+        Compiled(Counting(), compile="traced", obstacle="for this reason")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Compiled(Counting(), compile="eager", obstacle="for this reason")
+        Step(pair, SGVB_B(), compile="eager")(batch, ONE)
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_module.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match=r"run traced instead of inductor: no C\+\+ compiler is found \(install g\+\+"):
+        run = Compiled(Counting(), gradients=True)
+    assert run.mode == "traced"
+    assert run(torch.ones(2, 3))[0][0].item() == pytest.approx(28)
+    with pytest.raises(ValueError, match=r"compile='inductor' is not possible here: no C\+\+ compiler"):
+        Compiled(Counting(), compile="inductor")
+
+
+def test_inductor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor
+
+    def compile(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("the compiler\ncrashed")
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
+    run = Compiled(Counting(), gradients=True)
+    with pytest.warns(UserWarning, match=r"run traced instead of inductor: inductor failed \(RuntimeError: the compiler\)"):
+        (loss, _), _ = run(torch.ones(2, 3))
+    assert loss.item() == pytest.approx(28)
+    assert run.mode == "traced"
+    with pytest.raises(ValueError, match="compile='inductor' is not possible here: inductor failed"):
+        Compiled(Counting(), compile="inductor", gradients=True)(torch.ones(2, 3))
+
+
+def test_refuses() -> None:
+    with pytest.raises(ValueError, match="compile is one of auto, inductor, traced, eager; got 'jit'"):
+        Compiled(Counting(), compile="jit")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16; got 'half'"):
+        autocast("half", torch.device("cpu"))  # type: ignore[arg-type]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_bfloat16_is_near_float32(mode: Any) -> None:
+    pair, batch = mlp()
+    full, half = (Step(pair, SGVB_B(), compile=mode, precision=p) for p in ("float32", "bfloat16"))
+    ours, theirs = results(half, batch), results(full, batch)
+    assert all(value.dtype == torch.float32 for value in ours)
+    assert_equal(ours[:2], theirs[:2], rtol=2e-2, atol=0)
+    assert ours[0] != theirs[0]
+    for one, other in zip(ours[4:-1], theirs[4:-1], strict=True):
+        assert (one - other).norm() < 0.1 * other.norm() + 1e-3
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_a_gradient_that_is_not_finite_makes_the_loss_nan(mode: Any) -> None:
+    run = Compiled(Sum(lambda a, b, x: (a * x).sqrt().sum() + b.sum()), compile=mode, gradients=True)
+    (fine,), _ = run(torch.ones(3))
+    assert fine.item() == pytest.approx(6)
+    (loss,), gradients = run(torch.tensor([1.0, 0.0, 1.0]))  # the square root has no slope at 0: inf * 0
+    assert loss.isnan()
+    assert not gradients[0].isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+@pytest.mark.parametrize("count", ["data", "batch"])
+@pytest.mark.parametrize("size", [5, 2])
+def test_weight_prior(size: int, count: Any, mode: Any) -> None:
+    pair, (x,) = mlp()
+    x = x[:size]
+    prior = WeightPrior(scale=0.5, count=count)
+    without, step = Step(pair, SGVB_B(), compile=mode), Step(
+        pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100
+    )
+    results(without, (x,))
+    plain = [p.grad for p in pair.parameters()]
+    values = results(step, (x,))
+    share = 100 if count == "data" else size
+    log_prior = sum(dist.Normal(0.0, 0.5).log_prob(p).sum() for p in pair.parameters()) / share
+    expected = torch.autograd.grad(-log_prior, list(pair.parameters()))
+    assert_equal([p.grad - g for p, g in zip(pair.parameters(), plain, strict=True)], list(expected), atol=1e-5)
+    torch.manual_seed(1)
+    objective = without((x,), ONE)
+    assert values[1].item() == objective.bound.item()  # of which the prior is no part
+    square = sum((p**2).sum() for p in pair.parameters()).item()
+    assert (values[0] - objective.loss).item() == pytest.approx(square / (2 * 0.25) / share, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+def test_weight_prior_leaves_out_what_is_not_trained() -> None:
+    pair, batch = mlp()
+    for parameter in pair.prior.parameters():
+        parameter.requires_grad_(False)
+    first = next(pair.parameters())
+    first.requires_grad_(False)
+    step = Step(pair, SGVB_B(), compile="traced", weight_prior=WeightPrior(), num_data=1)
+    plain = Step(pair, SGVB_B(), compile="traced")
+    difference = results(step, batch)[0] - results(plain, batch)[0]
+    square = sum((p**2).sum() for p in pair.parameters() if p is not first).item()
+    assert difference.item() == pytest.approx(square / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"scale": 0.0}, "has to be positive; got 0.0"), ({"count": "epoch"}, "'data' or 'batch'; got 'epoch'")],
+)
+def test_weight_prior_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WeightPrior(**arguments)
+
+
+def test_subsampled_plate() -> None:
+    """Its indices are noise as any other: drawn anew at each step of the graph."""
+    data = torch.arange(10.0)
+
+    def model(x: Tensor) -> None:
+        weight = pyro.param("weight", torch.ones(()))
+        with pyro.plate("data", 10, subsample_size=2) as index:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(weight * z, 1.0), obs=data[index])
+
+    def guide(x: Tensor) -> None:
+        weight = pyro.param("weight", torch.ones(()))
+        with pyro.plate("data", 10, subsample_size=2):
+            pyro.sample("z", dist.Normal(weight, 1.0))
+
+    pair, _ = made(lambda: (Pair(model, guide), (data,)))
+    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    for seed in range(4):
+        assert_equal(results(traced, (data,), seed=seed), results(eager, (data,), seed=seed))
+
+

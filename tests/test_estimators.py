@@ -1,0 +1,630 @@
+"""estimators: each is the Pyro ELBO that it says it is, and gives its bound for each datum."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import PAIRS, linear_gaussian
+from pyro import poutine
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from pyro_vae import SGVB_A, SGVB_B, Pair
+from pyro_vae.contract import as_pair, programs
+from pyro_vae.estimators import Estimator, Objective, SiteTerms
+
+Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
+TWINS = [pytest.param(SGVB_A, Trace_ELBO, id="A"), pytest.param(SGVB_B, TraceMeanField_ELBO, id="B")]
+
+
+def made(factory: Factory) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A reproducible pair that has its parameters."""
+    torch.manual_seed(0)
+    pair, batch = factory()
+    module = as_pair(pair)
+    SGVB_A().bound(module, *batch)
+    return module, batch
+
+
+def pyros(elbo: type[ELBO], particles: int, nesting: int = 1) -> Any:
+    return elbo(num_particles=particles, vectorize_particles=True, max_plate_nesting=nesting)
+
+
+def seeded(seed: int, call: Callable[..., Any], *args: Any) -> Any:
+    torch.manual_seed(seed)
+    return call(*args)
+
+
+def gradients(pair: nn.Module, loss: Callable[[], Any]) -> dict[str, Tensor]:
+    """The gradients that ``loss`` leaves behind, or those of the tensor that it gives."""
+    pair.zero_grad()
+    value = seeded(1, loss)
+    if isinstance(value, Tensor):
+        value.backward()
+    return {name: p.grad.clone() for name, p in pair.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+class Toy(nn.Module):
+    """z ~ N(0, 1), x | z ~ N(z, 1), both scalars; q(z | x) = N(loc, scale). Evidence: x ~ N(0, sqrt 2)."""
+
+    def __init__(self, prior: Any = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+        self.scale, self.prior = scale, prior or dist.Normal(0.0, 1.0)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("toy", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("toy", self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc, self.scale))
+
+
+class Discrete(nn.Module):
+    """z1 ~ Bernoulli, z2 | z1 ~ Normal, x | z1, z2: the score function for the one, reparameterisation for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits, self.weight = nn.Parameter(torch.tensor([0.3, -0.4, 0.1])), nn.Parameter(torch.tensor(0.7))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("discrete", self)
+        with pyro.plate("data", 3):
+            z1 = pyro.sample("z1", dist.Bernoulli(0.3))
+            z2 = pyro.sample("z2", dist.Normal(z1, 1.0))
+            pyro.sample("x", dist.Normal(self.weight * z2, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("discrete", self)
+        with pyro.plate("data", 3):
+            z1 = pyro.sample("z1", dist.Bernoulli(logits=self.logits))
+            pyro.sample("z2", dist.Normal(z1 + 0.5 * x * self.weight, 0.8))
+
+
+class Shared(nn.Module):
+    """w ~ N(0, 1) for all N data, x_i | w ~ N(w, 1); the guide is the exact posterior given the whole data."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        self.data = data
+        self.factor = nn.Parameter(torch.ones((), dtype=data.dtype))
+
+    def model(self, x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(self.data.new_zeros(()), 1.0))
+        with pyro.plate("data", len(self.data), subsample=x):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("shared", self)
+        count = len(self.data) + 1
+        pyro.sample("w", dist.Normal(self.factor * self.data.sum() / count, count**-0.5))
+
+    def log_evidence(self) -> Tensor:
+        size = len(self.data)
+        covariance = torch.eye(size, dtype=self.data.dtype) + 1
+        return dist.MultivariateNormal(self.data.new_zeros(size), covariance).log_prob(self.data)
+
+
+class Pixels(nn.Module):
+    """A latent for each datum and one for each of its D pixels, either in an inner plate or as an event."""
+
+    def __init__(self, inner: bool, pixels: int = 4) -> None:
+        super().__init__()
+        self.inner, self.pixels = inner, pixels
+        self.loc = nn.Parameter(torch.tensor(0.3))
+
+    def sites(self, x: Tensor, observe: bool) -> None:
+        pyro.module("pixels", self)
+        loc = torch.zeros(()) if observe else self.loc
+        with pyro.plate("data", x.shape[-1], dim=-1):
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            with pyro.plate("pixels", self.pixels, dim=-2):
+                w = pyro.sample("w", dist.Normal(z if observe else loc, 0.5))
+                if observe:
+                    pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def model(self, x: Tensor) -> None:
+        self.sites(x, True)
+
+    def guide(self, x: Tensor) -> None:
+        self.sites(x, False)
+
+
+# Pyro's own
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize(("estimator", "elbo"), TWINS)
+def test_equals_pyros(estimator: type[Estimator], elbo: type[ELBO], particles: int, factory: Factory) -> None:
+    pair, batch = made(factory)
+    model, guide = programs(pair)
+    ours, theirs = estimator(particles), pyros(elbo, particles)
+    for name in ("loss", "loss_and_grads"):
+        values = [seeded(1, getattr(e, name), model, guide, *batch) for e in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], rel=1e-5), name
+        assert isinstance(values[0], float)
+    values = [seeded(1, e.differentiable_loss, model, guide, *batch).item() for e in (ours, theirs)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    for name in ("differentiable_loss", "loss_and_grads"):
+        assert_same(*(gradients(pair, lambda e=e: getattr(e, name)(model, guide, *batch)) for e in (ours, theirs)))
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_score_function_equals_pyros(particles: int) -> None:
+    pair, x = Discrete(), torch.tensor([0.5, -1.0, 2.0])
+    model, guide = programs(pair)
+    ours, theirs = SGVB_A(particles), pyros(Trace_ELBO, particles)
+    for name in ("loss", "loss_and_grads"):
+        values = [seeded(1, getattr(e, name), model, guide, x) for e in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], rel=1e-5), name
+    for name in ("differentiable_loss", "loss_and_grads"):
+        assert_same(*(gradients(pair, lambda e=e: getattr(e, name)(model, guide, x)) for e in (ours, theirs)))
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.4])
+def test_score_function_is_unbiased_with_beta(beta: float) -> None:
+    """z ~ Bernoulli(0.3), x | z ~ N(z, 1), q(z) = Bernoulli: the gradient against the sum over both z."""
+    logit, x = nn.Parameter(torch.tensor(0.2)), torch.tensor([-1.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 1):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", 1):
+            pyro.sample("z", dist.Bernoulli(logits=logit))
+
+    z = torch.tensor([0.0, 1.0])
+    q = dist.Bernoulli(logits=logit)
+    inside = dist.Normal(z, 1.0).log_prob(x) + beta * (dist.Bernoulli(0.3).log_prob(z) - q.log_prob(z))
+    (exact,) = torch.autograd.grad(-(q.log_prob(z).exp() * inside).sum(), [logit])
+    torch.manual_seed(0)
+    loss = SGVB_A(40_000, beta=beta).differentiable_loss(model, guide, x)
+    (estimate,) = torch.autograd.grad(loss, [logit])
+    assert estimate.item() == pytest.approx(exact.item(), abs=0.02)  # at least five standard errors
+    assert abs(exact.item()) > 0.2
+
+
+def test_estimators_are_pyros() -> None:
+    assert issubclass(SGVB_A, Trace_ELBO)
+    assert issubclass(SGVB_B, TraceMeanField_ELBO)
+    assert issubclass(SGVB_B, Estimator)
+    with pytest.raises(TypeError, match="abstract"):
+        Estimator()  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_trains_in_svi(estimator: type[Estimator]) -> None:
+    pair, x = Toy(scale=0.5**0.5), torch.full((64,), 2.0)
+    model, guide = programs(pair)
+    torch.manual_seed(0)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), loss=estimator(4))
+    for _ in range(150):
+        loss = svi.step(x)
+    assert pair.loc.item() == pytest.approx(1.0, abs=0.1)  # the exact posterior N(1, 1/2)
+    assert loss / 64 == pytest.approx(-dist.Normal(0.0, 2**0.5).log_prob(x[0]).item(), abs=0.2)
+    assert svi.evaluate_loss(x) / 64 == pytest.approx(loss / 64, abs=0.2)
+
+
+def test_is_a_loss_module() -> None:
+    pair, batch = made(PAIRS[0].values[0])
+    module = SGVB_B()(pair.model, pair.guide)
+    loss = seeded(1, module, *batch)
+    assert loss.item() == pytest.approx(seeded(1, SGVB_B().loss, pair.model, pair.guide, *batch), rel=1e-6)
+
+
+# The bound of each datum
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_bound_sums_to_the_loss(estimator: type[Estimator], particles: int, factory: Factory) -> None:
+    pair, batch = made(factory)
+    subject = estimator(particles, beta=0.7)
+    bound = seeded(1, subject.bound, pair, *batch)
+    assert bound.shape == (len(batch[0]),)
+    assert not bound.requires_grad
+    loss = seeded(1, subject.loss, *programs(pair), *batch)
+    assert bound.sum().item() == pytest.approx(-loss, rel=1e-5)
+
+
+def test_bound_of_a_datum_is_its_own() -> None:
+    """Exchanging one datum changes that datum's bound and no other."""
+    pair, x, _ = linear_gaussian()
+    other = x.clone()
+    other[3] += 1
+    for estimator in (SGVB_A(2), SGVB_B(2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            moved = (seeded(1, estimator.bound, pair, x) - seeded(1, estimator.bound, pair, other)).abs() > 1e-9
+        assert moved.tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("particles", [1, 5])
+def test_bound_is_the_evidence_at_the_exact_posterior(particles: int) -> None:
+    pair, x, exact = linear_gaussian()
+    for seed in range(3):
+        bound = seeded(seed, SGVB_A(particles).bound, pair, x)
+        torch.testing.assert_close(bound, exact, rtol=1e-10, atol=1e-10)
+
+
+class WrongGuide(nn.Module):
+    """The linear-Gaussian pair with a guide of diagonal covariance in the wrong place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right, self.x, _ = linear_gaussian()
+        self.loc, self.scale = 0.3 * self.x[:, :2], torch.tensor([0.6, 0.9], dtype=self.x.dtype)
+
+    def model(self, x: Tensor) -> None:
+        pair = self.right
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ pair.W.T + pair.b, pair.s).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
+
+    def elbo(self) -> Tensor:
+        W, b, s = self.right.W, self.right.b, self.right.s
+        log_p = dist.Normal(self.loc @ W.T + b, s).log_prob(self.x).sum(-1) - ((W * self.scale) ** 2).sum() / (2 * s**2)
+        kl = 0.5 * (self.loc**2 + self.scale**2 - 1).sum(-1) - self.scale.log().sum()
+        return (log_p - kl).detach()
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_bound_of_a_wrong_guide_in_closed_form(estimator: type[Estimator]) -> None:
+    pair, draws = WrongGuide(), 20_000
+    torch.manual_seed(0)
+    bound = estimator(draws).bound(pair, pair.x)
+    errors = SGVB_A(2000).log_weights(pair, pair.x).std(0) / math.sqrt(draws)
+    assert (bound - pair.elbo()).abs().lt(5 * errors).all()
+    assert errors.max() < 0.1
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_a_shared_latent_counts_once(estimator: type[Estimator]) -> None:
+    """The sum over data of the bounds is the bound of all, in batches of any size: here exactly, w drawn alike."""
+    pair = Shared(torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1)
+    whole = seeded(1, estimator(2).bound, pair, pair.data)
+    for size in (1, 2, 4):
+        parts = [seeded(1, estimator(2).bound, pair, part) for part in pair.data.split(size)]
+        assert [len(part) for part in parts] == [len(part) for part in pair.data.split(size)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-10, atol=1e-10)
+    if estimator is SGVB_A:
+        torch.testing.assert_close(whole.sum(), pair.log_evidence(), rtol=1e-10, atol=1e-10)
+    else:
+        torch.manual_seed(0)
+        assert SGVB_B(20_000).bound(pair, pair.data).sum().item() == pytest.approx(pair.log_evidence().item(), abs=0.1)
+    terms = seeded(1, estimator(2).terms, pair, pair.data[:2])["w"]
+    assert {value.shape for _, value in terms.items()} == {(2, 1)}
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_subsampled_loss_keeps_pyros_scale(estimator: type[Estimator]) -> None:
+    pair = Shared(torch.arange(6.0))
+    part = pair.data[:2]
+    subject = estimator()
+    bound = seeded(1, subject.bound, pair, part)
+    assert seeded(1, subject.loss, *programs(pair), part) == pytest.approx(-bound.mean().item() * 6, rel=1e-5)
+    objective = seeded(1, subject.objective, *programs(pair), part)
+    assert objective.loss.item() == pytest.approx(-bound.mean().item(), rel=1e-5)
+    assert objective.bound.item() == pytest.approx(bound.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_bound_does_not_depend_on_the_subsample_size(size: int) -> None:
+    """With the exact posterior each bound is the evidence of the datum drawn, and no multiple of it."""
+    right, x, exact = linear_gaussian()
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=size) as index:
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ right.W.T + right.b, right.s).to_event(1), obs=x[index])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=size) as index:
+            pyro.sample("z", right.posterior(x[index]))
+
+    torch.manual_seed(0)
+    bounds = torch.stack([SGVB_A(2).bound(Pair(model, guide), x) for _ in range(40)])
+    assert bounds.shape == (40, size)
+    distances = (bounds[..., None] - exact).abs().amin(-1)
+    assert distances.max() < 1e-8
+    assert (bounds[..., None] - exact).abs().flatten(0, 1).amin(0).max() < 1e-8  # every datum comes up
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize(("estimator", "elbo"), TWINS)
+def test_inner_plates(estimator: type[Estimator], elbo: type[ELBO], particles: int) -> None:
+    pair, x = Pixels(inner=True), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    model, guide = programs(pair)
+    ours, theirs = estimator(particles, max_plate_nesting=2), pyros(elbo, particles, nesting=2)
+    assert_same(*(gradients(pair, lambda e=e: e.loss_and_grads(model, guide, x)) for e in (ours, theirs)))
+    bound = seeded(1, ours.bound, pair, x)
+    assert bound.shape == (5,)
+    assert bound.sum().item() == pytest.approx(-seeded(1, theirs.loss, model, guide, x), rel=1e-5)
+    changed = x.clone()
+    changed[2, 3] += 1
+    assert (seeded(1, ours.bound, pair, changed) != bound).tolist() == [False, False, False, True, False]
+    terms = seeded(1, ours.terms, pair, x)
+    shape = (5,) if particles == 1 else (particles, 5)
+    assert {value.shape for site in terms.values() for _, value in site.items()} == {shape}
+    assert repr(ours) == f"{estimator.__name__}(num_particles={particles}, max_plate_nesting=2)"
+
+
+def test_users_scale_and_mask() -> None:
+    x = torch.tensor([0.5, -1.0, 2.0])
+    mask = torch.tensor([True, False, True])
+
+    def pair(handler: Any) -> nn.Module:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", 3):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with handler:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", 3):
+                pyro.sample("z", dist.Normal(0.2, 0.7))
+
+        return Pair(model, guide)
+
+    for estimator in (SGVB_A(), SGVB_B(), SGVB_A(3)):
+        plain = seeded(1, estimator.terms, pair(poutine.scale(scale=1.0)), x)["x"].log_p
+        scaled = seeded(1, estimator.terms, pair(poutine.scale(scale=2.5)), x)["x"].log_p
+        masked = seeded(1, estimator.terms, pair(poutine.mask(mask=mask)), x)["x"].log_p
+        torch.testing.assert_close(scaled, 2.5 * plain)
+        torch.testing.assert_close(masked, plain * mask)
+        without = seeded(1, estimator.bound, pair(poutine.scale(scale=1.0)), x)
+        bound = seeded(1, estimator.bound, pair(poutine.mask(mask=mask)), x)
+        assert (bound == without).tolist() == mask.tolist()
+    whole = pair(poutine.mask(mask=mask))
+    model, guide = (poutine.mask(program, mask=mask) for program in programs(whole))
+    for estimator in (SGVB_A(), SGVB_B()):
+        assert seeded(1, estimator.bound, Pair(model, guide), x)[1] == 0
+
+
+def test_no_data_plate() -> None:
+    def model(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]).to_event(1), obs=x)
+
+    pair = Pair(model, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)))
+    for call in (SGVB_A().bound, SGVB_A().terms, SGVB_A().log_weights):
+        with pytest.raises(ValueError, match=r"no plate over the data.*pyro.plate\("):
+            call(pair, torch.zeros(3))
+
+
+# beta
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 4, torch.tensor(0.3)])
+def test_beta_weighs_model_and_guide_alike(estimator: type[Estimator], particles: int, beta: Any) -> None:
+    for factory in (p.values[0] for p in PAIRS if p.id in ("hierarchy", "plain_object")):
+        pair, batch = made(factory)
+        subject = estimator(particles, beta=beta)
+        terms = seeded(1, subject.terms, pair, *batch)
+        log_p = terms.pop("x").log_p
+        kl = sum(t.kl if t.kl is not None else t.log_q - t.log_p for t in terms.values())
+        expected = (log_p - float(beta) * kl).expand(particles, len(batch[0])).mean(0)
+        torch.testing.assert_close(seeded(1, subject.bound, pair, *batch), expected, rtol=1e-5, atol=1e-5)
+        objective = seeded(1, subject.objective, *programs(pair), *batch)
+        assert objective.loss.item() == pytest.approx(-expected.mean().item(), rel=1e-5)
+        assert objective.bound.item() == pytest.approx((log_p - kl).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_gradient_is_linear_in_beta(estimator: type[Estimator]) -> None:
+    pair, batch = made(PAIRS[0].values[0])
+    zero, half, one = (
+        gradients(pair, lambda b=b: estimator(beta=b).differentiable_loss(*programs(pair), *batch)) for b in (0, 0.5, 1)
+    )
+    zero = {name: zero.get(name, torch.zeros_like(value)) for name, value in one.items()}
+    assert_same(half, {name: (zero[name] + one[name]) / 2 for name in one})
+    assert any((zero[name] - one[name]).abs().max() > 1e-3 for name in one)
+
+
+def test_beta_as_a_tensor_is_moved_in_place() -> None:
+    beta = torch.tensor(1.0)
+    pair, batch = made(PAIRS[0].values[0])
+    estimator = SGVB_B(beta=beta)
+    before = seeded(1, estimator.bound, pair, *batch)
+    beta.fill_(0.5)
+    torch.testing.assert_close(
+        seeded(1, estimator.bound, pair, *batch), seeded(1, SGVB_B(beta=0.5).bound, pair, *batch)
+    )
+    assert (before != seeded(1, estimator.bound, pair, *batch)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_particles": 0}, "num_particles has to be a whole number of at least 1; got 0"),
+        ({"num_particles": 2.0}, r"num_particles has to be .* got 2\.0"),
+        ({"max_plate_nesting": 0}, "max_plate_nesting has to be"),
+        ({"max_plate_nesting": math.inf}, "max_plate_nesting has to be .* got inf"),
+        ({"beta": -0.1}, r"cannot be negative; got -0\.1"),
+        ({"beta": math.nan}, "got nan"),
+    ],
+)
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_refuses(estimator: type[Estimator], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimator(**arguments)
+
+
+# What SGVB_B cannot take
+
+
+def test_sampled_kl_is_said_once() -> None:
+    pair, x = Toy(prior=dist.StudentT(4.0)), torch.ones(3)
+    estimator = SGVB_B()
+    with pytest.warns(UserWarning, match=r"no closed-form KL is registered for z; there it is sampled") as caught:
+        for _ in range(3):
+            estimator.bound(pair, x)
+    assert len(caught) == 1
+    torch.testing.assert_close(seeded(1, estimator.bound, pair, x), seeded(1, SGVB_A().bound, pair, x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SGVB_B().bound(Toy(), x)
+
+
+def test_sampled_kl_equals_pyros() -> None:
+    pair, x = Toy(prior=dist.StudentT(4.0)), torch.tensor([0.5, 2.0])
+    model, guide = programs(pair)
+    with pytest.warns(UserWarning, match="sampled"):
+        ours = gradients(pair, lambda: SGVB_B(3).loss_and_grads(model, guide, x))
+    assert_same(ours, gradients(pair, lambda: pyros(TraceMeanField_ELBO, 3).loss_and_grads(model, guide, x)))
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_b_refuses_a_discrete_latent(validate: bool) -> None:
+    with pyro.validation_enabled(validate), pytest.raises(ValueError, match=r"q\(z1\) is a Bernoulli.*Use SGVB_A"):
+        SGVB_B().bound(Discrete(), torch.zeros(3))
+
+
+@pytest.mark.parametrize("particles", [1, 2])
+def test_b_refuses_a_bottom_up_guide(particles: int) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 2):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", 2):
+            z1 = pyro.sample("z1", dist.Normal(x, 1.0))
+            pyro.sample("z2", dist.Normal(z1, 1.0))
+
+    pair, x = Pair(model, guide), torch.zeros(2)
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match="model draws z2, z1, the guide z1, z2.*SGVB_A"):
+        SGVB_B(particles).bound(pair, x)
+    assert SGVB_A(particles).bound(pair, x).isfinite().all()
+
+
+def test_auxiliary_latent_of_the_guide() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor(0.4))
+        with pyro.plate("data", 2):
+            a = pyro.sample("a", dist.Normal(loc, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(a, 1.0))
+
+    pair, x = Pair(model, guide), torch.ones(2)
+    SGVB_A().bound(pair, x)
+    for estimator, elbo in ((SGVB_A, Trace_ELBO), (SGVB_B, TraceMeanField_ELBO)):
+        ours, theirs = estimator(2), pyros(elbo, 2)
+        assert seeded(1, ours.loss, pair.model, pair.guide, x) == pytest.approx(
+            seeded(1, pyros(Trace_ELBO, 2).loss if elbo is Trace_ELBO else theirs.loss, pair.model, pair.guide, x)
+        )
+        assert_same(*(gradients(pair, lambda e=e: e.loss_and_grads(pair.model, pair.guide, x)) for e in (ours, theirs)))
+        assert dict(seeded(1, ours.terms, pair, x)["a"].items()).keys() == {"log_q"}
+
+
+# Terms
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_terms_by_site(particles: int) -> None:
+    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
+    shape = (5,) if particles == 1 else (particles, 5)
+    sampled = seeded(1, SGVB_A(particles).terms, pair, *batch)
+    closed = seeded(1, SGVB_B(particles).terms, pair, *batch)
+    kinds = {name: [kind for kind, _ in site.items()] for name, site in sampled.items()}
+    assert kinds == {"z2": ["log_p", "log_q"], "z1": ["log_p", "log_q"], "x": ["log_p"]}
+    assert {name: [kind for kind, _ in site.items()] for name, site in closed.items()} == {
+        "z2": ["kl"],
+        "z1": ["kl"],
+        "x": ["log_p"],
+    }
+    for site in (*sampled.values(), *closed.values()):
+        assert isinstance(site, SiteTerms)
+        for _, value in site.items():
+            assert value.shape == shape
+            assert not value.requires_grad
+    torch.testing.assert_close(sampled["x"].log_p, closed["x"].log_p)
+    assert (closed["z1"].kl >= 0).all()
+    torch.manual_seed(0)
+    many = SGVB_A(20_000).terms(pair, *batch)
+    torch.testing.assert_close((many["z2"].log_q - many["z2"].log_p).mean(0), closed["z2"].kl.reshape(-1, 5)[0], rtol=0.1, atol=0.05)
+
+
+def test_terms_against_a_hand_calculation() -> None:
+    pair, x = Toy(scale=0.5), torch.tensor([0.3, -1.2])
+    with poutine.trace() as recorded:
+        seeded(1, pair.guide, x)
+    z = recorded.trace.nodes["z"]["value"]
+    terms = seeded(1, SGVB_A().terms, pair, x)
+    torch.testing.assert_close(terms["x"].log_p, dist.Normal(z, 1.0).log_prob(x))
+    torch.testing.assert_close(terms["z"].log_p, dist.Normal(0.0, 1.0).log_prob(z))
+    torch.testing.assert_close(terms["z"].log_q, dist.Normal(0.0, 0.5).log_prob(z).detach())
+    kl = math.log(2) + 0.125 - 0.5
+    torch.testing.assert_close(SGVB_B().terms(pair, x)["z"].kl, torch.full((2,), kl))
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_log_weights(particles: int) -> None:
+    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "plain_object"))
+    estimator = SGVB_A(particles, beta=0.2)  # of which importance weights know nothing
+    weights = seeded(1, estimator.log_weights, pair, *batch)
+    assert weights.shape == (particles, 5)
+    torch.testing.assert_close(weights.mean(0).detach(), seeded(1, SGVB_A(particles).bound, pair, *batch))
+    with pytest.raises(ValueError, match=r"SGVB_B integrates a KL in closed form; take importance weights from SGVB_A"):
+        SGVB_B().log_weights(pair, *batch)
+
+
+def test_mean_bound() -> None:
+    pair, x, exact = linear_gaussian()
+    assert SGVB_A().mean_bound(pair, [(part,) for part in x.split(2)]) == pytest.approx(exact.mean().item())  # 2, 2, 1
+    with pytest.raises(ValueError, match="no data to average the bound over"):
+        SGVB_A().mean_bound(pair, [])
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("estimator", [SGVB_A, SGVB_B])
+def test_objective(estimator: type[Estimator], factory: Factory) -> None:
+    pair, batch = made(factory)
+    subject = estimator(2, beta=0.5)
+    objective = seeded(1, subject.objective, *programs(pair), *batch)
+    assert isinstance(objective, Objective)
+    assert objective.loss.requires_grad
+    assert not objective.bound.requires_grad
+    size = len(batch[0])
+    assert objective.loss.item() == pytest.approx(seeded(1, subject.loss, *programs(pair), *batch) / size, rel=1e-5)
+    assert objective.bound.item() == pytest.approx(
+        seeded(1, estimator(2).bound, pair, *batch).mean().item(), rel=1e-5
+    )
+    signs = {"log_p": 1, "log_q": -1, "kl": -1}
+    total = sum(signs[kind] * value for site in objective.terms.values() for kind, value in site.items())
+    assert total.item() == pytest.approx(objective.bound.item(), rel=1e-4)
+    one = gradients(pair, lambda: subject.objective(*programs(pair), *batch).loss * size)
+    assert_same(one, gradients(pair, lambda: subject.loss_and_grads(*programs(pair), *batch)))

@@ -1,0 +1,287 @@
+"""evidence: log p(x) against answers known in closed form."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import linear_gaussian, mlp_vae, plain_object, two_arguments
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae import SGVB_A, Pair
+from pyro_vae.contract import as_pair
+from pyro_vae.evidence import Importance, importance
+from pyro_vae.evidence.importance import _LogWeights
+
+
+class Toy(nn.Module):
+    """z ~ N(0, 1), x | z ~ N(z, 1), q(z | x) = N(x / 2 + shift, scale); by default the prior as guide."""
+
+    def __init__(self, slope: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.slope, self.scale = slope, scale
+        self.largest = 0  # draws held at once
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.slope * x, self.scale))
+            self.largest = max(self.largest, z.numel())
+
+
+def evidence(x: Tensor) -> Tensor:
+    return dist.Normal(torch.zeros_like(x), 2**0.5).log_prob(x)
+
+
+@pytest.mark.parametrize("compile", ["eager", "traced"])
+@pytest.mark.parametrize(("num_samples", "chunk"), [(1, 100), (64, 16384), (50, 7), (3, 1)])
+def test_exact_posterior_gives_the_exact_evidence(num_samples: int, chunk: int, compile: Any) -> None:
+    pair, x, exact = linear_gaussian()
+    result = importance(pair, x, num_samples, chunk=chunk, compile=compile)
+    torch.testing.assert_close(result.log_prob, exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(result.effective_sample_size, torch.full_like(exact, num_samples), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result.standard_error, torch.zeros_like(exact), rtol=0, atol=1e-5)
+    assert result.num_samples == num_samples
+    assert result.nll == pytest.approx(-exact.mean().item())
+    assert result.nll_standard_error == pytest.approx(exact.std().item() / math.sqrt(len(x)))
+
+
+def test_exact_by_inductor() -> None:
+    pair, x, exact = linear_gaussian()
+    torch.testing.assert_close(importance(pair, x, 8, compile="inductor").log_prob, exact, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+def test_wrong_guide_within_its_standard_error(mode: Any) -> None:
+    x = torch.linspace(-2, 2, 400, dtype=torch.float64)
+    pair = Toy(slope=0.5, scale=1.2)  # the exact scale is 0.71
+    result = importance(pair, x, 200, compile=mode)
+    scores = (result.log_prob - evidence(x)) / result.standard_error
+    assert scores.abs().max() < 5
+    assert 0.7 < scores.std() < 1.3  # the standard error is the size of the error
+    # In expectation below, by half the variance: -1/2 (1 / ESS - 1 / S)
+    assert result.log_prob.sub(evidence(x)).mean().item() == pytest.approx(
+        -result.standard_error.square().mean().item() / 2, abs=4 * result.standard_error.mean().item() / 20
+    )
+
+
+@pytest.mark.parametrize(("x", "gap"), [(0.0, 0.1534), (2.0, 1.1534)])
+def test_gap_of_one_sample(x: float, gap: float) -> None:
+    """E[log p(x) - log w] with the prior as guide: KL(prior || posterior) = (x^2 + 1) / 4 - ... in closed form."""
+    data = torch.full((400_000,), x, dtype=torch.float64)
+    result = importance(Toy(), data, 1, chunk=1_000_000)
+    errors = evidence(data) - result.log_prob
+    assert errors.mean().item() == pytest.approx(gap, abs=5 * errors.std().item() / math.sqrt(len(data)))
+    assert errors.std() / math.sqrt(len(data)) < 0.004
+
+
+def test_rises_with_the_number_of_samples() -> None:
+    data = torch.full((20_000,), 2.0, dtype=torch.float64)
+    exact = evidence(data)[0].item()
+    means = [importance(Toy(), data, k, chunk=1_000_000).log_prob.mean().item() for k in (1, 2, 8, 64)]
+    assert means == sorted(means)
+    assert means[0] < exact - 1
+    assert exact - 0.05 < means[-1] < exact + 0.01
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10, 64, 1000])
+def test_chunk_bounds_memory_and_not_the_result(chunk: int) -> None:
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    pair = Toy(slope=0.4, scale=0.9)
+    result = importance(pair, x, 50, chunk=chunk, compile="eager")
+    assert pair.largest <= max(chunk, 1)
+    assert result.log_prob.shape == (7,)
+    assert ((result.log_prob - evidence(x)).abs() < 5 * result.standard_error).all()
+
+
+def test_chunks_are_of_one_distribution() -> None:
+    x = torch.full((3000,), 1.5, dtype=torch.float64)
+    one = importance(Toy(), x, 5, chunk=100_000)
+    many = importance(Toy(), x, 5, chunk=2, compile="eager", seed=1)
+    for statistic in ("log_prob", "effective_sample_size"):
+        a, b = getattr(one, statistic), getattr(many, statistic)
+        error = math.hypot(a.std().item(), b.std().item()) / math.sqrt(len(x))
+        assert a.mean().item() == pytest.approx(b.mean().item(), abs=5 * error), statistic
+        assert a.std().item() == pytest.approx(b.std().item(), rel=0.15)
+
+
+def test_against_the_log_weights_themselves() -> None:
+    """The estimate and its effective sample size are those of the weights that the same seed draws."""
+    x = torch.tensor([0.3, -1.0, 2.0])
+    pair = Toy()
+    result = importance(pair, x, 6, compile="eager", seed=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        SGVB_A().bound(pair, x[:1])  # the run that looks for latents that data share
+        log_w = SGVB_A(6).log_weights(pair, x)
+    w = log_w.exp()
+    torch.testing.assert_close(result.log_prob, w.mean(0).log())
+    torch.testing.assert_close(result.effective_sample_size, w.sum(0) ** 2 / (w**2).sum(0))
+    torch.testing.assert_close(result.standard_error, w.std(0, correction=0) / w.mean(0) / math.sqrt(6))
+
+
+def test_tiny_weights_do_not_underflow() -> None:
+    x = torch.tensor([60.0, 0.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = importance(Toy(), x, 100)
+    assert result.log_prob.isfinite().all()
+    assert result.log_prob[0] < -1000
+    assert (result.effective_sample_size >= 1).all()
+
+
+def test_several_arguments() -> None:
+    torch.manual_seed(0)
+    pair, (x, y) = two_arguments()
+    result = importance(pair, (x, y), 2000)
+    assert result.log_prob.shape == (5,)
+    one = importance(pair, (x[2:3], y[2:3]), 2000, seed=1)  # its own label goes with each datum, in whatever chunk
+    assert one.log_prob.item() == pytest.approx(result.log_prob[2].item(), abs=0.15)
+    by_one = importance(pair, (x, y), 2000, chunk=2000, seed=2)
+    torch.testing.assert_close(by_one.log_prob, result.log_prob, atol=0.15, rtol=0)
+
+
+def test_seed_and_the_callers_state() -> None:
+    torch.manual_seed(0)
+    pair, (x,) = mlp_vae()
+    state = torch.get_rng_state()
+    first = importance(pair, x, 20).log_prob
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(importance(pair, x, 20).log_prob, first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(importance(pair, x, 20, seed=1).log_prob, first)
+    assert not first.requires_grad
+    assert pyro.settings.get("validate_distributions_pyro")
+
+
+def test_training_mode_is_put_back() -> None:
+    class Modes(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part, self.fixed = nn.Dropout(0.5), nn.Dropout(0.5).eval()
+            self.seen: list[bool] = []
+
+        def guide(self, x: Tensor) -> None:
+            self.seen.append(self.training or self.part.training)
+            super().guide(x)
+
+    pair = Modes()
+    importance(pair, torch.zeros(2), 4)
+    assert pair.seen
+    assert not any(pair.seen)
+    assert (pair.training, pair.part.training, pair.fixed.training) == (True, True, False)
+    with pytest.raises(RuntimeError):
+        importance(pair, torch.zeros(2, 3), 4)
+    assert (pair.training, pair.part.training, pair.fixed.training) == (True, True, False)
+
+
+def test_poor_effective_sample_size_is_said() -> None:
+    x = torch.tensor([0.0, 30.0, 40.0])
+    with pytest.warns(UserWarning, match=r"below 5 of 100 for 2 of 3 data.*Use more samples, or a richer guide") as caught:
+        result = importance(Toy(), x, 100)
+    assert caught[0].filename == __file__
+    assert (result.effective_sample_size < 5).tolist() == [False, True, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importance(Toy(), torch.zeros(3), 100)
+        importance(Toy(), x, 20)  # so few samples that a small effective number says nothing
+
+
+def test_shared_latents_are_refused() -> None:
+    torch.manual_seed(0)
+    pair, (x,) = plain_object()
+    with pytest.raises(ValueError, match=r"'bias' stands outside the data plate.*poutine\.condition.*poutine\.block"):
+        importance(pair, x, 10)
+
+
+def test_shared_latents_in_a_plate_of_their_own_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("components", 3):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + mean.sum(), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("components", 3):
+            pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="'mean' stands outside the data plate"):
+        importance(Pair(model, guide), torch.zeros(5), 10)
+
+
+def test_a_shared_latent_that_is_fixed_as_the_message_says() -> None:
+    torch.manual_seed(0)
+    pair, (x,) = plain_object()
+    module, bias = as_pair(pair), torch.linspace(-1, 1, 6)
+    SGVB_A().bound(module, x)
+    fixed = Pair(
+        poutine.block(poutine.condition(module.model, data={"bias": bias}), hide=["bias"]),
+        poutine.block(module.guide, hide=["bias"]),
+    )
+    result = importance(fixed, x, 4000)
+    z = torch.randn(20_000, 1, 2)
+    decoder = pair.networks["decoder"]
+    exact = dist.Bernoulli(logits=decoder(z) + bias).to_event(1).log_prob(x).logsumexp(0) - math.log(len(z))
+    torch.testing.assert_close(result.log_prob, exact.detach(), atol=0.1, rtol=0)
+
+
+def test_inner_plate() -> None:
+    """x: [D, B], each pixel with a latent of its own: the evidence is the product over the pixels."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[-1], dim=-1), pyro.plate("pixels", 2, dim=-2):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[-1], dim=-1), pyro.plate("pixels", 2, dim=-2):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    log_weights = _LogWeights(Pair(model, guide), 5, 2, "float32")
+    torch.testing.assert_close(log_weights(x)[0] - math.log(5), evidence(x).sum(0))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision(precision: Any) -> None:
+    torch.manual_seed(0)
+    pair, (x,) = mlp_vae()
+    result = importance(pair, x, 500, precision=precision)
+    assert result.log_prob.dtype == torch.float32
+    torch.testing.assert_close(result.log_prob, importance(pair, x, 500).log_prob, atol=0.3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "num_samples has to be a whole number of at least 1; got 0"),
+        ({"num_samples": 2.5}, r"num_samples .* got 2\.5"),
+        ({"chunk": 0}, "chunk has to be a whole number of at least 1; got 0"),
+        ({"x": torch.zeros(0)}, "there are no data: x is empty"),
+        ({"x": ()}, "there are no data: x is empty"),
+        ({"compile": "jit"}, "compile is one of"),
+        ({"precision": "half"}, "precision is one of"),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        importance(Toy(), **{"x": torch.zeros(2), "num_samples": 2, "compile": "eager", **arguments})
+
+
+def test_result_of_one_sample() -> None:
+    result = Importance(torch.tensor([-2.0]), torch.tensor([1.0]), 1)
+    assert result.standard_error.item() == 0
+    assert result.nll == 2
