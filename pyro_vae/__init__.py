@@ -1,6 +1,8 @@
 """Variational autoencoders as Pyro programs."""
 
-from pyro_vae import data, diagnostics, evidence, models, plotting
+from typing import TYPE_CHECKING, Any
+
+from pyro_vae import data, diagnostics, evidence, models
 from pyro_vae.check import PairError, check
 from pyro_vae.contract import Pair, pair_method
 from pyro_vae.estimators import SGVB_A, SGVB_B
@@ -10,6 +12,9 @@ from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.training import Cosine, Linear, NonFiniteError, Run, WeightPrior, fit
 from pyro_vae.vae import VAE
+
+if TYPE_CHECKING:
+    from pyro_vae import figures, plotting
 
 __all__ = [
     "MLP",
@@ -33,8 +38,18 @@ __all__ = [
     "data",
     "diagnostics",
     "evidence",
+    "figures",
     "fit",
     "models",
     "pair_method",
     "plotting",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports matplotlib's rooms when they are first asked for: they take longer than all the others together."""
+    if name in ("figures", "plotting"):
+        import importlib
+
+        return importlib.import_module(f"pyro_vae.{name}")
+    raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")

@@ -32,10 +32,12 @@ DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
 # What fit() leaves open, chosen for images of handwriting within minutes (README, "Defaults").
 DEFAULTS: dict[str, Any] = {
     "binarization": "dynamic",
-    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3, "fused": True}},
-    "scheduler": {"class_path": "pyro_vae.Cosine", "init_args": {"warmup": 0.01}},
-    "batch_size": 128,
-    "epochs": 200,
+    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-3, "betas": [0.9, 0.99], "fused": True}},
+    "scheduler": {"class_path": "pyro_vae.Cosine", "init_args": {"warmup": 0.02}},
+    "average": 0.999,
+    "batch_size": 512,
+    "epochs": 220,
+    "precision": "auto",
 }
 
 _USAGE = """\
@@ -160,8 +162,9 @@ _LOAD_OPTIONS = ("root", "binarization", "split", "valid_size", "test_size", "im
 class _Parser(ArgumentParser):
     """Shows docstrings in a terminal: without the marks of reStructuredText."""
 
-    def format_help(self) -> str:
-        text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], super().format_help())
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        text = super().format_help(*arguments, **options)
+        text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text)
         return text.replace("``", "")
 
 

@@ -34,6 +34,8 @@ class Compiled:
             ``"auto"`` is the first of these that works here, and says once why if it is not the first.
         gradients: whether to differentiate the first output by the parameters that require it. That output then
             becomes NaN if a gradient is not finite.
+        often: whether it will be run so often that inductor compiles the first shape at its first use. Any other
+            shape, and with ``compile="auto"`` and ``often=False`` the first one too, is compiled after 100 uses.
         obstacle: why the module cannot be traced, if that is known beforehand.
 
     Attributes:
@@ -47,13 +49,20 @@ class Compiled:
     _uses_before_compiling = 100
 
     def __init__(
-        self, module: nn.Module, *, compile: Compile = "auto", gradients: bool = False, obstacle: str | None = None
+        self,
+        module: nn.Module,
+        *,
+        compile: Compile = "auto",
+        gradients: bool = False,
+        often: bool = True,
+        obstacle: str | None = None,
     ) -> None:
         if compile not in get_args(Compile):
             raise ValueError(f"compile is one of {', '.join(get_args(Compile))}; got {compile!r}.")
         self._module = module
         self._differentiates = gradients
         self._strict = compile != "auto"
+        self._at_once = often or self._strict
         self.mode: str = "inductor" if compile == "auto" else compile
         self._graphs: dict[Any, Callable[..., Sequence[Any]]] = {}
         self._uses: dict[Any, int] = {}
@@ -95,8 +104,8 @@ class Compiled:
         if key not in self._graphs:
             self._graphs[key] = self._trace(list(trained), list(fixed), flat)
         uses = self._uses[key] = self._uses.get(key, 0) + 1
-        often = uses >= self._uses_before_compiling or not self._fused
-        if self.mode == "inductor" and often and key not in self._fused:
+        due = uses >= self._uses_before_compiling or (self._at_once and not self._fused)
+        if self.mode == "inductor" and due and key not in self._fused:
             self._graphs[key] = self._compile(self._graphs[key], flat)
             self._fused.add(key)
         with torch.no_grad():

@@ -287,17 +287,19 @@ def _copy_program(program: Any, memo: dict[int, Any], home: str | None = None) -
         return memo[id(program)]
     if isinstance(program, nn.Module) or inspect.ismethod(program):
         return copy.deepcopy(program, memo)
+    if not _modules_of(program):
+        return program  # a list of numbers, say, which both may go on to share
     if isinstance(program, functools.partial):
-        values = [_copy_program(value, memo, home) for value in (program.func, *program.args)]
+        function, *values = (_copy_program(value, memo, home) for value in (program.func, *program.args))
         keywords = {name: _copy_program(value, memo, home) for name, value in program.keywords.items()}
-        return functools.partial(*values, **keywords)
-    if isinstance(program, (list, tuple)) and type(program) in (list, tuple):
-        return type(program)(_copy_program(value, memo, home) for value in program)
+        return functools.partial(function, *values, **keywords)
+    if type(program) is list:
+        return [_copy_program(value, memo, home) for value in program]
+    if type(program) is tuple:
+        return tuple(_copy_program(value, memo, home) for value in program)
     if type(program) is dict:
         return {name: _copy_program(value, memo, home) for name, value in program.items()}
     if not inspect.isfunction(program) or program.__module__ != (home or program.__module__):
-        return program
-    if not _modules_of(program):
         return program
     home = program.__module__
     cells = tuple(types.CellType() for _ in program.__closure__ or ())

@@ -13,23 +13,31 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae.contract import as_pair, latent_sites, observed_sites, programs
+from pyro_vae.contract import as_pair, data_frame, latent_sites, observed_sites, programs
 from pyro_vae.estimators import SGVB_B, Estimator
 
 Batches = Iterable[Sequence[Tensor]]
 
 
 @contextmanager
-def _reading(pair: nn.Module) -> Iterator[None]:
-    """No gradients, no validation, evaluation mode; all put back afterwards."""
-    modes = [(part, part.training) for part in pair.modules()]
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode, also of modules that the programs have yet to announce; each part's own mode is put back."""
+    modules = [pair, *getattr(pair, "reachable", list)()]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
-        pair.eval()
-        with torch.no_grad(), pyro.validation_enabled(False):
-            yield
+        for module in modules:
+            module.eval()
+        yield
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def _reading(pair: nn.Module) -> Iterator[None]:
+    """No gradients, no validation, evaluation mode; all put back afterwards."""
+    with evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
+        yield
 
 
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
@@ -65,15 +73,27 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
     Args:
         pair: the pair.
         latents: a tensor for each latent site, or the tensor of the only one, ``z``.
-        batch: arguments of the model, for what is not observed of them: only their shapes matter. One datum is enough.
+        batch: arguments of the model; their rows are repeated, or cut, to the number of latents. Of what the model
+            observes only the shape matters, and one datum is enough.
 
     Raises:
         ValueError: if the model observes several sites, or none.
     """
     values = dict(latents) if isinstance(latents, Mapping) else {"z": latents}
-    size = len(next(iter(values.values())))
-    examples = tuple(_resized(tensor, size) for tensor in batch)
+    local = _local_latents(pair, *_resized(batch, 1))
+    sizes = [len(value) for name, value in values.items() if name in local]
+    examples = _resized(batch, sizes[0]) if sizes else batch
     return _observed_mean(_run_model(pair, examples, values))
+
+
+def _local_latents(pair: Any, *batch: Tensor) -> set[str]:
+    """The latents inside the data plate."""
+    module = as_pair(pair)
+    with _reading(module):
+        trace = poutine.trace(programs(module)[0]).get_trace(*batch)
+    plate = data_frame(trace)
+    inside = {name: [frame.name for frame in site["cond_indep_stack"]] for name, site in latent_sites(trace).items()}
+    return {name for name, frames in inside.items() if plate is not None and plate.name in frames}
 
 
 def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
@@ -83,11 +103,11 @@ def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
 
 def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`."""
-    return _observed_mean(_run_model(pair, tuple(_resized(tensor, num_samples) for tensor in batch), {}))
+    return _observed_mean(_run_model(pair, _resized(batch, num_samples), {}))
 
 
-def _resized(tensor: Tensor, size: int) -> Tensor:
-    return tensor[:1].expand(size, *tensor.shape[1:])
+def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+    return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
 
 
 def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]) -> Trace:
@@ -197,10 +217,10 @@ def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: flo
         codes = encode(pair, *batch)
         if site not in codes:
             raise ValueError(f"the guide has no latent {site!r}; it has {', '.join(codes) or 'none'}.")
-        parts.append(codes[site].flatten(1).cpu())
+        parts.append(codes[site].reshape(len(batch[0]), -1).cpu())
     _some(len(parts))
-    codes = torch.cat(parts)
-    return ActiveUnits(codes.double().var(0, correction=0), threshold, codes)
+    held = torch.cat(parts)
+    return ActiveUnits(held.double().var(0, correction=0), threshold, held)
 
 
 def _some(count: int) -> int:

@@ -567,3 +567,7 @@ def test_check_leaves_all_as_it_was(validation: bool, fails: bool) -> None:
     assert all(parameter.grad is None for parameter in vae.parameters())
     assert list(pyro.get_param_store().keys()) == ["mine"]
     pyro.get_param_store().clear()
+
+
+def test_batch_statistics_of_one_datum_are_no_obstacle() -> None:
+    check(VAE(StandardNormal(LATENT), DiagonalNormal(Noisy()), Bernoulli(MLP(LATENT, EVENT))), X[:1])

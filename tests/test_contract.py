@@ -17,7 +17,7 @@ from pyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanFi
 from pyro.infer.inspect import get_model_relations
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import constraints, transform_to
 
 from pyro_vae import SGVB_A, Pair, check, pair_method
 from pyro_vae.contract import LocalParameters, as_pair, data_frame, isolated, programs, run, tracing_obstacle
@@ -35,7 +35,7 @@ def _empty_store() -> Iterator[None]:
 def train(pair: Any, batch: tuple[Any, ...], steps: int = 5, elbo: Any = None, seed: int = 0) -> list[float]:
     """Losses of raw SVI."""
     torch.manual_seed(seed)
-    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), loss=elbo or Trace_ELBO())
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), loss=elbo or Trace_ELBO())
     return [svi.step(*batch) for _ in range(steps)]
 
 
@@ -49,7 +49,7 @@ def test_trains_under_svi(factory: Any, elbo: Any) -> None:
     pair = as_pair(pair)
     run(pair, *batch)  # now all parameters are there
     before = {name: parameter.detach().clone() for name, parameter in pair.named_parameters()}
-    losses = train(pair, batch, 120, elbo(num_particles=4, vectorize_particles=True, max_plate_nesting=1))
+    losses = train(pair, batch, 40, elbo(num_particles=4, vectorize_particles=True, max_plate_nesting=1))
     assert sum(losses[-10:]) < sum(losses[:10])
     moved = {name for name, parameter in pair.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == set(before)
@@ -81,8 +81,8 @@ def test_vectorised_particles_agree_with_a_loop(factory: Any) -> None:
     torch.manual_seed(1)
     vectorised = Trace_ELBO(2000, max_plate_nesting=1, vectorize_particles=True).loss(pair.model, pair.guide, *batch)
     with torch.no_grad():
-        singles = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, *batch) for _ in range(150)])
-    assert abs(vectorised - singles.mean()) < 5 * singles.std() / 150**0.5
+        singles = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, *batch) for _ in range(100)])
+    assert abs(vectorised - singles.mean()) < 5 * singles.std() / 100**0.5
 
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS])
@@ -91,7 +91,7 @@ def test_hamiltonian_monte_carlo(factory: Any, kernel: Any) -> None:
     pair, batch = factory()
     sites = check(pair, *batch).sites
     options = {"num_steps": 2} if kernel is HMC else {"max_tree_depth": 2}
-    mcmc = MCMC(kernel(pair.model, **options), num_samples=3, warmup_steps=2, disable_progbar=True)
+    mcmc = MCMC(kernel(pair.model, **options), num_samples=2, warmup_steps=1, disable_progbar=True)
     mcmc.run(*batch)
     samples = mcmc.get_samples()
     assert {name: tuple(value.shape[1:]) for name, value in samples.items()} == {
@@ -102,12 +102,12 @@ def test_hamiltonian_monte_carlo(factory: Any, kernel: Any) -> None:
 
 def test_hamiltonian_monte_carlo_finds_the_exact_posterior() -> None:
     pair, x, _ = linear_gaussian(torch.float32)
-    mcmc = MCMC(HMC(pair.model, step_size=0.2, num_steps=8), 400, warmup_steps=50, disable_progbar=True)
+    mcmc = MCMC(NUTS(pair.model, max_tree_depth=4), 150, warmup_steps=50, disable_progbar=True)
     mcmc.run(x)
     z = mcmc.get_samples()["z"]
     exact = pair.posterior(x)
-    assert (z.mean(0) - exact.mean).abs().max() < 0.15
-    torch.testing.assert_close(z.var(0), exact.variance.expand(BATCH, 2), rtol=0.5, atol=0.01)
+    assert ((z.mean(0) - exact.mean) / exact.variance.sqrt()).abs().max() < 0.5
+    assert (z.var(0) / exact.variance).log().abs().max() < 1
 
 
 @pytest.mark.parametrize("factory", PAIRS)
@@ -118,7 +118,7 @@ def test_relations_of_the_model(factory: Any) -> None:
     latents = [name for name in relations["sample_dist"] if name != "x"]
     assert latents
     assert set(relations["plate_sample"]["data"]) == {"x", *latents} - {"bias"}
-    assert "z1" in latents or set(relations["sample_sample"]["x"]) == {"x", *latents}
+    assert "z1" in latents or set(relations["sample_sample"]["x"]) == set(latents)
 
 
 def test_render_model() -> None:
@@ -201,7 +201,7 @@ def test_two_pairs_of_one_class_do_not_meet(factory: Any) -> None:
     states = []
     for pair, _ in cases:
         torch.manual_seed(0)
-        svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), loss=Trace_ELBO())
+        svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), loss=Trace_ELBO())
         states.append([svi, torch.get_rng_state(), []])
     for _ in range(5):
         for state, (_, batch) in zip(states, cases, strict=True):
@@ -257,6 +257,16 @@ def test_deepcopy_before_the_first_run() -> None:
     check(pair, *batch)
     assert not {id(p) for p in pair.parameters()} & {id(p) for p in copied.parameters()}
     assert tracing_obstacle(copied) is None
+
+
+def test_deepcopy_shares_what_is_no_module() -> None:
+    calls: list[int] = []
+    network = nn.Linear(6, 6)
+    pair = make_pair(lambda x: calls.append(len(calls)) or pyro.module("network", network)(x).mean(0))
+    copied = copy.deepcopy(pair)
+    copied.model(real(6))
+    assert len(calls) == 1
+    assert copied.announced["network"] is not network
 
 
 def test_deepcopy_of_an_object_takes_its_pair_along() -> None:
@@ -336,6 +346,8 @@ def test_every_way_of_pyro_param_is_trained(initial: Any, constraint: Any) -> No
     check(pair, real(6))
     value = pair.pyro_params.value("here").detach().clone()
     torch.testing.assert_close(value, initial().detach())
+    held = pair.pyro_params._parameters["here"]
+    torch.testing.assert_close(transform_to(constraint)(held).detach(), value)
     train(pair, (real(6),), 5)
     moved = pair.pyro_params.value("here")
     assert not torch.equal(moved, value)
@@ -399,6 +411,8 @@ def test_modules_are_found_where_programs_keep_them() -> None:
     assert found(lambda x: announce(listed[0], x), network)
     assert found(functools.partial(announce, network), network)
     assert found(announce_global, GLOBAL)
+    inner = PyroModule[nn.Sequential](PyroModule[nn.Linear](6, 6))  # its parameters are announced by longer names
+    assert found(lambda x: inner(x).mean(0), inner)
     assert not found(lambda x: announce(hidden.nets[0], x), network)
     assert found(lambda x: announce(hidden.nets[0], x), network, network)
 

@@ -279,7 +279,8 @@ def test_not_finite_keeps_the_last_good_checkpoint(data, tmp_path):
     with pytest.raises(NonFiniteError, match="last good checkpoint"):
         fit(make(), data, epochs=5, batch_size=32, out=tmp_path, callbacks=[poison], checkpoint_every=1e-9)
     tensors, state = checkpoint.load(tmp_path / "checkpoint")
-    assert state["epoch"] in (1, 2)
+    assert state["epoch"] == 1
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("pair/"))
 
 
 def test_early_stopping_goes_back_to_the_best(data):
@@ -374,9 +375,8 @@ def test_bad_pairs_and_data(data):
         fit(make(), torch.rand(40, *SHAPE), batch_size=20)
     with pytest.raises(ValueError, match="patience needs a validation set"):
         fit(make(), data[0], patience=2, batch_size=32)
+    frozen = make().requires_grad_(False)
     with pytest.raises(ValueError, match="no parameters to train"):
-        frozen = make()
-        frozen.requires_grad_(False)
         fit(frozen, data, batch_size=32)
 
 

@@ -259,7 +259,7 @@ def _plate(trace: Trace) -> Any:
 
 
 def _each_datum(value: Tensor, site: Any, plate: Any, particles: int | None) -> Tensor:
-    """``value`` (the log-probability of a site, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
+    """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
     inside = any(frame.name == plate.name for frame in site["cond_indep_stack"])
     share = plate.size / plate.full_size if inside else 1 / plate.full_size
     kept = ([particles] if particles is not None else []) + ([plate.dim] if inside else [])

@@ -87,7 +87,7 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
 
 
 def analytic_kl(guide_site: Any, model_site: Any) -> Tensor | None:
-    """KL(q || p) of one site, shaped as its batch and scaled by its plates; ``None`` if no closed form is registered."""
+    """KL(q || p) of one site, shaped as its batch and scaled by its plates; ``None`` if none is registered."""
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:

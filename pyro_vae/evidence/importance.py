@@ -11,10 +11,11 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.contract import as_pair, data_frame, latent_sites, observed_sites, run, tracing_obstacle
+from pyro_vae.diagnostics import evaluating
 from pyro_vae.estimators import SGVB_A
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -99,7 +100,8 @@ def importance(
             plate, whose evidence is no sum over data.
 
     Warns:
-        UserWarning: where the effective sample size is below 5, so that log p(x) may be far above the estimate.
+        UserWarning: where the effective sample size is below 5 for more than one datum in a hundred, so that their
+            log p(x) may be far above the estimate.
 
     Source: Rezende, Mohamed & Wierstra (2014), appendix E; Burda et al. (2015), section 5.
     """
@@ -117,30 +119,25 @@ def importance(
     first = next(module.parameters(), None)
     device = batch[0].device if first is None else first.device
     totals: list[tuple[Tensor, Tensor]] = []
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-            torch.manual_seed(seed)
-            _check_local(module, *(tensor[:1].to(device) for tensor in batch))
-            runs = {
-                count: Compiled(
-                    _LogWeights(module, count, max_plate_nesting, precision),
-                    compile=compile,
-                    obstacle=tracing_obstacle(module),
-                )
-                for count in set(plan)
-            }
-            bar = tqdm(total=size, unit=" data", desc="importance sampling", disable=not progress, dynamic_ncols=True)
-            with bar:
-                for start in range(0, size, rows):
-                    part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
-                    sums = [runs[count](*part)[0] for count in plan]
-                    totals.append(tuple(torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True)))
-                    bar.update(len(part[0]))
-    finally:
-        for part_module, training in modes:
-            part_module.training = training
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        _check_local(module, *(tensor[:1].to(device) for tensor in batch))
+        runs = {
+            count: Compiled(
+                _LogWeights(module, count, max_plate_nesting, precision),
+                compile=compile,
+                often=False,
+                obstacle=tracing_obstacle(module),
+            )
+            for count in set(plan)
+        }
+        bar = tqdm(total=size, unit=" data", desc="importance sampling", disable=not progress, dynamic_ncols=True)
+        with bar:
+            for start in range(0, size, rows):
+                part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
+                sums = [runs[count](*part)[0] for count in plan]
+                totals.append(tuple(torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True)))
+                bar.update(len(part[0]))
     first_moment, second_moment = (torch.cat(column) for column in zip(*totals, strict=True))
     result = Importance(
         log_prob=first_moment - math.log(num_samples),
@@ -160,14 +157,14 @@ def _check_local(pair: nn.Module, *batch: Tensor) -> None:
         if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it by poutine.condition, hide it from model and guide by poutine.block, and ask again."
+                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
             )
 
 
 def _warn(result: Importance) -> None:
     poor = int((result.effective_sample_size < _POOR).sum())
     # With fewer samples than that in all, a small effective size says nothing.
-    if result.num_samples > 10 * _POOR and poor:
+    if result.num_samples > 10 * _POOR and poor > 0.01 * len(result.log_prob):
         warnings.warn(
             f"the effective sample size is below {_POOR:.0f} of {result.num_samples} for {poor:,} of "
             f"{len(result.log_prob):,} data: for these log p(x) may be well above the estimate. "

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from pyro_vae.plotting.arrays import Array, check_finite, minus, real
@@ -92,10 +92,13 @@ def learning_curves(
     seen = places[places > 0]
     if seen.size and seen.max() > 10 * seen.min():
         ax.set_xscale("log")
-    elif x == "samples":
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        # Labels at 1, 2 and 5 of each decade: matplotlib's own labels of minor ticks run into each other.
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     elif x == "epoch":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if x == "samples":
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.set_xlabel({"samples": "training samples seen"}.get(x, x))
     ax.set_ylabel("bound (nats per datum)")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is not there, or is not what was written."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write`` with a temporary path beside ``path``, then puts the file in place in one step.
 
     Raises:
@@ -55,7 +56,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -79,12 +80,26 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"state": text, "sha256": _digest(held, text)}
 
+    # The newest file is there at every moment, and the one before goes only after the new one has come, so that not
+    # even a damaged newest one can be all that is left.
+    last, aside = folder / LAST, folder / f".{PREVIOUS}"
+
     def write(temporary: Path) -> None:
         save_file(held, temporary, metadata=metadata)
-        if (folder / LAST).exists():
-            os.replace(folder / LAST, folder / PREVIOUS)
+        aside.unlink(missing_ok=True)
+        if last.exists():
+            try:
+                os.link(last, aside)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(last, aside)
 
-    write_whole(folder / LAST, write)
+    try:
+        write_whole(last, write)
+        if aside.exists():
+            os.replace(aside, folder / PREVIOUS)
+    finally:
+        if aside.exists():
+            aside.unlink()
 
 
 def exists(folder: Path) -> bool:
@@ -161,8 +176,15 @@ def unpack_optimizer(
     for name, number in packed["numbers"].items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = number
-    groups = [
-        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
-        for group in packed["groups"]
-    ]
+    groups = []
+    for place, group in enumerate(packed["groups"]):
+        own = optimizer.param_groups[place] if place < len(optimizer.param_groups) else {}
+        groups.append({key: value if key == "params" else _like(own.get(key), value) for key, value in group.items()})
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _like(own: Any, value: Any) -> Any:
+    """``value``, as JSON gives it, as the tensor or the tuple that it was."""
+    if isinstance(own, Tensor):
+        return own.new_tensor(value)
+    return tuple(value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision, resolved
@@ -508,6 +508,8 @@ class _Trainer:
     def _save(self) -> None:
         if self.out is None:
             return
+        if not all(parameter.isfinite().all() for parameter in self.parameters):
+            return  # the next step will say so; the checkpoint before stays the last good one
         with self._weights_in_use() as trained:
             tensors = {f"pair/{name}": value.clone() for name, value in self.pair.state_dict().items()}
         for kind, weights in (("trained", trained or []), ("average", self.averaged), ("best", self.best_weights)):

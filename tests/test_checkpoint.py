@@ -1,0 +1,384 @@
+"""training.checkpoint: what is read is what was written, or it is said that it is not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pyro_vae.training import checkpoint
+from pyro_vae.training.checkpoint import LAST, PREVIOUS, CheckpointError, load, save, write_text, write_whole
+
+TENSORS = {
+    "float32": torch.randn(3, 4),
+    "float64": torch.randn(2, 1, 2, dtype=torch.float64),
+    "bfloat16": torch.randn(5).bfloat16(),
+    "float16": torch.randn(5).half(),
+    "int64": torch.tensor([-3, 2**40]),
+    "uint8": torch.arange(7, dtype=torch.uint8),
+    "bool": torch.tensor([True, False]),
+    "scalar": torch.tensor(3.25),
+    "counter": torch.tensor(7),
+    "half scalar": torch.tensor(0.5).bfloat16(),
+    "empty": torch.zeros(0, 3),
+    "transposed": torch.randn(4, 3).T,
+    "view": torch.arange(10.0)[2:5],
+    "expanded": torch.ones(1).expand(4),
+    "not finite": torch.tensor([float("nan"), float("inf"), -0.0]),
+    "a.dotted/näme": torch.ones(1, requires_grad=True),
+}
+STATE = {"epoch": 3, "best": [-87.25, None], "name": "größer", "nested": {"a": [1, 2.5, True]}, "third": 1 / 3}
+
+
+def bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
+    tensor = tensor.detach().contiguous()
+    return tensor.dtype, tensor.shape, tensor.flatten().view(torch.uint8).numpy().tobytes()
+
+
+def assert_bitwise(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert bits(ours[name]) == bits(theirs[name]), name
+
+
+def test_round_trip_is_bitwise(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoint"
+    assert not checkpoint.exists(folder)
+    save(folder, TENSORS, STATE)
+    assert checkpoint.exists(folder)
+    tensors, state = load(folder)
+    assert_bitwise(tensors, TENSORS)
+    assert state == STATE
+    assert [path.name for path in folder.iterdir()] == [LAST]
+
+
+def test_nothing_to_save(tmp_path: Path) -> None:
+    save(tmp_path, {}, {})
+    assert load(tmp_path) == ({}, {})
+
+
+def test_what_is_saved_is_of_that_moment(tmp_path: Path) -> None:
+    tensor = torch.zeros(3)
+    save(tmp_path, {"w": tensor, "same": tensor}, {})  # shared memory is no obstacle
+    tensor.add_(1)
+    tensors, _ = load(tmp_path)
+    assert tensors["w"].tolist() == tensors["same"].tolist() == [0, 0, 0]
+
+
+def test_keeps_the_newest_and_the_one_before(tmp_path: Path) -> None:
+    for step in range(4):
+        save(tmp_path, {"w": torch.full((2,), float(step))}, {"step": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    assert load(tmp_path)[1] == {"step": 3}
+    (tmp_path / LAST).unlink()
+    assert load(tmp_path)[1] == {"step": 2}
+    assert checkpoint.exists(tmp_path)
+
+
+def test_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
+    save(tmp_path, TENSORS, STATE)
+    assert_bitwise(load_file(tmp_path / LAST), TENSORS)
+    with safe_open(tmp_path / LAST, framework="pt") as file:
+        assert json.loads(file.metadata()["state"]) == STATE
+    content = (tmp_path / LAST).read_bytes()
+    assert content[8:9] == b"{"
+    assert not content.startswith((b"PK", b"\x80"))  # neither torch's archive nor a pickle
+    assert (tmp_path / LAST).stat().st_mode & 0o777 == 0o644
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save(tmp_path, {}, {"object": object()})
+    assert not checkpoint.exists(tmp_path)
+
+
+# Damage
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def edited_tensor(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def edited_state(path: Path) -> None:
+    content = path.read_bytes()
+    assert b'step\\": 1' in content
+    path.write_bytes(content.replace(b'step\\": 1', b'step\\": 9'))
+
+
+def edited_digest(path: Path) -> None:
+    content = path.read_bytes()
+    at = content.index(b"sha256") + 12
+    path.write_bytes(content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :])
+
+
+def renamed_tensor(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"weight"', b'"weighs"'))
+
+
+def other_shape(path: Path) -> None:
+    content = path.read_bytes()
+    assert b"[2,3]" in content
+    path.write_bytes(content.replace(b"[2,3]", b"[3,2]"))
+
+
+def foreign(path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, path)
+
+
+def without_metadata(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2, 3)}, path)
+
+
+DAMAGES = [
+    cut,
+    cut_short,
+    emptied,
+    edited_tensor,
+    edited_state,
+    edited_digest,
+    renamed_tensor,
+    other_shape,
+    foreign,
+    without_metadata,
+]
+damages = pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
+
+
+def two(folder: Path) -> None:
+    for step in range(2):
+        save(folder, {"weight": torch.full((2, 3), float(step))}, {"step": step})
+
+
+@damages
+def test_a_damaged_file_is_noticed_and_the_one_before_is_taken(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    two(tmp_path)
+    damage(tmp_path / LAST)
+    with pytest.warns(UserWarning, match=r"last\.safetensors (cannot be read|has been altered)") as caught:
+        tensors, state = load(tmp_path)
+    assert f"Going on from the checkpoint before it, {tmp_path / PREVIOUS}" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert state == {"step": 0}
+    assert tensors["weight"].eq(0).all()
+
+
+@damages
+def test_both_damaged(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    two(tmp_path)
+    damage(tmp_path / LAST)
+    cut(tmp_path / PREVIOUS)
+    with pytest.raises(CheckpointError, match=r"last\..*previous\..*no other checkpoint; train again"):
+        load(tmp_path)
+
+
+def test_an_undamaged_file_gives_no_warning(tmp_path: Path) -> None:
+    two(tmp_path)
+    cut(tmp_path / PREVIOUS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path)[1] == {"step": 1}
+
+
+def test_a_damaged_file_is_never_all_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest is damaged, training goes on from the one before, and the next save is killed at its last moment."""
+    two(tmp_path)
+    cut(tmp_path / LAST)
+    with pytest.warns(UserWarning, match="Going on"):
+        load(tmp_path)
+    replace, moves = os.replace, []
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == LAST:
+            raise KeyboardInterrupt
+        moves.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, {"weight": torch.ones(2, 3)}, {"step": 2})
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert load(tmp_path)[1] == {"step": 0}
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*Give the folder of a run"):
+        load(tmp_path)
+    assert issubclass(CheckpointError, ValueError)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("moment", ["write", "sync", "rename"])
+def test_a_write_that_is_killed_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    two(tmp_path)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        if moment == "rename" and Path(args[1]).name != LAST:
+            return replace(*args)
+        raise KeyboardInterrupt
+
+    replace = os.replace
+    if moment == "write":
+        monkeypatch.setattr(checkpoint, "save_file", killed)
+    else:
+        monkeypatch.setattr(os, "fsync" if moment == "sync" else "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, {"weight": torch.ones(2, 3)}, {"step": 2})
+    monkeypatch.undo()
+    assert load(tmp_path)[1] == {"step": 1}
+    assert {path.name for path in tmp_path.iterdir()} <= {LAST, PREVIOUS}
+    save(tmp_path, {"weight": torch.ones(2, 3)}, {"step": 2})
+    assert load(tmp_path)[1] == {"step": 2}
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*args: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    two(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    (tmp_path / LAST).unlink()
+    assert load(tmp_path)[1] == {"step": 0}
+
+
+def test_write_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "metrics.jsonl"
+    write_text(path, "größer\n")
+    assert path.read_text(encoding="utf-8") == "größer\n"
+
+    def half(temporary: Path) -> None:
+        assert temporary.parent == path.parent  # renamed within one file system
+        temporary.write_text("half")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        write_whole(path, half)
+    assert path.read_text(encoding="utf-8") == "größer\n"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("below", ["", "checkpoint"])
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, below: str) -> None:
+    """A file stands where the folder should be (modes would not stop a superuser)."""
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot write to the folder .*run.*Choose another output folder"):
+        save(tmp_path / "run" / below, {}, {})
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+# Optimisers
+
+
+def quadratic() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def advance(module: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
+    for step in steps:
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        module(x).square().sum().backward()
+        optimizer.step()
+
+
+OPTIMIZERS = {
+    "sgd": functools.partial(torch.optim.SGD, lr=0.01),
+    "momentum": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True),
+    "adam": functools.partial(torch.optim.Adam, lr=0.01),
+    "adam fused": functools.partial(torch.optim.Adam, lr=0.01, fused=True),
+    "adagrad": functools.partial(torch.optim.Adagrad, lr=0.01),
+    "adamw amsgrad": functools.partial(torch.optim.AdamW, lr=0.01, betas=(0.8, 0.95), amsgrad=True, weight_decay=0.1),
+    "adam tensor rate": functools.partial(torch.optim.Adam, lr=torch.tensor(0.01)),
+    "adamax": functools.partial(torch.optim.Adamax, lr=0.01),
+    "rmsprop": functools.partial(torch.optim.RMSprop, lr=0.01, momentum=0.5, centered=True),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
+    make = OPTIMIZERS[name]
+    whole, broken = quadratic(), quadratic()
+    optimizer = make(whole.parameters())
+    advance(whole, optimizer, range(6))
+
+    first = make(broken.parameters())
+    advance(broken, first, range(3))
+    tensors, packed = checkpoint.pack_optimizer(first)
+    save(tmp_path, {**tensors, **broken.state_dict(prefix="pair/")}, {"optimizer": packed})
+    tensors, state = load(tmp_path)
+    resumed = quadratic()
+    resumed.load_state_dict({k.removeprefix("pair/"): v for k, v in tensors.items() if k.startswith("pair/")})
+    second = make(resumed.parameters())
+    checkpoint.unpack_optimizer(second, tensors, state["optimizer"])
+
+    before, after = first.state_dict(), second.state_dict()
+    assert before["state"].keys() == after["state"].keys()
+    for index, slots in before["state"].items():
+        assert slots.keys() == after["state"][index].keys()
+        for slot, value in slots.items():
+            other = after["state"][index][slot]
+            assert bits(value) == bits(other) if isinstance(value, Tensor) else value == other, slot
+    for one, other in zip(before["param_groups"], after["param_groups"], strict=True):
+        assert one == other
+        assert {k: type(v) for k, v in one.items()} == {k: type(v) for k, v in other.items()}
+    advance(resumed, second, range(3, 6))
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert bits(one) == bits(other)
+
+
+def test_groups_and_moved_rates_are_kept(tmp_path: Path) -> None:
+    module = quadratic()
+    groups = [{"params": module[0].parameters(), "lr": 0.5}, {"params": module[2].parameters(), "weight_decay": 0.3}]
+    optimizer = torch.optim.Adam(groups, lr=0.1, betas=(0.5, 0.6))
+    optimizer.param_groups[1]["lr"] = 0.017
+    advance(module, optimizer, range(2))
+    tensors, packed = checkpoint.pack_optimizer(optimizer)
+    packed = json.loads(json.dumps(packed))
+    fresh = torch.optim.Adam([{"params": module[0].parameters()}, {"params": module[2].parameters()}])
+    checkpoint.unpack_optimizer(fresh, {**tensors, "other": torch.ones(1)}, packed)
+    assert [group["lr"] for group in fresh.param_groups] == [0.5, 0.017]
+    assert [group["weight_decay"] for group in fresh.param_groups] == [0, 0.3]
+    assert fresh.param_groups[0]["betas"] == (0.5, 0.6)
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        checkpoint.unpack_optimizer(torch.optim.Adam(module.parameters()), tensors, packed)
+
+
+def test_an_optimizer_that_has_not_stepped() -> None:
+    module = quadratic()
+    tensors, packed = checkpoint.pack_optimizer(torch.optim.Adam(module.parameters(), lr=0.3))
+    assert tensors == {}
+    fresh = torch.optim.Adam(module.parameters())
+    checkpoint.unpack_optimizer(fresh, tensors, json.loads(json.dumps(packed)))
+    assert fresh.param_groups[0]["lr"] == 0.3

@@ -1,0 +1,319 @@
+"""diagnostics: what a pair does with data, on toys whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import PAIRS, linear_gaussian
+from torch import Tensor, nn
+
+from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal
+from pyro_vae.contract import as_pair
+from pyro_vae.diagnostics import (
+    active_units,
+    decode,
+    encode,
+    rate_distortion,
+    reconstruct,
+    reconstruction_mse,
+    sample,
+)
+
+Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
+
+
+class Fixed(nn.Module):
+    """x: [*, 3] -> [*, 2, 2]: loc = (x_0, 0.05 x_1), log variance = 2 log 0.5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc = torch.stack([x[..., 0], 0.05 * x[..., 1]], -1)
+        return torch.stack([loc, torch.full_like(loc, 2 * math.log(0.5))], -2)
+
+
+class Logits(nn.Module):
+    """z: [*, 2] -> [*, 3]."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([z[..., 0], z[..., 1], z[..., 0] - z[..., 1]], -1)
+
+
+def vae() -> VAE:
+    """z ~ N(0, I), x | z ~ Bernoulli(sigmoid(z_0, z_1, z_0 - z_1)), q = N((x_0, 0.05 x_1), 0.5)."""
+    return VAE(StandardNormal(2), DiagonalNormal(Fixed(), event_dim=1), Bernoulli(Logits()))
+
+
+def functions() -> Pair:
+    """The same as two functions."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=Logits()(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(Fixed()(x)[..., 0, :], 0.5).to_event(1))
+
+    return Pair(model, guide)
+
+
+class Unfinished:
+    """The same as an object that is no module."""
+
+    def __init__(self) -> None:
+        pair = functions()
+        self.model, self.guide = pair._programs
+
+
+X = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+LOC = torch.stack([X[:, 0], 0.05 * X[:, 1]], -1)
+
+kinds = pytest.mark.parametrize("make", [vae, functions, Unfinished])
+
+
+@kinds
+def test_encode_decode_reconstruct(make: Callable[[], Any]) -> None:
+    pair = make()
+    codes = encode(pair, X)
+    assert list(codes) == ["z"]
+    torch.testing.assert_close(codes["z"], LOC)
+    means = torch.sigmoid(Logits()(LOC))
+    torch.testing.assert_close(reconstruct(pair, X), means)
+    torch.testing.assert_close(decode(pair, LOC, X), means)
+    torch.testing.assert_close(decode(pair, {"z": LOC}, X), means)
+    z = torch.randn(7, 2)
+    torch.testing.assert_close(decode(pair, z, X[:1]), torch.sigmoid(Logits()(z)))  # one datum tells the shapes
+    torch.testing.assert_close(decode(pair, z[:2], X), torch.sigmoid(Logits()(z[:2])))
+
+
+@kinds
+def test_sample(make: Callable[[], Any]) -> None:
+    pair = make()
+    torch.manual_seed(0)
+    means = sample(pair, 20_000, X[:1])
+    assert means.shape == (20_000, 3)
+    assert ((means > 0) & (means < 1)).all()
+    logits = torch.logit(means)
+    torch.testing.assert_close(logits.mean(0), torch.zeros(3), atol=0.05, rtol=0)
+    torch.testing.assert_close(logits.std(0), torch.tensor([1.0, 1.0, 2**0.5]), atol=0.05, rtol=0)
+    torch.testing.assert_close(logits[:, 2], logits[:, 0] - logits[:, 1], atol=1e-4, rtol=1e-4)
+
+
+@kinds
+def test_reconstruction_mse(make: Callable[[], Any]) -> None:
+    expected = (torch.sigmoid(Logits()(LOC)) - X).square().sum(-1).mean().item()
+    assert reconstruction_mse(make(), [(X[:3],), (X[3:],)]) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="no data: the batches are empty"):
+        reconstruction_mse(make(), [])
+
+
+@kinds
+def test_rate_and_distortion(make: Callable[[], Any]) -> None:
+    pair = make()
+    torch.manual_seed(0)
+    result = rate_distortion(pair, [(X,)] * 500)
+    rate = (0.5 * (LOC.square() + 0.25 - 1).sum(-1) - 2 * math.log(0.5)).mean().item()
+    assert result.rate == pytest.approx(rate, rel=1e-5)  # the KL in closed form
+    assert result.rates == {"z": pytest.approx(rate, rel=1e-5)}
+    z = LOC + 0.5 * torch.randn(20_000, 4, 2)
+    distortion = -dist.Bernoulli(logits=Logits()(z)).log_prob(X).sum(-1).mean().item()
+    assert result.distortion == pytest.approx(distortion, abs=0.05)
+    with pytest.raises(ValueError, match="no data"):
+        rate_distortion(pair, [])
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("estimator", [SGVB_A(2), SGVB_B(), SGVB_B(3, beta=0.2)], ids=repr)
+def test_rate_and_distortion_add_up_to_the_bound(estimator: Any, factory: Factory) -> None:
+    torch.manual_seed(0)
+    pair, batch = factory()
+    module = as_pair(pair).eval()
+    torch.manual_seed(1)
+    result = rate_distortion(pair, [batch], estimator)
+    torch.manual_seed(1)
+    bound = type(estimator)(estimator.num_particles).mean_bound(module, [batch])
+    assert -(result.rate + result.distortion) == pytest.approx(bound, rel=1e-5)
+    assert sum(result.rates.values()) == pytest.approx(result.rate)
+    latents = {"hierarchy": {"z1", "z2"}, "plain_object": {"z", "bias"}}
+    assert result.rates.keys() == latents.get(factory.__name__, {"z"})
+    if isinstance(estimator, SGVB_B):
+        assert min(result.rates.values()) >= 0
+
+
+def test_batches_weigh_by_their_size() -> None:
+    pair, x, exact = linear_gaussian()
+    whole = rate_distortion(pair, [(x,)], SGVB_A())
+    parts = rate_distortion(pair, [(x[:4],), (x[4:],)], SGVB_A())
+    for result in (whole, parts):
+        assert -(result.rate + result.distortion) == pytest.approx(exact.mean().item())
+
+
+@kinds
+def test_active_units(make: Callable[[], Any]) -> None:
+    result = active_units(make(), [(X[:1],), (X[1:],)])
+    torch.testing.assert_close(result.codes, LOC)
+    torch.testing.assert_close(result.variances, torch.tensor([0.25, 0.25 * 0.0025], dtype=torch.float64))
+    assert result.count == 1
+    assert result.threshold == 0.01
+    assert active_units(make(), [(X,)], threshold=1e-5).count == 2
+    assert active_units(make(), [(X,)], threshold=0.3).count == 0
+    with pytest.raises(ValueError, match="the guide has no latent 'w'; it has z"):
+        active_units(make(), [(X,)], site="w")
+    with pytest.raises(ValueError, match="no data: the batches are empty"):
+        active_units(make(), [])
+
+
+def test_a_posterior_that_ignores_the_data_has_no_active_unit() -> None:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.ones(2), 1.0).to_event(1))
+
+    assert active_units(Pair(functions()._programs[0], guide), [(X,)] * 3).count == 0
+
+
+def test_hierarchy_at_its_means() -> None:
+    """q(z2 | x), q(z1 | z2, x): the second is conditioned on the mean of the first."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(10 * z1 + z2, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(2 * x, 1.0))
+            pyro.sample("z1", dist.LogNormal(3 * z2, 0.1))
+
+    pair, x = Pair(model, guide), torch.tensor([0.5, -0.2])
+    codes = encode(pair, x)
+    torch.testing.assert_close(codes["z2"], 2 * x)
+    torch.testing.assert_close(codes["z1"], (6 * x + 0.005).exp())
+    torch.testing.assert_close(reconstruct(pair, x), 10 * (6 * x + 0.005).exp() + 2 * x)
+    assert active_units(pair, [(x,)], site="z2").count == 1
+    torch.manual_seed(0)
+    partly = decode(pair, {"z2": torch.full((5000,), 3.0)}, x)  # z1 from its prior given z2
+    assert partly.mean().item() == pytest.approx(33, abs=0.6)
+    assert partly.std().item() == pytest.approx(10, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        lambda x: dist.TransformedDistribution(dist.Normal(x, 1.0), [dist.transforms.SigmoidTransform()]),
+        lambda x: dist.Categorical(logits=torch.zeros(len(x), 4)),
+        lambda x: dist.Cauchy(x, 1.0),
+    ],
+    ids=["not implemented", "nan", "no mean"],
+)
+def test_a_family_without_a_mean_gives_a_draw(posterior: Callable[[Tensor], Any]) -> None:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    codes = encode(Pair(model, guide), torch.zeros(5))["z"]
+    assert codes.shape == (5,)
+    assert codes.isfinite().all()
+
+
+def test_several_arguments() -> None:
+    torch.manual_seed(0)
+    pair, (x, y) = next(p.values[0] for p in PAIRS if p.id == "two_arguments")()
+    codes = encode(pair, x, y)["z"]
+    torch.testing.assert_close(decode(pair, codes, x, y), reconstruct(pair, x, y))
+    torch.testing.assert_close(decode(pair, codes[2:3], x[2:3], y[2:3]), reconstruct(pair, x, y)[2:3])
+    decoder = next(m for m in pair.reachable() if m.in_features == 5)
+    condition = nn.functional.one_hot(y, 3).float()
+    expected = torch.sigmoid(decoder(torch.cat([codes, condition], -1))).detach()  # to each datum its own label
+    torch.testing.assert_close(reconstruct(pair, x, y), expected)
+    labels = torch.tensor([2, 0])
+    several = decode(pair, torch.zeros(3, 2), x[:1], labels)  # rows are repeated
+    torch.testing.assert_close(several[0], several[2])
+    assert not torch.allclose(several[0], several[1])
+    assert sample(pair, 3, x, y).shape == (3, 6)
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+def test_shapes_over_all_pairs(factory: Factory) -> None:
+    torch.manual_seed(0)
+    pair, batch = factory()
+    x = batch[0]
+    assert reconstruct(pair, *batch).shape == x.shape
+    assert sample(pair, 3, *batch).shape == (3, *x.shape[1:])
+    assert not reconstruct(pair, *batch).requires_grad
+    assert reconstruction_mse(pair, [batch]) > 0
+    for site, code in encode(pair, *batch).items():
+        if site != "bias":
+            assert len(code) == len(x)
+            assert active_units(pair, [batch], site=site).variances.shape == code.shape[1:]
+
+
+def test_a_latent_that_the_data_share() -> None:
+    torch.manual_seed(0)
+    user, (x,) = next(p.values[0] for p in PAIRS if p.id == "plain_object")()
+    z, bias = torch.randn(4, 2), torch.randn(6)
+    expected = torch.sigmoid(user.networks["decoder"](z) + bias).detach()
+    for latents in ({"z": z, "bias": bias}, {"bias": bias, "z": z}):
+        torch.testing.assert_close(decode(user, latents, x), expected)
+    assert decode(user, {"bias": bias}, x).shape == x.shape
+
+
+def test_no_image_to_take() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="the model observes 2 sites; an image can be taken from exactly one"):
+        reconstruct(Pair(model, guide), torch.zeros(2))
+    with pytest.raises(ValueError, match="the model observes 0 sites"):
+        sample(vae(), 2)
+
+
+def test_evaluation_mode_for_the_time_of_a_call() -> None:
+    """Also of a module that the programs have not yet announced; each part gets its own mode back."""
+    decoder = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.9), nn.Linear(2, 3))
+    decoder[1].eval()
+    seen = []
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        seen.append(decoder[0].training)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    pair = Pair(model, guide)
+    first = reconstruct(pair, X)
+    assert torch.equal(first, reconstruct(pair, X))
+    rate_distortion(pair, [(X,)])
+    assert seen
+    assert not any(seen)
+    assert decoder[0].num_batches_tracked == 0
+    assert [part.training for part in decoder] == [True, False, True]
+    assert decoder.training
+    with pytest.raises((ValueError, RuntimeError)):
+        decode(pair, torch.zeros(4, 7), X)
+    assert [part.training for part in decoder] == [True, False, True]
+    assert pyro.settings.get("validate_distributions_pyro")
+    assert torch.is_grad_enabled()

@@ -1,0 +1,77 @@
+"""training.schedules: numbers as functions of the progress."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyro_vae import Cosine, Linear
+from pyro_vae.training import Progress, Schedule
+
+
+def at(fraction: float) -> Progress:
+    return Progress(step=int(1000 * fraction), epoch=10 * fraction, fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (Linear(), {0: 0, 0.05: 0.5, 0.1: 1, 0.5: 1, 1: 1}),
+        (Linear(duration=1), {0: 0, 0.25: 0.25, 1: 1}),
+        (Linear(1.0, 0.2, duration=0.5), {0: 1, 0.25: 0.6, 0.5: 0.2, 1: 0.2}),
+        (Linear(4.0, 4.0), {0: 4, 0.05: 4, 1: 4}),
+        (Cosine(), {0: 1, 1 / 3: 0.75, 0.5: 0.5, 1: 0}),
+        (Cosine(final=0.2), {0: 1, 0.5: 0.6, 1: 0.2}),
+        (Cosine(warmup=0.2), {0: 1e-3, 0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
+        (Cosine(warmup=0.5, final=0.5), {0.25: 0.5, 0.5: 1, 0.75: 0.75, 1: 0.5}),
+    ],
+    ids=str,
+)
+def test_values(schedule: Schedule, values: dict[float, float]) -> None:
+    for fraction, value in values.items():
+        assert schedule(at(fraction)) == pytest.approx(value, abs=1e-12), fraction
+
+
+@given(st.floats(0, 1), st.floats(1e-3, 1), st.floats(-5, 5), st.floats(-5, 5))
+def test_linear_stays_between_its_ends(fraction: float, duration: float, start: float, end: float) -> None:
+    value = Linear(start, end, duration)(at(fraction))
+    assert min(start, end) - 1e-9 <= value <= max(start, end) + 1e-9
+    assert Linear(start, end, duration)(at(1.0)) == pytest.approx(end, abs=1e-9)
+
+
+@given(st.floats(0, 1), st.floats(0, 0.99), st.floats(0, 1))
+def test_cosine_is_a_factor(fraction: float, warmup: float, final: float) -> None:
+    """Never above the optimiser's own rate, and never nothing while it warms up."""
+    schedule = Cosine(warmup, final)
+    value = schedule(at(fraction))
+    assert 0 <= value <= 1
+    assert math.isfinite(value)
+    if fraction < warmup:
+        assert value >= 1e-3
+    assert schedule(at(1.0)) == pytest.approx(final, abs=1e-9)
+
+
+def test_depends_on_the_fraction_alone() -> None:
+    for schedule in (Linear(), Cosine(warmup=0.1)):
+        assert schedule(Progress(1, 1.0, 0.05)) == schedule(Progress(700, 3.5, 0.05))
+
+
+@pytest.mark.parametrize("duration", [0.0, -0.1, 1.5, math.nan])
+def test_linear_refuses(duration: float) -> None:
+    with pytest.raises(ValueError, match=rf"duration is a fraction of the epochs in \(0, 1\]; got {duration}"):
+        Linear(duration=duration)
+
+
+@pytest.mark.parametrize("warmup", [1.0, -0.1, math.nan])
+def test_cosine_refuses(warmup: float) -> None:
+    with pytest.raises(ValueError, match=rf"warmup is a fraction of the epochs in \[0, 1\); got {warmup}"):
+        Cosine(warmup=warmup)
+
+
+def test_schedules_are_abstract_or_final() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Schedule()  # type: ignore[abstract]
+    assert repr(Linear(0.1, 1.0, 0.2)) == "Linear(start=0.1, end=1.0, duration=0.2)"
