@@ -24,7 +24,6 @@ from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
 from pyro_vae.training import checkpoint, fit
-from pyro_vae.training.fit import load_weights
 from pyro_vae.training.records import read_metrics
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
@@ -213,7 +212,7 @@ def _open_run(run: str) -> tuple[nn.Module, Data, Path]:
     batch = next(iter(data.train.batches(2)))
     with torch.random.fork_rng():
         run_pair(pair, *batch)  # parameters that a program makes when it first runs
-    load_weights(pair, tensors)
+    checkpoint.load_weights(pair, tensors)
     return pair.eval(), data, out
 
 

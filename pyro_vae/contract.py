@@ -136,7 +136,7 @@ def isolated(pair: nn.Module) -> Iterator[None]:
     finally:
         # Leaving a scope strips the weak references by which Pyro's optimisers find a parameter.
         for _, parameter in store.named_parameters():
-            parameter.unconstrained = weakref.ref(parameter)
+            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
 
 
 def pair_method(method: Method) -> Method:
@@ -356,7 +356,8 @@ def programs(pair: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
         return run
 
-    return isolate(pair.model), isolate(pair.guide)
+    owner: Any = pair
+    return isolate(owner.model), isolate(owner.guide)
 
 
 def data_plate(x: Tensor | None) -> pyro.plate:
@@ -417,7 +418,7 @@ def observed_sites(trace: Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] and not site["infer"].get("_deterministic")
+        if site["type"] == "sample" and site["is_observed"] and not (site["infer"] or {}).get("_deterministic")
     }
 
 

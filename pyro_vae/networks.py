@@ -150,11 +150,9 @@ class ConvDecoder(nn.Module):
         ]
         for inner, outer in itertools.pairwise(shapes):
             # A stride of 2 leaves open whether a size was even or odd: output_padding says which.
-            padding = tuple(2 * small - large for small, large in zip(inner[1:], outer[1:], strict=True))
+            padding = (1 - 2 * inner[1] + outer[1], 1 - 2 * inner[2] + outer[2])
             layers += [
-                nn.ConvTranspose2d(
-                    inner[0], outer[0], 3, stride=2, padding=1, output_padding=tuple(1 - p for p in padding)
-                ),
+                nn.ConvTranspose2d(inner[0], outer[0], 3, stride=2, padding=1, output_padding=padding),
                 activation(),
             ]
         self.layers = nn.Sequential(*layers[:-1])

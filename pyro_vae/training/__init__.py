@@ -1,6 +1,7 @@
 """Training: fit(), the compiled step, checkpoints and schedules."""
 
-from pyro_vae.training.fit import NonFiniteError, Run, fit
+from pyro_vae.training.fit import fit
+from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.schedules import Cosine, Linear, Progress, Schedule
 from pyro_vae.training.step import Step, WeightPrior
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
@@ -188,3 +188,20 @@ def _like(own: Any, value: Any) -> Any:
     if isinstance(own, Tensor):
         return own.new_tensor(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def load_weights(pair: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Puts the parameters and buffers of a checkpoint into ``pair``.
+
+    Raises:
+        ValueError: if the pair has others.
+    """
+    weights = {name.removeprefix("pair/"): value for name, value in tensors.items() if name.startswith("pair/")}
+    try:
+        pair.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()
+        raise ValueError(
+            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {' '.join(first[1:3]).strip()} "
+            "Build the pair with the arguments that it was trained with."
+        ) from error

@@ -4,68 +4,26 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from pyro_vae.check import check
-from pyro_vae.compiled import Compile, Precision, resolved
-from pyro_vae.contract import as_pair, observed_sites, programs
-from pyro_vae.data import Data, Stream, as_data
-from pyro_vae.estimators import SGVB_B, Estimator, Objective
-from pyro_vae.training import checkpoint
-from pyro_vae.training.records import Recorder
-from pyro_vae.training.schedules import Progress, Schedule
-from pyro_vae.training.step import Step, WeightPrior
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+from pyro_vae.compiled import Compile, Precision
+from pyro_vae.contract import as_pair
+from pyro_vae.data import as_data
+from pyro_vae.estimators import SGVB_B, Estimator
+from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.run import Run
+from pyro_vae.training.schedules import Schedule
+from pyro_vae.training.step import WeightPrior
+from pyro_vae.training.trainer import OptimizerFactory, SchedulerFactory, Trainer
 
 default_optimizer: OptimizerFactory = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
-
-
-class NonFiniteError(FloatingPointError):
-    """The loss or a gradient is not finite; the message names the epoch, the step, the site and the parameter."""
-
-
-@dataclass
-class Run:
-    """What :func:`fit` returns.
-
-    Attributes:
-        pair: the trained pair.
-        history: one dictionary an epoch: ``epoch``, ``samples`` seen, ``train`` and ``valid`` bound in nats per datum
-            (``train`` is the mean over the epoch while the parameters moved), ``loss``, ``terms`` by site, ``beta``,
-            ``learning_rate``, ``seconds`` of training so far, ``images_per_second``.
-        out: the run folder, if one was asked for.
-        mode: how the steps ran: ``"inductor"``, ``"traced"`` or ``"eager"``.
-        stopped_early: whether the validation bound ended the run before the last epoch.
-    """
-
-    pair: nn.Module
-    history: list[dict[str, Any]] = field(default_factory=list)
-    out: Path | None = None
-    mode: str = "eager"
-    stopped_early: bool = False
-
-    @property
-    def bound(self) -> float | None:
-        """The last validation bound, in nats per datum; the training bound where there was no validation set."""
-        if not self.history:
-            return None
-        last = self.history[-1]
-        return last["train"] if last["valid"] is None else last["valid"]
 
 
 def fit(
@@ -114,8 +72,8 @@ def fit(
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
         compile: see :class:`~pyro_vae.training.Step`.
-        precision: ``"bfloat16"`` for matrix products in bfloat16, the parameters staying in float32; ``"auto"`` for that
-            where the machine has them natively. (On a machine without them the same seed gives other bits.)
+        precision: ``"bfloat16"`` for matrix products in bfloat16, the parameters staying in float32; ``"auto"`` for
+            that where the machine has them natively (so that another machine may give other bits).
         device: where to train; by default where the pair is.
         clip_norm: the gradient's norm is clipped to this.
         average: decay of an exponential moving average of the weights, which validation and the trained pair then use.
@@ -132,7 +90,7 @@ def fit(
 
     Source: Kingma & Welling (2013), algorithm 1.
     """
-    trainer = _Trainer(
+    trainer = Trainer(
         as_pair(pair),
         as_data(data),
         estimator=copy.copy(SGVB_B() if estimator is None else estimator),
@@ -153,453 +111,12 @@ def fit(
         callbacks=callbacks,
         out=None if out is None else Path(out),
     )
-    with torch.random.fork_rng(trainer.cuda_devices), _kept_mode(trainer.pair), _Signals() as signals:
+    with torch.random.fork_rng(trainer.cuda_devices), _kept_mode(trainer.pair), Signals() as signals:
         torch.manual_seed(seed)
         trainer.prepare(resume)
         with pyro.validation_enabled(False):
             trainer.train(signals, progress)
     return trainer.run
-
-
-class _Trainer:
-    """The state of one run, and what happens to it."""
-
-    def __init__(
-        self,
-        pair: nn.Module,
-        data: Data,
-        *,
-        estimator: Estimator,
-        optimizer: OptimizerFactory,
-        scheduler: Any,
-        epochs: int,
-        batch_size: int,
-        weight_prior: WeightPrior | None,
-        beta: Any,
-        seed: int,
-        device: torch.device | str | None,
-        compile: Compile,
-        precision: Precision,
-        clip_norm: float | None,
-        average: float | None,
-        patience: int | None,
-        checkpoint_every: float,
-        callbacks: Sequence[Callable[[Run], Any]],
-        out: Path | None,
-    ) -> None:
-        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} has to be a whole number of at least 1; got {value!r}.")
-        if average is not None and not 0 < average < 1:
-            raise ValueError(f"average is the decay of a moving average, in (0, 1); got {average}.")
-        if not isinstance(data.train, Stream) and batch_size > len(data.train):
-            raise ValueError(
-                f"batch_size={batch_size} is larger than the training set of {len(data.train)}. "
-                f"Use a batch size of at most {len(data.train)}."
-            )
-        if patience is not None and data.valid is None:
-            raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
-        first = next(iter(pair.parameters()), None)
-        self.device = (
-            torch.device(device) if device is not None else (torch.device("cpu") if first is None else first.device)
-        )
-        self.pair = pair.to(self.device)
-        self.data = data
-        self.estimator = estimator
-        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.weight_prior = weight_prior
-        self.beta_schedule = estimator.beta if beta is None else beta
-        self.beta = torch.ones((), device=self.device)
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.compile, self.precision = compile, resolved(precision, self.device)
-        self.clip_norm, self.average, self.patience = clip_norm, average, patience
-        self.checkpoint_every, self.callbacks, self.out = checkpoint_every, callbacks, out
-        self.run = Run(pair, out=out)
-        self.epoch = 0  # the epoch under way
-        self.batches_done = 0  # its batches that have been trained on
-        self.steps = 0
-        self.samples = 0
-        self.seconds = 0.0
-        self.sums: dict[str, float] = {}  # of the epoch under way, over its data
-        self.best: tuple[float, int] | None = None  # validation bound and epoch
-        self.best_weights: list[Tensor] = []
-        self.averaged: list[Tensor] = []
-
-    @property
-    def cuda_devices(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
-
-    # Before the first step
-
-    def prepare(self, resume: bool) -> None:
-        """Checks the pair, makes what the steps need, and takes the run up where a checkpoint left it."""
-        batch = self._to_device(next(iter(self.data.train.batches(self.batch_size, epoch=0, seed=self.seed))))
-        self.pair.train()
-        with torch.random.fork_rng(self.cuda_devices):
-            check(self.pair, *batch, estimator=self.estimator)
-        self.parameters = [parameter for parameter in self.pair.parameters() if parameter.requires_grad]
-        if not self.parameters:
-            raise ValueError(
-                "the pair has no parameters to train. Give it networks as attributes of a module, or announce them in "
-                "its programs by pyro.module or pyro.param."
-            )
-        self.optimizer = self.make_optimizer(self.parameters)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.torch_scheduler = None
-        if self.make_scheduler is not None and not isinstance(self.make_scheduler, Schedule):
-            self.torch_scheduler = self.make_scheduler(self.optimizer)
-        if self.average is not None:
-            self.averaged = [parameter.detach().clone() for parameter in self.parameters]
-        num_data = self.data.train.num_data
-        if num_data is None and self.weight_prior is not None and self.weight_prior.count == "data":
-            raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
-        self.step = Step(
-            self.pair,
-            self.estimator,
-            compile=self.compile,
-            precision=self.precision,
-            weight_prior=self.weight_prior,
-            num_data=num_data or 1,
-        )
-        self.recorder = Recorder(self.out)
-        if self.out is not None:
-            self._open_folder(resume)
-
-    def _open_folder(self, resume: bool) -> None:
-        folder = self._folder
-        if checkpoint.exists(folder):
-            if not resume:
-                raise ValueError(
-                    f"{self.out} already holds a trained run. Go on with it by resume=True, or choose another folder."
-                )
-            tensors, state = checkpoint.load(folder)
-            self._same_run(state["fingerprint"])
-            self._restore(tensors, state)
-        self.recorder.open(self.run.history)
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """What has to be the same for a run to go on."""
-        shapes = {name: list(parameter.shape) for name, parameter in self.pair.named_parameters()}
-        return {
-            "pair": f"{type(self.pair).__module__}.{type(self.pair).__qualname__}",
-            "parameters": shapes,
-            "data": self.data.describe(),
-            "estimator": repr(self.estimator),
-            "optimizer": type(self.optimizer).__name__,
-            "learning_rate": self.base_rates,
-            "scheduler": _described(self.make_scheduler),
-            "beta": _described(self.beta_schedule),
-            "weight_prior": repr(self.weight_prior),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "precision": self.precision,
-            "clip_norm": self.clip_norm,
-            "average": self.average,
-        }
-
-    def _same_run(self, theirs: dict[str, Any]) -> None:
-        ours = self._fingerprint()
-        different = [key for key in ours if ours[key] != theirs.get(key)]
-        if not different:
-            return
-        if "parameters" in different:
-            listed = "other parameters"
-        else:
-            listed = ", ".join(f"{key} was {theirs.get(key)} and is now {ours[key]}" for key in different)
-        raise ValueError(
-            f"{self.out} belongs to another configuration ({listed}), so this run cannot go on there. "
-            "Choose another folder, or use the configuration of that run."
-        )
-
-    # The loop
-
-    def train(self, signals: _Signals, progress: bool) -> None:
-        self.run.mode = self.step.mode
-        total = self.data.train.num_batches(self.batch_size)
-        bar = tqdm(
-            total=None if total is None else self.epochs * total,
-            initial=self.epoch * (total or 0) + self.batches_done,
-            unit=" steps",
-            desc="training",
-            disable=not progress,
-            dynamic_ncols=True,
-            mininterval=0.3,
-        )
-        self.saved_at = time.monotonic()
-        with bar:
-            while self.epoch < self.epochs and not self.run.stopped_early:
-                started = time.perf_counter()
-                start = self.batches_done
-                epoch_batches = self.data.train.batches(
-                    self.batch_size, shuffle=True, epoch=self.epoch, seed=self.seed, start=start
-                )
-                for batch in epoch_batches:
-                    self._train_batch(self._to_device(batch), total)
-                    bar.update()
-                    if signals.received:
-                        self.seconds += time.perf_counter() - started
-                        self._save()
-                        bar.close()
-                        signals.end(self.out)
-                if self.batches_done == 0:
-                    raise ValueError(f"the training data gave no batch in epoch {self.epoch + 1}.")
-                self.seconds += time.perf_counter() - started
-                self._end_epoch(time.perf_counter() - started)
-                bar.set_postfix_str(_bar_text(self.run.history[-1]))
-        self.run.mode = self.step.mode
-        self._save()
-        if (weights := self._weights_for_use) is not None:
-            self._put(weights)
-
-    def _train_batch(self, batch: tuple[Tensor, ...], total: int | None) -> None:
-        self._set_schedules(total)
-        objective = self.step(batch, self.beta)
-        loss = objective.loss.item()
-        if not math.isfinite(loss):
-            self._explain(batch)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step()
-        self.steps += 1
-        if self.averaged:
-            # Early on the average follows closely: the initial weights are soon forgotten.
-            decay = min(self.average or 0.0, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1 - decay)
-        self._add(loss, objective, len(batch[0]))
-        self.batches_done += 1
-
-    def _add(self, loss: float, objective: Objective, size: int) -> None:
-        values = {"loss": loss, "train": objective.bound.item(), "size": 1.0}
-        for site, kinds in objective.terms.items():
-            for kind, value in kinds.items():
-                values[f"{site}/{kind}"] = value.item()
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * size
-        self.samples += size
-
-    def _set_schedules(self, total: int | None) -> None:
-        epoch = self.epoch + (self.batches_done / total if total else 0.0)
-        place = Progress(self.steps, epoch, min(epoch / self.epochs, 1.0))
-        beta = self.beta_schedule
-        if isinstance(beta, Tensor):
-            self.beta.copy_(beta)
-        else:
-            self.beta.fill_(beta(place) if callable(beta) else beta)
-        if isinstance(self.make_scheduler, Schedule):
-            factor = self.make_scheduler(place)
-            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * factor
-
-    def _end_epoch(self, seconds: float) -> None:
-        size = self.sums["size"]
-        terms: dict[str, dict[str, float]] = {}
-        for name, value in self.sums.items():
-            if "/" in name:
-                site, kind = name.rsplit("/", 1)
-                terms.setdefault(site, {})[kind] = value / size
-        valid = self._validate()
-        self.run.history.append(
-            {
-                "epoch": self.epoch + 1,
-                "samples": self.samples,
-                "train": self.sums["train"] / size,
-                "valid": valid,
-                "loss": self.sums["loss"] / size,
-                "terms": terms,
-                "beta": self.beta.item(),
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "seconds": self.seconds,
-                "images_per_second": size / max(seconds, 1e-9),
-            }
-        )
-        self.epoch, self.batches_done, self.sums = self.epoch + 1, 0, {}
-        if self.torch_scheduler is not None:
-            self.torch_scheduler.step()
-        self._watch(valid)
-        self.recorder.write(self.run.history[-1])
-        for callback in self.callbacks:
-            callback(self.run)
-        if time.monotonic() - self.saved_at > self.checkpoint_every and self.epoch < self.epochs:
-            self._save()
-
-    def _validate(self) -> float | None:
-        """The validation bound at beta = 1, with noise of its own that is the same after every epoch."""
-        if self.data.valid is None:
-            return None
-        estimator = copy.copy(self.estimator)
-        estimator.beta = 1.0
-        batches = (self._to_device(batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.seed))
-        with torch.random.fork_rng(self.cuda_devices), self._weights_in_use():
-            torch.manual_seed(self.seed)
-            self.pair.eval()
-            valid = estimator.mean_bound(self.pair, batches)
-            self.pair.train()
-        return valid
-
-    def _watch(self, valid: float | None) -> None:
-        if self.patience is None or valid is None:
-            return
-        if self.best is None or valid > self.best[0]:
-            self.best = (valid, self.epoch)
-            weights = self.averaged or self.parameters
-            self.best_weights = [weight.detach().clone() for weight in weights]
-        elif self.epoch - self.best[1] >= self.patience:
-            self.run.stopped_early = True
-
-    @property
-    def _weights_for_use(self) -> list[Tensor] | None:
-        """The weights that validation and the trained pair have, where they are not those that training moves."""
-        if self.run.stopped_early and self.best_weights:
-            return self.best_weights
-        return self.averaged or None
-
-    @contextmanager
-    def _weights_in_use(self) -> Iterator[list[Tensor] | None]:
-        """Puts them in for a while; gives those that training moves, where they differ."""
-        weights = self._weights_for_use
-        if weights is None:
-            yield None
-            return
-        trained = [parameter.detach().clone() for parameter in self.parameters]
-        self._put(weights)
-        try:
-            yield trained
-        finally:
-            self._put(trained)
-
-    def _put(self, weights: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for parameter, weight in zip(self.parameters, weights, strict=True):
-                parameter.copy_(weight)
-
-    def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
-
-    def _explain(self, batch: tuple[Tensor, ...]) -> None:
-        """Raises, with what is not finite: found by one more run of the pair on the same batch."""
-        where = f"epoch {self.epoch + 1}, step {self.steps + 1}"
-        gradients = [
-            name
-            for name, parameter in self.pair.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-        model, guide = programs(self.pair)
-        try:
-            means = self.estimator.objective(model, guide, *batch).terms
-            sites = [name for name, kinds in means.items() if not all(value.isfinite() for value in kinds.values())]
-        except (ValueError, RuntimeError) as error:
-            sites = [f"(the pair itself fails: {error})"]
-        observed = observed_sites(pyro.poutine.trace(model).get_trace(*batch))
-        site = ", ".join(sites) or f"none alone (observed: {', '.join(observed)})"
-        parameter = ", ".join(gradients[:3]) + (f" and {len(gradients) - 3} more" if len(gradients) > 3 else "")
-        kept = "" if self.out is None else f" The last good checkpoint is in {self._folder}."
-        raise NonFiniteError(
-            f"the loss or its gradient is not finite at {where}; site: {site}; parameter with such a gradient: "
-            f"{parameter or 'none'}. Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{kept}"
-        )
-
-    # Checkpoints
-
-    @property
-    def _folder(self) -> Path:
-        assert self.out is not None
-        return self.out / "checkpoint"
-
-    def _save(self) -> None:
-        if self.out is None:
-            return
-        if not all(parameter.isfinite().all() for parameter in self.parameters):
-            return  # the next step will say so; the checkpoint before stays the last good one
-        with self._weights_in_use() as trained:
-            tensors = {f"pair/{name}": value.clone() for name, value in self.pair.state_dict().items()}
-        for kind, weights in (("trained", trained or []), ("average", self.averaged), ("best", self.best_weights)):
-            tensors.update({f"{kind}/{index}": weight for index, weight in enumerate(weights)})
-        packed, optimizer = checkpoint.pack_optimizer(self.optimizer)
-        tensors.update(packed)
-        tensors["random/cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "fingerprint": self._fingerprint(),
-            "history": self.run.history,
-            "epoch": self.epoch,
-            "batches_done": self.batches_done,
-            "steps": self.steps,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "sums": self.sums,
-            "best": self.best,
-            "stopped_early": self.run.stopped_early,
-            "optimizer": optimizer,
-            "scheduler": None if self.torch_scheduler is None else _json_state(self.torch_scheduler.state_dict()),
-        }
-        checkpoint.save(self._folder, tensors, state)
-        self.saved_at = time.monotonic()
-
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        load_weights(self.pair, tensors)
-        checkpoint.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
-        if self.torch_scheduler is not None and state["scheduler"] is not None:
-            self.torch_scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
-        for kind, weights in (("average", self.averaged), ("best", self.best_weights)):
-            indices = range(len([name for name in tensors if name.startswith(f"{kind}/")]))
-            weights[:] = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
-        if "trained/0" in tensors:
-            self._put([tensors[f"trained/{index}"] for index in range(len(self.parameters))])
-        self.run.history[:] = state["history"]
-        self.epoch, self.batches_done, self.steps = state["epoch"], state["batches_done"], state["steps"]
-        self.samples, self.seconds, self.sums = state["samples"], state["seconds"], state["sums"]
-        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-        self.run.stopped_early = state["stopped_early"]
-
-
-def load_weights(pair: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Puts the parameters and buffers of a checkpoint into ``pair``.
-
-    Raises:
-        ValueError: if the pair has others.
-    """
-    weights = {name.removeprefix("pair/"): value for name, value in tensors.items() if name.startswith("pair/")}
-    try:
-        pair.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()
-        raise ValueError(
-            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {' '.join(first[1:3]).strip()} "
-            "Build the pair with the arguments that it was trained with."
-        ) from error
-
-
-class _Signals:
-    """Notes Ctrl-C and SIGTERM, so that a run ends between two steps, with a checkpoint."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __enter__(self) -> _Signals:
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received is not None:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.received = number
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def end(self, out: Path | None) -> None:
-        kept = "no output folder, nothing kept" if out is None else f"checkpoint in {out}; go on with resume=True"
-        if self.received == signal.SIGTERM:
-            raise SystemExit(f"training was terminated ({kept})")
-        raise KeyboardInterrupt(f"training was interrupted ({kept})")
 
 
 @contextmanager
@@ -609,24 +126,3 @@ def _kept_mode(pair: nn.Module) -> Iterator[None]:
         yield
     finally:
         pair.train(training)
-
-
-def _described(value: Any) -> str:
-    """A description that is the same in another process: no addresses."""
-    if isinstance(value, Tensor):
-        return repr(value.tolist())
-    if isinstance(value, functools.partial):
-        inner = ", ".join([repr(a) for a in value.args] + [f"{k}={v!r}" for k, v in value.keywords.items()])
-        return f"{_described(value.func)}({inner})"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
-
-
-def _json_state(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if isinstance(value, (int, float, str, list, type(None)))}
-
-
-def _bar_text(entry: dict[str, Any]) -> str:
-    valid = "" if entry["valid"] is None else f", valid {entry['valid']:.2f}"
-    return f"bound {entry['train']:.2f}{valid} nats, {entry['images_per_second']:,.0f} images/s"

@@ -1,0 +1,42 @@
+"""What training gives: a run and its history, or the error that ended it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or a gradient is not finite; the message names the epoch, the step, the site and the parameter."""
+
+
+@dataclass
+class Run:
+    """What :func:`fit` returns.
+
+    Attributes:
+        pair: the trained pair.
+        history: one dictionary an epoch: ``epoch``, ``samples`` seen, ``train`` and ``valid`` bound in nats per datum
+            (``train`` is the mean over the epoch while the parameters moved), ``loss``, ``terms`` by site, ``beta``,
+            ``learning_rate``, ``seconds`` of training so far, ``images_per_second``.
+        out: the run folder, if one was asked for.
+        mode: how the steps ran: ``"inductor"``, ``"traced"`` or ``"eager"``.
+        stopped_early: whether the validation bound ended the run before the last epoch.
+    """
+
+    pair: nn.Module
+    history: list[dict[str, Any]] = field(default_factory=list)
+    out: Path | None = None
+    mode: str = "eager"
+    stopped_early: bool = False
+
+    @property
+    def bound(self) -> float | None:
+        """The last validation bound, in nats per datum; the training bound where there was no validation set."""
+        if not self.history:
+            return None
+        last = self.history[-1]
+        return last["train"] if last["valid"] is None else last["valid"]
