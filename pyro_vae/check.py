@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae.contract import DATA_PLATE, Pair, as_pair, data_frame, latent_sites, observed_sites, vectorized
+from pyro_vae.contract import (
+    DATA_PLATE,
+    Pair,
+    as_pair,
+    data_frame,
+    evaluating,
+    latent_sites,
+    observed_sites,
+    vectorized,
+)
 from pyro_vae.estimators import Estimator
 from pyro_vae.estimators.sgvb import analytic_kl
 
@@ -118,11 +127,10 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
             ]
         )
     wanted = 1 if estimator is None else estimator.max_plate_nesting - (estimator.num_particles > 1)
-    modes = [(part, part.training) for part in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-            module.eval()  # batch statistics and dropout are none of check's business
+        # In evaluation mode: batch statistics and dropout are none of check's business.
+        with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
             one = _run(module, batch, tensors[0], None, wanted)
             nesting = _nesting(*one)
             if estimator is not None and nesting > wanted:
@@ -135,11 +143,9 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
             nesting = max(nesting, wanted)
             two = _run(module, batch, tensors[0], 2, nesting)
             _raise(_particle_problems(two[0], one[0], nesting))
-        with torch.random.fork_rng():
+        with evaluating(module), torch.random.fork_rng():
             _try(module, batch, estimator, nesting)
     finally:
-        for part, training in modes:
-            part.training = training
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -96,7 +96,7 @@ class Compiled:
 
     def _run(self, inputs: Sequence[Tensor]) -> tuple[Outputs, Gradients]:
         trained = self._trained()
-        fixed = {name: p for name, p in self._module.named_parameters() if name not in trained}
+        fixed: dict[str, Tensor] = {name: p for name, p in self._module.named_parameters() if name not in trained}
         fixed.update(self._module.named_buffers())
         flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *inputs]
         modes = (module.training for module in self._module.modules())
@@ -146,7 +146,7 @@ class Compiled:
                 raise _Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
         return graph
 
-    def _compile(self, graph: Callable[..., Sequence[Any]], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+    def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
         import torch._inductor
 
         try:

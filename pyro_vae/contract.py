@@ -20,7 +20,6 @@ import copy
 import functools
 import inspect
 import itertools
-import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -222,11 +221,16 @@ class Pair(nn.Module):
         return [*self._passed, *_modules_of(self._programs[0]), *_modules_of(self._programs[1])]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pair:
+        for program in self._programs:
+            if not inspect.ismethod(program) and _modules_of(program):
+                raise TypeError(
+                    "a Pair of functions cannot be copied: a copy of a function would go on using the networks of the "
+                    "original. Make each pair by a function of yours that makes its networks and its two programs, or "
+                    "write the pair as a class."
+                )
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        programs = tuple(_copy_program(program, memo) for program in self._programs)
-        others = {name: value for name, value in vars(self).items() if name != "_programs"}
-        vars(copied).update(copy.deepcopy(others, memo), _programs=programs)
+        vars(copied).update(copy.deepcopy(vars(self), memo))
         return copied
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
@@ -281,39 +285,6 @@ def _parameter_at(module: nn.Module, path: str) -> Tensor | None:
     return None if part is None else part._parameters.get(name)
 
 
-def _copy_program(program: Any, memo: dict[int, Any], home: str | None = None) -> Any:
-    """A copy of a program that refers to copies of its modules: ``copy.deepcopy`` takes a function as it is."""
-    if id(program) in memo:
-        return memo[id(program)]
-    if isinstance(program, nn.Module) or inspect.ismethod(program):
-        return copy.deepcopy(program, memo)
-    if not _modules_of(program):
-        return program  # a list of numbers, say, which both may go on to share
-    if isinstance(program, functools.partial):
-        function, *values = (_copy_program(value, memo, home) for value in (program.func, *program.args))
-        keywords = {name: _copy_program(value, memo, home) for name, value in program.keywords.items()}
-        return functools.partial(function, *values, **keywords)
-    if type(program) is list:
-        return [_copy_program(value, memo, home) for value in program]
-    if type(program) is tuple:
-        return tuple(_copy_program(value, memo, home) for value in program)
-    if type(program) is dict:
-        return {name: _copy_program(value, memo, home) for name, value in program.items()}
-    if not inspect.isfunction(program) or program.__module__ != (home or program.__module__):
-        return program
-    home = program.__module__
-    cells = tuple(types.CellType() for _ in program.__closure__ or ())
-    names = dict(program.__globals__)
-    copied = types.FunctionType(program.__code__, names, program.__name__, program.__defaults__, cells or None)
-    functools.update_wrapper(copied, program, assigned=(*functools.WRAPPER_ASSIGNMENTS, "__kwdefaults__"))
-    memo[id(program)] = copied
-    for cell, original in zip(cells, program.__closure__ or (), strict=True):
-        cell.cell_contents = _copy_program(original.cell_contents, memo, home)
-    for name, value in inspect.getclosurevars(program).globals.items():
-        names[name] = _copy_program(value, memo, home)
-    return copied
-
-
 def as_pair(pair: Any) -> nn.Module:
     """``pair`` as a module with ``model`` and ``guide``.
 
@@ -358,6 +329,27 @@ def programs(pair: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     owner: Any = pair
     return isolate(owner.model), isolate(owner.guide)
+
+
+@contextmanager
+def kept_modes(pair: nn.Module) -> Iterator[None]:
+    """Puts back the training mode of each part of a pair, also of modules that the programs have yet to announce."""
+    modules = [pair, *getattr(pair, "reachable", list)()]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, for all parts of a pair."""
+    with kept_modes(pair):
+        for module in (pair, *getattr(pair, "reachable", list)()):
+            module.eval()
+        yield
 
 
 def data_plate(x: Tensor | None) -> pyro.plate:

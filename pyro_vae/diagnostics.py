@@ -13,24 +13,10 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae.contract import as_pair, data_frame, latent_sites, observed_sites, programs
+from pyro_vae.contract import as_pair, data_frame, evaluating, latent_sites, observed_sites, programs
 from pyro_vae.estimators import SGVB_B, Estimator
 
 Batches = Iterable[Sequence[Tensor]]
-
-
-@contextmanager
-def evaluating(pair: nn.Module) -> Iterator[None]:
-    """Evaluation mode, also of modules that the programs have yet to announce; each part's own mode is put back."""
-    modules = [pair, *getattr(pair, "reachable", list)()]
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @contextmanager
@@ -117,13 +103,15 @@ def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]
         observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
         trace = free.get_trace(*batch)
+    nodes: Any = trace.nodes
     for name in observed:
-        trace.nodes[name]["infer"]["was_observed"] = True
+        nodes[name]["infer"]["was_observed"] = True
     return trace
 
 
 def _observed_mean(trace: Trace) -> Tensor:
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
+    nodes: Any = trace.nodes
+    sites = [site for site in nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
     if len(sites) != 1:
         raise ValueError(f"the model observes {len(sites)} sites; an image can be taken from exactly one.")
     with torch.no_grad():

@@ -243,7 +243,8 @@ class Exploding(nn.Module):
 @pytest.mark.parametrize("mode", ["eager", "traced"])
 def test_not_finite_stops_and_says_where(data, tmp_path, mode):
     pair = make(likelihood=lambda network: Exploding(pyro_vae.Bernoulli(network)))
-    with pytest.raises(NonFiniteError, match=r"epoch 1, step 2; site: x; parameter with such a gradient: .* and 6 more"):
+    message = "epoch 1, step 2; site: x; parameter with such a gradient: .* and 6 more"
+    with pytest.raises(NonFiniteError, match=message):
         fit(pair, data, epochs=2, batch_size=32, out=tmp_path, compile=mode)
 
 

@@ -142,10 +142,10 @@ class Estimator(Trace_ELBO):
         return surrogate
 
     def _loss(self, model_trace: Trace, guide_trace: Trace, terms: list[Term]) -> Tensor:
-        bound = sum(term.weight * term.surrogate.sum() for term in terms)
+        bound = torch.as_tensor(sum(term.weight * term.surrogate.sum() for term in terms))
         score = self._score_function(model_trace, guide_trace)
         if is_identically_zero(score):
-            return torch.as_tensor(-bound / self.num_particles)
+            return -bound / self.num_particles
         surrogate = bound + score
         value = sum(term.weight * term.value.sum() for term in terms)
         # Pyro's form: the value of the bound with the gradient of the surrogate.

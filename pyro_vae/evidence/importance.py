@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, data_frame, latent_sites, observed_sites, run, tracing_obstacle
-from pyro_vae.diagnostics import evaluating
+from pyro_vae.contract import as_pair, data_frame, evaluating, latent_sites, observed_sites, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -136,7 +135,8 @@ def importance(
             for start in range(0, size, rows):
                 part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
                 sums = [runs[count](*part)[0] for count in plan]
-                totals.append(tuple(torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True)))
+                first_sum, second_sum = (torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True))
+                totals.append((first_sum, second_sum))
                 bar.update(len(part[0]))
     first_moment, second_moment = (torch.cat(column) for column in zip(*totals, strict=True))
     result = Importance(

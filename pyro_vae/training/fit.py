@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import nn
 
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.contract import as_pair
+from pyro_vae.contract import as_pair, kept_modes
 from pyro_vae.data import as_data
 from pyro_vae.estimators import SGVB_B, Estimator
 from pyro_vae.training.interrupts import Signals
@@ -111,18 +109,9 @@ def fit(
         callbacks=callbacks,
         out=None if out is None else Path(out),
     )
-    with torch.random.fork_rng(trainer.cuda_devices), _kept_mode(trainer.pair), Signals() as signals:
+    with torch.random.fork_rng(trainer.cuda_devices), kept_modes(trainer.pair), Signals() as signals:
         torch.manual_seed(seed)
         trainer.prepare(resume)
         with pyro.validation_enabled(False):
             trainer.train(signals, progress)
     return trainer.run
-
-
-@contextmanager
-def _kept_mode(pair: nn.Module) -> Iterator[None]:
-    training = pair.training
-    try:
-        yield
-    finally:
-        pair.train(training)

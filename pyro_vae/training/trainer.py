@@ -243,8 +243,8 @@ class Trainer:
         values = {"loss": loss, "train": objective.bound.item(), "size": 1.0}
         for site, kinds in objective.terms.items():
             values.update({f"{site}/{kind}": term.item() for kind, term in kinds.items()})
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * size
+        for name, mean in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + mean * size
         self.samples += size
 
     def _set_schedules(self, total: int | None) -> None:
