@@ -7,7 +7,7 @@ from pyro_vae.check import PairError, check
 from pyro_vae.contract import Pair, pair_method
 from pyro_vae.estimators import SGVB_A, SGVB_B
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.training import Cosine, Linear, NonFiniteError, Run, WeightPrior, fit
@@ -22,6 +22,7 @@ __all__ = [
     "SGVB_B",
     "VAE",
     "Bernoulli",
+    "Centered",
     "ConvDecoder",
     "ConvEncoder",
     "Cosine",

@@ -176,9 +176,10 @@ def _train_parser(model: type) -> ArgumentParser:
     parser.add_function_arguments(load, skip={"name_or_path", "seed"})
     name = f"{model.__module__}.{model.__qualname__}"
     parser.add_subclass_arguments(model, "model", default={"class_path": name}, help="the pair, and its arguments")
-    if "event_shape" in inspect.signature(model).parameters:
-        sources = ("data", *_LOAD_OPTIONS)
-        parser.link_arguments(sources, "model.init_args.event_shape", compute_fn=_event_shape, apply_on="parse")
+    sources = ("data", *_LOAD_OPTIONS)
+    for argument, compute in (("event_shape", _event_shape), ("mean", _mean)):
+        if argument in inspect.signature(model).parameters:  # what the data answer
+            parser.link_arguments(sources, f"model.init_args.{argument}", compute_fn=compute, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
     parser.set_defaults(DEFAULTS)
     return parser
@@ -189,6 +190,15 @@ def _event_shape(name: str, *options: Any) -> tuple[int, ...]:
         return tuple(_load(name, *options).event_shape)
     except (ValueError, TypeError, OSError):
         return (1,)  # the parser would bury the reason: the data are loaded once more, and tell it themselves
+
+
+def _mean(name: str, *options: Any) -> torch.Tensor:
+    try:
+        train = _load(name, *options).train
+    except (ValueError, TypeError, OSError):
+        return torch.zeros(1)
+    assert isinstance(train, Split)
+    return train.mean()
 
 
 def _build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:

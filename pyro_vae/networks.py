@@ -71,6 +71,48 @@ class MLP(nn.Module):
         return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
+    def start_at(self, output: Tensor) -> None:
+        """Sets the last bias, so that the untrained network gives about ``output``, of the shape ``out_shape``."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(output.reshape(-1))
+
+
+class Centered(nn.Module):
+    """A network that sees its input about a fixed mean: ``network(x - mean)``.
+
+    Inputs that are not centred, such as pixels in [0, 1], make a poorly conditioned problem of the first layer.
+
+    Args:
+        network: ``[*, *in_shape] -> [*, *out_shape]``.
+        mean: ``[*in_shape]``, for example that of the training data; it is kept with the weights.
+
+    Raises:
+        ValueError: if ``mean`` is not finite, or has another shape than the network's input.
+
+    Source: LeCun, Bottou, Orr & Mueller (1998), Efficient BackProp, section 4.3.
+    """
+
+    mean: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor) -> None:
+        super().__init__()
+        in_shape = getattr(network, "in_shape", mean.shape)
+        if mean.shape != in_shape or not mean.isfinite().all():
+            raise ValueError(
+                f"the mean of the input has to be finite and of the network's input shape {list(in_shape)}; "
+                f"got shape {list(mean.shape)}."
+            )
+        self.network = network
+        self.in_shape = in_shape
+        self.register_buffer("mean", mean.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input(self, x, self.in_shape)
+        return self.network(x - self.mean)
+
+
 class ConvEncoder(nn.Module):
     """Convolutions of stride 2 and one hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
 

@@ -87,6 +87,12 @@ class Split:
         """Number of data, N."""
         return len(self)
 
+    def mean(self) -> Tensor:
+        """The mean of x, ``[*event]``, float32 in the range of :meth:`batch`; of the grey pixels where they are drawn."""
+        x = self.tensors[0]
+        total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
+        return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()
+
     def num_batches(self, batch_size: int) -> int:
         """ceil(N / batch_size)."""
         return -(-len(self) // whole(batch_size, "batch_size", 1))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP
+from pyro_vae.networks import MLP, Centered
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.vae import VAE
@@ -28,6 +28,11 @@ class MLPVAE(VAE):
         activation: class of the non-linearity.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
         two_parameters: whether the likelihood takes two parameters a pixel, as ``Gaussian`` with ``scale=None`` does.
+        mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
+            decoder starts at it. It is worth whole nats in a short training of 784-dimensional images.
+
+    Raises:
+        ValueError: if ``mean`` is of another shape.
 
     Source: Kingma & Welling (2013), appendix C.
     """
@@ -41,11 +46,15 @@ class MLPVAE(VAE):
         activation: type[nn.Module] = nn.SiLU,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         two_parameters: bool = False,
+        mean: Tensor | None = None,
     ) -> None:
         decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
         out_shape = (2, *event_shape) if two_parameters else tuple(event_shape)
-        super().__init__(
-            StandardNormal(latent_dim),
-            DiagonalNormal(MLP(event_shape, (2, latent_dim), hidden, activation)),
-            likelihood(MLP(latent_dim, out_shape, decoder_hidden, activation)),
-        )
+        encoder: nn.Module = MLP(event_shape, (2, latent_dim), hidden, activation)
+        decoder = MLP(latent_dim, out_shape, decoder_hidden, activation)
+        p = likelihood(decoder)
+        if mean is not None:
+            encoder = Centered(encoder, mean)
+            if isinstance(p, Bernoulli):
+                decoder.start_at(mean.clamp(0.005, 0.995).logit())
+        super().__init__(StandardNormal(latent_dim), DiagonalNormal(encoder), p)
