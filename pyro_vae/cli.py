@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -23,22 +24,11 @@ from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
-from pyro_vae.training import checkpoint, fit
+from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
 DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
-# What fit() leaves open, chosen for images of handwriting within minutes (README, "Defaults").
-DEFAULTS: dict[str, Any] = {
-    "binarization": "dynamic",
-    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-3, "betas": [0.9, 0.99], "fused": True}},
-    "scheduler": {"class_path": "pyro_vae.Cosine", "init_args": {"warmup": 0.02}},
-    "average": 0.999,
-    "batch_size": 512,
-    "epochs": 220,
-    "precision": "auto",
-}
-
 _USAGE = """\
 usage: pyro-vae COMMAND [options]
 
@@ -63,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     if name not in commands:
         return _fail(f"there is no command {name!r}{_nearest(name, commands)}. Commands: {', '.join(commands)}.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # so that --model my_file.MyPair finds a file beside the user
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that --model my_file.MyPair finds a file beside the user
     try:
         commands[name](rest)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
@@ -181,8 +171,17 @@ def _train_parser(model: type) -> ArgumentParser:
         if argument in inspect.signature(model).parameters:  # what the data answer
             parser.link_arguments(sources, f"model.init_args.{argument}", compute_fn=compute, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
-    parser.set_defaults(DEFAULTS)
+    parser.set_defaults({"binarization": "dynamic", **{name: _as_option(value) for name, value in RECIPE.items()}})
     return parser
+
+
+def _as_option(value: Any) -> Any:
+    """A value as the parser writes it: classes by their dotted names."""
+    if isinstance(value, functools.partial):
+        return {"class_path": f"{value.func.__module__}.{value.func.__qualname__}", "init_args": dict(value.keywords)}
+    if isinstance(value, Schedule):
+        return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": dict(vars(value))}
+    return value
 
 
 def _event_shape(name: str, *options: Any) -> tuple[int, ...]:
@@ -236,6 +235,9 @@ def train(arguments: Sequence[str]) -> None:
     if config.out is None:
         config.out = _free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
+    size = _load(config.data, *(config[option] for option in _LOAD_OPTIONS)).train.num_data
+    if size is not None and size < config.batch_size == RECIPE["batch_size"]:
+        config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
     pair, data, options = _build(parser, config)
     print(data.describe())
     (batch,) = [next(iter(data.train.batches(min(config.batch_size, 100))))]

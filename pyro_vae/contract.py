@@ -352,6 +352,13 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
         yield
 
 
+def device_of(pair: nn.Module) -> torch.device:
+    """Where a pair is: the device of its first parameter, also of one that its programs have yet to announce."""
+    modules = (pair, *getattr(pair, "reachable", list)())
+    first = next((parameter for module in modules for parameter in module.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 def data_plate(x: Tensor | None) -> pyro.plate:
     """The plate over the data of a batch ``x: [B, *event]``; of size 1 where the program draws ``x`` itself."""
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)

@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae.contract import as_pair, data_frame, evaluating, latent_sites, observed_sites, programs
+from pyro_vae.contract import as_pair, data_frame, device_of, evaluating, latent_sites, observed_sites, programs
 from pyro_vae.estimators import SGVB_B, Estimator
 
 Batches = Iterable[Sequence[Tensor]]
@@ -33,6 +33,7 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     """
     module = as_pair(pair)
     _, guide = programs(module)
+    batch = _on_device(module, batch)
     with _reading(module):
         with _AtMean():
             trace = poutine.trace(guide).get_trace(*batch)
@@ -92,6 +93,10 @@ def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     return _observed_mean(_run_model(pair, _resized(batch, num_samples), {}))
 
 
+def _on_device(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device_of(pair)) for tensor in batch)
+
+
 def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
 
@@ -99,6 +104,8 @@ def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
 def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]) -> Trace:
     module = as_pair(pair)
     model, _ = programs(module)
+    batch = _on_device(module, batch)
+    latents = {name: value.to(device_of(module)) for name, value in latents.items()}
     with _reading(module):
         observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
@@ -113,7 +120,10 @@ def _observed_mean(trace: Trace) -> Tensor:
     nodes: Any = trace.nodes
     sites = [site for site in nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
     if len(sites) != 1:
-        raise ValueError(f"the model observes {len(sites)} sites; an image can be taken from exactly one.")
+        raise ValueError(
+            f"the model observes {len(sites)} sites; an image can be taken from exactly one. "
+            "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
+        )
     with torch.no_grad():
         return sites[0]["fn"].mean
 
@@ -122,7 +132,7 @@ def reconstruction_mse(pair: Any, batches: Batches) -> float:
     """Squared error of :func:`reconstruct`, summed over the pixels and averaged over the data."""
     total, count = 0.0, 0
     for batch in batches:
-        error = (reconstruct(pair, *batch) - batch[0]) ** 2
+        error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2
         total, count = total + error.double().sum().item(), count + len(batch[0])
     return total / _some(count)
 
@@ -159,7 +169,7 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     for batch in batches:
         size = len(batch[0])
         with _reading(module):
-            sites = estimator.terms(module, *batch)
+            sites = estimator.terms(module, *_on_device(module, batch))
         for name, terms in sites.items():
             value = {kind: term.double().mean().item() * size for kind, term in terms.items()}
             if "kl" in value or "log_q" in value:

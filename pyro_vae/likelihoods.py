@@ -42,6 +42,9 @@ class Bernoulli(nn.Module):
         self.network = network
         self.support = support
 
+    def extra_repr(self) -> str:
+        return f"support={self.support!r}"
+
     def forward(self, z: Tensor) -> dist.Distribution:
         logits = at_least_float32(self.network(z))
         family = dist.Bernoulli if self.support == "binary" else _UnitIntervalBernoulli
@@ -72,6 +75,9 @@ class Gaussian(nn.Module):
         self.network = network
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, sigmoid_mean={self.sigmoid_mean}"
 
     def forward(self, z: Tensor) -> dist.Distribution:
         leading = z.dim() - 1

@@ -70,7 +70,6 @@ class MLP(nn.Module):
         _check_input(self, x, self.in_shape)
         return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
-
     def start_at(self, output: Tensor) -> None:
         """Sets the last bias, so that the untrained network gives about ``output``, of the shape ``out_shape``."""
         last = self.layers[-1]

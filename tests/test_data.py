@@ -965,3 +965,12 @@ def test_docstrings_are_true():
     results = [doctest.testmod(module) for module in modules if hasattr(module, "__file__")]
     assert sum(r.attempted for r in results) > 0
     assert sum(r.failed for r in results) == 0
+
+
+def test_the_mean_is_that_of_grey_pixels_however_they_are_drawn():
+    x = torch.randint(0, 256, (5000, 1, 2, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = x.double().mean(0).float() / 255
+    for binarization in ("none", "dynamic"):
+        torch.testing.assert_close(Split(x, binarization=binarization).mean(), expected)
+    torch.testing.assert_close(Split(x.float() / 255).mean(), expected)
+    assert Split(x).mean().shape == (1, 2, 3)

@@ -634,3 +634,51 @@ def test_objective(estimator: type[Estimator], factory: Factory) -> None:
     assert total.item() == pytest.approx(objective.bound.item(), rel=1e-4)
     one = gradients(pair, lambda: subject.objective(*programs(pair), *batch).loss * size)
     assert_same(one, gradients(pair, lambda: subject.loss_and_grads(*programs(pair), *batch)))
+
+
+def test_a_delta_with_a_density_is_sampled() -> None:
+    """Pyro's registered KL forgets ``log_density``, by which a guide writes a transformed variable."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        base = dist.Normal(x / 2, 0.7).to_event(1)
+        value = base.rsample()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(value, log_density=base.log_prob(value), event_dim=1))
+
+    pair, x = Pair(model, guide), torch.randn(6, 2)
+    torch.manual_seed(1)
+    expected = SGVB_A().bound(pair, x)
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match="no closed-form KL is registered for z"):
+        ours = SGVB_B().bound(pair, x)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_num_data_shares_what_stands_outside_a_plate_of_the_batch() -> None:
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("w", dist.Normal(pyro.param("loc", torch.tensor(0.3)), 0.5))
+
+    pair, x = Pair(model, guide), torch.randn(5, 1)
+    for estimator in (SGVB_A(num_data=50), SGVB_B(num_data=50)):
+        torch.manual_seed(2)
+        terms = estimator.terms(pair, x)
+        torch.manual_seed(2)
+        bound = estimator.bound(pair, x)
+        torch.manual_seed(2)
+        objective = estimator.objective(pair.model, pair.guide, x)
+        torch.manual_seed(2)
+        alone = type(estimator)().terms(pair, x)
+        for kind, value in terms["w"].items():
+            torch.testing.assert_close(value * 10, dict(alone["w"].items())[kind])
+        torch.testing.assert_close(objective.loss, -bound.mean())
+        torch.testing.assert_close(objective.bound, bound.mean())

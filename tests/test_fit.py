@@ -399,3 +399,119 @@ def test_the_progress_bar_tells_bound_speed_and_time_left(data, capfd):
     assert "nats" in shown
     assert "images/s" in shown
     assert "steps/s" in shown
+
+
+class GlobalShift(pyro.nn.PyroModule):
+    """x_i ~ N(w, 1) with one w for all data: conjugate, and its plate knows the batch alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    @pyro_vae.pair_method
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    @pyro_vae.pair_method
+    def guide(self, x):
+        pyro.sample("w", dist.Normal(self.loc, self.log_scale.exp()))
+
+
+@pytest.mark.parametrize("batch_size", [10, 40])
+def test_what_all_data_share_counts_once_whatever_the_batch_size(batch_size):
+    x = torch.randn(40, 1, generator=torch.Generator().manual_seed(0)) + 2
+    pair = GlobalShift()
+    fit(
+        pair, x, epochs=600 * batch_size // 10, batch_size=batch_size, scheduler=Cosine(),
+        optimizer=functools.partial(torch.optim.Adam, lr=0.05),
+    )  # fmt: skip
+    # The exact posterior of w given N data: precision 1 + N.
+    assert pair.log_scale.exp().item() == pytest.approx((1 / 41) ** 0.5, rel=0.05)
+    assert pair.loc.item() == pytest.approx(x.sum().item() / 41, abs=0.05)
+
+
+def test_with_patience_the_best_weights_are_kept_also_at_the_last_epoch(data):
+    run = fit(
+        make(), data, epochs=12, batch_size=32, patience=50, optimizer=functools.partial(torch.optim.Adam, lr=0.1)
+    )
+    valid = [entry["valid"] for entry in run.history]
+    assert not run.stopped_early
+    assert run.best_epoch == 1 + valid.index(max(valid))
+    assert run.best_epoch < 12, "the case is not tested: the last epoch is the best"
+    assert run.bound == max(valid)
+    until = fit(
+        make(), data, epochs=run.best_epoch, batch_size=32, optimizer=functools.partial(torch.optim.Adam, lr=0.1)
+    )
+    assert torch.equal(weights(until.pair), weights(run.pair))
+
+
+def test_a_schedule_of_other_epochs_would_jump(data, tmp_path):
+    fit(make(), data, epochs=2, batch_size=32, out=tmp_path, scheduler=Cosine())
+    with pytest.raises(ValueError, match="epochs was 2 and is now 4"):
+        fit(make(), data, epochs=4, batch_size=32, out=tmp_path, scheduler=Cosine(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: {"optimizer": functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-3)}, "optimizer options"),
+        (lambda data: {"data": (Split(1 - data[0].tensors[0]), data[1])}, "first batch"),
+        (lambda data: {"pair": make(activation=nn.Tanh)}, "another pair"),
+    ],
+)
+def test_another_configuration_of_the_same_shapes_is_refused(data, tmp_path, change, message):
+    arguments = {"pair": make(), "data": data, "epochs": 1, "batch_size": 32, "out": tmp_path}
+    arguments["optimizer"] = functools.partial(torch.optim.Adam, lr=1e-3)
+    fit(**arguments)
+    with pytest.raises(ValueError, match=message):
+        fit(**{**arguments, **change(data), "resume": True})
+
+
+def test_a_plateau_scheduler_sees_the_validation_bound(data):
+    plateau = functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.1, threshold=10.0)
+    run = fit(make(), data, epochs=5, batch_size=32, scheduler=plateau)
+    assert run.history[-1]["learning_rate"] < 1e-4
+
+
+def test_average_is_the_exponential_moving_average(data):
+    """One batch an epoch: the average after each step, by its formula."""
+    steps, decay = 6, 0.5
+    seen = [weights(fit(make(), data, epochs=n, batch_size=110).pair) for n in range(1, steps + 1)]
+    average = weights(make())
+    for step, value in enumerate(seen, 1):
+        average = average + (1 - min(decay, (1 + step) / (10 + step))) * (value - average)
+    averaged = fit(make(), data, epochs=steps, batch_size=110, average=decay)
+    torch.testing.assert_close(weights(averaged.pair), average, rtol=1e-5, atol=1e-6)
+
+
+def test_a_float64_pair(data):
+    pair = make().double()
+    run = fit(pair, data, epochs=1, batch_size=32)
+    assert math.isfinite(run.bound)
+    assert next(pair.parameters()).dtype == torch.float64
+
+
+def test_a_gpu_that_is_not_there(data):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        fit(make(), data, epochs=1, batch_size=32, device="cuda")
+
+
+def test_batch_norm_resumes_to_the_same_bits(data, tmp_path):
+    def pair(seed):
+        torch.manual_seed(seed)
+        made = make(seed)
+        made.posterior.network.layers.insert(1, nn.BatchNorm1d(16))
+        return made
+
+    arguments = {"epochs": 3, "batch_size": 32}
+    whole = fit(pair(0), data, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        fit(pair(0), _interrupting(data, after=6), out=tmp_path, **arguments)
+    resumed = fit(pair(5), data, out=tmp_path, resume=True, **arguments)
+    for (name, ours), theirs in zip(whole.pair.state_dict().items(), resumed.pair.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name

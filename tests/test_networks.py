@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pyro_vae import MLP, ConvDecoder, ConvEncoder
+from pyro_vae import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.networks import at_least_float32, normal_init, two_parameters
 
 leading = st.lists(st.integers(1, 3), max_size=3).map(tuple)
@@ -160,3 +160,21 @@ def test_two_parameters_that_are_not_there(shape: tuple[int, ...], leading: int)
     assert str(list(shape)) in str(caught.value)
     assert "the thing" in str(caught.value)
     assert "out_shape=(2, *event)" in str(caught.value)
+
+
+def test_centered_is_the_network_about_the_mean() -> None:
+    network, mean, x = MLP((2, 3), 4), torch.rand(2, 3), torch.rand(5, 7, 2, 3)
+    centered = Centered(network, mean)
+    torch.testing.assert_close(centered(x), network(x - mean))
+    assert "mean" in centered.state_dict()
+    with pytest.raises(ValueError, match=r"input shape \[2, 3\]; got shape \[3, 2\]"):
+        Centered(network, mean.T)
+    with pytest.raises(ValueError, match="finite"):
+        Centered(network, mean / 0)
+
+
+def test_mlp_starts_near_a_given_output() -> None:
+    network, output = MLP(3, (2, 5)), torch.randn(2, 5)
+    network.start_at(output)
+    network.layers[-1].weight.data.zero_()
+    torch.testing.assert_close(network(torch.randn(4, 3)), output.expand(4, 2, 5))

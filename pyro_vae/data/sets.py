@@ -88,7 +88,7 @@ class Split:
         return len(self)
 
     def mean(self) -> Tensor:
-        """The mean of x, ``[*event]``, float32 in the range of :meth:`batch`; of the grey pixels where they are drawn."""
+        """The mean of x, ``[*event]``, float32, before any dynamic binarisation; pixels in [0, 1]."""
         x = self.tensors[0]
         total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
         return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()

@@ -85,19 +85,31 @@ class Estimator(Trace_ELBO):
         num_particles: Monte Carlo samples of the latents for each datum, vectorised.
         beta: weight of the latents' terms, in model and guide alike; a tensor may be moved by a schedule.
         max_plate_nesting: number of nested plates of the pair (the data plate is one).
+        num_data: number of data N that share what stands outside the data plate, for :meth:`bound` and
+            :meth:`objective`. By default the plate's own size; :func:`pyro_vae.fit` sets it to that of the training
+            set, since ``plate("data", len(x))`` knows its batch alone.
 
     Raises:
-        ValueError: if ``num_particles`` or ``max_plate_nesting`` is below 1, or ``beta`` is negative.
+        ValueError: if a count is below 1, or ``beta`` is negative.
     """
 
-    def __init__(self, num_particles: int = 1, *, beta: float | Tensor = 1.0, max_plate_nesting: int = 1) -> None:
-        for name, count in (("num_particles", num_particles), ("max_plate_nesting", max_plate_nesting)):
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        beta: float | Tensor = 1.0,
+        max_plate_nesting: int = 1,
+        num_data: int | None = None,
+    ) -> None:
+        counts = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting, "num_data": num_data or 1}
+        for name, count in counts.items():
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} has to be a whole number of at least 1; got {count!r}.")
         if not isinstance(beta, Tensor) and not beta >= 0:
             raise ValueError(f"beta weighs the latents' terms and cannot be negative; got {beta!r}.")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.beta = beta
+        self.num_data = num_data
 
     def __repr__(self) -> str:
         nesting = self.max_plate_nesting - (self.num_particles > 1)
@@ -142,6 +154,7 @@ class Estimator(Trace_ELBO):
         return surrogate
 
     def _loss(self, model_trace: Trace, guide_trace: Trace, terms: list[Term]) -> Tensor:
+        """Minus the bound in Pyro's scale, summed over the data of the plates."""
         bound = torch.as_tensor(sum(term.weight * term.surrogate.sum() for term in terms))
         score = self._score_function(model_trace, guide_trace)
         if is_identically_zero(score):
@@ -175,7 +188,9 @@ class Estimator(Trace_ELBO):
     def objective(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Objective:
         """What a training step needs of one run, in nats per datum (:class:`Objective`)."""
         model_trace, guide_trace, terms = self._run(model, guide, args, kwargs)
-        loss = self._loss(model_trace, guide_trace, terms) / _plate(model_trace).full_size
+        plate = _plate(model_trace)
+        loss = self._loss(model_trace, guide_trace, self._shared(plate, model_trace, guide_trace, terms))
+        loss = loss / plate.full_size
         bound = self._reduce(_log_weights(self._per_datum(model_trace, terms), beta=False)).detach().mean()
         means = {
             name: {kind: value.detach().mean() for kind, value in site.items()}
@@ -227,6 +242,26 @@ class Estimator(Trace_ELBO):
             raise ValueError("there are no data to average the bound over: the batches are empty.")
         return total / count
 
+    def _num_data(self, plate: Any) -> int:
+        """The number of data that share what stands outside ``plate``."""
+        return plate.full_size if self.num_data is None or plate.size != plate.full_size else self.num_data
+
+    def _shared(self, plate: Any, model_trace: Trace, guide_trace: Trace, terms: list[Term]) -> list[Term]:
+        """``terms`` for a loss that is divided by the plate's size: what stands outside counts 1/N instead."""
+        share = plate.full_size / self._num_data(plate)
+        if share == 1:
+            return terms
+        for trace in (model_trace, guide_trace):  # the weights of the score function read the traces
+            for site in trace.nodes.values():
+                if site["type"] == "sample" and not _inside(site, plate):
+                    site["log_prob"] = site["log_prob"] * share
+        return [
+            term
+            if _inside(term.site, plate)
+            else term._replace(value=term.value * share, surrogate=term.surrogate * share)
+            for term in terms
+        ]
+
     def _reduce(self, log_weights: Tensor) -> Tensor:
         """``[*particles, B]`` log p(x, z) / q(z | x) -> ``[B]`` the bound; a mean for every ELBO."""
         return log_weights.mean(0) if self.num_particles > 1 else log_weights
@@ -234,7 +269,8 @@ class Estimator(Trace_ELBO):
     def _per_datum(self, model_trace: Trace, terms: list[Term]) -> list[tuple[Term, Tensor]]:
         plate = _plate(model_trace)
         particles = -self.max_plate_nesting if self.num_particles > 1 else None
-        return [(term, _each_datum(term.value, term.site, plate, particles)) for term in terms]
+        num_data = self._num_data(plate)
+        return [(term, _each_datum(term.value, term.site, plate, particles, num_data)) for term in terms]
 
     def _by_site(self, model_trace: Trace, terms: list[Term]) -> dict[str, SiteTerms]:
         sites: dict[str, dict[str, Tensor]] = {}
@@ -258,10 +294,14 @@ def _plate(trace: Trace) -> Any:
     return plate
 
 
-def _each_datum(value: Tensor, site: Any, plate: Any, particles: int | None) -> Tensor:
+def _inside(site: Any, plate: Any) -> bool:
+    return any(frame.name == plate.name for frame in site["cond_indep_stack"])
+
+
+def _each_datum(value: Tensor, site: Any, plate: Any, particles: int | None, num_data: int) -> Tensor:
     """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
-    inside = any(frame.name == plate.name for frame in site["cond_indep_stack"])
-    share = plate.size / plate.full_size if inside else 1 / plate.full_size
+    inside = _inside(site, plate)
+    share = plate.size / plate.full_size if inside else 1 / num_data
     kept = ([particles] if particles is not None else []) + ([plate.dim] if inside else [])
     kept = [dim + value.dim() for dim in kept if dim + value.dim() >= 0]
     summed = [dim for dim in range(value.dim()) if dim not in kept]

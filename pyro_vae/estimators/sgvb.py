@@ -46,8 +46,15 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
     Source: Kingma & Welling (2013), eq. 7.
     """
 
-    def __init__(self, num_particles: int = 1, *, beta: float | Tensor = 1.0, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, beta=beta, max_plate_nesting=max_plate_nesting)
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        beta: float | Tensor = 1.0,
+        max_plate_nesting: int = 1,
+        num_data: int | None = None,
+    ) -> None:
+        super().__init__(num_particles, beta=beta, max_plate_nesting=max_plate_nesting, num_data=num_data)
         self._warned: set[str] = set()
 
     def _score_function(self, model_trace: Trace, guide_trace: Trace) -> Tensor | float:
@@ -88,12 +95,22 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
 
 def analytic_kl(guide_site: Any, model_site: Any) -> Tensor | None:
     """KL(q || p) of one site, shaped as its batch and scaled by its plates; ``None`` if none is registered."""
+    if _transforms_a_delta(guide_site["fn"]):
+        return None
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:
         return None
     kl = torch.as_tensor(kl).expand(guide_site["fn"].batch_shape)
     return scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"])
+
+
+def _transforms_a_delta(fn: Any) -> bool:
+    """A ``Delta`` with a log-density stands for a transformed variable, which its registered KL forgets."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    density = getattr(fn, "log_density", 0)
+    return isinstance(density, Tensor) or density != 0
 
 
 def _sample_sites(trace: Trace) -> list[tuple[str, Any]]:

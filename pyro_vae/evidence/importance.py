@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, data_frame, evaluating, latent_sites, observed_sites, run, tracing_obstacle
+from pyro_vae.contract import (
+    as_pair,
+    data_frame,
+    device_of,
+    evaluating,
+    latent_sites,
+    observed_sites,
+    run,
+    tracing_obstacle,
+)
 from pyro_vae.estimators import SGVB_A
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -115,8 +124,7 @@ def importance(
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
     draws = min(num_samples, max(1, chunk // rows))
     plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
-    first = next(module.parameters(), None)
-    device = batch[0].device if first is None else first.device
+    device = device_of(module)
     totals: list[tuple[Tensor, Tensor]] = []
     with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)

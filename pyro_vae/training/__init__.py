@@ -1,8 +1,9 @@
 """Training: fit(), the compiled step, checkpoints and schedules."""
 
 from pyro_vae.training.fit import fit
+from pyro_vae.training.recipe import RECIPE
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.schedules import Cosine, Linear, Progress, Schedule
 from pyro_vae.training.step import Step, WeightPrior
 
-__all__ = ["Cosine", "Linear", "NonFiniteError", "Progress", "Run", "Schedule", "Step", "WeightPrior", "fit"]
+__all__ = ["RECIPE", "Cosine", "Linear", "NonFiniteError", "Progress", "Run", "Schedule", "Step", "WeightPrior", "fit"]

@@ -25,6 +25,7 @@ class Run:
         out: the run folder, if one was asked for.
         mode: how the steps ran: ``"inductor"``, ``"traced"`` or ``"eager"``.
         stopped_early: whether the validation bound ended the run before the last epoch.
+        best_epoch: with ``patience``, the epoch whose weights the pair has.
     """
 
     pair: nn.Module
@@ -32,11 +33,12 @@ class Run:
     out: Path | None = None
     mode: str = "eager"
     stopped_early: bool = False
+    best_epoch: int | None = None
 
     @property
     def bound(self) -> float | None:
-        """The last validation bound, in nats per datum; the training bound where there was no validation set."""
+        """The pair's validation bound, in nats per datum; the training bound where there was no validation set."""
         if not self.history:
             return None
-        last = self.history[-1]
-        return last["train"] if last["valid"] is None else last["valid"]
+        entry = self.history[-1 if self.best_epoch is None else self.best_epoch - 1]
+        return entry["train"] if entry["valid"] is None else entry["valid"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision, resolved
-from pyro_vae.contract import observed_sites, programs
+from pyro_vae.contract import device_of, programs
 from pyro_vae.data import Data, Stream
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.training import checkpoint
@@ -70,10 +70,7 @@ class Trainer:
             )
         if patience is not None and data.valid is None:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
-        first = next(iter(pair.parameters()), None)
-        self.device = (
-            torch.device(device) if device is not None else (torch.device("cpu") if first is None else first.device)
-        )
+        self.device = _usable(device) if device is not None else device_of(pair)
         self.pair = pair.to(self.device)
         self.data = data
         self.estimator = estimator
@@ -86,6 +83,8 @@ class Trainer:
         self.clip_norm, self.average, self.patience = clip_norm, average, patience
         self.checkpoint_every, self.callbacks, self.out = checkpoint_every, callbacks, out
         self.run = Run(pair, out=out)
+        if self.estimator.num_data is None:
+            self.estimator.num_data = data.train.num_data
         self.epoch = 0  # the epoch under way
         self.batches_done = 0  # its batches that have been trained on
         self.steps = 0
@@ -115,7 +114,11 @@ class Trainer:
                 "its programs by pyro.module or pyro.param."
             )
         self.optimizer = self.make_optimizer(self.parameters)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, which fit does not do; use another optimiser."
+            )
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.torch_scheduler = None
         if self.make_scheduler is not None and not isinstance(self.make_scheduler, Schedule):
             self.torch_scheduler = self.make_scheduler(self.optimizer)
@@ -134,6 +137,8 @@ class Trainer:
         )
         self.recorder = Recorder(self.out)
         if self.out is not None:
+            # A loader draws its own order, which need not be the same in another process.
+            self.digest = None if isinstance(self.data.train, Stream) else _digest(batch)
             self._open_folder(resume)
 
     def _open_folder(self, resume: bool) -> None:
@@ -153,11 +158,18 @@ class Trainer:
         shapes = {name: list(parameter.shape) for name, parameter in self.pair.named_parameters()}
         return {
             "pair": f"{type(self.pair).__module__}.{type(self.pair).__qualname__}",
+            "networks": repr(self.pair),
             "parameters": shapes,
             "data": self.data.describe(),
+            "first batch": self.digest,
             "estimator": repr(self.estimator),
             "optimizer": type(self.optimizer).__name__,
+            "optimizer options": _described(self.optimizer.defaults),
             "learning_rate": self.base_rates,
+            # A schedule is a function of the share of the epochs: with other epochs it would jump.
+            "epochs": self.epochs
+            if any(isinstance(s, Schedule) for s in (self.make_scheduler, self.beta_schedule))
+            else None,
             "scheduler": _described(self.make_scheduler),
             "beta": _described(self.beta_schedule),
             "weight_prior": repr(self.weight_prior),
@@ -173,8 +185,8 @@ class Trainer:
         different = [key for key in ours if ours[key] != theirs.get(key)]
         if not different:
             return
-        if "parameters" in different:
-            listed = "other parameters"
+        if "parameters" in different or "networks" in different:
+            listed = "another pair"
         else:
             listed = ", ".join(f"{key} was {theirs.get(key)} and is now {ours[key]}" for key in different)
         raise ValueError(
@@ -199,7 +211,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         with bar:
             while self.epoch < self.epochs and not self.run.stopped_early:
-                started = time.perf_counter()
+                started, samples = time.perf_counter(), self.samples
                 start = self.batches_done
                 epoch_batches = self.data.train.batches(
                     self.batch_size, shuffle=True, epoch=self.epoch, seed=self.seed, start=start
@@ -209,18 +221,29 @@ class Trainer:
                     bar.update()
                     if signals.received:
                         self.seconds += time.perf_counter() - started
-                        self._save()
-                        bar.close()
-                        signals.end(self.out)
+                        self._stop(signals, bar)
                 if self.batches_done == 0:
                     raise ValueError(f"the training data gave no batch in epoch {self.epoch + 1}.")
-                self.seconds += time.perf_counter() - started
-                self._end_epoch(time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self.seconds += seconds
+                self._end_epoch((self.samples - samples) / max(seconds, 1e-9))
                 bar.set_postfix_str(_bar_text(self.run.history[-1]))
+                if signals.received:
+                    self._stop(signals, bar)
         self.run.mode = self.step.mode
+        if not self._finite():
+            kept = "" if self.out is None else f" The last good checkpoint is in {self._folder}."
+            raise NonFiniteError(
+                f"the parameters are not finite after the last step. Use a smaller learning rate.{kept}"
+            )
         self._save()
         if (weights := self._weights_for_use) is not None:
             self._put(weights)
+
+    def _stop(self, signals: Signals, bar: Any) -> None:
+        self._save()
+        bar.close()
+        signals.end(self.out)
 
     def _train_batch(self, batch: tuple[Tensor, ...], total: int | None) -> None:
         self._set_schedules(total)
@@ -260,7 +283,7 @@ class Trainer:
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
 
-    def _end_epoch(self, seconds: float) -> None:
+    def _end_epoch(self, images_per_second: float) -> None:
         size = self.sums["size"]
         terms: dict[str, dict[str, float]] = {}
         for name, value in self.sums.items():
@@ -277,13 +300,15 @@ class Trainer:
                 "loss": self.sums["loss"] / size,
                 "terms": terms,
                 "beta": self.beta.item(),
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": self.seconds,
-                "images_per_second": size / max(seconds, 1e-9),
+                "images_per_second": images_per_second,
             }
         )
         self.epoch, self.batches_done, self.sums = self.epoch + 1, 0, {}
-        if self.torch_scheduler is not None:
+        if isinstance(self.torch_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.torch_scheduler.step(self.run.history[-1]["loss"] if valid is None else -valid)
+        elif self.torch_scheduler is not None:
             self.torch_scheduler.step()
         self._watch(valid)
         self.recorder.write(self.run.history[-1])
@@ -309,8 +334,9 @@ class Trainer:
     def _watch(self, valid: float | None) -> None:
         if self.patience is None or valid is None:
             return
-        if self.best is None or valid > self.best[0]:
+        if self.best is None or not valid <= self.best[0]:
             self.best = (valid, self.epoch)
+            self.run.best_epoch = self.epoch
             weights = self.averaged or self.parameters
             self.best_weights = [weight.detach().clone() for weight in weights]
         elif self.epoch - self.best[1] >= self.patience:
@@ -319,7 +345,7 @@ class Trainer:
     @property
     def _weights_for_use(self) -> list[Tensor] | None:
         """The weights that validation and the trained pair have, where they are not those that training moves."""
-        if self.run.stopped_early and self.best_weights:
+        if self.best_weights and (self.run.stopped_early or self.epoch >= self.epochs):
             return self.best_weights
         return self.averaged or None
 
@@ -343,7 +369,15 @@ class Trainer:
                 parameter.copy_(weight)
 
     def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
+        """On the pair's device, and floating-point numbers in the pair's precision."""
+        dtype = next((p.dtype for p in self.pair.parameters() if p.is_floating_point()), torch.float32)
+        return tuple(
+            tensor.to(self.device, dtype if tensor.is_floating_point() else tensor.dtype, non_blocking=True)
+            for tensor in batch
+        )
+
+    def _finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
     def _explain(self, batch: tuple[Tensor, ...]) -> None:
         """Raises, with what is not finite: found by one more run of the pair on the same batch."""
@@ -359,8 +393,7 @@ class Trainer:
             sites = [name for name, kinds in means.items() if not all(value.isfinite() for value in kinds.values())]
         except (ValueError, RuntimeError) as error:
             sites = [f"(the pair itself fails: {error})"]
-        observed = observed_sites(pyro.poutine.trace(model).get_trace(*batch))
-        site = ", ".join(sites) or f"none alone (observed: {', '.join(observed)})"
+        site = ", ".join(sites) or "none"
         parameter = ", ".join(gradients[:3]) + (f" and {len(gradients) - 3} more" if len(gradients) > 3 else "")
         kept = "" if self.out is None else f" The last good checkpoint is in {self._folder}."
         raise NonFiniteError(
@@ -379,8 +412,8 @@ class Trainer:
     def _save(self) -> None:
         if self.out is None:
             return
-        if not all(parameter.isfinite().all() for parameter in self.parameters):
-            return  # the next step will say so; the checkpoint before stays the last good one
+        if not self._finite():
+            return  # which the next step will say; the checkpoint before stays the last good one
         with self._weights_in_use() as trained:
             tensors = {f"pair/{name}": value.clone() for name, value in self.pair.state_dict().items()}
         for kind, weights in (("trained", trained or []), ("average", self.averaged), ("best", self.best_weights)):
@@ -425,6 +458,21 @@ class Trainer:
         self.samples, self.seconds, self.sums = state["samples"], state["seconds"], state["sums"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.run.stopped_early = state["stopped_early"]
+        self.run.best_epoch = None if self.best is None else self.best[1]
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} is not there: torch sees no GPU. Leave device out to use the CPU.")
+    return chosen
+
+
+def _digest(batch: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in batch:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _described(value: Any) -> str:
@@ -432,10 +480,14 @@ def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return repr(value.tolist())
     if isinstance(value, functools.partial):
-        inner = ", ".join([repr(a) for a in value.args] + [f"{k}={v!r}" for k, v in value.keywords.items()])
+        inner = ", ".join([_described(a) for a in value.args] + [_described(value.keywords)])
         return f"{_described(value.func)}({inner})"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_described(item)}" for key, item in value.items())
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
+    if callable(value) and type(value).__repr__ is object.__repr__:
+        return f"{type(value).__module__}.{type(value).__qualname__}({_described(vars(value))})"
     return repr(value)
 
 
