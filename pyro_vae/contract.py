@@ -52,7 +52,7 @@ class LocalParameters(nn.Module):
 
     @staticmethod
     def _key(name: str) -> str:
-        return name.replace(".", "/")  # torch forbids dots in a parameter's name
+        return "param/" + name.replace(".", "/")  # torch forbids dots, and a module has attributes of its own
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._key(name) in self._parameters
@@ -62,14 +62,13 @@ class LocalParameters(nn.Module):
         with torch.no_grad():
             unconstrained = transform_to(constraint).inv(init.detach()).clone().contiguous()
         self.constraints[name] = constraint
-        # Not register_parameter, which refuses the names of a module's own attributes ("type", "value", "scale").
-        self._parameters[self._key(name)] = nn.Parameter(unconstrained)
+        self.register_parameter(self._key(name), nn.Parameter(unconstrained))
 
     def adopt(self, name: str, parameter: nn.Parameter) -> None:
         """Adds a module's own parameter, when the module itself cannot be found."""
         self.constraints[name] = constraints.real
         self.unowned.append(name)
-        self._parameters[self._key(name)] = parameter
+        self.register_parameter(self._key(name), parameter)
 
     def value(self, name: str) -> Tensor:
         """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimisers expect."""

@@ -48,12 +48,13 @@ def test_the_mean_of_the_data_is_where_encoder_and_decoder_start():
 
 
 def test_only_a_bernoulli_decoder_starts_at_the_mean():
+    mean = torch.rand(SHAPE)
     torch.manual_seed(0)
     plain = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian)
     torch.manual_seed(0)
-    centred = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian, mean=torch.rand(SHAPE))
+    centred = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian, mean=mean)
     assert torch.equal(plain.likelihood.network.layers[-1].bias, centred.likelihood.network.layers[-1].bias)
     torch.manual_seed(0)
     grey = functools.partial(Bernoulli, support="unit_interval")
-    started = MLPVAE(SHAPE, latent_dim=2, likelihood=grey, mean=torch.rand(SHAPE))
+    started = MLPVAE(SHAPE, latent_dim=2, likelihood=grey, mean=mean)
     assert not torch.equal(plain.likelihood.network.layers[-1].bias, started.likelihood.network.layers[-1].bias)
