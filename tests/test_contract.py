@@ -332,7 +332,7 @@ def test_every_way_of_pyro_param_is_trained(initial: Any, constraint: Any) -> No
     check(pair, real(6))
     value = pair.pyro_params.value("here").detach().clone()
     torch.testing.assert_close(value, initial().detach())
-    held = pair.pyro_params._parameters["here"]
+    held = pair.pyro_params._parameters["param/here"]
     torch.testing.assert_close(transform_to(constraint)(held).detach(), value)
     train(pair, (real(6),), 5)
     moved = pair.pyro_params.value("here")
@@ -345,7 +345,7 @@ def test_every_name_of_pyro_param(name: str) -> None:
     pair = make_pair(lambda x: pyro.param(name, torch.zeros(6)))
     train(pair, (real(6),), 3)
     assert pair.pyro_params.value(name).any()
-    key = f"pyro_params.{name.replace('.', '/')}"
+    key = f"pyro_params.param/{name.replace('.', '/')}"
     assert key in pair.state_dict()
     again = make_pair(lambda x: pyro.param(name, torch.zeros(6)))
     check(again, real(6))
@@ -408,7 +408,7 @@ def test_only_what_is_announced_is_trained() -> None:
     pair = make_pair(lambda x: announce(both["used"], x))
     check(pair, real(6))
     assert not {id(p) for p in both["unused"].parameters()} & {id(p) for p in pair.parameters()}
-    assert set(pair.state_dict()) == {"announced.network.weight", "announced.network.bias", "pyro_params.loc"}
+    assert set(pair.state_dict()) == {"announced.network.weight", "announced.network.bias", "pyro_params.param/loc"}
 
 
 def test_what_is_hidden_is_trained_and_named_as_an_obstacle() -> None:
