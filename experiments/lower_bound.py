@@ -78,7 +78,7 @@ def train(name: str, way: str, latent_dim: int, epochs: int, arguments: Any) -> 
     else:
         make = functools.partial(published_pair, name, data.event_shape, latent_dim)
         choices = {
-            "optimizer": functools.partial(torch.optim.Adagrad, lr=0.01),
+            "optimizer": functools.partial(torch.optim.Adagrad, lr=0.01, fused=True),
             "weight_prior": WeightPrior(count="batch" if way == "published" else "data"),
             "batch_size": 100,
         }

@@ -71,7 +71,9 @@ def _latent_figure(pair: Any, batch: tuple[Tensor, ...], units: diagnostics.Acti
     if dim == 2:
         side = 20
         grid = torch.as_tensor(plotting.manifold_grid(side), dtype=units.codes.dtype)
-        return "manifold", plotting.manifold(_unit(diagnostics.decode(pair, grid, *batch)), side=side)
+        return "manifold", plotting.manifold(
+            _unit(diagnostics.decode(pair, grid, *(tensor[:1] for tensor in batch))), side=side
+        )
     quantiles = torch.linspace(0.02, 0.98, 11)
     values = torch.tensor([NormalDist().inv_cdf(quantile) for quantile in quantiles.tolist()])
     shown = units.variances.argsort(descending=True)[:10]
@@ -79,8 +81,9 @@ def _latent_figure(pair: Any, batch: tuple[Tensor, ...], units: diagnostics.Acti
     latents = base.expand(len(shown), len(values), dim).clone()
     for row, unit in enumerate(shown):
         latents[row, :, unit] = values
-    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *batch))
-    return "traversals", plotting.traversals(decoded.unflatten(0, (len(shown), len(values))), values=values)
+    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *(tensor[:1] for tensor in batch)))
+    grid = decoded.unflatten(0, (len(shown), len(values)))
+    return "traversals", plotting.traversals(grid, values=values, dims=shown.tolist())
 
 
 def _unit(images: Tensor) -> Tensor:

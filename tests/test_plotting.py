@@ -537,3 +537,13 @@ assert dict(matplotlib.rcParams.copy()) == before
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_traversals_name_the_dimensions_that_they_move():
+    images = np.random.default_rng(0).random((2, 3, 4, 4))
+    figure = plotting.traversals(images, values=[-1, 0, 1], dims=[6, 30])
+    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert "$z_{7}$" in texts
+    assert "$z_{31}$" in texts
+    with pytest.raises(ValueError, match="dims names 1 latent dimensions, but images have 2 rows"):
+        plotting.traversals(images, values=[-1, 0, 1], dims=[6])

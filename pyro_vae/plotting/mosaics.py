@@ -88,7 +88,7 @@ def samples(images: ArrayLike) -> Figure:
         ValueError: as :func:`image_grid` does.
         TypeError: as :func:`image_grid` does.
     """
-    return image_grid(images, title="samples of the model")
+    return image_grid(images, title="means of p(x | z) at z from the prior")
 
 
 def manifold_grid(side: int) -> Array:
@@ -153,15 +153,16 @@ def manifold(images: ArrayLike, *, side: int) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def traversals(images: ArrayLike, *, values: ArrayLike) -> Figure:
+def traversals(images: ArrayLike, *, values: ArrayLike, dims: Sequence[int] | None = None) -> Figure:
     """Latent traversals: each row moves one latent dimension through ``values``, the others stay where they are.
 
     Args:
         images: [D, V, C, H, W] or [D, V, H, W], values in [0, 1]: latent dimension by value of z.
         values: [V], the values of z, in latent units.
+        dims: [D], which latent dimensions the rows are, counted from 0; by default the first D.
 
     Raises:
-        ValueError: if the shape or scale is another, or there are not V values.
+        ValueError: if the shape or scale is another, or there are not V values or D dims.
         TypeError: if something is not numbers.
     """
     array = real(images, "images")
@@ -170,22 +171,25 @@ def traversals(images: ArrayLike, *, values: ArrayLike) -> Figure:
             f"images have shape {list(array.shape)}; expected [D, V, C, H, W] or [D, V, H, W], "
             "latent dimension by value of z, none of them empty"
         )
-    dims, steps = array.shape[:2]
+    rows, steps = array.shape[:2]
+    shown = list(range(rows)) if dims is None else [int(dim) for dim in dims]
+    if len(shown) != rows:
+        raise ValueError(f"dims names {len(shown)} latent dimensions, but images have {rows} rows: [D, V, ...]")
     points = real(values, "values")
     if points.shape != (steps,):
         raise ValueError(
             f"values have shape {list(points.shape)} and images are [D, V, ...] = {list(array.shape)}; "
             f"expected one value of z for each column, [{steps}]"
         )
-    tiles = as_images(array.reshape(dims * steps, *array.shape[2:]), "images (of one traversal)")
-    mosaic = tile(tiles, dims, steps)
+    tiles = as_images(array.reshape(rows * steps, *array.shape[2:]), "images (of one traversal)")
+    mosaic = tile(tiles, rows, steps)
     ax = _show(mosaic)
-    _label_rows(ax, [f"$z_{{{d + 1}}}$" for d in range(dims)], tiles.shape)
+    _label_rows(ax, [f"$z_{{{d + 1}}}$" for d in shown], tiles.shape)
     labels = [minus(f"{v:.3g}") for v in points]
-    every = math.ceil(max(len(label) for label in labels) * 0.072 * steps / _inches(mosaic, dims, steps)[0])
+    every = math.ceil(max(len(label) for label in labels) * 0.072 * steps / _inches(mosaic, rows, steps)[0])
     ax.set_xticks(_centres(steps, tiles.shape[3], gap(tiles.shape))[::every], labels[::every])
     ax.set_xlabel("value of $z_d$")
-    return _fitted(ax, mosaic, dims, steps)
+    return _fitted(ax, mosaic, rows, steps)
 
 
 def as_images(value: Any, name: str) -> Array:
