@@ -122,7 +122,6 @@ def test_relations_of_the_model(factory: Any) -> None:
 
 
 def test_render_model() -> None:
-    pytest.importorskip("graphviz")
     pair, batch = functions()
     source = pyro.render_model(pair.model, model_args=batch, render_params=True).source
     assert "z -> x" in source
