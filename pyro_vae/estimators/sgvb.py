@@ -46,17 +46,6 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
     Source: Kingma & Welling (2013), eq. 7.
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        *,
-        beta: float | Tensor = 1.0,
-        max_plate_nesting: int = 1,
-        num_data: int | None = None,
-    ) -> None:
-        super().__init__(num_particles, beta=beta, max_plate_nesting=max_plate_nesting, num_data=num_data)
-        self._warned: set[str] = set()
-
     def _score_function(self, model_trace: Trace, guide_trace: Trace) -> Tensor | float:
         return 0.0
 
@@ -84,9 +73,10 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
         return terms
 
     def _say_what_is_sampled(self, sites: list[str]) -> None:
-        news = [name for name in sites if name not in self._warned]
+        said = vars(self).setdefault("_said", set())
+        news = [name for name in sites if name not in said]
         if news:
-            self._warned.update(news)
+            said.update(news)
             warnings.warn(
                 f"SGVB_B: no closed-form KL is registered for {', '.join(news)}; there it is sampled, as in SGVB_A.",
                 stacklevel=2,
