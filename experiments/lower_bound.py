@@ -116,8 +116,9 @@ def main() -> None:
         marks = PUBLISHED[run["data"]].get(run["latent_dim"], {})
         for samples in marks or [run["history"][-1]["samples"]]:
             entry = at(run["history"], samples)
-            if entry is None and run["way"] == "defaults" and samples == max(marks):
-                entry = max(run["history"], key=lambda e: e["valid"])  # it stopped before
+            stopped = run["history"][-1]["samples"] < SAMPLES[size][run["data"]]
+            if entry is None and stopped and samples == max(marks):
+                entry = max(run["history"], key=lambda e: e["valid"])  # where its weights are from
                 samples = entry["samples"]
             if entry is None:
                 continue
