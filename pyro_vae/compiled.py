@@ -2,8 +2,8 @@
 
 What a module computes on a batch, and the gradients, is traced by ``make_fx`` to one graph of ATen operators that has
 the parameters, the buffers and the batch as inputs; inductor compiles the graph. The noise comes from torch's own
-generator in every mode, so that a traced and a compiled run draw what an eager one draws. (Seen with torch 2.11, not with
-2.15: inductor may change the order of several draws of different kinds, so that a compiled dropout meets other noise.)
+generator in every mode, so that a traced and a compiled run draw what an eager one draws. (Seen with torch 2.11,
+not with 2.15: inductor may change the order of draws of different kinds, so that a compiled dropout meets other noise.)
 """
 
 from __future__ import annotations
