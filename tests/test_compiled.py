@@ -62,7 +62,7 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor], rtol: float = 1e-5, a
 def quietly(estimator: Estimator) -> Estimator:
     """Without the warning about a sampled KL."""
     if isinstance(estimator, SGVB_B):
-        estimator._warned.add("z")
+        estimator._said = {"z"}  # its warning is not what is tested here
     return estimator
 
 
