@@ -7,6 +7,7 @@ at each call; ``batch`` are the arguments of its model and guide. Seed torch bef
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -17,7 +18,8 @@ from pyro.nn import PyroModule, PyroParam, pyro_method
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae import MLP, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal
+from pyro_vae import MLP, SGVB_A, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal
+from pyro_vae.contract import as_pair
 from pyro_vae.models import MLPVAE, ConvVAE
 
 BATCH = 5  # a size that no event below has, so that a mix-up of dimensions cannot pass unseen
@@ -260,3 +262,12 @@ PAIRS = [
         two_arguments,
     )
 ]
+
+
+def made(factory: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A reproducible pair that has its parameters."""
+    torch.manual_seed(0)
+    pair, batch = factory()
+    module = as_pair(pair)
+    SGVB_A().bound(module, *batch)
+    return module, batch

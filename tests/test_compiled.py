@@ -10,13 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, linear_gaussian
+from pairs import PAIRS, linear_gaussian, made
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
 from pyro_vae.compiled import Compiled, autocast
-from pyro_vae.contract import as_pair, programs
+from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.training import Step
 
@@ -29,14 +29,6 @@ def _validation_off() -> Iterator[None]:
     """As fit() runs its steps."""
     with pyro.validation_enabled(False):
         yield
-
-
-def made(factory: Factory) -> tuple[nn.Module, tuple[Any, ...]]:
-    torch.manual_seed(0)
-    pair, batch = factory()
-    module = as_pair(pair)
-    SGVB_A().bound(module, *batch)
-    return module, batch
 
 
 def mlp() -> tuple[nn.Module, tuple[Any, ...]]:

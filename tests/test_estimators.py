@@ -11,26 +11,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, linear_gaussian
+from pairs import PAIRS, linear_gaussian, made
 from pyro import poutine
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, Pair
-from pyro_vae.contract import as_pair, programs
+from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator, Objective, SiteTerms
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 TWINS = [pytest.param(SGVB_A, Trace_ELBO, id="A"), pytest.param(SGVB_B, TraceMeanField_ELBO, id="B")]
-
-
-def made(factory: Factory) -> tuple[nn.Module, tuple[Any, ...]]:
-    """A reproducible pair that has its parameters."""
-    torch.manual_seed(0)
-    pair, batch = factory()
-    module = as_pair(pair)
-    SGVB_A().bound(module, *batch)
-    return module, batch
 
 
 def pyros(elbo: type[ELBO], particles: int, nesting: int = 1) -> Any:

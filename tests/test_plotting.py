@@ -140,7 +140,8 @@ def test_values_just_outside_are_clipped():
 
 
 def test_a_tensor_is_as_good_as_an_array():
-    torch = pytest.importorskip("torch")
+    import torch  # not at the head: the room is used without it
+
     np.testing.assert_array_equal(
         mosaic_of(plotting.samples(torch.tensor(GREY)[:, None])), mosaic_of(plotting.samples(GREY))
     )
