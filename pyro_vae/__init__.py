@@ -5,7 +5,22 @@ from typing import TYPE_CHECKING, Any
 from pyro_vae import data, diagnostics, evidence, models
 from pyro_vae.check import PairError, check
 from pyro_vae.contract import Pair, pair_method
-from pyro_vae.estimators import SGVB_A, SGVB_B
+from pyro_vae.estimators import (
+    CIWAE,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    SGVB_A,
+    SGVB_B,
+    VIMCO,
+    DReG,
+    Enumeration,
+    MonteCarloEM,
+    Renyi,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+)
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
@@ -17,23 +32,35 @@ if TYPE_CHECKING:
     from pyro_vae import figures, plotting
 
 __all__ = [
+    "CIWAE",
+    "IWAE",
+    "MIWAE",
     "MLP",
+    "PIWAE",
     "SGVB_A",
     "SGVB_B",
     "VAE",
+    "VIMCO",
     "Bernoulli",
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
     "Cosine",
+    "DReG",
     "DiagonalNormal",
+    "Enumeration",
     "Gaussian",
     "Linear",
+    "MonteCarloEM",
     "NonFiniteError",
     "Pair",
     "PairError",
+    "Renyi",
+    "ReweightedWakeSleep",
     "Run",
+    "ScoreFunction",
     "StandardNormal",
+    "WakeSleep",
     "WeightPrior",
     "check",
     "data",

@@ -427,3 +427,44 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
     }
+
+
+def dream(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], Trace]:
+    """Draws latents and data from the model: (z, x) ~ p(z) p(x | z). Of the observed arguments only the shape matters.
+
+    Args:
+        model: the generative program. It has to observe its arguments as they are, or views of them.
+        batch: its arguments; what it does not observe (a label, say) stays.
+
+    Returns:
+        ``(new batch, trace)``: the arguments with the data drawn in the place of those given, and the run that drew
+        them, with its latents and with its observed sites marked as such.
+
+    Raises:
+        ValueError: if what the model observes is not an argument, or the model observes nothing.
+    """
+    # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
+    given = [v.clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in batch]
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*given)
+    sites: Any = {name: site for name, site in trace.nodes.items() if "obs" in (site.get("infer") or {})}
+    found = list(given)
+    for name, site in sites.items():
+        site["is_observed"] = True
+        observed = site["infer"]["obs"]
+        if site["infer"].get("_deterministic"):
+            continue
+        index = next((i for i, value in enumerate(given) if _shares_memory(value, observed)), None)
+        if index is None:
+            raise ValueError(
+                f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
+                "draws cannot be given back to it. Convert the data (dtype, binarisation) before they are passed."
+            )
+        view = observed.size(), observed.stride(), observed.storage_offset()
+        found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)
+    if not observed_sites(trace):
+        raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
+    return tuple(found), trace
+
+
+def _shares_memory(value: Any, other: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.untyped_storage()._cdata == other.untyped_storage()._cdata

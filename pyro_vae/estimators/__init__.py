@@ -1,6 +1,50 @@
 """Objectives. Each is a Pyro ELBO, and gives its bound for each datum."""
 
 from pyro_vae.estimators.base import Estimator, Objective, SiteTerms
+from pyro_vae.estimators.discrete import VIMCO, Enumeration, ScoreFunction
+from pyro_vae.estimators.facts import Facts, facts_table
+from pyro_vae.estimators.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
+from pyro_vae.estimators.monte_carlo_em import MonteCarloEM
 from pyro_vae.estimators.sgvb import SGVB_A, SGVB_B
+from pyro_vae.estimators.wake_sleep import ReweightedWakeSleep, WakeSleep
 
-__all__ = ["SGVB_A", "SGVB_B", "Estimator", "Objective", "SiteTerms"]
+# In the order of the table of facts.
+ESTIMATORS = (
+    SGVB_A,
+    SGVB_B,
+    IWAE,
+    DReG,
+    Renyi,
+    MIWAE,
+    CIWAE,
+    PIWAE,
+    ScoreFunction,
+    VIMCO,
+    Enumeration,
+    WakeSleep,
+    ReweightedWakeSleep,
+    MonteCarloEM,
+)
+
+__all__ = [
+    "CIWAE",
+    "ESTIMATORS",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "SGVB_A",
+    "SGVB_B",
+    "VIMCO",
+    "DReG",
+    "Enumeration",
+    "Estimator",
+    "Facts",
+    "MonteCarloEM",
+    "Objective",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "ScoreFunction",
+    "SiteTerms",
+    "WakeSleep",
+    "facts_table",
+]

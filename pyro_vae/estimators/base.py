@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pyro.distributions.util import is_identically_zero
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
-from pyro.infer.util import MultiFrameTensor, get_plate_stacks, torch_item
+from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.contract import as_pair, data_frame, programs
+from pyro_vae.contract import as_pair, data_frame, latent_sites, programs
+from pyro_vae.estimators.facts import Facts
+
+REMEDY = (
+    "Use SGVB_A or, with less variance, ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration where the support "
+    "is finite."
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Objective(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One summand ``sign * beta * value`` of the bound; autograd differentiates ``surrogate`` in its place."""
+    """One summand ``sign * beta * value`` of the log-weight; a sum of terms differentiates ``surrogate`` instead."""
 
     name: str
     kind: str  # "log_p", "log_q" or "kl"
@@ -72,14 +80,33 @@ class Term(NamedTuple):
         return self.sign * self.beta
 
 
+class Draws(NamedTuple):
+    """One run of guide and model; ``extra`` is what else they learn from, ``[B]``: dreams, or posterior draws."""
+
+    model_trace: Trace
+    guide_trace: Trace
+    terms: list[Term]
+    extra: Any = None
+
+    @property
+    def plate(self) -> Any:
+        """The plate over the data."""
+        plate = data_frame(self.model_trace)
+        if plate is None:
+            raise ValueError(
+                "the model has no plate over the data, so there is no bound for each datum. "
+                'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
+            )
+        return plate
+
+
 class Estimator(Trace_ELBO):
-    r"""Base of all estimators: a Pyro ELBO with ``beta`` that also accounts for each datum.
+    r"""Base of all estimators: a Pyro ELBO that also accounts for each datum.
 
-    .. math:: \mathcal L_\beta = \log p(x \mid z) - \beta \, [\log q(z \mid x) - \log p(z)]
-
-    A subclass says which terms there are (:meth:`_terms`). :meth:`loss`, :meth:`differentiable_loss` and
-    :meth:`loss_and_grads` keep Pyro's meaning, sign and scale (minus the sum over the data, scaled by the plates), so
-    that an estimator stands in ``pyro.infer.SVI``; :meth:`bound` is per datum.
+    :meth:`loss`, :meth:`differentiable_loss` and :meth:`loss_and_grads` keep Pyro's meaning, sign and scale (minus
+    the sum over the data, scaled by the plates), so that an estimator stands in ``pyro.infer.SVI``; :meth:`bound` is
+    per datum. A subclass is a sum of terms (:class:`~pyro_vae.estimators.sgvb.SGVB`), or treats each datum by itself
+    (:class:`~pyro_vae.estimators.per_datum.PerDatum`).
 
     Args:
         num_particles: Monte Carlo samples of the latents for each datum, vectorised.
@@ -93,6 +120,9 @@ class Estimator(Trace_ELBO):
         ValueError: if a count is below 1, or ``beta`` is negative.
     """
 
+    facts: ClassVar[Facts]
+    takes_beta: ClassVar[bool] = True
+
     def __init__(
         self,
         num_particles: int = 1,
@@ -101,10 +131,7 @@ class Estimator(Trace_ELBO):
         max_plate_nesting: int = 1,
         num_data: int | None = None,
     ) -> None:
-        counts = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting, "num_data": num_data or 1}
-        for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} has to be a whole number of at least 1; got {count!r}.")
+        at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting, num_data=num_data or 1)
         if not isinstance(beta, Tensor) and not beta >= 0:
             raise ValueError(f"beta weighs the latents' terms and cannot be negative; got {beta!r}.")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
@@ -113,66 +140,92 @@ class Estimator(Trace_ELBO):
 
     def __repr__(self) -> str:
         nesting = self.max_plate_nesting - (self.num_particles > 1)
-        return f"{type(self).__name__}(num_particles={self.num_particles}, max_plate_nesting={nesting})"
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
+        return f"{type(self).__name__}(num_particles={self.num_particles}{options}, max_plate_nesting={nesting})"
+
+    def _options(self) -> dict[str, Any]:
+        """The options of a subclass, by which a run folder knows it again."""
+        return {}
+
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        """Evaluations of the model and of the guide's networks for one gradient and one datum."""
+        return self.num_particles, 1
+
+    num_updates: int = 1  # of the weights, for each batch
+
+    def prepare(
+        self, model: Any, guide: Any, *batch: Any, compiled: Callable[[Any], Any] = lambda function: function
+    ) -> tuple[Tensor, ...]:
+        """What is drawn for a batch before its updates, without gradient; for most estimators nothing.
+
+        Args:
+            model: z ~ p(z), x ~ p(x | z).
+            guide: z ~ q(z | x).
+            batch: arguments of both.
+            compiled: gives a faster version of a function of tensors.
+        """
+        return ()
+
+    def state(self) -> dict[str, float]:
+        """What the estimator has adapted so far, for a checkpoint; for most nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Takes up :meth:`state`."""
+
+    # What a subclass says
 
     @abstractmethod
+    def _value(self, draws: Draws) -> Tensor:
+        """The bound with beta in Pyro's scale: summed over the data of the plates."""
+
+    @abstractmethod
+    def _loss(self, draws: Draws) -> Tensor:
+        """Minus :meth:`_value`, with the estimator's gradient."""
+
+    @abstractmethod
+    def _mean_loss(self, draws: Draws) -> Tensor:
+        """The loss per datum."""
+
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
-        """The summands of the bound; a subclass's one duty."""
+        """The summands of the log-weight log p(x, z) - log q(z | x)."""
+        log_p = [self._log_p(name, site) for name, site in sample_sites(model_trace)]
+        log_q = [self._log_q(name, site) for name, site in sample_sites(guide_trace)]
+        return log_p + log_q
+
+    def _reduce(self, log_weights: Tensor) -> Tensor:
+        """``[K, B]`` log p(x, z) / q(z | x) -> ``[B]`` the bound; a mean for every ELBO."""
+        return log_weights.mean(0)
+
+    # One run
 
     def _log_p(self, name: str, site: Any) -> Term:
         beta = 1.0 if site["is_observed"] else self.beta
         return Term(name, "log_p", 1, beta, site["log_prob"], site["log_prob"], site)
 
     def _log_q(self, name: str, site: Any) -> Term:
-        entropy_term = site["score_parts"].entropy_term
-        if is_identically_zero(entropy_term):
-            entropy_term = torch.zeros_like(site["log_prob"])
-        return Term(name, "log_q", -1, self.beta, site["log_prob"], entropy_term, site)
+        surrogate = site["score_parts"].entropy_term
+        if is_identically_zero(surrogate):
+            surrogate = torch.zeros_like(site["log_prob"])
+        elif "score_log_prob" in site:
+            surrogate = path(site)
+        return Term(name, "log_q", -1, self.beta, site["log_prob"], surrogate, site)
 
-    def _run(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace, list[Term]]:
+    def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: tuple[Tensor, ...] = ()) -> Draws:
         model_trace, guide_trace = next(iter(self._get_traces(model, guide, args, kwargs)))
-        return model_trace, guide_trace, self._terms(model_trace, guide_trace)
+        return Draws(model_trace, guide_trace, self._terms(model_trace, guide_trace))
 
-    def _score_function(self, model_trace: Trace, guide_trace: Trace) -> Tensor | float:
-        """Score-function part of the surrogate: sum of log r * score, Rao-Blackwellised over the plates as in Pyro."""
-        surrogate: Tensor | float = 0.0
-        log_r = None
-        for site in guide_trace.nodes.values():
-            if site["type"] != "sample" or is_identically_zero(site["score_parts"].score_function):
-                continue
-            if log_r is None:
-                log_r = MultiFrameTensor()
-                stacks = get_plate_stacks(model_trace)
-                for name, model_site in model_trace.nodes.items():
-                    if model_site["type"] == "sample":
-                        term = model_site["log_prob"]
-                        if not model_site["is_observed"]:
-                            term = self.beta * (term - guide_trace.nodes[name]["log_prob"])
-                        log_r.add((stacks[name], term.detach()))
-            weight = log_r.sum_to(site["cond_indep_stack"])
-            surrogate = surrogate + (weight * site["score_parts"].score_function).sum()
-        return surrogate
-
-    def _loss(self, model_trace: Trace, guide_trace: Trace, terms: list[Term]) -> Tensor:
-        """Minus the bound in Pyro's scale, summed over the data of the plates."""
-        bound = torch.as_tensor(sum(term.weight * term.surrogate.sum() for term in terms))
-        score = self._score_function(model_trace, guide_trace)
-        if is_identically_zero(score):
-            return -bound / self.num_particles
-        surrogate = bound + score
-        value = sum(term.weight * term.value.sum() for term in terms)
-        # Pyro's form: the value of the bound with the gradient of the surrogate.
-        return -(torch.as_tensor(value).detach() + (surrogate - surrogate.detach())) / self.num_particles
+    # Pyro's interface
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound summed over the data (Pyro's scale); its gradient is the estimator's gradient."""
-        return self._loss(*self._run(model, guide, args, kwargs))
+        return self._loss(self._draw(model, guide, args, kwargs))
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Minus the bound summed over the data (Pyro's scale), as a number."""
         with torch.no_grad():
-            _, _, terms = self._run(model, guide, args, kwargs)
-            loss = -torch_item(sum(term.weight * term.value.sum() for term in terms)) / self.num_particles
+            loss = -torch_item(self._value(self._draw(model, guide, args, kwargs)))
         warn_if_nan(loss, "loss")
         return loss
 
@@ -185,24 +238,32 @@ class Estimator(Trace_ELBO):
         warn_if_nan(value, "loss")
         return value
 
-    def objective(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Objective:
-        """What a training step needs of one run, in nats per datum (:class:`Objective`)."""
-        model_trace, guide_trace, terms = self._run(model, guide, args, kwargs)
-        plate = _plate(model_trace)
-        loss = self._loss(model_trace, guide_trace, self._shared(plate, model_trace, guide_trace, terms))
-        loss = loss / plate.full_size
-        bound = self._reduce(_log_weights(self._per_datum(model_trace, terms), beta=False)).detach().mean()
+    # For each datum
+
+    def objective(
+        self, model: Any, guide: Any, *args: Any, prepared: tuple[Tensor, ...] = (), **kwargs: Any
+    ) -> Objective:
+        """What a training step needs of one run, in nats per datum (:class:`Objective`).
+
+        Args:
+            model: z ~ p(z), x ~ p(x | z).
+            guide: z ~ q(z | x).
+            args: arguments of both.
+            prepared: what :meth:`prepare` gave for them; where it is missing, the estimator prepares it itself.
+            kwargs: further arguments of both.
+        """
+        draws = self._draw(model, guide, args, kwargs, prepared)
+        bound = self._bound(draws, beta=False).detach().mean()
         means = {
             name: {kind: value.detach().mean() for kind, value in site.items()}
-            for name, site in self._by_site(model_trace, terms).items()
+            for name, site in self._by_site(draws).items()
         }
-        return Objective(loss, bound, means)
+        return Objective(self._mean_loss(draws), bound, means)
 
     def terms(self, pair: Any, *batch: Any) -> dict[str, SiteTerms]:
         """log p, log q or KL of each site for each datum of ``batch``, before beta, in nats (:class:`SiteTerms`)."""
         with torch.no_grad():
-            model_trace, _, terms = self._run(*programs(as_pair(pair)), batch, {})
-            return self._by_site(model_trace, terms)
+            return self._by_site(self._draw(*programs(as_pair(pair)), batch, {}))
 
     def bound(self, pair: Any, *batch: Any) -> Tensor:
         """The bound of each datum: ``[B]``, in nats, higher is better.
@@ -212,11 +273,21 @@ class Estimator(Trace_ELBO):
 
         Raises:
             ValueError: if the model has no plate over the data.
+
+        Warns:
+            UserWarning: if the bound of a datum is not finite.
         """
         with torch.no_grad():
-            model_trace, _, terms = self._run(*programs(as_pair(pair)), batch, {})
-            bound = self._reduce(_log_weights(self._per_datum(model_trace, terms)))
-            return bound.expand(_plate(model_trace).size)
+            bound = self._bound(self._draw(*programs(as_pair(pair)), batch, {}))
+        broken = int((~bound.isfinite()).sum())
+        if broken:
+            warnings.warn(
+                f"{type(self).__name__}: the bound of {broken:,} of {len(bound):,} data is not finite, because a "
+                "log-weight log p(x, z) - log q(z | x) is not. `check(pair, *batch)` names the site; a likelihood "
+                "with a bounded scale, or logits in place of probabilities, is the usual remedy.",
+                stacklevel=2,
+            )
+        return bound
 
     def log_weights(self, pair: Any, *batch: Any) -> Tensor:
         """``[num_particles, B]``: log p(x, z) - log q(z | x) of each draw, at beta = 1, in nats.
@@ -224,13 +295,12 @@ class Estimator(Trace_ELBO):
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
         """
-        model_trace, _, terms = self._run(*programs(as_pair(pair)), batch, {})
-        if any(term.kind == "kl" for term in terms):
+        draws = self._draw(*programs(as_pair(pair)), batch, {})
+        if any(term.kind == "kl" for term in draws.terms):
             raise ValueError(
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
             )
-        weights = _log_weights(self._per_datum(model_trace, terms), beta=False)
-        return weights.expand(self.num_particles, _plate(model_trace).size)
+        return self._log_weights(draws, beta=False)
 
     def mean_bound(self, pair: Any, batches: Iterable[Sequence[Any]]) -> float:
         """The mean of :meth:`bound` over all data of ``batches``, in nats per datum."""
@@ -242,71 +312,105 @@ class Estimator(Trace_ELBO):
             raise ValueError("there are no data to average the bound over: the batches are empty.")
         return total / count
 
+    def _bound(self, draws: Draws, beta: bool = True) -> Tensor:
+        """``[B]``: the bound of each datum, its parts weighed by beta, or all by 1."""
+        return self._reduce(self._log_weights(draws, beta))
+
+    def _log_weights(self, draws: Draws, beta: bool = True) -> Tensor:
+        """``[K, B]``: log p(x, z) / q(z | x) of each draw, its parts weighed by beta, or all by 1."""
+        terms = self._per_datum(draws)
+        summed = torch.as_tensor(sum((term.weight if beta else term.sign) * value for term, value in terms))
+        return summed.expand(self.num_particles, draws.plate.size)
+
     def _num_data(self, plate: Any) -> int:
         """The number of data that share what stands outside ``plate``."""
         return plate.full_size if self.num_data is None or plate.size != plate.full_size else self.num_data
 
-    def _shared(self, plate: Any, model_trace: Trace, guide_trace: Trace, terms: list[Term]) -> list[Term]:
-        """``terms`` for a loss that is divided by the plate's size: what stands outside counts 1/N instead."""
-        share = plate.full_size / self._num_data(plate)
-        if share == 1:
-            return terms
-        for trace in (model_trace, guide_trace):  # the weights of the score function read the traces
-            for site in trace.nodes.values():
-                if site["type"] == "sample" and not _inside(site, plate):
-                    site["log_prob"] = site["log_prob"] * share
-        return [
-            term
-            if _inside(term.site, plate)
-            else term._replace(value=term.value * share, surrogate=term.surrogate * share)
-            for term in terms
-        ]
-
-    def _reduce(self, log_weights: Tensor) -> Tensor:
-        """``[*particles, B]`` log p(x, z) / q(z | x) -> ``[B]`` the bound; a mean for every ELBO."""
-        return log_weights.mean(0) if self.num_particles > 1 else log_weights
-
-    def _per_datum(self, model_trace: Trace, terms: list[Term]) -> list[tuple[Term, Tensor]]:
-        plate = _plate(model_trace)
-        particles = -self.max_plate_nesting if self.num_particles > 1 else None
+    def _per_datum(self, draws: Draws) -> list[tuple[Term, Tensor]]:
+        plate = draws.plate
         num_data = self._num_data(plate)
-        return [(term, _each_datum(term.value, term.site, plate, particles, num_data)) for term in terms]
+        return [(term, self._each_datum(term.value, term.site, plate, num_data)) for term in draws.terms]
 
-    def _by_site(self, model_trace: Trace, terms: list[Term]) -> dict[str, SiteTerms]:
+    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: int) -> Tensor:
+        """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
+        within = inside(site, plate)
+        share = plate.size / plate.full_size if within else 1 / num_data
+        particles = [-self.max_plate_nesting] if self.num_particles > 1 else []
+        kept = [dim + value.dim() for dim in (particles + ([plate.dim] if within else [])) if dim + value.dim() >= 0]
+        summed = [dim for dim in range(value.dim()) if dim not in kept]
+        if summed:
+            value = value.sum(summed)
+        if not within:
+            value = value.unsqueeze(-1)
+        return value * share
+
+    def _by_site(self, draws: Draws) -> dict[str, SiteTerms]:
         sites: dict[str, dict[str, Tensor]] = {}
-        for term, value in self._per_datum(model_trace, terms):
+        for term, value in self._per_datum(draws):
             sites.setdefault(term.name, {})[term.kind] = value
         return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
 
 
-def _log_weights(terms: list[tuple[Term, Tensor]], beta: bool = True) -> Tensor:
-    """``[*particles, B]``: log p(x, z) / q(z | x) with its parts weighed by beta, or all by 1."""
-    return torch.as_tensor(sum((term.weight if beta else term.sign) * value for term, value in terms))
+def at_least(least: int, **counts: Any) -> None:
+    """Raises a ``ValueError`` for what is no whole number of at least ``least``."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            raise ValueError(f"{name} has to be a whole number of at least {least}; got {count!r}.")
 
 
-def _plate(trace: Trace) -> Any:
-    plate = data_frame(trace)
-    if plate is None:
-        raise ValueError(
-            "the model has no plate over the data, so there is no bound for each datum. "
-            'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
-        )
-    return plate
+def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
+    """``(name, site)`` of the random variables, observed or not."""
+    return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
 
 
-def _inside(site: Any, plate: Any) -> bool:
+def inside(site: Any, plate: Any) -> bool:
+    """Whether a site stands in the plate over the data."""
     return any(frame.name == plate.name for frame in site["cond_indep_stack"])
 
 
-def _each_datum(value: Tensor, site: Any, plate: Any, particles: int | None, num_data: int) -> Tensor:
-    """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
-    inside = _inside(site, plate)
-    share = plate.size / plate.full_size if inside else 1 / num_data
-    kept = ([particles] if particles is not None else []) + ([plate.dim] if inside else [])
-    kept = [dim + value.dim() for dim in kept if dim + value.dim() >= 0]
-    summed = [dim for dim in range(value.dim()) if dim not in kept]
-    if summed:
-        value = value.sum(summed)
-    if not inside:
-        value = value.unsqueeze(-1)
-    return value * share
+def detached(trace: Trace) -> Trace:
+    """A copy of a trace whose values carry no gradient."""
+    return with_values(trace, {name: site["value"].detach() for name, site in latent_sites(trace).items()})
+
+
+def with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
+    """A copy of a trace with other values, to be replayed."""
+    copied = Trace()
+    for name, site in trace.nodes.items():
+        copied.add_node(name, **{**site, **({"value": values[name]} if name in values else {})})
+    return copied
+
+
+def path(site: Any) -> Tensor:
+    """log q at the site's draw, with the gradient that comes through the draw alone.
+
+    The gradient of log q(z(phi); phi) has two parts: through the draw z, and the score, whose expectation is zero.
+    ``score_log_prob`` has the value of log q and the score alone, so the difference leaves the other part.
+    """
+    score = site["score_log_prob"]
+    return site["log_prob"] - (score - score.detach())
+
+
+def add_scores(estimator: str, guide: Any, guide_trace: Trace, args: Any, kwargs: Any) -> None:
+    """Puts ``score_log_prob`` into the guide's latents: log q as a function of the parameters at fixed draws.
+
+    One latent is scored by the distribution at hand. With several, where a distribution may depend on the draws
+    before it, the guide is run once more on the fixed draws.
+
+    Raises:
+        ValueError: if a distribution cannot score a given value, as a planar flow cannot.
+    """
+    sites = latent_sites(guide_trace)
+    fixed = detached(guide_trace)
+    if len(sites) > 1:
+        fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
+    for name, site in sites.items():
+        scored = fixed.nodes[name]
+        try:
+            score = scored["fn"].log_prob(scored["value"])
+        except (NotImplementedError, KeyError) as error:
+            raise ValueError(
+                f"{estimator} scores draws anew, which q({name}), a {type(site['fn']).__name__}, cannot do "
+                f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
+            ) from error
+        site["score_log_prob"] = scale_and_mask(score, scored["scale"], scored["mask"])

@@ -6,39 +6,132 @@ import warnings
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.util import MultiFrameTensor, get_plate_stacks
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.contract import latent_sites
-from pyro_vae.estimators.base import Estimator, Term
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, inside, sample_sites
 
 
-class SGVB_A(Estimator):
+class SGVB(Estimator):
+    r"""An ELBO as a sum of terms, so that latents may also stand outside the data plate.
+
+    .. math:: \mathcal L_\beta = \log p(x \mid z) - \beta \, [\log q(z \mid x) - \log p(z)]
+
+    Args:
+        num_particles: Monte Carlo samples of the latents for each datum, L.
+        sticking_the_landing: leave out of the gradient of log q(z | x) its score, whose expectation is zero (Roeder
+            et al. 2017): at the exact posterior the guide's gradient then has no variance. A guide of several latents
+            is run once more for it, and must not draw other noise (dropout) than its latents.
+        options: beta, max_plate_nesting and num_data, see :class:`Estimator`.
+
+    Raises:
+        ValueError: if a count is below 1, or ``beta`` is negative.
+    """
+
+    def __init__(self, num_particles: int = 1, *, sticking_the_landing: bool = False, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.sticking_the_landing = sticking_the_landing
+
+    def _options(self) -> dict[str, Any]:
+        return {"sticking_the_landing": True} if self.sticking_the_landing else {}
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        if self.sticking_the_landing:
+            add_scores(f"{type(self).__name__}(sticking_the_landing=True)", guide, guide_trace, args, kwargs)
+        return model_trace, guide_trace
+
+    def _value(self, draws: Draws) -> Tensor:
+        return torch.as_tensor(sum(term.weight * term.value.sum() for term in draws.terms)) / self.num_particles
+
+    def _loss(self, draws: Draws) -> Tensor:
+        bound = torch.as_tensor(sum(term.weight * term.surrogate.sum() for term in draws.terms))
+        score = self._score_function(draws)
+        if is_identically_zero(score) and not self.sticking_the_landing:
+            return -bound / self.num_particles
+        surrogate = (bound + score) / self.num_particles
+        # Pyro's form: the value of the bound with the gradient of the surrogate.
+        return -(self._value(draws).detach() + (surrogate - surrogate.detach()))
+
+    def _mean_loss(self, draws: Draws) -> Tensor:
+        return self._loss(self._shared(draws)) / draws.plate.full_size
+
+    def _shared(self, draws: Draws) -> Draws:
+        """``draws`` for a loss that is divided by the plate's size: what stands outside counts 1/N instead."""
+        plate = draws.plate
+        share = plate.full_size / self._num_data(plate)
+        if share == 1:
+            return draws
+        for trace in (draws.model_trace, draws.guide_trace):  # the weights of the score function read the traces
+            for _, site in sample_sites(trace):
+                if not inside(site, plate):
+                    site["log_prob"] = site["log_prob"] * share
+        return draws._replace(
+            terms=[
+                term
+                if inside(term.site, plate)
+                else term._replace(value=term.value * share, surrogate=term.surrogate * share)
+                for term in draws.terms
+            ]
+        )
+
+    def _score_function(self, draws: Draws) -> Tensor | float:
+        """Score-function part of the surrogate: sum of log r * score, Rao-Blackwellised over the plates as in Pyro."""
+        surrogate: Tensor | float = 0.0
+        log_r = None
+        for _, site in sample_sites(draws.guide_trace):
+            if is_identically_zero(site["score_parts"].score_function):
+                continue
+            if log_r is None:
+                log_r = MultiFrameTensor()
+                stacks = get_plate_stacks(draws.model_trace)
+                for name, model_site in sample_sites(draws.model_trace):
+                    term = model_site["log_prob"]
+                    if not model_site["is_observed"]:
+                        term = self.beta * (term - draws.guide_trace.nodes[name]["log_prob"])
+                    log_r.add((stacks[name], term.detach()))
+            weight = self._centred(draws, log_r.sum_to(site["cond_indep_stack"]), site)
+            surrogate = surrogate + (weight * site["score_parts"].score_function).sum()
+        return surrogate
+
+    def _centred(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
+        """The weight of a score, less a baseline."""
+        return weight
+
+
+class SGVB_A(SGVB):
     r"""SGVB-A: every term sampled; Pyro's ``Trace_ELBO`` (same value and gradient at the same seed).
 
     .. math:: \tilde{\mathcal L}^A(x) = \frac 1 L \sum_l \log p(x, z_l) - \log q(z_l \mid x)
 
-    Works for every pair; a guide that cannot be reparameterised is differentiated by the score function.
+    Works for every pair; a guide that cannot be reparameterised is differentiated by the score function (better:
+    :class:`~pyro_vae.estimators.ScoreFunction`).
 
     Source: Kingma & Welling (2013), eq. 6.
     """
 
-    def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
-        log_p = [self._log_p(name, site) for name, site in _sample_sites(model_trace)]
-        log_q = [self._log_q(name, site) for name, site in _sample_sites(guide_trace)]
-        return log_p + log_q
+    facts = Facts(
+        bounds="log p(x), from below (ELBO)",
+        gradient="the ELBO's",
+        sites="any; without reparameterisation by the score function",
+        cost="L model, 1 guide",
+        source="Kingma & Welling 2013, eq. 6; sticking the landing: Roeder et al. 2017",
+    )
 
 
-class SGVB_B(Estimator, TraceMeanField_ELBO):
+class SGVB_B(SGVB, TraceMeanField_ELBO):
     r"""SGVB-B: the KL in closed form; Pyro's ``TraceMeanField_ELBO`` (same value and gradient at the same seed).
 
     .. math:: \tilde{\mathcal L}^B(x) = -\mathrm{KL}(q(z \mid x) \| p(z)) + \frac 1 L \sum_l \log p(x \mid z_l)
 
     Where no closed form is registered a site falls back to sampling, which is said once in a warning. The closed form
-    needs reparameterised latents, and a guide that draws them in the model's order.
+    needs reparameterised latents, and a guide that draws them in the model's order. ``sticking_the_landing`` acts on
+    the sites that are sampled: a KL in closed form has no score to leave out.
 
     Raises:
         ValueError: if a latent cannot be reparameterised, or guide and model draw the latents in different orders.
@@ -46,14 +139,22 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
     Source: Kingma & Welling (2013), eq. 7.
     """
 
-    def _score_function(self, model_trace: Trace, guide_trace: Trace) -> Tensor | float:
+    facts = Facts(
+        bounds="log p(x), from below (ELBO)",
+        gradient="the ELBO's",
+        sites="reparameterised; KL sampled where no closed form is known; guide in the model's order",
+        cost="L model, 1 guide",
+        source="Kingma & Welling 2013, eq. 7",
+    )
+
+    def _score_function(self, draws: Draws) -> Tensor | float:
         return 0.0
 
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
         _check_order(model_trace, guide_trace)
         terms = []
         sampled = []
-        for name, site in _sample_sites(model_trace):
+        for name, site in sample_sites(model_trace):
             if site["is_observed"]:
                 terms.append(self._log_p(name, site))
                 continue
@@ -65,7 +166,7 @@ class SGVB_B(Estimator, TraceMeanField_ELBO):
                 terms += [self._log_p(name, site), self._log_q(name, guide_site)]
             else:
                 terms.append(Term(name, "kl", -1, self.beta, kl, kl, guide_site))
-        for name, site in _sample_sites(guide_trace):
+        for name, site in sample_sites(guide_trace):
             if name not in model_trace.nodes:  # auxiliary variables of the guide
                 _check_reparameterised(name, site)
                 terms.append(self._log_q(name, site))
@@ -103,15 +204,11 @@ def _transforms_a_delta(fn: Any) -> bool:
     return isinstance(density, Tensor) or density != 0
 
 
-def _sample_sites(trace: Trace) -> list[tuple[str, Any]]:
-    return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
-
-
 def _check_reparameterised(name: str, site: Any) -> None:
     if not site["fn"].has_rsample:
         raise ValueError(
             f"SGVB_B needs reparameterised latents, but q({name}) is a {type(site['fn']).__name__}, which has no "
-            "reparameterised sampler. Use SGVB_A, which differentiates it by the score function."
+            f"reparameterised sampler. {REMEDY}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -14,23 +14,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import (
-    as_pair,
-    data_frame,
-    device_of,
-    evaluating,
-    latent_sites,
-    observed_sites,
-    run,
-    tracing_obstacle,
-)
+from pyro_vae.contract import as_pair, device_of, evaluating, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
+from pyro_vae.evidence.result import Evidence, arguments, check_log_prob
+from pyro_vae.joint import check_local
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
+_HEAVY = 0.7  # k-hat above which the error of an importance-sampling estimate does not shrink at a useful rate
+_EQUAL = 1e-3  # nats, below which the largest weights differ by rounding
 
 
 @dataclass(frozen=True)
-class Importance:
+class Importance(Evidence):
     r"""Estimates of log p(x) for each datum.
 
     In expectation ``log_prob`` lies below log p(x), and rises to it with the number of samples.
@@ -39,30 +34,23 @@ class Importance:
         log_prob: ``[N]``, in nats.
         effective_sample_size: ``[N]``, :math:`(\sum_s w_s)^2 / \sum_s w_s^2`, between 1 and ``num_samples``.
         num_samples: samples for each datum, S.
+        k_hat: ``[N]``, the shape of the tail of the weights (:func:`pareto_k_hat`). Above 0.5 their variance, above 1
+            their mean is infinite; above 0.7 the estimate and its errors are not to be trusted. NaN with fewer than
+            25 samples.
     """
 
-    log_prob: Tensor
     effective_sample_size: Tensor
     num_samples: int
+    k_hat: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
 
     @property
     def standard_error(self) -> Tensor:
         """``[N]``: standard error of each ``log_prob`` over the draws, by the delta method, in nats."""
         return (1 / self.effective_sample_size - 1 / self.num_samples).clamp_min(0).sqrt()
 
-    @property
-    def nll(self) -> float:
-        """Negative log-likelihood, averaged over the data: a positive number for binary data, in nats."""
-        return -self.log_prob.double().mean().item()
-
-    @property
-    def nll_standard_error(self) -> float:
-        """Standard error of :attr:`nll` as an estimate for further data of the same kind, in nats."""
-        return (self.log_prob.double().std() / math.sqrt(len(self.log_prob))).item()
-
 
 class _LogWeights(nn.Module):
-    """log of sum_s w_s and of sum_s w_s^2 over a chunk of draws."""
+    """log of sum_s w_s and of sum_s w_s^2 over a chunk of draws, and the draws' log w ``[S, B]`` themselves."""
 
     def __init__(self, pair: nn.Module, num_samples: int, nesting: int, precision: Precision) -> None:
         super().__init__()
@@ -73,7 +61,7 @@ class _LogWeights(nn.Module):
     def forward(self, *batch: Tensor) -> list[Tensor]:
         with autocast(self.precision, batch[0].device):
             weights = self.estimator.log_weights(self.pair, *batch).reshape(self.estimator.num_particles, -1)
-        return [weights.logsumexp(0), (2 * weights).logsumexp(0)]
+        return [weights.logsumexp(0), (2 * weights).logsumexp(0), weights]
 
 
 def importance(
@@ -104,31 +92,26 @@ def importance(
         progress: show a progress bar.
 
     Raises:
-        ValueError: if a number is below 1, there are no data, or the model has random variables outside the data
-            plate, whose evidence is no sum over data.
+        ValueError: if a number is below 1, there are no data, the model has random variables outside the data
+            plate, whose evidence is no sum over data, or weights are NaN or infinite.
 
     Warns:
-        UserWarning: where the effective sample size is below 5 for more than one datum in a hundred, so that their
-            log p(x) may be far above the estimate.
+        UserWarning: where for more than one datum in a hundred the effective sample size is below 5, so that their
+            log p(x) may be far above the estimate, or k-hat above 0.7; where a datum has no weight but 0.
 
     Source: Rezende, Mohamed & Wierstra (2014), appendix E; Burda et al. (2015), section 5.
     """
-    for name, value in (("num_samples", num_samples), ("chunk", chunk)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} has to be a whole number of at least 1; got {value!r}.")
-    module = as_pair(pair)
-    batch = (x,) if isinstance(x, Tensor) else tuple(x)
-    if not batch or not len(batch[0]):
-        raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
+    module, batch = as_pair(pair), arguments(x, num_samples=num_samples, chunk=chunk)
     size = len(batch[0])
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
     draws = min(num_samples, max(1, chunk // rows))
     plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
     device = device_of(module)
-    totals: list[tuple[Tensor, Tensor]] = []
+    totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        _check_local(module, *(tensor[:1].to(device) for tensor in batch))
+        # One run, so that the pair's parameters are there and latents that the data share are refused.
+        check_local(*run(module, *(tensor[:1].to(device) for tensor in batch)))
         runs = {
             count: Compiled(
                 _LogWeights(module, count, max_plate_nesting, precision),
@@ -142,40 +125,87 @@ def importance(
         with bar:
             for start in range(0, size, rows):
                 part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
-                sums = [runs[count](*part)[0] for count in plan]
+                sums, largest = [], None
+                for count in plan:
+                    (*moments, weights), _ = runs[count](*part)
+                    sums.append(moments)
+                    largest = _largest(weights if largest is None else torch.cat([largest, weights]), num_samples)
                 first_sum, second_sum = (torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True))
-                totals.append((first_sum, second_sum))
+                totals.append((first_sum, second_sum, pareto_k_hat(largest, num_samples).cpu()))
                 bar.update(len(part[0]))
-    first_moment, second_moment = (torch.cat(column) for column in zip(*totals, strict=True))
+    first_moment, second_moment, k_hat = (torch.cat(column) for column in zip(*totals, strict=True))
+    check_log_prob(first_moment)
     result = Importance(
         log_prob=first_moment - math.log(num_samples),
-        effective_sample_size=(2 * first_moment - second_moment).exp().clamp(1, num_samples),
+        effective_sample_size=(2 * first_moment - second_moment).exp().nan_to_num(1.0).clamp(1, num_samples),
         num_samples=num_samples,
+        k_hat=k_hat,
     )
     _warn(result)
     return result
 
 
-def _check_local(pair: nn.Module, *batch: Tensor) -> None:
-    """Runs the pair once, so that its parameters are there, and refuses latents that the data share."""
-    model_trace, guide_trace = run(pair, *batch)
-    plate = data_frame(model_trace)
-    sites = {**latent_sites(guide_trace), **latent_sites(model_trace), **observed_sites(model_trace)}
-    for name, site in sites.items():
-        if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
-            raise ValueError(
-                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
-            )
+def pareto_k_hat(log_weights: Tensor, num_samples: int | None = None) -> Tensor:
+    r"""Shape of the tail of importance weights: k of the generalised Pareto distribution fitted to the largest.
+
+    The M = min(S / 5, 3 sqrt(S)) largest weights' excesses over the next one are fitted by Zhang & Stephens; the
+    estimate is drawn to 1/2 with the weight of ten draws.
+
+    Args:
+        log_weights: ``[S, N]`` log-weights, up to a constant for each datum, or no fewer than the M + 1 largest.
+        num_samples: S, if ``log_weights`` are only the largest.
+
+    Returns:
+        k-hat, ``[N]``. NaN where S is below 25; minus infinity where the M largest weights are equal (to 0.001
+        nats), so that there is no tail; plus infinity where fewer than M + 1 weights are positive.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling; Zhang & Stephens (2009).
+    """
+    num_samples = num_samples or len(log_weights)
+    size = _tail_size(num_samples)
+    if size < 5:
+        return log_weights.new_full(log_weights.shape[1:], math.nan)
+    top = _largest(log_weights, num_samples).double().sort(0).values
+    relative = (top - top[-1]).exp()  # [M + 1, N], ascending to 1
+    excess = (relative[1:] - relative[0]).clamp_min(torch.finfo(relative.dtype).tiny)
+    quartile = excess[int(size / 4 + 0.5) - 1]
+    # Candidates of theta = -k / sigma, and the profile likelihood of each as its weight (Zhang & Stephens, eq. 7).
+    index = torch.arange(1, 31 + int(size**0.5), dtype=top.dtype, device=top.device)[:, None]
+    theta = 1 / excess[-1] + (1 - (len(index) / (index - 0.5)).sqrt()) / (3 * quartile)
+    k = torch.log1p(-theta[:, None] * excess).mean(1)
+    weights = (size * ((-theta / k).log() - k - 1)).nan_to_num(-math.inf).softmax(0)
+    k = torch.log1p(-(weights * theta).sum(0) * excess).mean(0)
+    k = (size * k + 10 * 0.5) / (size + 10)
+    k = torch.where(top[-1] - top[0] < _EQUAL, -math.inf, k)
+    return torch.where(top[0] > -math.inf, k, math.inf).to(log_weights.dtype)
+
+
+def _tail_size(num_samples: int) -> int:
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def _largest(log_weights: Tensor, num_samples: int) -> Tensor:
+    """The M + 1 largest of ``[S, N]`` (all, where there are fewer)."""
+    return log_weights.topk(min(_tail_size(num_samples) + 1, len(log_weights)), 0, sorted=False).values
 
 
 def _warn(result: Importance) -> None:
+    size, draws = len(result.log_prob), result.num_samples
+    if draws <= 10 * _POOR:  # with so few samples a small effective size or a long tail says nothing
+        return
     poor = int((result.effective_sample_size < _POOR).sum())
-    # With fewer samples than that in all, a small effective size says nothing.
-    if result.num_samples > 10 * _POOR and poor > 0.01 * len(result.log_prob):
+    if poor > 0.01 * size:
         warnings.warn(
-            f"the effective sample size is below {_POOR:.0f} of {result.num_samples} for {poor:,} of "
-            f"{len(result.log_prob):,} data: for these log p(x) may be well above the estimate. "
+            f"the effective sample size is below {_POOR:.0f} of {draws} for {poor:,} of "
+            f"{size:,} data: for these log p(x) may be well above the estimate. "
             "Use more samples, or a richer guide.",
+            stacklevel=3,
+        )
+    heavy = int((result.k_hat > _HEAVY).sum())
+    if heavy > 0.01 * size:
+        warnings.warn(
+            f"the Pareto k-hat of the weights is above {_HEAVY} for {heavy:,} of {size:,} data: their tail is so heavy "
+            "that log p(x) may be well above the estimate, and the standard errors are too small. "
+            "Use more samples, a richer guide, or annealed importance sampling: evidence.ais(pair, x).",
             stacklevel=3,
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import programs, tracing_obstacle
+from pyro_vae.contract import evaluating, programs, tracing_obstacle
 from pyro_vae.estimators import Estimator, Objective
 
 
@@ -65,13 +65,17 @@ class _Loss(nn.Module):
         self.weight_prior = weight_prior
         self.num_data = num_data
         self.precision = precision
+        self.programs = programs(pair)
         self.names: list[tuple[str, str]] = []  # of the terms, which come out as a flat list
+        self.num_prepared = 0  # tensors behind those of the batch
 
-    def forward(self, beta: Tensor, *batch: Tensor) -> list[Tensor]:
+    def forward(self, beta: Tensor, *inputs: Tensor) -> list[Tensor]:
+        split = len(inputs) - self.num_prepared
+        batch, prepared = inputs[:split], inputs[split:]
         before, self.estimator.beta = self.estimator.beta, beta
         try:
             with autocast(self.precision, batch[0].device):
-                loss, bound, terms = self.estimator.objective(*programs(self.pair), *batch)
+                loss, bound, terms = self.estimator.objective(*self.programs, *batch, prepared=prepared)
         finally:
             self.estimator.beta = before
         if self.weight_prior is not None:
@@ -79,6 +83,18 @@ class _Loss(nn.Module):
             loss = loss + self.weight_prior.loss(trained, self.num_data, len(batch[0]))
         self.names = [(site, kind) for site, kinds in terms.items() for kind in kinds]
         return [loss, bound, *(value for kinds in terms.values() for value in kinds.values())]
+
+
+class _Function(nn.Module):
+    """A function that runs the programs of a pair, with the pair's parameters as its own."""
+
+    def __init__(self, pair: nn.Module, function: Callable[..., Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.pair = pair
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return list(self.function(*inputs))
 
 
 class Step:
@@ -107,15 +123,33 @@ class Step:
         num_data: int = 1,
     ) -> None:
         self._loss = _Loss(pair, estimator, weight_prior, num_data, precision)
+        self._compile: Compile = compile
         self._compiled = Compiled(self._loss, compile=compile, gradients=True, obstacle=tracing_obstacle(pair))
+        self._functions: dict[Any, Compiled] = {}
 
     @property
     def mode(self) -> str:
         """How steps run: ``"inductor"``, ``"traced"`` or ``"eager"``."""
         return self._compiled.mode
 
-    def __call__(self, batch: Sequence[Tensor], beta: Tensor) -> Objective:
-        (loss, bound, *values), gradients = self._compiled(beta, *batch)
+    def prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the estimator draws before the updates of a batch (:meth:`Estimator.prepare`), in evaluation mode."""
+        if type(self._loss.estimator).prepare is Estimator.prepare:
+            return ()
+        with evaluating(self._loss.pair):
+            return self._loss.estimator.prepare(*self._loss.programs, *batch, compiled=self._fast)
+
+    def _fast(self, function: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+        """``function``, which runs the pair's programs, as a graph."""
+        if function not in self._functions:
+            module = _Function(self._loss.pair, function)
+            obstacle = tracing_obstacle(self._loss.pair)
+            self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
+        return lambda *inputs: self._functions[function](*inputs)[0]
+
+    def __call__(self, batch: Sequence[Tensor], beta: Tensor, prepared: tuple[Tensor, ...] = ()) -> Objective:
+        self._loss.num_prepared = len(prepared)
+        (loss, bound, *values), gradients = self._compiled(beta, *batch, *prepared)
         trained = iter(gradients)
         for parameter in self._loss.parameters():
             parameter.grad = next(trained) if parameter.requires_grad else None

@@ -70,6 +70,11 @@ class Trainer:
             )
         if patience is not None and data.valid is None:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
+        if beta is not None and not estimator.takes_beta:
+            raise ValueError(
+                f"{type(estimator).__name__} has one objective for the model and another for the guide, between which "
+                "no beta weighs. Leave beta out, or use an ELBO (SGVB_A, SGVB_B)."
+            )
         self.device = _usable(device) if device is not None else device_of(pair)
         self.pair = pair.to(self.device)
         self.data = data
@@ -247,7 +252,14 @@ class Trainer:
 
     def _train_batch(self, batch: tuple[Tensor, ...], total: int | None) -> None:
         self._set_schedules(total)
-        objective = self.step(batch, self.beta)
+        prepared = self.step.prepare(batch)
+        for _ in range(self.estimator.num_updates):
+            objective, loss = self._update(batch, prepared)
+        self._add(loss, objective, len(batch[0]))
+        self.batches_done += 1
+
+    def _update(self, batch: tuple[Tensor, ...], prepared: tuple[Tensor, ...]) -> tuple[Objective, float]:
+        objective = self.step(batch, self.beta, prepared)
         loss = objective.loss.item()
         if not math.isfinite(loss):
             self._explain(batch)
@@ -259,8 +271,7 @@ class Trainer:
             # Early on the average follows closely: the initial weights are soon forgotten.
             decay = min(self.average or 0.0, (1 + self.steps) / (10 + self.steps))
             torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1 - decay)
-        self._add(loss, objective, len(batch[0]))
-        self.batches_done += 1
+        return objective, loss
 
     def _add(self, loss: float, objective: Objective, size: int) -> None:
         values = {"loss": loss, "train": objective.bound.item(), "size": 1.0}
@@ -435,6 +446,7 @@ class Trainer:
             "best": self.best,
             "stopped_early": self.run.stopped_early,
             "optimizer": optimizer,
+            "estimator": self.estimator.state(),
             "scheduler": None if self.torch_scheduler is None else _json_state(self.torch_scheduler.state_dict()),
         }
         checkpoint.save(self._folder, tensors, state)
@@ -453,6 +465,7 @@ class Trainer:
             weights[:] = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
         if "trained/0" in tensors:
             self._put([tensors[f"trained/{index}"] for index in range(len(self.parameters))])
+        self.estimator.load_state(state["estimator"])
         self.run.history[:] = state["history"]
         self.epoch, self.batches_done, self.steps = state["epoch"], state["batches_done"], state["steps"]
         self.samples, self.seconds, self.sums = state["samples"], state["seconds"], state["sums"]

@@ -1,0 +1,271 @@
+"""Latents that are discrete, or cannot be reparameterised for another reason."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.contract import latent_sites
+from pyro_vae.estimators.base import Draws, Facts, SiteTerms, at_least, inside
+from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
+from pyro_vae.estimators.sgvb import SGVB
+
+Baseline = Literal["auto", "none", "leave_one_out", "batch"]
+
+
+class ScoreFunction(SGVB):
+    r"""The ELBO with the score-function gradient, and a baseline that lowers its variance.
+
+    .. math:: \nabla_\phi \mathcal L = \mathbb E_q\left[(\log w - b) \, \nabla_\phi \log q(z \mid x)\right], \quad
+              \log w = \log p(x, z) - \log q(z \mid x)
+
+    A baseline b is free of bias as long as it does not depend on the draw itself:
+
+    - ``"leave_one_out"``: the mean of log w over the other particles of the datum (VarGrad, RLOO);
+    - ``"batch"``: the mean of log w over the other data of the batch;
+    - ``"auto"``: the first with several particles, else the second; ``"none"``: SGVB_A.
+
+    Latents that can be reparameterised are, unless ``pathwise`` is False.
+
+    Args:
+        num_particles: Monte Carlo samples of the latents for each datum.
+        baseline: see above.
+        pathwise: whether latents that can be reparameterised are differentiated that way.
+        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+
+    Raises:
+        ValueError: if the baseline is something else, or leaves out the only particle.
+
+    Source: Paisley, Blei & Jordan (2012); Mnih & Gregor (2014); leave-one-out: Kool et al. (2019), Richter et al.
+    (2020).
+    """
+
+    facts = Facts(
+        bounds="log p(x), from below (ELBO)",
+        gradient="the ELBO's",
+        sites="any",
+        cost="L model, 1 guide",
+        source="Paisley et al. 2012; baselines: Mnih & Gregor 2014, Kool et al. 2019",
+    )
+
+    def __init__(
+        self, num_particles: int = 1, *, baseline: Baseline = "auto", pathwise: bool = True, **options: Any
+    ) -> None:
+        if baseline not in get_args(Baseline):
+            raise ValueError(f"baseline is one of {', '.join(get_args(Baseline))}; got {baseline!r}.")
+        if baseline == "leave_one_out" and num_particles == 1:
+            raise ValueError(
+                "baseline='leave_one_out' needs at least 2 particles; got num_particles=1. Use baseline='batch'."
+            )
+        super().__init__(num_particles, **options)
+        if self.sticking_the_landing:
+            raise ValueError("sticking the landing leaves out the score that ScoreFunction is made of; use SGVB_A.")
+        self.baseline, self.pathwise = baseline, pathwise
+
+    def _options(self) -> dict[str, Any]:
+        return {"baseline": self.baseline, "pathwise": self.pathwise}
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        if self.pathwise:
+            return super()._get_trace(model, guide, args, kwargs)
+        with Detached():
+            model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        for site in latent_sites(guide_trace).values():
+            score = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+            site["score_parts"] = ScoreParts(site["log_prob"], score, 0)
+        return model_trace, guide_trace
+
+    def _centred(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
+        baseline = self.baseline
+        if baseline == "auto":
+            baseline = "leave_one_out" if self.num_particles > 1 else "batch"
+        if baseline == "none" or (baseline == "batch" and not inside(site, draws.plate)):
+            return weight
+        dim = weight.dim() + (draws.plate.dim if baseline == "batch" else -self.max_plate_nesting)
+        if dim < 0 or weight.shape[dim] == 1:
+            return weight  # one datum alone, or a weight that is the same for all particles
+        others = (weight.sum(dim, keepdim=True) - weight) / (weight.shape[dim] - 1)
+        return weight - others
+
+
+class VIMCO(PerDatum):
+    r"""The importance-weighted bound for latents that cannot be reparameterised.
+
+    .. math:: \nabla_\phi \mathcal L_K = \sum_k (\mathcal L_K - \mathcal L_{-k}) \nabla_\phi \log q(z_k \mid x)
+              + \sum_k \tilde w_k \nabla \log w_k
+
+    where :math:`\mathcal L_{-k}` has the geometric mean of the other weights in place of :math:`w_k`. Latents that can
+    be reparameterised take the pathwise gradient.
+
+    Args:
+        num_particles: importance samples for each datum, K, at least 2.
+        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+
+    Raises:
+        ValueError: if K is below 2, or a random variable stands outside the data plate.
+
+    Source: Mnih & Rezende (2016), eq. 9.
+    """
+
+    facts = Facts(
+        bounds="log p(x), from below; tighter with K",
+        gradient="the IWAE bound's",
+        sites="any, in the data plate",
+        cost="K model, 1 guide",
+        source="Mnih & Rezende 2016, eq. 9",
+    )
+
+    def __init__(self, num_particles: int, **options: Any) -> None:
+        at_least(2, num_particles=num_particles)
+        super().__init__(num_particles, **options)
+
+    def _reduce(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    def _surrogate(self, draws: Draws) -> Tensor:
+        log_weights = self._log_weights(draws)
+        surrogate = self._reduce(log_weights)
+        plate = draws.plate
+        scores = [
+            self._each_datum(site["score_parts"].score_function, site, plate, 1) * (plate.full_size / plate.size)
+            for site in latent_sites(draws.guide_trace).values()
+            if not site["fn"].has_rsample
+        ]
+        if not scores:
+            return surrogate
+        fixed = log_weights.detach()
+        others = (fixed.sum(0) - fixed) / (self.num_particles - 1)  # log of the geometric mean of the others
+        # [K, K, B]: row k has the others' mean in place of its own weight
+        replaced = torch.where(torch.eye(self.num_particles, dtype=torch.bool)[..., None], others[:, None], fixed[None])
+        signal = self._reduce(fixed) - log_mean_exp(replaced, 1)
+        return surrogate + (signal * torch.as_tensor(sum(scores))).sum(0)
+
+
+class Enumeration(PerDatum, TraceEnum_ELBO):
+    r"""The ELBO with every discrete latent of finite support summed out, by Pyro's enumeration.
+
+    .. math:: \mathcal L = \sum_y q(y \mid x) \, [\log p(x, y) - \log q(y \mid x)]
+
+    A discrete latent that only the model has is summed out of p(x, z) exactly. Value and gradient are those of
+    ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs. Continuous latents are sampled and have to be
+    reparameterised. With several discrete latents the cost is that of all their combinations.
+
+    Args:
+        num_particles: samples of the continuous latents for each datum, vectorised.
+        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+
+    Raises:
+        ValueError: if a latent can neither be enumerated nor reparameterised, or a discrete one stands in a plate
+            within the data plate.
+
+    Source: Bingham et al. (2019), Pyro's ``TraceEnum_ELBO``; Kingma et al. (2014), eq. 7, for the use of it.
+    """
+
+    facts = Facts(
+        bounds="log p(x), from below (ELBO); exact where all latents are enumerated in the model",
+        gradient="the ELBO's; without variance in the discrete latents",
+        sites="discrete of finite support, and reparameterised, in the data plate",
+        cost="model and guide for all values of the discrete latents, L times",
+        source="Bingham et al. 2019 (TraceEnum_ELBO)",
+    )
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        model, guide = config_enumerate(model, "parallel"), config_enumerate(guide, "parallel")
+        return TraceEnum_ELBO._get_traces(self, model, guide, args, kwargs)
+
+    def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
+        draws = super()._draw(model, guide, args, kwargs)
+        for trace in (draws.guide_trace, draws.model_trace):
+            for name, site in _enumerated(trace).items():
+                within = [
+                    f.name for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles_vectorized"
+                ]
+                if within != [draws.plate.name]:
+                    raise ValueError(
+                        f"Enumeration sums a discrete latent of each datum, but {name!r} stands in the plates "
+                        f"{', '.join(within)}. Use pyro.infer.TraceEnum_ELBO itself, which contracts over plates."
+                    )
+        for name, site in latent_sites(draws.guide_trace).items():
+            if site["infer"].get("_enumerate_dim") is None and not site["fn"].has_rsample:
+                raise ValueError(
+                    f"q({name}) is a {type(site['fn']).__name__}, which can neither be enumerated nor reparameterised. "
+                    "Use ScoreFunction, VIMCO or ReweightedWakeSleep."
+                )
+        return draws
+
+    def log_weights(self, pair: Any, *batch: Any) -> Tensor:
+        """There is no weight for each draw where latents are summed out.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("Enumeration sums latents out; take importance weights from SGVB_A.")
+
+    def _surrogate(self, draws: Draws) -> Tensor:
+        return self._bound(draws)
+
+    def _bound(self, draws: Draws, beta: bool = True) -> Tensor:
+        summed = self._summed(draws, beta)
+        return (summed.q * (summed.log_p - summed.log_q)).reshape(-1, *summed.q.shape[-2:]).sum(0).mean(0)
+
+    def _summed(self, draws: Draws, beta: bool) -> _Summed:
+        """The terms over all values of the discrete latents."""
+        terms = [((term.weight if beta else term.sign) * value, term) for term, value in self._per_datum(draws)]
+        lead = max(value.dim() for value, _ in terms)
+        terms = [(value.reshape((1,) * (lead - value.dim()) + value.shape), term) for value, term in terms]
+        log_p = torch.as_tensor(sum(value for value, term in terms if term.kind == "log_p"))
+        log_q = -torch.as_tensor(sum(value for value, term in terms if term.kind == "log_q"))
+        enumerated = _enumerated(draws.guide_trace)
+        logits = [self._each_datum(site["log_prob"], site, draws.plate, 1) for site in enumerated.values()]
+        q = torch.as_tensor(sum(logits)).exp() if logits else log_p.new_ones(())
+        alone = [site for name, site in _enumerated(draws.model_trace).items() if name not in enumerated]
+        dims = [site["infer"]["_enumerate_dim"] + self.max_plate_nesting - 2 for site in alone]
+        marginal = log_p.logsumexp(dims, keepdim=True) if dims else log_p
+        # What depends on fewer latents is the same for all values of the others.
+        q, log_q, marginal = torch.broadcast_tensors(q, log_q, marginal)
+        return _Summed(q, marginal, log_q, log_p - marginal)
+
+    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: int) -> Tensor:
+        """``[*values of discrete latents, K or 1, B]``."""
+        value = value.reshape((1,) * (self.max_plate_nesting - value.dim()) + value.shape)
+        kept = {plate.dim} | ({-self.max_plate_nesting} if self.num_particles > 1 else set())
+        plates = [dim for dim in range(-self.max_plate_nesting, 0) if dim not in kept]
+        value = value.sum(plates) if plates else value
+        value = value if self.num_particles > 1 else value.unsqueeze(-2)
+        return value * (plate.size / plate.full_size)
+
+    def _by_site(self, draws: Draws) -> dict[str, SiteTerms]:
+        """Expectations over the discrete latents; one that the model alone has takes its exact posterior as q."""
+        summed = self._summed(draws, beta=False)
+        joint = summed.q * summed.log_posterior.exp()
+
+        def expected(value: Tensor) -> Tensor:
+            mean = (joint * value).reshape(-1, *joint.shape[-2:]).sum(0)
+            return mean if self.num_particles > 1 else mean.squeeze(0)
+
+        sites: dict[str, dict[str, Tensor]] = {}
+        for term, value in self._per_datum(draws):
+            sites.setdefault(term.name, {})[term.kind] = expected(value)
+        alone = [name for name in _enumerated(draws.model_trace) if name not in draws.guide_trace.nodes]
+        if alone:  # their joint posterior, counted at the first of them
+            sites[alone[0]]["log_q"] = expected(summed.log_posterior)
+        return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
+
+
+class _Summed(NamedTuple):
+    """Tensors ``[*values, K, B]``, a dimension for each discrete latent."""
+
+    q: Tensor  # the probability of the guide's values
+    log_p: Tensor  # log p(x, z), summed over the latents of the model alone
+    log_q: Tensor
+    log_posterior: Tensor  # of the latents that the model alone has
+
+
+def _enumerated(trace: Trace) -> dict[str, Any]:
+    return {name: site for name, site in latent_sites(trace).items() if site["infer"].get("_enumerate_dim") is not None}

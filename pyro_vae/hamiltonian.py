@@ -1,0 +1,222 @@
+"""Hamiltonian Monte Carlo, vectorised: all chains of all data move in one batch.
+
+The state is ``u: [C, N, D]``: C chains for each of N data. The data are independent targets: a step size belongs to a
+datum and is shared by its chains. Step sizes are adapted in a warm-up alone, so that what follows is an exact Markov
+kernel. The noise comes from torch's generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: ``u [C, N, D] -> (log density [C, N], its gradient [C, N, D], ...)``; what else it gives goes along with the state.
+Density = Callable[[Tensor], "tuple[Tensor, ...]"]
+
+
+class State(NamedTuple):
+    """Where the chains are.
+
+    Attributes:
+        u: ``[C, N, D]``.
+        log_density: ``[C, N]``, in nats, up to a constant.
+        gradient: of the log density, ``[C, N, D]``.
+        carried: what else the density gave at ``u``, each ``[C, N, ...]``.
+    """
+
+    u: Tensor
+    log_density: Tensor
+    gradient: Tensor
+    carried: tuple[Tensor, ...] = ()
+
+
+def state(density: Density, u: Tensor) -> State:
+    """The chains at ``u: [C, N, D]``."""
+    log_density, gradient, *carried = density(u)
+    return State(u, log_density, gradient, tuple(carried))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    r"""One step of HMC: leapfrog, then accepted or rejected, for each chain by itself.
+
+    .. math::
+        p \sim N(0, I), \quad (u, p) \to (u', p') \text{ by leapfrog}, \quad
+        \alpha = \min(1, e^{H(u, p) - H(u', p')}), \quad H = \tfrac 1 2 |p|^2 - \log f(u)
+
+    It leaves the density invariant and is reversible, whatever the step size. An energy that is not finite is a
+    rejection.
+
+    Attributes:
+        step_size: ``[N]``.
+        num_leapfrog: leapfrog steps.
+        scale: ``[N, D]``, the spread of u along each coordinate (the mass is its inverse square); ``None`` is 1.
+        jitter: each chain multiplies its step size by a draw from [1 - jitter, 1 + jitter], so that no trajectory
+            is a whole period of the target.
+
+    Source: Neal (2011), MCMC using Hamiltonian dynamics, sections 2, 3 and 4.2.
+    """
+
+    step_size: Tensor
+    num_leapfrog: int = 10
+    scale: Tensor | None = None
+    jitter: float = 0.2
+
+    def __call__(self, density: Density, state: State) -> tuple[State, Tensor]:
+        """``(the new state, the probability of acceptance [C, N])``."""
+        u, momentum = state.u, torch.randn_like(state.u)
+        step = self.step_size[:, None]
+        if self.jitter:
+            step = step * (1 + self.jitter * (2 * torch.rand_like(u[..., :1]) - 1))
+        if self.scale is not None:
+            step = step * self.scale
+        energy = 0.5 * momentum.square().sum(-1) - state.log_density
+        momentum = momentum + 0.5 * step * state.gradient
+        for last in (*[False] * (self.num_leapfrog - 1), True):
+            u = torch.addcmul(u, step, momentum)
+            log_density, gradient, *carried = density(u)
+            momentum = torch.addcmul(momentum, step, gradient, value=0.5 if last else 1.0)
+        proposed = 0.5 * momentum.square().sum(-1) - log_density
+        acceptance = torch.where(proposed.isfinite(), (energy - proposed).clamp(max=0).exp(), 0.0).nan_to_num(0.0)
+        accepted = torch.rand_like(acceptance) < acceptance
+        return _chosen(accepted, State(u, log_density, gradient, tuple(carried)), state), acceptance
+
+
+def _chosen(accepted: Tensor, new: State, old: State) -> State:
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b)
+
+    carried = tuple(choose(a, b) for a, b in zip(new.carried, old.carried, strict=True))
+    return State(choose(new.u, old.u), *(choose(a, b) for a, b in zip(new[1:3], old[1:3], strict=True)), carried)
+
+
+class StepSize:
+    r"""Stochastic approximation of the step sizes at which a target share of the proposals is accepted.
+
+    .. math:: \log \epsilon_{t+1} = \log \epsilon_t + g_t (\alpha_t - \alpha^*), \quad g_t = \max(t^{-0.6}, g)
+
+    Args:
+        initial: ``[N]``.
+        target: :math:`\alpha^*`.
+        floor: :math:`g`; above 0 the step sizes can follow a target that changes.
+        updates: :math:`t`, where it goes on from an earlier adaptation.
+
+    Attributes:
+        current: ``[N]``, the step sizes to try next.
+        updates: how many there have been.
+
+    Source: Robbins & Monro (1951); the average of the iterates is that of Hoffman & Gelman (2014), section 3.2.1.
+    """
+
+    def __init__(self, initial: Tensor, target: float = 0.8, floor: float = 0.0, updates: int = 0) -> None:
+        self.target, self.floor, self.updates = target, floor, updates
+        self._log = self._mean = initial.log()
+
+    @property
+    def current(self) -> Tensor:
+        return self._log.exp()
+
+    @property
+    def average(self) -> Tensor:
+        """``[N]``: the geometric mean of the step sizes tried, the later ones weighing more; what to keep."""
+        return self._mean.exp()
+
+    def update(self, acceptance: Tensor) -> None:
+        """Takes in the probabilities of acceptance ``[C, N]`` at :attr:`current`."""
+        self.updates += 1
+        gain = max(self.updates**-0.6, self.floor)
+        self._log = self._log + gain * (acceptance.mean(0) - self.target)
+        self._mean = torch.lerp(self._mean, self._log, self.updates**-0.75)
+
+
+def warm_up(
+    density: Density,
+    state: State,
+    num_steps: int,
+    *,
+    num_leapfrog: int = 10,
+    target_acceptance: float = 0.8,
+    step_size: float | Tensor = 0.1,
+    scale: Tensor | None = None,
+    learn_scale: bool = True,
+) -> tuple[State, Kernel]:
+    """Moves the chains towards the target while a kernel is fitted to it.
+
+    Args:
+        density: the target.
+        state: where the chains start.
+        num_steps: of HMC. In the second quarter of them the spread of each coordinate is learned, in the second half
+            the step size is adapted to it.
+        num_leapfrog: leapfrog steps of each.
+        target_acceptance: the mean probability of acceptance to adapt the step sizes to.
+        step_size: the first to try, a number or ``[N]``.
+        scale: ``[N, D]``, the first to use, for instance the guide's.
+        learn_scale: whether to learn the spread; otherwise ``scale`` stays.
+
+    Returns:
+        ``(state, kernel)``, the kernel frozen.
+    """
+    steps = StepSize(torch.as_tensor(step_size).to(state.u).expand(state.u.shape[1]), target_acceptance)
+    moments = _Moments()
+    for step in range(num_steps):
+        if learn_scale and moments.count and step == num_steps // 2:
+            before, scale = scale, moments.scale()
+            shrink = scale if before is None else scale / before
+            steps = StepSize(steps.average / shrink.amin(-1), target_acceptance)
+        state, acceptance = Kernel(steps.current, num_leapfrog, scale)(density, state)
+        steps.update(acceptance)
+        if num_steps // 4 <= step < num_steps // 2:
+            moments.add(state.u)
+    return state, Kernel(steps.average, num_leapfrog, scale)
+
+
+class _Moments:
+    """Mean and spread of draws ``[C, N, D]``, for each datum and coordinate, in one pass."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.squares = torch.zeros(())
+
+    def add(self, draws: Tensor) -> None:
+        count = self.count + len(draws)
+        shift = draws.mean(0) - self.mean
+        within = (draws - draws.mean(0)).square().sum(0)
+        self.squares = self.squares + within + shift.square() * self.count * len(draws) / count
+        self.mean = self.mean + shift * len(draws) / count
+        self.count = count
+
+    def scale(self) -> Tensor:
+        """``[N, D]``, drawn towards a small number where there are few draws, as Stan does."""
+        variance = self.squares / max(self.count - 1, 1)
+        return ((self.count * variance + 5e-3) / (self.count + 5)).sqrt()
+
+
+class Samples(NamedTuple):
+    """Draws of all chains.
+
+    Attributes:
+        u: ``[S, C, N, D]``.
+        log_density: ``[S, C, N]``.
+        acceptance: ``[C, N]``, mean probability of acceptance.
+        state: where the chains are now.
+    """
+
+    u: Tensor
+    log_density: Tensor
+    acceptance: Tensor
+    state: State
+
+
+def sample(density: Density, state: State, kernel: Kernel, num_samples: int) -> Samples:
+    """``num_samples`` steps of each chain, all kept."""
+    draws, log_densities, total = [], [], torch.zeros_like(state.log_density)
+    for _ in range(num_samples):
+        state, acceptance = kernel(density, state)
+        draws.append(state.u)
+        log_densities.append(state.log_density)
+        total = total + acceptance
+    return Samples(torch.stack(draws), torch.stack(log_densities), total / num_samples, state)

@@ -1,0 +1,282 @@
+"""log p(x, z) and log q(z | x) of a pair as functions of one real vector for each datum.
+
+Samplers move in R^D. Each latent site is mapped to its support by Pyro's ``biject_to`` (the identity for a Normal), and
+the densities are with respect to the vector u, that is with :math:`\\log |\\partial z / \\partial u|` added. Several
+sites (a hierarchy z1, z2) and their events are laid out one after the other. C chains of N data are ``u: [C, N, D]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import sum_rightmost
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from pyro_vae.contract import data_frame, latent_sites, observed_sites, programs
+
+Start = Literal["prior", "guide"]
+
+
+class Densities(NamedTuple):
+    """Log-densities ``[C, N]`` in nats; those of the latents are with respect to u.
+
+    Attributes:
+        prior: log p(z).
+        likelihood: log p(x | z).
+        guide: log q(z | x), where it was asked for.
+    """
+
+    prior: Tensor
+    likelihood: Tensor
+    guide: Tensor | None
+
+
+class Joint:
+    """The densities of a model and a guide at given latents, ``u: [C, N, D]``.
+
+    The model runs once here, so that its latents are known. Every method can be traced by ``make_fx``.
+
+    Args:
+        model: z ~ p(z), x ~ p(x | z).
+        guide: z ~ q(z | x); needed where it is drawn from or scored.
+        batch: arguments of both.
+        max_plate_nesting: number of nested plates (the data plate is one).
+
+    Attributes:
+        shapes: for each latent site the shape of its part of u: of one datum, plates inside the data plate first.
+        dim: D.
+
+    Raises:
+        ValueError: if there is no data plate, no latent, or one that is discrete or shared by the data.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any] | None,
+        *batch: Any,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        self._model, self._guide, self._nesting = model, guide, max_plate_nesting
+        trace = self._trace(model, 1, *batch)
+        self._plate = check_local(trace)
+        if self._plate is None:
+            raise ValueError(
+                "the model has no plate over the data, so its latents cannot be told apart by datum. "
+                'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
+            )
+        for name, site in latent_sites(trace).items():
+            _check_continuous(name, site["fn"])
+        self._batch_dims = 1 + max_plate_nesting  # chains and plates
+        self.shapes = {name: self._rows(site).shape[2:] for name, site in latent_sites(trace).items()}
+        self.dim = sum(math.prod(shape) for shape in self.shapes.values())
+        if not self.dim:
+            raise ValueError("the model has no latent variable: log p(x) is the sum of its observed sites.")
+
+    def densities(self, u: Tensor, *batch: Any, guide: bool = False) -> Densities:
+        """The log-densities at ``u: [C, N, D]``; of the guide only if asked.
+
+        Raises:
+            ValueError: if the guide has other latents than the model.
+        """
+        at, trace = self._at(u, *batch)
+        trace.compute_log_prob()
+        log_jacobian = self._sum(at.log_jacobian.values())
+        prior = self._sum(self._share(trace.nodes[name]) for name in self.shapes) + log_jacobian
+        likelihood = self._sum(self._share(site) for site in observed_sites(trace).values())
+        if not guide:
+            return Densities(prior, likelihood.expand_as(prior), None)
+        values = {name: trace.nodes[name]["value"] for name in self.shapes}
+        guide_trace = self._guide_trace(len(u), *batch, values=values)
+        guide_trace.compute_log_prob()
+        log_q = self._sum(self._share(guide_trace.nodes[name]) for name in self.shapes) + log_jacobian
+        return Densities(prior, likelihood.expand_as(prior), log_q)
+
+    def value_and_grad(self, u: Tensor, *batch: Any) -> tuple[Tensor, Tensor]:
+        """log p(x, z) ``[C, N]`` at ``u: [C, N, D]`` and its gradient by u ``[C, N, D]``, both detached."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            prior, likelihood, _ = self.densities(u, *batch)
+            value = prior + likelihood
+            return value.detach(), gradient(value, u)
+
+    def latents(self, u: Tensor, *batch: Any) -> dict[str, Tensor]:
+        """The latents at ``u: [C, N, D]``, by site: ``[C, *plates, *event]``, the last plate being the data's."""
+        trace = self._at(u, *batch)[1]
+        return {name: trace.nodes[name]["value"] for name in self.shapes}
+
+    def unconstrained(self, latents: Mapping[str, Tensor], *batch: Any) -> Tensor:
+        """``u: [C, N, D]`` of latents by site, each ``[C, *plates, *event]``; the inverse of :meth:`latents`."""
+        num_chains = len(next(iter(latents.values())))
+        return self.of(self._trace(poutine.condition(self._model, data=dict(latents)), num_chains, *batch))
+
+    def of(self, trace: Trace) -> Tensor:
+        """``u: [C, N, D]`` of a run of the model; C is 1 if it ran without chains."""
+        return torch.cat([self._rows(trace.nodes[name]).flatten(2) for name in self.shapes], -1)
+
+    def draw(self, start: Start, num_chains: int, *batch: Any) -> Tensor:
+        """``u: [C, N, D]`` drawn from the prior, or from the guide.
+
+        Raises:
+            ValueError: if the guide has other latents than the model.
+        """
+        if start == "prior":
+            return self.of(self._trace(self._model, num_chains, *batch))
+        trace = self._guide_trace(num_chains, *batch)
+        return self.unconstrained({name: trace.nodes[name]["value"] for name in self.shapes}, *batch)
+
+    def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
+        chains = pyro.plate("num_particles_vectorized", num_chains, dim=-1 - self._nesting)
+        return poutine.trace(chains(program)).get_trace(*batch)
+
+    def _at(self, u: Tensor, *batch: Any) -> tuple[_AtPoint, Trace]:
+        with _AtPoint(self._parts(u)) as at:
+            return at, self._trace(self._model, len(u), *batch)
+
+    def _guide_trace(self, num_chains: int, *batch: Any, values: Mapping[str, Tensor] | None = None) -> Trace:
+        """The guide, with its latents at ``values`` if given."""
+        if self._guide is None:
+            raise ValueError("the guide is asked for, but there is none. Start from the prior: start='prior'.")
+        trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
+        found = [name for name, site in trace.nodes.items() if name in latent_sites(trace) or name in self.shapes]
+        if set(found) != set(self.shapes):
+            raise ValueError(
+                f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
+                "is no density of the model's latents. Start from the prior: start='prior'."
+            )
+        return trace
+
+    def _parts(self, u: Tensor) -> dict[str, Tensor]:
+        """``[C, N, D]`` -> for each site ``[C, *plates, *event]``, unconstrained."""
+        parts = u.split([math.prod(shape) for shape in self.shapes.values()], -1)
+        return {
+            name: part.reshape(*u.shape[:2], *shape).movedim(1, self._batch_dims + self._plate.dim)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def _rows(self, site: Any) -> Tensor:
+        """A site's value, unconstrained: ``[C, N, *other plates, *event]``."""
+        u = biject_to(site["fn"].support).inv(site["value"])
+        u = u[(None,) * (self._batch_dims - len(site["fn"].batch_shape))]
+        return u.movedim(self._batch_dims + self._plate.dim, 1)
+
+    def _share(self, site: Any) -> Tensor:
+        """The log-probability of a site without the scale of a subsampling plate."""
+        plate = next(frame for frame in site["cond_indep_stack"] if frame.name == self._plate.name)
+        return site["log_prob"] * (plate.size / plate.full_size)
+
+    def _sum(self, terms: Iterable[Tensor]) -> Tensor:
+        """Terms over the plates -> ``[C, N]``, their sum."""
+        total: Any = 0.0
+        for term in terms:
+            others = [dim for dim in range(1, term.dim()) if dim != term.dim() + self._plate.dim]
+            total = total + (term.sum(others) if others else term)
+        return torch.as_tensor(total)
+
+
+class _AtPoint(Messenger):
+    """Puts the latents at given unconstrained values, and keeps log |dz / du| of each, shaped as its plates."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.log_jacobian: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        u = self.values.get(msg["name"])
+        if u is None:
+            return
+        transform, plates = biject_to(msg["fn"].support), len(msg["fn"].batch_shape)
+        msg["value"], msg["done"] = transform(u), True
+        log_jacobian = transform.log_abs_det_jacobian(u, msg["value"])
+        self.log_jacobian[msg["name"]] = sum_rightmost(log_jacobian, log_jacobian.dim() - plates)
+
+
+def gradient(value: Tensor, u: Tensor) -> Tensor:
+    """The gradient of ``value: [C, N]`` by ``u: [C, N, D]``, each chain by its own; 0 where it does not depend on u."""
+    if not value.requires_grad:
+        return torch.zeros_like(u)
+    (found,) = torch.autograd.grad(value.sum(), u, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return found
+
+
+class Ends(nn.Module):
+    r"""Both ends of a path of densities at u, and their gradients, as one graph.
+
+    .. math:: \log f_\beta = \log f_0 + \beta \, (\log p(x, z) - \log f_0), \quad f_0 = p(z) \text{ or } q(z \mid x)
+
+    ``forward(u, *batch)`` is ``[log f_0, log p(x, z) - log f_0, and the gradients of both by u]``.
+
+    Args:
+        pair: the pair.
+        joint: its densities.
+        start: :math:`f_0`, "prior" or "guide".
+    """
+
+    def __init__(self, pair: nn.Module, joint: Joint, start: Start = "prior") -> None:
+        super().__init__()
+        self.pair, self.joint, self.start = pair, joint, start
+
+    def forward(self, u: Tensor, *batch: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            prior, likelihood, guide = self.joint.densities(u, *batch, guide=self.start == "guide")
+            if guide is None:
+                first, ratio = prior, likelihood
+                slopes = gradient(prior, u), gradient(likelihood, u)
+            else:
+                first, ratio = guide, prior + likelihood - guide
+                start = gradient(guide, u)
+                slopes = start, gradient(prior + likelihood, u) - start
+        return [first.detach(), ratio.detach(), *slopes]
+
+
+def joint_of(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Joint:
+    """The :class:`Joint` of a pair, with the pair's own parameters."""
+    return Joint(*programs(pair), *batch, max_plate_nesting=max_plate_nesting)
+
+
+def check_local(*traces: Trace) -> Any | None:
+    """The data plate of a model, the first trace; ``None`` if it has none.
+
+    Raises:
+        ValueError: if a random variable of a trace stands outside of it, so that the data share it.
+    """
+    plate = data_frame(traces[0])
+    for trace in reversed(traces):
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
+                raise ValueError(
+                    f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) "
+                    "is no sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
+                )
+    return plate
+
+
+def _check_continuous(name: str, fn: Any) -> None:
+    try:
+        if fn.support.is_discrete:
+            raise ValueError(
+                f"Hamiltonian Monte Carlo needs continuous latents, but {name!r} is a {_family(fn)}, which is "
+                "discrete. Importance sampling would do, or summing it out by enumeration."
+            )
+        biject_to(fn.support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"no bijection from the real numbers to the support of {name!r}, a {_family(fn)}, is registered. "
+            "Register one with torch.distributions.biject_to, or use importance sampling."
+        ) from error
+
+
+def _family(fn: Any) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__
