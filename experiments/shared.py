@@ -41,6 +41,13 @@ def cached_fit(folder: Path, make_pair: Callable[[], Any], data: Any, *, seed: i
     return pyro_vae.fit(make_pair(), data, seed=seed, out=folder, resume=True, **arguments)
 
 
+def cached_json(path: Path, compute: Callable[[], Any]) -> Any:
+    """What ``compute()`` gives, kept as JSON in ``path``: a second call reads it."""
+    if not path.exists():
+        write_text(path, json.dumps(compute(), indent=1) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def machine() -> dict[str, Any]:
     """What the times were measured on."""
     return {

@@ -1,4 +1,4 @@
-"""The command line: pyro-vae train | evaluate | plot. ``python -m pyro_vae`` is the same."""
+"""The command line: pyro-vae train | evaluate | plot | estimators. ``python -m pyro_vae`` is the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
+from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
@@ -36,8 +38,9 @@ Variational autoencoders as Pyro programs.
 
 commands:
   train      fit a pair to data and write a run folder
-  evaluate   log p(x) of a run, by importance sampling
+  evaluate   log p(x) of a run: importance sampling, annealed importance sampling, BDMC, HMC
   plot       draw the figures of a run again
+  estimators what is known of each estimator
 
 `pyro-vae COMMAND --help` tells the options of a command.
 """
@@ -46,7 +49,7 @@ commands:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    commands = {"train": train, "evaluate": evaluate, "plot": plot}
+    commands = {"train": train, "evaluate": evaluate, "plot": plot, "estimators": estimators}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
@@ -275,25 +278,36 @@ def _draw(out: Path, pair: nn.Module, data: Data) -> None:
 def _score(
     run: str,
     split: Literal["train", "valid", "test"] = "test",
-    num_samples: int = 5000,
+    method: Literal["importance", "ais", "bdmc", "hmc"] = "importance",
+    num_samples: int | None = None,
+    num_chains: int = 16,
+    num_steps: int = 1000,
+    start: Literal["prior", "guide"] | None = None,
+    schedule: Literal["linear", "sigmoid", "adaptive"] = "adaptive",
     limit: int | None = None,
-    chunk: int = 16384,
+    chunk: int | None = None,
     seed: int = 0,
     compile: Compile = "auto",
     precision: Precision = "float32",
     progress: bool = True,
 ) -> None:
-    """Estimates log p(x) by importance sampling from the guide, prints it and stores it in the run folder.
+    """Estimates log p(x) of a run, prints it and stores it in the run folder.
 
     Args:
         run: folder of the run
         split: which data
-        num_samples: importance samples for each datum
-        limit: only the first so many data
-        chunk: draws held in memory at once
+        method: importance sampling from the guide; ais, annealed importance sampling; bdmc, annealing from both ends
+            for data drawn from the model; hmc, the estimator of Kingma & Welling's appendix D
+        num_samples: importance samples for each datum (5,000), or draws of each chain of hmc (100)
+        num_chains: chains for each datum, for ais, bdmc and hmc
+        num_steps: steps of the annealing, for ais and bdmc; of the warm-up, for hmc
+        start: where chains start (ais and bdmc: prior, hmc: guide)
+        schedule: of the annealing
+        limit: only the first so many data; without it all for importance, the first 100 for the others
+        chunk: draws or chains held in memory at once
         seed: of the draws
         compile: how the pair is run
-        precision: bfloat16 for matrix products in bfloat16
+        precision: bfloat16 for matrix products in bfloat16, for importance
         progress: show a progress bar
     """
     pair, data, out = _open_run(run)
@@ -301,40 +315,91 @@ def _score(
     if chosen is None:
         there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
         raise ValueError(f"{data.name} has no {split} set; use --split {' or '.join(there)}.")
+    limit = _FEW if limit is None and method != "importance" else limit
     held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
     held = held.take(limit) if limit is not None else held
+    x = held.batch(torch.arange(len(held)))
+    options: dict[str, Any] = {"seed": seed, "compile": compile, "progress": progress}
+    if chunk is not None:
+        options["chunk"] = chunk
+    if start is not None:
+        options["start"] = start
     started = time.perf_counter()
-    result = evidence.importance(
-        pair,
-        held.batch(torch.arange(len(held))),
-        num_samples,
-        chunk=chunk,
-        seed=seed,
-        compile=compile,
-        precision=precision,
-        progress=progress,
-    )
+    result: Any
+    if method == "importance":
+        options.pop("start", None)
+        result = evidence.importance(pair, x, num_samples or 5000, precision=precision, **options)
+        effort = f"{result.num_samples:,} samples each"
+    elif method == "hmc":
+        result = evidence.hmc(pair, x, num_samples or 100, num_chains, num_steps, **options)
+        effort = f"{num_chains} chains of {num_samples or 100} draws, twice"
+    else:
+        function = evidence.ais if method == "ais" else evidence.bdmc
+        result = function(pair, x, num_chains, num_steps, schedule=schedule, **options)
+        effort = f"{num_chains} chains of {num_steps:,} steps"
     entry = {
-        "method": "importance",
-        "split": split,
+        "method": method,
+        "split": "simulated" if method == "bdmc" else split,
         "data": len(held),
-        "num_samples": num_samples,
+        "effort": effort,
         "seed": seed,
-        "precision": precision,
+        "precision": precision if method == "importance" else "float32",
         "nll": result.nll,
         "nll_standard_error": result.nll_standard_error,
-        "effective_sample_size_median": result.effective_sample_size.median().item(),
+        **_diagnostics(method, result),
         "seconds": time.perf_counter() - started,
     }
     path = out / EVALUATION
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
-    print(
-        f"{split} NLL {result.nll:.3f} nats (standard error over the data {result.nll_standard_error:.3f}; "
-        f"{len(held):,} data, {num_samples:,} samples each, median effective sample size "
-        f"{entry['effective_sample_size_median']:.1f}, {entry['seconds']:.0f} s)"
-    )
+    print(_said(entry))
     print(f"stored: {path}")
+
+
+_FEW = 100  # data for which chains are run where nothing else is asked for
+
+
+def _diagnostics(method: str, result: Any) -> dict[str, float]:
+    """What tells whether an estimate can be trusted, over the data."""
+    if method == "importance":
+        return {
+            "effective_sample_size_median": result.effective_sample_size.median().item(),
+            "k_hat_median": result.k_hat.median().item(),
+            "k_hat_above_0.7": (result.k_hat > 0.7).double().mean().item(),
+        }
+    found = {"standard_error_median": result.standard_error.median().item()}
+    if method == "bdmc":
+        acceptance = result.forward.acceptance
+        found.update(lower=result.lower.double().mean().item(), upper=result.upper.double().mean().item())
+    else:
+        acceptance = result.acceptance
+    if method == "hmc":
+        found["r_hat_largest"] = result.r_hat.max().item()
+    return {**found, "acceptance_mean": acceptance.mean().item()}
+
+
+def _said(entry: dict[str, Any]) -> str:
+    """The line for an entry of the evaluation file."""
+    over = f"{entry['data']:,} data, {entry['effort']}"
+    if entry["method"] == "importance":
+        trust = (
+            f"median effective sample size {entry['effective_sample_size_median']:.1f}, "
+            f"k-hat above 0.7 for {entry['k_hat_above_0.7']:.0%}"
+        )
+    else:
+        trust = (
+            f"median standard error of a datum {entry['standard_error_median']:.3f}, "
+            f"acceptance {entry['acceptance_mean']:.2f}"
+        )
+    if entry["method"] == "bdmc":
+        return (
+            f"data drawn from the model: {entry['lower']:.3f} <= log p(x) <= {entry['upper']:.3f} nats, in expectation "
+            f"({over}, {trust}, {entry['seconds']:.0f} s)"
+        )
+    return (
+        f"{entry['split']} NLL {entry['nll']:.3f} nats (standard error over the data "
+        f"{entry['nll_standard_error']:.3f}; {over}, {trust}, {entry['seconds']:.0f} s)"
+    )
 
 
 def _run_parser(name: str, function: Any) -> ArgumentParser:
@@ -363,3 +428,20 @@ def plot(arguments: Sequence[str]) -> None:
     """The figures of a run."""
     parser = _run_parser("plot", _plot)
     _plot(**vars(parser.parse_args(list(arguments))))
+
+
+def _facts(width: int | None = None) -> None:
+    """A table of the estimators: what the value bounds, what the gradient is unbiased for, sites, cost, source.
+
+    Args:
+        width: of the table in characters, by default that of the terminal
+    """
+    print(facts_table(ESTIMATORS, shutil.get_terminal_size((120, 24)).columns if width is None else width))
+    print("K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "
+          "--estimator.num_particles 5")
+
+
+def estimators(arguments: Sequence[str]) -> None:
+    """The table of facts."""
+    parser = _run_parser("estimators", _facts)
+    _facts(**vars(parser.parse_args(list(arguments))))

@@ -7,9 +7,10 @@ kernel. The noise comes from torch's generator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,8 +91,12 @@ def _chosen(accepted: Tensor, new: State, old: State) -> State:
     def choose(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b)
 
-    carried = tuple(choose(a, b) for a, b in zip(new.carried, old.carried, strict=True))
-    return State(choose(new.u, old.u), *(choose(a, b) for a, b in zip(new[1:3], old[1:3], strict=True)), carried)
+    return State(
+        choose(new.u, old.u),
+        choose(new.log_density, old.log_density),
+        choose(new.gradient, old.gradient),
+        tuple(choose(a, b) for a, b in zip(new.carried, old.carried, strict=True)),
+    )
 
 
 class StepSize:
@@ -99,26 +104,42 @@ class StepSize:
 
     .. math:: \log \epsilon_{t+1} = \log \epsilon_t + g_t (\alpha_t - \alpha^*), \quad g_t = \max(t^{-0.6}, g)
 
+    At first the step size is doubled, or halved, until the acceptance passes the target.
+
     Args:
         initial: ``[N]``.
         target: :math:`\alpha^*`.
         floor: :math:`g`; above 0 the step sizes can follow a target that changes.
-        updates: :math:`t`, where it goes on from an earlier adaptation.
 
     Attributes:
         current: ``[N]``, the step sizes to try next.
         updates: how many there have been.
 
-    Source: Robbins & Monro (1951); the average of the iterates is that of Hoffman & Gelman (2014), section 3.2.1.
+    Source: Robbins & Monro (1951); the search and the average are those of Hoffman & Gelman (2014), section 3.2.
     """
 
-    def __init__(self, initial: Tensor, target: float = 0.8, floor: float = 0.0, updates: int = 0) -> None:
-        self.target, self.floor, self.updates = target, floor, updates
+    _TENSORS = ("_log", "_mean", "_direction", "_found")
+
+    def __init__(self, initial: Tensor, target: float = 0.8, floor: float = 0.0) -> None:
+        self.target, self.floor = target, floor
+        self.updates = 0
         self._log = self._mean = initial.log()
+        self._direction = torch.zeros_like(initial)  # of the search
+        self._found = torch.zeros_like(initial, dtype=torch.bool)
 
     @property
     def current(self) -> Tensor:
         return self._log.exp()
+
+    def state(self) -> dict[str, Any]:
+        """What it has found so far, as numbers and lists: another one goes on with it after :meth:`load_state`."""
+        return {"updates": self.updates, **{name: getattr(self, name).tolist() for name in self._TENSORS}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on where another one was."""
+        self.updates = state["updates"]
+        for name in self._TENSORS:
+            setattr(self, name, torch.as_tensor(state[name], dtype=getattr(self, name).dtype).to(getattr(self, name)))
 
     @property
     def average(self) -> Tensor:
@@ -128,9 +149,12 @@ class StepSize:
     def update(self, acceptance: Tensor) -> None:
         """Takes in the probabilities of acceptance ``[C, N]`` at :attr:`current`."""
         self.updates += 1
-        gain = max(self.updates**-0.6, self.floor)
-        self._log = self._log + gain * (acceptance.mean(0) - self.target)
-        self._mean = torch.lerp(self._mean, self._log, self.updates**-0.75)
+        excess = acceptance.mean(0) - self.target
+        self._direction = torch.where(self._direction == 0, excess.sign(), self._direction)
+        self._found = self._found | (excess * self._direction <= 0)
+        change = max(self.updates**-0.6, self.floor) * excess
+        self._log = self._log + torch.where(self._found, change, math.log(2) * self._direction)
+        self._mean = torch.where(self._found, torch.lerp(self._mean, self._log, self.updates**-0.75), self._log)
 
 
 def warm_up(
@@ -143,6 +167,7 @@ def warm_up(
     step_size: float | Tensor = 0.1,
     scale: Tensor | None = None,
     learn_scale: bool = True,
+    jitter: float = 0.2,
 ) -> tuple[State, Kernel]:
     """Moves the chains towards the target while a kernel is fitted to it.
 
@@ -156,6 +181,7 @@ def warm_up(
         step_size: the first to try, a number or ``[N]``.
         scale: ``[N, D]``, the first to use, for instance the guide's.
         learn_scale: whether to learn the spread; otherwise ``scale`` stays.
+        jitter: of the kernel.
 
     Returns:
         ``(state, kernel)``, the kernel frozen.
@@ -167,11 +193,11 @@ def warm_up(
             before, scale = scale, moments.scale()
             shrink = scale if before is None else scale / before
             steps = StepSize(steps.average / shrink.amin(-1), target_acceptance)
-        state, acceptance = Kernel(steps.current, num_leapfrog, scale)(density, state)
+        state, acceptance = Kernel(steps.current, num_leapfrog, scale, jitter)(density, state)
         steps.update(acceptance)
         if num_steps // 4 <= step < num_steps // 2:
             moments.add(state.u)
-    return state, Kernel(steps.average, num_leapfrog, scale)
+    return state, Kernel(steps.average, num_leapfrog, scale, jitter)
 
 
 class _Moments:

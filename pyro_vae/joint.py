@@ -53,6 +53,7 @@ class Joint:
     Attributes:
         shapes: for each latent site the shape of its part of u: of one datum, plates inside the data plate first.
         dim: D.
+        data_dim: the dimension of :meth:`latents` that is the data's.
 
     Raises:
         ValueError: if there is no data plate, no latent, or one that is discrete or shared by the data.
@@ -67,7 +68,7 @@ class Joint:
     ) -> None:
         self._model, self._guide, self._nesting = model, guide, max_plate_nesting
         trace = self._trace(model, 1, *batch)
-        self._plate = check_local(trace)
+        self._plate: Any = check_local(trace)
         if self._plate is None:
             raise ValueError(
                 "the model has no plate over the data, so its latents cannot be told apart by datum. "
@@ -76,6 +77,7 @@ class Joint:
         for name, site in latent_sites(trace).items():
             _check_continuous(name, site["fn"])
         self._batch_dims = 1 + max_plate_nesting  # chains and plates
+        self.data_dim = self._batch_dims + self._plate.dim
         self.shapes = {name: self._rows(site).shape[2:] for name, site in latent_sites(trace).items()}
         self.dim = sum(math.prod(shape) for shape in self.shapes.values())
         if not self.dim:
@@ -94,8 +96,7 @@ class Joint:
         likelihood = self._sum(self._share(site) for site in observed_sites(trace).values())
         if not guide:
             return Densities(prior, likelihood.expand_as(prior), None)
-        values = {name: trace.nodes[name]["value"] for name in self.shapes}
-        guide_trace = self._guide_trace(len(u), *batch, values=values)
+        guide_trace = self._guide_trace(len(u), *batch, values=self._values(trace))
         guide_trace.compute_log_prob()
         log_q = self._sum(self._share(guide_trace.nodes[name]) for name in self.shapes) + log_jacobian
         return Densities(prior, likelihood.expand_as(prior), log_q)
@@ -110,8 +111,7 @@ class Joint:
 
     def latents(self, u: Tensor, *batch: Any) -> dict[str, Tensor]:
         """The latents at ``u: [C, N, D]``, by site: ``[C, *plates, *event]``, the last plate being the data's."""
-        trace = self._at(u, *batch)[1]
-        return {name: trace.nodes[name]["value"] for name in self.shapes}
+        return self._values(self._at(u, *batch)[1])
 
     def unconstrained(self, latents: Mapping[str, Tensor], *batch: Any) -> Tensor:
         """``u: [C, N, D]`` of latents by site, each ``[C, *plates, *event]``; the inverse of :meth:`latents`."""
@@ -120,7 +120,8 @@ class Joint:
 
     def of(self, trace: Trace) -> Tensor:
         """``u: [C, N, D]`` of a run of the model; C is 1 if it ran without chains."""
-        return torch.cat([self._rows(trace.nodes[name]).flatten(2) for name in self.shapes], -1)
+        rows = [self._rows(trace.nodes[name]) for name in self.shapes]
+        return torch.cat([row.reshape(*row.shape[:2], -1) for row in rows], -1)
 
     def draw(self, start: Start, num_chains: int, *batch: Any) -> Tensor:
         """``u: [C, N, D]`` drawn from the prior, or from the guide.
@@ -130,8 +131,7 @@ class Joint:
         """
         if start == "prior":
             return self.of(self._trace(self._model, num_chains, *batch))
-        trace = self._guide_trace(num_chains, *batch)
-        return self.unconstrained({name: trace.nodes[name]["value"] for name in self.shapes}, *batch)
+        return self.unconstrained(self._values(self._guide_trace(num_chains, *batch)), *batch)
 
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
         chains = pyro.plate("num_particles_vectorized", num_chains, dim=-1 - self._nesting)
@@ -154,11 +154,15 @@ class Joint:
             )
         return trace
 
+    def _values(self, trace: Trace) -> dict[str, Tensor]:
+        nodes: Any = trace.nodes
+        return {name: nodes[name]["value"] for name in self.shapes}
+
     def _parts(self, u: Tensor) -> dict[str, Tensor]:
         """``[C, N, D]`` -> for each site ``[C, *plates, *event]``, unconstrained."""
         parts = u.split([math.prod(shape) for shape in self.shapes.values()], -1)
         return {
-            name: part.reshape(*u.shape[:2], *shape).movedim(1, self._batch_dims + self._plate.dim)
+            name: part.reshape(*u.shape[:2], *shape).movedim(1, self.data_dim)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
@@ -166,7 +170,7 @@ class Joint:
         """A site's value, unconstrained: ``[C, N, *other plates, *event]``."""
         u = biject_to(site["fn"].support).inv(site["value"])
         u = u[(None,) * (self._batch_dims - len(site["fn"].batch_shape))]
-        return u.movedim(self._batch_dims + self._plate.dim, 1)
+        return u.movedim(self.data_dim, 1)
 
     def _share(self, site: Any) -> Tensor:
         """The log-probability of a site without the scale of a subsampling plate."""

@@ -152,6 +152,57 @@ def test_choices_of_classes(tmp_path, capsys):
     assert cli.main(["plot", "run"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        ("IWAE", ["num_particles=3"]),
+        ("Renyi", ["alpha=-0.5", "num_particles=3"]),
+        ("MIWAE", ["num_groups=2", "samples_per_group=2"]),
+        ("ReweightedWakeSleep", ["num_particles=3", "guide=both"]),
+        ("MonteCarloEM", ["num_transitions=2", "start=guide"]),
+        ("SGVB_A", ["sticking_the_landing=true"]),
+    ],
+)
+def test_trains_by_any_estimator(tmp_path, estimator, options):
+    arguments = ["--estimator", f"pyro_vae.{estimator}", *(f"--estimator.{option}" for option in options)]
+    assert cli.main(["train", *QUICK, *arguments, "--out", "run"]) == 0
+    assert len(read_metrics(tmp_path / "run")) == 2
+    assert options[0].partition("=")[0] in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_table_of_estimators(capsys):
+    assert cli.main(["estimators", "--width", "100"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 120
+    for name in ("SGVB_B", "DReG", "VIMCO", "Enumeration", "MonteCarloEM"):
+        assert name in text
+
+
+def test_evaluates_by_every_method(tmp_path, capsys):
+    """The same run: estimates that agree within their errors, and the sandwich of simulated data."""
+    assert cli.main(["train", *QUICK, "--out", "run", "--model.latent_dim", "2"]) == 0
+    common = ["--compile", "traced", "--progress", "false", "--limit", "20"]
+    chains = ["--num-chains", "8", "--num-steps", "60"]
+    capsys.readouterr()
+    for method, options in (
+        ("importance", ["--num-samples", "2000"]),
+        ("ais", [*chains, "--start", "guide"]),
+        ("hmc", [*chains, "--num-samples", "60"]),
+        ("bdmc", chains),
+    ):
+        assert cli.main(["evaluate", "run", "--method", method, *options, *common]) == 0
+    entries = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert [entry["method"] for entry in entries] == ["importance", "ais", "hmc", "bdmc"]
+    estimates = [entry["nll"] for entry in entries[:3]]
+    assert max(estimates) - min(estimates) < 0.3
+    assert entries[3]["split"] == "simulated"
+    assert entries[3]["lower"] < entries[3]["upper"] + 0.2
+    text = capsys.readouterr().out
+    assert "test NLL" in text
+    assert "<= log p(x) <=" in text
+    assert "--method" in fails(capsys, "evaluate", "run", "--method", "guess")
+
+
 def test_errors_are_one_sentence(tmp_path, capsys):
     assert "there is no command 'trian'; the nearest are train" in fails(capsys, "trian")
     assert "Did you mean 'mnist'" in fails(capsys, "train", "--data", "mnits")
@@ -184,7 +235,7 @@ def test_a_run_whose_checkpoint_is_gone_or_edited(tmp_path, capsys):
 def test_help_reads_well(capsys):
     assert cli.main(["--help"]) == 0
     assert "train" in capsys.readouterr().out
-    for command in ("train", "evaluate", "plot"):
+    for command in ("train", "evaluate", "plot", "estimators"):
         with pytest.raises(SystemExit) as end:
             cli.main([command, "--help"])
         assert end.value.code == 0
@@ -218,8 +269,7 @@ def test_numbers_of_help_and_readme_commands_exist():
     """Each ``pyro-vae`` command that the README shows is one that the program knows."""
     readme = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"pyro-vae (\w+)", readme)
-    assert {"train", "evaluate", "plot"} <= set(commands)
-    assert set(commands) <= {"train", "evaluate", "plot"}
+    assert set(commands) == {"train", "evaluate", "plot", "estimators"}
 
 
 def test_mnist_from_the_command_line(root, tmp_path, capsys):

@@ -49,6 +49,24 @@ def history(epochs, *, top=-100.0, valid=True, datums=1000):
     ]
 
 
+def gradient_rows():
+    """Three estimators by four groups; the third group is the first one under another name."""
+    rows = []
+    for i, estimator in enumerate(("SGVB_A(1)", "SGVB_B(1)", "IWAE(5)")):
+        for group, size in (("p(x)", 1.0), ("q(z)", 0.01), ("likelihood", 1.0), ("all", 3.0)):
+            variance = size * 10.0**i
+            row = {"estimator": estimator, "group": group, "variance": variance, "variance_error": variance / 10}
+            rows.append(row | {"snr": size + 1, "snr_error": 0.01, "bias": None if i == 0 else 0.0 if i == 1 else size})
+    return rows
+
+
+LINE_PANELS = {
+    "one": {"VAE": ([1, 5, 50], [-9.0, -8.0, -7.0], [0.1, 0.2, 0.3]), "VAE, train": ([1, 50], [-8.0, -6.0])},
+    "two": {"IWAE": ([5, 50], [-7.0, -5.0]), "VAE": ([5], [-8.5])},
+}
+PAPER = {"two": {"published": ([5, 50], [-6.0, -5.5])}}
+
+
 def every_figure():
     return {
         "image_grid": plotting.image_grid(GREY, columns=5, title="grid"),
@@ -59,6 +77,8 @@ def every_figure():
         "one code": plotting.latent_scatter([[0.0, 1.0, 2.0]]),
         "traversals": plotting.traversals(GREY.reshape(3, 4, 28, 20), values=[-2, -1, 1, 2]),
         "active_units": plotting.active_units([1.0, 1e-4, 0.3]),
+        "gradients": plotting.gradients(gradient_rows(), title="t"),
+        "lines": plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="t"),
     }
 
 
@@ -390,6 +410,39 @@ def test_active_units_are_sorted_counted_and_named():
     assert plotting.active_units([0.3, 0.6], threshold=0.5).axes[0].get_title(loc="left") == "1 of 2 units active"
 
 
+def points_of(ax):
+    """(value, estimator's place) of each group, in the order of the legend."""
+    return [container.lines[0].get_xydata() for container in ax.containers]
+
+
+def test_gradients_have_a_place_for_each_estimator_and_a_colour_for_each_group():
+    figure = plotting.gradients(gradient_rows(), title="a title")
+    left, right = figure.axes
+    assert legend_of(figure) == ["p(x)", "q(z)", "all"]  # the likelihood is p(x) again
+    assert [t.get_text() for t in left.get_yticklabels()] == ["SGVB_A(1)", "SGVB_B(1)", "IWAE(5)"]
+    assert left.get_ylim() == (2.5, -0.5)  # the first is above
+    assert "nats" in left.get_xlabel()
+    assert right.get_xlabel() == "signal-to-noise ratio"
+    assert left.get_xscale() == right.get_xscale() == "log"
+    assert "a title" in texts(figure)
+    for group, size in zip(points_of(left), (1, 0.01, 3), strict=True):
+        np.testing.assert_allclose(group[:, 0], [size, 10 * size, 100 * size])
+        np.testing.assert_array_equal(np.round(group[:, 1]), [0, 1, 2])
+    assert len({container.lines[0].get_color() for container in left.containers}) == 3
+    (bars,) = left.containers[0].lines[2]
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends[:, 1] / ends[:, 0], np.exp(0.4))  # two errors of a tenth on either side
+
+
+def test_gradients_of_some_groups_and_quantities():
+    figure = plotting.gradients(gradient_rows(), groups=["q(z)"], quantities=["bias"])
+    (ax,) = figure.axes
+    assert legend_of(figure) == ["q(z)"]
+    (points,) = points_of(ax)
+    np.testing.assert_allclose(points, [[0.01, 2]])  # None and 0 have no point
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["SGVB_A(1)", "SGVB_B(1)", "IWAE(5)"]
+
+
 def test_saving_makes_the_folder_and_gives_the_same_bytes(tmp_path):
     first, second = tmp_path / "a" / "b" / "one.png", tmp_path / "two.png"
     figure = plotting.learning_curves({"a": history(20)}, title="bounds")
@@ -474,6 +527,12 @@ REFUSALS = [
     (plotting.active_units, ([-1.0],), {}, "lowest of the variances is -1"),
     (plotting.active_units, ([1.0],), {"threshold": 0.0}, r"threshold is 0\.0"),
     (plotting.active_units, ([1.0],), {"threshold": np.nan}, "threshold is nan"),
+    (plotting.gradients, ([],), {}, "rows is empty"),
+    (plotting.gradients, ([3],), {}, "a row is a int"),
+    (plotting.gradients, ([{"estimator": "A", "group": "all"}],), {}, "a row has no snr, variance; it has estimator"),
+    (plotting.gradients, (gradient_rows(),), {"groups": ["q"]}, "no row has the group 'q'; there are p"),
+    (plotting.gradients, (gradient_rows(),), {"quantities": []}, "quantities are 0; expected 1 to 3"),
+    (plotting.gradients, (gradient_rows()[:4],), {"quantities": ["bias"]}, "no bias is finite and above 0"),
 ]
 
 
@@ -548,3 +607,43 @@ def test_traversals_name_the_dimensions_that_they_move():
     assert "$z_{31}$" in texts
     with pytest.raises(ValueError, match="dims names 1 latent dimensions, but images have 2 rows"):
         plotting.traversals(images, values=[-1, 0, 1], dims=[6])
+
+
+def test_lines_have_a_colour_for_each_name_and_one_legend():
+    figure = plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="a title")
+    one, two = figure.axes
+    assert legend_of(figure) == ["VAE", "IWAE", "train", "published"]
+    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
+    assert one.get_xlabel() == two.get_xlabel() == "K"
+    assert one.get_ylabel() == "bound (nats)"
+    assert one.get_xscale() == "log"
+    assert one.get_yscale() == "linear"
+    (bars,) = one.containers
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[1, -9], [5, -8], [50, -7]])
+    ends = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], [0.2, 0.4, 0.6])  # one standard error on either side
+    train = next(line for line in one.get_lines() if len(line.get_xdata()) == 2)
+    assert train.get_linestyle() == "--"
+    iwae, vae, paper = two.get_lines()
+    assert train.get_color() == bars.lines[0].get_color() == vae.get_color() != iwae.get_color()
+    np.testing.assert_allclose(paper.get_xydata(), [[5, -6], [50, -5.5]])
+    assert paper.get_linestyle() == "None"
+    assert {"1", "5", "50"} <= set(texts(figure))
+    assert "a title" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("panels", "published", "message"),
+    [
+        ({}, None, "there is nothing to draw"),
+        ({"one": {}}, None, "there is nothing to draw"),
+        ({"": {"a": ([1, 2], [1])}}, None, "'a' has 2 and 1 numbers; expected as many of each"),
+        ({"": {"a": ([], [])}}, None, "'a' has 0 and 0 numbers"),
+        ({"": {"a": ([1],)}}, None, r"'a' has 1 parts; expected \(x, y\) or \(x, y, error\)"),
+        ({"": {"a": ([1], [np.nan])}}, None, "y of 'a'"),
+        ({"": {"a": ([1], [1])}}, {"other": {}}, "published names the panel 'other'; the panels are ''"),
+    ],
+)
+def test_lines_refuse(panels, published, message):
+    with pytest.raises(ValueError, match=message):
+        plotting.lines(panels, x="x", y="y", published=published)

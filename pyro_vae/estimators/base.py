@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import Independent
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
@@ -131,7 +132,9 @@ class Estimator(Trace_ELBO):
         max_plate_nesting: int = 1,
         num_data: int | None = None,
     ) -> None:
-        at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting, num_data=num_data or 1)
+        at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        if num_data is not None:
+            at_least(1, num_data=num_data)
         if not isinstance(beta, Tensor) and not beta >= 0:
             raise ValueError(f"beta weighs the latents' terms and cannot be negative; got {beta!r}.")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
@@ -140,12 +143,12 @@ class Estimator(Trace_ELBO):
 
     def __repr__(self) -> str:
         nesting = self.max_plate_nesting - (self.num_particles > 1)
-        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
-        return f"{type(self).__name__}(num_particles={self.num_particles}{options}, max_plate_nesting={nesting})"
+        options = {**self._options(), "max_plate_nesting": nesting}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def _options(self) -> dict[str, Any]:
-        """The options of a subclass, by which a run folder knows it again."""
-        return {}
+        """The arguments by which a run folder knows an estimator again."""
+        return {"num_particles": self.num_particles}
 
     @property
     def evaluations(self) -> tuple[int, int]:
@@ -167,11 +170,11 @@ class Estimator(Trace_ELBO):
         """
         return ()
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """What the estimator has adapted so far, for a checkpoint; for most nothing."""
         return {}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Takes up :meth:`state`."""
 
     # What a subclass says
@@ -381,6 +384,13 @@ def with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
     return copied
 
 
+def family(fn: Any) -> str:
+    """The name of a distribution's family, seen through ``to_event``."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
 def path(site: Any) -> Tensor:
     """log q at the site's draw, with the gradient that comes through the draw alone.
 
@@ -397,20 +407,26 @@ def add_scores(estimator: str, guide: Any, guide_trace: Trace, args: Any, kwargs
     One latent is scored by the distribution at hand. With several, where a distribution may depend on the draws
     before it, the guide is run once more on the fixed draws.
 
+    Args:
+        estimator: what needs the scores, for the message.
+        guide: the guide under ``poutine.trace``, as it ran: its trace has the plates' subsamples, too.
+        guide_trace: the trace to put the scores into.
+        args, kwargs: the guide's arguments.
+
     Raises:
         ValueError: if a distribution cannot score a given value, as a planar flow cannot.
     """
     sites = latent_sites(guide_trace)
-    fixed = detached(guide_trace)
+    fixed = detached(guide.trace)
     if len(sites) > 1:
-        fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
+        fixed = poutine.trace(poutine.replay(guide.fn, trace=fixed)).get_trace(*args, **kwargs)
     for name, site in sites.items():
-        scored = fixed.nodes[name]
+        scored: Any = fixed.nodes[name]
         try:
             score = scored["fn"].log_prob(scored["value"])
         except (NotImplementedError, KeyError) as error:
             raise ValueError(
-                f"{estimator} scores draws anew, which q({name}), a {type(site['fn']).__name__}, cannot do "
+                f"{estimator} scores draws anew, which q({name}), a {family(site['fn'])}, cannot do "
                 f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
             ) from error
         site["score_log_prob"] = scale_and_mask(score, scored["scale"], scored["mask"])

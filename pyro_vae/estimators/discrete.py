@@ -6,13 +6,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from pyro.distributions.score_parts import ScoreParts
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.contract import latent_sites
-from pyro_vae.estimators.base import Draws, Facts, SiteTerms, at_least, inside
+from pyro_vae.estimators.base import Draws, Facts, SiteTerms, Term, at_least, family, inside
 from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
 from pyro_vae.estimators.sgvb import SGVB
 
@@ -69,7 +68,7 @@ class ScoreFunction(SGVB):
         self.baseline, self.pathwise = baseline, pathwise
 
     def _options(self) -> dict[str, Any]:
-        return {"baseline": self.baseline, "pathwise": self.pathwise}
+        return {**super()._options(), "baseline": self.baseline, "pathwise": self.pathwise}
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         if self.pathwise:
@@ -77,8 +76,7 @@ class ScoreFunction(SGVB):
         with Detached():
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         for site in latent_sites(guide_trace).values():
-            score = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-            site["score_parts"] = ScoreParts(site["log_prob"], score, 0)
+            site["score_parts"] = ScoreParts(site["log_prob"], site["unscaled_log_prob"], 0)  # type: ignore[arg-type]
         return model_trace, guide_trace
 
     def _centred(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
@@ -110,7 +108,7 @@ class VIMCO(PerDatum):
     Raises:
         ValueError: if K is below 2, or a random variable stands outside the data plate.
 
-    Source: Mnih & Rezende (2016), eq. 9.
+    Source: Mnih & Rezende (2016).
     """
 
     facts = Facts(
@@ -118,7 +116,7 @@ class VIMCO(PerDatum):
         gradient="the IWAE bound's",
         sites="any, in the data plate",
         cost="K model, 1 guide",
-        source="Mnih & Rezende 2016, eq. 9",
+        source="Mnih & Rezende 2016",
     )
 
     def __init__(self, num_particles: int, **options: Any) -> None:
@@ -141,8 +139,9 @@ class VIMCO(PerDatum):
             return surrogate
         fixed = log_weights.detach()
         others = (fixed.sum(0) - fixed) / (self.num_particles - 1)  # log of the geometric mean of the others
+        own = torch.eye(self.num_particles, dtype=torch.bool, device=fixed.device)
         # [K, K, B]: row k has the others' mean in place of its own weight
-        replaced = torch.where(torch.eye(self.num_particles, dtype=torch.bool)[..., None], others[:, None], fixed[None])
+        replaced = torch.where(own[..., None], others[:, None], fixed[None])
         signal = self._reduce(fixed) - log_mean_exp(replaced, 1)
         return surrogate + (signal * torch.as_tensor(sum(scores))).sum(0)
 
@@ -152,17 +151,18 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
 
     .. math:: \mathcal L = \sum_y q(y \mid x) \, [\log p(x, y) - \log q(y \mid x)]
 
-    A discrete latent that only the model has is summed out of p(x, z) exactly. Value and gradient are those of
-    ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs. Continuous latents are sampled and have to be
-    reparameterised. With several discrete latents the cost is that of all their combinations.
+    A discrete latent that only the model has is summed out of p(x, z) exactly; it belongs to the likelihood, which
+    beta does not weigh. Value and gradient are those of ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs.
+    Continuous latents are sampled and have to be reparameterised. With several discrete latents the cost is that of
+    all their combinations.
 
     Args:
         num_particles: samples of the continuous latents for each datum, vectorised.
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
-        ValueError: if a latent can neither be enumerated nor reparameterised, or a discrete one stands in a plate
-            within the data plate.
+        ValueError: if a latent can neither be enumerated nor reparameterised, a discrete one stands in a plate within
+            the data plate, or sites summed over a latent of the model alone differ in their ``poutine.scale``.
 
     Source: Bingham et al. (2019), Pyro's ``TraceEnum_ELBO``; Kingma et al. (2014), eq. 7, for the use of it.
     """
@@ -174,6 +174,8 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
         cost="model and guide for all values of the discrete latents, L times",
         source="Bingham et al. 2019 (TraceEnum_ELBO)",
     )
+
+    _get_trace = TraceEnum_ELBO._get_trace
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         model, guide = config_enumerate(model, "parallel"), config_enumerate(guide, "parallel")
@@ -192,12 +194,27 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
                         f"{', '.join(within)}. Use pyro.infer.TraceEnum_ELBO itself, which contracts over plates."
                     )
         for name, site in latent_sites(draws.guide_trace).items():
-            if site["infer"].get("_enumerate_dim") is None and not site["fn"].has_rsample:
+            if not _is_enumerated(site) and not site["fn"].has_rsample:
                 raise ValueError(
-                    f"q({name}) is a {type(site['fn']).__name__}, which can neither be enumerated nor reparameterised. "
-                    "Use ScoreFunction, VIMCO or ReweightedWakeSleep."
+                    f"q({name}) is a {family(site['fn'])}{_event(site)}, which can neither be enumerated nor "
+                    "reparameterised. Use ScoreFunction, VIMCO or ReweightedWakeSleep."
+                )
+        for name, site in latent_sites(draws.model_trace).items():
+            if not _is_enumerated(site) and name not in draws.guide_trace.nodes:
+                raise ValueError(
+                    f"p({name}) is a {family(site['fn'])}{_event(site)}, which cannot be enumerated, and the guide "
+                    "does not draw it. Give the guide a site of that name."
                 )
         return draws
+
+    def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
+        """A latent of the model alone is summed over all of its distribution, which no beta and no mask changes."""
+        terms = super()._terms(model_trace, guide_trace)
+        for index, term in enumerate(terms):
+            if term.kind == "log_p" and _is_enumerated(term.site) and term.name not in guide_trace.nodes:
+                value = term.site["unscaled_log_prob"] * term.site["scale"]
+                terms[index] = term._replace(beta=1.0, value=value)
+        return terms
 
     def log_weights(self, pair: Any, *batch: Any) -> Tensor:
         """There is no weight for each draw where latents are summed out.
@@ -212,24 +229,39 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
 
     def _bound(self, draws: Draws, beta: bool = True) -> Tensor:
         summed = self._summed(draws, beta)
-        return (summed.q * (summed.log_p - summed.log_q)).reshape(-1, *summed.q.shape[-2:]).sum(0).mean(0)
+        return _expected(summed.q, summed.log_p - summed.log_q).mean(0)
 
     def _summed(self, draws: Draws, beta: bool) -> _Summed:
         """The terms over all values of the discrete latents."""
+        plate = draws.plate
+        share = plate.size / plate.full_size
         terms = [((term.weight if beta else term.sign) * value, term) for term, value in self._per_datum(draws)]
         lead = max(value.dim() for value, _ in terms)
         terms = [(value.reshape((1,) * (lead - value.dim()) + value.shape), term) for value, term in terms]
-        log_p = torch.as_tensor(sum(value for value, term in terms if term.kind == "log_p"))
         log_q = -torch.as_tensor(sum(value for value, term in terms if term.kind == "log_q"))
-        enumerated = _enumerated(draws.guide_trace)
-        logits = [self._each_datum(site["log_prob"], site, draws.plate, 1) for site in enumerated.values()]
-        q = torch.as_tensor(sum(logits)).exp() if logits else log_p.new_ones(())
-        alone = [site for name, site in _enumerated(draws.model_trace).items() if name not in enumerated]
+        # A probability knows neither the scale nor the mask of its site.
+        enumerated = _enumerated(draws.guide_trace).values()
+        logits = [self._each_datum(site["unscaled_log_prob"], site, plate, 1) / share for site in enumerated]
+
+        alone = [site for name, site in _enumerated(draws.model_trace).items() if name not in draws.guide_trace.nodes]
         dims = [site["infer"]["_enumerate_dim"] + self.max_plate_nesting - 2 for site in alone]
-        marginal = log_p.logsumexp(dims, keepdim=True) if dims else log_p
+        log_p = torch.zeros_like(log_q)
+        factors = []  # of the sum over the values that the model alone has
+        for value, term in terms:
+            if term.kind == "log_p" and any(value.shape[dim] > 1 for dim in dims):
+                factors.append((value, term))
+            elif term.kind == "log_p":
+                log_p = log_p + value
+        log_posterior, scale = log_p.new_zeros(()), 1.0
+        if factors:
+            scale = share * _common_scale([term for _, term in factors])
+            joint = torch.as_tensor(sum(value for value, _ in factors)) / scale
+            marginal = joint.logsumexp(dims, keepdim=True)
+            log_p, log_posterior = log_p + scale * marginal, joint - marginal
+        q = torch.as_tensor(sum(logits)).exp() if logits else log_p.new_ones(())
         # What depends on fewer latents is the same for all values of the others.
-        q, log_q, marginal = torch.broadcast_tensors(q, log_q, marginal)
-        return _Summed(q, marginal, log_q, log_p - marginal)
+        q, log_p, log_q = torch.broadcast_tensors(q, log_p, log_q)
+        return _Summed(q, log_p, log_q, log_posterior, scale)
 
     def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: int) -> Tensor:
         """``[*values of discrete latents, K or 1, B]``."""
@@ -245,16 +277,16 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
         summed = self._summed(draws, beta=False)
         joint = summed.q * summed.log_posterior.exp()
 
-        def expected(value: Tensor) -> Tensor:
-            mean = (joint * value).reshape(-1, *joint.shape[-2:]).sum(0)
-            return mean if self.num_particles > 1 else mean.squeeze(0)
+        def mean(value: Tensor) -> Tensor:
+            expected = _expected(joint, value)
+            return expected if self.num_particles > 1 else expected.squeeze(0)
 
         sites: dict[str, dict[str, Tensor]] = {}
         for term, value in self._per_datum(draws):
-            sites.setdefault(term.name, {})[term.kind] = expected(value)
+            sites.setdefault(term.name, {})[term.kind] = mean(value)
         alone = [name for name in _enumerated(draws.model_trace) if name not in draws.guide_trace.nodes]
         if alone:  # their joint posterior, counted at the first of them
-            sites[alone[0]]["log_q"] = expected(summed.log_posterior)
+            sites[alone[0]]["log_q"] = mean(summed.scale * summed.log_posterior)
         return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
 
 
@@ -265,7 +297,35 @@ class _Summed(NamedTuple):
     log_p: Tensor  # log p(x, z), summed over the latents of the model alone
     log_q: Tensor
     log_posterior: Tensor  # of the latents that the model alone has
+    scale: float  # of what is summed over them; it stands outside of the sum
+
+
+def _expected(probability: Tensor, value: Tensor) -> Tensor:
+    """``[*values, K, B]`` -> ``[K, B]``; what has no probability counts nothing, be its value minus infinity."""
+    possible = torch.where(probability > 0, value, torch.zeros_like(probability))
+    return (probability * possible).reshape(-1, *probability.shape[-2:]).sum(0)
+
+
+def _is_enumerated(site: Any) -> bool:
+    return site["infer"].get("_enumerate_dim") is not None
 
 
 def _enumerated(trace: Trace) -> dict[str, Any]:
-    return {name: site for name, site in latent_sites(trace).items() if site["infer"].get("_enumerate_dim") is not None}
+    return {name: site for name, site in latent_sites(trace).items() if _is_enumerated(site)}
+
+
+def _event(site: Any) -> str:
+    return " with to_event" if site["fn"].event_shape else ""
+
+
+def _common_scale(terms: list[Term]) -> Any:
+    scales = {term.name: term.site["scale"] for term in terms}
+    if (
+        any(isinstance(scale, Tensor) and scale.dim() for scale in scales.values())
+        or len(set(map(float, scales.values()))) > 1
+    ):
+        raise ValueError(
+            f"Enumeration sums {', '.join(scales)} over the values of a latent of the model alone, for which they need "
+            "one poutine.scale, a single number, for all of them."
+        )
+    return next(iter(scales.values()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The known facts of an estimator, with K, M as in its docstring.
+    """The known facts of an estimator, with K, L, M as in its docstring.
 
     Attributes:
         bounds: what its value bounds, in expectation.
@@ -26,15 +27,15 @@ class Facts:
     source: str
 
 
-def facts_table(estimators: Sequence[type], width: int = 30) -> str:
-    """The facts of classes of estimators as a table of text, one estimator a row, columns at most ``width`` wide."""
-    names = [field.name for field in fields(Facts)]
-    rows = [["estimator", *names]]
-    for estimator in estimators:
-        facts = estimator.facts  # type: ignore[attr-defined]
-        rows.append([estimator.__name__, *(getattr(facts, name) for name in names)])
-    cells = [[textwrap.wrap(cell, width) or [""] for cell in row] for row in rows]
-    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(rows[0]))]
+def facts_table(estimators: Sequence[Any], width: int = 120) -> str:
+    """The facts of classes of estimators as a table of text, at most ``width`` characters wide (at least 90)."""
+    header = ["estimator", *(field.name for field in fields(Facts))]
+    rows = [[one.__name__, *(getattr(one.facts, name) for name in header[1:])] for one in estimators]
+    first = max(len(row[0]) for row in [header, *rows])
+    column = (max(width, 90) - first) // (len(header) - 1) - 2
+    cells = [[textwrap.wrap(cell, column if index else first) for index, cell in enumerate(row)] for row in rows]
+    cells.insert(0, [[name] for name in header])
+    widths = [max(len(line) for row in cells for line in row[index]) for index in range(len(header))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = []
     for row in cells:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -67,13 +68,14 @@ class DReG(IWAE):
               \tilde w_k = w_k / \textstyle\sum_j w_j
 
     Value and expected gradient are those of :class:`IWAE`; the signal-to-noise ratio of the guide's gradient rises
-    with K. A guide of several latents is run once more, and must not draw other noise (dropout) than its latents. At
-    K = 1 it is sticking the landing.
+    with K. With beta, :math:`\tilde w_k \, (1 - \beta (1 - \tilde w_k))` stands in the place of :math:`\tilde w_k^2`.
+    A guide of several latents is run once more, and must not draw other noise (dropout) than its latents. At K = 1 it
+    is sticking the landing.
 
     Raises:
         ValueError: as :class:`IWAE`, and if a distribution cannot score a given value, as a planar flow cannot.
 
-    Source: Tucker, Lawson, Gu & Maddison (2019), eq. 8.
+    Source: Tucker, Lawson, Gu & Maddison (2019).
     """
 
     facts = Facts(
@@ -81,21 +83,23 @@ class DReG(IWAE):
         gradient="the IWAE bound's",
         sites="reparameterised, in the data plate, able to score a given value",
         cost="K model, 1 guide (2 with several latents)",
-        source="Tucker et al. 2019, eq. 8",
+        source="Tucker et al. 2019",
     )
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        guide = poutine.trace(guide)
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         self._needs_reparameterised(guide_trace)
         add_scores(type(self).__name__, guide, guide_trace, args, kwargs)
         return model_trace, guide_trace
 
     def _seen(self, guide_trace: Trace) -> Trace:
-        """Copies of the draws, at which the gradient from the model is multiplied by the weights once more."""
+        """Copies of the draws, at which the gradient from the model is weighed once more."""
         values = {}
         for name, site in latent_sites(guide_trace).items():
             value = site["value"]
-            site["weights"] = weights = []
+            weights: list[Tensor] = []
+            site["weights"] = weights
             if value.requires_grad:
                 value = value.view_as(value)
                 events = (1,) * site["fn"].event_dim
@@ -114,9 +118,10 @@ class DReG(IWAE):
         shape[draws.plate.dim] = draws.plate.size
         if self.num_particles > 1:
             shape[-self.max_plate_nesting] = self.num_particles
+        again = 1 - self.beta * (1 - weights)
         for site in latent_sites(draws.guide_trace).values():
-            site["weights"].append(weights.reshape(shape))
-        return weights * self._sum(draws, "log_p") + weights**2 * self._sum(draws, "log_q", "surrogate")
+            site["weights"].append(again.reshape(shape))
+        return weights * (self._sum(draws, "log_p") + again * self._sum(draws, "log_q", "surrogate"))
 
 
 class Renyi(_Pathwise):
@@ -136,7 +141,7 @@ class Renyi(_Pathwise):
     Raises:
         ValueError: if alpha is 1 or not finite, and as :class:`IWAE`.
 
-    Source: Li & Turner (2016), eq. 6.
+    Source: Li & Turner (2016).
     """
 
     facts = Facts(
@@ -144,7 +149,7 @@ class Renyi(_Pathwise):
         gradient="the value's",
         sites="reparameterised, in the data plate",
         cost="K model, 1 guide",
-        source="Li & Turner 2016, eq. 6",
+        source="Li & Turner 2016",
     )
 
     def __init__(self, alpha: float, num_particles: int = 1, **options: Any) -> None:
@@ -159,7 +164,7 @@ class Renyi(_Pathwise):
         self.alpha = alpha
 
     def _options(self) -> dict[str, Any]:
-        return {"alpha": self.alpha}
+        return {**super()._options(), "alpha": self.alpha}
 
     def _reduce(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp((1 - self.alpha) * log_weights) / (1 - self.alpha)
@@ -194,7 +199,7 @@ class MIWAE(_Grouped):
     Raises:
         ValueError: as :class:`IWAE`.
 
-    Source: Rainforth et al. (2018), eq. 10.
+    Source: Rainforth et al. (2018).
     """
 
     facts = Facts(
@@ -202,7 +207,7 @@ class MIWAE(_Grouped):
         gradient="the bound's",
         sites="reparameterised, in the data plate",
         cost="M K model, 1 guide",
-        source="Rainforth et al. 2018, eq. 10",
+        source="Rainforth et al. 2018",
     )
 
     def _reduce(self, log_weights: Tensor) -> Tensor:
@@ -223,7 +228,7 @@ class CIWAE(_Pathwise):
     Raises:
         ValueError: if the weight is outside of [0, 1], and as :class:`IWAE`.
 
-    Source: Rainforth et al. (2018), eq. 11.
+    Source: Rainforth et al. (2018).
     """
 
     facts = Facts(
@@ -231,7 +236,7 @@ class CIWAE(_Pathwise):
         gradient="the bound's",
         sites="reparameterised, in the data plate",
         cost="K model, 1 guide",
-        source="Rainforth et al. 2018, eq. 11",
+        source="Rainforth et al. 2018",
     )
 
     def __init__(self, elbo_weight: float, num_particles: int = 1, **options: Any) -> None:
@@ -241,7 +246,7 @@ class CIWAE(_Pathwise):
         self.elbo_weight = elbo_weight
 
     def _options(self) -> dict[str, Any]:
-        return {"elbo_weight": self.elbo_weight}
+        return {**super()._options(), "elbo_weight": self.elbo_weight}
 
     def _reduce(self, log_weights: Tensor) -> Tensor:
         return self.elbo_weight * log_weights.mean(0) + (1 - self.elbo_weight) * log_mean_exp(log_weights)
@@ -263,7 +268,7 @@ class PIWAE(_Grouped):
     Raises:
         ValueError: as :class:`IWAE`.
 
-    Source: Rainforth et al. (2018), eq. 12.
+    Source: Rainforth et al. (2018).
     """
 
     facts = Facts(
@@ -271,7 +276,7 @@ class PIWAE(_Grouped):
         gradient="model: IWAE(M K)'s; guide: MIWAE(M, K)'s",
         sites="reparameterised, in the data plate",
         cost="M K model (backward twice), 1 guide",
-        source="Rainforth et al. 2018, eq. 12",
+        source="Rainforth et al. 2018",
     )
 
     def _reduce(self, log_weights: Tensor) -> Tensor:
@@ -289,13 +294,13 @@ class PIWAE(_Grouped):
         in_group = self._group(log_weights).softmax(1).reshape(log_weights.shape) / self.num_groups
         log_p = self._sum(draws, "log_p")
         sites = [site for site in latent_sites(draws.guide_trace).values() if site["seen"].requires_grad]
+        surrogate = (log_weights.softmax(0) * log_p).sum() + (in_group * self._sum(draws, "log_q")).sum()
+        if not sites:
+            return surrogate
         gradients = torch.autograd.grad(
             (in_group * log_p).sum(), [site["seen"] for site in sites], retain_graph=True, allow_unused=True
         )
-        through = [
-            (gradient * site["value"]).sum()
-            for gradient, site in zip(gradients, sites, strict=True)
-            if gradient is not None
-        ]
-        guide = (in_group * self._sum(draws, "log_q")).sum() + torch.as_tensor(sum(through))
-        return (log_weights.softmax(0) * log_p).sum() + guide
+        for gradient, site in zip(gradients, sites, strict=True):
+            if gradient is not None:
+                surrogate = surrogate + (gradient * site["value"]).sum()
+        return surrogate

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -109,19 +111,25 @@ class MonteCarloEM(PerDatum):
         """The step size of the next transition."""
         return self._steps.current.item()
 
-    def state(self) -> dict[str, float]:
-        return {"step_size": self.step_size, "updates": self._steps.updates}
+    def state(self) -> dict[str, Any]:
+        return self._steps.state()
 
-    def load_state(self, state: dict[str, float]) -> None:
-        step_size = torch.tensor([state["step_size"]], dtype=torch.float64)
-        self._steps = hamiltonian.StepSize(step_size, self.target_acceptance, 0.05, int(state["updates"]))
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._steps.load_state(state)
+
+    def __copy__(self) -> MonteCarloEM:
+        """A copy adapts its own step size."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self), _steps=copy.copy(self._steps), _joint=None, _kept=None)
+        return copied
 
     def prepare(
         self, model: Any, guide: Any, *batch: Any, compiled: Callable[[Any], Any] = lambda function: function
     ) -> tuple[Tensor, ...]:
         """The E-step: draws from the posterior of each datum, unconstrained, ``[C, B, D]``."""
         if self._joint is None or self._joint[0] is not model:
-            self._joint = (model, Joint(model, guide, *batch, max_plate_nesting=self._nesting))
+            with torch.random.fork_rng():  # it runs the model, which a resumed training does once more
+                self._joint = (model, Joint(model, guide, *batch, max_plate_nesting=self._nesting))
         joint = self._joint[1]
         graph = compiled(joint.value_and_grad)
 
@@ -129,7 +137,8 @@ class MonteCarloEM(PerDatum):
             value, gradient = graph(u, *batch)
             return value, gradient
 
-        with torch.no_grad():
+        # A trajectory that leaves for infinity is a rejection, not an error.
+        with torch.no_grad(), pyro.validation_enabled(False):
             state = hamiltonian.state(density, joint.draw(self.start, self.num_chains, *batch))
             for _ in range(self.num_transitions):
                 step_size = self._steps.current.to(state.u).expand(state.u.shape[1])

@@ -16,7 +16,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from pyro_vae.contract import latent_sites
-from pyro_vae.estimators.base import REMEDY, Draws, Estimator, inside
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside
 
 
 class PerDatum(Estimator):
@@ -93,7 +93,7 @@ class PerDatum(Estimator):
             if not site["fn"].has_rsample:
                 raise ValueError(
                     f"the {gradient} of {type(self).__name__} needs reparameterised latents, but q({name}) is a "
-                    f"{type(site['fn']).__name__}, which has no reparameterised sampler. {REMEDY}"
+                    f"{family(site['fn'])}, which has no reparameterised sampler. {REMEDY}"
                 )
 
 

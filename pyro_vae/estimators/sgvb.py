@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import MultiFrameTensor, get_plate_stacks
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.contract import latent_sites
-from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, inside, sample_sites
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, family, inside, sample_sites
 
 
 class SGVB(Estimator):
@@ -38,12 +39,15 @@ class SGVB(Estimator):
         self.sticking_the_landing = sticking_the_landing
 
     def _options(self) -> dict[str, Any]:
-        return {"sticking_the_landing": True} if self.sticking_the_landing else {}
+        options = super()._options()
+        return {**options, "sticking_the_landing": True} if self.sticking_the_landing else options
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        if not self.sticking_the_landing:
+            return super()._get_trace(model, guide, args, kwargs)
+        guide = poutine.trace(guide)
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        if self.sticking_the_landing:
-            add_scores(f"{type(self).__name__}(sticking_the_landing=True)", guide, guide_trace, args, kwargs)
+        add_scores(f"{type(self).__name__}(sticking_the_landing=True)", guide, guide_trace, args, kwargs)
         return model_trace, guide_trace
 
     def _value(self, draws: Draws) -> Tensor:
@@ -95,6 +99,10 @@ class SGVB(Estimator):
                     if not model_site["is_observed"]:
                         term = self.beta * (term - draws.guide_trace.nodes[name]["log_prob"])
                     log_r.add((stacks[name], term.detach()))
+                for name, auxiliary in sample_sites(draws.guide_trace):
+                    if name not in draws.model_trace.nodes:
+                        frames = [frame for frame in auxiliary["cond_indep_stack"] if frame.vectorized]
+                        log_r.add((frames, -self.beta * auxiliary["log_prob"].detach()))
             weight = self._centred(draws, log_r.sum_to(site["cond_indep_stack"]), site)
             surrogate = surrogate + (weight * site["score_parts"].score_function).sum()
         return surrogate
@@ -207,7 +215,7 @@ def _transforms_a_delta(fn: Any) -> bool:
 def _check_reparameterised(name: str, site: Any) -> None:
     if not site["fn"].has_rsample:
         raise ValueError(
-            f"SGVB_B needs reparameterised latents, but q({name}) is a {type(site['fn']).__name__}, which has no "
+            f"SGVB_B needs reparameterised latents, but q({name}) is a {family(site['fn'])}, which has no "
             f"reparameterised sampler. {REMEDY}"
         )
 

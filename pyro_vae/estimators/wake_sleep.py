@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +23,7 @@ class _Phases(PerDatum):
     takes_beta = False
 
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
-        if "beta" in options:
+        if options.pop("beta", 1.0) != 1.0:
             raise ValueError(
                 f"{type(self).__name__} has one objective for the model and another for the guide, between which no "
                 "beta weighs. Leave beta out, or use an ELBO (SGVB_A, SGVB_B, ScoreFunction)."
@@ -35,14 +36,13 @@ class _Phases(PerDatum):
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
         draws = super()._draw(model, guide, args, kwargs)
-        if torch.is_grad_enabled():
-            return draws._replace(extra=self._sleep(model, guide, draws, args, kwargs))
-        return draws
+        learns = torch.is_grad_enabled()
+        return draws._replace(extra=self._sleep(model, guide, draws, args, kwargs) if learns else torch.zeros(()))
 
     def _sleep(self, model: Any, guide: Any, draws: Draws, args: Any, kwargs: Any) -> Tensor:
         """``[B]``: log q(z | x) of dreams z, x ~ p(x, z), one for each datum."""
         with torch.no_grad():
-            dreamt, trace = dream(model, *args)
+            dreamt, trace = dream(functools.partial(model, **kwargs), *args)
         guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*dreamt, **kwargs)
         guide_trace.compute_log_prob()
         log_q = [
@@ -133,7 +133,7 @@ class ReweightedWakeSleep(_Phases):
         self.guide = guide
 
     def _options(self) -> dict[str, Any]:
-        return {"guide": self.guide}
+        return {**super()._options(), "guide": self.guide}
 
     @property
     def evaluations(self) -> tuple[int, int]:

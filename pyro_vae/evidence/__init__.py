@@ -1,5 +1,21 @@
 """Evidence: log p(x) of a fitted pair, in nats per datum."""
 
+from pyro_vae.evidence.ais import AIS, ais
+from pyro_vae.evidence.bdmc import BDMC, bdmc
+from pyro_vae.evidence.hmc import HMC, Posterior, hmc, sample_posterior
 from pyro_vae.evidence.importance import Importance, importance
+from pyro_vae.evidence.result import Evidence
 
-__all__ = ["Importance", "importance"]
+__all__ = [
+    "AIS",
+    "BDMC",
+    "HMC",
+    "Evidence",
+    "Importance",
+    "Posterior",
+    "ais",
+    "bdmc",
+    "hmc",
+    "importance",
+    "sample_posterior",
+]

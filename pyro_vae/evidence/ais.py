@@ -131,7 +131,7 @@ def ais(
             joint,
             at,
         ),
-        bar(len(batch[0]), count, num_steps, progress) as tick,
+        bar(-(-len(batch[0]) // count) * num_steps, progress) as tick,
     ):
         for part in rows(batch, count, device_of(module)):
             path = annealer.pilot(at(*part), joint.draw(start, PILOT_CHAINS, *part))
@@ -139,7 +139,7 @@ def ais(
             parts.append((*annealer.run(at(*part), u, path, tick), *path))
     result = AIS.of(*concatenated(parts))
     check_log_prob(result.log_prob)
-    check_acceptance(result.acceptance)
+    check_acceptance(result.acceptance, num_chains * (num_steps - 1))
     return result
 
 
@@ -169,9 +169,8 @@ class Annealer:
     target_acceptance: float
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("start", self.start, Start), ("schedule", self.schedule, Schedule)):
-            if value not in get_args(choices):
-                raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}; got {value!r}.")
+        check_choice("start", self.start, Start)
+        check_choice("schedule", self.schedule, Schedule)
         check_target(self.target_acceptance)
 
     def run(self, ends: EndsAt, u: Tensor, path: Path, tick: Any) -> tuple[Tensor, Tensor]:
@@ -181,7 +180,7 @@ class Annealer:
             ``(log_weights [C, N], acceptance [N])``. Along a reversed path, from draws of p(z | x), the weights are
             the inverse ones: their expectation is 1 / p(x).
         """
-        values = ends(u)
+        values: Sequence[Tensor] = ends(u)
         log_weights, accepted = torch.zeros_like(values[1], dtype=torch.float64), torch.zeros_like(values[1])
         for step in range(self.num_steps):
             log_weights += (path.beta[step + 1] - path.beta[step]) * values[1]
@@ -201,7 +200,7 @@ class Annealer:
         # From the prior nearly all happens where the likelihood sets in.
         grid = _linear(_PILOT_STEPS, u) ** (4 if self.start == "prior" else 1)
         steps = StepSize(u.new_full((size,), 0.25), self.target_acceptance, floor=0.25)
-        values = ends(u)
+        values: Sequence[Tensor] = ends(u)
         spreads, log_steps = [_log_spread(values[1])], [steps.current.log()]
         burn_in = _PILOT_STEPS // 5
         for beta in (*[grid[1]] * burn_in, *grid[1:]):
@@ -210,7 +209,7 @@ class Annealer:
             spreads.append(_log_spread(values[1]))
             log_steps.append(steps.current.log())
         grid = grid[:, None].expand(-1, size)
-        spread, log_step = (_smooth(torch.stack(values[burn_in:])) for values in (spreads, log_steps))
+        spread, log_step = (_smooth(torch.stack(column[burn_in:])) for column in (spreads, log_steps))
         beta = self._beta(grid, spread.exp())
         return Path(beta, _interpolated(beta[1:-1], grid, log_step.double()).exp().to(u.dtype))
 
@@ -268,7 +267,7 @@ def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def target(
-    pair: Any, *batch: Tensor, start: Start, seed: int, max_plate_nesting: int, compile: Compile
+    pair: Any, *batch: Tensor, start: Start = "prior", seed: int, max_plate_nesting: int, compile: Compile
 ) -> Iterator[tuple[Joint, Callable[..., EndsAt]]]:
     """``(joint, at)`` of a pair: its densities, and ``at(*batch)``, both ends of the path as a graph.
 
@@ -297,6 +296,12 @@ def concatenated(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.cat(column, -1).cpu() for column in zip(*parts, strict=True)]
 
 
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises a ValueError if ``value`` is none of the ``choices``, a ``Literal``."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}; got {value!r}.")
+
+
 def check_target(acceptance: float) -> None:
     """Raises a ValueError if ``acceptance`` is no share that step sizes can be adapted to."""
     if not 0 < acceptance < 1:
@@ -317,10 +322,6 @@ def _check_guide(joint: Joint, *batch: Tensor) -> None:
         )
 
 
-@contextmanager
-def bar(size: int, count: int, num_steps: int, progress: bool) -> Iterator[Any]:
-    total = -(-size // count) * num_steps
-    with tqdm(
-        total=total, unit=" steps", desc="Hamiltonian Monte Carlo", disable=not progress, dynamic_ncols=True
-    ) as it:
-        yield it
+def bar(total: int, progress: bool) -> Any:
+    """A progress bar, or none."""
+    return tqdm(total=total, unit=" steps", desc="Hamiltonian Monte Carlo", disable=not progress, dynamic_ncols=True)

@@ -109,7 +109,7 @@ def bdmc(
             joint,
             at,
         ),
-        bar(len(batch[0]), count, 2 * num_steps, progress) as tick,
+        bar(-(-len(batch[0]) // count) * 2 * num_steps, progress) as tick,
     ):
         for part in rows(batch, count, device_of(module)):
             part, trace = dream(programs(module)[0], *part)
@@ -131,5 +131,5 @@ def bdmc(
     )
     check_log_prob(result.lower)
     check_log_prob(-result.upper)
-    check_acceptance(torch.cat([lower.acceptance, reverse_acceptance]))
+    check_acceptance((lower.acceptance + reverse_acceptance) / 2, 2 * num_chains * (num_steps - 1))
     return result

@@ -36,7 +36,7 @@ class Importance(Evidence):
         num_samples: samples for each datum, S.
         k_hat: ``[N]``, the shape of the tail of the weights (:func:`pareto_k_hat`). Above 0.5 their variance, above 1
             their mean is infinite; above 0.7 the estimate and its errors are not to be trusted. NaN with fewer than
-            25 samples.
+            21 samples.
     """
 
     effective_sample_size: Tensor
@@ -125,11 +125,12 @@ def importance(
         with bar:
             for start in range(0, size, rows):
                 part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
-                sums, largest = [], None
+                sums: list[list[Tensor]] = []
+                largest = torch.empty(0)
                 for count in plan:
                     (*moments, weights), _ = runs[count](*part)
+                    largest = _largest(torch.cat([largest, weights]) if sums else weights, num_samples)
                     sums.append(moments)
-                    largest = _largest(weights if largest is None else torch.cat([largest, weights]), num_samples)
                 first_sum, second_sum = (torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True))
                 totals.append((first_sum, second_sum, pareto_k_hat(largest, num_samples).cpu()))
                 bar.update(len(part[0]))
@@ -156,7 +157,7 @@ def pareto_k_hat(log_weights: Tensor, num_samples: int | None = None) -> Tensor:
         num_samples: S, if ``log_weights`` are only the largest.
 
     Returns:
-        k-hat, ``[N]``. NaN where S is below 25; minus infinity where the M largest weights are equal (to 0.001
+        k-hat, ``[N]``. NaN where S is below 21; minus infinity where the M largest weights are equal (to 0.001
         nats), so that there is no tail; plus infinity where fewer than M + 1 weights are positive.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling; Zhang & Stephens (2009).

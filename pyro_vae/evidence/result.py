@@ -54,7 +54,7 @@ def arguments(x: Tensor | Sequence[Tensor], **counts: Any) -> tuple[Tensor, ...]
     return batch
 
 
-def check_log_prob(log_prob: Tensor, stacklevel: int = 3) -> None:
+def check_log_prob(log_prob: Tensor) -> None:
     """Looks at averages of importance weights, in logs ``[N]``.
 
     Raises:
@@ -76,12 +76,14 @@ def check_log_prob(log_prob: Tensor, stacklevel: int = 3) -> None:
             f"all importance weights of {zero:,} of {len(log_prob):,} data are 0, so that their log p(x) is estimated "
             "as minus infinity: p(x, z) is 0 at each draw. Use more samples, or see whether the model can produce "
             "these data at all.",
-            stacklevel=stacklevel + 1,
+            stacklevel=3,
         )
 
 
-def check_acceptance(acceptance: Tensor, low: float = 0.4, high: float = 0.95, stacklevel: int = 3) -> None:
-    """Looks at the mean acceptance of Hamiltonian Monte Carlo for each datum, ``[N]``.
+def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high: float = 0.95) -> None:
+    """Looks at the mean acceptance of Hamiltonian Monte Carlo for each datum, ``[N]``, over ``proposals`` of each.
+
+    With fewer than 100 proposals a datum's mean says little; then it is the mean over all data that is looked at.
 
     Raises:
         ValueError: if nothing is accepted for more than one datum in a hundred.
@@ -89,25 +91,30 @@ def check_acceptance(acceptance: Tensor, low: float = 0.4, high: float = 0.95, s
     Warns:
         UserWarning: if it is outside of [low, high] for more than one datum in a hundred.
     """
-    size = len(acceptance)
-    if (nothing := int((acceptance < 1e-3).sum())) > 0.01 * size:
+    mean, size = acceptance.mean().item(), len(acceptance)
+    judged = acceptance if proposals >= 100 else acceptance.mean(0, keepdim=True)
+
+    def many(bad: Tensor) -> str:
+        count = int(bad.sum())
+        return "" if count <= 0.01 * len(judged) else f"{count:,} of {size:,} data" if proposals >= 100 else "all data"
+
+    if data := many(judged < 1e-3):
         raise ValueError(
-            f"Hamiltonian Monte Carlo accepts nothing for {nothing:,} of {size:,} data: either log p(x, z) or its "
-            "gradient is not finite, or the density is so rough that no step size is small enough. Look for NaN in "
-            "the parameters, compute in float64, or use importance sampling."
+            f"Hamiltonian Monte Carlo accepts nothing for {data}: either log p(x, z) or its gradient is not finite, or "
+            "the density is so rough that no step size is small enough. Look for NaN in the parameters, compute in "
+            "float64, or use importance sampling."
         )
-    below, above = int((acceptance < low).sum()), int((acceptance > high).sum())
-    if below + above > 0.01 * size:
-        remedies = [
-            f"{below:,} are below, where chains hardly move: use fewer leapfrog steps, more steps, or float64"
-        ] * (below > 0) + [
-            f"{above:,} are above, where steps are smaller than they need be, or the density is flat in z: use a lower "
-            "target_acceptance, more leapfrog steps, or a longer warm-up"
-        ] * (above > 0)
+    if data := many((judged < low) | (judged > high)):
+        remedy = (
+            "Chains hardly move: use fewer leapfrog steps for each transition, more steps, or float64."
+            if (judged < low).sum() >= (judged > high).sum()
+            else "Steps are smaller than they need be, or the density is flat: use a lower target_acceptance, more "
+            "leapfrog steps, or a longer warm-up."
+        )
         warnings.warn(
-            f"the mean acceptance of Hamiltonian Monte Carlo is outside of [{low}, {high}] for {below + above:,} of "
-            f"{size:,} data (mean {acceptance.mean():.2f}); {'; '.join(remedies)}.",
-            stacklevel=stacklevel + 1,
+            f"the mean acceptance of Hamiltonian Monte Carlo is outside of [{low}, {high}] for {data} (the mean of all "
+            f"is {mean:.2f}). {remedy}",
+            stacklevel=3,
         )
 
 

@@ -15,15 +15,19 @@ it (the mean of a Gaussian likelihood may) are clipped; values further out mean 
 """
 
 from pyro_vae.plotting.curves import learning_curves
+from pyro_vae.plotting.estimators import gradients
 from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.lines import lines
 from pyro_vae.plotting.mosaics import image_grid, manifold, manifold_grid, reconstructions, samples, traversals
 from pyro_vae.plotting.style import save
 
 __all__ = [
     "active_units",
+    "gradients",
     "image_grid",
     "latent_scatter",
     "learning_curves",
+    "lines",
     "manifold",
     "manifold_grid",
     "reconstructions",

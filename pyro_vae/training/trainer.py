@@ -465,7 +465,7 @@ class Trainer:
             weights[:] = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
         if "trained/0" in tensors:
             self._put([tensors[f"trained/{index}"] for index in range(len(self.parameters))])
-        self.estimator.load_state(state["estimator"])
+        self.estimator.load_state(state["estimator"] if "estimator" in state else self.estimator.state())
         self.run.history[:] = state["history"]
         self.epoch, self.batches_done, self.steps = state["epoch"], state["batches_done"], state["steps"]
         self.samples, self.seconds, self.sums = state["samples"], state["seconds"], state["sums"]
