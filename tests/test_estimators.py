@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -11,14 +13,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import MADE, VARIANTS, Coin, OneLatent, Pixels, assert_same, gradients, gradients_of, seeded
 from pairs import PAIRS, linear_gaussian, made
 from pyro import poutine
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_A, SGVB_B, Pair
+import pyro_vae
+from pyro_vae import IWAE, SGVB_A, SGVB_B, VIMCO, DReG, Pair, ReweightedWakeSleep
 from pyro_vae.contract import programs
-from pyro_vae.estimators import Estimator, Objective, SiteTerms
+from pyro_vae.estimators import ESTIMATORS, Estimator, Facts, Objective, SiteTerms, facts_table
+from pyro_vae.training import Step
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 TWINS = [pytest.param(SGVB_A, Trace_ELBO, id="A"), pytest.param(SGVB_B, TraceMeanField_ELBO, id="B")]
@@ -26,29 +31,6 @@ TWINS = [pytest.param(SGVB_A, Trace_ELBO, id="A"), pytest.param(SGVB_B, TraceMea
 
 def pyros(elbo: type[ELBO], particles: int, nesting: int = 1) -> Any:
     return elbo(num_particles=particles, vectorize_particles=True, max_plate_nesting=nesting)
-
-
-def seeded(seed: int, call: Callable[..., Any], *args: Any) -> Any:
-    torch.manual_seed(seed)
-    return call(*args)
-
-
-def gradients(pair: nn.Module, loss: Callable[[], Any]) -> dict[str, Tensor]:
-    """The gradients that ``loss`` leaves behind, or those of the tensor that it gives."""
-    pair.zero_grad()
-    value = seeded(1, loss)
-    if isinstance(value, Tensor):
-        value.backward()
-    return {name: p.grad.clone() for name, p in pair.named_parameters() if p.grad is not None}
-
-
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert ours
-    for name in ours:
-        torch.testing.assert_close(
-            ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-        )
 
 
 class Toy(nn.Module):
@@ -114,31 +96,6 @@ class Shared(nn.Module):
         size = len(self.data)
         covariance = torch.eye(size, dtype=self.data.dtype) + 1
         return dist.MultivariateNormal(self.data.new_zeros(size), covariance).log_prob(self.data)
-
-
-class Pixels(nn.Module):
-    """A latent for each datum and one for each of its D pixels, either in an inner plate or as an event."""
-
-    def __init__(self, inner: bool, pixels: int = 4) -> None:
-        super().__init__()
-        self.inner, self.pixels = inner, pixels
-        self.loc = nn.Parameter(torch.tensor(0.3))
-
-    def sites(self, x: Tensor, observe: bool) -> None:
-        pyro.module("pixels", self)
-        loc = torch.zeros(()) if observe else self.loc
-        with pyro.plate("data", x.shape[-1], dim=-1):
-            z = pyro.sample("z", dist.Normal(loc, 1.0))
-            with pyro.plate("pixels", self.pixels, dim=-2):
-                w = pyro.sample("w", dist.Normal(z if observe else loc, 0.5))
-                if observe:
-                    pyro.sample("x", dist.Normal(w, 1.0), obs=x)
-
-    def model(self, x: Tensor) -> None:
-        self.sites(x, True)
-
-    def guide(self, x: Tensor) -> None:
-        self.sites(x, False)
 
 
 # Pyro's own
@@ -356,7 +313,7 @@ def test_bound_does_not_depend_on_the_subsample_size(size: int) -> None:
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize(("estimator", "elbo"), TWINS)
 def test_inner_plates(estimator: type[Estimator], elbo: type[ELBO], particles: int) -> None:
-    pair, x = Pixels(inner=True), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    pair, x = Pixels(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     model, guide = programs(pair)
     ours, theirs = estimator(particles, max_plate_nesting=2), pyros(elbo, particles, nesting=2)
     assert_same(*(gradients(pair, lambda e=e: e.loss_and_grads(model, guide, x)) for e in (ours, theirs)))
@@ -673,3 +630,226 @@ def test_num_data_shares_what_stands_outside_a_plate_of_the_batch() -> None:
             torch.testing.assert_close(value * 10, dict(alone["w"].items())[kind])
         torch.testing.assert_close(objective.loss, -bound.mean())
         torch.testing.assert_close(objective.bound, bound.mean())
+
+
+# All of them
+
+EVERY = [pytest.param(make, id=name) for name, make in {**MADE, **VARIANTS}.items()]
+NOTHING_TO_SUM = pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
+Make = Callable[..., Estimator]
+
+
+def named(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    return made(next(p.values[0] for p in PAIRS if p.id == name))
+
+
+@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_contract(make: Make, factory: Factory) -> None:
+    """One value in Pyro's scale by four ways, minus the sum of the bounds; and one gradient."""
+    pair, batch = made(factory)
+    model, guide = programs(pair)
+    estimator = make(beta=0.7) if make().takes_beta else make()
+    if "bias" in SGVB_A().terms(pair, *batch) and "in the data plate" in estimator.facts.sites:
+        for call in (lambda: estimator.bound(pair, *batch), lambda: estimator.loss(model, guide, *batch)):
+            with pytest.raises(ValueError, match=r"weighs each datum by itself, but 'bias' stands outside.*Use SGVB_A"):
+                call()
+        return
+    bound = seeded(1, estimator.bound, pair, *batch)
+    assert bound.shape == (len(batch[0]),)
+    assert not bound.requires_grad
+    loss = -bound.sum().item()
+    assert seeded(1, estimator.loss, model, guide, *batch) == pytest.approx(loss, rel=1e-5)
+    assert seeded(1, estimator.loss_and_grads, model, guide, *batch) == pytest.approx(loss, rel=1e-5)
+    value = seeded(1, estimator.differentiable_loss, model, guide, *batch)
+    assert value.shape == ()
+    assert value.item() == pytest.approx(loss, rel=1e-5)
+    objective = seeded(1, estimator.objective, model, guide, *batch)
+    assert objective.loss.item() * len(bound) == pytest.approx(loss, rel=1e-5)
+    assert objective.bound.item() == pytest.approx(seeded(1, make().bound, pair, *batch).mean().item(), rel=1e-5)
+    found = gradients_of(estimator, pair, *batch)
+    assert found.keys() == {name for name, p in pair.named_parameters() if p.requires_grad}
+    assert_same(found, gradients(pair, lambda: estimator.differentiable_loss(model, guide, *batch)))
+    assert_same(found, gradients(pair, lambda: estimator.objective(model, guide, *batch).loss * len(bound)))
+    torch.testing.assert_close(seeded(1, copy.deepcopy(estimator).bound, pair, *batch), bound)
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_traced_gradient(make: Make) -> None:
+    """The graph draws what the program draws: on a hierarchy, and on a discrete latent where that is taken."""
+    pairs: list[tuple[nn.Module, tuple[Any, ...]]] = [named("hierarchy")]
+    if make().facts.sites.startswith(("any", "discrete")):
+        pairs.append((Coin(4), (torch.tensor([0.5, 2.0, 1.0, -1.0]),)))
+    for pair, batch in pairs:
+        results = []
+        for mode in ("eager", "traced"):
+            step = Step(pair, make(), compile=mode)
+            torch.manual_seed(3)
+            for _ in range(2):  # the second run of the graph draws anew
+                objective = step(batch, torch.tensor(0.6 if make().takes_beta else 1.0))
+            assert step.mode == mode
+            results.append((objective, {name: p.grad.clone() for name, p in pair.named_parameters()}))
+        (eager, ours), (traced, theirs) = results
+        assert_same(ours, theirs)
+        torch.testing.assert_close(eager.loss, traced.loss)
+        torch.testing.assert_close(eager.bound, traced.bound)
+        assert eager.terms.keys() == traced.terms.keys()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "pair"),
+    [(DReG(3), OneLatent(4)), (VIMCO(3), Coin(4)), (ReweightedWakeSleep(3, guide="both"), OneLatent(4))],
+    ids=["DReG", "VIMCO", "ReweightedWakeSleep"],
+)
+def test_compiled_gradient(estimator: Estimator, pair: nn.Module) -> None:
+    results = []
+    for mode in ("eager", "inductor"):
+        step = Step(pair, estimator, compile=mode)
+        seeded(3, step, (torch.tensor([0.5, 2.0, 1.0, -1.0]),), torch.tensor(1.0))
+        results.append({name: p.grad.clone() for name, p in pair.named_parameters()})
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("make", [p for p in EVERY if p.id != "Renyi, negative"])  # whose optimum is elsewhere
+@NOTHING_TO_SUM
+def test_learns_in_svi(make: Make) -> None:
+    """z ~ N(0, 1), x | z ~ N(w z, 1): the guide comes to the posterior, N(w x / v, 1 / v) with v = 1 + w^2.
+
+    Whatever the bound, its optimum is there.
+    """
+    pair, x = OneLatent(1), 2**0.5 * torch.randn(256)
+    model, guide = programs(pair)
+    before = seeded(5, IWAE(20).bound, pair, x).mean()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), loss=make())
+    torch.manual_seed(0)
+    for _ in range(80):
+        loss = svi.step(x)
+    w, variance = pair.w.item(), 1 + pair.w.item() ** 2
+    assert pair.a.item() == pytest.approx(w / variance, abs=0.12)  # at first 0.2 in place of 0.5
+    assert pair.s.exp().item() == pytest.approx(variance**-0.5, abs=0.12)  # at first 0.45 in place of 0.7
+    after = seeded(5, IWAE(20).bound, pair, x).mean()
+    assert after > before
+    assert svi.evaluate_loss(x) / 256 == pytest.approx(loss / 256, abs=0.3)
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_fits(make: Make) -> None:
+    pair, (x,) = named("gaussian_vae")
+    before = {name: p.clone() for name, p in pair.named_parameters()}
+    options = {"estimator": make(), "compile": "eager", "progress": False}
+    run = pyro_vae.fit(pair, (x.repeat(4, 1), x), epochs=2, batch_size=10, **options)
+    assert math.isfinite(run.history[-1]["valid"])
+    assert all((p != before[name]).any() for name, p in pair.named_parameters())
+    if not make().takes_beta:
+        with pytest.raises(ValueError, match="no beta weighs"):
+            pyro_vae.fit(pair, x, beta=0.5, epochs=1, batch_size=5, **options)
+        with pytest.raises(ValueError, match="no beta weighs"):
+            make(beta=0.5)
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_repr_makes_it_again(make: Make) -> None:
+    """With its options; and so do the copies."""
+    estimator = make(max_plate_nesting=2)
+    for other in (eval(repr(estimator), vars(pyro_vae)), copy.copy(estimator), copy.deepcopy(estimator)):
+        assert type(other) is type(estimator)
+        states = [
+            {k: v for k, v in vars(e).items() if isinstance(v, (int, float, str, bool))} for e in (estimator, other)
+        ]
+        assert states[0] == states[1]
+    assert "max_plate_nesting=2" in repr(estimator)
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_a_bound_that_is_not_finite_is_said(make: Make) -> None:
+    """A log-likelihood of minus infinity, or none at all, for two of three data."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.factor("broken", torch.tensor([0.0, -math.inf, math.nan]))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match=r"bound of 2 of 3 data is not finite.*remedy"):
+        bound = make().bound(Pair(model, guide), torch.zeros(3))
+    assert bound.isfinite().tolist() == [True, False, False]
+
+
+# Facts
+
+
+def test_every_estimator_has_facts() -> None:
+    assert {estimator.__name__ for estimator in ESTIMATORS} - {"MonteCarloEM"} == MADE.keys()
+    for estimator in ESTIMATORS:
+        assert isinstance(estimator.facts, Facts)
+        assert "facts" in vars(estimator), "the facts of another class"
+        assert all(value.strip() for value in dataclasses.asdict(estimator.facts).values())
+        assert "Source:" in estimator.__doc__
+        assert not any(ord(c) < 32 and c != "\n" for c in estimator.__doc__), "a backslash was lost"
+        assert getattr(pyro_vae, estimator.__name__) is estimator
+
+
+def test_facts_table() -> None:
+    lines = facts_table(ESTIMATORS).splitlines()
+    assert lines[0].split() == ["estimator", *(field.name for field in dataclasses.fields(Facts))]
+    assert max(len(line) for line in lines) <= 120
+    first = [line.split()[0] for line in lines[1:] if line and not line.startswith((" ", "-"))]
+    assert first == [estimator.__name__ for estimator in ESTIMATORS]
+    words = " ".join(facts_table(ESTIMATORS, 10_000).split())
+    for estimator in ESTIMATORS:
+        assert all(value in words for value in dataclasses.asdict(estimator.facts).values())
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_fact_sites(make: Make) -> None:
+    """What an estimator says of the sites that it takes is so: a discrete latent, and one outside of the plate."""
+    sites = make().facts.sites
+
+    def takes(pair: nn.Module, *batch: Any) -> bool:
+        try:
+            gradients_of(make(), pair, *batch)
+        except ValueError as error:
+            return "Use SGVB_A" not in str(error)
+        return True
+
+    assert takes(Coin(4), torch.ones(4)) == sites.startswith(("any", "discrete"))
+    pair, batch = named("plain_object")
+    assert takes(pair, *batch) == ("in the data plate" not in sites)
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_fact_evaluations(make: Make) -> None:
+    """Rows that go through the networks for one gradient and one datum."""
+    pair, (x,) = named("plain_module")
+    rows = {"decoder": 0, "encoder": 0}
+    for name in rows:
+
+        def count(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+            rows[name] += output.shape[:-1].numel()
+
+        getattr(pair, name).register_forward_hook(count)
+    gradients_of(make(), pair, x)
+    assert (rows["decoder"] / 5, rows["encoder"] / 5) == make().evaluations
+
+
+@pytest.mark.parametrize("make", EVERY)
+@NOTHING_TO_SUM
+def test_fact_bounds(make: Make) -> None:
+    """z ~ N(0, 1), x | z ~ N(z, 1), q = N(0.2 x + 0.1, 0.45): below log p(x) in expectation, where that is claimed."""
+    claimed = "from below" in make().facts.bounds and not (getattr(make(), "alpha", 0) < 0)
+    assert claimed or getattr(make(), "alpha", 0) < 0
+    pair, x = OneLatent(20_000), torch.full((20_000,), 1.0)
+    gaps = dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)) - seeded(0, make().bound, pair, x)
+    error = gaps.std().item() / 20_000**0.5
+    if claimed:
+        assert gaps.mean().item() > 5 * max(error, 1e-4)

@@ -1,0 +1,483 @@
+"""The importance-weighted family: each bound in closed form, and each gradient against one written by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from laws import Chain, OneLatent, Pixels, assert_mean, assert_same, gradients, gradients_of, seeded
+from pairs import PAIRS, linear_gaussian, made
+from pyro.infer import RenyiELBO
+from torch import Tensor, nn
+
+from pyro_vae import CIWAE, IWAE, MIWAE, PIWAE, SGVB_A, SGVB_B, DReG, Pair, Renyi
+from pyro_vae.contract import programs
+from pyro_vae.estimators import Estimator
+
+Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
+LOCAL = [p for p in PAIRS if p.id != "plain_object"]  # whose latents all stand in the data plate
+HIERARCHY = next(p.values[0] for p in PAIRS if p.id == "hierarchy")
+GUIDE = {"a", "b", "c", "s", "t"}  # the guide's parameters in the pairs of laws.py
+FAMILY = [IWAE(4), DReG(4), Renyi(0.5, 4), Renyi(-1.0, 4), Renyi(3.0, 4), MIWAE(2, 2), CIWAE(0.3, 4), PIWAE(2, 2)]
+
+
+def parted(found: dict[str, Tensor], names: set[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradients of the guide's parameters, and of the others."""
+    return {n: g for n, g in found.items() if n in names}, {n: g for n, g in found.items() if n not in names}
+
+
+def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
+    return values.logsumexp(dim) - math.log(values.shape[dim])
+
+
+# The values
+
+
+@pytest.mark.parametrize(
+    ("estimator", "reduce"),
+    [
+        (IWAE(6), log_mean_exp),
+        (DReG(6), log_mean_exp),
+        (Renyi(-0.5, 6), lambda w: log_mean_exp(1.5 * w) / 1.5),
+        (Renyi(3.0, 6), lambda w: log_mean_exp(-2.0 * w) / -2.0),
+        (MIWAE(2, 3), lambda w: (log_mean_exp(w[:3]) + log_mean_exp(w[3:])) / 2),
+        (CIWAE(0.3, 6), lambda w: 0.3 * w.mean(0) + 0.7 * log_mean_exp(w)),
+        (PIWAE(2, 3), log_mean_exp),
+    ],
+    ids=repr,
+)
+def test_bound_is_of_each_datums_weights(estimator: Estimator, reduce: Callable[[Tensor], Tensor]) -> None:
+    """With inner plates and beta, too; the weights are SGVB_A's at the same seed, which equal Pyro's."""
+    for factory in (p.values[0] for p in LOCAL):
+        pair, batch = made(factory)
+        weights = seeded(1, SGVB_A(6).log_weights, pair, *batch).detach().double()
+        bound = seeded(1, estimator.bound, pair, *batch)
+        torch.testing.assert_close(bound.double(), reduce(weights), rtol=1e-4, atol=1e-4)
+        same = seeded(1, estimator.log_weights, pair, *batch)
+        torch.testing.assert_close(same.double(), weights, rtol=1e-4, atol=1e-4)
+    pair, x = Pixels(), torch.randn(4, 5)
+    nested = _again(estimator, max_plate_nesting=2)
+    weights = seeded(1, SGVB_A(6, max_plate_nesting=2).log_weights, pair, x).detach()
+    torch.testing.assert_close(seeded(1, nested.bound, pair, x), reduce(weights), rtol=1e-4, atol=1e-4)
+    pair, batch = made(HIERARCHY)
+    terms = seeded(1, SGVB_A(6).terms, pair, *batch)
+    weights = terms.pop("x").log_p + 0.4 * sum(t.log_p - t.log_q for t in terms.values())
+    weighed = _again(estimator, beta=0.4)
+    torch.testing.assert_close(seeded(1, weighed.bound, pair, *batch), reduce(weights), rtol=1e-4, atol=1e-4)
+
+
+def _again(estimator: Estimator, **options: Any) -> Estimator:
+    """The estimator that its repr says it is, with other options."""
+    arguments = eval(repr(estimator), {type(estimator).__name__: lambda **arguments: arguments})
+    return type(estimator)(**{**arguments, **options})
+
+
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_exact_at_the_exact_posterior(estimator: Estimator) -> None:
+    pair, x, exact = linear_gaussian()
+    for seed in range(3):
+        torch.testing.assert_close(seeded(seed, estimator.bound, pair, x), exact, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_does_not_depend_on_the_subsample_size(estimator: Estimator, size: int) -> None:
+    """Pyro scales the weights of a subsampled plate by N/B before it sums them; here they stay a datum's own."""
+    right, x, exact = linear_gaussian()
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=size) as index:
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ right.W.T + right.b, right.s).to_event(1), obs=x[index])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=size) as index:
+            pyro.sample("z", right.posterior(x[index]))
+
+    torch.manual_seed(0)
+    bounds = torch.stack([estimator.bound(Pair(model, guide), x) for _ in range(25)])
+    distances = (bounds[..., None] - exact).abs()
+    assert distances.amin(-1).max() < 1e-8
+    assert distances.flatten(0, 1).amin(0).max() < 1e-8  # every datum comes up
+    loss = seeded(3, estimator.loss, model, guide, x)
+    assert loss == pytest.approx(-5 * seeded(3, estimator.bound, Pair(model, guide), x).mean().item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_subsampled_gradient_has_pyros_scale(estimator: Estimator) -> None:
+    """A batch of B in a plate of 3 B data: three times the gradient of the batch by itself."""
+    pair = OneLatent(4)
+    x = torch.tensor([0.5, -1.0, 2.0, 0.1])
+
+    def scaled(program: Callable[..., Any]) -> Callable[..., Any]:
+        def run(x: Tensor) -> None:
+            with pyro.plate("data", 12, subsample=x):
+                program(x)
+
+        return run
+
+    def model(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(pair.w * z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(pair.a * x + pair.b, pair.s.exp()))
+
+    alone = gradients_of(estimator, pair, x)
+    found = gradients(pair, lambda: estimator.loss_and_grads(scaled(model), scaled(guide), x))
+    assert_same(found, {name: 3 * value for name, value in alone.items()})
+    objective = gradients(pair, lambda: estimator.objective(scaled(model), scaled(guide), x).loss)
+    assert_same(objective, {name: value / 4 for name, value in alone.items()})
+
+
+@pytest.mark.parametrize("factory", LOCAL)
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -1.0])
+def test_equals_pyros_renyi_on_a_full_plate(alpha: float, factory: Factory) -> None:
+    pair, batch = made(factory)
+    model, guide = programs(pair)
+    ours = IWAE(3) if alpha == 0 else Renyi(alpha, 3)
+    theirs = RenyiELBO(alpha=alpha, num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    assert seeded(1, ours.loss, model, guide, *batch) == pytest.approx(
+        seeded(1, theirs.loss, model, guide, *batch), rel=1e-5
+    )
+    assert_same(*(gradients(pair, lambda e=e: e.loss_and_grads(model, guide, *batch)) for e in (ours, theirs)))
+
+
+def test_gap_of_the_toy() -> None:
+    """q is the prior: the gap of the ELBO is (x^2 + 2 - 2 log 2) / 4."""
+    for x, gap in ((0.0, 0.1534), (2.0, 1.1534)):
+        pair, data = OneLatent(40_000, a=0.0, b=0.0, s=0.0), torch.full((40_000,), x)
+        exact = dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(x))
+        gaps = exact - seeded(0, IWAE(1).bound, pair, data)
+        assert_mean(gaps, gap)
+        assert gap == pytest.approx((x**2 + 2 - 2 * math.log(2)) / 4, abs=1e-4)
+
+
+def test_rises_with_k_to_the_evidence() -> None:
+    pair, data = OneLatent(10_000, a=0.0, b=0.0, s=0.0), torch.full((10_000,), 2.0)
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(2.0)).item()
+    bounds = [seeded(k, IWAE(k).bound, pair, data) for k in (1, 5, 50)]
+    means, errors = [b.mean().item() for b in bounds], [(b.std() / 100).item() for b in bounds]
+    for (low, high), error in zip(zip(means, [*means[1:], exact], strict=True), errors, strict=True):
+        assert low + 5 * error < high
+    assert exact - means[-1] < 0.05
+
+
+def renyi(alpha: float, x: float, m: float, s: float) -> float:
+    """1/(1 - alpha) log E_q w^(1 - alpha) for z ~ N(0, 1), x | z ~ N(z, 1), q = N(m, s): log w = A z^2 + B z + C."""
+    t = 1 - alpha
+    A, B = -1 + 1 / (2 * s**2), x - m / s**2
+    C = -(x**2) / 2 - 0.5 * math.log(2 * math.pi) + math.log(s) + m**2 / (2 * s**2)
+    v = 1 / (1 / s**2 - 2 * t * A)
+    return (0.5 * math.log(v) - math.log(s) + (t * B + m / s**2) ** 2 * v / 2 - m**2 / (2 * s**2) + t * C) / t
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.5, 2.0])
+def test_renyi_in_closed_form(alpha: float) -> None:
+    x, m, s = 1.0, 0.8, math.sqrt(0.6)
+    pair = OneLatent(100, torch.float64, a=0.0, b=m, s=math.log(s))
+    exact, evidence = renyi(alpha, x, m, s), dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(x)).item()
+    assert renyi(0.0, x, m, s) == pytest.approx(evidence, abs=1e-6)  # the closed form itself
+    bounds = seeded(0, Renyi(alpha, 20_000).bound, pair, torch.full((100,), x, dtype=torch.float64))
+    error = (bounds.std() / 10).item()
+    assert bounds.mean().item() == pytest.approx(exact, abs=5 * error + 1e-4)  # the bias is of order 1 / K
+    elbo = renyi(1 + 1e-7, x, m, s)
+    if alpha < 0:
+        assert bounds.mean().item() > evidence + 20 * error
+    elif alpha > 1:
+        assert bounds.mean().item() < elbo - 20 * error
+    else:
+        assert elbo + 20 * error < bounds.mean().item() < evidence - 20 * error
+
+
+def test_renyi_orders() -> None:
+    pair, batch = made(HIERARCHY)
+    zero = seeded(1, IWAE(4).bound, pair, *batch)
+    torch.testing.assert_close(seeded(1, Renyi(0.0, 4).bound, pair, *batch), zero)
+    assert_same(gradients_of(Renyi(0.0, 4), pair, *batch), gradients_of(IWAE(4), pair, *batch))
+    elbo = seeded(1, SGVB_A(4).bound, pair, *batch)
+    near = seeded(1, Renyi(0.9999, 4).bound, pair, *batch)
+    torch.testing.assert_close(near, elbo, rtol=1e-3, atol=1e-3)
+    assert (zero - elbo).min() > 0.02  # which the tolerance tells apart
+    near_one = gradients_of(Renyi(0.9999, 4), pair, *batch)
+    assert_same(near_one, gradients_of(SGVB_A(4), pair, *batch), rtol=5e-3, atol=2e-3)
+    bounds = [seeded(1, Renyi(alpha, 4).bound, pair, *batch) for alpha in (5.0, 2.0, 0.5, -0.5, -5.0)]
+    for low, high in itertools.pairwise(bounds):
+        assert (low < high).all()  # a power mean rises with its power
+
+
+# The gradients
+
+
+@pytest.mark.parametrize("factory", LOCAL)
+def test_special_cases(factory: Factory) -> None:
+    pair, batch = made(factory)
+    for one, other in (
+        (MIWAE(3, 1), SGVB_A(3)),
+        (MIWAE(1, 3), IWAE(3)),
+        (CIWAE(0.0, 3), IWAE(3)),
+        (CIWAE(1.0, 3), SGVB_A(3)),
+        (PIWAE(1, 3), IWAE(3)),
+        (IWAE(1), SGVB_A(1)),
+        (DReG(1), SGVB_A(1, sticking_the_landing=True)),
+    ):
+        torch.testing.assert_close(seeded(1, one.bound, pair, *batch), seeded(1, other.bound, pair, *batch))
+        assert_same(gradients_of(one, pair, *batch), gradients_of(other, pair, *batch))
+
+
+@pytest.mark.parametrize("pair", [OneLatent(5, torch.float64), Chain(5, torch.float64)], ids=["one", "chain"])
+@pytest.mark.parametrize(("groups", "samples"), [(2, 3), (3, 1), (1, 4)])
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_piwae(pair: nn.Module, groups: int, samples: int, beta: float) -> None:
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    guide, model = parted(gradients_of(PIWAE(groups, samples, beta=beta), pair, x), GUIDE)
+    assert_same(model, parted(gradients_of(IWAE(groups * samples, beta=beta), pair, x), GUIDE)[1], 1e-12, 1e-12)
+    assert_same(guide, parted(gradients_of(MIWAE(groups, samples, beta=beta), pair, x), GUIDE)[0], 1e-12, 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:. was not registered in the param store")
+def test_piwae_of_a_guide_that_is_not_trained() -> None:
+    pair, x = OneLatent(5), torch.linspace(-1, 2, 5)
+    model = parted(gradients_of(IWAE(4), pair, x), GUIDE)[1]
+    for name in GUIDE & dict(pair.named_parameters()).keys():
+        getattr(pair, name).requires_grad_(False).grad = None
+    assert_same(gradients_of(PIWAE(2, 2), pair, x), model)
+    with torch.no_grad():
+        assert PIWAE(2, 2).objective(*programs(pair), x).loss.isfinite()
+
+
+def doubly_reparameterised(pair: OneLatent | Chain, x: Tensor, K: int) -> None:
+    """Backpropagates minus the estimator of Tucker et al. (2019), eq. 8: distributions of detached parameters."""
+    fixed = {name: parameter.detach() for name, parameter in pair.named_parameters()}
+    shape = (K, len(x))
+    if isinstance(pair, OneLatent):
+        z = dist.Normal(pair.a * x + pair.b, pair.s.exp()).expand(shape).rsample()
+        draws = {"z": z}
+        log_q = dist.Normal(fixed["a"] * x + fixed["b"], fixed["s"].exp()).log_prob(z)
+    else:
+        z2 = dist.Normal(pair.a * x, pair.s.exp()).expand(shape).rsample()
+        z1 = dist.Normal(pair.b * x + pair.c * z2, pair.t.exp()).rsample()
+        draws = {"z2": z2, "z1": z1}
+        log_q = dist.Normal(fixed["a"] * x, fixed["s"].exp()).log_prob(z2)
+        log_q = log_q + dist.Normal(fixed["b"] * x + fixed["c"] * z2, fixed["t"].exp()).log_prob(z1)
+
+    def log_p(w: Tensor, z: Tensor | None = None, z2: Tensor | None = None, z1: Tensor | None = None) -> Tensor:
+        if z is not None:
+            return dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(w * z, 1.0).log_prob(x)
+        top = dist.Normal(0.0, 1.0).log_prob(z2) + dist.Normal(w * z2, 1.0).log_prob(z1)
+        return top + dist.Normal(z1, 1.0).log_prob(x)
+
+    log_weights = log_p(fixed["w"], **draws) - log_q
+    weights = log_weights.softmax(0).detach()
+    guide = (weights**2 * log_weights).sum()
+    model = (weights * log_p(pair.w, **{name: value.detach() for name, value in draws.items()})).sum()
+    (-(guide + model)).backward()
+
+
+@pytest.mark.parametrize("kind", [OneLatent, Chain])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_dreg_is_the_formula(kind: type[OneLatent] | type[Chain], particles: int) -> None:
+    pair, x = kind(5, torch.float64), torch.linspace(-1, 2, 5, dtype=torch.float64)
+    ours = gradients_of(DReG(particles), pair, x)
+    assert_same(ours, gradients(pair, lambda: doubly_reparameterised(pair, x, particles)), 1e-12, 1e-12)
+    iwae = gradients_of(IWAE(particles), pair, x)
+    assert_same(parted(ours, GUIDE)[1], parted(iwae, GUIDE)[1], 1e-12, 1e-12)
+    assert (ours["a"] - iwae["a"]).abs().min() > 1e-3  # and the guide's is another estimator
+
+
+@pytest.mark.parametrize("factory", LOCAL)
+def test_dreg_has_iwaes_gradient_of_the_model(factory: Factory) -> None:
+    pair, batch = made(factory)
+    guides = ("encoder", "posterior", "q_", "announced.encoder", "networks.encoder")
+    ours, theirs = gradients_of(DReG(3), pair, *batch), gradients_of(IWAE(3), pair, *batch)
+    assert ours.keys() == theirs.keys()
+    model = {name for name in ours if not name.startswith(guides)}
+    assert 0 < len(model) < len(ours)
+    assert_same({n: ours[n] for n in model}, {n: theirs[n] for n in model}, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("kind", [OneLatent, Chain])
+@pytest.mark.parametrize("particles", [1, 4])
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_dreg_has_iwaes_expectation(kind: type[OneLatent] | type[Chain], particles: int, beta: float) -> None:
+    """Draw by draw at the same noise, the difference has expectation zero."""
+    pair = kind(20_000)
+    pathwise, double = IWAE(particles, beta=beta), DReG(particles, beta=beta)
+    one, other = pair.draws(pathwise, 1.5), pair.draws(double, 1.5)
+    for name in GUIDE & one.keys():
+        difference = one[name] - other[name]
+        error = difference.std() / math.sqrt(len(difference))
+        assert difference.mean().abs() < 4.5 * error, name
+        assert other[name].mean().abs() > 10 * error, name  # a factor of two would be seen
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_dreg_in_an_inner_plate(particles: int) -> None:
+    pair, x = Pixels(), torch.randn(4, 5)
+    ours = gradients_of(DReG(particles, max_plate_nesting=2), pair, x)
+
+    def by_hand() -> Tensor:
+        fixed = pair.loc.detach()
+        z = dist.Normal(pair.loc, 1.0).expand([particles, 1, 5]).rsample()
+        w = dist.Normal(pair.loc, 0.5).expand([particles, 4, 5]).rsample()
+        log_p = (dist.Normal(z, 0.5).log_prob(w) + dist.Normal(w, 1.0).log_prob(x)).sum(1, True)
+        log_p = log_p + dist.Normal(0.0, 1.0).log_prob(z)
+        log_q = dist.Normal(fixed, 1.0).log_prob(z) + dist.Normal(fixed, 0.5).log_prob(w).sum(1, True)
+        weights = (log_p - log_q).softmax(0).detach()
+        return -(weights**2 * (log_p - log_q)).sum()
+
+    assert_same(ours, gradients(pair, by_hand))
+
+
+# At the exact posterior
+
+
+class Sampled(OneLatent):
+    """The prior is one for which no closed-form KL is registered."""
+
+    def prior(self, x: Tensor) -> Any:
+        identity = dist.transforms.AffineTransform(0.0, 1.0)
+        return dist.TransformedDistribution(dist.Normal(torch.zeros_like(x), 1.0), [identity])
+
+
+STICKING = [
+    DReG(1),
+    DReG(4),
+    SGVB_A(1, sticking_the_landing=True),
+    SGVB_A(3, sticking_the_landing=True),
+    SGVB_B(3, sticking_the_landing=True),
+]
+
+
+@pytest.mark.parametrize("estimator", STICKING, ids=repr)
+@pytest.mark.filterwarnings("ignore:SGVB_B. no closed-form KL")
+def test_no_variance_at_the_exact_posterior(estimator: Estimator) -> None:
+    """In one latent; in two, of which the second depends on the first."""
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    pairs = [Sampled(5, torch.float64, a=0.5, b=0.0, s=0.5 * math.log(0.5))]
+    if not isinstance(estimator, SGVB_B):  # whose closed-form KL of z1 given z2 keeps its variance
+        pairs.append(Chain.posterior(5))
+    for pair in pairs:
+        for seed in range(3):
+            guide, model = parted(gradients_of(estimator, pair, x, seed=seed), GUIDE)
+            for name, gradient in guide.items():
+                assert gradient.abs().max() < 1e-12, name
+            assert model["w"].abs().min() > 1e-3
+        guide, _ = parted(gradients_of(SGVB_A(3), pair, x), GUIDE)
+        assert all(gradient.abs().max() > 1e-2 for gradient in guide.values())
+
+
+@pytest.mark.parametrize("estimator", STICKING[:4], ids=repr)
+def test_no_variance_in_a_subsampled_plate(estimator: Estimator) -> None:
+    """The guide that is run once more meets the data of the first run."""
+    pair, data = Chain.posterior(1), torch.linspace(-3, 5, 9, dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 9, subsample_size=3) as index:
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros_like(x[index]), 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x[index])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", 9, subsample_size=3) as index:
+            z2 = pyro.sample("z2", dist.Normal(pair.a * x[index], pair.s.exp()))
+            pyro.sample("z1", dist.Normal(pair.b * x[index] + pair.c * z2, pair.t.exp()))
+
+    for seed in range(3):
+        found = gradients(pair, lambda: estimator.loss_and_grads(model, guide, data), seed)
+        assert found.keys() == GUIDE
+        assert all(gradient.abs().max() < 1e-10 for gradient in found.values())
+
+
+# Sticking the landing
+
+
+@pytest.mark.parametrize("kind", [OneLatent, Chain])
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_sticking_the_landing_has_the_elbos_expectation(
+    kind: type[OneLatent] | type[Chain], particles: int, beta: float
+) -> None:
+    pair = kind(10_000)
+    plain = pair.draws(SGVB_A(particles, beta=beta), 1.5)
+    other = pair.draws(SGVB_A(particles, sticking_the_landing=True, beta=beta), 1.5)
+    torch.testing.assert_close(other["w"], plain["w"])
+    for name in GUIDE & plain.keys():
+        difference = plain[name] - other[name]
+        error = difference.std() / 100
+        assert difference.mean().abs() < 4.5 * error, name
+        assert plain[name].mean().abs() > 10 * error, name
+    assert seeded(1, SGVB_A(particles).bound, pair, torch.ones(10_000)).equal(
+        seeded(1, SGVB_A(particles, sticking_the_landing=True).bound, pair, torch.ones(10_000))
+    )
+
+
+def test_sticking_the_landing_where_b_samples() -> None:
+    """One site with a closed-form KL, whose gradient stays as it is; and one that is sampled."""
+    closed, sampled = OneLatent(5, torch.float64), Sampled(5, torch.float64)
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    stuck = SGVB_B(3, sticking_the_landing=True)
+    assert_same(gradients_of(stuck, closed, x), gradients_of(SGVB_B(3), closed, x), 1e-12, 1e-12)
+    with pytest.warns(UserWarning, match="sampled"):
+        ours = gradients_of(stuck, sampled, x)
+    theirs = gradients_of(SGVB_A(3, sticking_the_landing=True), sampled, x)
+    assert_same(ours, theirs, 1e-12, 1e-12)
+    assert (ours["a"] - gradients_of(SGVB_A(3), sampled, x)["a"]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "estimator", [DReG(2), SGVB_A(sticking_the_landing=True), SGVB_B(sticking_the_landing=True)], ids=repr
+)
+def test_a_planar_flow_cannot_score_anew(estimator: Estimator) -> None:
+    flow = dist.transforms.Planar(2)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(0.5 * x, 1.0), [flow]))
+
+    pair, x = Pair(model, guide), torch.randn(3, 2)
+    with pytest.raises(ValueError, match=r"scores draws anew, which q\(z\).*Use SGVB_A or IWAE"):
+        estimator.bound(pair, x)
+    for other in (SGVB_A(2), IWAE(2), PIWAE(2, 2)):
+        assert other.bound(pair, x).isfinite().all()
+        assert gradients_of(other, pair, x)
+
+
+# What they refuse
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IWAE(0), "num_particles has to be a whole number of at least 1; got 0"),
+        (lambda: DReG(True), "num_particles has to be .* got True"),
+        (lambda: IWAE(2.5), r"num_particles has to be .* got 2\.5"),
+        (lambda: IWAE(2, num_data=0), "num_data has to be .* got 0"),
+        (lambda: Renyi(0.5, 0), "num_particles has to be"),
+        (lambda: Renyi(1, 5), r"at alpha = 1 .* the ELBO.*SGVB_A\(num_particles=5\)"),
+        (lambda: Renyi(math.nan, 5), "alpha has to be a finite number; got nan"),
+        (lambda: Renyi(-math.inf, 5), "alpha has to be a finite number; got -inf"),
+        (lambda: MIWAE(0, 3), "num_groups has to be .* got 0"),
+        (lambda: MIWAE(3, 0), "samples_per_group has to be .* got 0"),
+        (lambda: PIWAE(2.0, 3), r"num_groups has to be .* got 2\.0"),
+        (lambda: CIWAE(1.1, 3), r"elbo_weight .* from 0 to 1; got 1\.1"),
+        (lambda: CIWAE(math.nan, 3), "elbo_weight .* got nan"),
+        (lambda: CIWAE(0.5, 0), "num_particles has to be"),
+        (lambda: IWAE(3, beta=-1.0), "cannot be negative"),
+    ],
+)
+def test_refuses(make: Callable[[], Estimator], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
