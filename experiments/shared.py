@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,16 @@ def cached_json(path: Path, compute: Callable[[], Any]) -> Any:
     if not path.exists():
         write_text(path, json.dumps(compute(), indent=1) + "\n")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def training_seconds(history: Sequence[dict[str, Any]]) -> list[float]:
+    """The seconds of training at the end of each epoch, each epoch taken as long as the median one.
+
+    That leaves out what the first epoch compiles, and evens out what else the machine had to do.
+    """
+    ends = [entry["seconds"] for entry in history]
+    usual = statistics.median(b - a for a, b in itertools.pairwise(ends)) if len(ends) > 1 else ends[0]
+    return [usual * entry["epoch"] for entry in history]
 
 
 def machine() -> dict[str, Any]:

@@ -319,6 +319,7 @@ def _score(
     held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
     held = held.take(limit) if limit is not None else held
     x = held.batch(torch.arange(len(held)))
+    effort: dict[str, Any]
     options: dict[str, Any] = {"seed": seed, "compile": compile, "progress": progress}
     if chunk is not None:
         options["chunk"] = chunk
@@ -329,19 +330,19 @@ def _score(
     if method == "importance":
         options.pop("start", None)
         result = evidence.importance(pair, x, num_samples or 5000, precision=precision, **options)
-        effort = f"{result.num_samples:,} samples each"
+        effort = {"num_samples": result.num_samples}
     elif method == "hmc":
         result = evidence.hmc(pair, x, num_samples or 100, num_chains, num_steps, **options)
-        effort = f"{num_chains} chains of {num_samples or 100} draws, twice"
+        effort = {"num_samples": num_samples or 100, "num_chains": num_chains, "num_warmup": num_steps}
     else:
         function = evidence.ais if method == "ais" else evidence.bdmc
         result = function(pair, x, num_chains, num_steps, schedule=schedule, **options)
-        effort = f"{num_chains} chains of {num_steps:,} steps"
+        effort = {"num_chains": num_chains, "num_steps": num_steps, "schedule": schedule}
     entry = {
         "method": method,
         "split": "simulated" if method == "bdmc" else split,
         "data": len(held),
-        "effort": effort,
+        **effort,
         "seed": seed,
         "precision": precision if method == "importance" else "float32",
         "nll": result.nll,
@@ -380,7 +381,12 @@ def _diagnostics(method: str, result: Any) -> dict[str, float]:
 
 def _said(entry: dict[str, Any]) -> str:
     """The line for an entry of the evaluation file."""
-    over = f"{entry['data']:,} data, {entry['effort']}"
+    over = f"{entry['data']:,} data, " + {
+        "importance": "{num_samples:,} samples each",
+        "hmc": "{num_chains} chains of {num_samples:,} draws, twice",
+        "ais": "{num_chains} chains of {num_steps:,} steps",
+        "bdmc": "{num_chains} chains of {num_steps:,} steps",
+    }[entry["method"]].format(**entry)
     if entry["method"] == "importance":
         trust = (
             f"median effective sample size {entry['effective_sample_size_median']:.1f}, "

@@ -152,6 +152,7 @@ class Joint:
                 f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
                 "is no density of the model's latents. Start from the prior: start='prior'."
             )
+        _check_inside(self._plate, trace)
         return trace
 
     def _values(self, trace: Trace) -> dict[str, Tensor]:
@@ -255,14 +256,19 @@ def check_local(*traces: Trace) -> Any | None:
         ValueError: if a random variable of a trace stands outside of it, so that the data share it.
     """
     plate = data_frame(traces[0])
-    for trace in reversed(traces):
-        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
-            if plate is not None and all(frame.name != plate.name for frame in site["cond_indep_stack"]):
-                raise ValueError(
-                    f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) "
-                    "is no sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
-                )
+    if plate is not None:
+        for trace in reversed(traces):
+            _check_inside(plate, trace)
     return plate
+
+
+def _check_inside(plate: Any, trace: Trace) -> None:
+    for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+        if all(frame.name != plate.name for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
+                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
+            )
 
 
 def _check_continuous(name: str, fn: Any) -> None:

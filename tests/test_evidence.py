@@ -6,18 +6,20 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pairs import linear_gaussian, mlp_vae, plain_object, two_arguments
 from pyro import poutine
+from scipy.stats import genpareto
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, Pair
 from pyro_vae.contract import as_pair
 from pyro_vae.evidence import Importance, importance
-from pyro_vae.evidence.importance import _LogWeights
+from pyro_vae.evidence.importance import _LogWeights, pareto_k_hat
 
 
 class Toy(nn.Module):
@@ -312,3 +314,131 @@ def test_result_of_one_sample() -> None:
     result = Importance(torch.tensor([-2.0]), torch.tensor([1.0]), 1)
     assert result.standard_error.item() == 0
     assert result.nll == 2
+
+
+# --- Pareto k-hat
+
+
+def zhang_stephens(excess: np.ndarray) -> float:
+    """k of the generalised Pareto distribution, one sample, as in the paper's own program; positive k: heavy tail."""
+    excess = np.sort(excess)
+    n = len(excess)
+    m = 30 + math.floor(math.sqrt(n))
+    theta = 1 / excess[-1] + (1 - np.sqrt(m / (np.arange(1, m + 1) - 0.5))) / 3 / excess[math.floor(n / 4 + 0.5) - 1]
+    log_likelihood = [n * (math.log(-b / k) - k - 1) for b in theta for k in [np.log1p(-b * excess).mean()]]
+    weight = np.array([1 / sum(math.exp(other - own) for other in log_likelihood) for own in log_likelihood])
+    return np.log1p(-(theta * weight).sum() * excess).mean().item()
+
+
+def by_reference(log_weights: Tensor) -> list[float]:
+    """Pareto smoothing's diagnostic, datum by datum."""
+    found = []
+    for column in log_weights.T.double().numpy():
+        w = np.sort(np.exp(column - column.max()))
+        m = math.ceil(min(len(w) / 5, 3 * math.sqrt(len(w))))
+        k = zhang_stephens(w[-m:] - w[-m - 1])
+        found.append((k * m + 0.5 * 10) / (m + 10))
+    return found
+
+
+@pytest.mark.parametrize("num_samples", [25, 100, 2500])
+def test_k_hat_is_that_of_the_reference(num_samples: int) -> None:
+    log_weights = torch.randn(num_samples, 6, dtype=torch.float64) * torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 8.0])
+    expected = torch.tensor(by_reference(log_weights), dtype=torch.float64)
+    torch.testing.assert_close(pareto_k_hat(log_weights), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(pareto_k_hat(log_weights - 1e4), expected, rtol=1e-6, atol=1e-6)
+    largest = log_weights.sort(0).values[-num_samples // 2 :]
+    torch.testing.assert_close(pareto_k_hat(largest, num_samples), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("k", [-0.5, 0.0, 0.3, 0.7, 1.2])
+def test_k_hat_of_generalised_pareto_draws(k: float) -> None:
+    """Also the tail of a generalised Pareto distribution is one, of the same k; the fit shrinks to 1/2 by 10 / M."""
+    draws = genpareto(k, scale=2.0).rvs((10_000, 50), random_state=np.random.default_rng(0))
+    found = pareto_k_hat(torch.from_numpy(draws).log())
+    expected = (300 * k + 5) / 310
+    assert found.mean().item() == pytest.approx(expected, abs=4 * found.std().item() / math.sqrt(50) + 0.01)
+    assert found.std().item() == pytest.approx((1 + max(k, 0)) / math.sqrt(300), rel=0.5)
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.55])
+def test_k_hat_of_a_guide_that_is_too_narrow(scale: float) -> None:
+    """q = N(m, s'), p(z | x) = N(m, s): w = exp(z^2 (1 / s'^2 - 1 / s^2) / 2), k = 1 - s'^2 / s^2."""
+    x = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = importance(Toy(slope=0.5, scale=scale), x, 5000)
+    assert result.k_hat.shape == (100,)
+    assert result.k_hat.mean().item() == pytest.approx(1 - 2 * scale**2, abs=0.08)
+    wide = importance(Toy(slope=0.5, scale=1.0), x, 5000)  # bounded weights
+    assert (wide.k_hat < 0.5).all()
+
+
+@pytest.mark.parametrize("chunk", [40, 700, 16384])
+def test_k_hat_does_not_depend_on_the_chunks(chunk: int) -> None:
+    """The largest weights of all chunks are the largest of all draws."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    x = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+    original = _LogWeights.forward
+
+    def forward(self: Any, *batch: Tensor) -> list[Tensor]:
+        out = original(self, *batch)
+        seen.append((batch[0], out[2]))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_LogWeights, "forward", forward)
+        result = importance(Toy(), x, 400, chunk=chunk, compile="eager")
+    by_datum = [torch.cat([w[:, b == value] for b, w in seen if (b == value).any()]) for value in x]
+    log_weights = torch.cat(by_datum, 1)
+    assert log_weights.shape == (400, 3)
+    torch.testing.assert_close(result.k_hat, pareto_k_hat(log_weights))
+    torch.testing.assert_close(result.log_prob, log_weights.logsumexp(0) - math.log(400))
+
+
+def test_k_hat_at_the_edges() -> None:
+    assert pareto_k_hat(torch.randn(20, 3)).isnan().all()  # too few
+    assert (pareto_k_hat(torch.zeros(100, 3)) == -math.inf).all()  # no tail
+    zero = torch.full((100, 2), -math.inf)
+    zero[:10, 0] = 0.0  # fewer positive weights than the tail has
+    assert (pareto_k_hat(zero) == math.inf).all()
+    pair, x, _ = linear_gaussian(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (importance(pair, x, 200).k_hat == -math.inf).all()  # rounding is no tail
+    assert importance(pair, x, 5).k_hat.isnan().all()
+
+
+def test_heavy_tails_are_said() -> None:
+    x = torch.linspace(-0.1, 0.1, 200)
+    with pytest.warns(UserWarning, match=r"k-hat .* above 0\.7 for \d+ of 200 data.*evidence\.ais") as caught:
+        importance(Toy(slope=0.5, scale=0.25), x, 1000)
+    assert caught[-1].filename == __file__
+
+
+class Strange(Toy):
+    """Log-weights that are given, for x = 0, 1, ..."""
+
+    def __init__(self, *log_weights: float) -> None:
+        super().__init__()
+        self.log_weights = torch.tensor(log_weights)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Delta(0 * z, log_density=self.log_weights[x.long()]), obs=0 * z)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"importance weights of 2 of 4 data are NaN or infinite.*float64"):
+        importance(Strange(0.0, value, 1.0, value), torch.arange(4.0), 30, compile="eager")
+
+
+def test_weights_of_zero_are_said() -> None:
+    with pytest.warns(UserWarning, match="all importance weights of 1 of 2 data are 0") as caught:
+        result = importance(Strange(0.0, -math.inf), torch.arange(2.0), 30, compile="eager")
+    assert caught[0].filename == __file__
+    assert result.log_prob.tolist() == [0.0, -math.inf]
+    assert result.effective_sample_size[1] == 1
+    assert result.k_hat[1] == math.inf
