@@ -34,9 +34,7 @@ def main() -> None:
     (x,) = data.test.batch(torch.arange(len(data.test)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
-    result = evidence.importance(
-        pair, x, 5000, precision=arguments.precision, progress=True, seed=arguments.seed
-    )
+    result = evidence.importance(pair, x, 5000, precision=arguments.precision, progress=True, seed=arguments.seed)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {

@@ -443,8 +443,10 @@ def _facts(width: int | None = None) -> None:
         width: of the table in characters, by default that of the terminal
     """
     print(facts_table(ESTIMATORS, shutil.get_terminal_size((120, 24)).columns if width is None else width))
-    print("K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "
-          "--estimator.num_particles 5")
+    print(
+        "K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "
+        "--estimator.num_particles 5"
+    )
 
 
 def estimators(arguments: Sequence[str]) -> None:
