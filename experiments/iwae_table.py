@@ -51,7 +51,7 @@ PUBLISHED = {
 }  # fmt: skip
 FULL_EPOCHS, FULL_BATCH = 3280, 20
 SIZES = {
-    "quick": {"epochs": 6, "batch_size": 100, "exact": 250},
+    "quick": {"epochs": 4, "batch_size": 100, "exact": 250},
     "full": {"epochs": FULL_EPOCHS, "batch_size": FULL_BATCH, "exact": 10_000},
 }
 # What the quick run leaves to the full one: k = 50 in two layers takes as long as all others together.

@@ -439,7 +439,7 @@ def _try(pair: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None, n
             if estimator is not None:
                 estimator.bound(pair, *batch)
         except (ValueError, RuntimeError) as error:
-            text = str(error)
+            text = str(error).split("\nTrace Shapes:")[0]  # which Pyro adds to what goes wrong while a program runs
             raise PairError([text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}"]) from error
 
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         commands[name](rest)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        return _fail(str(error))
+        return _fail(_sentence(str(error)))
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
     return 0
@@ -70,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int = 2) -> int:
     print(f"pyro-vae: error: {message}", file=sys.stderr)
     return status
+
+
+def _sentence(message: str) -> str:
+    """A message without what the parser lays around it, where a class of several did not take its arguments."""
+    buried = re.findall(r"^ +- (?!Expected )(.+)$", message, re.MULTILINE) if "Union subtypes" in message else []
+    return " ".join(buried) or message
 
 
 def _dashes(argument: str) -> str:
@@ -310,6 +316,13 @@ def _score(
         precision: bfloat16 for matrix products in bfloat16, for importance
         progress: show a progress bar
     """
+    for option, given, methods in (
+        ("num-samples", num_samples is not None, ("importance", "hmc")),
+        ("start", start is not None, ("ais", "bdmc", "hmc")),
+        ("precision", precision != "float32", ("importance",)),
+    ):
+        if given and method not in methods:
+            raise ValueError(f"--{option} has no part in --method {method}, but in {', '.join(methods)}. Leave it out.")
     pair, data, out = _open_run(run)
     chosen = getattr(data, split)
     if chosen is None:
@@ -328,12 +341,13 @@ def _score(
     started = time.perf_counter()
     result: Any
     if method == "importance":
-        options.pop("start", None)
-        result = evidence.importance(pair, x, num_samples or 5000, precision=precision, **options)
-        effort = {"num_samples": result.num_samples}
+        num_samples = 5000 if num_samples is None else num_samples
+        result = evidence.importance(pair, x, num_samples, precision=precision, **options)
+        effort = {"num_samples": num_samples}
     elif method == "hmc":
-        result = evidence.hmc(pair, x, num_samples or 100, num_chains, num_steps, **options)
-        effort = {"num_samples": num_samples or 100, "num_chains": num_chains, "num_warmup": num_steps}
+        num_samples = 100 if num_samples is None else num_samples
+        result = evidence.hmc(pair, x, num_samples, num_chains, num_steps, **options)
+        effort = {"num_samples": num_samples, "num_chains": num_chains, "num_warmup": num_steps}
     else:
         function = evidence.ais if method == "ais" else evidence.bdmc
         result = function(pair, x, num_chains, num_steps, schedule=schedule, **options)

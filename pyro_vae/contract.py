@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -142,10 +143,18 @@ def pair_method(method: Method) -> Method:
 
     It is ``pyro.nn.pyro_method``, and keeps the parameters with the pair: under ``pyro.infer.SVI`` two pairs of one
     class do not share them.
+
+    Raises:
+        TypeError: when the method is called, if its object is no ``PyroModule``.
     """
 
     @functools.wraps(method)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, PyroModule):
+            raise TypeError(
+                f"pair_method decorates methods of a pyro.nn.PyroModule, which {type(self).__name__} is not. Derive it "
+                "from PyroModule, or leave pair_method out and announce the networks by pyro.module(name, self)."
+            )
         with isolated(self), self._pyro_context:
             return method(self, *args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -48,13 +49,14 @@ def _figures(
     held = split if isinstance(split, Split) else split.take(_MOST_CODES)
     held = held.take(_MOST_CODES)
     batch = held.batch(torch.arange(len(held)))
-    images = len(data.event_shape) == 3 and data.event_shape[0] in (1, 3)
+    shape = data.event_shape
+    images = len(shape) == 3 and shape[0] in (1, 3)
     if images:
         shown = tuple(tensor[:10] for tensor in batch)
-        yield "reconstructions", plotting.reconstructions(shown[0], _unit(diagnostics.reconstruct(pair, *shown)))
+        yield "reconstructions", plotting.reconstructions(shown[0], _unit(diagnostics.reconstruct(pair, *shown), shape))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch)))
+            yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch), shape))
     codes = diagnostics.encode(pair, *batch)
     if list(codes) != ["z"] or codes["z"].dim() != 2:
         return
@@ -67,12 +69,12 @@ def _figures(
 
 
 def _latent_figure(pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits) -> tuple[str, Any]:
-    dim = units.codes.shape[1]
+    dim, shape = units.codes.shape[1], batch[0].shape[1:]
     if dim == 2:
         side = 20
         grid = torch.as_tensor(plotting.manifold_grid(side), dtype=units.codes.dtype)
         return "manifold", plotting.manifold(
-            _unit(diagnostics.decode(pair, grid, *(tensor[:1] for tensor in batch))), side=side
+            _unit(diagnostics.decode(pair, grid, *(tensor[:1] for tensor in batch)), shape), side=side
         )
     quantiles = torch.linspace(0.02, 0.98, 11)
     values = torch.tensor([NormalDist().inv_cdf(quantile) for quantile in quantiles.tolist()])
@@ -81,11 +83,12 @@ def _latent_figure(pair: Any, batch: tuple[Tensor, ...], units: diagnostics.Acti
     latents = base.expand(len(shown), len(values), dim).clone()
     for row, unit in enumerate(shown):
         latents[row, :, unit] = values
-    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *(tensor[:1] for tensor in batch)))
+    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *(tensor[:1] for tensor in batch)), shape)
     grid = decoded.unflatten(0, (len(shown), len(values)))
     return "traversals", plotting.traversals(grid, values=values, dims=shown.tolist())
 
 
-def _unit(images: Tensor) -> Tensor:
-    """Means as pictures: a Gaussian's mean may leave [0, 1]."""
-    return images.clamp(0, 1).cpu()
+def _unit(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Means as pictures: a Gaussian's mean may leave [0, 1], and a pair may observe images as flat vectors."""
+    flat = images.shape[1:] == (math.prod(shape),)
+    return (images.unflatten(1, shape) if flat else images).clamp(0, 1).cpu()

@@ -276,7 +276,8 @@ def _check_continuous(name: str, fn: Any) -> None:
         if fn.support.is_discrete:
             raise ValueError(
                 f"Hamiltonian Monte Carlo needs continuous latents, but {name!r} is a {_family(fn)}, which is "
-                "discrete. Importance sampling would do, or summing it out by enumeration."
+                "discrete. For log p(x) use evidence.importance; to train, Enumeration where the support is finite, or "
+                "ScoreFunction, VIMCO or ReweightedWakeSleep."
             )
         biject_to(fn.support)
     except NotImplementedError as error:

@@ -1,7 +1,10 @@
-"""What all tests share: one thread (the tests are small), and a check that no test leaves Pyro or torch changed."""
+"""What all tests share: one thread each (they are small, and run side by side, as the notebooks do), and a check that
+no test leaves Pyro or torch changed."""
 
 import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 import pyro
 import pytest

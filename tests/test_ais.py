@@ -387,6 +387,20 @@ def test_more_than_five_dimensions_are_said() -> None:
         hmc(Pair(model, model), torch.zeros(2), 1, 4, 40)
 
 
+def test_hmc_says_what_is_nan() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[..., None].expand(-1, 2), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"weights of 1 of 3 data are NaN or infinite.*Look for NaN in the data"):
+        hmc(Pair(model, guide), torch.tensor([0.0, math.nan, 1.0]), 20, 4, 20, start="guide", compile="eager")
+
+
 def test_chains_that_do_not_agree_are_said() -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -422,7 +436,9 @@ def discrete(x: Tensor) -> None:
 
 @pytest.mark.parametrize("method", [ais, bdmc, hmc, sample_posterior])
 def test_a_discrete_latent_is_refused(method: Any) -> None:
-    with pytest.raises(ValueError, match=r"'z' is a Categorical, which is discrete\. Importance sampling would do"):
+    with pytest.raises(
+        ValueError, match=r"'z' is a Categorical, which is discrete\. For log p\(x\) use evidence\.importance"
+    ):
         method(Pair(discrete, discrete), torch.zeros(3))
 
 

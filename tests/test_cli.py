@@ -201,9 +201,61 @@ def test_evaluates_by_every_method(tmp_path, capsys):
     assert "test NLL" in text
     assert "<= log p(x) <=" in text
     assert "--method" in fails(capsys, "evaluate", "run", "--method", "guess")
+    for method in ("importance", "hmc"):
+        error = fails(capsys, "evaluate", "run", "--method", method, "--num-samples", "0", *common)
+        assert "num_samples has to be a whole number of at least 1; got 0" in error
+    for method, option, value in (
+        ("ais", "num-samples", "50"),
+        ("bdmc", "num-samples", "50"),
+        ("importance", "start", "prior"),
+        ("hmc", "precision", "bfloat16"),
+    ):
+        error = fails(capsys, "evaluate", "run", "--method", method, f"--{option}", value, *common)
+        assert f"--{option} has no part in --method {method}, but in" in error
+
+
+def test_a_pair_of_flat_vectors_has_figures(tmp_path, capsys):
+    (tmp_path / "flat_pair.py").write_text(
+        textwrap.dedent(
+            """
+            import pyro, pyro.distributions as dist, torch
+            from pyro.nn import PyroModule
+            from pyro_vae import pair_method
+
+            class Flat(PyroModule):
+                def __init__(self):
+                    super().__init__()
+                    self.encoder = PyroModule[torch.nn.Linear](64, 3)
+                    self.decoder = PyroModule[torch.nn.Linear](3, 64)
+
+                @pair_method
+                def model(self, x):
+                    with pyro.plate("data", len(x)):
+                        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                        pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x.flatten(1))
+
+                @pair_method
+                def guide(self, x):
+                    with pyro.plate("data", len(x)):
+                        pyro.sample("z", dist.Normal(self.encoder(x.flatten(1)), 1.0).to_event(1))
+            """
+        )
+    )
+    options = ["--epochs", "1", "--compile", "traced", "--progress", "false", "--precision", "bfloat16"]
+    dreg = ["--estimator", "pyro_vae.DReG", "--estimator.num_particles", "3"]
+    assert cli.main(["train", "--model", "flat_pair.Flat", *options, *dreg, "--out", "run"]) == 0
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"reconstructions", "samples", "traversals"} <= drawn
 
 
 def test_errors_are_one_sentence(tmp_path, capsys):
+    for arguments, sentence in (
+        (["IWAE", "--estimator.num_particles", "0"], "num_particles has to be a whole number of at least 1; got 0."),
+        (["Renyi", "--estimator.alpha", "1"], "at alpha = 1 the Renyi bound is a limit, the ELBO, which"),
+    ):
+        error = fails(capsys, "train", "--estimator", f"pyro_vae.{arguments[0]}", *arguments[1:])
+        assert error.startswith(f"pyro-vae: error: {sentence}")
+        assert error.count("\n") == 1
     assert "there is no command 'trian'; the nearest are train" in fails(capsys, "trian")
     assert "Did you mean 'mnist'" in fails(capsys, "train", "--data", "mnits")
     assert "the nearest are ConvVAE" in fails(capsys, "train", "--model", "pyro_vae.models.ConVAE")

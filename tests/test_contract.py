@@ -468,6 +468,16 @@ def test_pair_method_keeps_pyro_params_with_their_module() -> None:
     assert first.scale > 0
 
 
+def test_pair_method_needs_a_pyro_module() -> None:
+    class Plain(nn.Module):
+        model, guide = Own.model, Own.guide
+
+    with pytest.raises(TypeError, match=r"Plain is not\. Derive it from PyroModule, or leave pair_method out"):
+        Plain().guide(real(6))
+    with pytest.raises(ValueError, match=r"The guide fails .* Plain is not\. Derive it from PyroModule"):
+        check(Plain(), real(6))
+
+
 def test_isolated_needs_no_pyro_param() -> None:
     pair, _ = functions()
     with isolated(pair):

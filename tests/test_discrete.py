@@ -503,10 +503,35 @@ def simple(prior: Any, posterior: Any = None, inner: bool = False) -> Pair:
     ],
     ids=["Poisson", "Poisson alone", "event", "event alone", "Normal alone", "inner plate", "scales"],
 )
-@pytest.mark.filterwarnings("ignore:Found vars in model but not guide", "ignore:TraceEnum_ELBO found no sample sites")
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
 def test_enumeration_refuses(pair: Pair, nesting: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Enumeration(max_plate_nesting=nesting).bound(pair, X)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("way", ["sequential", None])
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_enumeration_is_parallel(guided: bool, way: str | None) -> None:
+    pair = discrete(guided=guided)
+    marked = Pair(*(config_enumerate(program, default=way) for program in (pair.model, pair.guide)))
+    with pytest.raises(ValueError, match=rf"'y' is marked by infer={{'enumerate': {way!r}}}, but.*in parallel"):
+        Enumeration().bound(marked, X)
+
+
+def test_enumeration_tells_how_its_values_lie() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5)))
+            pyro.sample("x", dist.Normal(torch.stack([y, x], -1).sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(torch.tensor(0.5)))
+
+    assert SGVB_A().bound(Pair(model, guide), X).isfinite().all()
+    with pytest.raises(ValueError, match=r"all of its values at once, .*\(stack expects .*broadcast_shapes"):
+        Enumeration().bound(Pair(model, guide), X)
 
 
 def test_enumeration_has_no_weights() -> None:
@@ -516,7 +541,7 @@ def test_enumeration_has_no_weights() -> None:
 
 @pytest.mark.parametrize("factory", [p for p in PAIRS if p.id in ("hierarchy", "two_arguments")])
 @pytest.mark.parametrize("estimator", [VIMCO(3), Enumeration(3), ScoreFunction(3)], ids=repr)
-@pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
+@pytest.mark.filterwarnings("error:TraceEnum_ELBO found no sample sites")
 def test_without_discrete_latents(estimator: Estimator, factory: Any) -> None:
     """Where all latents are reparameterised they are the pathwise estimators."""
     pair, batch = made(factory)

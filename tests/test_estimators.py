@@ -635,7 +635,6 @@ def test_num_data_shares_what_stands_outside_a_plate_of_the_batch() -> None:
 # All of them
 
 EVERY = [pytest.param(make, id=name) for name, make in {**MADE, **VARIANTS}.items()]
-NOTHING_TO_SUM = pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
 Make = Callable[..., Estimator]
 
 
@@ -645,7 +644,6 @@ def named(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("factory", PAIRS)
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_contract(make: Make, factory: Factory) -> None:
     """One value in Pyro's scale by four ways, minus the sum of the bounds; and one gradient."""
     pair, batch = made(factory)
@@ -676,7 +674,6 @@ def test_contract(make: Make, factory: Factory) -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_traced_gradient(make: Make) -> None:
     """The graph draws what the program draws: on a hierarchy, and on a discrete latent where that is taken."""
     pairs: list[tuple[nn.Module, tuple[Any, ...]]] = [named("hierarchy")]
@@ -713,7 +710,6 @@ def test_compiled_gradient(estimator: Estimator, pair: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("make", [p for p in EVERY if p.id != "Renyi, negative"])  # whose optimum is elsewhere
-@NOTHING_TO_SUM
 def test_learns_in_svi(make: Make) -> None:
     """z ~ N(0, 1), x | z ~ N(w z, 1): the guide comes to the posterior, N(w x / v, 1 / v) with v = 1 + w^2.
 
@@ -735,7 +731,6 @@ def test_learns_in_svi(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_fits(make: Make) -> None:
     pair, (x,) = named("gaussian_vae")
     before = {name: p.clone() for name, p in pair.named_parameters()}
@@ -764,7 +759,6 @@ def test_repr_makes_it_again(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_a_bound_that_is_not_finite_is_said(make: Make) -> None:
     """A log-likelihood of minus infinity, or none at all, for two of three data."""
 
@@ -809,7 +803,6 @@ def test_facts_table() -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_fact_sites(make: Make) -> None:
     """What an estimator says of the sites that it takes is so: a discrete latent, and one outside of the plate."""
     sites = make().facts.sites
@@ -827,7 +820,6 @@ def test_fact_sites(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_fact_evaluations(make: Make) -> None:
     """Rows that go through the networks for one gradient and one datum."""
     pair, (x,) = named("plain_module")
@@ -843,7 +835,6 @@ def test_fact_evaluations(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-@NOTHING_TO_SUM
 def test_fact_bounds(make: Make) -> None:
     """z ~ N(0, 1), x | z ~ N(z, 1), q = N(0.2 x + 0.1, 0.45): below log p(x) in expectation, where that is claimed."""
     claimed = "from below" in make().facts.bounds and not (getattr(make(), "alpha", 0) < 0)

@@ -372,6 +372,10 @@ def test_bad_arguments(data, arguments, message):
 def test_bad_pairs_and_data(data):
     with pytest.raises(TypeError, match="a pair has two methods"):
         fit(nn.Linear(2, 2), data)
+    with pytest.raises(TypeError, match=r"estimator is the class SGVB_A; .*such as SGVB_A\(\)"):
+        fit(make(), data, estimator=SGVB_A)
+    with pytest.raises(TypeError, match=r"estimator is a Trace_ELBO; .*pyro\.infer\.SVI"):
+        fit(make(), data, estimator=pyro.infer.Trace_ELBO())
     with pytest.raises(ValueError, match="Grey pixels"):
         fit(make(), torch.rand(40, *SHAPE), batch_size=20)
     with pytest.raises(ValueError, match="patience needs a validation set"):

@@ -443,7 +443,7 @@ def test_refuses() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
-    with pytest.raises(ValueError, match=r"'z' is a Bernoulli, which is discrete\. Importance sampling would do"):
+    with pytest.raises(ValueError, match=r"'z' is a Bernoulli, which is discrete\. For log p\(x\) use evidence"):
         Joint(discrete, None, x)
     with pytest.raises(ValueError, match="no plate over the data"):
         Joint(without_plate, None, x)

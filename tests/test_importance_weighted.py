@@ -16,7 +16,22 @@ from pairs import PAIRS, linear_gaussian, made
 from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
-from pyro_vae import CIWAE, IWAE, MIWAE, PIWAE, SGVB_A, SGVB_B, DReG, Pair, Renyi
+from pyro_vae import (
+    CIWAE,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    SGVB_A,
+    SGVB_B,
+    DReG,
+    MonteCarloEM,
+    Pair,
+    Renyi,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+    check,
+)
 from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator
 
@@ -50,7 +65,7 @@ def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
         (CIWAE(0.3, 6), lambda w: 0.3 * w.mean(0) + 0.7 * log_mean_exp(w)),
         (PIWAE(2, 3), log_mean_exp),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, Estimator) else "reduce",  # the same in all processes
 )
 def test_bound_is_of_each_datums_weights(estimator: Estimator, reduce: Callable[[Tensor], Tensor]) -> None:
     """With inner plates and beta, too; the weights are SGVB_A's at the same seed, which equal Pyro's."""
@@ -207,6 +222,9 @@ def test_renyi_orders() -> None:
     assert (zero - elbo).min() > 0.02  # which the tolerance tells apart
     near_one = gradients_of(Renyi(0.9999, 4), pair, *batch)
     assert_same(near_one, gradients_of(SGVB_A(4), pair, *batch), rtol=5e-3, atol=2e-3)
+    for alpha in (1 - 1e-9, 1 + 1e-9):  # of which no digit is left in a power of the weights
+        torch.testing.assert_close(seeded(1, Renyi(alpha, 4).bound, pair, *batch), elbo)
+        assert_same(gradients_of(Renyi(alpha, 4), pair, *batch), gradients_of(SGVB_A(4), pair, *batch))
     bounds = [seeded(1, Renyi(alpha, 4).bound, pair, *batch) for alpha in (5.0, 2.0, 0.5, -0.5, -5.0)]
     for low, high in itertools.pairwise(bounds):
         assert (low < high).all()  # a power mean rises with its power
@@ -432,7 +450,17 @@ def test_sticking_the_landing_where_b_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", [DReG(2), SGVB_A(sticking_the_landing=True), SGVB_B(sticking_the_landing=True)], ids=repr
+    "estimator",
+    [
+        DReG(2),
+        SGVB_A(sticking_the_landing=True),
+        SGVB_B(sticking_the_landing=True),
+        ScoreFunction(pathwise=False),
+        WakeSleep(),
+        ReweightedWakeSleep(2),
+        MonteCarloEM(),
+    ],
+    ids=repr,
 )
 def test_a_planar_flow_cannot_score_anew(estimator: Estimator) -> None:
     flow = dist.transforms.Planar(2)
@@ -448,11 +476,41 @@ def test_a_planar_flow_cannot_score_anew(estimator: Estimator) -> None:
             pyro.sample("z", dist.TransformedDistribution(dist.Normal(0.5 * x, 1.0), [flow]))
 
     pair, x = Pair(model, guide), torch.randn(3, 2)
-    with pytest.raises(ValueError, match=r"scores draws anew, which q\(z\).*Use SGVB_A or IWAE"):
+    message = rf"{type(estimator).__name__}.* scores draws anew, which q\(z\).*Use SGVB_A or IWAE"
+    with pytest.raises(ValueError, match=message):
         estimator.bound(pair, x)
+    with pytest.raises(ValueError, match=message):
+        gradients_of(estimator, pair, x)
+    with pytest.raises(ValueError, match=f"^{message}[^\\n]*$"):  # by itself
+        check(pair, x, estimator=estimator)
     for other in (SGVB_A(2), IWAE(2), PIWAE(2, 2)):
         assert other.bound(pair, x).isfinite().all()
         assert gradients_of(other, pair, x)
+
+
+def test_draws_of_bfloat16() -> None:
+    """Under autocast a guide of plain layers draws in bfloat16."""
+    decoder, encoder = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z).float(), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    pair, x = Pair(model, guide), torch.randn(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        one, several = gradients_of(DReG(1), pair, x), gradients_of(DReG(4), pair, x)
+        landing = gradients_of(SGVB_A(sticking_the_landing=True), pair, x)
+        bound = gradients_of(IWAE(4), pair, x)
+    assert_same(one, landing, rtol=0.05, atol=0.05)
+    model = [name for name in several if "decoder" in name]
+    assert_same({name: several[name] for name in model}, {name: bound[name] for name in model}, rtol=0.05, atol=0.05)
 
 
 # What they refuse

@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from pyro import poutine
@@ -422,11 +422,20 @@ def add_scores(estimator: str, guide: Any, guide_trace: Trace, args: Any, kwargs
         fixed = poutine.trace(poutine.replay(guide.fn, trace=fixed)).get_trace(*args, **kwargs)
     for name, site in sites.items():
         scored: Any = fixed.nodes[name]
-        try:
-            score = scored["fn"].log_prob(scored["value"])
-        except (NotImplementedError, KeyError) as error:
-            raise ValueError(
-                f"{estimator} scores draws anew, which q({name}), a {family(site['fn'])}, cannot do "
-                f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
-            ) from error
+        score = score_anew(estimator, name, scored["fn"], scored["value"])
         site["score_log_prob"] = scale_and_mask(score, scored["scale"], scored["mask"])
+
+
+def score_anew(estimator: str, name: str, fn: Any, value: Tensor) -> Tensor:
+    """log q at a value that the distribution has not just drawn itself.
+
+    Raises:
+        ValueError: if it cannot, as a planar flow cannot.
+    """
+    try:
+        return cast(Tensor, fn.log_prob(value))
+    except (NotImplementedError, KeyError) as error:
+        raise ValueError(
+            f"{estimator} scores draws anew, which q({name}), a {family(fn)}, cannot do "
+            f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
+        ) from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from pyro import poutine
 from pyro.distributions.score_parts import ScoreParts
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
+from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
 from pyro_vae.contract import latent_sites
@@ -39,7 +41,8 @@ class ScoreFunction(SGVB):
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
-        ValueError: if the baseline is something else, or leaves out the only particle.
+        ValueError: if the baseline is something else, or leaves out the only particle; without ``pathwise`` also if a
+            distribution cannot score a given value, as a planar flow cannot.
 
     Source: Paisley, Blei & Jordan (2012); Mnih & Gregor (2014); leave-one-out: Kool et al. (2019), Richter et al.
     (2020).
@@ -73,7 +76,7 @@ class ScoreFunction(SGVB):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         if self.pathwise:
             return super()._get_trace(model, guide, args, kwargs)
-        with Detached():
+        with Detached(f"{type(self).__name__}(pathwise=False)"):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         for site in latent_sites(guide_trace).values():
             site["score_parts"] = ScoreParts(site["log_prob"], site["unscaled_log_prob"], 0)  # type: ignore[arg-type]
@@ -162,7 +165,8 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
 
     Raises:
         ValueError: if a latent can neither be enumerated nor reparameterised, a discrete one stands in a plate within
-            the data plate, or sites summed over a latent of the model alone differ in their ``poutine.scale``.
+            the data plate or is marked not to be enumerated in parallel, a program does not take the shape of all
+            values at once, or sites summed over a latent of the model alone differ in their ``poutine.scale``.
 
     Source: Bingham et al. (2019), Pyro's ``TraceEnum_ELBO``; Kingma et al. (2014), eq. 7, for the use of it.
     """
@@ -177,12 +181,25 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
 
     _get_trace = TraceEnum_ELBO._get_trace
 
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.strict_enumeration_warning = False  # it advises marks, which are made here
+
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        model, guide = config_enumerate(model, "parallel"), config_enumerate(guide, "parallel")
+        model, guide = (
+            poutine.infer_config(config_enumerate(program, "parallel"), _in_parallel) for program in (model, guide)
+        )
         return TraceEnum_ELBO._get_traces(self, model, guide, args, kwargs)
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
-        draws = super()._draw(model, guide, args, kwargs)
+        try:
+            draws = super()._draw(model, guide, args, kwargs)
+        except RuntimeError as error:
+            raise ValueError(
+                "Enumeration gives a discrete latent all of its values at once, on one more dimension on the left, "
+                f"[V, 1, *event], with which a program fails ({str(error).strip().splitlines()[0]}). Where it meets "
+                "data or another latent, expand both to torch.broadcast_shapes of their dimensions before the event's."
+            ) from error
         for trace in (draws.guide_trace, draws.model_trace):
             for name, site in _enumerated(trace).items():
                 within = [
@@ -312,6 +329,17 @@ def _is_enumerated(site: Any) -> bool:
 
 def _enumerated(trace: Trace) -> dict[str, Any]:
     return {name: site for name, site in latent_sites(trace).items() if _is_enumerated(site)}
+
+
+def _in_parallel(site: Any) -> InferDict:
+    """Adds nothing to the marks of a site, but refuses one that is not to be enumerated in parallel."""
+    way = site["infer"].get("enumerate", "parallel")
+    if way != "parallel" and not site["is_observed"]:
+        raise ValueError(
+            f"{site['name']!r} is marked by infer={{'enumerate': {way!r}}}, but Enumeration sums over all values at "
+            "once, in parallel. Leave the mark out, or use ScoreFunction, VIMCO or ReweightedWakeSleep."
+        )
+    return {}
 
 
 def _event(site: Any) -> str:

@@ -106,7 +106,8 @@ class DReG(IWAE):
 
                 def again(gradient: Tensor, weights: list[Tensor] = weights, events: Any = events) -> Tensor:
                     (weight,) = weights
-                    return (weight.reshape(weight.shape + events) * gradient).reshape(gradient.shape)
+                    weighed = weight.reshape(weight.shape + events) * gradient
+                    return weighed.reshape(gradient.shape).to(gradient.dtype)  # a draw of bfloat16 keeps its type
 
                 value.register_hook(again)
             values[name] = value
@@ -167,7 +168,11 @@ class Renyi(_Pathwise):
         return {**super()._options(), "alpha": self.alpha}
 
     def _reduce(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp((1 - self.alpha) * log_weights) / (1 - self.alpha)
+        powers = (1 - self.alpha) * log_weights
+        limits = torch.finfo(powers.dtype)
+        largest = powers.detach().amax(0).clamp(limits.min, limits.max)
+        # By expm1 and log1p, since near alpha = 1 all powers are near 1, and a log of their mean would be rounding.
+        return ((powers - largest).expm1().mean(0).log1p() + largest) / (1 - self.alpha)
 
 
 class _Grouped(_Pathwise):

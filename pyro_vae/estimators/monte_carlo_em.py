@@ -43,8 +43,8 @@ class MonteCarloEM(PerDatum):
         options: max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`; no beta.
 
     Raises:
-        ValueError: if a count is below 1, the target is not in (0, 1), or a latent is discrete or stands outside the
-            data plate.
+        ValueError: if a count is below 1, the target is not in (0, 1), a latent is discrete or stands outside the data
+            plate, or a distribution of the guide cannot score a given value, as a planar flow cannot.
 
     Warns:
         UserWarning: if the chains accept nothing, or everything, for a long time.
@@ -183,7 +183,7 @@ class MonteCarloEM(PerDatum):
         return (u,)
 
     def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
-        with Detached():
+        with Detached(type(self).__name__):
             return super()._guide_trace(guide, args, kwargs)
 
     def _surrogate(self, draws: Draws) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Independent, TransformedDistribution
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -16,7 +17,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from pyro_vae.contract import latent_sites
-from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside, score_anew
 
 
 class PerDatum(Estimator):
@@ -98,11 +99,32 @@ class PerDatum(Estimator):
 
 
 class Detached(Messenger):
-    """Runs a guide so that its draws carry no gradient."""
+    """Runs a guide so that its draws carry no gradient.
+
+    A transformed distribution then no longer knows a draw as its own, and has to find its way back from it.
+
+    Args:
+        estimator: what needs it, for the message.
+
+    Raises:
+        ValueError: if a distribution cannot score such a draw, as a planar flow cannot.
+    """
+
+    def __init__(self, estimator: str) -> None:
+        super().__init__()
+        self.estimator = estimator
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["value"], Tensor):
             msg["value"] = msg["value"].detach()
+            if _transformed(msg["fn"]):
+                score_anew(self.estimator, msg["name"], msg["fn"], msg["value"])
+
+
+def _transformed(fn: Any) -> bool:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return isinstance(fn, TransformedDistribution)
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:

@@ -31,7 +31,7 @@ class _Phases(PerDatum):
         super().__init__(num_particles, **options)
 
     def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Trace:
-        with Detached():
+        with Detached(type(self).__name__):
             return poutine.trace(guide).get_trace(*args, **kwargs)
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
@@ -74,8 +74,9 @@ class WakeSleep(_Phases):
         options: max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`; no beta.
 
     Raises:
-        ValueError: if beta is given, a random variable stands outside the data plate, or a dream cannot be given to
-            the guide, because the observed site is none of the arguments.
+        ValueError: if beta is given, a random variable stands outside the data plate, a distribution of the guide
+            cannot score a given value, as a planar flow cannot, or a dream cannot be given to the guide, because the
+            observed site is none of the arguments.
 
     Source: Hinton, Dayan, Frey & Neal (1995).
     """

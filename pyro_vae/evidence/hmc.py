@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -281,7 +282,9 @@ def _fitted(u: Tensor) -> MultivariateNormal:
     centered = draws - mean[:, None]
     covariance = centered.mT @ centered / (draws.shape[1] - 1)
     ridge = 1e-9 * covariance.diagonal(dim1=-2, dim2=-1) + torch.finfo(torch.float64).tiny
-    return MultivariateNormal(mean, covariance + ridge.diag_embed(), validate_args=False)
+    factor, failed = torch.linalg.cholesky_ex(covariance + ridge.diag_embed())
+    factor = torch.where(failed[:, None, None] > 0, math.nan, factor)  # so that the weights tell of it
+    return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
 
 
 def _check_dimensions(dim: int, draws: int) -> None:

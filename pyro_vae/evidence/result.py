@@ -106,7 +106,8 @@ def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high:
         )
     if data := many((judged < low) | (judged > high)):
         remedy = (
-            "Chains hardly move: use fewer leapfrog steps for each transition, more steps, or float64."
+            "Chains hardly move: use a higher target_acceptance, fewer leapfrog steps for each transition, more steps, "
+            "or float64."
             if (judged < low).sum() >= (judged > high).sum()
             else "Steps are smaller than they need be, or the density is flat: use a lower target_acceptance, more "
             "leapfrog steps, or a longer warm-up."

@@ -83,11 +83,18 @@ def fit(
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, or ``out`` belongs
             to another run.
+        TypeError: if ``estimator`` is something else, such as a class or an ELBO of Pyro's.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 
     Source: Kingma & Welling (2013), algorithm 1.
     """
+    if estimator is not None and not isinstance(estimator, Estimator):
+        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
+        raise TypeError(
+            f"estimator is {what}; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own "
+            "ELBOs go with pyro.infer.SVI."
+        )
     trainer = Trainer(
         as_pair(pair),
         as_data(data),
