@@ -32,7 +32,7 @@ def options(description: str) -> argparse.ArgumentParser:
         "--cache", type=Path, default=HERE / "cache", help="folder of the runs, taken up where they are"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file and the figure")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, noise and order")
     return parser
 
 

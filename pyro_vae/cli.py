@@ -385,7 +385,9 @@ def _diagnostics(method: str, result: Any) -> dict[str, float]:
     found = {"standard_error_median": result.standard_error.median().item()}
     if method == "bdmc":
         acceptance = result.forward.acceptance
-        found.update(lower=result.lower.double().mean().item(), upper=result.upper.double().mean().item())
+        for side, error in (("lower", result.standard_error), ("upper", result.upper_standard_error)):
+            found[side] = getattr(result, side).double().mean().item()
+            found[f"{side}_standard_error"] = error.double().square().sum().sqrt().item() / len(error)
     else:
         acceptance = result.acceptance
     if method == "hmc":
@@ -412,8 +414,11 @@ def _said(entry: dict[str, Any]) -> str:
             f"acceptance {entry['acceptance_mean']:.2f}"
         )
     if entry["method"] == "bdmc":
+        lower, upper = (
+            f"{entry[side]:.3f} (standard error {entry[f'{side}_standard_error']:.3f})" for side in ("lower", "upper")
+        )
         return (
-            f"data drawn from the model: {entry['lower']:.3f} <= log p(x) <= {entry['upper']:.3f} nats, in expectation "
+            f"data drawn from the model: mean log p(x) from below {lower}, from above {upper} nats "
             f"({over}, {trust}, {entry['seconds']:.0f} s)"
         )
     return (

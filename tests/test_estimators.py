@@ -423,6 +423,7 @@ def test_beta_as_a_tensor_is_moved_in_place() -> None:
         ({"max_plate_nesting": 0}, "max_plate_nesting has to be"),
         ({"max_plate_nesting": math.inf}, "max_plate_nesting has to be .* got inf"),
         ({"beta": -0.1}, r"cannot be negative; got -0\.1"),
+        ({"beta": math.inf}, r"it is finite and cannot be negative; got inf"),
         ({"beta": math.nan}, "got nan"),
     ],
 )

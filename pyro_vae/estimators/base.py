@@ -135,8 +135,8 @@ class Estimator(Trace_ELBO):
         at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         if num_data is not None:
             at_least(1, num_data=num_data)
-        if not isinstance(beta, Tensor) and not beta >= 0:
-            raise ValueError(f"beta weighs the latents' terms and cannot be negative; got {beta!r}.")
+        if not isinstance(beta, Tensor) and not 0 <= beta < float("inf"):
+            raise ValueError(f"beta weighs the latents' terms: it is finite and cannot be negative; got {beta!r}.")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.beta = beta
         self.num_data = num_data
