@@ -89,7 +89,7 @@ SIZES = {
             50_000: {"AEVB": 1_000_000, "wake-sleep": 1_000_000, "MCEM": 100_000},
         },
         num_data=100,
-        hmc={"num_samples": 25, "num_chains": 2, "num_warmup": 100},
+        hmc={"num_samples": 25, "num_chains": 2, "num_warmup": 100, "num_leapfrog": 4},
         importance={"num_samples": 1_000},
         num_checked=50,
         ais={"num_chains": 8, "num_steps": 300, "num_leapfrog": 5},
@@ -101,7 +101,7 @@ SIZES = {
             50_000: {"AEVB": 60_000_000, "wake-sleep": 60_000_000},
         },
         num_data=1_000,
-        hmc={"num_samples": 25, "num_chains": 2, "num_warmup": 200},
+        hmc={"num_samples": 25, "num_chains": 2, "num_warmup": 200, "num_leapfrog": 4},
         importance={"num_samples": 5_000},
         num_checked=100,
         ais={"num_chains": 16, "num_steps": 1_000, "num_leapfrog": 10},
@@ -207,16 +207,15 @@ def trained(
     seconds = dict(zip((entry["samples"] for entry in history), training_seconds(history), strict=True))
     bounds = {entry["samples"]: entry["train"] for entry in history}
     pair = published_pair("mnist", data.event_shape, LATENT_DIM, HIDDEN)
-    splits = {"train": train, "test": data.test}
+    first = {split: part.batch(slice(size.num_data)) for split, part in (("train", train), ("test", data.test))}
     points = []
     for mark in marks:
         pair.load_state_dict(load_file(_weights(folder, mark)))
         point: dict[str, Any] = {"samples": mark, "seconds": seconds[mark], "bound": bounds[mark]}
-        for split, part in splits.items():
-            x = part.batch(slice(size.num_data))
+        for split, x in first.items():
             point[split] = estimated(folder / "evidence", "hmc", pair, x, {**size.hmc, "seed": seed}, mark, split)
         point["importance"] = estimated(
-            folder / "evidence", "importance", pair, x, {**size.importance, "seed": seed}, mark, "test"
+            folder / "evidence", "importance", pair, first["test"], {**size.importance, "seed": seed}, mark, "test"
         )
         points.append(point)
         print(
@@ -250,8 +249,6 @@ def estimated(
 ) -> dict[str, Any]:
     """log p(x) of a pair by one of the estimators, kept in a file."""
     key = {"method": method, **settings, "samples": samples, "split": split, "num_data": len(x[0])}
-    if method == "hmc":
-        settings = {"num_leapfrog": 4, **settings}
     return cached(folder, key, lambda: summary(getattr(evidence, method)(pair, x, **settings)))
 
 
@@ -299,19 +296,23 @@ def _check_row(check: dict[str, Any]) -> list[Any]:
 
 
 def in_words(runs: list[dict[str, Any]]) -> str:
-    """The ways in order (importance sampling, test) at the most samples that all have seen, and at the end of each."""
+    """The ways in order: by importance sampling at the most samples that all have seen, by AIS at the end of each."""
     lines = []
     for num_train in NUM_TRAIN:
         shown = [run for run in runs if run["num_train"] == num_train]
-        common = set.intersection(*({point["samples"] for point in run["points"]} for run in shown))
-        for what, at in (("at the last common mark", max(common, default=None)), ("at the end", None)):
-            found = []
-            for run in shown:
-                point = next((p for p in run["points"] if p["samples"] == at), None) if at else run["points"][-1]
-                if point is not None:
-                    found.append((point["importance"]["log_prob"], run["way"], point["samples"], point["seconds"]))
-            order = ", ".join(f"{w} {v:.1f} ({s:.1e} samples, {t:.0f} s)" for v, w, s, t in sorted(found)[::-1])
-            lines.append(f"Ours, N_train = {num_train:,}, test (importance sampling), {what}: {order}.")
+        common = max(set.intersection(*({point["samples"] for point in run["points"]} for run in shown)), default=None)
+        early = [(run, point) for run in shown for point in run["points"] if point["samples"] == common]
+        found = {
+            "importance sampling, at the last common mark": [(p["importance"], run["way"], p) for run, p in early],
+            "AIS, at the end": [(run["check"]["ais"], run["way"], run["points"][-1]) for run in shown],
+        }
+        for what, entries in found.items():
+            ordered = sorted(entries, key=lambda entry: -entry[0]["log_prob"])
+            texts = [
+                f"{way} {estimate['log_prob']:.1f} ({point['samples']:.1e} samples, {point['seconds']:.0f} s)"
+                for estimate, way, point in ordered
+            ]
+            lines.append(f"Ours, N_train = {num_train:,}, test ({what}): {', '.join(texts)}.")
     return "\n".join(lines)
 
 
