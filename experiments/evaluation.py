@@ -10,7 +10,7 @@ import resource
 import time
 
 import torch
-from iwae_table import SIZES, make
+from iwae_table import folder_of, make
 from shared import options, store, table
 
 from pyro_vae import evidence
@@ -26,7 +26,7 @@ def main() -> None:
     data = load("mnist", arguments.root, binarization="dynamic")
     torch.manual_seed(arguments.seed)
     pair = make(1, data.event_shape, data.train.mean())
-    folder = arguments.cache / "iwae_table" / f"1-VAE-1-{SIZES['quick']['epochs']}-seed{arguments.seed}" / "checkpoint"
+    folder = folder_of(1, "VAE", 1, "quick", arguments) / "checkpoint"
     trained = checkpoint.exists(folder)
     if trained:
         tensors, _ = checkpoint.load(folder)

@@ -50,7 +50,7 @@ def lines(
         raise ValueError(f"published names the panel {unknown[0]!r}; the panels are {', '.join(map(repr, panels))}")
     names = list(dict.fromkeys(_base(name) for panel in panels.values() for name in panel))
     labels = list(dict.fromkeys(label for panel in papers.values() for label in panel))
-    figure = HouseFigure(figsize=(max(6.4, 1.9 + 3.4 * len(panels)), 3.6), layout="constrained")
+    figure = HouseFigure(figsize=(6.4 if len(panels) == 1 else 8.4, 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (heading, panel) in zip(axes, panels.items(), strict=True):
         ax.grid(True)
