@@ -33,7 +33,10 @@ def facts_table(estimators: Sequence[Any], width: int = 120) -> str:
     rows = [[one.__name__, *(getattr(one.facts, name) for name in header[1:])] for one in estimators]
     first = max(len(row[0]) for row in [header, *rows])
     column = (max(width, 90) - first) // (len(header) - 1) - 2
-    cells = [[textwrap.wrap(cell, column if index else first, break_long_words=False) for index, cell in enumerate(row)] for row in rows]
+    cells = [
+        [textwrap.wrap(cell, column if index else first, break_long_words=False) for index, cell in enumerate(row)]
+        for row in rows
+    ]
     cells.insert(0, [[name] for name in header])
     widths = [max(len(line) for row in cells for line in row[index]) for index in range(len(header))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
