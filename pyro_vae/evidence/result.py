@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.estimators.base import at_least
+
 
 @dataclass(frozen=True)
 class Evidence(ABC):
@@ -45,9 +47,7 @@ def arguments(x: Tensor | Sequence[Tensor], **counts: Any) -> tuple[Tensor, ...]
     Raises:
         ValueError: if there are no data, or one of ``counts`` is no whole number of at least 1.
     """
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} has to be a whole number of at least 1; got {value!r}.")
+    at_least(1, **counts)
     batch = (x,) if isinstance(x, Tensor) else tuple(x)
     if not batch or not len(batch[0]):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
