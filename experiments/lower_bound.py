@@ -62,7 +62,7 @@ def default_pair(name: str, mean: torch.Tensor, latent_dim: int) -> VAE:
         grey = functools.partial(Bernoulli, support="unit_interval")
         return MLPVAE(mean.shape, latent_dim, likelihood=grey, mean=mean)
     learned_scale = functools.partial(Gaussian, scale=None)
-    return MLPVAE(mean.shape, latent_dim, likelihood=learned_scale, two_parameters=True, mean=mean)
+    return MLPVAE(mean.shape, latent_dim, likelihood=learned_scale, mean=mean)
 
 
 def train(name: str, way: str, latent_dim: int, epochs: int, arguments: Any) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -15,11 +16,28 @@ SHAPE = (1, 6, 5)
 
 @pytest.mark.parametrize("model", [MLPVAE, ConvVAE])
 def test_a_likelihood_of_two_parameters(model):
-    pair = model(SHAPE, latent_dim=2, likelihood=functools.partial(Gaussian, scale=None), two_parameters=True)
+    pair = model(SHAPE, latent_dim=2, likelihood=functools.partial(Gaussian, scale=None))
     report = check(pair, torch.rand(4, *SHAPE))
     assert [site.model for site in report.sites] == ["Normal", "Normal"]
-    with pytest.raises(ValueError, match="out_shape"):
-        check(model(SHAPE, latent_dim=2, likelihood=functools.partial(Gaussian, scale=None)), torch.rand(4, *SHAPE))
+
+
+@pytest.mark.parametrize("model", [MLPVAE, ConvVAE])
+def test_a_likelihood_of_the_users_own(model):
+    pair = model(SHAPE, latent_dim=2, likelihood=lambda network: Bernoulli(network))
+    assert check(pair, torch.rand(4, *SHAPE).round()).sites[1].model == "Bernoulli"
+    pair = model(SHAPE, latent_dim=2, likelihood=Own)
+    assert check(pair, torch.rand(4, *SHAPE)).sites[1].model == "Laplace"
+
+
+class Own(nn.Module):
+    """A likelihood without a word on the shape of its network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z):
+        return dist.Laplace(self.network(z), 1.0).to_event(3)
 
 
 def test_hidden_layers_and_activation():

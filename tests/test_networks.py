@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pyro_vae import MLP, Centered, ConvDecoder, ConvEncoder
-from pyro_vae.networks import at_least_float32, normal_init, two_parameters
+from pyro_vae.networks import at_least_float32, normal_init, stacked
 
 leading = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 event = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
@@ -143,20 +143,20 @@ def test_at_least_float32(given: torch.dtype, expected: torch.dtype) -> None:
     assert at_least_float32(torch.ones(2, dtype=given)).dtype == expected
 
 
-def test_two_parameters_are_split_in_their_place() -> None:
+def test_parameters_are_split_in_their_place() -> None:
     output = torch.randn(3, 2, 2, 4)
-    first, second = two_parameters("it", output, 1)
+    first, second = stacked("it", output, 2, 1)
     assert torch.equal(first, output[:, 0])
     assert torch.equal(second, output[:, 1])
-    first, second = two_parameters("it", output, 2)
+    first, second = stacked("it", output, 2, 2)
     assert torch.equal(second, output[:, :, 1])
-    assert [p.dtype for p in two_parameters("it", output.bfloat16(), 1)] == [torch.float32] * 2
+    assert [p.dtype for p in stacked("it", output.bfloat16(), 2, 1)] == [torch.float32] * 2
 
 
 @pytest.mark.parametrize(("shape", "leading"), [((5, 4), 1), ((5,), 1), ((2, 5, 4), 2), ((), 0)])
 def test_two_parameters_that_are_not_there(shape: tuple[int, ...], leading: int) -> None:
     with pytest.raises(ValueError, match="two stacked") as caught:
-        two_parameters("the thing", torch.zeros(shape), leading)
+        stacked("the thing", torch.zeros(shape), 2, leading)
     assert str(list(shape)) in str(caught.value)
     assert "the thing" in str(caught.value)
     assert "out_shape=(2, *event)" in str(caught.value)

@@ -62,7 +62,7 @@ def test_images() -> None:
 
 
 def test_network_without_two_parameters() -> None:
-    with pytest.raises(ValueError, match=r"DiagonalNormal has two parameters.*\[5, 3\]"):
+    with pytest.raises(ValueError, match=r"DiagonalNormal has 2 parameters.*\[5, 3\]"):
         DiagonalNormal(MLP(6, 3))(real(6))
 
 

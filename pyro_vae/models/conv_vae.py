@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.models.parts import with_network
 from pyro_vae.networks import ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -27,7 +28,6 @@ class ConvVAE(VAE):
         hidden: width of the layer between convolutions and latent.
         activation: class of the non-linearity.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
-        two_parameters: whether the likelihood takes two parameters a pixel, as ``Gaussian`` with ``scale=None`` does.
 
     Raises:
         ValueError: if the data are no images.
@@ -41,11 +41,14 @@ class ConvVAE(VAE):
         hidden: int = 256,
         activation: type[nn.Module] = nn.SiLU,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
-        two_parameters: bool = False,
     ) -> None:
-        out_shape = (2, *event_shape) if two_parameters else tuple(event_shape)
         super().__init__(
             StandardNormal(latent_dim),
             DiagonalNormal(ConvEncoder(event_shape, (2, latent_dim), channels, hidden, activation)),
-            likelihood(ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, activation)),
+            with_network(
+                likelihood,
+                event_shape,
+                lambda out_shape: ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, activation),
+                default=event_shape,
+            ),
         )

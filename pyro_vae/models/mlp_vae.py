@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.models.parts import with_network
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -27,7 +29,6 @@ class MLPVAE(VAE):
         decoder_hidden: widths of the decoder's hidden layers, where they are others.
         activation: class of the non-linearity.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
-        two_parameters: whether the likelihood takes two parameters a pixel, as ``Gaussian`` with ``scale=None`` does.
         mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
             decoder starts at it. It is worth whole nats in a short training of 784-dimensional images.
 
@@ -45,16 +46,18 @@ class MLPVAE(VAE):
         decoder_hidden: Sequence[int] | None = None,
         activation: type[nn.Module] = nn.SiLU,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
-        two_parameters: bool = False,
         mean: Tensor | None = None,
     ) -> None:
         decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
-        out_shape = (2, *event_shape) if two_parameters else tuple(event_shape)
         encoder: nn.Module = MLP(event_shape, (2, latent_dim), hidden, activation)
-        decoder = MLP(latent_dim, out_shape, decoder_hidden, activation)
-        p = likelihood(decoder)
+        p: Any = with_network(
+            likelihood,
+            event_shape,
+            lambda out_shape: MLP(latent_dim, out_shape, decoder_hidden, activation),
+            default=event_shape,
+        )
         if mean is not None:
             encoder = Centered(encoder, mean)
             if isinstance(p, Bernoulli):
-                decoder.start_at(mean.clamp(0.005, 0.995).logit())
+                p.network.start_at(mean.clamp(0.005, 0.995).logit())
         super().__init__(StandardNormal(latent_dim), DiagonalNormal(encoder), p)

@@ -1,10 +1,8 @@
-"""Likelihoods: ``z -> p(x | z)``, a distribution over one datum; the network is passed in.
-
-All take ``z: [*, B, latent_dim]`` and give a distribution with batch shape ``[*, B]`` and the event shape of x.
-"""
+"""Likelihoods of pixels: Bernoulli and Gaussian."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.networks import at_least_float32, two_parameters
+from pyro_vae.likelihoods.base import Likelihood
 
 
 class _UnitIntervalBernoulli(dist.Bernoulli):
@@ -21,7 +19,7 @@ class _UnitIntervalBernoulli(dist.Bernoulli):
     support = constraints.unit_interval
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Likelihood):
     r"""Independent pixels, :math:`\log p(x \mid z) = \sum_d x_d \log m_d + (1 - x_d) \log(1 - m_d)`.
 
     Args:
@@ -36,22 +34,24 @@ class Bernoulli(nn.Module):
     """
 
     def __init__(self, network: nn.Module, support: Literal["binary", "unit_interval"] = "binary") -> None:
-        super().__init__()
+        super().__init__(network)
         if support not in ("binary", "unit_interval"):
             raise ValueError(f"support of a Bernoulli likelihood is 'binary' or 'unit_interval'; got {support!r}.")
-        self.network = network
         self.support = support
 
     def extra_repr(self) -> str:
         return f"support={self.support!r}"
 
+    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(event_shape)
+
     def forward(self, z: Tensor) -> dist.Distribution:
-        logits = at_least_float32(self.network(z))
+        logits = self._output(z)
         family = dist.Bernoulli if self.support == "binary" else _UnitIntervalBernoulli
         return family(logits=logits).to_event(logits.dim() - (z.dim() - 1))
 
 
-class Gaussian(nn.Module):
+class Gaussian(Likelihood):
     r"""Independent pixels, :math:`p(x \mid z) = \mathcal N(\mathrm{loc}(z), \mathrm{scale}^2)`.
 
     Args:
@@ -67,27 +67,27 @@ class Gaussian(nn.Module):
     """
 
     def __init__(self, network: nn.Module, scale: float | None = 1.0, sigmoid_mean: bool = True) -> None:
-        super().__init__()
+        super().__init__(network)
         if scale is not None and not scale > 0:
             raise ValueError(
                 f"the scale of a Gaussian likelihood has to be positive, or None to learn it; got {scale}."
             )
-        self.network = network
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, sigmoid_mean={self.sigmoid_mean}"
 
+    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        return (2, *event_shape) if self.scale is None else tuple(event_shape)
+
     def forward(self, z: Tensor) -> dist.Distribution:
-        leading = z.dim() - 1
-        output = self.network(z)
         if self.scale is None:
-            loc, log_variance = two_parameters("a Gaussian with scale=None", output, leading)
+            loc, log_variance = self._stacked(z, 2, "a Gaussian with scale=None")
             scale = (log_variance / 2).exp()
         else:
-            loc = at_least_float32(output)
+            loc = self._output(z)
             scale = torch.full_like(loc, self.scale)
         if self.sigmoid_mean:
             loc = loc.sigmoid()
-        return dist.Normal(loc, scale).to_event(loc.dim() - leading)
+        return dist.Normal(loc, scale).to_event(loc.dim() - (z.dim() - 1))

@@ -1,4 +1,4 @@
-"""Priors: ``() -> p(z)``, a distribution over one datum's latent, with its event dimensions declared."""
+"""Gaussian priors."""
 
 from __future__ import annotations
 

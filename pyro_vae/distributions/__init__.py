@@ -1,0 +1,1 @@
+"""Distributions that Pyro does not ship."""

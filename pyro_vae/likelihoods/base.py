@@ -1,0 +1,39 @@
+"""What likelihoods share: a network, and where the event dimensions of its output begin."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vae.networks import at_least_float32, stacked
+
+
+class Likelihood(nn.Module, ABC):
+    r"""Base of the likelihoods whose parameters a network gives: :math:`p(x \mid z) = p(x; \lambda(z))`.
+
+    Args:
+        network: ``z: [*, latent_dim]`` to what :meth:`network_shape` says, after the leading ``[*]``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the network's output for one datum of ``event_shape``."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> dist.Distribution:
+        """p(x | z), with batch shape ``[*]``, for ``z: [*, latent_dim]``."""
+
+    def _output(self, z: Tensor) -> Tensor:
+        """The network's output as it is, ``[*, *event]``, in float32 or better."""
+        return at_least_float32(self.network(z))
+
+    def _stacked(self, z: Tensor, count: int, name: str | None = None) -> tuple[Tensor, ...]:
+        """The ``count`` parameters that the network gives, each ``[*, *event]``."""
+        return stacked(name or type(self).__name__, self.network(z), count, z.dim() - 1)
