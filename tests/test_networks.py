@@ -155,7 +155,7 @@ def test_parameters_are_split_in_their_place() -> None:
 
 @pytest.mark.parametrize(("shape", "leading"), [((5, 4), 1), ((5,), 1), ((2, 5, 4), 2), ((), 0)])
 def test_two_parameters_that_are_not_there(shape: tuple[int, ...], leading: int) -> None:
-    with pytest.raises(ValueError, match="two stacked") as caught:
+    with pytest.raises(ValueError, match="2 stacked") as caught:
         stacked("the thing", torch.zeros(shape), 2, leading)
     assert str(list(shape)) in str(caught.value)
     assert "the thing" in str(caught.value)

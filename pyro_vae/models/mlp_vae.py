@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class MLPVAE(VAE):
     ) -> None:
         decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
         encoder: nn.Module = MLP(event_shape, (2, latent_dim), hidden, activation)
-        p: Any = with_network(
+        p = with_network(
             likelihood,
             event_shape,
             lambda out_shape: MLP(latent_dim, out_shape, decoder_hidden, activation),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ def with_network(
     shape: Sequence[int],
     network: Callable[[tuple[int, ...]], nn.Module],
     default: Sequence[int],
-) -> nn.Module:
+) -> Any:
     """What ``make`` gives of a network with the output that it asks for.
 
     Args:
