@@ -297,12 +297,53 @@ def _problems(model_trace: Trace, guide_trace: Trace, x: Tensor) -> list[str]:
                 f"Site {name!r} is in other plates in the model ({', '.join(plates[0])}) than in the guide "
                 f"({', '.join(plates[1])}). Give the plates the same names in both."
             )
+        problems += _support_problems(name, p, q)
     for name, site in observed.items():
         problems += _observed_problems(name, site, x)
     for which, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in _sites(trace):
             problems += _parameter_problems(name, which, site["fn"])
     return problems
+
+
+def _support_problems(name: str, p: Any, q: Any) -> list[str]:
+    """Where prior and posterior of a latent live on different sets, so that one of them cannot be right."""
+    model, guide = _support(p), _support(q)
+    if model is None or guide is None or type(q).__name__ == "Delta":
+        return []
+    inside = model[0] == guide[0] and (model[1] <= guide[1]).all() and (guide[2] <= model[2]).all()
+    if inside:
+        return []
+    return [
+        f"At site {name!r} the guide's {_family(q)} lives on {_named(guide)}, the model's {_family(p)} on "
+        f"{_named(model)}. Choose a prior and a posterior on the same support: each family of pyro_vae.posteriors has "
+        "its prior in pyro_vae.priors."
+    ]
+
+
+def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
+    """The kind of set and its bounds; ``None`` where a distribution does not say."""
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if is_dependent(support):
+        return None
+    if getattr(support, "is_discrete", False):
+        return "discrete values", torch.zeros(()), torch.zeros(())
+    low = torch.as_tensor(getattr(support, "lower_bound", -math.inf))
+    high = torch.as_tensor(getattr(support, "upper_bound", math.inf))
+    if support is constraints.real or low.isfinite().all() or high.isfinite().all():
+        kind = {(False, False): "the real line", (True, True): "an interval"}
+        return kind.get((bool(low.isfinite().all()), bool(high.isfinite().all())), "a half-line"), low, high
+    return f"a {type(support).__name__.strip('_').lower()}", torch.zeros(()), torch.zeros(())
+
+
+def _named(support: tuple[str, Tensor, Tensor]) -> str:
+    kind, low, high = support
+    return f"({low.min().item():g}, {high.max().item():g})" if kind in ("an interval", "a half-line") else kind
 
 
 def _parameter_problems(name: str, which: str, fn: Any) -> list[str]:

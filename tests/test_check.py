@@ -255,6 +255,54 @@ def test_event_shapes_that_differ(shape: tuple[int, ...]) -> None:
     says(problems(mistaken(posterior=posterior), X), "'z'", f"model's event shape is [{LATENT}]", str(list(shape)))
 
 
+def one(family: Any, *parameters: float) -> Law:
+    """A law of ``LATENT`` independent numbers, the same for each datum."""
+    return lambda x: family(*(torch.full((LATENT,), value) for value in parameters)).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior", "named"),
+    [
+        (one(dist.Normal, 0.0, 1.0), one(dist.Beta, 2.0, 2.0), ("Beta lives on (0, 1)", "Normal on the real line")),
+        (one(dist.Beta, 0.5, 0.5), one(dist.Normal, 0.5, 0.01), ("Normal lives on the real line", "Beta on (0, 1)")),
+        (one(dist.Gamma, 2.0, 1.0), one(dist.Uniform, 0.0, 1.0), ("Uniform lives on (0, 1)", "Gamma on (0, inf)")),
+        (one(dist.Uniform, 0.0, 1.0), one(dist.Uniform, 0.0, 1.5), ("Uniform lives on (0, 1.5)", "Uniform on (0, 1)")),
+        (
+            lambda x: dist.Dirichlet(torch.ones(LATENT)),
+            one(dist.Beta, 2.0, 2.0),
+            ("Beta lives on (0, 1)", "Dirichlet on a simplex"),
+        ),
+    ],
+)
+def test_supports_that_do_not_match(prior: Law, posterior: Law, named: tuple[str, str]) -> None:
+    says(problems(mistaken(prior, posterior), X), "'z'", *named, "same support")
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [
+        (one(dist.Gamma, 2.0, 1.0), one(dist.LogNormal, 0.0, 1.0)),
+        (one(dist.Uniform, 0.0, 1.0), one(dist.Uniform, 0.25, 0.5)),
+        (one(dist.Normal, 0.0, 1.0), lambda x: dist.MultivariateNormal(torch.zeros(LATENT), torch.eye(LATENT))),
+        (one(dist.Normal, 0.0, 1.0), lambda x: dist.Delta(torch.zeros(LATENT)).to_event(1)),
+        (
+            lambda x: dist.MixtureSameFamily(
+                dist.Categorical(torch.ones(3)), dist.Normal(torch.zeros(3, LATENT), 1.0).to_event(1)
+            ),
+            one(dist.StudentT, 3.0, 0.0, 1.0),
+        ),
+        (
+            one(dist.Beta, 2.0, 2.0),
+            lambda x: dist.TransformedDistribution(
+                one(dist.Normal, 0.0, 1.0)(x), dist.transforms.SigmoidTransform()
+            ),
+        ),
+    ],
+)
+def test_supports_that_match(prior: Law, posterior: Law) -> None:
+    assert check(mistaken(prior, posterior, lambda z: dist.Bernoulli(logits=logits(z)).to_event(1)), X)
+
+
 def test_factors_are_no_data_and_no_obstacle() -> None:
     right = mistaken()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import with_network
+from pyro_vae.models.parts import Step, recognition, with_network
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -15,11 +15,12 @@ from pyro_vae.vae import VAE
 
 
 class MLPVAE(VAE):
-    r"""One Gaussian latent, multilayer perceptrons on both sides.
+    r"""One latent, multilayer perceptrons on both sides.
 
     .. math::
-        z \sim \mathcal N(0, I), \quad x \sim p(x \mid \mathrm{MLP}(z)), \qquad
-        z \sim \mathcal N(\mathrm{loc}(x), \mathrm{scale}(x)^2)
+        z \sim p(z), \quad x \sim p(x \mid \mathrm{MLP}(z)), \qquad z \sim q(z \mid \mathrm{MLP}(x))
+
+    with a standard normal prior, a diagonal Gaussian posterior and Bernoulli pixels unless told otherwise.
 
     Args:
         event_shape: shape of one datum, for example (1, 28, 28).
@@ -27,14 +28,20 @@ class MLPVAE(VAE):
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         decoder_hidden: widths of the decoder's hidden layers, where they are others.
         activation: class of the non-linearity.
+        network: class of the networks, one of :mod:`pyro_vae.networks` with the arguments of ``MLP``.
+        prior: makes p(z) of ``latent_dim``, a class of :mod:`pyro_vae.priors` or a function.
+        posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
+        transforms: a normalising flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order.
+        num_transforms: number of steps of the flow, ``transforms`` again and again; by default one of each.
+        amortized: whether the flow's parameters come from the encoder.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
         mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
             decoder starts at it. It is worth whole nats in a short training of 784-dimensional images.
 
     Raises:
-        ValueError: if ``mean`` is of another shape.
+        ValueError: if ``mean`` is of another shape, or a flow has no hidden layer to take its parameters from.
 
-    Source: Kingma & Welling (2013), appendix C.
+    Source: Kingma & Welling (2013), appendix C; flows: Rezende & Mohamed (2015).
     """
 
     def __init__(
@@ -44,19 +51,40 @@ class MLPVAE(VAE):
         hidden: Sequence[int] = (500, 500),
         decoder_hidden: Sequence[int] | None = None,
         activation: type[nn.Module] = nn.SiLU,
+        network: Callable[..., nn.Module] = MLP,
+        prior: Callable[[int], nn.Module] = StandardNormal,
+        posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
+        transforms: Sequence[Step] = (),
+        num_transforms: int | None = None,
+        amortized: bool = True,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
     ) -> None:
-        decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
-        encoder: nn.Module = MLP(event_shape, (2, latent_dim), hidden, activation)
+        if transforms and not hidden:
+            raise ValueError("a flow takes its parameters from the encoder's last hidden layer; give hidden at least one.")
+
+        def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
+            net = network(event_shape, out_shape, hidden, activation)
+            return net if mean is None else Centered(net, mean)
+
+        q = recognition(
+            posterior,
+            latent_dim,
+            encoder,
+            transforms=transforms,
+            num_transforms=num_transforms,
+            amortized=amortized,
+            trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
+            width=hidden[-1] if hidden else 0,
+        )
         p = with_network(
             likelihood,
             event_shape,
-            lambda out_shape: MLP(latent_dim, out_shape, decoder_hidden, activation),
+            lambda out_shape: network(
+                latent_dim, out_shape, tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden, activation
+            ),
             default=event_shape,
         )
-        if mean is not None:
-            encoder = Centered(encoder, mean)
-            if isinstance(p, Bernoulli):
-                p.network.start_at(mean.clamp(0.005, 0.995).logit())
-        super().__init__(StandardNormal(latent_dim), DiagonalNormal(encoder), p)
+        if mean is not None and isinstance(p, Bernoulli) and isinstance(p.network, MLP):
+            p.network.start_at(mean.clamp(0.005, 0.995).logit())
+        super().__init__(prior(latent_dim), q, p)

@@ -7,6 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae.networks import MLP
+
+#: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
+Step = Callable[[int, int | None], nn.Module]
+
 
 def with_network(
     make: Callable[[nn.Module], nn.Module],
@@ -28,3 +33,52 @@ def with_network(
         return make(network(tuple(default)))
     part.network = network(tuple(asked(shape)))
     return part
+
+
+def recognition(
+    posterior: Callable[[nn.Module], nn.Module],
+    latent_dim: int,
+    encoder: Callable[[tuple[int, ...]], nn.Module],
+    *,
+    transforms: Sequence[Step] = (),
+    num_transforms: int | None = None,
+    amortized: bool = True,
+    trunk: Callable[[], nn.Module],
+    width: int,
+) -> nn.Module:
+    r"""q(z | x), with a flow on it where there are ``transforms``.
+
+    .. math:: h = \mathrm{trunk}(x), \quad z_0 \sim q_0(z_0 \mid h), \quad z = f_K(\dots f_1(z_0; h) \dots; h)
+
+    Args:
+        posterior: makes q(z | x), or the base of the flow, of a network.
+        latent_dim: size of z.
+        encoder: makes the network of a posterior without a flow, of its output shape.
+        transforms: make the steps of the flow, in their order.
+        num_transforms: number of steps K: ``transforms`` from the first again and again. By default one of each.
+        amortized: whether the steps' parameters come from h.
+        trunk: makes the network that gives h.
+        width: size of h.
+
+    Raises:
+        ValueError: if ``num_transforms`` is below the number of ``transforms``, or there are none to repeat.
+    """
+    default = (2, latent_dim)
+    if not transforms:
+        if num_transforms:
+            raise ValueError(
+                f"there are no transforms of which num_transforms={num_transforms} could be made. Give at least one, "
+                "for example transforms=[pyro_vae.transforms.Planar]."
+            )
+        return with_network(posterior, (latent_dim,), encoder, default)
+    count = len(transforms) if num_transforms is None else num_transforms
+    if count < len(transforms):
+        raise ValueError(
+            f"{len(transforms)} transforms do not fit in num_transforms={count} steps. Give num_transforms >= "
+            f"{len(transforms)}, or leave it out for one step of each."
+        )
+    base = with_network(posterior, (latent_dim,), lambda shape: MLP(width, shape, hidden=()), default)
+    steps = [transforms[index % len(transforms)](latent_dim, width if amortized else None) for index in range(count)]
+    from pyro_vae.posteriors.flow import Flow
+
+    return Flow(base, steps, trunk())
