@@ -257,7 +257,8 @@ def _problems(model_trace: Trace, guide_trace: Trace, x: Tensor) -> list[str]:
     problems = _plate_problems(model_trace, guide_trace, len(x))
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
     observed = observed_sites(model_trace)
-    if not any(type(site["fn"]).__name__ != "Unit" for site in observed.values()):  # a Unit is a pyro.factor
+    plate = data_frame(model_trace)
+    if not any(_tells(site, plate) for site in observed.values()):
         problems.append('The model observes nothing. Pass the data: pyro.sample("x", ..., obs=x).')
     else:
         for name in [name for name in in_model if name not in in_guide]:
@@ -304,6 +305,12 @@ def _problems(model_trace: Trace, guide_trace: Trace, x: Tensor) -> list[str]:
         for name, site in _sites(trace):
             problems += _parameter_problems(name, which, site["fn"])
     return problems
+
+
+def _tells(site: Any, plate: Any) -> bool:
+    """Whether a site says something of a datum: an observation, or a factor (a Unit) in the data plate."""
+    frames = [frame.name for frame in site["cond_indep_stack"]]
+    return type(site["fn"]).__name__ != "Unit" or (plate is not None and plate.name in frames)
 
 
 def _support_problems(name: str, p: Any, q: Any) -> list[str]:

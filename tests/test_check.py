@@ -315,11 +315,20 @@ def test_factors_are_no_data_and_no_obstacle() -> None:
     assert [site.name for site in check(Pair(model, right._programs[1]), X).sites] == ["z", "x", "penalty", "weight"]
 
     def blind(x: Tensor) -> None:
+        pyro.factor("penalty", torch.tensor(-1.0))
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
-            pyro.factor("score", -(z**2).sum(-1))
+            pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
 
     says(problems(Pair(blind, _guide_of_zeros), X), "observes nothing")
+
+
+def test_an_energy_in_the_data_plate_is_a_target() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.factor("energy", -(z**2).sum(-1))
+
+    assert [site.name for site in check(Pair(model, _guide_of_zeros), X).sites] == ["z", "energy"]
 
 
 # Data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class MLPVAE(VAE):
         hidden: Sequence[int] = (500, 500),
         decoder_hidden: Sequence[int] | None = None,
         activation: type[nn.Module] = nn.SiLU,
-        network: Callable[..., nn.Module] = MLP,
+        network: Callable[[Any, Any, Any, Any], nn.Module] = MLP,
         prior: Callable[[int], nn.Module] = StandardNormal,
         posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
         transforms: Sequence[Step] = (),
