@@ -37,3 +37,20 @@ class Likelihood(nn.Module, ABC):
     def _stacked(self, z: Tensor, count: int, name: str | None = None) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, *event]``."""
         return stacked(name or type(self).__name__, self.network(z), count, z.dim() - 1)
+
+    def _last(self, z: Tensor, *sizes: int) -> Tensor:
+        """The network's output ``[*, *sizes, *event]`` as ``[*, *event, *sizes]``."""
+        output, leading = self._output(z), z.dim() - 1
+        if output.shape[leading : leading + len(sizes)] != sizes:
+            wanted = ", ".join(map(str, sizes))
+            raise ValueError(
+                f"the network of a {type(self).__name__} has to give [*, {wanted}, *event]; got {list(output.shape)} "
+                f"for {leading} leading dimension{'s' * (leading != 1)}. "
+                f"Build the network with out_shape=({wanted}, *event)."
+            )
+        moved = range(leading, leading + len(sizes))
+        return output.movedim(tuple(moved), tuple(range(-len(sizes), 0)))
+
+    def _event(self, pixels: dist.TorchDistribution, z: Tensor) -> dist.Distribution:
+        """Independent pixels ``[*, *event]`` as one datum."""
+        return pixels.to_event(len(pixels.batch_shape) - (z.dim() - 1))

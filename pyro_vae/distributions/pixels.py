@@ -1,0 +1,425 @@
+"""Distributions of single pixels and counts, safe in float32 for any parameters that a network may give.
+
+Grey levels are floats in [0, 1], as :mod:`pyro_vae.data` gives them: level k of L is the value k / (L - 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.util import sum_rightmost
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all, clamp_probs
+
+_SHARPNESS = 12.0
+
+
+def soft_floor(log_scale: Tensor, minimum: float) -> Tensor:
+    r"""A smooth maximum of a log scale and ``minimum``, :math:`\frac 1 {12} \log(e^{12 l} + e^{12 m})`.
+
+    It differs from the log scale by less than 1e-6 where that is above ``minimum`` + 1, and never goes below
+    ``minimum``. Rybkin et al. (2021) clip with 1 in place of 12, which adds :math:`e^m` to every scale.
+    """
+    larger = torch.maximum(log_scale, torch.full_like(log_scale, minimum))
+    return larger + F.softplus(-_SHARPNESS * (log_scale - minimum).abs()) / _SHARPNESS
+
+
+def _log_sinhc(logits: Tensor) -> Tensor:
+    r""":math:`\log(\sinh(l / 2) / (l / 2))`, by its series where :math:`|l| < 1`."""
+    small = logits.abs() < 1
+    square = torch.where(small, logits, 0.0).square()
+    series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
+    size = torch.where(small, 1.0, logits.abs())
+    return torch.where(small, series, size / 2 + (-torch.expm1(-size)).log() - size.log())
+
+
+class ContinuousBernoulli(dist.ContinuousBernoulli):
+    r"""The continuous Bernoulli on [0, 1], :math:`\log p(x) = l x - \log \frac{e^l - 1}{l}` with logits l.
+
+    torch's own class goes over the probability :math:`\lambda = \sigma(l)`, which float32 rounds to 0 or 1 from
+    :math:`|l| = 16` on, and divides by :math:`\lambda - 1/2` where that has few digits left. Here all comes from l.
+
+    Source: Loaiza-Ganem & Cunningham (2019), section 3.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        small, near, size = self._parts()
+        # Elsewhere p falls off as exp(-|l| d) with the distance d from the likelier end.
+        distance = torch.where(self.logits > 0, 1 - value, value)
+        far = size.log() - (-torch.expm1(-size)).log() - size * distance
+        return torch.where(small, near * (value - 0.5) - _log_sinhc(near), far)
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where :math:`|l| < 1`, l there (0 elsewhere), and :math:`|l|` elsewhere (1 there)."""
+        small = self.logits.abs() < 1
+        return small, torch.where(small, self.logits, 0.0), torch.where(small, 1.0, self.logits.abs())
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`1 / (1 - e^{-l}) - 1 / l`."""
+        small, near, size = self._parts()
+        square = near.square()
+        series = 0.5 + near * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
+        low = 1 / size - (-size).exp() / -torch.expm1(-size)  # of -|l|
+        return torch.where(small, series, torch.where(self.logits > 0, 1 - low, low))
+
+    @property
+    def variance(self) -> Tensor:
+        r""":math:`1 / l^2 - e^l / (e^l - 1)^2`."""
+        small, near, size = self._parts()
+        square = near.square()
+        series = 1 / 12 - square * (1 / 240 - square * (1 / 6048 - square / 172800))
+        return torch.where(small, series, 1 / size.square() - (-size).exp() / torch.expm1(-size).square())
+
+    def cdf(self, value: Tensor) -> Tensor:
+        logits, value = broadcast_all(self.logits, value)
+        value = value.clamp(0, 1)
+        rate = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
+        # Of -|l|; the other side is its mirror image.
+        low = torch.expm1(-rate * torch.where(logits > 0, 1 - value, value)) / torch.expm1(-rate)
+        return torch.where(logits > 0, 1 - low, low)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        logits, value = broadcast_all(self.logits, value)
+        near = logits.abs() < 1e-4
+        rate = torch.where(near, 1.0, logits.abs())
+        share = clamp_probs(torch.where(logits > 0, 1 - value, value))
+        low = -torch.log1p(share * torch.expm1(-rate)) / rate
+        series = value + torch.where(near, logits, 0.0) * value * (1 - value) / 2
+        return torch.where(near, series, torch.where(logits > 0, 1 - low, low)).clamp(0, 1)
+
+    def entropy(self) -> Tensor:
+        return _log_sinhc(self.logits) - self.logits * (self.mean - 0.5)
+
+
+class Levels(constraints.Constraint):
+    """The values k / (num_levels - 1), k = 0 .. num_levels - 1, to 1/100 of their distance."""
+
+    is_discrete = True
+
+    def __init__(self, num_levels: int) -> None:
+        self.num_levels = num_levels
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        scaled = value * (self.num_levels - 1)
+        return ((scaled - scaled.round()).abs() < 0.01) & (scaled > -0.5) & (scaled < self.num_levels - 0.5)
+
+    def __repr__(self) -> str:
+        return f"Levels(k / {self.num_levels - 1})"
+
+
+class _OnLevels(TorchDistribution):
+    """Base of the distributions over k / (L - 1). A value off its level counts as the nearest."""
+
+    num_levels: int
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return Levels(self.num_levels)
+
+    def _level(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return (value * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1)
+
+
+class QuantizedCategorical(_OnLevels):
+    r"""Any distribution over the grey levels: :math:`P(x = k / (L - 1)) = \mathrm{softmax}(\mathrm{logits})_k`.
+
+    Args:
+        logits: ``[*, L]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.independent(constraints.real, 1)}
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        self.num_levels = logits.shape[-1]
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> QuantizedCategorical:
+        logits = self.logits.expand(*batch_shape, self.num_levels)
+        return QuantizedCategorical(logits, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        level = self._level(value)
+        shape = torch.broadcast_shapes(level.shape, self.batch_shape)
+        index = level.expand(shape).long().unsqueeze(-1)
+        chosen = self.logits.expand(*shape, self.num_levels).gather(-1, index).squeeze(-1)
+        return chosen - self.logits.logsumexp(-1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        levels = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+        return levels.to(self.logits.dtype) / (self.num_levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.softmax(-1) * torch.linspace(0, 1, self.num_levels).to(self.logits)).sum(-1)
+
+
+class DiscretizedLogistic(_OnLevels):
+    r"""A logistic distribution whose mass in the bin around each grey level is the level's, open at both ends:
+
+    .. math:: P(x) = \sigma\Big(\frac{x + h - \mathrm{loc}}{\mathrm{scale}}\Big)
+        - \sigma\Big(\frac{x - h - \mathrm{loc}}{\mathrm{scale}}\Big), \qquad h = \frac{1}{2 (L - 1)}
+
+    with :math:`\sigma(\infty) = 1` above level L - 1 and :math:`\sigma(-\infty) = 0` below level 0. The logarithm of
+    the difference is :math:`\log \sigma(u) + \log \sigma(-v) + \log(1 - e^{v - u})`, exact also in the far tail.
+
+    Args:
+        loc: ``[*]``, in units of x.
+        scale: ``[*]``.
+        num_levels: L.
+
+    Source: Kingma et al. (2016), appendix; Salimans et al. (2017), eq. 2.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
+
+    def __init__(self, loc: Tensor, scale: Tensor, num_levels: int = 256, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.num_levels = num_levels
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiscretizedLogistic:
+        loc, scale = (parameter.expand(torch.Size(batch_shape)) for parameter in (self.loc, self.scale))
+        return DiscretizedLogistic(loc, scale, self.num_levels, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        level, top = self._level(value), self.num_levels - 1
+        # Neighbours share an edge to the last digit, so that the masses sum to one also where scale is tiny.
+        below = F.logsigmoid(((level + 0.5) / top - self.loc) / self.scale)
+        above = F.logsigmoid((self.loc - (level - 0.5) / top) / self.scale)
+        inside = below + above + self._log_between()
+        return torch.where(level == 0, below, torch.where(level == top, above, inside))
+
+    def _log_between(self) -> Tensor:
+        """log(1 - exp(v - u)); by its series where the bin is narrow, as 1 / (u - v) may overflow in the gradient."""
+        width = 1 / ((self.num_levels - 1) * self.scale)
+        narrow = width < 1
+        series = -math.log(self.num_levels - 1) - self.scale.log() - width / 2
+        return torch.where(
+            narrow,
+            series + _log_sinhc(torch.where(narrow, width, 0.0)),
+            (-torch.expm1(-torch.where(narrow, 1.0, width))).log(),
+        )
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            uniform = clamp_probs(torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device))
+            return self._quantized(self.loc + self.scale * uniform.logit())
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        return (x * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1) / (self.num_levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the levels, which the open ends pull inwards from loc."""
+        edges = (torch.arange(self.num_levels - 1).to(self.loc) + 0.5) / (self.num_levels - 1)
+        above = ((self.loc.unsqueeze(-1) - edges) / self.scale.unsqueeze(-1)).sigmoid()
+        return above.sum(-1) / (self.num_levels - 1)
+
+
+class DiscretizedLogisticMixture(_OnLevels):
+    r"""A mixture of M discretised logistics, each pixel by itself:
+    :math:`P(x) = \sum_m \mathrm{softmax}(\mathrm{logits})_m P_m(x)`.
+
+    Args:
+        logits: ``[*, M]``, of the weights.
+        loc: ``[*, M]``.
+        scale: ``[*, M]``.
+        num_levels: L.
+
+    Source: Salimans et al. (2017), eq. 1 and 2.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "logits": constraints.independent(constraints.real, 1),
+        "loc": constraints.independent(constraints.real, 1),
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+
+    def __init__(
+        self, logits: Tensor, loc: Tensor, scale: Tensor, num_levels: int = 256, validate_args: bool | None = None
+    ) -> None:
+        self.logits, self.loc, self.scale = broadcast_all(logits, loc, scale)
+        self.num_levels = num_levels
+        super().__init__(self.logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiscretizedLogisticMixture:
+        shape = (*batch_shape, self.logits.shape[-1])
+        logits, loc, scale = (parameter.expand(shape) for parameter in (self.logits, self.loc, self.scale))
+        return DiscretizedLogisticMixture(logits, loc, scale, self.num_levels, validate_args=self._validate_args)
+
+    @property
+    def components(self) -> DiscretizedLogistic:
+        """The M logistics, with batch shape ``[*, M]``."""
+        return DiscretizedLogistic(self.loc, self.scale, self.num_levels, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return (self.logits.log_softmax(-1) + self.components.log_prob(value.unsqueeze(-1))).logsumexp(-1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            chosen = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape)).unsqueeze(-1)
+            draws = self.components.sample(sample_shape)
+            return draws.gather(-1, chosen).squeeze(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.softmax(-1) * self.components.mean).sum(-1)
+
+
+class OptimalNormal(TorchDistribution):
+    r"""A Gaussian whose one scale is the best for the values it scores: :math:`\mathrm{scale}^2` is their mean square
+    error, over everything that a call of ``log_prob`` sees (event, data and particles),
+
+    .. math:: \log p(x_n) = \sum_d \log \mathcal N(x_{nd}; \mathrm{loc}_{nd}, \mathrm{scale}^2), \qquad
+        \mathrm{scale}^2 = \frac{1}{N D} \sum_{nd} (x_{nd} - \mathrm{loc}_{nd})^2
+
+    which sums to :math:`-\frac{N D}{2} \log(2 \pi e \, \mathrm{scale}^2)`. It depends on all of the batch: a term of a
+    training objective, and no density of a datum.
+
+    Args:
+        loc: ``[*, B, *event]``.
+        scale: for draws, which have no error of their own; a number or ``[]``.
+        event_dim: how many dimensions of ``loc`` are one datum.
+        min_log_scale: see :func:`soft_floor`.
+        seen: called with the mean square error, ``[]`` and detached, whenever values are scored.
+
+    Source: Rybkin et al. (2021), the optimal sigma-VAE.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real}
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        event_dim: int,
+        min_log_scale: float = -6.0,
+        seen: Callable[[Tensor], None] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.scale = loc, scale
+        self.min_log_scale = min_log_scale
+        self.seen = seen
+        split = loc.dim() - event_dim
+        super().__init__(loc.shape[:split], loc.shape[split:], validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> OptimalNormal:
+        loc = self.loc.expand(*batch_shape, *self.event_shape)
+        event_dim = len(self.event_shape)
+        return OptimalNormal(loc, self.scale, event_dim, self.min_log_scale, self.seen, self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        square = (value - self.loc).square()
+        mean_square = square.mean()
+        if self.seen is not None:
+            self.seen(mean_square.detach())
+        log_scale = soft_floor(log_root(mean_square), self.min_log_scale)
+        score = -0.5 * math.log(2 * math.pi) - log_scale - square * (-2 * log_scale).exp() / 2
+        return sum_rightmost(score, len(self.event_shape))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square().expand_as(self.loc)
+
+
+def log_root(mean_square: Tensor) -> Tensor:
+    """The log scale of a mean square error, finite also for no error at all."""
+    return mean_square.clamp(min=torch.finfo(mean_square.dtype).tiny).log() / 2
+
+
+class Poisson(TorchDistribution):
+    r"""Counts, :math:`\log p(x) = x \log r - r - \log x!`, from the logarithm of the rate r.
+
+    Args:
+        log_rate: ``[*]``; with a rate so small that it rounds to 0, a count still has a finite log-probability.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"log_rate": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
+        self.log_rate = log_rate
+        super().__init__(log_rate.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Poisson:
+        return Poisson(self.log_rate.expand(torch.Size(batch_shape)), validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return value * self.log_rate - self.log_rate.exp() - torch.lgamma(value + 1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            return torch.poisson(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_rate.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean
+
+
+class NegativeBinomial(dist.NegativeBinomial):
+    r"""Counts, :math:`\log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} + r \log \sigma(-l) + x \log \sigma(l)`.
+
+    r is ``total_count``, l the ``logits``. Where r is large, the ratio of the two gamma functions comes from
+    Stirling's series: their logarithms, taken apart, would have no digits left in float32.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        count, logits, value = broadcast_all(self.total_count, self.logits, value)
+        large = count > 20
+        direct = torch.where(large, 1.0, count)
+        ratio = torch.where(
+            large,
+            _log_gamma_ratio(torch.where(large, count, 20.0), value),
+            torch.lgamma(direct + value) - torch.lgamma(direct),
+        )
+        return ratio - torch.lgamma(value + 1) + count * F.logsigmoid(-logits) + value * F.logsigmoid(logits)
+
+
+def _log_gamma_ratio(count: Tensor, value: Tensor) -> Tensor:
+    r""":math:`\log \Gamma(r + x) - \log \Gamma(r)`, for r above 20."""
+
+    def rest(argument: Tensor) -> Tensor:
+        return (1 - 1 / (30 * argument.square())) / (12 * argument)
+
+    grown = (count + value - 0.5) * torch.log1p(value / count) - value
+    return value * count.log() + grown + rest(count + value) - rest(count)
