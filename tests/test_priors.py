@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pairs import binary
+from pyro.distributions.transforms import AffineAutoregressive, AffineCoupling, ComposeTransformModule, Planar
+from pyro.nn import AutoRegressiveNN, DenseNN
+from torch import nn
+from torch.distributions import kl_divergence
 
-from pyro_vae import StandardNormal
+import pyro_vae
+from pyro_vae import MLP, SGVB_A, VAE, Bernoulli, DiagonalNormal, StandardNormal, priors, transforms
+from pyro_vae.posteriors import families as posteriors
+from pyro_vae.priors import Flow, LearnedNormal, MixtureOfNormals, SparseBeta, VampPrior
+
+FAMILIES = [
+    "Exponential",
+    "Cauchy",
+    "Logistic",
+    "Gumbel",
+    "Weibull",
+    "Kumaraswamy",
+    "Laplace",
+    "StudentT",
+    "LogNormal",
+    "Gamma",
+    "Beta",
+    "Dirichlet",
+]
 
 
 @pytest.mark.parametrize("shape", [1, 3, (2, 4), (2, 3, 4)])
@@ -29,7 +56,342 @@ def test_standard_normal_follows_its_module() -> None:
     assert not list(prior.parameters())
 
 
+MAKES: list[Any] = [
+    StandardNormal,
+    LearnedNormal,
+    priors.Uniform,
+    SparseBeta,
+    lambda size: MixtureOfNormals(size, 2),
+    *(getattr(priors, name) for name in FAMILIES),
+]
+
+
+@pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("size", [0, -1, (), (2, 0), 2.5, "two", None])
-def test_sizes_that_cannot_be(size: Any) -> None:
+def test_sizes_that_cannot_be(make: Any, size: Any) -> None:
     with pytest.raises(ValueError, match="latent_dim has to hold sizes of at least 1"):
-        StandardNormal(size)
+        make(size)
+
+
+def encoder(latent: Any = (3,)) -> DiagonalNormal:
+    return DiagonalNormal(MLP(6, (2, *latent), (4,)))
+
+
+# One of each: a function of the latent's shape, and the posterior with its support.
+ALL: dict[str, tuple[Any, Any]] = {
+    "StandardNormal": (StandardNormal, "DiagonalNormal"),
+    "LearnedNormal": (LearnedNormal, "DiagonalNormal"),
+    "MixtureOfNormals": (lambda shape: MixtureOfNormals(shape, 4), "DiagonalNormal"),
+    "VampPrior": (lambda shape: VampPrior(encoder(shape), 6, 4), "DiagonalNormal"),
+    "Flow": (lambda shape: Flow(StandardNormal(shape), [transforms.Radial(shape[-1])], True), "DiagonalNormal"),
+    "Uniform": (priors.Uniform, "Uniform"),
+    "SparseBeta": (SparseBeta, "Beta"),
+    **{name: (getattr(priors, name), name) for name in FAMILIES},
+    **{f"{name}, learned": (functools.partial(getattr(priors, name), learned=True), name) for name in FAMILIES},
+}
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4)])
+@pytest.mark.parametrize("name", ALL)
+def test_laws(name: str, shape: Any) -> None:
+    prior = ALL[name][0](shape)
+    p = prior()
+    assert p.batch_shape == ()
+    assert p.event_shape == shape
+    z = p.sample((5,))
+    assert z.shape == (5, *shape)
+    assert not z.requires_grad
+    assert p.log_prob(z).isfinite().all()
+    # Under a plate, and with particles to the left of it.
+    with pyro.plate("data", 5):
+        drawn = pyro.sample("z", p)
+    assert drawn.shape == (5, *shape)
+    in_plate = p.expand((5,))
+    assert in_plate.batch_shape == (5,)
+    torch.testing.assert_close(in_plate.log_prob(z), p.log_prob(z))
+    particles = in_plate.sample((7,))
+    assert particles.shape == (7, 5, *shape)
+    one_by_one = torch.stack([p.log_prob(particle) for particle in particles])
+    torch.testing.assert_close(in_plate.log_prob(particles), one_by_one)
+    assert in_plate.log_prob(z[0]).shape == (5,)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_parameter_has_a_gradient(name: str) -> None:
+    prior = ALL[name][0]((3,))
+    learned = "learned" in name or name in ("LearnedNormal", "MixtureOfNormals", "VampPrior", "Flow")
+    assert bool(list(prior.parameters())) == learned
+    z = prior().sample((50,))
+    if not learned:
+        assert not prior().log_prob(z).requires_grad
+        return
+    prior().log_prob(z).sum().backward()
+    for parameter in prior.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_state_moves(name: str) -> None:
+    prior, other = ALL[name][0]((3,)), ALL[name][0]((3,))
+    with torch.no_grad():
+        for value in prior.state_dict().values():
+            value += 0.1
+    if name == "VampPrior":
+        other._tied = prior._tied
+    other.load_state_dict(prior.state_dict())
+    z = other().sample((5,))
+    torch.testing.assert_close(other().log_prob(z), prior().log_prob(z))
+    torch.testing.assert_close(copy.deepcopy(prior)().log_prob(z), prior().log_prob(z))
+    if name != "VampPrior":  # which is of the dtype of its posterior
+        assert prior.double()().sample().dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - set(FAMILIES) - {"Uniform"}))  # those: test_families.py
+def test_training_steps_are_traced(name: str) -> None:
+    make, of_posterior = ALL[name]
+    if of_posterior == "DiagonalNormal":
+        posterior: Any = encoder()
+    else:
+        family = getattr(posteriors, of_posterior)
+        posterior = family(MLP(6, family(nn.Identity()).network_shape((3,)), (4,)))
+    prior = VampPrior(posterior, 6, 4) if name == "VampPrior" else make((3,))
+    vae = VAE(prior, posterior, Bernoulli(MLP(3, 6, (4,))))
+    before = [parameter.clone() for parameter in prior.parameters()]
+    data = binary(6, size=8)
+    run = pyro_vae.fit(vae, data, epochs=1, batch_size=4, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
+    for old, new in zip(before, prior.parameters(), strict=True):
+        assert new.isfinite().all()
+        assert (old != new).any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_learned_parameters_start_where_fixed_ones_are(name: str) -> None:
+    prior = getattr(priors, name)
+    torch.manual_seed(1)
+    values = {
+        parameter: torch.rand(3) + 0.3
+        for parameter in (["concentration"] if name == "Dirichlet" else prior.distribution.arg_constraints)
+    }
+    fixed, learned = prior(3, **values), prior(3, **values, learned=True)
+    of_one = fixed() if name == "Dirichlet" else fixed().base_dist
+    for parameter, value in values.items():
+        torch.testing.assert_close(getattr(of_one, parameter), value)
+    z = fixed().sample((5,))
+    torch.testing.assert_close(learned().log_prob(z), fixed().log_prob(z), rtol=1e-4, atol=1e-4)
+    by_pyro = getattr(dist, name)(**values).log_prob(z)
+    torch.testing.assert_close(fixed().log_prob(z), by_pyro if name == "Dirichlet" else by_pyro.sum(-1))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, 1.0, -1.0])])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_that_cannot_be(name: str, value: Any) -> None:
+    prior = getattr(priors, name)
+    for parameter in ["concentration"] if name == "Dirichlet" else prior.distribution.arg_constraints:
+        if parameter == "loc":
+            continue
+        with pytest.raises(ValueError, match=rf"{parameter} of a {name} prior has to be positive and finite; got"):
+            prior(3, **{parameter: value})
+
+
+def test_parameters_of_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"rate of a Exponential.*shape of z, \[3\]; got shape \[2\]"):
+        priors.Exponential(3, rate=torch.ones(2))
+    with pytest.raises(ValueError, match="loc of a Laplace prior has to be finite; got nan"):
+        priors.Laplace(3, loc=float("nan"))
+    with pytest.raises(ValueError, match="scale of a LearnedNormal prior has to be positive"):
+        LearnedNormal(3, scale=0.0)
+    with pytest.raises(ValueError, match="at least two parts"):
+        priors.Dirichlet(1)
+
+
+def test_learned_normal() -> None:
+    loc, scale = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 1.0, 3.0])
+    p, q = LearnedNormal(3, loc, scale)(), encoder()(binary(6))
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(p.log_prob(z), torch.distributions.Normal(loc, scale).log_prob(z).sum(-1))
+    by_torch = kl_divergence(q.base_dist, torch.distributions.Normal(loc, scale)).sum(-1)
+    torch.testing.assert_close(kl_divergence(q, p), by_torch)
+
+
+def test_sparse_beta_is_nearly_binary() -> None:
+    z = SparseBeta(1000, 0.1)().sample()
+    near = ((z < 0.01) | (z > 0.99)).float().mean()
+    expected = 2 * torch.distributions.Beta(0.1, 0.1).sample((20_000,)).lt(0.01).float().mean()
+    assert abs(near - expected) < 0.08
+    assert near > 0.5
+    for concentration in [1.0, 2.0]:
+        with pytest.raises(ValueError, match="has to be below 1"):
+            SparseBeta(3, concentration)
+
+
+def test_mixture_of_normals() -> None:
+    prior = MixtureOfNormals(2, 3)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([0.0, 1.0, -0.5]))
+        prior.log_scale.normal_()
+    z = torch.randn(5, 2)
+    weights = prior.logits.exp() / prior.logits.exp().sum()
+    by_hand = sum(
+        weight * torch.distributions.Normal(loc, log_scale.exp()).log_prob(z).sum(-1).exp()
+        for weight, loc, log_scale in zip(weights, prior.loc, prior.log_scale, strict=True)
+    )
+    torch.testing.assert_close(prior().log_prob(z).exp(), by_hand)
+    by_pyro = dist.MixtureSameFamily(dist.Categorical(logits=prior.logits), prior().components)
+    torch.testing.assert_close(prior().log_prob(z), by_pyro.log_prob(z))
+    torch.testing.assert_close(prior().mean, by_pyro.mean)
+    assert prior().expand((5,)).mean.shape == (5, 2)
+    # The moments of draws, about which nothing above asks.
+    n = 40_000
+    draws = prior().sample((n,))
+    for ours, theirs in [(draws, by_pyro.mean), (draws**2, by_pyro.variance + by_pyro.mean**2)]:
+        assert ((ours.mean(0) - theirs).abs() < 4.5 * ours.std(0) / math.sqrt(n)).all()
+
+
+def test_mixture_starts_with_components_apart() -> None:
+    prior = MixtureOfNormals(10, 5)
+    assert torch.pdist(prior.loc.detach()).min() > 2
+    with pytest.raises(ValueError, match="num_components has to hold sizes of at least 1"):
+        MixtureOfNormals(2, 0)
+    for spread in [0.0, -1.0, float("nan")]:
+        with pytest.raises(ValueError, match="spread of a mixture's components has to be positive"):
+            MixtureOfNormals(2, 3, spread)
+
+
+@pytest.mark.parametrize("family", ["DiagonalNormal", "Laplace", "Gamma"])
+@pytest.mark.parametrize("latent", [(3,), (2, 4)])
+def test_vamp_prior(family: str, latent: Any) -> None:
+    posterior = encoder(latent) if family == "DiagonalNormal" else getattr(posteriors, family)(MLP(6, (2, *latent)))
+    prior = VampPrior(posterior, 6, 4, noise=2.0)
+    z = posterior(binary(6)).sample()
+    u = prior.pseudo_inputs.detach()
+    assert ((u < 0) | (u > 1)).any()
+    by_hand = torch.stack([posterior(one.clamp(0, 1).expand(5, 6)).log_prob(z).exp() for one in u]).mean(0)
+    torch.testing.assert_close(prior().log_prob(z).exp(), by_hand)
+    torch.testing.assert_close(prior().mean, posterior(u.clamp(0, 1)).mean.mean(0))
+    free = VampPrior(posterior, 6, 4, unit_interval=False)
+    by_hand = torch.stack([posterior(one.expand(5, 6)).log_prob(z).exp() for one in free.pseudo_inputs]).mean(0)
+    torch.testing.assert_close(free().log_prob(z).exp(), by_hand)
+
+
+def test_vamp_prior_starts_at_the_mean() -> None:
+    mean = torch.rand(1, 2, 3)
+    prior = VampPrior(nn.Identity(), (1, 2, 3), 2000, mean)
+    assert prior.pseudo_inputs.shape == (2000, 1, 2, 3)
+    torch.testing.assert_close(prior.pseudo_inputs.mean(0), mean, rtol=0, atol=2e-3)
+    assert 0.009 < (prior.pseudo_inputs - mean).std() < 0.011
+    assert VampPrior(nn.Identity(), 6).pseudo_inputs.shape == (500, 6)
+    with pytest.raises(ValueError, match=r"of the shape \[6\]; got \[5\]"):
+        VampPrior(nn.Identity(), 6, mean=torch.zeros(5))
+    with pytest.raises(ValueError, match="event_shape has to hold sizes"):
+        VampPrior(nn.Identity(), 0)
+    with pytest.raises(ValueError, match="noise of pseudo-inputs has to be positive"):
+        VampPrior(nn.Identity(), 6, noise=0.0)
+
+
+def test_vamp_prior_and_posterior_are_one() -> None:
+    posterior = encoder()
+    vae = VAE(VampPrior(posterior, 6, 4), posterior, Bernoulli(MLP(3, 6, (4,))))
+    assert [name for name in vae.state_dict() if name.startswith("prior")] == ["prior.pseudo_inputs"]
+    assert len(list(vae.parameters())) == 1 + 2 * len(list(posterior.parameters()))
+    copied = copy.deepcopy(vae)
+    assert copied.prior.posterior is copied.posterior
+    assert copied.posterior is not posterior
+    z = torch.randn(5, 3)
+    before = vae.prior().log_prob(z)
+    with torch.no_grad():
+        for parameter in copied.posterior.parameters():
+            parameter += 0.5
+    torch.testing.assert_close(vae.prior().log_prob(z), before, rtol=0, atol=0)
+    assert (copied.prior().log_prob(z) != before).all()
+    vae.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(vae.prior().log_prob(z), copied.prior().log_prob(z))
+    # The bound has a gradient for the posterior by way of the prior.
+    (gradient,) = torch.autograd.grad(vae.prior().log_prob(z).sum(), [next(posterior.parameters())])
+    assert gradient.abs().max() > 0
+    assert vae.double().prior().log_prob(z.double()).dtype == torch.float64
+
+
+def autoregressive() -> AffineAutoregressive:
+    return AffineAutoregressive(AutoRegressiveNN(2, [8], permutation=torch.tensor([0, 1])))
+
+
+FLOWS: dict[str, Any] = {
+    "autoregressive, inverted": lambda: Flow(StandardNormal(2), [autoregressive(), autoregressive()], invert=True),
+    "coupling": lambda: Flow(StandardNormal(2), [AffineCoupling(1, DenseNN(1, [4], [1, 1]))]),
+    "composed": lambda: Flow(StandardNormal(2), [ComposeTransformModule([Planar(2), autoregressive()])], invert=True),
+    "planar, inverted": lambda: Flow(StandardNormal(2), [Planar(2), Planar(2)], invert=True),
+    "steps": lambda: Flow(StandardNormal(2), [transforms.SplineCoupling(2), transforms.MaskedAutoregressive(2)]),
+    "steps, inverted": lambda: Flow(LearnedNormal(2), [transforms.InverseAutoregressive(2)], invert=True),
+    "on a mixture": lambda: Flow(MixtureOfNormals(2, 3), [transforms.Radial(2), transforms.Planar(2)], invert=True),
+}
+
+
+def stirred(make: Any) -> Flow:
+    """A flow away from the identity."""
+    torch.manual_seed(3)
+    flow = make()
+    with torch.no_grad():
+        for parameter in flow.transforms.parameters():
+            parameter += 0.3 * torch.randn_like(parameter) / math.sqrt(parameter.shape[-1])
+    return flow
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flow_integrates_to_one(name: str) -> None:
+    flow = stirred(FLOWS[name]).double()
+    axis = torch.linspace(-15, 15, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        mass = flow().log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+        assert abs(flow().log_prob(grid) - flow.base().log_prob(grid)).max() > 0.3
+    assert abs(mass - 1) < 1e-2, mass
+
+
+def test_direction_of_a_flow() -> None:
+    first, second = autoregressive(), autoregressive()
+    z = torch.randn(5, 2)
+    log_base = StandardNormal(2)().log_prob
+    flow = Flow(StandardNormal(2), [first, second], invert=True)
+    middle = first(z)
+    epsilon = second(middle)
+    by_hand = log_base(epsilon) + first.log_abs_det_jacobian(z, middle) + second.log_abs_det_jacobian(middle, epsilon)
+    torch.testing.assert_close(flow().log_prob(z), by_hand)
+    flow = Flow(StandardNormal(2), [first, second])
+    by_hand = log_base(z) - first.log_abs_det_jacobian(z, middle) - second.log_abs_det_jacobian(middle, epsilon)
+    torch.testing.assert_close(flow().log_prob(epsilon), by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_flow_uses_its_own_copy_of_a_transform() -> None:
+    step = autoregressive()
+    inverse = step.inv  # which the step remembers for as long as it lives
+    Flow(StandardNormal(2), [step], invert=True)().log_prob(torch.randn(5, 2))
+    assert inverse.inv is step
+    assert step._cached_x_y == (None, None)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_train_and_leave_nothing_behind(name: str) -> None:
+    prior = FLOWS[name]()
+    vae = VAE(prior, encoder((2,)), Bernoulli(MLP(2, 6, (4,))))
+    data = binary(6, size=8)
+    before = [parameter.clone() for parameter in prior.parameters()]
+    run = pyro_vae.fit(vae, data, epochs=1, batch_size=4, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
+    assert any((old != new).any() for old, new in zip(before, prior.parameters(), strict=True))
+    z = torch.randn(5, 2, requires_grad=True)
+    log_prob = prior().expand((5,)).log_prob(z)
+    torch.testing.assert_close(copy.deepcopy(vae).prior().log_prob(z), log_prob)  # no graph is left on a module
+    log_prob.sum().backward()
+    assert z.grad is not None
+
+
+def test_what_is_no_flow() -> None:
+    with pytest.raises(ValueError, match="at least one step"):
+        Flow(StandardNormal(2), [])
+    with pytest.raises(TypeError, match="got Linear"):
+        Flow(StandardNormal(2), [nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="needs a context"):
+        Flow(StandardNormal(2), [transforms.Planar(2, context_dim=4)])

@@ -1,5 +1,43 @@
 """Priors: ``() -> p(z)``, a distribution over one datum's latent, with its event dimensions declared."""
 
-from pyro_vae.priors.normal import StandardNormal
+from pyro_vae.priors.families import (
+    Beta,
+    Cauchy,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Gumbel,
+    Kumaraswamy,
+    Laplace,
+    Logistic,
+    LogNormal,
+    SparseBeta,
+    StudentT,
+    Uniform,
+    Weibull,
+)
+from pyro_vae.priors.flow import Flow
+from pyro_vae.priors.mixtures import MixtureOfNormals, VampPrior
+from pyro_vae.priors.normal import LearnedNormal, StandardNormal
 
-__all__ = ["StandardNormal"]
+__all__ = [
+    "Beta",
+    "Cauchy",
+    "Dirichlet",
+    "Exponential",
+    "Flow",
+    "Gamma",
+    "Gumbel",
+    "Kumaraswamy",
+    "Laplace",
+    "LearnedNormal",
+    "LogNormal",
+    "Logistic",
+    "MixtureOfNormals",
+    "SparseBeta",
+    "StandardNormal",
+    "StudentT",
+    "Uniform",
+    "VampPrior",
+    "Weibull",
+]

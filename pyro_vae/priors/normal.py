@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks import shape_of
+from pyro_vae.priors.families import FamilyPrior, Sizes, Value
 
 
 class StandardNormal(nn.Module):
@@ -34,3 +35,21 @@ class StandardNormal(nn.Module):
     def forward(self) -> dist.Distribution:
         loc = self.zero.expand(self.event_shape)
         return dist.Normal(loc, torch.ones_like(loc)).to_event(len(self.event_shape))
+
+
+class LearnedNormal(FamilyPrior):
+    r"""A Gaussian with learned parameters, :math:`p(z) = \mathcal N(\mathrm{loc}, \mathrm{scale}^2)`.
+
+    Args:
+        latent_dim: size (or event shape) of z.
+        loc: where loc starts, a number or a tensor that expands to the shape of z.
+        scale: where scale starts, likewise.
+
+    Raises:
+        ValueError: if a size is below 1, or ``scale`` is not positive.
+    """
+
+    distribution = dist.Normal
+
+    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0) -> None:
+        super().__init__(latent_dim, True, loc=loc, scale=scale)

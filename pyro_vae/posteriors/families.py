@@ -1,0 +1,192 @@
+"""Posteriors of the families of :mod:`pyro_vae.distributions.families`.
+
+The three ways to reparameterise of Kingma & Welling (2013), section 2.4: inverse CDF (:class:`Exponential`,
+:class:`Cauchy`, :class:`Logistic`, :class:`Gumbel`, :class:`Weibull`, :class:`Kumaraswamy`), location and scale
+(:class:`Laplace`, :class:`StudentT`, :class:`Uniform`), composition (:class:`LogNormal`, :class:`Gamma`,
+:class:`Beta`, :class:`Dirichlet`). Each has a prior of the same name and support in :mod:`pyro_vae.priors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.distributions import families
+from pyro_vae.distributions.families import constrained
+from pyro_vae.posteriors.base import Posterior
+
+
+class FamilyPosterior(Posterior):
+    r"""Base of the posteriors of one family, :math:`q(z \mid x) = \prod_d q(z_d; \lambda_d(x))`.
+
+    Args:
+        network: ``x: [*, B, *event] -> [*, B, P, latent_dim]``, the P parameters of the family stacked, in the order of
+            ``distribution.arg_constraints``; of positive ones the number whose softplus they are.
+        event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
+
+    Raises:
+        ValueError: if the network does not give as many stacked parameters.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
+
+    distribution: ClassVar[Any]
+
+    def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
+        return (len(self.distribution.arg_constraints), *latent_shape)
+
+    def forward(self, x: Tensor) -> Any:
+        of = self.distribution.arg_constraints
+        outputs = self._stacked(x, len(of))
+        parameters = {
+            name: constrained(constraint, output)
+            for (name, constraint), output in zip(of.items(), outputs, strict=True)
+        }
+        return self._independent(self.distribution(**parameters), x)
+
+    def _independent(self, q: Any, x: Tensor) -> Any:
+        leading = x.dim() - self.event_dim
+        return q.to_event(len(q.batch_shape) - leading)
+
+
+class Exponential(FamilyPosterior):
+    r""":math:`z = e / \mathrm{rate}(x)`, e ~ Exponential(1): on :math:`z_d > 0`."""
+
+    distribution = families.Exponential
+
+
+class Cauchy(FamilyPosterior):
+    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \tan(\pi (u - 1/2))`; it has no mean."""
+
+    distribution = families.Cauchy
+
+
+class Logistic(FamilyPosterior):
+    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \log(u / (1 - u))`."""
+
+    distribution = families.Logistic
+
+
+class Gumbel(FamilyPosterior):
+    r""":math:`z = \mathrm{loc}(x) - \mathrm{scale}(x) \log e`, e ~ Exponential(1)."""
+
+    distribution = families.Gumbel
+
+
+class Weibull(FamilyPosterior):
+    r""":math:`z = \mathrm{scale}(x) \, e^{1 / \mathrm{concentration}(x)}`, e ~ Exponential(1): on :math:`z_d > 0`."""
+
+    distribution = families.Weibull
+
+
+class Kumaraswamy(FamilyPosterior):
+    r""":math:`z = (1 - (1 - u)^{1/b(x)})^{1/a(x)}` on (0, 1), a, b = concentration1, concentration0."""
+
+    distribution = families.Kumaraswamy
+
+
+class Laplace(FamilyPosterior):
+    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \, l`, l ~ Laplace(0, 1)."""
+
+    distribution = families.Laplace
+
+
+class StudentT(FamilyPosterior):
+    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \, t`, t ~ Student's t of df degrees of freedom.
+
+    Args:
+        network: ``x: [*, B, *event]`` to ``[*, B, 3, latent_dim]``: df, loc and scale stacked; or, where ``df`` is
+            given, ``[*, B, 2, latent_dim]``: loc and scale.
+        event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
+        df: degrees of freedom of all dimensions, or ``None`` for those that the network gives. At 1 or less z has no
+            mean.
+
+    Raises:
+        ValueError: if ``df`` is not positive, or the network does not give what ``df`` asks for.
+    """
+
+    distribution = families.StudentT
+
+    def __init__(self, network: nn.Module, event_dim: int | None = None, df: float | None = None) -> None:
+        super().__init__(network, event_dim)
+        if df is not None and not 0 < df < float("inf"):
+            raise ValueError(f"df of a StudentT posterior has to be positive and finite, or None; got {df}.")
+        self.df = df
+
+    def extra_repr(self) -> str:
+        return f"df={self.df}"
+
+    def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
+        return (3 if self.df is None else 2, *latent_shape)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.df is None:
+            return super().forward(x)
+        loc, scale = self._stacked(x, 2)
+        scale = constrained(self.distribution.arg_constraints["scale"], scale)
+        return self._independent(self.distribution(torch.full_like(loc, self.df), loc, scale), x)
+
+
+class Uniform(Posterior):
+    r"""Uniform on a part of the prior's interval :math:`(L, H)`.
+
+    .. math::
+        w = \sigma(\mathrm{width}(x)), \quad \mathrm{low} = L + (H - L)(1 - w) \, \sigma(\mathrm{place}(x)), \quad
+        \mathrm{high} = \mathrm{low} + (H - L) \, w
+
+    Args:
+        network: ``x: [*, B, *event] -> [*, B, 2, latent_dim]``, place and width stacked.
+        event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
+        low: the prior's lower bound L.
+        high: the prior's upper bound H.
+
+    Raises:
+        ValueError: if ``low`` is not below ``high``, or the network does not give two stacked parameters.
+    """
+
+    def __init__(self, network: nn.Module, event_dim: int | None = None, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__(network, event_dim)
+        families.check_bounds("a Uniform posterior", low, high)
+        self.low, self.high = float(low), float(high)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low}, high={self.high}"
+
+    def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
+        return (2, *latent_shape)
+
+    def forward(self, x: Tensor) -> Any:
+        place, width = self._stacked(x, 2)
+        span = self.high - self.low
+        part = width.sigmoid().clamp(min=1e-4)
+        low = self.low + span * (1 - part) * place.sigmoid()
+        high = (low + span * part).clamp(max=self.high)
+        q = families.Uniform(low, high)
+        return q.to_event(len(q.batch_shape) - (x.dim() - self.event_dim))
+
+
+class LogNormal(FamilyPosterior):
+    r""":math:`z = \exp(\mathrm{loc}(x) + \mathrm{scale}(x) \, n)`, n ~ N(0, 1): on :math:`z_d > 0`."""
+
+    distribution = families.LogNormal
+
+
+class Gamma(FamilyPosterior):
+    r""":math:`z = g / \mathrm{rate}(x)`, g ~ Gamma(concentration(x), 1): on :math:`z_d > 0`."""
+
+    distribution = families.Gamma
+
+
+class Beta(FamilyPosterior):
+    r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_1, g_0` ~ Gamma of concentration1(x), concentration0(x)."""
+
+    distribution = families.Beta
+
+
+class Dirichlet(FamilyPosterior):
+    r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k(x)`, 1), c the concentration."""
+
+    distribution = families.Dirichlet

@@ -1,0 +1,80 @@
+"""A prior that is a normalising flow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+from torch import nn
+from torch.distributions import ComposeTransform, Transform
+
+from pyro_vae.transforms.base import transform_of
+
+
+class Flow(nn.Module):
+    r"""A base prior carried through bijections.
+
+    .. math:: z = f_T \circ \dots \circ f_1(\epsilon), \quad \epsilon \sim p_0, \qquad
+        \log p(z) = \log p_0(f^{-1}(z)) + \log |\det \partial f^{-1} / \partial z|
+
+    Training scores the posterior's z, for which the inverse of f has to be fast. With ``invert`` the steps are read
+    the other way, :math:`\epsilon = f_T \circ \dots \circ f_1(z)`, and scoring runs each of them forwards:
+
+    - coupling, permutation, Householder: either way, both directions take one pass;
+    - ``MaskedAutoregressive``: as it is; drawing from the prior takes D passes of its network;
+    - ``InverseAutoregressive`` and Pyro's ``AffineAutoregressive``: ``invert=True``, which makes a masked
+      autoregressive flow of them (Pyro's own cannot be traced without it);
+    - planar, radial, Sylvester: ``invert=True``, as their inverses are solved for; Pyro's own have none, and with
+      them the prior scores but cannot be drawn from.
+
+    Args:
+        base: a prior, ``() -> p(epsilon)``, for example ``StandardNormal(latent_dim)``.
+        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step` without context, or
+            Pyro's ``TransformModule``.
+        invert: read the steps from z to epsilon.
+
+    Raises:
+        ValueError: if there is no step, or one needs a context.
+        TypeError: if a step is something else.
+
+    Source: Rezende & Mohamed (2015), eq. 5; as a prior, Chen et al. (2017), section 3.2.
+
+    >>> import torch
+    >>> from pyro_vae.priors import StandardNormal
+    >>> from pyro_vae.transforms import InverseAutoregressive
+    >>> prior = Flow(StandardNormal(2), [InverseAutoregressive(2), InverseAutoregressive(2)], invert=True)
+    >>> prior().log_prob(torch.zeros(5, 2)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, base: nn.Module, transforms: Sequence[nn.Module], invert: bool = False) -> None:
+        super().__init__()
+        self.base = base
+        self.transforms = nn.ModuleList(transforms)
+        self.invert = invert
+        if not len(self.transforms):
+            raise ValueError("a Flow needs at least one step; without any it is its base.")
+        for step in self.transforms:
+            transform_of(step)  # says what is wrong with a step
+
+    def extra_repr(self) -> str:
+        return f"invert={self.invert}"
+
+    def forward(self) -> Any:
+        transforms = [part for step in self.transforms for part in _fresh(step, transform_of(step))]
+        if self.invert:
+            transforms = [transform.inv for transform in reversed(transforms)]
+        return dist.TransformedDistribution(self.base(), transforms)
+
+
+def _fresh(step: Any, transform: Transform) -> list[Transform]:
+    """A transform that is its own step remembers its last value: in copies, so that nothing is left on the module."""
+    if transform is not step:
+        return [transform]
+    if isinstance(transform, ComposeTransform):
+        return [copied for part in transform.parts for copied in _fresh(part, part)]
+    copied = copy.copy(transform)
+    copied._inv = None  # the inverse of the copy, not of the original
+    return [copied]

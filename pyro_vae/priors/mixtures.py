@@ -1,0 +1,163 @@
+"""Priors that are mixtures: of normals, and of the posteriors at learned inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.networks import shape_of
+
+
+class Mixture(dist.TorchDistribution):
+    r"""A mixture of K components, :math:`p(z) = \sum_k w_k \, p_k(z)`.
+
+    Unlike ``MixtureSameFamily`` it scores a batch of B values without K x B copies of the components' parameters. It is
+    not reparameterised.
+
+    Args:
+        logits: ``[K]``, log of the weights w up to a constant.
+        components: a distribution of batch shape ``[K]``.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as in torch)
+
+    def __init__(self, logits: Tensor, components: Any, validate_args: bool | None = None) -> None:
+        if logits.shape != components.batch_shape:
+            raise ValueError(
+                f"a Mixture needs a weight for each of its components; got weights of shape {list(logits.shape)} and "
+                f"components of batch shape {list(components.batch_shape)}."
+            )
+        self.logits = logits
+        self.components = components
+        super().__init__(torch.Size(), components.event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> Any:
+        return constraints.MixtureSameFamilyConstraint(self.components.support)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        new = self._get_checked_instance(Mixture, _instance)
+        new.logits, new.components = self.logits, self.components
+        super(Mixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        of_components = self.components.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
+        log_prob = (self.logits.log_softmax(-1) + of_components).logsumexp(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = (*sample_shape, *self.batch_shape)
+            drawn = self.components.sample(shape)  # [*, K, *event]
+            chosen = torch.distributions.Categorical(logits=self.logits).sample(shape)
+            index = chosen.reshape(*shape, *(1 for _ in range(1 + len(self.event_shape))))
+            axis = len(shape)
+            return drawn.gather(axis, index.expand(*shape, 1, *self.event_shape)).squeeze(axis)
+
+    @property
+    def mean(self) -> Tensor:
+        weights = self.logits.softmax(-1).reshape(-1, *(1 for _ in self.event_shape))
+        return (weights * self.components.mean).sum(0).expand(*self.batch_shape, *self.event_shape)
+
+
+class MixtureOfNormals(nn.Module):
+    r"""A learned mixture of diagonal Gaussians.
+
+    .. math:: p(z) = \sum_k w_k \, \mathcal N(z; \mathrm{loc}_k, \mathrm{scale}_k^2)
+
+    It starts with equal weights, scales of 1, and locs drawn from :math:`\mathcal N(0, \mathrm{spread}^2)`.
+
+    Args:
+        latent_dim: size (or event shape) of z.
+        num_components: K.
+        spread: standard deviation of the locs at the start.
+
+    Raises:
+        ValueError: if a size is below 1, or ``spread`` is not positive.
+
+    Source: Dilokthanakul et al. (2016); Tomczak & Welling (2018), section 5.
+    """
+
+    def __init__(self, latent_dim: int | Sequence[int], num_components: int, spread: float = 2.0) -> None:
+        super().__init__()
+        self.event_shape = shape_of("latent_dim", latent_dim)
+        (count,) = shape_of("num_components", num_components)
+        if not 0 < spread < float("inf"):
+            raise ValueError(f"the spread of a mixture's components has to be positive and finite; got {spread}.")
+        self.logits = nn.Parameter(torch.zeros(count))
+        self.loc = nn.Parameter(spread * torch.randn(count, *self.event_shape))
+        self.log_scale = nn.Parameter(torch.zeros(count, *self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.event_shape)}, num_components={len(self.logits)}"
+
+    def forward(self) -> Any:
+        components = dist.Normal(self.loc, self.log_scale.exp()).to_event(len(self.event_shape))
+        return Mixture(self.logits, components)
+
+
+class VampPrior(nn.Module):
+    r"""The mixture of the posteriors at K learned pseudo-inputs, :math:`p(z) = \frac 1 K \sum_k q(z \mid u_k)`.
+
+    It evaluates the pair's own posterior, whose parameters stay the posterior's alone: they are in none of this
+    module's ``parameters()``, ``state_dict()`` or ``to()``. A copy of the whole pair keeps the two together. A
+    posterior whose support moves with x (``Uniform``) leaves most z without density.
+
+    Args:
+        posterior: the posterior of the pair; it has to give a density at any z.
+        event_shape: shape of one datum.
+        num_components: K.
+        mean: ``[*event_shape]``, mean of the training data, where the pseudo-inputs start; by default 1/2, or 0 for
+            inputs without bounds.
+        noise: standard deviation of the pseudo-inputs about it at the start.
+        unit_interval: whether the pseudo-inputs are kept in [0, 1], as pixels are, by a hard tanh.
+
+    Raises:
+        ValueError: if a size is below 1, ``noise`` is not positive, or ``mean`` has another shape than a datum.
+
+    Source: Tomczak & Welling (2018), eq. 9.
+    """
+
+    def __init__(
+        self,
+        posterior: Callable[[Tensor], Any],
+        event_shape: int | Sequence[int],
+        num_components: int = 500,
+        mean: Tensor | None = None,
+        *,
+        noise: float = 0.01,
+        unit_interval: bool = True,
+    ) -> None:
+        super().__init__()
+        shape = shape_of("event_shape", event_shape)
+        (count,) = shape_of("num_components", num_components)
+        if not 0 < noise < float("inf"):
+            raise ValueError(f"the noise of pseudo-inputs has to be positive and finite, to part them; got {noise}.")
+        if mean is None:
+            mean = torch.full(shape, 0.5 if unit_interval else 0.0)
+        if mean.shape != shape:
+            raise ValueError(f"the mean of the data has to be of the shape {list(shape)}; got {list(mean.shape)}.")
+        self._tied = (posterior,)  # in a tuple, where nn.Module does not register it
+        self.unit_interval = unit_interval
+        self.pseudo_inputs = nn.Parameter(mean + noise * torch.randn(count, *shape).to(mean))
+
+    @property
+    def posterior(self) -> Callable[[Tensor], Any]:
+        """The posterior of the pair."""
+        return self._tied[0]
+
+    def extra_repr(self) -> str:
+        return f"pseudo_inputs={list(self.pseudo_inputs.shape)}"
+
+    def forward(self) -> Any:
+        u = self.pseudo_inputs.clamp(0.0, 1.0) if self.unit_interval else self.pseudo_inputs
+        return Mixture(u.new_zeros(len(u)), self.posterior(u))
