@@ -78,12 +78,12 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     labelled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Parts = {}
-    first, shape = files["train"][0], _read_image(files["train"][0], channels, image_size).shape
+    first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
         x = np.empty((len(found), *shape), np.uint8)
         for i, path in enumerate(found):
-            image = _read_image(path, channels, image_size)
+            image = read_image(path, channels, image_size)
             if image.shape != shape:
                 raise ValueError(
                     f"the images of {folder} differ in size: {first} is {shape[1]} x {shape[2]} (height x width),"
@@ -109,12 +109,12 @@ def _is_grey(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_image(path: Path, channels: int, image_size: int | None) -> np.ndarray:
-    """uint8 [C, H, W]."""
+def read_image(path: Path, channels: int, image_size: int | None, crop: int | None = None) -> np.ndarray:
+    """uint8 [C, H, W]; with ``image_size``, of the central square of side ``crop``, by default the largest."""
     from PIL import Image, ImageOps
 
     try:
@@ -122,13 +122,15 @@ def _read_image(path: Path, channels: int, image_size: int | None) -> np.ndarray
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits: PIL's own conversion to 8 clips instead of scaling
                 image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+            if image.mode == "P":  # a palette may have transparency, of which PIL warns on the direct way
+                image = image.convert("RGBA")
             image = image.convert("L" if channels == 1 else "RGB")
             if image_size is not None:
-                side = min(image.size)
+                side = min(*image.size, crop or image.width)
                 left, top = ((length - side) // 2 for length in image.size)
                 image = image.crop((left, top, left + side, top + side))
                 image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
     array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The data sets that have a name: digits, the MNIST family, the Frey faces."""
+"""The data sets that have a name: digits, the MNIST family, the Frey faces, CelebA."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_vae.data.arrays import check_size, whole
 from pyro_vae.data.cut import Parts, cut
+from pyro_vae.data.files import read_image
 
-NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey")
+NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey", "celeba")
 
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 
-def named(name: str, root: str | os.PathLike[str] | None, split: str | None, seed: int, download: bool) -> Parts:
+def named(
+    name: str,
+    root: str | os.PathLike[str] | None,
+    split: str | None,
+    seed: int,
+    download: bool,
+    image_size: int | None = None,
+) -> Parts:
     """The data set ``name``, one of ``NAMES``; the arguments are those of :func:`pyro_vae.data.load`."""
     folder = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
     if name == "digits":
         return _digits(seed)
+    if name == "celeba":
+        return _celeba(folder, 64 if image_size is None else whole(image_size, "image_size", 1))
     return _frey(folder, split, seed, download) if name == "frey" else _mnist(name, folder, download)
 
 
@@ -44,6 +55,28 @@ def _frey(root: Path, split: str | None, seed: int, download: bool) -> Parts:
     if split == "shuffled":
         return cut({"train": (x, None)}, 200, 200, seed, "frey")
     return {"train": (x[:1500], None), "valid": (x[1500:], None)}
+
+
+def _celeba(root: Path, image_size: int) -> Parts:
+    folder, partition = root / "celeba" / "img_align_celeba", root / "celeba" / "list_eval_partition.txt"
+    if not (folder.is_dir() and partition.is_file()):
+        raise FileNotFoundError(
+            f"'celeba' is not in {folder.parent}. Put {partition.name} and the unpacked folder {folder.name} there, as"
+            " torchvision.datasets.CelebA(root, download=True) does, or name the folder that holds celeba/ by root= or"
+            " the environment variable PYRO_VAE_DATA."
+        )
+    rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+    if any(len(row) != 2 or row[1] not in ("0", "1", "2") for row in rows):
+        raise ValueError(f"{partition} is damaged: a file name and 0, 1 or 2 were expected in each line. Replace it.")
+    parts: Parts = {}
+    for key, part in (("0", "train"), ("1", "valid"), ("2", "test")):
+        files = [folder / name for name, split in rows if split == key]
+        check_size(3 * len(files) * image_size**2, f"the {part} set of 'celeba' ({len(files):,} images)")
+        x = np.empty((len(files), 3, image_size, image_size), np.uint8)
+        for i, path in enumerate(files):
+            x[i] = read_image(path, 3, image_size, crop=148)
+        parts[part] = (x, None)
+    return parts
 
 
 def _mnist(name: str, root: Path, download: bool) -> Parts:

@@ -2,20 +2,36 @@
 
 A network maps ``[*, *in_shape]`` to ``[*, *out_shape]``, whatever the leading dimensions are, so that particles are
 one more dimension on the left. Where a distribution has two parameters, the network stacks them: ``[*, 2, *event]``.
+
+Of vectors: :class:`MLP`, :class:`GatedMLP`, :class:`ResidualMLP`. Of images: :class:`ConvEncoder` and
+:class:`ConvDecoder` (gated on demand), :class:`ResidualEncoder` and :class:`ResidualDecoder`. All take
+``normalization="batch"``, ``"layer"`` or ``"weight"``.
 """
 
-from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
-from pyro_vae.networks.dense import MLP, Centered
-from pyro_vae.networks.initial import normal_init
+from pyro_vae.networks.base import Network
+from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
+from pyro_vae.networks.initial import data_dependent_init, normal_init
+from pyro_vae.networks.layers import BatchNorm, Gated, Normalization, Residual
 from pyro_vae.networks.shapes import at_least_float32, check_input, shape_of, stacked
 
 __all__ = [
     "MLP",
+    "BatchNorm",
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
+    "Gated",
+    "GatedMLP",
+    "Network",
+    "Normalization",
+    "Residual",
+    "ResidualDecoder",
+    "ResidualEncoder",
+    "ResidualMLP",
     "at_least_float32",
     "check_input",
+    "data_dependent_init",
     "normal_init",
     "shape_of",
     "stacked",

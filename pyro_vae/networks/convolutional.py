@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.networks.base import Network
+from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalized, normalizer
 from pyro_vae.networks.shapes import check_input, shape_of
 
+HiddenLayer = Callable[[Callable[[], nn.Linear]], list[nn.Module]]
 
-class ConvEncoder(nn.Module):
-    """Convolutions of stride 2 and one hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
+
+class _Convolutional(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x, self.in_shape)
+        leading = x.shape[: -len(self.in_shape)]
+        return self.layers(x.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
+
+
+class ConvEncoder(_Convolutional):
+    r"""Convolutions of stride 2 and a hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
 
     Args:
         in_shape: ``(C, H, W)``.
         out_shape: event shape of the output.
         channels: output channels of each 3 x 3 convolution; each halves height and width (rounded up).
-        hidden: width of the layer between the convolutions and the output.
-        activation: class of the non-linearity.
+        hidden: width of the layer between the convolutions and the output; ``None`` or 0 for none.
+        activation: class of the non-linearity :math:`\phi`.
+        normalization: behind each layer but the last, as in :class:`~pyro_vae.networks.MLP`: ``"batch"`` (each
+            channel over data and pixels), ``"layer"`` (each datum over channels and pixels), ``"weight"``, or ``None``.
+        gated: layers are :math:`\phi(W * x + b) \, \sigma(V * x + c)`; the paper has nn.Identity for :math:`\phi`.
 
     Raises:
-        ValueError: if ``in_shape`` is not ``(C, H, W)``, there are no ``channels``, or the input has another event
-            shape.
+        ValueError: if ``in_shape`` is not ``(C, H, W)``, there are no ``channels``, ``normalization`` is something
+            else, or the input has another event shape.
+
+    Source: Tomczak & Welling (2018), VAE with a VampPrior, section 5, for the gates.
     """
 
     def __init__(
@@ -32,27 +49,22 @@ class ConvEncoder(nn.Module):
         in_shape: Sequence[int],
         out_shape: int | Sequence[int],
         channels: Sequence[int] = (32, 64),
-        hidden: int = 256,
+        hidden: int | None = 256,
         activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        gated: bool = False,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _image_shape("in_shape", in_shape), shape_of("out_shape", out_shape)
-        channels = shape_of("channels", channels)
+        image, size_out = _image_shape("in_shape", in_shape), shape_of("out_shape", out_shape)
+        shapes = _halved(image, shape_of("channels", channels))
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization, gated=gated)
         layers: list[nn.Module] = []
-        for channels_in, channels_out in itertools.pairwise((self.in_shape[0], *channels)):
-            layers += [nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1), activation()]
-        features = math.prod(_halved(self.in_shape, channels)[-1])
-        layers += [nn.Flatten(), nn.Linear(features, hidden), activation(), nn.Linear(hidden, self.out_shape.numel())]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x, self.in_shape)
-        leading = x.shape[:-3]
-        return self.layers(x.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
+        for outer, inner in itertools.pairwise(shapes):
+            layers += layer(functools.partial(nn.Conv2d, outer[0], inner[0], 3, stride=2, padding=1))
+        super().__init__(image, size_out, [*layers, *_out_of_image(shapes[-1], hidden, size_out, layer)])
 
 
-class ConvDecoder(nn.Module):
-    """One hidden layer and transposed convolutions of stride 2: ``[*, in_features] -> [*, *out_shape]``.
+class ConvDecoder(_Convolutional):
+    """A hidden layer and transposed convolutions of stride 2: ``[*, in_features] -> [*, *out_shape]``.
 
     The mirror image of :class:`ConvEncoder`; any height and width come out exactly.
 
@@ -60,12 +72,14 @@ class ConvDecoder(nn.Module):
         in_features: size of the latent.
         out_shape: ``(C, H, W)``, or ``(2, C, H, W)`` for two parameters a pixel.
         channels: input channels of each 3 x 3 transposed convolution, from the innermost outwards.
-        hidden: width of the layer between the input and the convolutions.
+        hidden: width of the layer between the input and the one into the convolutions; ``None`` or 0 for none.
         activation: class of the non-linearity.
+        normalization: behind each layer but the last, see :class:`ConvEncoder`.
+        gated: see :class:`ConvEncoder`.
 
     Raises:
-        ValueError: if ``out_shape`` does not end with ``(C, H, W)``, there are no ``channels``, or the input has
-            another size.
+        ValueError: if ``out_shape`` does not end with ``(C, H, W)``, there are no ``channels``, ``normalization`` is
+            something else, or the input has another size.
     """
 
     def __init__(
@@ -73,41 +87,169 @@ class ConvDecoder(nn.Module):
         in_features: int,
         out_shape: Sequence[int],
         channels: Sequence[int] = (64, 32),
-        hidden: int = 256,
+        hidden: int | None = 256,
         activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        gated: bool = False,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = shape_of("in_features", in_features), shape_of("out_shape", out_shape)
-        channels = shape_of("channels", channels)
-        image = _image_shape("out_shape", self.out_shape[-3:])
-        image = torch.Size((image[0] * self.out_shape[:-3].numel(), *image[1:]))
-        shapes = _halved(image, tuple(reversed(channels)))[::-1]  # innermost first, the image last
-        layers: list[nn.Module] = [
-            nn.Linear(in_features, hidden),
-            activation(),
-            nn.Linear(hidden, math.prod(shapes[0])),
-            activation(),
-            nn.Unflatten(-1, shapes[0]),
-        ]
-        for inner, outer in itertools.pairwise(shapes):
-            # A stride of 2 leaves open whether a size was even or odd: output_padding says which.
-            padding = (1 - 2 * inner[1] + outer[1], 1 - 2 * inner[2] + outer[2])
-            layers += [
-                nn.ConvTranspose2d(inner[0], outer[0], 3, stride=2, padding=1, output_padding=padding),
-                activation(),
-            ]
-        self.layers = nn.Sequential(*layers[:-1])
+        size_in, size_out = shape_of("in_features", in_features), shape_of("out_shape", out_shape)
+        inwards = tuple(reversed(shape_of("channels", channels)))
+        shapes = _halved(_stacked_image(size_out), inwards)[::-1]  # innermost first, the image last
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization, gated=gated)
+        layers = _into_image(size_in.numel(), hidden, shapes[0], layer)
+        for inner, outer in itertools.pairwise(shapes[:-1]):
+            layers += layer(functools.partial(_transposed, inner, outer))
+        super().__init__(size_in, size_out, [*layers, _transposed(*shapes[-2:])])
 
-    def forward(self, z: Tensor) -> Tensor:
-        check_input(self, z, self.in_shape)
-        leading = z.shape[:-1]
-        return self.layers(z.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
+
+class ResidualEncoder(_Convolutional):
+    r"""Residual blocks of stride 2 and a hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
+
+    A 3 x 3 convolution, then blocks of two 3 x 3 convolutions, the first of them of stride 2, beside a 1 x 1
+    convolution of stride 2:
+
+    .. math:: h_0 = W_0 * x, \qquad h_l = S_l * h_{l-1} + W_l' * \phi(W_l * \phi(h_{l-1}))
+
+    Args:
+        in_shape: ``(C, H, W)``.
+        out_shape: event shape of the output.
+        channels: output channels of each block; each halves height and width (rounded up).
+        hidden: width of the layer between the blocks and the output; ``None`` or 0 for none.
+        activation: class of the non-linearity :math:`\phi`.
+        normalization: of the input of each :math:`\phi` (``"batch"``, ``"layer"``), or of all weights but the last
+            (``"weight"``), see :class:`ConvEncoder`.
+
+    Raises:
+        ValueError: as :class:`ConvEncoder`.
+
+    Source: Kingma et al. (2016), Improved Variational Inference with Inverse Autoregressive Flow, section 6.1, in the
+        manner of; He et al. (2016), Identity Mappings in Deep Residual Networks, for the blocks.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        hidden: int | None = 256,
+        activation: type[nn.Module] = nn.ELU,
+        normalization: Normalization | None = None,
+    ) -> None:
+        image, size_out = _image_shape("in_shape", in_shape), shape_of("out_shape", out_shape)
+        channels = shape_of("channels", channels)
+        shapes = _halved((channels[0], *image[1:]), channels)
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
+        layers = [affine(nn.Conv2d(image[0], channels[0], 3, padding=1), normalization)]
+        for outer, inner in itertools.pairwise(shapes):
+            halving = nn.Conv2d(outer[0], inner[0], 3, stride=2, padding=1)
+            shortcut = affine(nn.Conv2d(outer[0], inner[0], 1, stride=2), normalization)
+            layers.append(_block(outer[0], halving, inner[0], shortcut, activation, normalization))
+        layers += [*normalizer(channels[-1], normalization, image=True), activation()]
+        super().__init__(image, size_out, [*layers, *_out_of_image(shapes[-1], hidden, size_out, layer)])
+
+
+class ResidualDecoder(_Convolutional):
+    r"""A hidden layer and residual blocks that double the image: ``[*, in_features] -> [*, *out_shape]``.
+
+    The mirror image of :class:`ResidualEncoder`, with transposed convolutions for those of stride 2, and pixels
+    repeated on the shortcut; any height and width come out exactly.
+
+    Args:
+        in_features: size of the latent.
+        out_shape: ``(C, H, W)``, or ``(2, C, H, W)`` for two parameters a pixel.
+        channels: input channels of each block, from the innermost outwards.
+        hidden: width of the layer between the input and the one into the blocks; ``None`` or 0 for none.
+        activation: class of the non-linearity.
+        normalization: see :class:`ResidualEncoder`.
+
+    Raises:
+        ValueError: as :class:`ConvDecoder`.
+
+    Source: as :class:`ResidualEncoder`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        hidden: int | None = 256,
+        activation: type[nn.Module] = nn.ELU,
+        normalization: Normalization | None = None,
+    ) -> None:
+        size_in, size_out = shape_of("in_features", in_features), shape_of("out_shape", out_shape)
+        channels = shape_of("channels", channels)
+        image = _stacked_image(size_out)
+        shapes = _halved((channels[-1], *image[1:]), tuple(reversed(channels)))[::-1]
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
+        layers = _into_image(size_in.numel(), hidden, shapes[0], layer)
+        for inner, outer in itertools.pairwise(shapes):
+            shortcut = nn.Sequential(
+                affine(nn.Conv2d(inner[0], outer[0], 1), normalization), nn.Upsample(size=outer[1:])
+            )
+            layers.append(_block(inner[0], _transposed(inner, outer), outer[0], shortcut, activation, normalization))
+        layers += [*normalizer(channels[-1], normalization, image=True), activation()]
+        super().__init__(size_in, size_out, [*layers, nn.Conv2d(channels[-1], image[0], 3, padding=1)])
+
+
+def _block(
+    width: int,
+    first: nn.Conv2d | nn.ConvTranspose2d,
+    width_out: int,
+    shortcut: nn.Module,
+    activation: type[nn.Module],
+    normalization: Normalization | None,
+) -> Residual:
+    branch = nn.Sequential(
+        *normalizer(width, normalization, image=True),
+        activation(),
+        *normalized(first, normalization),
+        activation(),
+        affine(nn.Conv2d(width_out, width_out, 3, padding=1), normalization),
+    )
+    return Residual(branch, shortcut)
+
+
+def _out_of_image(
+    image: tuple[int, int, int], hidden: int | None, size_out: torch.Size, layer: HiddenLayer
+) -> list[nn.Module]:
+    """From the innermost image to the output, by way of the hidden layer."""
+    width = math.prod(image)
+    layers: list[nn.Module] = [nn.Flatten()]
+    if hidden:
+        (width,) = shape_of("hidden", hidden)
+        layers += layer(functools.partial(nn.Linear, math.prod(image), width))
+    return [*layers, nn.Linear(width, size_out.numel())]
+
+
+def _into_image(
+    in_features: int, hidden: int | None, image: tuple[int, int, int], layer: HiddenLayer
+) -> list[nn.Module]:
+    """From the input to the innermost image, by way of the hidden layer."""
+    width = in_features
+    layers: list[nn.Module] = []
+    if hidden:
+        (width,) = shape_of("hidden", hidden)
+        layers += layer(functools.partial(nn.Linear, in_features, width))
+    return [*layers, *layer(functools.partial(nn.Linear, width, math.prod(image))), nn.Unflatten(-1, image)]
+
+
+def _transposed(inner: tuple[int, int, int], outer: tuple[int, int, int]) -> nn.ConvTranspose2d:
+    # A stride of 2 leaves open whether a size was even or odd: output_padding says which.
+    padding = (1 - 2 * inner[1] + outer[1], 1 - 2 * inner[2] + outer[2])
+    return nn.ConvTranspose2d(inner[0], outer[0], 3, stride=2, padding=1, output_padding=padding)
 
 
 def _image_shape(name: str, shape: Sequence[int]) -> torch.Size:
     if len(shape) != 3:
         raise ValueError(f"{name} has to be (channels, height, width); got {tuple(shape)}.")
     return shape_of(name, shape)
+
+
+def _stacked_image(out_shape: torch.Size) -> tuple[int, int, int]:
+    """``(n C, H, W)``, of ``(*, C, H, W)`` with n parameters a pixel."""
+    channels, height, width = _image_shape("out_shape", out_shape[-3:])
+    return out_shape[:-3].numel() * channels, height, width
 
 
 def _halved(image: Sequence[int], channels: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.networks.base import Network
+from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer
 from pyro_vae.networks.shapes import check_input, shape_of
 
 
-class MLP(nn.Module):
-    """Multilayer perceptron ``[*, *in_shape] -> [*, *out_shape]``.
+class _Dense(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x, self.in_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+class MLP(_Dense):
+    r"""Multilayer perceptron ``[*, *in_shape] -> [*, *out_shape]``, of layers :math:`h = \phi(W x + b)`.
 
     Args:
         in_shape: event shape of the input (flattened on the way in).
         out_shape: event shape of the output (unflattened on the way out).
         hidden: width of each hidden layer; empty for a linear map.
-        activation: class of the non-linearity after each hidden layer.
+        activation: class of the non-linearity :math:`\phi` after each hidden layer.
+        normalization: of :math:`W x + b` in the hidden layers: ``"batch"`` (over all leading dimensions, particles
+            too), ``"layer"`` (each datum over its units), ``"weight"`` (each row of W is g v / |v|; see
+            :func:`~pyro_vae.networks.data_dependent_init`), or ``None``.
+        dropout: probability with which a hidden unit is dropped in training.
 
     Raises:
-        ValueError: if a size is below 1, or the input has another event shape.
+        ValueError: if a size is below 1, ``normalization`` is something else, ``dropout`` is not in [0, 1), or the
+            input has another event shape.
+
+    Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalisations.
 
     >>> MLP((1, 28, 28), (2, 20), hidden=(400,))(torch.rand(7, 128, 1, 28, 28)).shape
     torch.Size([7, 128, 2, 20])
@@ -33,26 +49,110 @@ class MLP(nn.Module):
         out_shape: int | Sequence[int],
         hidden: Sequence[int] = (500,),
         activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.in_shape = shape_of("in_shape", in_shape)
-        self.out_shape = shape_of("out_shape", out_shape)
-        widths = (self.in_shape.numel(), *(shape_of("hidden", hidden) if hidden else ()), self.out_shape.numel())
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
+        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x, self.in_shape)
-        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
-    def start_at(self, output: Tensor) -> None:
-        """Sets the last bias, so that the untrained network gives about ``output``, of the shape ``out_shape``."""
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.bias.copy_(output.reshape(-1))
+class GatedMLP(_Dense):
+    r"""Multilayer perceptron of gated layers, ``[*, *in_shape] -> [*, *out_shape]``.
+
+    .. math:: h = \phi(W x + b) \, \sigma(V x + c)
+
+    Args:
+        in_shape: event shape of the input (flattened on the way in).
+        out_shape: event shape of the output (unflattened on the way out).
+        hidden: width of each hidden layer; empty for a linear map.
+        activation: class of :math:`\phi`; the identity in the paper, where the gate is the non-linearity.
+        normalization: of :math:`W x + b` and of :math:`V x + c`, see :class:`MLP`.
+        dropout: probability with which a hidden unit is dropped in training.
+
+    Raises:
+        ValueError: as :class:`MLP`.
+
+    Source: Tomczak & Welling (2018), VAE with a VampPrior, section 5; Dauphin et al. (2017), equation 1.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: int | Sequence[int],
+        hidden: Sequence[int] = (300, 300),
+        activation: type[nn.Module] = nn.Identity,
+        normalization: Normalization | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=True))
+
+
+class ResidualMLP(_Dense):
+    r"""Residual network of vectors, ``[*, *in_shape] -> [*, *out_shape]``: a linear map, blocks, a linear map.
+
+    .. math::
+        h_0 = W_0 x + b_0, \qquad h_l = h_{l-1} + W_l' \, \phi(W_l \, \phi(h_{l-1}) + b_l) + b_l', \qquad
+        y = W \phi(h_L) + b
+
+    Args:
+        in_shape: event shape of the input (flattened on the way in).
+        out_shape: event shape of the output (unflattened on the way out).
+        hidden: width of each block; all have the same.
+        activation: class of the non-linearity :math:`\phi`.
+        normalization: of the input of each :math:`\phi` (``"batch"``, ``"layer"``), or of each W but the last
+            (``"weight"``), see :class:`MLP`.
+        dropout: probability with which a unit inside of a block is dropped in training.
+
+    Raises:
+        ValueError: as :class:`MLP`, and if the widths differ or there are none.
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks, figure 4e.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: int | Sequence[int],
+        hidden: Sequence[int] = (500, 500),
+        activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+        widths = shape_of("hidden", hidden)
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"hidden of a ResidualMLP has to be one width for all blocks, for example (500, 500); got {hidden!r}."
+            )
+        width = widths[0]
+        layers = [affine(nn.Linear(size_in.numel(), width), normalization)]
+        for _ in widths:
+            branch = nn.Sequential(
+                *normalizer(width, normalization),
+                activation(),
+                *hidden_layer(lambda: nn.Linear(width, width), activation, normalization, dropout=dropout),
+                affine(nn.Linear(width, width), normalization),
+            )
+            layers.append(Residual(branch))
+        layers += [*normalizer(width, normalization), activation(), nn.Linear(width, size_out.numel())]
+        super().__init__(size_in, size_out, layers)
+
+
+def _perceptron(
+    in_shape: int | Sequence[int],
+    out_shape: int | Sequence[int],
+    hidden: Sequence[int],
+    activation: type[nn.Module],
+    normalization: Normalization | None,
+    dropout: float,
+    gated: bool,
+) -> tuple[torch.Size, torch.Size, list[nn.Module]]:
+    """The two shapes, and hidden layers with a linear one behind them."""
+    size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+    widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
+    layers: list[nn.Module] = []
+    for sizes in itertools.pairwise(widths):
+        layers += hidden_layer(functools.partial(nn.Linear, *sizes), activation, normalization, gated, dropout)
+    return size_in, size_out, [*layers, nn.Linear(widths[-1], size_out.numel())]
 
 
 class Centered(nn.Module):

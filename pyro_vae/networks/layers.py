@@ -1,0 +1,103 @@
+"""Layers: affine maps with their normalisation, gates and residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+Normalization = Literal["batch", "weight", "layer"]
+Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors ``[*, C]``, with the statistics of all leading dimensions together.
+
+    Source: Ioffe & Szegedy (2015).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
+
+
+class Gated(nn.Module):
+    r"""A layer times a gate, :math:`h = \mathrm{value}(x) \, \sigma(\mathrm{gate}(x))`.
+
+    Source: Dauphin et al. (2017), equation 1.
+    """
+
+    def __init__(self, value: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.value = value
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(x) * self.gate(x).sigmoid()
+
+
+class Residual(nn.Module):
+    r"""A branch beside a shortcut, :math:`h = \mathrm{shortcut}(x) + \mathrm{branch}(x)`.
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks, equation 1.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.branch(x)
+
+
+def affine(layer: Affine, normalization: Normalization | None) -> nn.Module:
+    """``layer``, with a gain for each output (``"weight"``), or without the bias that ``"batch"`` takes away again."""
+    if normalization == "weight":
+        return weight_norm(layer, dim=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
+    if normalization == "batch":
+        layer.register_parameter("bias", None)
+    return layer
+
+
+def normalizer(width: int, normalization: Normalization | None, image: bool = False) -> list[nn.Module]:
+    """What normalises ``[*, width]`` or images ``[N, width, H, W]``; nothing for weight normalisation, or none.
+
+    Raises:
+        ValueError: if ``normalization`` is something else.
+    """
+    if normalization is not None and normalization not in get_args(Normalization):
+        raise ValueError(f"normalization is 'batch', 'weight', 'layer' or None; got {normalization!r}.")
+    if normalization == "batch":
+        return [nn.BatchNorm2d(width) if image else BatchNorm(width)]
+    if normalization == "layer":
+        return [nn.GroupNorm(1, width) if image else nn.LayerNorm(width)]
+    return []
+
+
+def normalized(layer: Affine, normalization: Normalization | None) -> list[nn.Module]:
+    """``layer`` and the normalisation of its output."""
+    image = not isinstance(layer, nn.Linear)
+    width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return [affine(layer, normalization), *normalizer(width, normalization, image)]
+
+
+def hidden_layer(
+    make: Callable[[], Affine],
+    activation: type[nn.Module],
+    normalization: Normalization | None,
+    gated: bool = False,
+    dropout: float = 0.0,
+) -> list[nn.Module]:
+    """An affine layer that ``make`` gives, its normalisation, activation and dropout; two of them where gated.
+
+    Raises:
+        ValueError: if ``dropout`` is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is the probability with which a unit is dropped, in [0, 1); got {dropout}.")
+    layers = [*normalized(make(), normalization), activation()]
+    if gated:
+        layers = [Gated(nn.Sequential(*layers), nn.Sequential(*normalized(make(), normalization)))]
+    return [*layers, nn.Dropout(dropout)] if dropout else layers
