@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae import data, diagnostics, evidence, models
+from pyro_vae import data, diagnostics, evidence, likelihoods, models, networks, posteriors, priors, transforms
 from pyro_vae.check import PairError, check
 from pyro_vae.contract import Pair, pair_method
 from pyro_vae.estimators import (
@@ -12,9 +12,13 @@ from pyro_vae.estimators import (
     PIWAE,
     SGVB_A,
     SGVB_B,
+    TCVAE,
     VIMCO,
+    Annealed,
+    Capacity,
     DReG,
     Enumeration,
+    FreeBits,
     MonteCarloEM,
     Renyi,
     ReweightedWakeSleep,
@@ -25,7 +29,7 @@ from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.training import Cosine, Linear, NonFiniteError, Run, WeightPrior, fit
+from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, WeightPrior, fit
 from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
@@ -39,16 +43,21 @@ __all__ = [
     "PIWAE",
     "SGVB_A",
     "SGVB_B",
+    "TCVAE",
     "VAE",
     "VIMCO",
+    "Annealed",
     "Bernoulli",
+    "Capacity",
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
     "Cosine",
+    "Cyclical",
     "DReG",
     "DiagonalNormal",
     "Enumeration",
+    "FreeBits",
     "Gaussian",
     "Linear",
     "MonteCarloEM",
@@ -68,9 +77,14 @@ __all__ = [
     "evidence",
     "figures",
     "fit",
+    "likelihoods",
     "models",
+    "networks",
     "pair_method",
     "plotting",
+    "posteriors",
+    "priors",
+    "transforms",
 ]
 
 

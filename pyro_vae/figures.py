@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -22,8 +21,10 @@ def draw(
 ) -> list[Path]:
     """Draws what applies to the pair and the data, and saves it as PNG files.
 
-    Learning curves; for images reconstructions, samples from the prior and, with one latent vector, traversals of its
-    most active units, or its 2-D manifold; the codes by label; the active units.
+    Learning curves; for images reconstructions, samples from the prior and, with one latent, interpolations between
+    data, and traversals of its most active units through the quantiles of the prior, or its 2-D manifold; the codes by
+    label; the active units. Units that are constrained jointly, as on a sphere, cannot be moved one by one: they have
+    neither traversals nor a manifold.
 
     Args:
         folder: where the files go.
@@ -58,34 +59,48 @@ def _figures(
             torch.manual_seed(seed)
             yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch), shape))
     codes = diagnostics.encode(pair, *batch)
+    space = diagnostics.support(pair, *batch, site=next(iter(codes))) if len(codes) == 1 else None
+    if images and space is not None and not space.is_discrete and len(held) > 1:
+        yield "interpolations", _interpolations(pair, batch, shape)
     if list(codes) != ["z"] or codes["z"].dim() != 2:
         return
     units = diagnostics.active_units(pair, [batch])
     yield "active_units", plotting.active_units(units.variances)
     if codes["z"].shape[1] > 1:
         yield "latent_scatter", plotting.latent_scatter(units.codes, held.labels)
-    if images:
-        yield _latent_figure(pair, batch, units)
+    if images and space is not None and space.event_dim == 0:
+        yield _latent_figure(pair, batch, units, shape)
 
 
-def _latent_figure(pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits) -> tuple[str, Any]:
-    dim, shape = units.codes.shape[1], batch[0].shape[1:]
+def _interpolations(pair: Any, batch: tuple[Tensor, ...], shape: Sequence[int]) -> Any:
+    """Between neighbours among the first data, eight pairs at most."""
+    rows = min(8, len(batch[0]) // 2)
+    starts, ends = (tuple(tensor[first : 2 * rows : 2] for tensor in batch) for first in (0, 1))
+    steps = diagnostics.interpolate(pair, starts, ends, 8)
+    drawn = _unit(steps.flatten(0, 1), shape).unflatten(0, steps.shape[:2])
+    return plotting.interpolations(drawn, _unit(starts[0], shape), _unit(ends[0], shape))
+
+
+def _latent_figure(
+    pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits, shape: Sequence[int]
+) -> tuple[str, Any]:
+    """The manifold of two units, or traversals of several."""
+    dim, one = units.codes.shape[1], tuple(tensor[:1] for tensor in batch)
     if dim == 2:
         side = 20
-        grid = torch.as_tensor(plotting.manifold_grid(side), dtype=units.codes.dtype)
-        return "manifold", plotting.manifold(
-            _unit(diagnostics.decode(pair, grid, *(tensor[:1] for tensor in batch)), shape), side=side
-        )
-    quantiles = torch.linspace(0.02, 0.98, 11)
-    values = torch.tensor([NormalDist().inv_cdf(quantile) for quantile in quantiles.tolist()])
+        places = diagnostics.prior_quantiles(pair, (torch.arange(side) + 0.5) / side, *batch)
+        grid = torch.as_tensor(plotting.manifold_grid(side, places), dtype=units.codes.dtype)
+        drawn = _unit(diagnostics.decode(pair, grid, *one), shape)
+        return "manifold", plotting.manifold(drawn, side=side, prior="the prior")
+    quantiles = torch.tensor([0.02, *(tenth / 10 for tenth in range(1, 10)), 0.98])
+    values = diagnostics.prior_quantiles(pair, quantiles, *batch).to(units.codes)
     shown = units.variances.argsort(descending=True)[:10]
-    base = units.codes[:1]
-    latents = base.expand(len(shown), len(values), dim).clone()
+    latents = units.codes[:1].expand(len(shown), len(quantiles), dim).clone()
     for row, unit in enumerate(shown):
-        latents[row, :, unit] = values
-    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *(tensor[:1] for tensor in batch)), shape)
-    grid = decoded.unflatten(0, (len(shown), len(values)))
-    return "traversals", plotting.traversals(grid, values=values, dims=shown.tolist())
+        latents[row, :, unit] = values[unit]
+    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *one), shape)
+    grid = decoded.unflatten(0, (len(shown), len(quantiles)))
+    return "traversals", plotting.traversals(grid, quantiles=quantiles, dims=shown.tolist())
 
 
 def _unit(images: Tensor, shape: Sequence[int]) -> Tensor:

@@ -27,12 +27,18 @@ from pyro_vae import (
     WakeSleep,
 )
 from pyro_vae.contract import programs
-from pyro_vae.estimators import Estimator
+from pyro_vae.estimators import TCVAE, Annealed, Capacity, Estimator, FreeBits
 
 # One of each class, by name, as functions of the options that all of them have.
 MADE: dict[str, Callable[..., Estimator]] = {
     "SGVB_A": lambda **options: SGVB_A(3, **options),
     "SGVB_B": lambda **options: SGVB_B(3, **options),
+    "Annealed": lambda **options: Annealed(3, **options),
+    # With the weights at which the loss is minus the bound; test_objectives has the others.
+    "Capacity": lambda **options: Capacity(0.0, 1.0, 3, **options),
+    "FreeBits": lambda **options: FreeBits(0.0, num_particles=3, **options),
+    # Its beta weighs a part of the KL, and its bound knows nothing of it.
+    "TCVAE": lambda beta=1.0, **options: TCVAE(1.0, 1.0, 1.0, 3, **options),
     "IWAE": lambda **options: IWAE(3, **options),
     "DReG": lambda **options: DReG(3, **options),
     "Renyi": lambda **options: Renyi(0.5, 3, **options),

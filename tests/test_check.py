@@ -293,9 +293,7 @@ def test_supports_that_do_not_match(prior: Law, posterior: Law, named: tuple[str
         ),
         (
             one(dist.Beta, 2.0, 2.0),
-            lambda x: dist.TransformedDistribution(
-                one(dist.Normal, 0.0, 1.0)(x), dist.transforms.SigmoidTransform()
-            ),
+            lambda x: dist.TransformedDistribution(one(dist.Normal, 0.0, 1.0)(x), dist.transforms.SigmoidTransform()),
         ),
     ],
 )

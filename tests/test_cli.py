@@ -47,7 +47,8 @@ def test_train_evaluate_plot(tmp_path, capsys):
     }  # fmt: skip
     drawn = {path.stem for path in (run / "figures").iterdir()}
     assert drawn == {
-        "learning_curves", "reconstructions", "samples", "active_units", "latent_scatter", "traversals"
+        "learning_curves", "reconstructions", "samples", "active_units", "latent_scatter", "traversals",
+        "interpolations",
     }  # fmt: skip
     assert len(read_metrics(run)) == 2
 

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import PAIRS, linear_gaussian
+from scipy import stats
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal
@@ -24,6 +25,8 @@ from pyro_vae.diagnostics import (
     reconstruction_mse,
     sample,
 )
+from pyro_vae.diagnostics.latents import interpolate, prior_quantiles, support
+from pyro_vae.distributions import SphereUniform
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 
@@ -317,3 +320,160 @@ def test_evaluation_mode_for_the_time_of_a_call() -> None:
     assert [part.training for part in decoder] == [True, False, True]
     assert pyro.settings.get("validate_distributions_pyro")
     assert torch.is_grad_enabled()
+
+
+def flow(x: Tensor) -> Any:
+    """z = exp(2 z_0 + 1), z_0 ~ N(x, 0.5^2), written as a flow, so that no mean is known."""
+    steps = [dist.transforms.AffineTransform(1.0, 2.0), dist.transforms.ExpTransform()]
+    return dist.TransformedDistribution(dist.Normal(x, 0.5), steps)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: flow(x).to_event(1),
+        lambda x: flow(x).mask(torch.ones(())).to_event(1),
+        lambda x: flow(x[0]).expand((2,)).to_event(1).expand((len(x),)),
+        lambda x: dist.TransformedDistribution(flow(x).to_event(1), []),
+    ],
+    ids=["event", "masked", "expanded", "flow of a flow"],
+)
+def test_the_code_of_a_flow_is_the_image_of_the_mean_of_its_base(wrap: Callable[[Tensor], Any]) -> None:
+    x = torch.tensor([[0.3, -0.2], [0.3, -0.2], [0.3, -0.2]])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", wrap(x))
+
+    pair = Pair(model, guide)
+    expected = (2 * x + 1).exp()
+    torch.testing.assert_close(encode(pair, x)["z"], expected)
+    torch.testing.assert_close(reconstruct(pair, x), expected)
+    assert active_units(pair, [(x,)]).count == 0  # the same datum has the same code, without noise
+
+
+def with_prior(prior: Any, posterior: Callable[[Tensor], Any]) -> Pair:
+    """x | z ~ N(10 z, 1)."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(10 * z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+
+    return Pair(model, guide)
+
+
+QUANTILES = [0.02, 0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        dist.Gamma(torch.tensor([2.0, 3.0]), 1.5),
+        dist.Beta(torch.tensor([0.5, 3.0]), 2.0),
+        dist.Uniform(torch.tensor([0.0, -3.0]), 5.0),
+        dist.Normal(torch.tensor([1.0, -1.0]), torch.tensor([0.1, 10.0])),
+    ],
+    ids=["Gamma", "Beta", "Uniform", "Normal"],
+)
+def test_quantiles_are_the_priors(prior: Any) -> None:
+    pair = with_prior(prior.to_event(1), lambda x: prior.expand((len(x), 2)).to_event(1))
+    x = torch.zeros(3, 2)
+    state = torch.get_rng_state()
+    found = prior_quantiles(pair, QUANTILES, x, num_samples=5000)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.shape == (2, 3)
+    for unit in range(2):
+        if isinstance(prior, dist.Normal):
+            law = stats.norm(prior.loc[unit], prior.scale[unit])
+            assert found[unit].tolist() == pytest.approx(law.ppf(QUANTILES), rel=1e-5)
+            continue
+        if isinstance(prior, dist.Gamma):
+            law = stats.gamma(prior.concentration[unit], scale=1 / 1.5)
+        elif isinstance(prior, dist.Beta):
+            law = stats.beta(prior.concentration1[unit], 2.0)
+        else:
+            law = stats.uniform(prior.low[unit], 5.0 - prior.low[unit])
+        errors = [math.sqrt(q * (1 - q) / 5000) for q in QUANTILES]
+        for q, value, error in zip(QUANTILES, found[unit].tolist(), errors, strict=True):
+            assert abs(law.cdf(value) - q) < 4 * error + 1e-3
+
+
+def test_quantiles_of_a_latent_that_depends_on_another_one() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 3.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 4.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    pair = Pair(model, lambda x: None)
+    found = prior_quantiles(pair, [0.16, 0.84], torch.zeros(2), site="z1", num_samples=20_000)
+    assert found.flatten().tolist() == pytest.approx([-5, 5], abs=0.2)  # not those of p(z1 | z2)
+    with pytest.raises(ValueError, match="no latent 'z'; it has z2, z1"):
+        prior_quantiles(pair, [0.5], torch.zeros(2))
+    with pytest.raises(ValueError, match=r"numbers between 0 and 1; got \[0, 1\]"):
+        prior_quantiles(pair, [0, 1], torch.zeros(2), site="z1")
+
+
+def test_units_that_constrain_each_other_have_no_quantiles() -> None:
+    for prior in (dist.Dirichlet(torch.ones(3)), SphereUniform(3)):
+        pair, x = with_prior(prior, lambda x, prior=prior: prior.expand((len(x),))), torch.zeros(4, 3)
+        assert support(pair, x).event_dim == 1
+        with pytest.raises(ValueError, match="the units of 'z' are constrained jointly"):
+            prior_quantiles(pair, QUANTILES, x)
+    assert support(vae(), X).event_dim == 0
+
+
+def test_interpolation_is_straight_in_the_unconstrained_space() -> None:
+    start, end = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[100.0, 2.0], [3.0, 1.0]])
+    weight = torch.linspace(0, 1, 5)[:, None]
+    straight = torch.lerp(start[:, None], end[:, None], weight)
+    geometric = torch.lerp(start.log()[:, None], end.log()[:, None], weight).exp()
+    normal = with_prior(dist.Normal(torch.zeros(2), 1.0).to_event(1), lambda x: dist.Normal(x, 1.0).to_event(1))
+    torch.testing.assert_close(interpolate(normal, start, end, 5), 10 * straight)
+    gamma = with_prior(dist.Gamma(torch.ones(2), 1.0).to_event(1), lambda x: dist.Gamma(2 * x, 2.0).to_event(1))
+    torch.testing.assert_close(interpolate(gamma, start, end, 5), 10 * geometric)
+    torch.testing.assert_close(interpolate(gamma, start, end, 5)[:, [0, -1]], 10 * torch.stack([start, end], 1))
+    simplex = with_prior(dist.Dirichlet(torch.ones(3)), dist.Dirichlet)
+    path = interpolate(simplex, torch.tensor([[1.0, 2.0, 7.0]]), torch.tensor([[5.0, 4.0, 1.0]]), 4) / 10
+    torch.testing.assert_close(path.sum(-1), torch.ones(1, 4))
+    torch.testing.assert_close(path[0, [0, -1]], torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1]]))
+
+
+def test_interpolation_on_the_sphere_keeps_the_length() -> None:
+    pair = with_prior(SphereUniform(3), lambda x: dist.Normal(x, 1.0).to_event(1))
+    start, end = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 0.0]])
+    path = interpolate(pair, start, end, 3)[0] / 10
+    root = 0.5**0.5
+    torch.testing.assert_close(path, torch.tensor([[1.0, 0.0, 0.0], [root, root, 0.0], [0.0, 1.0, 0.0]]))
+
+
+def test_interpolation_of_several_arguments_and_of_all_pairs() -> None:
+    torch.manual_seed(0)
+    pair, (x, y) = next(p.values[0] for p in PAIRS if p.id == "two_arguments")()
+    path = interpolate(pair, (x[:2], y[:2]), (x[2:4], y[:2]), 3)
+    torch.testing.assert_close(path[:, 0], reconstruct(pair, x[:2], y[:2]))
+    torch.testing.assert_close(path[:, -1], reconstruct(pair, x[2:4], y[:2]))
+    for parameter in PAIRS:
+        pair, batch = parameter.values[0]()
+        halves = [tuple(tensor[part] for tensor in batch) for part in (slice(0, 2), slice(2, 4))]
+        assert interpolate(pair, *halves, 4).shape == (2, 4, *batch[0].shape[1:])
+
+
+def test_no_line_to_draw() -> None:
+    with pytest.raises(ValueError, match="got 2 starts and 1"):
+        interpolate(vae(), X[:2], X[:1])
+    with pytest.raises(ValueError, match="num_steps=1"):
+        interpolate(vae(), X[:2], X[:2], 1)
+    coin = dist.Bernoulli(torch.full((3,), 0.5)).to_event(1)
+    with pytest.raises(ValueError, match="no line between two values of 'z'"):
+        interpolate(with_prior(coin, lambda x: coin.expand((len(x),))), torch.zeros(2, 3), torch.zeros(2, 3))

@@ -25,8 +25,12 @@ from pyro_vae import (
     PIWAE,
     SGVB_A,
     SGVB_B,
+    TCVAE,
     VIMCO,
+    Annealed,
+    Capacity,
     DReG,
+    FreeBits,
     Pair,
     Renyi,
     ReweightedWakeSleep,
@@ -504,6 +508,10 @@ def test_all_estimators() -> None:
         Enumeration(2),
         WakeSleep(),
         ReweightedWakeSleep(3, guide="both"),
+        Annealed(),
+        Capacity(1.0),
+        FreeBits(0.1),
+        TCVAE(),
         MonteCarloEM(2, num_transitions=2),
     ]
     assert {type(estimator) for estimator in estimators} == set(ESTIMATORS)

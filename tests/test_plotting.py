@@ -76,6 +76,12 @@ def every_figure():
         "latent_scatter": plotting.latent_scatter(RNG.normal(size=(40, 5)), np.arange(40) % 3),
         "one code": plotting.latent_scatter([[0.0, 1.0, 2.0]]),
         "traversals": plotting.traversals(GREY.reshape(3, 4, 28, 20), values=[-2, -1, 1, 2]),
+        "quantiles": plotting.traversals(GREY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98]),
+        "interpolations": plotting.interpolations(GREY.reshape(3, 4, 28, 20), GREY[:3], GREY[3:6]),
+        "one step": plotting.interpolations(GREY[:1, None], GREY[:1], GREY[:1]),
+        "one density": plotting.densities({"U": np.ones((5, 5))}),
+        "densities": plotting.densities({f"U{i}": RNG.random((30, 30)) for i in range(7)}, title="t"),
+        "many densities": plotting.densities({f"U{i}": RNG.random((30, 30)) for i in range(13)}, columns=6),
         "active_units": plotting.active_units([1.0, 1e-4, 0.3]),
         "gradients": plotting.gradients(gradient_rows(), title="t"),
         "lines": plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="t"),
@@ -504,6 +510,31 @@ REFUSALS = [
     (plotting.manifold_grid, (True,), {}, "side is True"),
     (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {"values": [1, 2]}, r"shape \[2\].*each column, \[4\]"),
     (plotting.traversals, (GREY,), {"values": [1]}, r"\[12, 28, 20\]; expected \[D, V, C, H, W\]"),
+    (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {}, "give values or quantiles, one of the two"),
+    (
+        plotting.traversals,
+        (GREY.reshape(3, 4, 28, 20),),
+        {"values": [1, 2, 3, 4], "quantiles": [0, 0, 1, 1]},
+        "one of the two",
+    ),
+    (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {"quantiles": [0, 1, 2, 3]}, "quantiles go from 0 to 3"),
+    (plotting.manifold_grid, (3, [[1, 2], [3, 4]]), {}, r"shape \[2, 2\]; expected .*\[2, 3\]"),
+    (plotting.manifold_grid, (1, [[np.inf], [3]]), {}, "quantiles hold 1 of 2"),
+    (plotting.interpolations, (GREY, GREY, GREY), {}, r"\[12, 28, 20\]; expected \[P, T, C, H, W\]"),
+    (
+        plotting.interpolations,
+        (GREY.reshape(3, 4, 28, 20), GREY[:3], GREY[:2]),
+        {},
+        r"ends are .*\[2, 1, 28, 20\]; expected .*\[3, 1, 28, 20\]",
+    ),
+    (plotting.animation, (GREY, "x.png"), {}, r"x\.png.*ends in \.gif"),
+    (plotting.animation, (GREY, "x.gif"), {"fps": 0}, "fps is 0"),
+    (plotting.animation, (GREY, "x.gif"), {"scale": 0}, "scale is 0"),
+    (plotting.animation, (GREY[0], "x.gif"), {}, r"\[28, 20\]; expected"),
+    (plotting.densities, ({},), {}, "nothing to draw"),
+    (plotting.densities, ({"U": [1.0]},), {}, r"'U' has shape \[1\]; expected \[H, W\]"),
+    (plotting.densities, ({"U": [[-1.0]]},), {}, "lowest value of the density 'U' is -1"),
+    (plotting.densities, ({"U": [[1.0]]},), {"extent": 0}, "extent is 0"),
     (plotting.learning_curves, ([{"samples": 1}],), {}, "curves is a list; expected a dictionary"),
     (plotting.learning_curves, ({},), {}, "curves is empty"),
     (plotting.learning_curves, ({"a": "history"},), {}, "history of 'a' is a str"),
@@ -647,3 +678,95 @@ def test_lines_have_a_colour_for_each_name_and_one_legend():
 def test_lines_refuse(panels, published, message):
     with pytest.raises(ValueError, match=message):
         plotting.lines(panels, x="x", y="y", published=published)
+
+
+def test_a_manifold_grid_of_another_prior():
+    quantiles = np.array([[1.0, 2.0, 4.0], [0.1, 0.5, 0.9]])
+    grid = plotting.manifold_grid(3, quantiles).reshape(3, 3, 2)
+    np.testing.assert_array_equal(grid[0], [[1, 0.9], [2, 0.9], [4, 0.9]])  # the top row has the largest z_2
+    np.testing.assert_array_equal(grid[:, 0, 1], [0.9, 0.5, 0.1])
+    normal = ndtri((np.arange(4) + 0.5) / 4)
+    np.testing.assert_allclose(plotting.manifold_grid(4, [normal, normal]), plotting.manifold_grid(4))
+    assert "quantile of $z_1$ under p" in texts(plotting.manifold(GREY[:9], side=3, prior="p"))
+
+
+def test_traversals_through_quantiles_say_so():
+    figure = plotting.traversals(GREY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98])
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0.02", "0.1", "0.9", "0.98"]
+    assert figure.axes[0].get_xlabel() == "quantile of $z_d$ under the prior"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_interpolations_stand_between_their_data(channels):
+    steps = RNG.uniform(0.05, 0.95, (2, 4, channels, 28, 28))
+    starts, ends = RNG.uniform(0.05, 0.95, (2, 2, channels, 28, 28))
+    figure = plotting.interpolations(steps, starts, ends)
+    mosaic = mosaic_of(figure).reshape(57, -1, channels)
+    ticks = dict(
+        zip((t.get_text() for t in figure.axes[0].get_xticklabels()), figure.axes[0].get_xticks(), strict=True)
+    )
+    assert list(ticks) == ["start", "0", "0.33", "0.67", "1", "end"]
+
+    def at(label, row):
+        left = int(ticks[label] - 13.5)
+        return np.moveaxis(mosaic[29 * row : 29 * row + 28, left : left + 28], -1, 0)
+
+    for row in range(2):
+        np.testing.assert_array_equal(at("start", row), starts[row])
+        np.testing.assert_array_equal(at("end", row), ends[row])
+        for label, image in zip(["0", "0.33", "0.67", "1"], steps[row], strict=True):
+            np.testing.assert_array_equal(at(label, row), image)
+    assert (mosaic[:, 28:32] == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6), (3, 1, 8, 6), (3, 3, 8, 6)])
+def test_an_animation_holds_its_frames(tmp_path, shape):
+    from PIL import Image
+
+    images = np.linspace(0, 1, 3).reshape(3, *[1] * (len(shape) - 1)) * np.ones(shape)
+    path = plotting.animation(images, tmp_path / "new" / "a.gif", fps=4, scale=5)
+    assert [p.name for p in path.parent.iterdir()] == ["a.gif"]
+    film = Image.open(path)
+    assert film.size == (30, 40)
+    assert film.n_frames == 3
+    assert film.info["loop"] == 0
+    for i in range(3):
+        film.seek(i)
+        assert film.info["duration"] == 250
+        assert np.abs(np.asarray(film.convert("L")) - 255 * i / 2).max() <= 1
+    picture = path.read_bytes()
+    assert plotting.animation(images, path, fps=4, scale=5).read_bytes() == picture
+
+
+def test_an_animation_of_several_pictures_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    from PIL import Image
+
+    film = Image.open(plotting.animation(RNG.random((2, 5, 1, 28, 28)), tmp_path / "a.gif"))
+    mosaic = mosaic_of(plotting.image_grid(np.zeros((5, 28, 28))))
+    assert film.size == (3 * mosaic.shape[1], 3 * mosaic.shape[0])
+
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    before = (tmp_path / "a.gif").read_bytes()
+    with pytest.raises(PermissionError, match=r"cannot write a\.gif"):
+        plotting.animation(GREY, tmp_path / "a.gif")
+    assert (tmp_path / "a.gif").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_densities_lie_as_their_axes_say():
+    values = np.zeros((4, 4))
+    values[0, 3] = 1.0  # the smallest z_2, the largest z_1
+    figure = plotting.densities({"target": values, "fitted": 2 * values, "other": values}, extent=2.0, columns=2)
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in axes] == ["target", "fitted", "other"]
+    assert [ax.get_xlabel() for ax in axes] == ["", "$z_1$", "$z_1$"]
+    assert [ax.get_ylabel() for ax in axes] == ["$z_2$", "", "$z_2$"]
+    for ax in axes:
+        (image,) = ax.images
+        assert image.origin == "lower"
+        assert tuple(image.get_extent()) == (-2, 2, -2, 2)
+        assert image.get_clim() == (0, image.get_array().max())
+        assert ax.get_xlim() == ax.get_ylim() == (-2, 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_vae import Cosine, Linear
-from pyro_vae.training import Progress, Schedule
+from pyro_vae.training import Cyclical, Progress, Schedule
 
 
 def at(fraction: float) -> Progress:
@@ -27,6 +28,11 @@ def at(fraction: float) -> Progress:
         (Cosine(final=0.2), {0: 1, 0.5: 0.6, 1: 0.2}),
         (Cosine(warmup=0.2), {0: 1e-3, 0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
         (Cosine(warmup=0.5, final=0.5), {0.25: 0.5, 0.5: 1, 0.75: 0.75, 1: 0.5}),
+        (Linear(steps=500), {0: 0, 0.25: 0.5, 0.5: 1, 1: 1}),  # of 1,000
+        (Linear(4.0, 2.0, 0.1, steps=2000), {0: 4, 0.5: 3.5, 1: 3}),
+        (Cyclical(), {0: 0, 0.0625: 0.5, 0.125: 1, 0.2: 1, 0.25: 0, 0.5625: 0.5, 0.875: 1, 1: 1}),
+        (Cyclical(2, ratio=1.0, start=1.0, end=3.0), {0: 1, 0.25: 2, 0.5: 1, 0.75: 2, 1: 3}),
+        (Cyclical(1, ratio=0.25), {0.125: 0.5, 0.25: 1, 0.9: 1, 1: 1}),
     ],
     ids=str,
 )
@@ -42,6 +48,22 @@ def test_linear_stays_between_its_ends(fraction: float, duration: float, start: 
     assert Linear(start, end, duration)(at(1.0)) == pytest.approx(end, abs=1e-9)
 
 
+@pytest.mark.parametrize("step", [0, 1, 4_321, 9_899, 9_900, 9_901, 500_000])
+def test_the_annealing_of_the_flows_paper(step: int) -> None:
+    place = Progress(step, epoch=step / 1000, fraction=min(step / 500_000, 1.0))
+    assert Linear(0.01, steps=9_900)(place) == pytest.approx(min(1.0, 0.01 + step / 10_000), abs=1e-12)
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 9), st.floats(0.01, 1), st.floats(-5, 5), st.floats(-5, 5))
+def test_cyclical_repeats(fraction: float, num_cycles: int, ratio: float, start: float, end: float) -> None:
+    """Each cycle is a Linear of its own."""
+    schedule = Cyclical(num_cycles, ratio, start, end)
+    expected = Linear(start, end, ratio)(at(fraction))
+    for cycle in range(num_cycles):
+        assert schedule(at((cycle + fraction) / num_cycles)) == pytest.approx(expected, abs=1e-9)
+    assert schedule(at(1.0)) == pytest.approx(end, abs=1e-9)
+
+
 @given(st.floats(0, 1), st.floats(0, 0.99), st.floats(0, 1))
 def test_cosine_is_a_factor(fraction: float, warmup: float, final: float) -> None:
     """Never above the optimiser's own rate, and never nothing while it warms up."""
@@ -55,14 +77,34 @@ def test_cosine_is_a_factor(fraction: float, warmup: float, final: float) -> Non
 
 
 def test_depends_on_the_fraction_alone() -> None:
-    for schedule in (Linear(), Cosine(warmup=0.1)):
+    for schedule in (Linear(), Cosine(warmup=0.1), Cyclical()):
         assert schedule(Progress(1, 1.0, 0.05)) == schedule(Progress(700, 3.5, 0.05))
+
+
+def test_or_on_the_steps_alone() -> None:
+    schedule = Linear(steps=1000)
+    assert schedule(Progress(70, 1.0, 0.05)) == schedule(Progress(70, 3.5, 0.9)) == 0.07
 
 
 @pytest.mark.parametrize("duration", [0.0, -0.1, 1.5, math.nan])
 def test_linear_refuses(duration: float) -> None:
     with pytest.raises(ValueError, match=rf"duration is a fraction of the epochs in \(0, 1\]; got {duration}"):
         Linear(duration=duration)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Linear(steps=0), "steps is a number of optimiser steps, at least 1; got 0"),
+        (lambda: Linear(duration=10_000), r"got 10000. A number of steps is steps=..."),
+        (lambda: Cyclical(0), "num_cycles has to be at least 1; got 0"),
+        (lambda: Cyclical(ratio=0.0), r"ratio is a share of a cycle in \(0, 1\]; got 0.0"),
+        (lambda: Cyclical(ratio=math.nan), r"ratio is a share of a cycle in \(0, 1\]; got nan"),
+    ],
+)
+def test_refuses(make: Callable[[], Schedule], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("warmup", [1.0, -0.1, math.nan])
@@ -74,4 +116,4 @@ def test_cosine_refuses(warmup: float) -> None:
 def test_schedules_are_abstract_or_final() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Schedule()  # type: ignore[abstract]
-    assert repr(Linear(0.1, 1.0, 0.2)) == "Linear(start=0.1, end=1.0, duration=0.2)"
+    assert repr(Linear(0.1, 1.0, 0.2)) == "Linear(start=0.1, end=1.0, duration=0.2, steps=None)"

@@ -1,5 +1,6 @@
 """What a pair does with data, and what its gradients are worth."""
 
+from pyro_vae.diagnostics.decomposition import KLDecomposition, kl_decomposition
 from pyro_vae.diagnostics.gradients import (
     EstimatorStatistics,
     GradientStatistics,
@@ -12,24 +13,35 @@ from pyro_vae.diagnostics.latents import (
     active_units,
     decode,
     encode,
+    interpolate,
+    prior_quantiles,
     rate_distortion,
     reconstruct,
     reconstruction_mse,
     sample,
+    support,
 )
+from pyro_vae.diagnostics.linear import LinearOptimum, linear_vae_optimum
 
 __all__ = [
     "ActiveUnits",
     "EstimatorStatistics",
     "GradientStatistics",
     "GroupStatistics",
+    "KLDecomposition",
+    "LinearOptimum",
     "RateDistortion",
     "active_units",
     "decode",
     "encode",
     "gradient_statistics",
+    "interpolate",
+    "kl_decomposition",
+    "linear_vae_optimum",
+    "prior_quantiles",
     "rate_distortion",
     "reconstruct",
     "reconstruction_mse",
     "sample",
+    "support",
 ]

@@ -7,11 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor, nn
+from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
+from torch.nn.functional import normalize
 
 from pyro_vae.contract import as_pair, data_frame, device_of, evaluating, latent_sites, observed_sites, programs
 from pyro_vae.estimators import SGVB_B, Estimator
@@ -29,7 +34,8 @@ def _reading(pair: nn.Module) -> Iterator[None]:
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     """E[z | x] by the guide, for each latent: ``{"z": [B, *event]}``.
 
-    Where a latent depends on another one, on the mean of that. Where a family has no known mean, a draw.
+    Where a latent depends on another one, on the mean of that. For a flow, whose mean is not known, the image of its
+    base's mean under the transforms, which is not the mean of q. Where a family has no known mean, a draw.
     """
     module = as_pair(pair)
     _, guide = programs(module)
@@ -41,17 +47,34 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
 
 
 class _AtMean(poutine.messenger.Messenger):
-    """Puts the mean of its distribution at each latent site, in place of a draw."""
+    """Puts the centre of its distribution at each latent site, in place of a draw."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
             return
-        try:
-            mean = msg["fn"].mean
-        except NotImplementedError:
-            return
-        if mean.shape == msg["value"].shape and mean.isfinite().all():
-            msg["value"] = mean
+        centre = _centre(msg["fn"])
+        if centre is not None and centre.shape == msg["value"].shape and centre.isfinite().all():
+            msg["value"] = centre
+
+
+def _centre(fn: Any) -> Tensor | None:
+    """The mean of a distribution; of a flow the image of its base's mean; ``None`` where there is neither."""
+    try:
+        return fn.mean
+    except NotImplementedError:
+        pass
+    shape = fn.batch_shape + fn.event_shape
+    while isinstance(fn, _WRAPPERS):
+        fn = fn.base_dist
+    centre = _centre(fn.base_dist) if isinstance(fn, TransformedDistribution) else None
+    if centre is None:
+        return None
+    for transform in fn.transforms:
+        centre = transform(centre)
+    return centre.expand(shape)
+
+
+_WRAPPERS = (Independent, ExpandedDistribution, MaskedDistribution)
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
@@ -91,6 +114,152 @@ def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
 def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`."""
     return _observed_mean(_run_model(pair, _resized(batch, num_samples), {}))
+
+
+def prior_quantiles(
+    pair: Any,
+    quantiles: Tensor | Sequence[float],
+    *batch: Tensor,
+    site: str = "z",
+    num_samples: int = 4096,
+    seed: int = 0,
+) -> Tensor:
+    """Quantiles of each unit of a latent under the model: ``[D, Q]``, D the size of the latent.
+
+    They are those of ``num_samples`` draws of the site, so that any prior has them; where the site is a Normal with
+    the same parameters for all data, they are exact.
+
+    Args:
+        pair: the pair.
+        quantiles: ``[Q]``, in (0, 1).
+        batch: arguments of the model as in :func:`decode`; what is not observed (a label) is taken as it comes.
+        site: the latent.
+        num_samples: number of draws.
+        seed: of the draws; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: if a quantile is outside (0, 1), there is no such latent, or its units are constrained jointly (a
+            point on a sphere or a simplex): a single one cannot be moved then.
+    """
+    wanted = torch.as_tensor(quantiles, dtype=torch.float64)
+    if wanted.dim() != 1 or not ((wanted > 0) & (wanted < 1)).all():
+        raise ValueError(f"quantiles are a list of numbers between 0 and 1; got {quantiles!r}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fn = _prior(pair, site, *_resized(batch, _CHUNK))["fn"]
+        if _support(fn).event_dim > 0:
+            raise ValueError(
+                f"the units of {site!r} are constrained jointly ({_support(fn)}), so that a unit has no quantiles of "
+                "its own to be moved through. Interpolate between two data instead: interpolate(pair, start, end)."
+            )
+        exact = _normal_quantiles(fn, wanted)
+        if exact is not None:
+            return exact
+        rows = range(0, num_samples, _CHUNK)
+        sizes = [min(_CHUNK, num_samples - row) for row in rows]
+        parts = [_prior(pair, site, *_resized(batch, size))["value"] for size in sizes] if batch else []
+        while sum(map(len, parts)) < num_samples:  # a model that is given nothing draws one datum
+            parts.append(_prior(pair, site)["value"])
+    draws = torch.cat([part.reshape(len(part), -1).cpu() for part in parts])
+    return torch.as_tensor(np.quantile(draws.double().numpy(), wanted.numpy(), axis=0)).T.to(draws.dtype)
+
+
+_CHUNK = 256
+
+
+def support(pair: Any, *batch: Tensor, site: str = "z") -> constraints.Constraint:
+    """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
+    return _support(_prior(pair, site, *_resized(batch, 1))["fn"])
+
+
+def _prior(pair: Any, site: str, *batch: Tensor) -> Any:
+    """A latent of one run of the model."""
+    sites = latent_sites(_run_model(pair, batch, {}))
+    if site not in sites:
+        raise ValueError(f"the model has no latent {site!r}; it has {', '.join(sites) or 'none'}.")
+    return sites[site]
+
+
+def _normal_quantiles(fn: Any, quantiles: Tensor) -> Tensor | None:
+    """``[D, Q]`` of a Normal that is the same for all data."""
+    base = fn
+    while isinstance(base, _WRAPPERS):
+        base = base.base_dist
+    if not isinstance(base, torch.distributions.Normal):
+        return None
+    shape = (-1, fn.event_shape.numel())
+    loc, scale = (value.expand(fn.batch_shape + fn.event_shape).reshape(shape) for value in (base.loc, base.scale))
+    if not (loc == loc[0]).all() or not (scale == scale[0]).all():
+        return None
+    standard = torch.special.ndtri(quantiles).to(loc)
+    return (loc[0, :, None] + scale[0, :, None] * standard).cpu()
+
+
+def _support(fn: Any) -> constraints.Constraint:
+    """The support of a distribution, of one unit where the units are independent; where it is not known, R."""
+    try:
+        found = fn.support
+    except (NotImplementedError, AttributeError):
+        return constraints.real
+    while isinstance(found, (constraints.independent, MixtureSameFamilyConstraint)):
+        found = found.base_constraint
+    return constraints.real if found is None else found
+
+
+def interpolate(
+    pair: Any, start: Tensor | Sequence[Tensor], end: Tensor | Sequence[Tensor], num_steps: int = 10
+) -> Tensor:
+    """E[x | z] along lines between the codes of data: ``[P, num_steps, *event]`` for P starts and P ends.
+
+    The codes are those of :func:`encode`. The line is straight in the unconstrained space of the latent
+    (``biject_to`` of its support); between unit vectors, which have none, it is the straight line brought back to the
+    sphere. All latents of a datum move together.
+
+    Args:
+        pair: the pair.
+        start: data ``[P, *event]``, or the arguments of model and guide. What is not observed (a label) stays the
+            start's.
+        end: as many data.
+        num_steps: points of a line, with both ends.
+
+    Raises:
+        ValueError: if there are not as many ends as starts, fewer than two steps, or a latent that has neither an
+            unconstrained space nor unit length, such as a discrete one.
+    """
+    first, last = (tuple([data] if isinstance(data, Tensor) else data) for data in (start, end))
+    if len(first[0]) != len(last[0]):
+        raise ValueError(f"interpolate needs as many ends as starts; got {len(first[0])} starts and {len(last[0])}.")
+    if num_steps < 2:
+        raise ValueError(f"a line has at least 2 steps, its ends; got num_steps={num_steps}.")
+    codes, ends = encode(pair, *first), encode(pair, *last)
+    moved = _local_latents(pair, *_resized(first, 1))
+    weight = torch.linspace(0, 1, num_steps)
+    for name, code in codes.items():
+        if name in moved:
+            codes[name] = _line(_prior(pair, name, *_resized(first, _CHUNK)), code, ends[name], weight).flatten(0, 1)
+    rows = tuple(tensor.repeat_interleave(num_steps, 0) for tensor in first)
+    return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
+
+
+def _line(site: Any, start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """``[P, T, *event]``: from ``start`` to ``end``, both ``[P, *event]``, at the weights ``[T]`` of the end."""
+    space = _support(site["fn"])
+    try:
+        transform = biject_to(space)
+    except NotImplementedError:
+        length = torch.linalg.vector_norm(site["value"], dim=-1) if site["value"].dim() > 1 else site["value"]
+        if space.is_discrete or not torch.allclose(length, torch.ones_like(length), atol=1e-3):
+            raise ValueError(
+                f"there is no line between two values of {site['name']!r}, a {type(site['fn']).__name__}: it has "
+                "neither an unconstrained space nor unit length. Interpolation needs a continuous latent."
+            ) from None
+        return normalize(_between(normalize(start, dim=-1), normalize(end, dim=-1), weight), dim=-1)
+    return transform(_between(transform.inv(start), transform.inv(end), weight))
+
+
+def _between(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    weight = weight.to(start).reshape(-1, *[1] * (start.dim() - 1))
+    return torch.lerp(start[:, None], end[:, None], weight)
 
 
 def _on_device(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:

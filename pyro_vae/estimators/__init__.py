@@ -5,13 +5,19 @@ from pyro_vae.estimators.discrete import VIMCO, Enumeration, ScoreFunction
 from pyro_vae.estimators.facts import Facts, facts_table
 from pyro_vae.estimators.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.estimators.monte_carlo_em import MonteCarloEM
-from pyro_vae.estimators.sgvb import SGVB_A, SGVB_B
+from pyro_vae.estimators.penalised import Capacity, FreeBits
+from pyro_vae.estimators.sgvb import SGVB_A, SGVB_B, Annealed
+from pyro_vae.estimators.total_correlation import TCVAE
 from pyro_vae.estimators.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 # In the order of the table of facts.
 ESTIMATORS = (
     SGVB_A,
     SGVB_B,
+    Annealed,
+    Capacity,
+    FreeBits,
+    TCVAE,
     IWAE,
     DReG,
     Renyi,
@@ -34,11 +40,15 @@ __all__ = [
     "PIWAE",
     "SGVB_A",
     "SGVB_B",
+    "TCVAE",
     "VIMCO",
+    "Annealed",
+    "Capacity",
     "DReG",
     "Enumeration",
     "Estimator",
     "Facts",
+    "FreeBits",
     "MonteCarloEM",
     "Objective",
     "Renyi",

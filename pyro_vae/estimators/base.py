@@ -122,7 +122,7 @@ class Estimator(Trace_ELBO):
     """
 
     facts: ClassVar[Facts]
-    takes_beta: ClassVar[bool] = True
+    no_beta: ClassVar[str] = ""  # why, of an estimator whose objective has no place for it
 
     def __init__(
         self,
@@ -145,6 +145,14 @@ class Estimator(Trace_ELBO):
         nesting = self.max_plate_nesting - (self.num_particles > 1)
         options = {**self._options(), "max_plate_nesting": nesting}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    @classmethod
+    def check_beta(cls, given: bool) -> None:
+        """Raises a ``ValueError`` if a beta is ``given`` to an estimator that has no place for it."""
+        if given and cls.no_beta:
+            raise ValueError(
+                f"{cls.__name__} {cls.no_beta}, so no beta weighs. Leave it out, or use an ELBO (SGVB_A, SGVB_B)."
+            )
 
     def _options(self) -> dict[str, Any]:
         """The arguments by which a run folder knows an estimator again."""

@@ -59,7 +59,7 @@ class MonteCarloEM(PerDatum):
         cost="E-step: leapfrog steps x transitions x C model; each update: C + 1 model, 2 guide",
         source="Kingma & Welling 2013, app. E; Wei & Tanner 1990",
     )
-    takes_beta = False
+    no_beta = "has one objective for the model and another for the guide"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import MultiFrameTensor, get_plate_stacks
+from pyro.infer.util import MultiFrameTensor
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -71,10 +71,6 @@ class SGVB(Estimator):
         share = plate.full_size / self._num_data(plate)
         if share == 1:
             return draws
-        for trace in (draws.model_trace, draws.guide_trace):  # the weights of the score function read the traces
-            for _, site in sample_sites(trace):
-                if not inside(site, plate):
-                    site["log_prob"] = site["log_prob"] * share
         return draws._replace(
             terms=[
                 term
@@ -93,16 +89,9 @@ class SGVB(Estimator):
                 continue
             if log_r is None:
                 log_r = MultiFrameTensor()
-                stacks = get_plate_stacks(draws.model_trace)
-                for name, model_site in sample_sites(draws.model_trace):
-                    term = model_site["log_prob"]
-                    if not model_site["is_observed"]:
-                        term = self.beta * (term - draws.guide_trace.nodes[name]["log_prob"])
-                    log_r.add((stacks[name], term.detach()))
-                for name, auxiliary in sample_sites(draws.guide_trace):
-                    if name not in draws.model_trace.nodes:
-                        frames = [frame for frame in auxiliary["cond_indep_stack"] if frame.vectorized]
-                        log_r.add((frames, -self.beta * auxiliary["log_prob"].detach()))
+                for term in draws.terms:
+                    frames = [frame for frame in term.site["cond_indep_stack"] if frame.vectorized]
+                    log_r.add((frames, (term.weight * term.value).detach()))
             weight = self._centred(draws, log_r.sum_to(site["cond_indep_stack"]), site)
             surrogate = surrogate + (weight * site["score_parts"].score_function).sum()
         return surrogate
@@ -132,6 +121,34 @@ class SGVB_A(SGVB):
     )
 
 
+class Annealed(SGVB_A):
+    r"""SGVB-A with beta as an inverse temperature of the joint density.
+
+    .. math:: \mathcal L_\beta = \beta \log p(x, z) - \log q(z \mid x)
+
+    Elsewhere beta weighs the latents' terms, :math:`\log p(x \mid z) - \beta \, [\log q(z \mid x) - \log p(z)]`; here
+    it weighs the model's terms, likelihood and prior alike. Divided by beta this is an entropy of weight
+    :math:`1 / \beta`: at a small beta the guide is drawn to be wide. ``fit(pair, data, estimator=Annealed(),
+    beta=Linear(0.01, steps=9_900))`` is the schedule of the paper, :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`.
+
+    Source: Rezende & Mohamed (2015), eq. 20.
+    """
+
+    facts = Facts(
+        bounds="log p(x), from below (ELBO)",
+        gradient="that of beta log p(x, z) - log q(z | x)",
+        sites="any; without reparameterisation by the score function",
+        cost="L model, 1 guide",
+        source="Rezende & Mohamed 2015, eq. 20",
+    )
+
+    def _log_p(self, name: str, site: Any) -> Term:
+        return super()._log_p(name, site)._replace(beta=self.beta)
+
+    def _log_q(self, name: str, site: Any) -> Term:
+        return super()._log_q(name, site)._replace(beta=1.0)
+
+
 class SGVB_B(SGVB, TraceMeanField_ELBO):
     r"""SGVB-B: the KL in closed form; Pyro's ``TraceMeanField_ELBO`` (same value and gradient at the same seed).
 
@@ -159,7 +176,8 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
         return 0.0
 
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
-        _check_order(model_trace, guide_trace)
+        estimator = type(self).__name__
+        _check_order(estimator, model_trace, guide_trace)
         terms = []
         sampled = []
         for name, site in sample_sites(model_trace):
@@ -167,7 +185,7 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
                 terms.append(self._log_p(name, site))
                 continue
             guide_site = guide_trace.nodes[name]
-            _check_reparameterised(name, guide_site)
+            _check_reparameterised(estimator, name, guide_site)
             kl = analytic_kl(guide_site, site)
             if kl is None:
                 sampled.append(name)
@@ -176,7 +194,7 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
                 terms.append(Term(name, "kl", -1, self.beta, kl, kl, guide_site))
         for name, site in sample_sites(guide_trace):
             if name not in model_trace.nodes:  # auxiliary variables of the guide
-                _check_reparameterised(name, site)
+                _check_reparameterised(estimator, name, site)
                 terms.append(self._log_q(name, site))
         self._say_what_is_sampled(sampled)
         return terms
@@ -187,14 +205,15 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
         if news:
             said.update(news)
             warnings.warn(
-                f"SGVB_B: no closed-form KL is registered for {', '.join(news)}; there it is sampled, as in SGVB_A.",
+                f"{type(self).__name__}: no closed-form KL is registered for {', '.join(news)}; there it is "
+                "sampled, as in SGVB_A.",
                 stacklevel=2,
             )
 
 
 def analytic_kl(guide_site: Any, model_site: Any) -> Tensor | None:
     """KL(q || p) of one site, shaped as its batch and scaled by its plates; ``None`` if none is registered."""
-    if _transforms_a_delta(guide_site["fn"]):
+    if transforms_a_delta(guide_site["fn"]):
         return None
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
@@ -204,7 +223,7 @@ def analytic_kl(guide_site: Any, model_site: Any) -> Tensor | None:
     return scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"])
 
 
-def _transforms_a_delta(fn: Any) -> bool:
+def transforms_a_delta(fn: Any) -> bool:
     """A ``Delta`` with a log-density stands for a transformed variable, which its registered KL forgets."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
@@ -212,20 +231,21 @@ def _transforms_a_delta(fn: Any) -> bool:
     return isinstance(density, Tensor) or density != 0
 
 
-def _check_reparameterised(name: str, site: Any) -> None:
+def _check_reparameterised(estimator: str, name: str, site: Any) -> None:
     if not site["fn"].has_rsample:
         raise ValueError(
-            f"SGVB_B needs reparameterised latents, but q({name}) is a {family(site['fn'])}, which has no "
+            f"{estimator} needs reparameterised latents, but q({name}) is a {family(site['fn'])}, which has no "
             f"reparameterised sampler. {REMEDY}"
         )
 
 
-def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
+def _check_order(estimator: str, model_trace: Trace, guide_trace: Trace) -> None:
     """A closed-form KL of one site given another is right only where guide and model share the order of dependence."""
     in_model = [name for name in latent_sites(model_trace) if name in guide_trace.nodes]
     in_guide = [name for name in latent_sites(guide_trace) if name in model_trace.nodes]
     if in_model != in_guide:
         raise ValueError(
-            f"SGVB_B needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
-            f"the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use SGVB_A, or reorder the guide."
+            f"{estimator} needs a guide that draws the latents in the model's order; the model draws "
+            f"{', '.join(in_model)}, the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use SGVB_A, "
+            "or reorder the guide."
         )

@@ -20,14 +20,10 @@ Phase = Literal["wake", "sleep", "both"]
 class _Phases(PerDatum):
     """Draws carry no gradient: model and guide learn from terms of their own."""
 
-    takes_beta = False
+    no_beta = "has one objective for the model and another for the guide"
 
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
-        if options.pop("beta", 1.0) != 1.0:
-            raise ValueError(
-                f"{type(self).__name__} has one objective for the model and another for the guide, between which no "
-                "beta weighs. Leave beta out, or use an ELBO (SGVB_A, SGVB_B, ScoreFunction)."
-            )
+        self.check_beta(options.pop("beta", 1.0) != 1.0)
         super().__init__(num_particles, **options)
 
     def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Trace:

@@ -2,5 +2,7 @@
 
 from pyro_vae.models.conv_vae import ConvVAE
 from pyro_vae.models.mlp_vae import MLPVAE
+from pyro_vae.models.vamp_vae import VampVAE
+from pyro_vae.models.variational_gp import VariationalGP
 
-__all__ = ["MLPVAE", "ConvVAE"]
+__all__ = ["MLPVAE", "ConvVAE", "VampVAE", "VariationalGP"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import with_network
-from pyro_vae.networks import ConvDecoder, ConvEncoder
+from pyro_vae.models.parts import Step, decoding, recognition
+from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.vae import VAE
@@ -25,12 +25,23 @@ class ConvVAE(VAE):
         event_shape: (channels, height, width) of one image.
         latent_dim: size of z.
         channels: channels of the encoder's convolutions, each halving the image; the decoder has them in reverse.
-        hidden: width of the layer between convolutions and latent.
+        hidden: width of the layer between convolutions and latent; ``None`` or 0 for none.
         activation: class of the non-linearity.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
+        normalization: ``"batch"``, ``"layer"``, ``"weight"`` or ``None``, see
+            :class:`~pyro_vae.networks.ConvEncoder`.
+        prior: makes p(z) of ``latent_dim``, a class of :mod:`pyro_vae.priors` or a function.
+        posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
+        transforms: a normalising flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order. Its
+            context is the layer between convolutions and latent (of 256 units where ``hidden`` is ``None``).
+        num_transforms: number of steps of the flow, ``transforms`` again and again; by default one of each.
+        amortized: whether the flow's parameters come from the encoder.
 
     Raises:
         ValueError: if the data are no images.
+
+    >>> from torch import nn
+    >>> vae = ConvVAE((3, 64, 64), 128, (32, 64, 128, 256), None, nn.LeakyReLU, normalization="batch")
     """
 
     def __init__(
@@ -38,17 +49,34 @@ class ConvVAE(VAE):
         event_shape: Sequence[int],
         latent_dim: int = 40,
         channels: Sequence[int] = (32, 64),
-        hidden: int = 256,
+        hidden: int | None = 256,
         activation: type[nn.Module] = nn.SiLU,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
+        normalization: Normalization | None = None,
+        prior: Callable[[int], nn.Module] = StandardNormal,
+        posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
+        transforms: Sequence[Step] = (),
+        num_transforms: int | None = None,
+        amortized: bool = True,
     ) -> None:
-        super().__init__(
-            StandardNormal(latent_dim),
-            DiagonalNormal(ConvEncoder(event_shape, (2, latent_dim), channels, hidden, activation)),
-            with_network(
-                likelihood,
-                event_shape,
-                lambda out_shape: ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, activation),
-                default=event_shape,
+        width = hidden or 256
+        q = recognition(
+            posterior,
+            latent_dim,
+            lambda out_shape: ConvEncoder(event_shape, out_shape, channels, hidden, activation, normalization),
+            transforms=transforms,
+            num_transforms=num_transforms,
+            amortized=amortized,
+            trunk=lambda: nn.Sequential(
+                ConvEncoder(event_shape, width, channels, None, activation, normalization), activation()
+            ),
+            width=width,
+        )
+        p = decoding(
+            likelihood,
+            event_shape,
+            lambda out_shape: ConvDecoder(
+                latent_dim, out_shape, tuple(reversed(channels)), hidden, activation, normalization
             ),
         )
+        super().__init__(prior(latent_dim), q, p)

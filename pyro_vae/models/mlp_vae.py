@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, recognition, with_network
+from pyro_vae.models.parts import Step, decoding, recognition
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -62,7 +62,7 @@ class MLPVAE(VAE):
         mean: Tensor | None = None,
     ) -> None:
         if transforms and not hidden:
-            raise ValueError("a flow takes its parameters from the encoder's last hidden layer; give hidden at least one.")
+            raise ValueError("a flow's parameters come from the encoder's last hidden layer: give hidden at least one.")
 
         def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
             net = network(event_shape, out_shape, hidden, activation)
@@ -78,14 +78,12 @@ class MLPVAE(VAE):
             trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
             width=hidden[-1] if hidden else 0,
         )
-        p = with_network(
+        p = decoding(
             likelihood,
             event_shape,
             lambda out_shape: network(
                 latent_dim, out_shape, tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden, activation
             ),
-            default=event_shape,
+            mean,
         )
-        if mean is not None and isinstance(p, Bernoulli) and isinstance(p.network, MLP):
-            p.network.start_at(mean.clamp(0.005, 0.995).logit())
         super().__init__(prior(latent_dim), q, p)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from pyro_vae.networks import MLP
+from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.networks import MLP, Network
+from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
 Step = Callable[[int, int | None], nn.Module]
@@ -33,6 +35,26 @@ def with_network(
         return make(network(tuple(default)))
     part.network = network(tuple(asked(shape)))
     return part
+
+
+def decoding(
+    likelihood: Callable[[nn.Module], nn.Module],
+    event_shape: Sequence[int],
+    decoder: Callable[[tuple[int, ...]], nn.Module],
+    mean: Tensor | None = None,
+) -> nn.Module:
+    """p(x | z); with the mean of the data, a Bernoulli decoder starts there.
+
+    Args:
+        likelihood: makes p(x | z) of a network.
+        event_shape: shape of one datum.
+        decoder: makes the network of its output shape.
+        mean: mean of the data, ``[*event_shape]``.
+    """
+    p = with_network(likelihood, event_shape, decoder, default=event_shape)
+    if mean is not None and isinstance(p, Bernoulli) and isinstance(p.network, Network):
+        p.network.start_at(mean.clamp(0.005, 0.995).logit())
+    return p
 
 
 def recognition(
@@ -79,6 +101,4 @@ def recognition(
         )
     base = with_network(posterior, (latent_dim,), lambda shape: MLP(width, shape, hidden=()), default)
     steps = [transforms[index % len(transforms)](latent_dim, width if amortized else None) for index in range(count)]
-    from pyro_vae.posteriors.flow import Flow
-
     return Flow(base, steps, trunk())

@@ -3,7 +3,7 @@
 Every function takes what ``numpy.asarray`` takes (an array, nested lists, a CPU tensor without gradients) and returns a
 ``matplotlib.figure.Figure``. Pyplot is never imported, no backend is chosen and ``matplotlib.rcParams`` is left as it
 was. A figure shows itself as the last expression of a notebook cell (or by ``display(figure)``), and :func:`save`
-writes it:
+writes it (:func:`animation` is the exception: it writes its GIF itself):
 
 >>> import numpy as np
 >>> from pyro_vae import plotting
@@ -15,16 +15,29 @@ it (the mean of a Gaussian likelihood may) are clipped; values further out mean 
 """
 
 from pyro_vae.plotting.curves import learning_curves
+from pyro_vae.plotting.densities import densities
 from pyro_vae.plotting.estimators import gradients
 from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.lines import lines
-from pyro_vae.plotting.mosaics import image_grid, manifold, manifold_grid, reconstructions, samples, traversals
+from pyro_vae.plotting.mosaics import (
+    animation,
+    image_grid,
+    interpolations,
+    manifold,
+    manifold_grid,
+    reconstructions,
+    samples,
+    traversals,
+)
 from pyro_vae.plotting.style import save
 
 __all__ = [
     "active_units",
+    "animation",
+    "densities",
     "gradients",
     "image_grid",
+    "interpolations",
     "latent_scatter",
     "learning_curves",
     "lines",

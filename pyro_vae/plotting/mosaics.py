@@ -1,9 +1,12 @@
-"""Images side by side: grids, samples, reconstructions, manifolds and traversals."""
+"""Images side by side: grids, samples, reconstructions, manifolds, traversals, interpolations, animations."""
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from pyro_vae.plotting.arrays import Array, check_finite, minus, positive, real
-from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
+from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure, write
 
 
 @matplotlib.rc_context(STYLE)
@@ -91,39 +94,46 @@ def samples(images: ArrayLike) -> Figure:
     return image_grid(images, title="means of p(x | z) at z from the prior")
 
 
-def manifold_grid(side: int) -> Array:
-    """The latent points of :func:`manifold`: a square grid on the unit square through the inverse Gaussian CDF.
+def manifold_grid(side: int, quantiles: ArrayLike | None = None) -> Array:
+    """The latent points of :func:`manifold`: a square grid on the unit square through the inverse CDF of the prior.
 
-    Both coordinates take the values F^-1((i + 0.5) / side), i = 0 ... side - 1, with F the CDF of N(0, 1), so that the
-    grid's cells are equally probable under the prior N(0, I).
+    The coordinate d takes the values F_d^-1((i + 0.5) / side), i = 0 ... side - 1. With F the CDF of N(0, 1) the grid's
+    cells are equally probable under the prior N(0, I).
 
     Args:
         side: points along a side.
+        quantiles: [2, side], the values F_d^-1((i + 0.5) / side) of z_1 and of z_2; by default those of N(0, 1).
 
     Returns:
         [side * side, 2], the pairs (z_1, z_2), row by row in the order in which :func:`manifold` draws them: the first
         row is the top of the picture, with the largest z_2, and z_1 grows from left to right.
 
     Raises:
-        ValueError: if ``side`` is below 1.
+        ValueError: if ``side`` is below 1, or there are not 2 x side quantiles, all finite.
         TypeError: if ``side`` is no whole number.
 
     Source:
         Kingma and Welling (2014), Figure 4.
     """
     side = positive(side, "side")
-    quantile = np.array([NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)])
-    z1, z2 = np.meshgrid(quantile, quantile[::-1])
+    if quantiles is None:
+        quantiles = [[NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]] * 2
+    points = real(quantiles, "quantiles")
+    if points.shape != (2, side):
+        raise ValueError(f"quantiles have shape {list(points.shape)}; expected those of z_1 and of z_2, [2, {side}]")
+    check_finite(points, "quantiles")
+    z1, z2 = np.meshgrid(points[0], points[1, ::-1])
     return np.stack([z1.ravel(), z2.ravel()], axis=1)
 
 
 @matplotlib.rc_context(STYLE)
-def manifold(images: ArrayLike, *, side: int) -> Figure:
+def manifold(images: ArrayLike, *, side: int, prior: str = "N(0, 1)") -> Figure:
     """The learned two-dimensional manifold: p(x | z)'s means, laid out on the unit square of z's quantiles.
 
     Args:
         images: [side * side, C, H, W] or [side * side, H, W], values in [0, 1], ordered as ``manifold_grid(side)`` is.
         side: images along a side.
+        prior: whose quantiles the axes show.
 
     Raises:
         ValueError: if there are not side * side images, or as :func:`image_grid` does.
@@ -147,22 +157,32 @@ def manifold(images: ArrayLike, *, side: int) -> Figure:
     ax = _show(mosaic, extent=(x, 1 - x, y, 1 - y), aspect=high / wide)
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=np.linspace(0, 1, 5), yticks=np.linspace(0, 1, 5))
     ax.tick_params(length=3)
-    ax.set_xlabel("quantile of $z_1$ under N(0, 1)")
-    ax.set_ylabel("quantile of $z_2$ under N(0, 1)")
+    ax.set_xlabel(f"quantile of $z_1$ under {prior}")
+    ax.set_ylabel(f"quantile of $z_2$ under {prior}")
     return _fitted(ax, mosaic, side, side, least=2.8)
 
 
 @matplotlib.rc_context(STYLE)
-def traversals(images: ArrayLike, *, values: ArrayLike, dims: Sequence[int] | None = None) -> Figure:
-    """Latent traversals: each row moves one latent dimension through ``values``, the others stay where they are.
+def traversals(
+    images: ArrayLike,
+    *,
+    values: ArrayLike | None = None,
+    quantiles: ArrayLike | None = None,
+    dims: Sequence[int] | None = None,
+) -> Figure:
+    """Latent traversals: each row moves one latent dimension through its values, the others stay where they are.
+
+    The columns are values that all dimensions have in common, or quantiles of each dimension under its own prior.
 
     Args:
         images: [D, V, C, H, W] or [D, V, H, W], values in [0, 1]: latent dimension by value of z.
         values: [V], the values of z, in latent units.
+        quantiles: [V], the quantiles of z in [0, 1], in place of ``values``.
         dims: [D], which latent dimensions the rows are, counted from 0; by default the first D.
 
     Raises:
-        ValueError: if the shape or scale is another, or there are not V values or D dims.
+        ValueError: if the shape or scale is another, there are not V values or D dims, a quantile is outside [0, 1],
+            or both or neither of values and quantiles are given.
         TypeError: if something is not numbers.
     """
     array = real(images, "images")
@@ -175,12 +195,17 @@ def traversals(images: ArrayLike, *, values: ArrayLike, dims: Sequence[int] | No
     shown = list(range(rows)) if dims is None else [int(dim) for dim in dims]
     if len(shown) != rows:
         raise ValueError(f"dims names {len(shown)} latent dimensions, but images have {rows} rows: [D, V, ...]")
-    points = real(values, "values")
+    if (values is None) == (quantiles is None):
+        raise ValueError("traversals needs to know what its columns are: give values or quantiles, one of the two")
+    name, given = ("values", values) if quantiles is None else ("quantiles", quantiles)
+    points = real(given, name)
     if points.shape != (steps,):
         raise ValueError(
-            f"values have shape {list(points.shape)} and images are [D, V, ...] = {list(array.shape)}; "
+            f"{name} have shape {list(points.shape)} and images are [D, V, ...] = {list(array.shape)}; "
             f"expected one value of z for each column, [{steps}]"
         )
+    if quantiles is not None and not ((points >= 0) & (points <= 1)).all():
+        raise ValueError(f"quantiles go from {points.min():g} to {points.max():g}; expected [0, 1]")
     tiles = as_images(array.reshape(rows * steps, *array.shape[2:]), "images (of one traversal)")
     mosaic = tile(tiles, rows, steps)
     ax = _show(mosaic)
@@ -188,8 +213,95 @@ def traversals(images: ArrayLike, *, values: ArrayLike, dims: Sequence[int] | No
     labels = [minus(f"{v:.3g}") for v in points]
     every = math.ceil(max(len(label) for label in labels) * 0.072 * steps / _inches(mosaic, rows, steps)[0])
     ax.set_xticks(_centres(steps, tiles.shape[3], gap(tiles.shape))[::every], labels[::every])
-    ax.set_xlabel("value of $z_d$")
+    ax.set_xlabel("value of $z_d$" if quantiles is None else "quantile of $z_d$ under the prior")
     return _fitted(ax, mosaic, rows, steps)
+
+
+@matplotlib.rc_context(STYLE)
+def interpolations(images: ArrayLike, starts: ArrayLike, ends: ArrayLike) -> Figure:
+    """From one datum to another: a row for each pair, the data themselves on either side of the steps between them.
+
+    Args:
+        images: [P, T, C, H, W] or [P, T, H, W], values in [0, 1]: pair by step, from the start to the end; what
+            ``diagnostics.interpolate`` gives.
+        starts: [P, C, H, W] or [P, H, W], the data from which the rows go.
+        ends: those to which they go.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as :func:`image_grid` does.
+        TypeError: as :func:`image_grid` does.
+    """
+    array = real(images, "images")
+    if array.ndim not in (4, 5) or 0 in array.shape:
+        raise ValueError(
+            f"images have shape {list(array.shape)}; expected [P, T, C, H, W] or [P, T, H, W], pair by step, none of "
+            "them empty"
+        )
+    rows, steps = array.shape[:2]
+    tiles = as_images(array.reshape(rows * steps, *array.shape[2:]), "images (of one interpolation)")
+    sides = [as_images(data, name) for data, name in ((starts, "starts"), (ends, "ends"))]
+    for data, name in zip(sides, ("starts", "ends"), strict=True):
+        if data.shape != (rows, *tiles.shape[1:]):
+            raise ValueError(
+                f"{name} are [P, C, H, W] = {list(data.shape)}; expected one for each row of the images, "
+                f"{[rows, *tiles.shape[1:]]}"
+            )
+    space, width = gap(tiles.shape), tiles.shape[3]
+    middle = tile(tiles, rows, steps)
+    page = np.ones((middle.shape[0], 4 * space, *middle.shape[2:]))  # apart from the steps
+    mosaic = np.concatenate([tile(sides[0], rows, 1), page, middle, page, tile(sides[1], rows, 1)], axis=1)
+    ax = _show(mosaic)
+    first = width + page.shape[1]
+    centres = [(width - 1) / 2, *(first + _centres(steps, width, space)), mosaic.shape[1] - (width + 1) / 2]
+    labels = ["start", *(f"{step / max(steps - 1, 1):.2g}" for step in range(steps)), "end"]
+    every = math.ceil(4 * 0.072 * (steps + 2) / _inches(mosaic, rows, steps + 2)[0])
+    shown = [0, *range(1, steps + 1, every), steps + 1]
+    ax.set_xticks([centres[i] for i in shown], [labels[i] for i in shown])
+    ax.set_xlabel("share of the way between the codes")
+    return _fitted(ax, mosaic, rows, steps + 2)
+
+
+def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 10, scale: int | None = None) -> Path:
+    """Writes images as a GIF that runs in a loop, whole or not at all, and returns the path.
+
+    Args:
+        images: [T, C, H, W] or [T, H, W], values in [0, 1], a picture for each moment; or [T, N, C, H, W], N pictures
+            at each moment, side by side as in :func:`image_grid`.
+        path: ends in ``.gif``. A folder that is missing is made.
+        fps: frames in a second, up to 50; GIF counts in hundredths of a second.
+        scale: pixels of the GIF along a side of each pixel; by default so many that a frame is about 256 wide or high.
+
+    Raises:
+        ValueError: if ``path`` has another ending, ``fps`` or ``scale`` is out of range, or as :func:`image_grid` does.
+        TypeError: as :func:`image_grid` does.
+        OSError: if the folder cannot be made or written to.
+    """
+    from PIL import Image  # matplotlib needs it too, but most figures do not
+
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"path is {str(path)!r}; animation writes GIF, so give a name that ends in .gif")
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps is {fps}; expected frames in a second, more than 0 and at most 50")
+    array = real(images, "images")
+    if array.ndim == 5 and 0 not in array.shape:
+        moments, count = array.shape[:2]
+        tiles = as_images(array.reshape(moments * count, *array.shape[2:]), "images (of one moment)")
+        rows, columns = _layout(count, None, None, tiles.shape[2] / tiles.shape[3])
+        mosaics = [tile(part, rows, columns) for part in tiles.reshape(moments, count, *tiles.shape[1:])]
+    else:
+        mosaics = [tile(part[None], 1, 1) for part in as_images(array, "images")]
+    size = max(mosaics[0].shape[:2])
+    enlarged = max(1, round(256 / size)) if scale is None else positive(scale, "scale")
+    frames = [
+        Image.fromarray((255 * mosaic).round().astype(np.uint8).repeat(enlarged, 0).repeat(enlarged, 1))
+        for mosaic in mosaics
+    ]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, format="GIF", save_all=True, append_images=frames[1:], duration=round(100 / fps) * 10, loop=0
+    )
+    return write(path, buffer.getvalue())
 
 
 def as_images(value: Any, name: str) -> Array:

@@ -101,13 +101,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path is {str(path)!r}; save writes PNG, so give a name that ends in .png")
-    picture = png(figure, dpi=150)
+    return write(path, png(figure, dpi=150))
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all, and returns its path."""
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
         try:
-            temporary.write_bytes(picture)
+            temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from pyro_vae.priors.families import (
 from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.mixtures import MixtureOfNormals, VampPrior
 from pyro_vae.priors.normal import LearnedNormal, StandardNormal
+from pyro_vae.priors.sphere import SphereUniform
 
 __all__ = [
     "Beta",
@@ -35,6 +36,7 @@ __all__ = [
     "Logistic",
     "MixtureOfNormals",
     "SparseBeta",
+    "SphereUniform",
     "StandardNormal",
     "StudentT",
     "Uniform",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
 from torch import nn
-from torch.distributions import ComposeTransform, Transform
 
-from pyro_vae.transforms.base import transform_of
+from pyro_vae.transforms.base import transform_of, transforms_of
 
 
 class Flow(nn.Module):
@@ -63,18 +61,7 @@ class Flow(nn.Module):
         return f"invert={self.invert}"
 
     def forward(self) -> Any:
-        transforms = [part for step in self.transforms for part in _fresh(step, transform_of(step))]
+        transforms = [part for step in self.transforms for part in transforms_of(step)]
         if self.invert:
             transforms = [transform.inv for transform in reversed(transforms)]
         return dist.TransformedDistribution(self.base(), transforms)
-
-
-def _fresh(step: Any, transform: Transform) -> list[Transform]:
-    """A transform that is its own step remembers its last value: in copies, so that nothing is left on the module."""
-    if transform is not step:
-        return [transform]
-    if isinstance(transform, ComposeTransform):
-        return [copied for part in transform.parts for copied in _fresh(part, part)]
-    copied = copy.copy(transform)
-    copied._inv = None  # the inverse of the copy, not of the original
-    return [copied]

@@ -3,7 +3,19 @@
 from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import RECIPE
 from pyro_vae.training.run import NonFiniteError, Run
-from pyro_vae.training.schedules import Cosine, Linear, Progress, Schedule
+from pyro_vae.training.schedules import Cosine, Cyclical, Linear, Progress, Schedule
 from pyro_vae.training.step import Step, WeightPrior
 
-__all__ = ["RECIPE", "Cosine", "Linear", "NonFiniteError", "Progress", "Run", "Schedule", "Step", "WeightPrior", "fit"]
+__all__ = [
+    "RECIPE",
+    "Cosine",
+    "Cyclical",
+    "Linear",
+    "NonFiniteError",
+    "Progress",
+    "Run",
+    "Schedule",
+    "Step",
+    "WeightPrior",
+    "fit",
+]

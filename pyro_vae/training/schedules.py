@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,71 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from ``start`` to ``end`` over the first ``duration`` (a fraction of the epochs), then ``end``.
+    r"""A straight line from ``start`` to ``end`` over the first ``duration`` (a fraction of the epochs), then ``end``.
 
-    With the defaults it is the usual warm-up of beta over the first tenth.
+    With the defaults it is the usual warm-up of beta over the first tenth. ``Linear(0.01, steps=9_900)`` is that of
+    Rezende & Mohamed (2015), :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`; they weigh log p(x, z) by it
+    (:class:`~pyro_vae.estimators.Annealed`), and not the KL.
+
+    Args:
+        start: the first number.
+        end: the last number.
+        duration: of the line, as a fraction of the epochs.
+        steps: its length in optimiser steps, in place of ``duration``.
 
     Raises:
-        ValueError: if ``duration`` is not in (0, 1].
+        ValueError: if ``duration`` is not in (0, 1], or ``steps`` is below 1.
     """
 
     start: float = 0.0
     end: float = 1.0
     duration: float = 0.1
+    steps: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.duration <= 1:
-            raise ValueError(f"duration is a fraction of the epochs in (0, 1]; got {self.duration}.")
+            raise ValueError(
+                f"duration is a fraction of the epochs in (0, 1]; got {self.duration}. A number of steps is steps=..."
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is a number of optimiser steps, at least 1; got {self.steps}.")
 
     def __call__(self, progress: Progress) -> float:
-        return self.start + (self.end - self.start) * min(progress.fraction / self.duration, 1.0)
+        done = progress.fraction / self.duration if self.steps is None else progress.step / self.steps
+        return self.start + (self.end - self.start) * min(done, 1.0)
+
+
+@dataclass(frozen=True)
+class Cyclical(Schedule):
+    """``num_cycles`` equal parts of training; in each a straight line from ``start`` to ``end``, then ``end``.
+
+    Args:
+        num_cycles: how many, M.
+        ratio: share of a cycle in which the number moves, R.
+        start: the number at the start of each cycle.
+        end: the number at the end of each cycle.
+
+    Raises:
+        ValueError: if ``num_cycles`` is below 1, or ``ratio`` is not in (0, 1].
+
+    Source: Fu et al. (2019), eq. 6 and 7.
+    """
+
+    num_cycles: int = 4
+    ratio: float = 0.5
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_cycles < 1:
+            raise ValueError(f"num_cycles has to be at least 1; got {self.num_cycles}.")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio is a share of a cycle in (0, 1]; got {self.ratio}.")
+
+    def __call__(self, progress: Progress) -> float:
+        place = self.num_cycles * progress.fraction
+        in_cycle = place - min(int(place), self.num_cycles - 1)  # the end belongs to the last cycle
+        return self.start + (self.end - self.start) * min(in_cycle / self.ratio, 1.0)
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,7 @@ class Trainer:
             )
         if patience is not None and data.valid is None:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
-        if beta is not None and not estimator.takes_beta:
-            raise ValueError(
-                f"{type(estimator).__name__} has one objective for the model and another for the guide, between which "
-                "no beta weighs. Leave beta out, or use an ELBO (SGVB_A, SGVB_B)."
-            )
+        estimator.check_beta(beta is not None)
         self.device = _usable(device) if device is not None else device_of(pair)
         self.pair = pair.to(self.device)
         self.data = data

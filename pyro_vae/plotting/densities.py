@@ -1,0 +1,70 @@
+"""Densities of two variables, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import matplotlib
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from pyro_vae.plotting.arrays import check_finite, positive, real
+from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
+
+
+@matplotlib.rc_context(STYLE)
+def densities(
+    panels: Mapping[str, ArrayLike], *, extent: float = 4.0, columns: int | None = None, title: str | None = None
+) -> Figure:
+    """Densities p(z_1, z_2) on a square grid as small pictures, one colour scale for each: 0 is dark.
+
+    Args:
+        panels: name -> [H, W], values of at least 0 (no logarithms); the entry [i, j] is the density at the i-th value
+            of z_2 and the j-th of z_1, both growing from -extent to extent.
+        extent: half the side of the square, in units of z.
+        columns: panels in a row; by default up to 4.
+        title: written above.
+
+    Raises:
+        ValueError: if there are no panels, one is no such array, or ``extent`` is not positive.
+        TypeError: if something is not numbers, or ``columns`` no whole number.
+    """
+    if not panels:
+        raise ValueError('there is nothing to draw; give at least one density: {"name": values}')
+    if not 0 < extent < math.inf:
+        raise ValueError(f"extent is {extent}; expected half the side of the square, a positive number")
+    columns = min(len(panels), 4 if columns is None else positive(columns, "columns"))
+    rows = math.ceil(len(panels) / columns)
+    side = min(1.9, 7.5 / columns)
+    figure = HouseFigure(figsize=(columns * side + 0.7, rows * (side + 0.25) + (0.95 if title else 0.7)), layout=SQUARE)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for number, (ax, (name, values)) in enumerate(zip(axes, panels.items(), strict=False)):
+        density = real(values, f"the density {name!r}")
+        if density.ndim != 2 or 0 in density.shape:
+            raise ValueError(f"the density {name!r} has shape {list(density.shape)}; expected [H, W], a square grid")
+        check_finite(density, f"the density {name!r}")
+        if density.min() < 0:
+            raise ValueError(f"the lowest value of the density {name!r} is {density.min():g}; expected at least 0")
+        square = (-extent, extent, -extent, extent)
+        ax.imshow(density, origin="lower", extent=square, aspect="equal", cmap="viridis", vmin=0.0)
+        ax.set_title(name, fontsize=9)
+        ax.spines[:].set_visible(False)
+        ticks = [-extent / 2, 0.0, extent / 2]
+        ax.set(xticks=ticks, yticks=ticks)
+        if number + columns < len(panels):
+            ax.set_xticklabels([])
+        else:
+            ax.set_xlabel("$z_1$")
+        if number % columns:
+            ax.set_yticklabels([])
+        else:
+            ax.set_ylabel("$z_2$")
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    if title:
+        figure.suptitle(title, fontsize=10)
+    for _ in range(2):  # the layout of panels under a title settles at the second drawing
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure

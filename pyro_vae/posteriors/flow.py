@@ -1,0 +1,85 @@
+"""Posteriors by normalising flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor, nn
+
+from pyro_vae.networks import at_least_float32
+from pyro_vae.posteriors.base import Posterior
+from pyro_vae.transforms.base import transforms_of
+
+
+class Flow(Posterior):
+    r"""A posterior carried through bijections.
+
+    .. math:: z = f_T \circ \dots \circ f_1(z_0), \quad z_0 \sim q_0(z_0 \mid h), \quad h = \mathrm{network}(x), \quad
+        \log q(z \mid x) = \log q_0(z_0 \mid h) - \sum_t \log \Big| \frac{\partial f_t}{\partial z_{t-1}} \Big|
+
+    A draw is scored on its way: no step is inverted for it.
+
+    Args:
+        base: :math:`q_0`, any posterior of h, for example ``DiagonalNormal(MLP(H, (2, D)))``.
+        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step`, or Pyro's
+            ``TransformModule`` or ``ConditionalTransformModule``. Amortised steps (with a ``context_dim``) and Pyro's
+            conditional ones depend on h.
+        network: ``x: [*, B, *event] -> [*, B, H]``, shared by base and steps; without it h is x itself.
+        event_dim: number of event dimensions of x, see :class:`~pyro_vae.posteriors.Posterior`; without a network that
+            of the base.
+
+    Raises:
+        ValueError: if there is no step, base and steps are built for latents of different sizes, or amortised steps
+            would depend on an x of several event dimensions.
+
+    Source: Rezende & Mohamed (2015), eq. 13; with h, Kingma et al. (2016).
+    """
+
+    def __init__(
+        self,
+        base: Posterior,
+        transforms: Sequence[nn.Module],
+        network: nn.Module | None = None,
+        event_dim: int | None = None,
+    ) -> None:
+        if network is None and event_dim is None:
+            event_dim = getattr(base, "event_dim", 1)
+        super().__init__(nn.Identity() if network is None else network, event_dim)
+        self.base = base
+        self.transforms = nn.ModuleList(transforms)
+        if not len(self.transforms):
+            raise ValueError("a Flow needs at least one step; without any it is its base.")
+        self._check_sizes()
+        if network is None and self.event_dim != 1 and any(_is_amortised(step) for step in self.transforms):
+            raise ValueError(
+                f"the amortised steps of a Flow depend on a vector, but one datum has {self.event_dim} dimensions. "
+                "Give a network that makes a vector of it: Flow(base, transforms, network=MLP(event_shape, H))."
+            )
+
+    def _check_sizes(self) -> None:
+        sizes = [getattr(step, "latent_dim", None) for step in self.transforms]
+        known = sorted({size for size in sizes if size is not None})
+        if len(known) > 1:
+            raise ValueError(f"the steps of a Flow act on one latent, but were built for latent_dim={sizes}.")
+        out_shape = getattr(getattr(self.base, "network", None), "out_shape", None)
+        if known and out_shape is not None and tuple(out_shape) != self.base.network_shape(known):
+            raise ValueError(
+                f"the steps of a Flow were built for latent_dim={known[0]}, for which its base, a "
+                f"{type(self.base).__name__}, needs a network of out_shape={self.base.network_shape(known)}; it has "
+                f"one of out_shape={tuple(out_shape)}."
+            )
+
+    def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
+        """What the network of the base has to give."""
+        return self.base.network_shape(latent_shape)
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        context = at_least_float32(self.network(x))
+        transforms = [part for step in self.transforms for part in transforms_of(step, context)]
+        return dist.TransformedDistribution(self.base(context), transforms)
+
+
+def _is_amortised(step: nn.Module) -> bool:
+    return isinstance(step, ConditionalTransform) or getattr(step, "context_dim", None) is not None

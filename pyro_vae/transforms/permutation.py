@@ -1,0 +1,57 @@
+"""Permutations of the latent's dimensions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pyro.distributions.transforms import Permute
+from torch import Tensor
+from torch.distributions import Transform
+
+from pyro_vae.transforms.base import Bijection, Step
+
+
+class Permutation(Step):
+    r"""A fixed order of the dimensions: :math:`y_d = z_{\pi(d)}`, :math:`\log |\det| = 0`.
+
+    Args:
+        latent_dim: D.
+        context_dim: ``None``: there is nothing to amortise.
+        order: ``"reversed"``, or the seed of a random permutation, which is kept with the weights.
+
+    Raises:
+        ValueError: if a context is asked for, or ``order`` is neither.
+
+    Source: Pyro's ``Permute``.
+    """
+
+    permutation: Tensor
+
+    def __init__(self, latent_dim: int, context_dim: None = None, *, order: Literal["reversed"] | int = "reversed"):
+        super().__init__(latent_dim)
+        if context_dim is not None:
+            raise ValueError(
+                f"a Permutation has no parameters, so there is nothing for a context to give; got "
+                f"context_dim={context_dim}. Leave it out."
+            )
+        if order == "reversed":
+            permutation = torch.arange(latent_dim - 1, -1, -1)
+        elif isinstance(order, int) and not isinstance(order, bool):
+            permutation = torch.randperm(latent_dim, generator=torch.Generator().manual_seed(order))
+        else:
+            raise ValueError(f"order of a Permutation is 'reversed' or an integer, the seed; got {order!r}.")
+        self.order = order
+        self.register_buffer("permutation", permutation)
+
+    def extra_repr(self) -> str:
+        return f"latent_dim={self.latent_dim}, order={self.order!r}"
+
+    def _transform(self, context: Tensor | None) -> Transform:
+        return _Permute(self.latent_dim, self.permutation)
+
+
+class _Permute(Bijection, Permute):
+    log_abs_det_jacobian = Permute.log_abs_det_jacobian
+    domain = Permute.domain
+    codomain = Permute.codomain

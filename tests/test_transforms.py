@@ -1,0 +1,576 @@
+"""Steps of normalising flows: laws that hold for each, and each against its formula or Pyro's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import validation_enabled
+from pyro.distributions import transforms as pyro_transforms
+from pyro.distributions.transforms.planar import ConditionedPlanar
+from pyro.distributions.transforms.radial import ConditionedRadial
+from pyro.distributions.transforms.spline import _monotonic_rational_spline
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.transforms import (
+    Householder,
+    InverseAutoregressive,
+    MaskedAutoregressive,
+    Permutation,
+    Planar,
+    Radial,
+    SplineCoupling,
+    Step,
+    Sylvester,
+    transform_of,
+)
+from pyro_vae.transforms.roots import tanh_root
+from pyro_vae.transforms.spline import rational_quadratic
+from pyro_vae.transforms.sylvester import orthonormal
+
+LATENT, CONTEXT = 5, 3
+
+STEPS: dict[str, Callable[..., Step]] = {
+    "Planar": Planar,
+    "Radial": Radial,
+    "Householder": Householder,
+    "Householder, 4": lambda *sizes: Householder(*sizes, num_reflections=4),
+    "Sylvester": Sylvester,
+    "Sylvester, square": lambda *sizes: Sylvester(*sizes, num_columns=sizes[0]),
+    "Sylvester, householder": lambda *sizes: Sylvester(*sizes, form="householder", num_reflections=3),
+    "Sylvester, triangular": lambda *sizes: Sylvester(*sizes, form="triangular"),
+    "Sylvester, reversed": lambda *sizes: Sylvester(*sizes, form="triangular", reverse=True),
+    "InverseAutoregressive": lambda *sizes: InverseAutoregressive(*sizes, hidden=(16, 8)),
+    "InverseAutoregressive, affine": lambda *sizes: InverseAutoregressive(
+        *sizes, hidden=(16,), gated=False, reverse=False
+    ),
+    "MaskedAutoregressive": lambda *sizes: MaskedAutoregressive(*sizes, hidden=(16,)),
+    "MaskedAutoregressive, gated": lambda *sizes: MaskedAutoregressive(*sizes, hidden=(16,), gated=True),
+    "SplineCoupling": lambda *sizes: SplineCoupling(*sizes, hidden=(16,)),
+    "SplineCoupling, narrow": lambda *sizes: SplineCoupling(*sizes, hidden=(16,), num_bins=3, bound=1.0),
+}
+FIXED: dict[str, Callable[..., Step]] = {
+    "Permutation": Permutation,
+    "Permutation, seeded": lambda *sizes: Permutation(*sizes, order=3),
+}
+CASES = [
+    *(pytest.param(make, context, id=f"{name}-{context}") for name, make in STEPS.items() for context in (None, 3)),
+    *(pytest.param(make, None, id=name) for name, make in FIXED.items()),
+]
+LEARNED = [case for case in CASES if case.values[0] not in FIXED.values()]
+AMORTISED = [pytest.param(make, id=name) for name, make in STEPS.items()]
+of_all = pytest.mark.parametrize(("make", "context_dim"), CASES)
+of_learned = pytest.mark.parametrize(("make", "context_dim"), LEARNED)
+
+
+def shaken(make: Callable[..., Step], context_dim: int | None, latent_dim: int = LATENT, scale: float = 0.3) -> Step:
+    """A step away from its start, in float64."""
+    step = (make(latent_dim) if context_dim is None else make(latent_dim, context_dim)).double()
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter += scale * torch.randn_like(parameter)
+    return step
+
+
+def context_of(context_dim: int | None, *leading: int) -> Tensor | None:
+    return None if context_dim is None else torch.randn(*leading, context_dim, dtype=torch.float64)
+
+
+def normal(*batch: int, dim: int = LATENT) -> dist.Distribution:
+    return dist.Normal(torch.zeros(dim, dtype=torch.float64), 1.0).expand((*batch, dim)).to_event(1)
+
+
+@of_all
+def test_is_a_bijection(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 200)
+    z, y = 2 * torch.randn(2, 200, LATENT, dtype=torch.float64)
+    torch.testing.assert_close(step(context).inv(step(context)(z)), z, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(step(context)(step(context).inv(y)), y, atol=1e-9, rtol=1e-9)
+
+
+@of_all
+def test_is_a_bijection_in_float32(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim, scale=0.1).float(), context_of(context_dim, 1000)
+    context = context if context is None else context.float()
+    z, y = 2 * torch.randn(2, 1000, LATENT)
+    there, back = step(context)(z), step(context).inv(y)
+    assert there.dtype == back.dtype == torch.float32
+    torch.testing.assert_close(step(context)(back), y, atol=5e-5, rtol=5e-5)
+    torch.testing.assert_close(step(context).inv(there), z, atol=1e-3, rtol=1e-3)
+
+
+@of_all
+def test_log_determinant_is_that_of_the_jacobian(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim)
+    for z in torch.randn(4, LATENT, dtype=torch.float64):
+        jacobian = torch.autograd.functional.jacobian(lambda z: step(context)(z), z)
+        _, expected = torch.linalg.slogdet(jacobian)
+        transform = step(context)
+        y = transform(z)
+        torch.testing.assert_close(transform.log_abs_det_jacobian(z, y), expected)
+        torch.testing.assert_close(step(context).log_abs_det_jacobian(z, y), expected)
+        # What the inverse leaves, and the inverse's Jacobian, which is computed through the numerical solution.
+        transform = step(context)
+        torch.testing.assert_close(transform.log_abs_det_jacobian(transform.inv(y), y), expected)
+        back = torch.autograd.functional.jacobian(lambda y: step(context).inv(y), y)
+        torch.testing.assert_close(back @ jacobian, torch.eye(LATENT, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+@of_learned
+def test_gradient_of_the_inverse_is_that_of_the_implicit_function(make: Any, context_dim: int | None) -> None:
+    # At f(x; theta) = y: dx/dtheta = -(df/dx)^-1 df/dtheta, and d log_det likewise, by the forward direction alone.
+    step, context = shaken(make, context_dim), context_of(context_dim)
+    inputs = [*step.parameters()] + ([] if context is None else [context.requires_grad_()])
+    y, probe = torch.randn(2, LATENT, dtype=torch.float64)
+    transform = step(context)
+    x = transform.inv(y)
+    gradients = torch.autograd.grad((probe * x).sum() + transform.log_abs_det_jacobian(x, y), inputs)
+
+    root = x.detach().requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda z: step(context)(z), root)
+    forward = step(context)
+    log_det = forward.log_abs_det_jacobian(root, forward(root)) + 0 * root.sum()
+    (slope,) = torch.autograd.grad(log_det, root, retain_graph=True, allow_unused=True, materialize_grads=True)
+    adjoint = -torch.linalg.solve(jacobian.T, probe + slope)
+    expected = torch.autograd.grad((adjoint * forward(root)).sum() + log_det, inputs, retain_graph=True)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, atol=1e-8, rtol=1e-6)
+
+
+@of_learned
+@pytest.mark.parametrize("start", [True, False])
+def test_gradients_reach_everything(make: Any, context_dim: int | None, start: bool) -> None:
+    step, context = shaken(make, context_dim, scale=0.0 if start else 0.3), context_of(context_dim, 50)
+    inputs = dict(step.named_parameters())
+    if context is not None:
+        inputs["context"] = context.requires_grad_()
+    transform = step(context)
+    z = torch.randn(50, LATENT, dtype=torch.float64)
+    y = transform(z)
+    value = (torch.randn_like(y) * y).sum() + transform.log_abs_det_jacobian(z, y).sum()
+    for name, gradient in zip(inputs, torch.autograd.grad(value, list(inputs.values())), strict=True):
+        assert gradient.isfinite().all(), name
+        masks = [module.mask for module in step.modules() if hasattr(module, "mask")]
+        free = next((mask != 0 for mask in masks if mask.shape == gradient.shape), torch.ones_like(gradient) != 0)
+        assert (gradient[free] != 0).double().mean() > 0.9, name
+
+
+@of_learned
+def test_starts_near_the_identity(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim, scale=0.0), context_of(context_dim, 200)
+    z = torch.randn(200, LATENT, dtype=torch.float64)
+    y, expected = step(context)(z), z
+    if isinstance(step, InverseAutoregressive):
+        gate = torch.sigmoid(torch.tensor(2.0)) if step.gated else 1.0
+        expected = z / gate if isinstance(step, MaskedAutoregressive) else z * gate
+        expected = expected.flip(-1) if step.reverse else expected
+    elif isinstance(step, SplineCoupling):
+        expected = z.roll(-(LATENT // 2), -1)
+    elif isinstance(step, Householder) and step.num_reflections == 1:
+        y = step(context)(y)
+    assert (y - expected).square().mean().sqrt() < 0.2
+    assert not torch.equal(y, expected)
+
+
+@of_all
+@pytest.mark.parametrize("leading", [(), (4,), (2, 4), (3, 2, 4)])
+def test_leading_dimensions(make: Any, context_dim: int | None, leading: tuple[int, ...]) -> None:
+    step = shaken(make, context_dim)
+    z = torch.randn(*leading, LATENT, dtype=torch.float64)
+    for batch in {leading, leading[-1:]}:  # a context for each latent, or the same for all particles
+        context = context_of(context_dim, *batch)
+        transform = step(context)
+        y = transform(z)
+        assert y.shape == z.shape
+        assert transform.log_abs_det_jacobian(z, y).shape == leading
+        x = step(context).inv(y)
+        assert x.shape == z.shape
+        rows = z.reshape(-1, LATENT)
+        contexts = None if context is None else context.expand(*leading, -1).reshape(-1, CONTEXT)
+        for i, row in enumerate(rows):
+            alone = step(None if contexts is None else contexts[i])
+            torch.testing.assert_close(y.reshape(-1, LATENT)[i], alone(row))
+        assert dist.TransformedDistribution(normal(*leading), [step(context)]).log_prob(y).shape == leading
+
+
+@of_all
+def test_scores_own_draws_as_any_value(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 20)
+
+    def q() -> dist.Distribution:
+        return dist.TransformedDistribution(normal(20), [step(context)])
+
+    own = q()
+    z = own.rsample((3,))
+    fresh = q().log_prob(z.detach().clone())
+    assert fresh.shape == (3, 20)
+    torch.testing.assert_close(own.log_prob(z), fresh)
+    with torch.no_grad():
+        own = q()
+        z = own.sample((3,))
+        torch.testing.assert_close(own.log_prob(z), q().log_prob(z.clone()))
+
+
+@of_learned
+def test_a_draw_without_graph_is_scored_with_all_gradients(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 20)
+
+    def gradients(remembered: bool) -> tuple[Tensor, ...]:
+        q = dist.TransformedDistribution(normal(20), [step(context)])
+        torch.manual_seed(1)
+        z = q.sample()
+        z = z if remembered else z.clone()
+        z.requires_grad_()
+        score = q.log_prob(z).sum()
+        return torch.autograd.grad(score, [z, *step.parameters()], allow_unused=True, materialize_grads=True)
+
+    for own, fresh in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(own, fresh)
+
+
+@pytest.mark.parametrize("make", AMORTISED)
+def test_density_integrates_to_one(make: Any) -> None:
+    step, context = shaken(make, CONTEXT, latent_dim=2), context_of(CONTEXT)
+    line = torch.linspace(-10, 10, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        log_prob = dist.TransformedDistribution(normal(dim=2), [step(context)]).log_prob(grid)
+    total = log_prob.exp().sum() * (line[1] - line[0]) ** 2
+    assert total.item() == pytest.approx(1, abs=0.01)
+
+
+@of_all
+def test_state_and_copies_give_the_same_map(make: Any, context_dim: int | None) -> None:
+    step, other = shaken(make, context_dim), shaken(make, context_dim)
+    context, z = context_of(context_dim, 4), torch.randn(4, LATENT, dtype=torch.float64)
+    step(context)(z).sum()
+    other.load_state_dict(step.state_dict())
+    torch.testing.assert_close(other(context)(z), step(context)(z), rtol=0, atol=0)
+    torch.testing.assert_close(copy.deepcopy(step)(context)(z), step(context)(z), rtol=0, atol=0)
+    assert step(context) is not step(context)
+    assert f"latent_dim={LATENT}" in repr(step)
+
+
+class Scores(nn.Module):
+    """What training does with a step: a draw and its score, and the score of a given value."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, noise: Tensor, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        base = normal(4, dim=2)
+        q = dist.TransformedDistribution(base, [self.step(context)], validate_args=False)
+        z = q.transforms[0](noise)
+        own = q.log_prob(z)
+        given = dist.TransformedDistribution(base, [self.step(context)], validate_args=False).log_prob(value)
+        return z, own.sum() + given.sum() + z.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("make", "context_dim"),
+    [case for case in LEARNED if case.values[1] or "Autoregressive" in case.id or case.id == "Planar-None"],
+)
+def test_traces(make: Any, context_dim: int | None) -> None:
+    module = Scores(shaken(make, context_dim, latent_dim=2))
+    names = [name for name, _ in module.named_parameters()]
+    buffers = dict(module.named_buffers())
+
+    def compute(flat: list[Tensor], noise: Tensor, value: Tensor, context: Tensor | None) -> list[Tensor]:
+        leaves = [parameter.detach().requires_grad_() for parameter in flat]
+        state = {**dict(zip(names, leaves, strict=True)), **buffers}
+        z, score = functional_call(module, state, (noise, value, context))
+        return [z.detach(), score.detach(), *torch.autograd.grad(score, leaves)]
+
+    def inputs() -> tuple[Any, ...]:
+        flat = [parameter.detach() + 0.1 * torch.randn_like(parameter) for parameter in module.parameters()]
+        noise, value = torch.randn(2, 4, 2, dtype=torch.float64)
+        return flat, noise, value, context_of(context_dim, 4)
+
+    with validation_enabled(False):
+        graph = make_fx(compute, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs())
+    other = inputs()
+    for traced, eager in zip(graph(*other), compute(*other), strict=True):
+        torch.testing.assert_close(traced, eager)
+
+
+@of_all
+def test_half_precision_networks_leave_float32(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim).float(), context_of(context_dim, 50)
+    context = context if context is None else context.float()
+    z = torch.randn(50, LATENT)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            there, back = step(context), step(context)
+            y, x = there(z), back.inv(z)
+            results.append((y, there.log_abs_det_jacobian(z, y), x, back.log_abs_det_jacobian(x, z)))
+            if enabled:
+                again = there.inv(y.clone())
+                tolerance = {"atol": 2e-2, "rtol": 2e-2} if step.context_dim or hasattr(step, "network") else {}
+    for low, full in zip(results[1], results[0], strict=True):
+        assert low.dtype == torch.float32
+        if not tolerance:  # no network at all: nothing is rounded
+            torch.testing.assert_close(low, full, atol=0, rtol=0)
+        else:
+            assert (low - full).abs().median() < 0.02
+    # The map under autocast is a bijection to float32's precision, whatever its parameters were rounded to.
+    if not isinstance(step, InverseAutoregressive):
+        assert (again - z).abs().median() < 1e-5
+
+
+@of_all
+def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 4)
+    with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]; got \[4, 6\].*latent_dim=6"):
+        step(context)(torch.randn(4, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]; got \[4, 4\]"):
+        step(context).inv(torch.randn(4, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]"):
+        dist.TransformedDistribution(normal(4, dim=6), [step(context)])
+    if context_dim is None:
+        with pytest.raises(ValueError, match=r"parameters of its own.*context_dim=7"):
+            step(torch.randn(4, 7))
+    else:
+        with pytest.raises(ValueError, match=r"needs a context of shape \[\*, B, 3\]; got none"):
+            step()
+        with pytest.raises(ValueError, match=r"context of shape \[\*, B, 3\]; got \[4, 7\]"):
+            step(torch.randn(4, 7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Planar(0), "latent_dim has to be an integer of at least 1; got 0"),
+        (lambda: Planar(3, 0), "context_dim has to be an integer of at least 1; got 0"),
+        (lambda: Radial("2"), "latent_dim has to be an integer of at least 1; got '2'"),
+        (lambda: Householder(3, num_reflections=0), "num_reflections has to be"),
+        (lambda: Sylvester(4, form="round"), "one of orthogonal, householder, triangular; got 'round'"),
+        (lambda: Sylvester(4, form="triangular", num_columns=2), "as many columns.*num_columns=2"),
+        (lambda: Sylvester(4, num_columns=5), "at most as many columns.*4; got num_columns=5"),
+        (lambda: Sylvester(4, reverse=True), "form='triangular'; got form='orthogonal'"),
+        (lambda: InverseAutoregressive(9, hidden=(16, 8)), r"at least as wide as the latent, 9; got hidden=\(16, 8\)"),
+        (lambda: SplineCoupling(1), "at least 2 dimensions.*Planar"),
+        (lambda: SplineCoupling(4, num_bins=1), "num_bins has to be an integer of at least 2"),
+        (lambda: SplineCoupling(4, num_bins=1000), "at most 500; got 1000"),
+        (lambda: SplineCoupling(4, bound=0.0), "bound.*positive and finite; got 0.0"),
+        (lambda: Permutation(4, 2), "nothing for a context to give"),
+        (lambda: Permutation(4, order="random"), "'reversed' or an integer, the seed; got 'random'"),
+    ],
+)
+def test_options_out_of_range(make: Callable[[], Step], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if not name.startswith("Spline")])
+@pytest.mark.parametrize("context_dim", [None, CONTEXT])
+def test_one_dimension(name: str, context_dim: int | None) -> None:
+    step, context = shaken(STEPS[name], context_dim, latent_dim=1), context_of(context_dim, 4)
+    z = torch.randn(4, 1, dtype=torch.float64)
+    torch.testing.assert_close(step(context).inv(step(context)(z)), z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_root(dtype: torch.dtype) -> None:
+    slope = torch.logspace(-8, 3, 45, dtype=dtype).unsqueeze(-1)
+    root = torch.cat((-torch.logspace(-5, 2, 60, dtype=dtype), torch.zeros(1, dtype=dtype), torch.tensor([1e6])))
+    value = root + (slope - 1) * root.tanh()
+    p = tanh_root(slope, value)
+    larger = torch.maximum(p.abs(), root.abs())
+    terms = larger + (slope - 1).abs() * larger.tanh() + value.abs()
+    residual = (p + (slope - 1) * p.tanh() - value).abs()
+    assert (residual <= 8 * torch.finfo(dtype).eps * terms).all()
+    steep = slope >= 0.5  # elsewhere a small value says little about its root
+    close = (p - root).abs() <= 50 * torch.finfo(dtype).eps * (root.abs() + slope * root.tanh().abs())
+    assert (close | ~steep).all()
+
+
+def test_root_gradient() -> None:
+    slope, value = torch.rand(20, dtype=torch.float64) * 3, torch.randn(20, dtype=torch.float64) * 2
+    assert torch.autograd.gradcheck(tanh_root, (slope.requires_grad_(), value.requires_grad_()))
+
+
+@pytest.mark.parametrize("condition", [1.0, 30.0, 3000.0])
+def test_orthonormal_is_the_polar_factor(condition: float) -> None:
+    u, _, v = torch.linalg.svd(torch.randn(7, 6, 4), full_matrices=False)
+    matrix = 5 * u @ torch.diag(torch.logspace(0, -math.log10(condition), 4)) @ v
+    q = orthonormal(matrix)
+    torch.testing.assert_close(q.mT @ q, torch.eye(4).expand(7, 4, 4), atol=2e-6, rtol=0)
+    torch.testing.assert_close(q, u @ v, atol=1e-6 * max(10, condition), rtol=0)
+
+
+@pytest.mark.parametrize("form", ["orthogonal", "householder", "triangular"])
+def test_sylvester_formula(form: Any) -> None:
+    step = shaken(lambda *sizes: Sylvester(*sizes, form=form, reverse=form == "triangular"), None)
+    transform, z = step(), torch.randn(9, LATENT, dtype=torch.float64)
+    columns = step.num_columns
+    q = transform._out(torch.eye(columns, dtype=z.dtype)).T
+    torch.testing.assert_close(q.T @ q, torch.eye(columns, dtype=z.dtype))
+    torch.testing.assert_close(transform._into(torch.eye(LATENT, dtype=z.dtype)), q)
+    r, r_tilde = transform._r, transform._r_tilde
+    for matrix in (r, r_tilde):
+        torch.testing.assert_close(matrix, matrix.triu())
+        assert (matrix.diagonal().abs() < 1).all()
+    assert not torch.allclose(r.triu(1), r_tilde.triu(1))
+    expected = z + torch.tanh(z @ q @ r_tilde.T + transform._bias) @ r.T @ q.T
+    torch.testing.assert_close(transform(z), expected)
+
+
+class Given(nn.Module):
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, context: Tensor | None) -> Tensor:
+        return self.numbers
+
+
+@pytest.mark.parametrize("context_dim", [None, CONTEXT])
+def test_sylvester_of_one_column_is_planar(context_dim: int | None) -> None:
+    sylvester = shaken(lambda *sizes: Sylvester(*sizes, num_columns=1), context_dim)
+    context, z = context_of(context_dim, 8), torch.randn(8, LATENT, dtype=torch.float64)
+    transform = sylvester(context)
+    y = transform(z)
+    q = transform._out(torch.ones(*transform._bias.shape, dtype=z.dtype))
+    r, r_tilde = transform._r[..., 0], transform._r_tilde[..., 0]
+    w = r_tilde * q
+    # The u whose constrained u_hat is r q: softplus(w.u) - 1 = r r~.
+    product = torch.log(torch.expm1(1 + r * r_tilde))
+    u = product * w / w.square().sum(-1, keepdim=True)
+    planar = Planar(LATENT).double()
+    planar.numbers = Given(torch.cat((transform._bias, u, w), -1))  # type: ignore[assignment]
+    same = planar()
+    torch.testing.assert_close(same(z), y)
+    torch.testing.assert_close(
+        same.log_abs_det_jacobian(z, same(z)), transform.log_abs_det_jacobian(z, y), atol=1e-12, rtol=1e-12
+    )
+    torch.testing.assert_close(same.inv(y.clone()), z)
+
+
+@pytest.mark.parametrize("context_dim", [None, CONTEXT])
+@pytest.mark.parametrize(("make", "theirs"), [(Planar, ConditionedPlanar), (Radial, ConditionedRadial)])
+def test_equals_pyro(make: Any, theirs: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 8)
+    z = torch.randn(3, 8, LATENT, dtype=torch.float64)
+    ours, reference = step(context), theirs(step(context)._params)
+    torch.testing.assert_close(ours(z), reference(z))
+    torch.testing.assert_close(
+        ours.log_abs_det_jacobian(z, ours(z)), reference.log_abs_det_jacobian(z, reference(z)).reshape(3, 8)
+    )
+
+
+@pytest.mark.parametrize("context_dim", [None, CONTEXT])
+@pytest.mark.parametrize("gated", [True, False])
+def test_autoregressive_equals_pyro(gated: bool, context_dim: int | None) -> None:
+    step = shaken(lambda *sizes: InverseAutoregressive(*sizes, hidden=(16,), gated=gated), context_dim)
+    masked = MaskedAutoregressive(LATENT, context_dim, hidden=(16,), gated=gated).double()
+    masked.load_state_dict(step.state_dict())
+    context, z = context_of(context_dim, 8), torch.randn(8, LATENT, dtype=torch.float64)
+    if context is None:
+        theirs = pyro_transforms.AffineAutoregressive(step.network, stable=gated)
+    else:
+        theirs = pyro_transforms.ConditionalAffineAutoregressive(step.network, stable=gated).condition(context)
+    y, log_det = theirs(z), theirs.log_abs_det_jacobian(z, theirs(z))
+    ours = step(context)
+    torch.testing.assert_close(ours(z), y.flip(-1))
+    torch.testing.assert_close(ours.log_abs_det_jacobian(z, ours(z)), log_det)
+    maf = masked(context)
+    torch.testing.assert_close(maf(y.flip(-1)), z)
+    torch.testing.assert_close(maf.log_abs_det_jacobian(y.flip(-1), maf(y.flip(-1))), -log_det)
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+@pytest.mark.parametrize("bound", [1.0, 4.0])
+def test_spline_equals_pyro(bound: float, inverse: bool) -> None:
+    widths, heights = torch.randn(2, 500, 6, dtype=torch.float64).softmax(-1)
+    derivatives = torch.rand(500, 5, dtype=torch.float64) + 0.1
+    inputs = 2 * torch.randn(500, dtype=torch.float64)
+    y, log_derivative = rational_quadratic(inputs, widths, heights, derivatives, bound, inverse)
+    expected, log_det = _monotonic_rational_spline(
+        inputs, widths, heights, derivatives, None, inverse, bound, 0.0, 0.0, 0.0
+    )
+    torch.testing.assert_close(y, expected, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(log_derivative, -log_det if inverse else log_det, atol=1e-6, rtol=1e-6)
+
+
+def test_spline_at_its_knots_and_far_out() -> None:
+    step = shaken(STEPS["SplineCoupling"], None)
+    z = torch.tensor([-1e9, -5.0, 0.0, 5.0, 1e9]).double().unsqueeze(-1).expand(5, LATENT).clone().requires_grad_()
+    y = step()(z)
+    torch.testing.assert_close(y[[0, 1, 3, 4]].roll(2, -1), z[[0, 1, 3, 4]])
+    step().log_abs_det_jacobian(z, y).sum().backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_two_splines_bend_every_dimension() -> None:
+    first, second = (shaken(STEPS["SplineCoupling"], None, scale=1.0) for _ in range(2))
+    z = torch.randn(50, LATENT, dtype=torch.float64)
+    bent = second()(first()(z)).roll(-LATENT // 2 + 1, -1)
+    sets = [set(column.tolist()) for column in z.T]
+    assert not any(set(column.tolist()) & values for column in bent.T for values in sets)
+
+
+def test_autoregressive_order_is_reversed_from_step_to_step() -> None:
+    first, second = (shaken(STEPS["InverseAutoregressive"], None) for _ in range(2))
+    z = torch.randn(LATENT, dtype=torch.float64)
+    one = torch.autograd.functional.jacobian(lambda z: first()(z).flip(-1), z)
+    torch.testing.assert_close(one, one.tril())
+    assert (one.tril(-1) != 0).any()
+    both = torch.autograd.functional.jacobian(lambda z: second()(first()(z)), z)
+    assert (both != 0).all()
+
+
+def test_permutations() -> None:
+    z = torch.arange(LATENT)
+    assert Permutation(LATENT)()(z).tolist() == [4, 3, 2, 1, 0]
+    torch.manual_seed(1)
+    seeded = Permutation(LATENT, order=3)
+    torch.manual_seed(2)
+    assert torch.equal(seeded.permutation, Permutation(LATENT, order=3).permutation)
+    assert sorted(seeded()(z).tolist()) == z.tolist()
+
+
+def test_extreme_parameters_stay_finite() -> None:
+    # w.u = -100 is all but singular; so are Sylvester diagonals whose tanh is 1 in float32.
+    planar, sylvester = Planar(2), Sylvester(2, form="triangular")
+    with torch.no_grad():
+        planar.numbers.bias.copy_(torch.tensor([0.3, -100.0, 0.0, 1.0, 0.0]))
+        sylvester.numbers.bias[:6] = torch.tensor([-30.0, 1.0, 1.0, 30.0, 30.0, 30.0])
+        sylvester.numbers.bias[6:8] = 0.3
+    z = torch.randn(100, 2)
+    for step in (planar, sylvester):
+        transform = step()
+        y = transform(z)
+        log_det = transform.log_abs_det_jacobian(z, y)
+        x = step().inv(y)
+        assert log_det.isfinite().all()
+        torch.testing.assert_close(step()(x), y, atol=1e-5, rtol=1e-5)
+        gradients = torch.autograd.grad(log_det.sum() + x.sum(), list(step.parameters()))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_transform_of() -> None:
+    context, z = torch.randn(4, CONTEXT), torch.randn(4, LATENT)
+    shared, amortised = Planar(LATENT), Planar(LATENT, CONTEXT)
+    torch.testing.assert_close(transform_of(shared)(z), shared()(z))
+    torch.testing.assert_close(transform_of(shared, context)(z), shared()(z))
+    torch.testing.assert_close(transform_of(amortised, context)(z), amortised(context)(z))
+    with pytest.raises(ValueError, match="needs a context"):
+        transform_of(amortised)
+    conditional = pyro_transforms.conditional_planar(LATENT, CONTEXT)
+    torch.testing.assert_close(transform_of(conditional, context)(z), conditional.condition(context)(z))
+    with pytest.raises(ValueError, match=r"ConditionalPlanar.*needs a context"):
+        transform_of(conditional)
+    plain = pyro_transforms.Planar(LATENT)
+    assert transform_of(plain, context) is plain
+    with pytest.raises(TypeError, match=r"pyro_vae\.transforms\.Step.*got Linear"):
+        transform_of(nn.Linear(2, 2))
