@@ -192,15 +192,16 @@ def in_words(runs: list[dict[str, Any]]) -> str:
     for name in NETWORKS:
         row = {entry["sigma"]: entry for entry in runs if entry["data"] == name}
         best = max(row.values(), key=lambda entry: entry["test"])
-        lines.append(
-            f"{name}: unit uses {row['unit']['active_units']} of {row['unit']['latent_dim']} units, optimal "
-            f"{row['optimal']['active_units']}, and its squared error is "
-            f"{row['unit']['error'] / row['optimal']['error']:.2f} times that of optimal. Shared - optimal is "
-            f"{row['shared']['test'] - row['optimal']['test']:+.1f} nats, per pixel - optimal "
-            f"{row['per pixel']['test'] - row['optimal']['test']:+.1f} (test); the highest bound has {best['sigma']}. "
-            f"Per pixel has {100 * row['per pixel']['at_the_clip']:.0f} % of its sigmas at the clip, and a datum of "
-            f"{row['per pixel']['worst_datum']:.0f} nats (the median: {row['per pixel']['median_score']:.0f})."
-        )
+        unit, optimal, pixel = row["unit"], row["optimal"], row["per pixel"]
+        lines += [
+            f"{name}: unit uses {unit['active_units']} of {unit['latent_dim']} units and optimal "
+            f"{optimal['active_units']}; its squared error is {unit['error'] / optimal['error']:.2f} times as large.",
+            f"{name}, test bound: shared - optimal is {row['shared']['test'] - optimal['test']:+.1f} nats, per pixel - "
+            f"optimal {pixel['test'] - optimal['test']:+.1f}; the highest is that of {best['sigma']}.",
+            f"{name}, per pixel: {100 * pixel['at_the_clip']:.1f} % of the sigmas are at the clip; log p(x | z) of a "
+            f"datum goes down to {pixel['worst_datum']:.0f} nats, its median is {pixel['median_score']:.0f}. The "
+            f"squared error is {pixel['error'] / optimal['error']:.2f} times that of optimal.",
+        ]
     return "\n".join(lines)
 
 
@@ -208,7 +209,7 @@ def in_words(runs: list[dict[str, Any]]) -> str:
 def draw(images: dict[tuple[str, str], list[Tensor]], arguments: Any) -> Any:
     """Rows: data and the four likelihoods; columns: reconstructions of test data, and samples from the prior."""
     titles = {"frey": "Frey faces", "mnist": "MNIST"}
-    figure = HouseFigure(figsize=(9.6, 7.6), layout=SQUARE)
+    figure = HouseFigure(figsize=(9.0, 6.2), layout=SQUARE)
     axes = figure.subplots(len(NETWORKS), 2, squeeze=False)
     for name, pair_of_axes in zip(NETWORKS, axes, strict=True):
         data = dataset(name, arguments)

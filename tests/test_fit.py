@@ -519,3 +519,45 @@ def test_batch_norm_resumes_to_the_same_bits(data, tmp_path):
     resumed = fit(pair(5), data, out=tmp_path, resume=True, **arguments)
     for (name, ours), theirs in zip(whole.pair.state_dict().items(), resumed.pair.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def _normed(seed=0):
+    pair = make(seed)
+    pair.posterior.network.layers.insert(1, nn.BatchNorm1d(16))
+    return pair
+
+
+def test_batch_statistics_go_back_with_the_best_weights(data):
+    arguments = {"batch_size": 32, "optimizer": functools.partial(torch.optim.Adam, lr=0.1)}
+    run = fit(_normed(), data, epochs=12, patience=50, **arguments)
+    assert run.best_epoch < 12, "the case is not tested: the last epoch is the best"
+    until = fit(_normed(), data, epochs=run.best_epoch, **arguments)
+    for (name, ours), theirs in zip(run.pair.named_buffers(), until.pair.buffers(), strict=True):
+        assert not ours.is_floating_point() or torch.equal(ours, theirs), name
+
+
+def test_batch_statistics_are_averaged_with_the_weights(data):
+    seen = [
+        fit(_normed(), data, epochs=n, batch_size=110).pair.posterior.network.layers[1].running_var for n in (1, 2, 3)
+    ]
+    average = torch.ones(16)
+    for step, value in enumerate(seen, 1):
+        average = average + (1 - min(0.5, (1 + step) / (10 + step))) * (value - average)
+    averaged = fit(_normed(), data, epochs=3, batch_size=110, average=0.5)
+    torch.testing.assert_close(averaged.pair.posterior.network.layers[1].running_var, average)
+
+
+def test_a_checkpoint_without_statistics_is_taken_up(data, tmp_path):
+    arguments = {"epochs": 3, "batch_size": 32, "average": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        fit(_normed(), _interrupting(data, after=6), out=tmp_path, **arguments)
+    tensors, state = checkpoint.load(tmp_path / "checkpoint")
+    count = len(list(_normed().parameters()))
+    kept = {
+        name: value
+        for name, value in tensors.items()
+        if name.split("/")[0] not in ("trained", "average") or int(name.split("/")[1]) < count
+    }
+    assert len(kept) < len(tensors)
+    checkpoint.save(tmp_path / "checkpoint", kept, state)
+    assert len(fit(_normed(), data, out=tmp_path, resume=True, **arguments).history) == 3

@@ -95,6 +95,7 @@ class Trainer:
         self.best: tuple[float, int] | None = None  # validation bound and epoch
         self.best_weights: list[Tensor] = []
         self.averaged: list[Tensor] = []
+        self.moving: list[Tensor] = []
 
     @property
     def cuda_devices(self) -> list[torch.device]:
@@ -123,8 +124,11 @@ class Trainer:
         self.torch_scheduler = None
         if self.make_scheduler is not None and not isinstance(self.make_scheduler, Schedule):
             self.torch_scheduler = self.make_scheduler(self.optimizer)
+        # Statistics of a batch norm belong to the weights under which they were taken.
+        statistics = [buffer for buffer in self.pair.buffers() if buffer.is_floating_point()]
+        self.moving = [*self.parameters, *statistics]
         if self.average is not None:
-            self.averaged = [parameter.detach().clone() for parameter in self.parameters]
+            self.averaged = self._copied()
         num_data = self.data.train.num_data
         if num_data is None and self.weight_prior is not None and self.weight_prior.count == "data":
             raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
@@ -266,7 +270,7 @@ class Trainer:
         if self.averaged:
             # Early on the average follows closely: the initial weights are soon forgotten.
             decay = min(self.average or 0.0, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1 - decay)
+            torch._foreach_lerp_(self.averaged, [value.detach() for value in self.moving], 1 - decay)
         return objective, loss
 
     def _add(self, loss: float, objective: Objective, size: int) -> None:
@@ -344,8 +348,7 @@ class Trainer:
         if self.best is None or not valid <= self.best[0]:
             self.best = (valid, self.epoch)
             self.run.best_epoch = self.epoch
-            weights = self.averaged or self.parameters
-            self.best_weights = [weight.detach().clone() for weight in weights]
+            self.best_weights = [weight.clone() for weight in self.averaged] or self._copied()
         elif self.epoch - self.best[1] >= self.patience:
             self.run.stopped_early = True
 
@@ -363,17 +366,21 @@ class Trainer:
         if weights is None:
             yield None
             return
-        trained = [parameter.detach().clone() for parameter in self.parameters]
+        trained = self._copied()
         self._put(weights)
         try:
             yield trained
         finally:
             self._put(trained)
 
+    def _copied(self) -> list[Tensor]:
+        """What training moves, as it is now."""
+        return [value.detach().clone() for value in self.moving]
+
     def _put(self, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            for parameter, weight in zip(self.parameters, weights, strict=True):
-                parameter.copy_(weight)
+            for value, weight in zip(self.moving, weights, strict=True):
+                value.copy_(weight)
 
     def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """On the pair's device, and floating-point numbers in the pair's precision."""
@@ -457,10 +464,9 @@ class Trainer:
         if "random/cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
         for kind, weights in (("average", self.averaged), ("best", self.best_weights)):
-            indices = range(len([name for name in tensors if name.startswith(f"{kind}/")]))
-            weights[:] = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
+            weights[:] = self._stored(tensors, kind)
         if "trained/0" in tensors:
-            self._put([tensors[f"trained/{index}"] for index in range(len(self.parameters))])
+            self._put(self._stored(tensors, "trained"))
         self.estimator.load_state(state["estimator"] if "estimator" in state else self.estimator.state())
         self.run.history[:] = state["history"]
         self.epoch, self.batches_done, self.steps = state["epoch"], state["batches_done"], state["steps"]
@@ -468,6 +474,12 @@ class Trainer:
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.run.stopped_early = state["stopped_early"]
         self.run.best_epoch = None if self.best is None else self.best[1]
+
+    def _stored(self, tensors: dict[str, Tensor], kind: str) -> list[Tensor]:
+        """The values of a kind; without those of statistics that an earlier version left out, which stay as they are."""
+        indices = range(len([name for name in tensors if name.startswith(f"{kind}/")]))
+        stored = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
+        return [*stored, *self._copied()[len(stored) :]] if stored else []
 
 
 def _usable(device: torch.device | str) -> torch.device:
