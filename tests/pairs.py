@@ -18,7 +18,19 @@ from pyro.nn import PyroModule, PyroParam, pyro_method
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae import MLP, SGVB_A, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal
+from pyro_vae import (
+    MLP,
+    SGVB_A,
+    VAE,
+    DiagonalNormal,
+    Gaussian,
+    Pair,
+    StandardNormal,
+    likelihoods,
+    posteriors,
+    priors,
+    transforms,
+)
 from pyro_vae.contract import as_pair
 from pyro_vae.models import MLPVAE, ConvVAE
 
@@ -51,6 +63,21 @@ def gaussian_vae() -> tuple[Any, tuple[Any, ...]]:
         Gaussian(MLP(1, (2, 6), hidden=(8,)), scale=None, sigmoid_mean=False),
     )
     return vae, (real(6),)
+
+
+def flow_vae() -> tuple[Any, tuple[Any, ...]]:
+    """Amortised steps of three kinds on the posterior, a mixture prior."""
+    steps = (transforms.Planar, functools.partial(transforms.InverseAutoregressive, hidden=(8,)), transforms.Radial)
+    prior = functools.partial(priors.MixtureOfNormals, num_components=3)
+    return MLPVAE((6,), 2, (8,), prior=prior, transforms=steps), (binary(6),)
+
+
+def gamma_vae() -> tuple[Any, tuple[Any, ...]]:
+    """Positive latents, and a discretised likelihood."""
+    vae = MLPVAE(
+        (6,), 2, (8,), prior=priors.Gamma, posterior=posteriors.Gamma, likelihood=likelihoods.DiscretizedLogistic
+    )
+    return vae, (binary(6),)
 
 
 def functions() -> tuple[Any, tuple[Any, ...]]:
@@ -254,6 +281,7 @@ PAIRS = [
         mlp_vae,
         conv_vae,
         gaussian_vae,
+        gamma_vae,
         functions,
         pyro_module,
         plain_module,
@@ -262,6 +290,9 @@ PAIRS = [
         two_arguments,
     )
 ]
+
+# A KL without a closed form, and units of q(z | x) that depend on each other.
+SAMPLED = [pytest.param(flow_vae, id="flow_vae")]
 
 
 def made(factory: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[nn.Module, tuple[Any, ...]]:

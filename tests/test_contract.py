@@ -12,7 +12,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import BATCH, PAIRS, UserModule, UserObject, UserPyroModule, binary, functions, linear_gaussian, real
+from pairs import (
+    BATCH,
+    PAIRS,
+    SAMPLED,
+    UserModule,
+    UserObject,
+    UserPyroModule,
+    binary,
+    functions,
+    linear_gaussian,
+    real,
+)
 from pyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_model_relations
 from pyro.nn import PyroModule, PyroParam
@@ -43,7 +54,7 @@ def train(pair: Any, batch: tuple[Any, ...], steps: int = 5, elbo: Any = None, s
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_trains_under_svi(factory: Any, elbo: Any) -> None:
     pair, batch = factory()
     pair = as_pair(pair)
@@ -55,7 +66,7 @@ def test_trains_under_svi(factory: Any, elbo: Any) -> None:
     assert moved == set(before)
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_predictive(factory: Any) -> None:
     pair, batch = factory()
     x = batch[0]
@@ -74,7 +85,7 @@ def takes_no_data(pair: Any) -> bool:
     return isinstance(pair, (MLPVAE, ConvVAE, UserPyroModule))
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_vectorised_particles_agree_with_a_loop(factory: Any) -> None:
     # Not the same draws, but the same expectation: 2000 draws give it to a few per cent of its spread.
     pair, batch = factory()
@@ -86,7 +97,7 @@ def test_vectorised_particles_agree_with_a_loop(factory: Any) -> None:
 
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS])
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_hamiltonian_monte_carlo(factory: Any, kernel: Any) -> None:
     pair, batch = factory()
     sites = check(pair, *batch).sites
@@ -110,7 +121,7 @@ def test_hamiltonian_monte_carlo_finds_the_exact_posterior() -> None:
     assert (z.var(0) / exact.variance).log().abs().max() < 1
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_relations_of_the_model(factory: Any) -> None:
     pair, batch = factory()
     relations = get_model_relations(pair.model, batch)
@@ -128,7 +139,7 @@ def test_render_model() -> None:
     assert "scale" in source
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_run_gives_the_traces(factory: Any) -> None:
     pair, batch = factory()
     pair = as_pair(pair)
@@ -161,7 +172,7 @@ def test_raw_svi_leaves_the_store_as_it_was(factory: Any) -> None:
     assert pyro.param("mine").unconstrained() is mine
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_ours_leaves_the_store_as_it_was(factory: Any) -> None:
     pair, batch = factory()
     mine = pyro.param("mine", torch.ones(2)).unconstrained()
@@ -210,7 +221,7 @@ def test_two_pairs_of_one_class_do_not_meet(factory: Any) -> None:
     assert [state[2] for state in states] == alone
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_two_pairs_do_not_meet_in_ours(factory: Any) -> None:
     def losses(pair: Any, batch: tuple[Any, ...]) -> list[float]:
         model, guide = programs(as_pair(pair))
@@ -264,7 +275,7 @@ def test_deepcopy_of_an_object_takes_its_pair_along() -> None:
     assert as_pair(copy.copy(user))._programs[0].__self__ is not user
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_state_dict_round_trips(factory: Any) -> None:
     pair, batch = factory()
     other, _ = factory()

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, hierarchy, linear_gaussian, made, plain_object
+from pairs import PAIRS, SAMPLED, gamma_vae, hierarchy, linear_gaussian, made, plain_object
 from pyro import poutine
 from pyro.infer import HMC, MCMC
 from pyro.ops.stats import effective_sample_size
@@ -229,9 +229,9 @@ def test_step_size_follows_a_target_that_changes() -> None:
 # --- joint
 
 
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_densities_are_those_of_pyro(factory: Any) -> None:
-    """At the guide's draws, site by site; every latent of these pairs is Normal, so that u is z."""
+    """At the guide's draws, site by site. Latents are real, so that u is z, or positive, where u is log z."""
     pair, batch = made(factory)
     if factory is plain_object:
         with pytest.raises(ValueError, match="'bias' stands outside the data plate"):
@@ -245,15 +245,16 @@ def test_densities_are_those_of_pyro(factory: Any) -> None:
     u = joint.unconstrained(values, *batch)
     assert u.shape == (3, 5, joint.dim)
     prior, likelihood, log_q = joint.densities(u, *batch, guide=True)
-    torch.testing.assert_close(prior, sum(model_trace.nodes[name]["log_prob"] for name in values))
-    torch.testing.assert_close(log_q, sum(guide_trace.nodes[name]["log_prob"] for name in values))
+    log_slope = values["z"].log().sum(-1) if factory is gamma_vae else 0.0
+    torch.testing.assert_close(prior, sum(model_trace.nodes[name]["log_prob"] for name in values) + log_slope)
+    torch.testing.assert_close(log_q, sum(guide_trace.nodes[name]["log_prob"] for name in values) + log_slope)
     torch.testing.assert_close(likelihood, model_trace.nodes["x"]["log_prob"])
     for name, value in joint.latents(u, *batch).items():
         torch.testing.assert_close(value, values[name])
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
-@pytest.mark.parametrize("factory", PAIRS)
+@pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_ends_trace_and_have_the_right_gradients(factory: Any, start: Any, request: pytest.FixtureRequest) -> None:
     torch.set_default_dtype(torch.float64)
     request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))

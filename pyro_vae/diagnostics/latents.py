@@ -34,8 +34,9 @@ def _reading(pair: nn.Module) -> Iterator[None]:
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     """E[z | x] by the guide, for each latent: ``{"z": [B, *event]}``.
 
-    Where a latent depends on another one, on the mean of that. For a flow, whose mean is not known, the image of its
-    base's mean under the transforms, which is not the mean of q. Where a family has no known mean, a draw.
+    Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
+    sphere) or infinite (Cauchy), the mode. For a flow, whose mean is not known, the image of its base's mean under the
+    transforms, which is not the mean of q. Where a family has no known mean, a draw.
     """
     module = as_pair(pair)
     _, guide = programs(module)
@@ -58,9 +59,10 @@ class _AtMean(poutine.messenger.Messenger):
 
 
 def _centre(fn: Any) -> Tensor | None:
-    """The mean of a distribution; of a flow the image of its base's mean; ``None`` where there is neither."""
+    """The mean of a distribution, or its mode; of a flow the image of its base's mean; ``None`` where there is none."""
     try:
-        return fn.mean
+        mean = fn.mean
+        return mean if fn.support.is_discrete or fn.support.check(mean).all() else fn.mode
     except NotImplementedError:
         pass
     shape = fn.batch_shape + fn.event_shape

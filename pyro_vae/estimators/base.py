@@ -422,7 +422,7 @@ def add_scores(estimator: str, guide: Any, guide_trace: Trace, args: Any, kwargs
         args, kwargs: the guide's arguments.
 
     Raises:
-        ValueError: if a distribution cannot score a given value, as a planar flow cannot.
+        ValueError: if a distribution cannot score a given value, as Pyro's planar flow cannot.
     """
     sites = latent_sites(guide_trace)
     fixed = detached(guide.trace)
@@ -438,7 +438,7 @@ def score_anew(estimator: str, name: str, fn: Any, value: Tensor) -> Tensor:
     """log q at a value that the distribution has not just drawn itself.
 
     Raises:
-        ValueError: if it cannot, as a planar flow cannot.
+        ValueError: if it cannot, as Pyro's planar flow cannot.
     """
     try:
         return cast(Tensor, fn.log_prob(value))

@@ -42,7 +42,7 @@ class ScoreFunction(SGVB):
 
     Raises:
         ValueError: if the baseline is something else, or leaves out the only particle; without ``pathwise`` also if a
-            distribution cannot score a given value, as a planar flow cannot.
+            distribution cannot score a given value, as Pyro's planar flow cannot.
 
     Source: Paisley, Blei & Jordan (2012); Mnih & Gregor (2014); leave-one-out: Kool et al. (2019), Richter et al.
     (2020).

@@ -73,7 +73,7 @@ class DReG(IWAE):
     is sticking the landing.
 
     Raises:
-        ValueError: as :class:`IWAE`, and if a distribution cannot score a given value, as a planar flow cannot.
+        ValueError: as :class:`IWAE`, and if a distribution cannot score a given value, as Pyro's planar flow cannot.
 
     Source: Tucker, Lawson, Gu & Maddison (2019).
     """

@@ -44,7 +44,7 @@ class MonteCarloEM(PerDatum):
 
     Raises:
         ValueError: if a count is below 1, the target is not in (0, 1), a latent is discrete or stands outside the data
-            plate, or a distribution of the guide cannot score a given value, as a planar flow cannot.
+            plate, or a distribution of the guide cannot score a given value, as Pyro's planar flow cannot.
 
     Warns:
         UserWarning: if the chains accept nothing, or everything, for a long time.

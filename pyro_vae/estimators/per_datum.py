@@ -107,7 +107,7 @@ class Detached(Messenger):
         estimator: what needs it, for the message.
 
     Raises:
-        ValueError: if a distribution cannot score such a draw, as a planar flow cannot.
+        ValueError: if a distribution cannot score such a draw, as Pyro's planar flow cannot.
     """
 
     def __init__(self, estimator: str) -> None:

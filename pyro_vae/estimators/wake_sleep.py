@@ -71,8 +71,8 @@ class WakeSleep(_Phases):
 
     Raises:
         ValueError: if beta is given, a random variable stands outside the data plate, a distribution of the guide
-            cannot score a given value, as a planar flow cannot, or a dream cannot be given to the guide, because the
-            observed site is none of the arguments.
+            cannot score a given value, as Pyro's planar flow cannot, or a dream cannot be given to the guide, because
+            the observed site is none of the arguments.
 
     Source: Hinton, Dayan, Frey & Neal (1995).
     """

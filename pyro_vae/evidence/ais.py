@@ -317,8 +317,8 @@ def _check_guide(joint: Joint, *batch: Tensor) -> None:
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if reason is not None:
         raise ValueError(
-            "the density of the guide cannot be computed at values that it has not just drawn itself, as for a planar "
-            f"flow ({reason}). Start from the prior, which needs no guide: start='prior'."
+            "the density of the guide cannot be computed at values that it has not just drawn itself, as for Pyro's "
+            f"planar flow ({reason}). Start from the prior, which needs no guide: start='prior'."
         )
 
 

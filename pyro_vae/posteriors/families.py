@@ -34,6 +34,7 @@ class FamilyPosterior(Posterior):
     """
 
     distribution: ClassVar[Any]
+    least: ClassVar[dict[str, float]] = {}  # what is added to a positive parameter
 
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (len(self.distribution.arg_constraints), *latent_shape)
@@ -42,7 +43,7 @@ class FamilyPosterior(Posterior):
         of = self.distribution.arg_constraints
         outputs = self._stacked(x, len(of))
         parameters = {
-            name: constrained(constraint, output)
+            name: constrained(constraint, output) + self.least.get(name, 0.0)
             for (name, constraint), output in zip(of.items(), outputs, strict=True)
         }
         return self._independent(self.distribution(**parameters), x)
@@ -77,9 +78,14 @@ class Gumbel(FamilyPosterior):
 
 
 class Weibull(FamilyPosterior):
-    r""":math:`z = \mathrm{scale}(x) \, e^{1 / \mathrm{concentration}(x)}`, e ~ Exponential(1): on :math:`z_d > 0`."""
+    r""":math:`z = \mathrm{scale}(x) \, e^{1 / \mathrm{concentration}(x)}`, e ~ Exponential(1): on :math:`z_d > 0`.
+
+    The concentration is above 0.3. Its mean is :math:`\mathrm{scale} \, \Gamma(1 + 1 / \mathrm{concentration})`, which
+    explodes below: a few data would have a bound of minus infinity.
+    """
 
     distribution = families.Weibull
+    least: ClassVar[dict[str, float]] = {"concentration": 0.3}
 
 
 class Kumaraswamy(FamilyPosterior):

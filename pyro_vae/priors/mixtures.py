@@ -38,7 +38,13 @@ class Mixture(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> Any:
-        return constraints.MixtureSameFamilyConstraint(self.components.support)
+        support = self.components.support
+        inner = support
+        while hasattr(inner, "base_constraint"):
+            inner = inner.base_constraint
+        moving = any(isinstance(bound, Tensor) and bound.dim() for bound in vars(inner).values())
+        # The components' own support, unless its bounds differ: samplers know a bijection to it.
+        return constraints.MixtureSameFamilyConstraint(support) if moving else support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         new = self._get_checked_instance(Mixture, _instance)

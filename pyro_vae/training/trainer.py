@@ -476,7 +476,7 @@ class Trainer:
         self.run.best_epoch = None if self.best is None else self.best[1]
 
     def _stored(self, tensors: dict[str, Tensor], kind: str) -> list[Tensor]:
-        """The values of a kind; without those of statistics that an earlier version left out, which stay as they are."""
+        """The values of a kind; statistics that an earlier version left out stay as they are."""
         indices = range(len([name for name in tensors if name.startswith(f"{kind}/")]))
         stored = [tensors[f"{kind}/{index}"].to(self.device) for index in indices]
         return [*stored, *self._copied()[len(stored) :]] if stored else []
