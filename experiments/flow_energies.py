@@ -138,6 +138,7 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
         epochs=steps // 100,
         batch_size=BATCH,
         clip_norm=100.0,
+        compile="traced",  # compiling twenty small graphs would take longer than it saves
     )
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)

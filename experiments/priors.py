@@ -46,7 +46,7 @@ PUBLISHED = {
 }  # fmt: skip
 PRIORS = ("standard", "mixture", "Vamp", "flow")
 DATA = {"static": 40, "dynamic": 40, "frey": 20}  # and the latent size
-EPOCHS = {"quick": {"static": 30, "dynamic": 30, "frey": 300}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
+EPOCHS = {"quick": {"static": 20, "dynamic": 20, "frey": 200}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
 BEST_EPOCHS = {"quick": 60, "full": 200}
 TEST = {"quick": (2000, 1000), "full": (10_000, 5000)}  # images and importance samples
 

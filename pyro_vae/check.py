@@ -462,6 +462,11 @@ def _observed_problems(name: str, site: Any, x: Tensor) -> list[str]:
             " Grey pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
             "on purpose by Bernoulli(network, support='unit_interval')."
         )
+    elif (levels := getattr(support, "num_levels", None)) is not None:
+        message += (
+            f" Quantised pixels are k / {levels - 1} for k = 0 to {levels - 1}: round the data to them, or choose a "
+            "likelihood for continuous values."
+        )
     else:
         message += " Rescale the data, or choose a likelihood for such values."
     return [message]

@@ -26,6 +26,7 @@ from pyro_vae import (
     PairError,
     StandardNormal,
     check,
+    likelihoods,
 )
 from pyro_vae.models import MLPVAE
 
@@ -349,6 +350,12 @@ def test_data_out_of_the_support() -> None:
     assert "Grey" not in text
     beta = mistaken(likelihood=lambda z: dist.Beta(logits(z).exp(), torch.ones(EVENT)).to_event(1))
     says(problems(beta, 1 + X), "'x'", "Beta", "[2, 2]", "Rescale")
+
+
+def test_grey_values_between_the_levels() -> None:
+    vae = MLPVAE((EVENT,), 2, (4,), likelihood=likelihoods.DiscretizedLogistic)
+    assert check(vae, (X * 200).round() / 255)
+    says(problems(vae, X * 0.7001), "'x'", "DiscretizedLogistic", "k / 255 for k = 0 to 255", "round the data")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
