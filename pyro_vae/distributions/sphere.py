@@ -185,7 +185,7 @@ class PowerSpherical(_AroundLoc):
     Raises:
         ValueError: if D is below 2; while validation is on, if a parameter leaves its domain.
 
-    Source: De Cao & Aziz (2020), eq. 12.
+    Source: De Cao & Aziz (2020).
     """
 
     def _draw(self, concentration: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class SemiImplicitNormal(Posterior):
     Raises:
         ValueError: if a size cannot be, the latent's is not known, or a network gives another shape.
 
-    Source: Yin & Zhou (2018), eq. 7; Sobolev & Vetrov (2019), section 4, for the bound.
+    Source: Yin & Zhou (2018); Sobolev & Vetrov (2019), section 4, for the bound.
 
     >>> from pyro_vae import MLP
     >>> posterior = SemiImplicitNormal(MLP(784, 100), MLP(100 + 10, (2, 20)), noise_dim=10)

@@ -22,7 +22,7 @@ class Householder(Step):
         latent_dim, context_dim: see :class:`Step`.
         num_reflections: R.
 
-    Source: Tomczak & Welling (2016), eq. 8; Pyro's ``ConditionedHouseholder``.
+    Source: Tomczak & Welling (2016); Pyro's ``ConditionedHouseholder``.
     """
 
     def __init__(self, latent_dim: int, context_dim: int | None = None, *, num_reflections: int = 1) -> None:

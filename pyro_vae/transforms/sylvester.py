@@ -44,7 +44,7 @@ class Sylvester(Step):
     Raises:
         ValueError: if ``form`` is something else, or a size does not fit the form.
 
-    Source: van den Berg, Hasenclever, Tomczak & Welling (2018), eqs. 8 to 17.
+    Source: van den Berg, Hasenclever, Tomczak & Welling (2018).
     """
 
     def __init__(
@@ -167,7 +167,7 @@ def orthonormal(matrix: Tensor) -> Tensor:
     singular value grow by 2.25 and not by 1.5 each: after 16 steps the columns are orthonormal to rounding, in float32
     and float64, where the condition number of A is below about 10,000.
 
-    Source: Björck & Bowie (1971); van den Berg et al. (2018), eqs. 14 and 15; the scale: Chen & Chow (2014).
+    Source: Björck & Bowie (1971); van den Berg et al. (2018); the scale: Chen & Chow (2014).
     """
     least = _LEAST_SINGULAR_VALUE
     with torch.autocast(matrix.device.type, enabled=False):
