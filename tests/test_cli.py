@@ -330,3 +330,19 @@ def test_mnist_from_the_command_line(root, tmp_path, capsys):
     assert cli.main(["train", "--data", "mnist", "--root", str(root), *small, "--model.hidden", "[32]"]) == 0
     assert "50,000 train, 10,000 valid, 10,000 test" in capsys.readouterr().out
     assert torch.isfinite(torch.tensor(read_metrics(tmp_path / "runs" / "mnist-1")[0]["valid"]))
+
+
+def test_parts_from_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    step = "{class_path: pyro_vae.transforms.SplineCoupling, init_args: {hidden: [8], num_bins: 3}}"
+    arguments = ["--model.transforms", f"[{step}, pyro_vae.transforms.Planar]", "--model.num_transforms", "3"]
+    arguments += ["--model.prior", "pyro_vae.priors.MixtureOfNormals", "--model.prior.num_components", "3"]
+    arguments += ["--model.likelihood", "pyro_vae.likelihoods.Gaussian", "--model.likelihood.scale", "shared"]
+    arguments += ["--model.network", "pyro_vae.networks.GatedMLP", "--model.hidden", "[16]", "--binarization", "none"]
+    arguments += ["--beta", "pyro_vae.Cyclical", "--estimator", "pyro_vae.Annealed", "--epochs", "1"]
+    assert cli.main(["train", *arguments, "--compile", "traced", "--progress", "false", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "Mixture" in printed
+    assert "sampled" in printed
+    assert cli.main(["evaluate", out, "--limit", "20", "--num-samples", "30", "--progress", "false"]) == 0
+    assert "test NLL" in capsys.readouterr().out

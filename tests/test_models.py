@@ -1,15 +1,18 @@
 """The systems: what their arguments do."""
 
+import copy
 import functools
+import math
 
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Bernoulli, Gaussian, check
+from pyro_vae import MLP, SGVB_A, Bernoulli, Gaussian, check, posteriors, priors, transforms
 from pyro_vae.diagnostics import decode
-from pyro_vae.models import MLPVAE, ConvVAE
+from pyro_vae.models import MLPVAE, ConvVAE, VampVAE
+from pyro_vae.networks import GatedMLP, ResidualMLP
 
 SHAPE = (1, 6, 5)
 
@@ -76,3 +79,64 @@ def test_only_a_bernoulli_decoder_starts_at_the_mean():
     grey = functools.partial(Bernoulli, support="unit_interval")
     started = MLPVAE(SHAPE, latent_dim=2, likelihood=grey, mean=mean)
     assert not torch.equal(plain.likelihood.network.layers[-1].bias, started.likelihood.network.layers[-1].bias)
+
+
+@pytest.mark.parametrize("model", [MLPVAE, ConvVAE])
+@pytest.mark.parametrize("amortized", [True, False])
+def test_a_flow_on_the_posterior(model, amortized):
+    steps = (transforms.Planar, functools.partial(transforms.SplineCoupling, hidden=(8,)))
+    pair = model(SHAPE, latent_dim=2, transforms=steps, num_transforms=5, amortized=amortized)
+    kinds = [type(step) for step in pair.posterior.transforms]
+    assert kinds == [transforms.Planar, transforms.SplineCoupling] * 2 + [transforms.Planar]
+    assert all((step.context_dim is not None) == amortized for step in pair.posterior.transforms)
+    x = torch.rand(4, *SHAPE).round()
+    assert check(pair, x).sites[0].analytic_kl is False
+    # The base and every step learn, and the draws are scored as they are made.
+    loss = SGVB_A().differentiable_loss(pair.model, pair.guide, x)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in pair.parameters())
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("model", [MLPVAE, ConvVAE])
+def test_a_flow_has_the_encoder_of_the_pair_without_one(model):
+    plain, flow = model(SHAPE, latent_dim=2), model(SHAPE, latent_dim=2, transforms=[transforms.Planar])
+    shared = sum(p.numel() for p in plain.posterior.parameters())
+    steps = sum(p.numel() for p in flow.posterior.transforms.parameters())
+    assert sum(p.numel() for p in flow.posterior.parameters()) == shared + steps
+
+
+def test_flows_that_cannot_be():
+    with pytest.raises(ValueError, match="no transforms of which num_transforms=3"):
+        MLPVAE(SHAPE, latent_dim=2, num_transforms=3)
+    with pytest.raises(ValueError, match=r"2 transforms do not fit in num_transforms=1"):
+        MLPVAE(SHAPE, latent_dim=2, transforms=[transforms.Planar] * 2, num_transforms=1)
+    with pytest.raises(ValueError, match="last hidden layer"):
+        MLPVAE(SHAPE, latent_dim=2, hidden=(), transforms=[transforms.Planar])
+
+
+@pytest.mark.parametrize("model", [MLPVAE, ConvVAE])
+def test_any_prior_and_posterior(model):
+    prior = functools.partial(priors.MixtureOfNormals, num_components=4)
+    pair = model(SHAPE, latent_dim=3, prior=prior, posterior=functools.partial(posteriors.LowRankNormal, rank=2))
+    report = check(pair, torch.rand(4, *SHAPE).round())
+    assert (report.sites[0].model, report.sites[0].guide) == ("Mixture", "LowRankNormal")
+    pair = model(SHAPE, latent_dim=3, prior=priors.SphereUniform, posterior=posteriors.PowerSpherical)
+    assert check(pair, torch.rand(4, *SHAPE).round()).sites[0].analytic_kl
+
+
+@pytest.mark.parametrize("network", [MLP, GatedMLP, ResidualMLP, functools.partial(MLP, normalization="batch")])
+def test_any_network(network):
+    pair = MLPVAE(SHAPE, latent_dim=2, hidden=(8, 8), network=network, mean=torch.rand(SHAPE))
+    assert check(pair, torch.rand(4, *SHAPE).round()).num_parameters > 0
+
+
+def test_a_vampprior_is_of_the_pairs_own_posterior():
+    mean = torch.rand(SHAPE)
+    pair = VampVAE(SHAPE, latent_dim=2, hidden=(8,), num_components=6, mean=mean)
+    assert check(pair, torch.rand(4, *SHAPE).round()).sites[0].analytic_kl is False
+    z, u = torch.randn(7, 2), pair.prior.pseudo_inputs.clamp(0, 1)
+    by_hand = pair.posterior(u).log_prob(z.unsqueeze(1)).logsumexp(1) - math.log(6)
+    torch.testing.assert_close(pair.prior().log_prob(z), by_hand)
+    copied = copy.deepcopy(pair)
+    assert copied.prior.posterior is copied.posterior
