@@ -157,7 +157,11 @@ def main() -> None:
     ]
     header = ("beta", "active units", "exact", "rate", "exact", "bound", "exact", "log p(x)")
     keys = ("rate", "exact_rate", "bound", "exact_bound", "log_likelihood")
-    print(table(header, [(r["beta"], r["active"], r["exact_active"], *(f"{r[k]:.3f}" for k in keys)) for r in linear]))
+    print(
+        table(
+            header, [(f"{r['beta']:g}", r["active"], r["exact_active"], *(f"{r[k]:.3f}" for k in keys)) for r in linear]
+        )
+    )
     store(
         arguments.results / f"beta_{size}.json",
         {"experiment": "beta", "size": size, "mnist": found, "eigenvalues": EIGENVALUES, "linear": linear},

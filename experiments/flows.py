@@ -162,7 +162,7 @@ def main() -> None:
     for flow in FREY:
         bound, nll = -mean(frey, flow, "test_bound"), mean(frey, flow, "nll")
         published = next(value for key, value in PUBLISHED_FREY.items() if flow.startswith(key))
-        bits = (f"{bits_per_dim(value, shape):.3f}" for value in (bound, nll))
+        bits = (f"{bits_per_dim(-value, shape):.3f}" for value in (bound, nll))
         rows.append((flow, next(bits), f"{published:.2f}", next(bits), mean(frey, flow, "seconds")))
     print(table(header, rows))
     published = {"nll": PUBLISHED_NLL, "bound": PUBLISHED_BOUND, "frey": PUBLISHED_FREY}

@@ -48,6 +48,7 @@ PRIORS = ("standard", "mixture", "Vamp", "flow")
 DATA = {"static": 40, "dynamic": 40, "frey": 20}  # and the latent size
 EPOCHS = {"quick": {"static": 20, "dynamic": 20, "frey": 200}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
 BEST_EPOCHS = {"quick": 60, "full": 200}
+BEST_TEST = {"quick": (10_000, 500), "full": (10_000, 5000)}
 TEST = {"quick": (2000, 1000), "full": (10_000, 5000)}  # images and importance samples
 
 
@@ -113,7 +114,7 @@ def run(name: str, prior: str, size: str, arguments: Any) -> dict[str, Any]:
         patience=20 if best else 50 if name == "frey" else None,
     )
     history = trained.history
-    count, num_samples = TEST[size]
+    count, num_samples = BEST_TEST[size] if best else TEST[size]
 
     def evaluate() -> dict[str, Any]:
         (x,) = data.test.take(count).batch(torch.arange(min(count, len(data.test))))
@@ -164,7 +165,7 @@ def main() -> None:
         values = [entry["nll"], entry["nll_error"], -entry["test_bound"], entry["rate"]]
         if name == "frey":
             shape = dataset(name, arguments).event_shape
-            values = [bits_per_dim(value, shape) for value in values]
+            values = [bits_per_dim(-value, shape) for value in values]
         digits = 3 if name == "frey" else 2
         rows.append(
             (

@@ -27,7 +27,7 @@ from pyro_vae.contract import (
     vectorized,
 )
 from pyro_vae.estimators import Estimator
-from pyro_vae.estimators.sgvb import analytic_kl
+from pyro_vae.estimators.sgvb import analytic_kl, shared_latents
 
 _MISMATCH = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)")
 
@@ -510,6 +510,7 @@ def _family(fn: Any) -> str:
 def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
     sites = []
     observed = observed_sites(model_trace)
+    in_model, in_guide = shared_latents(model_trace, guide_trace)
     for name, site in {**latent_sites(model_trace), **observed}.items():
         q = guide_trace.nodes.get(name)
         is_observed = name in observed
@@ -521,7 +522,7 @@ def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
                 tuple(site["fn"].event_shape),
                 _family(site["fn"]),
                 None if is_observed or q is None else _family(q["fn"]),
-                None if is_observed or q is None else analytic_kl(q, site) is not None,
+                None if is_observed or q is None else in_model == in_guide and analytic_kl(q, site) is not None,
             )
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)

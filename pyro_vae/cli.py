@@ -23,9 +23,11 @@ from torch import nn
 from pyro_vae import evidence, figures
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
+from pyro_vae.contract import observed_sites
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
 from pyro_vae.estimators import ESTIMATORS, facts_table
+from pyro_vae.likelihoods import bits_per_dim
 from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
@@ -361,6 +363,7 @@ def _score(
         "precision": precision if method == "importance" else "float32",
         "nll": result.nll,
         "nll_standard_error": result.nll_standard_error,
+        **_bits(pair, x, result.nll),
         **_diagnostics(method, result),
         "seconds": time.perf_counter() - started,
     }
@@ -372,6 +375,17 @@ def _score(
 
 
 _FEW = 100  # data for which chains are run where nothing else is asked for
+
+
+def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[str, float]:
+    """Bits per dimension, where the likelihood is one of quantised data."""
+    with torch.no_grad(), torch.random.fork_rng():
+        model_trace, _ = run_pair(pair, *(tensor[:2] for tensor in batch))
+    for site in observed_sites(model_trace).values():
+        support = site["fn"].support
+        if hasattr(getattr(support, "base_constraint", support), "num_levels"):
+            return {"bits_per_dim": bits_per_dim(-nll, batch[0].shape[1:])}
+    return {}
 
 
 def _diagnostics(method: str, result: Any) -> dict[str, float]:
@@ -403,6 +417,8 @@ def _said(entry: dict[str, Any]) -> str:
         "ais": "{num_chains} chains of {num_steps:,} steps",
         "bdmc": "{num_chains} chains of {num_steps:,} steps",
     }[entry["method"]].format(**entry)
+    if "bits_per_dim" in entry:
+        over = f"{entry['bits_per_dim']:.3f} bits per dimension; {over}"
     if entry["method"] == "importance":
         trust = (
             f"median effective sample size {entry['effective_sample_size_median']:.1f}, "

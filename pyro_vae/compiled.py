@@ -118,12 +118,15 @@ class Compiled:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         names = [*trained, *fixed]
+        tied = _tied(self._module)
 
         def compute(*flat: Tensor) -> list[Tensor | None]:
             leaves = [value.detach().requires_grad_() for value in flat[: len(trained)]]
             state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
             with torch.set_grad_enabled(self._differentiates):
-                outputs = functional_call(self._module, state, flat[len(names) :])
+                # Not by torch's own ties: of a module with two names it would leave the traced tensors behind.
+                places = {place: state[name] for name in names for place in tied.get(name, ())}
+                outputs = functional_call(self._module, {**state, **places}, flat[len(names) :], tie_weights=False)
             for name, before in zip(names, flat, strict=False):
                 if name in fixed and state[name] is not before:  # a buffer that was assigned, not written in place
                     before.copy_(state[name])
@@ -156,6 +159,18 @@ class Compiled:
         except Exception as error:
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
             return graph
+
+
+def _tied(module: nn.Module) -> dict[str, list[str]]:
+    """By the name of a parameter or buffer, the other places where it is; a module of two names is one place."""
+    first: dict[int, str] = {}
+    tied: dict[str, list[str]] = {}
+    for prefix, part in module.named_modules():
+        for key, value in (*part._parameters.items(), *part._buffers.items()):
+            name = f"{prefix}.{key}" if prefix else key
+            if value is not None and first.setdefault(id(value), name) != name:
+                tied.setdefault(first[id(value)], []).append(name)
+    return tied
 
 
 class _Untraceable(Exception):

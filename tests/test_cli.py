@@ -346,3 +346,15 @@ def test_parts_from_the_command_line(tmp_path, capsys):
     assert "sampled" in printed
     assert cli.main(["evaluate", out, "--limit", "20", "--num-samples", "30", "--progress", "false"]) == 0
     assert "test NLL" in capsys.readouterr().out
+
+
+def test_bits_per_dimension_of_quantised_data(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["--model.likelihood", "pyro_vae.likelihoods.DiscretizedLogistic"]
+    arguments += ["--binarization", "none", "--epochs", "1", "--compile", "traced", "--model.hidden", "[16]"]
+    assert cli.main(["train", *arguments, "--progress", "false", "--out", out]) == 0
+    assert cli.main(["evaluate", out, "--limit", "20", "--num-samples", "30", "--progress", "false"]) == 0
+    assert "bits per dimension" in capsys.readouterr().out
+    (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert entry["bits_per_dim"] == pytest.approx(entry["nll"] / (64 * np.log(2)))
+    assert 0 < entry["bits_per_dim"] < 16

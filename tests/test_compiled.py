@@ -10,14 +10,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, linear_gaussian, made
+from pairs import PAIRS, binary, linear_gaussian, made
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from pyro_vae import SGVB_A, SGVB_B, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
 from pyro_vae.compiled import Compiled, autocast
 from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator, Objective
+from pyro_vae.evidence import importance
+from pyro_vae.models import MLPVAE
 from pyro_vae.training import Step
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
@@ -279,6 +282,27 @@ def test_tied_parameters() -> None:
     eager, traced = (Compiled(module, compile=mode, gradients=True)(x) for mode in ("eager", "traced"))
     assert len(eager[1]) == 3
     assert_equal(traced[0] + traced[1], eager[0] + eager[1])
+
+
+def test_a_module_of_two_names() -> None:
+    torch.manual_seed(0)
+    pair, (x,) = MLPVAE((6,), 2, (8,)), (binary(6),)
+    pair.encoder = pair.posterior.network  # type: ignore[assignment]
+    eager, traced = (Step(pair, SGVB_B(), compile=how) for how in ("eager", "traced"))
+    assert_equal(results(traced, (x,)), results(eager, (x,)))
+    assert traced.mode == "traced"
+    assert not any(isinstance(p, FakeTensor) for p in pair.parameters())
+    assert importance(pair, x, 20, compile="traced", progress=False).log_prob.isfinite().all()
+    assert not any(isinstance(p, FakeTensor) for p in pair.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:programs run eager:UserWarning", "ignore:Converting a tensor:UserWarning")
+def test_a_module_of_two_names_that_cannot_be_traced() -> None:
+    pair, x = looking(lambda z: 2.0 if z.sum() > 0 else 1.0), torch.randn(5, 6)
+    SGVB_A().bound(pair, x)
+    pair.other = pair.announced["decoder"]  # type: ignore[assignment]
+    Step(pair, SGVB_A())((x,), ONE)
+    assert not any(isinstance(p, FakeTensor) for p in pair.parameters())
 
 
 def test_without_gradients() -> None:

@@ -561,3 +561,39 @@ def test_a_checkpoint_without_statistics_is_taken_up(data, tmp_path):
     assert len(kept) < len(tensors)
     checkpoint.save(tmp_path / "checkpoint", kept, state)
     assert len(fit(_normed(), data, out=tmp_path, resume=True, **arguments).history) == 3
+
+
+def test_the_estimator_that_is_taken_where_none_is_asked_for(data):
+    class Inverted(nn.Module):
+        """z2 -> z1 -> x, and a guide that draws z1 first."""
+
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.up, self.down = nn.Linear(16, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+            self.decoder = nn.Linear(2, 16)
+
+        def model(self, x):
+            pyro.module("inverted", self)
+            with pyro.plate("data", len(x)):
+                z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                z1 = pyro.sample("z1", dist.Normal(self.down(z2), 1.0).to_event(1))
+                logits = self.decoder(z1).unflatten(-1, SHAPE)
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+        def guide(self, x):
+            pyro.module("inverted", self)
+            with pyro.plate("data", len(x)):
+                z1 = pyro.sample("z1", dist.Normal(self.encoder(x.flatten(-3)), 1.0).to_event(1))
+                pyro.sample("z2", dist.Normal(self.up(z1), 1.0).to_event(1))
+
+    pairs = []
+    for estimator in (None, SGVB_A()):
+        torch.manual_seed(0)
+        pairs.append(fit(Inverted(), data, epochs=2, batch_size=32, estimator=estimator).pair)
+    assert torch.equal(weights(pairs[0]), weights(pairs[1]))
+    (x,) = data[1].batch(torch.arange(20))
+    assert pyro_vae.diagnostics.rate_distortion(pairs[0], [(x,)]).rates.keys() == {"z1", "z2"}
+    assert not any(site.analytic_kl for site in pyro_vae.check(pairs[0], x).sites)
+    torch.manual_seed(0)
+    asked = fit(make(), data, epochs=1, batch_size=32, estimator=SGVB_B()).pair
+    assert torch.equal(weights(fit(make(), data, epochs=1, batch_size=32).pair), weights(asked))

@@ -106,6 +106,35 @@ def test_a_flow_has_the_encoder_of_the_pair_without_one(model):
     assert sum(p.numel() for p in flow.posterior.parameters()) == shared + steps
 
 
+@pytest.mark.parametrize("base", [posteriors.DiagonalNormal, posteriors.FullNormal])
+def test_a_posterior_of_the_users_own_around_the_network(base):
+    """What ``make`` builds around the network keeps it where it was put."""
+    step = transforms.Planar(4)
+    pair = MLPVAE((6,), 4, (8,), posterior=lambda network: posteriors.Flow(base(network), [step]))
+    assert isinstance(pair.posterior.base.network, MLP)
+    assert check(pair, torch.rand(5, 6).round()).sites[0].analytic_kl is False
+
+
+def test_a_posterior_of_the_users_own_that_looks_at_the_network():
+    def own(network):
+        assert tuple(network.out_shape) == (2, 4)
+        return posteriors.DiagonalNormal(network)
+
+    assert check(MLPVAE((6,), 4, (8,), posterior=own), torch.rand(5, 6).round()).sites[0].guide == "Normal"
+
+
+def test_no_steps_are_no_flow():
+    pair = MLPVAE(SHAPE, latent_dim=2, transforms=[transforms.Planar], num_transforms=0)
+    assert isinstance(pair.posterior, posteriors.DiagonalNormal)
+
+
+def test_gated_convolutions():
+    plain, gated = ConvVAE(SHAPE, 2, (4,), 8), ConvVAE(SHAPE, 2, (4,), 8, gated=True, transforms=[transforms.Planar])
+    count = [sum(p.numel() for p in part.parameters()) for part in (plain.likelihood, gated.likelihood)]
+    assert count[1] > count[0]
+    assert check(gated, torch.rand(4, *SHAPE).round())
+
+
 def test_flows_that_cannot_be():
     with pytest.raises(ValueError, match="no transforms of which num_transforms=3"):
         MLPVAE(SHAPE, latent_dim=2, num_transforms=3)

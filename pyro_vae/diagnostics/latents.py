@@ -19,7 +19,7 @@ from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.nn.functional import normalize
 
 from pyro_vae.contract import as_pair, data_frame, device_of, evaluating, latent_sites, observed_sites, programs
-from pyro_vae.estimators import SGVB_B, Estimator
+from pyro_vae.estimators import Estimator, elbo_of
 
 Batches = Iterable[Sequence[Tensor]]
 
@@ -329,17 +329,18 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     Args:
         pair: the pair.
         batches: the arguments of model and guide, batch by batch.
-        estimator: tells log p, log q and KL apart by site, by default ``SGVB_B()``; its draws use torch's generator.
+        estimator: tells log p, log q and KL apart by site, by default as in :func:`pyro_vae.fit`; its draws use torch's
+            generator.
 
     Source: Alemi et al. (2018).
     """
     module = as_pair(pair)
-    estimator = SGVB_B() if estimator is None else estimator
     rates: dict[str, float] = {}
     distortion, count = 0.0, 0
     for batch in batches:
         size = len(batch[0])
         with _reading(module):
+            estimator = elbo_of(module, *_on_device(module, batch)) if estimator is None else estimator
             sites = estimator.terms(module, *_on_device(module, batch))
         for name, terms in sites.items():
             value = {kind: term.double().mean().item() * size for kind, term in terms.items()}

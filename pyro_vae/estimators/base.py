@@ -279,6 +279,9 @@ class Estimator(Trace_ELBO):
     def bound(self, pair: Any, *batch: Any) -> Tensor:
         """The bound of each datum: ``[B]``, in nats, higher is better.
 
+        The pair runs in the mode that it is in: ``pair.eval()`` before, where it has dropout, a batch norm, or a scale
+        that is taken from the batch in training.
+
         Its expectation does not depend on the batch size: what a subsampled plate scales by N/B is scaled back, and
         what stands outside the data plate counts 1/N for each datum.
 

@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.contract import latent_sites
+from pyro_vae.contract import evaluating, latent_sites, run
 from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, family, inside, sample_sites
 
 
@@ -239,10 +239,28 @@ def _check_reparameterised(estimator: str, name: str, site: Any) -> None:
         )
 
 
-def _check_order(estimator: str, model_trace: Trace, guide_trace: Trace) -> None:
-    """A closed-form KL of one site given another is right only where guide and model share the order of dependence."""
+def shared_latents(model_trace: Trace, guide_trace: Trace) -> tuple[list[str], list[str]]:
+    """The latents of both programs, in the model's and in the guide's order.
+
+    A closed-form KL of one site given another is right only where guide and model share the order of dependence.
+    """
     in_model = [name for name in latent_sites(model_trace) if name in guide_trace.nodes]
     in_guide = [name for name in latent_sites(guide_trace) if name in model_trace.nodes]
+    return in_model, in_guide
+
+
+def elbo_of(pair: Any, *batch: Any) -> SGVB:
+    """The ELBO that is taken where none is asked for.
+
+    ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
+    """
+    with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
+        in_model, in_guide = shared_latents(*run(pair, *batch))
+    return SGVB_B() if in_model == in_guide else SGVB_A()
+
+
+def _check_order(estimator: str, model_trace: Trace, guide_trace: Trace) -> None:
+    in_model, in_guide = shared_latents(model_trace, guide_trace)
     if in_model != in_guide:
         raise ValueError(
             f"{estimator} needs a guide that draws the latents in the model's order; the model draws "

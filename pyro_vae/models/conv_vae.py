@@ -15,11 +15,12 @@ from pyro_vae.vae import VAE
 
 
 class ConvVAE(VAE):
-    r"""One Gaussian latent, convolutions in the encoder and transposed convolutions in the decoder.
+    r"""One latent, convolutions in the encoder and transposed convolutions in the decoder.
 
     .. math::
-        z \sim \mathcal N(0, I), \quad x \sim p(x \mid \mathrm{deconv}(z)), \qquad
-        z \sim \mathcal N(\mathrm{loc}(x), \mathrm{scale}(x)^2)
+        z \sim p(z), \quad x \sim p(x \mid \mathrm{deconv}(z)), \qquad z \sim q(z \mid \mathrm{conv}(x))
+
+    with a standard normal prior, a diagonal Gaussian posterior and Bernoulli pixels unless told otherwise.
 
     Args:
         event_shape: (channels, height, width) of one image.
@@ -36,6 +37,8 @@ class ConvVAE(VAE):
             context is the layer between convolutions and latent (of 256 units where ``hidden`` is ``None``).
         num_transforms: number of steps of the flow, ``transforms`` again and again; by default one of each.
         amortized: whether the flow's parameters come from the encoder.
+        gated: whether each convolution is multiplied by the sigmoid of another one, see
+            :class:`~pyro_vae.networks.ConvEncoder`.
 
     Raises:
         ValueError: if the data are no images.
@@ -58,17 +61,18 @@ class ConvVAE(VAE):
         transforms: Sequence[Step] = (),
         num_transforms: int | None = None,
         amortized: bool = True,
+        gated: bool = False,
     ) -> None:
         width = hidden or 256
         q = recognition(
             posterior,
             latent_dim,
-            lambda out_shape: ConvEncoder(event_shape, out_shape, channels, hidden, activation, normalization),
+            lambda out_shape: ConvEncoder(event_shape, out_shape, channels, hidden, activation, normalization, gated),
             transforms=transforms,
             num_transforms=num_transforms,
             amortized=amortized,
             trunk=lambda: nn.Sequential(
-                ConvEncoder(event_shape, width, channels, None, activation, normalization), activation()
+                ConvEncoder(event_shape, width, channels, None, activation, normalization, gated), activation()
             ),
             width=width,
         )
@@ -76,7 +80,7 @@ class ConvVAE(VAE):
             likelihood,
             event_shape,
             lambda out_shape: ConvDecoder(
-                latent_dim, out_shape, tuple(reversed(channels)), hidden, activation, normalization
+                latent_dim, out_shape, tuple(reversed(channels)), hidden, activation, normalization, gated
             ),
         )
         super().__init__(prior(latent_dim), q, p)

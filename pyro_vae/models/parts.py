@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
@@ -29,12 +31,10 @@ def with_network(
         network: makes the network of an output shape.
         default: the output shape where ``make`` gives something without ``network_shape``.
     """
-    part = make(nn.Identity())
-    asked = getattr(part, "network_shape", None)
-    if asked is None:
-        return make(network(tuple(default)))
-    part.network = network(tuple(asked(shape)))
-    return part
+    asked: Any = None
+    with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
+        asked = make(nn.Identity()).network_shape  # what looks at its network has to take the default
+    return make(network(tuple(default) if asked is None else tuple(asked(shape))))
 
 
 def decoding(
@@ -77,7 +77,8 @@ def recognition(
         latent_dim: size of z.
         encoder: makes the network of a posterior without a flow, of its output shape.
         transforms: make the steps of the flow, in their order.
-        num_transforms: number of steps K: ``transforms`` from the first again and again. By default one of each.
+        num_transforms: number of steps K: ``transforms`` from the first again and again. By default one of each; 0 for
+            no flow.
         amortized: whether the steps' parameters come from h.
         trunk: makes the network that gives h.
         width: size of h.
@@ -86,7 +87,7 @@ def recognition(
         ValueError: if ``num_transforms`` is below the number of ``transforms``, or there are none to repeat.
     """
     default = (2, latent_dim)
-    if not transforms:
+    if not transforms or num_transforms == 0:
         if num_transforms:
             raise ValueError(
                 f"there are no transforms of which num_transforms={num_transforms} could be made. Give at least one, "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import decoding, with_network
+from pyro_vae.models.parts import Step, decoding, recognition
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import VampPrior
@@ -30,6 +30,9 @@ class VampVAE(VAE):
         activation: class of the non-linearity.
         network: class of the networks, one of :mod:`pyro_vae.networks` with the arguments of ``MLP``.
         posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
+        transforms: a normalising flow on the posterior, see :class:`~pyro_vae.models.MLPVAE`. The prior scores given
+            values with it, for which steps with a fast inverse are the better ones.
+        num_transforms: number of steps of the flow; by default one of each.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
         mean: mean of the training data, where the pseudo-inputs start, see also :class:`~pyro_vae.models.MLPVAE`.
 
@@ -48,14 +51,24 @@ class VampVAE(VAE):
         activation: type[nn.Module] = nn.SiLU,
         network: Callable[[Any, Any, Any, Any], nn.Module] = MLP,
         posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
+        transforms: Sequence[Step] = (),
+        num_transforms: int | None = None,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
     ) -> None:
-        def encoder(out_shape: Sequence[int]) -> nn.Module:
+        def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
             net = network(event_shape, out_shape, hidden, activation)
             return net if mean is None else Centered(net, mean)
 
-        q = with_network(posterior, (latent_dim,), encoder, default=(2, latent_dim))
+        q = recognition(
+            posterior,
+            latent_dim,
+            encoder,
+            transforms=transforms,
+            num_transforms=num_transforms,
+            trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
+            width=hidden[-1],
+        )
         p = decoding(
             likelihood,
             event_shape,

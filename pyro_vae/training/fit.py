@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import as_pair, kept_modes
 from pyro_vae.data import as_data
-from pyro_vae.estimators import SGVB_B, Estimator
+from pyro_vae.estimators import Estimator
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
@@ -58,7 +57,8 @@ def fit(
         pair: an object with ``model`` and ``guide``.
         data: what :func:`pyro_vae.data.load` gives, a tensor, a ``TensorDataset`` (its tensors are the arguments of
             model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these.
-        estimator: the objective, by default ``SGVB_B()``. Its ``num_particles`` is the L samples a datum.
+        estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
+            order than the model. Its ``num_particles`` is the L samples a datum.
         optimizer: makes a torch optimiser of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
             makes a torch scheduler of the optimiser, which is stepped once an epoch.
@@ -98,7 +98,7 @@ def fit(
     trainer = Trainer(
         as_pair(pair),
         as_data(data),
-        estimator=copy.copy(SGVB_B() if estimator is None else estimator),
+        estimator=estimator,
         optimizer=optimizer,
         scheduler=scheduler,
         epochs=epochs,

@@ -20,7 +20,7 @@ from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision, resolved
 from pyro_vae.contract import device_of, programs
 from pyro_vae.data import Data, Stream
-from pyro_vae.estimators import Estimator, Objective
+from pyro_vae.estimators import SGVB_B, Estimator, Objective, elbo_of
 from pyro_vae.training import checkpoint
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
@@ -40,7 +40,7 @@ class Trainer:
         pair: nn.Module,
         data: Data,
         *,
-        estimator: Estimator,
+        estimator: Estimator | None,
         optimizer: OptimizerFactory,
         scheduler: Any,
         epochs: int,
@@ -70,6 +70,8 @@ class Trainer:
             )
         if patience is not None and data.valid is None:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
+        self.asked = estimator is not None
+        estimator = SGVB_B() if estimator is None else copy.copy(estimator)
         estimator.check_beta(beta is not None)
         self.device = _usable(device) if device is not None else device_of(pair)
         self.pair = pair.to(self.device)
@@ -108,7 +110,11 @@ class Trainer:
         batch = self._to_device(next(iter(self.data.train.batches(self.batch_size, epoch=0, seed=self.seed))))
         self.pair.train()
         with torch.random.fork_rng(self.cuda_devices):
-            check(self.pair, *batch, estimator=self.estimator)
+            check(self.pair, *batch, estimator=self.estimator if self.asked else None)
+            if not self.asked:
+                num_data = self.estimator.num_data
+                self.estimator = elbo_of(self.pair, *batch)
+                self.estimator.num_data = num_data
         self.parameters = [parameter for parameter in self.pair.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ValueError(
