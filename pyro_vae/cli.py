@@ -164,7 +164,9 @@ class _Parser(ArgumentParser):
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         text = super().format_help(*arguments, **options)
+        text = re.sub(r":mod:`([^`]*)`", r"\1", text)
         text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text)
+        text = re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
         return text.replace("``", "")
 
 

@@ -358,3 +358,12 @@ def test_bits_per_dimension_of_quantised_data(tmp_path, capsys):
     (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert entry["bits_per_dim"] == pytest.approx(entry["nll"] / (64 * np.log(2)))
     assert 0 < entry["bits_per_dim"] < 16
+
+
+def test_help_of_a_model_is_short(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--model.help", "pyro_vae.models.MLPVAE"])
+    text = capsys.readouterr().out
+    assert "class of pyro_vae.priors" in " ".join(text.split())
+    assert "torch.ao" not in text
+    assert len(text.splitlines()) < 120
