@@ -171,7 +171,7 @@ def test_gaussian_of_known_scale_may_have_two_channels() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_gaussian_needs_a_positive_scale(scale: float) -> None:
-    with pytest.raises(ValueError, match="has to be positive, or None to learn it"):
+    with pytest.raises(ValueError, match="has to be positive and finite, or None to learn it"):
         Gaussian(MLP(LATENT, 6), scale)
 
 
@@ -267,6 +267,60 @@ def test_extreme_outputs_one_parameter_at_a_time(make: Any, data: Any) -> None:
             assert (output.grad != 0).any()
 
 
+LEARNED = [
+    pytest.param(functools.partial(Gaussian, scale=None), real, id="gaussian"),
+    pytest.param(Laplace, real, id="laplace"),
+    pytest.param(StudentT, real, id="student-t"),
+    pytest.param(DiscretizedLogistic, grey, id="discretized-logistic"),
+    pytest.param(MixtureOfDiscretizedLogistics, grey, id="mixture"),
+]
+
+
+@pytest.mark.parametrize(("make", "data"), LEARNED)
+@pytest.mark.parametrize("sigmoid_mean", [True, False])
+@pytest.mark.parametrize("size", [-1e10, -1e4, -1e2, 1e2, 1e4, 1e10])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_learned_scale_stays_finite(make: Any, data: Any, sigmoid_mean: bool, size: float, alone: bool) -> None:
+    likelihood, x = make(nn.Identity(), sigmoid_mean=sigmoid_mean), data(6)
+    output = torch.zeros(likelihood.network_shape((6,)))
+    output[-1 if alone else slice(None)] = size
+    likelihood.network = Constant(output.requires_grad_())
+    p = likelihood(torch.zeros(5, LATENT))
+    log_prob = p.log_prob(x)
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(p.mean).all()
+    assert torch.isfinite(p.sample()).all()
+    assert output.grad is not None
+    assert torch.isfinite(output.grad).all()
+    if size > 0:  # too large a scale is pulled back; below, the floor is meant to hold
+        assert (output.grad[-1] < 0).any()
+
+
+@pytest.mark.parametrize("family", [Gaussian, Laplace, StudentT])
+@pytest.mark.parametrize("size", [-15.0, 0.0, 14.9, 20.0, 1e3, 1e10])
+def test_a_large_log_scale_goes_on_as_a_logarithm(family: Any, size: float) -> None:
+    expected = size if size <= 15 else 15 + math.log1p(size - 15)
+    output = torch.tensor([0.0, 2 * size if family is Gaussian else size]).unsqueeze(-1)
+    pixel = family(Constant(output), None, min_log_scale=-30.0)
+    shared = family(Constant(torch.zeros(1)), "shared", min_log_scale=-30.0)
+    nn.init.constant_(shared.log_scale, size)
+    for likelihood in (pixel, shared):
+        scale = likelihood(torch.zeros(LATENT)).base_dist.scale
+        assert scale.item() == pytest.approx(math.exp(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("df", [1.5, 4.0, 1e3, 1e6, 1e9])
+def test_student_t_of_any_df_in_float32(df: float) -> None:
+    likelihood = StudentT(Constant(torch.zeros(6)), 0.5, sigmoid_mean=False, df=df)
+    x = torch.cat([torch.zeros(1, 6), real(6), 1e3 * real(6)])
+    theirs = scipy.stats.t(df, 0.0, 0.5).logpdf(x.double().numpy()).sum(-1)
+    if df == 1e9:  # a Gaussian near loc
+        x, theirs = x[:6], scipy.stats.norm(0.0, 0.5).logpdf(x[:6].double().numpy()).sum(-1)
+    log_prob = likelihood(torch.zeros(len(x), LATENT)).log_prob(x)
+    torch.testing.assert_close(log_prob.double(), torch.from_numpy(theirs), rtol=1e-5, atol=1e-5)
+
+
 @every
 def test_a_pair_passes_the_check(make: Any, data: Any) -> None:
     report = check(vae(make, (1, 2, 3)), data(1, 2, 3), estimator=SGVB_A(3, max_plate_nesting=2))
@@ -318,6 +372,18 @@ def test_data_outside_of_the_support_are_said(make: Any, data: Any) -> None:
         (lambda n: Laplace(n, scale="optimal"), "a Laplace likelihood.*'shared' for one.*got 'optimal'"),
         (lambda n: Gaussian(n, scale="best"), "'shared' or 'optimal'.*got 'best'"),
         (lambda n: Laplace(n, scale=-1.0), "has to be positive"),
+        (lambda n: Gaussian(n, scale=math.inf), "a Gaussian likelihood has to be positive and finite.*got inf"),
+        (lambda n: DiscretizedLogistic(n, scale=math.inf), "DiscretizedLogistic.*positive and finite.*got inf"),
+        (lambda n: Gaussian(n, min_log_scale=math.nan), "min_log_scale of a Gaussian.*below 15.*got nan"),
+        (lambda n: StudentT(n, min_log_scale=math.inf), "min_log_scale of a StudentT.*below 15.*got inf"),
+        (
+            lambda n: MixtureOfDiscretizedLogistics(n, min_log_scale=math.nan),
+            "min_log_scale of a MixtureOfDiscretizedLogistics.*below 15.*got nan",
+        ),
+        (lambda n: Categorical(n, num_levels=2.5), "num_levels.*whole number, at least 2; got 2.5"),
+        (lambda n: DiscretizedLogistic(n, num_levels=256.0), "num_levels.*whole number, at least 2; got 256.0"),
+        (lambda n: MixtureOfDiscretizedLogistics(n, num_levels=math.nan), "num_levels.*at least 2; got nan"),
+        (lambda n: MixtureOfDiscretizedLogistics(n, num_components=1.5), "num_components.*at least 1; got 1.5"),
         (lambda n: Categorical(n)(torch.zeros(5, LATENT)), r"\[\*, 256, \*event\]; got \[5, 2\].*out_shape=\(256, "),
         (lambda n: MixtureOfDiscretizedLogistics(n)(torch.zeros(5, LATENT)), r"out_shape=\(3, 5, \*event\)"),
         (lambda n: NegativeBinomial(n)(torch.zeros(5, 3)), r"out_shape=\(2, \*event\)"),

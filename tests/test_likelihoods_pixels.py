@@ -22,6 +22,7 @@ from pyro_vae.distributions.pixels import (
     OptimalNormal,
     Poisson,
     QuantizedCategorical,
+    logarithmic_above,
     soft_floor,
 )
 
@@ -172,6 +173,29 @@ def test_continuous_bernoulli_to_the_digits_of_float32(logit: float, x: float) -
     assert p.variance.item() == pytest.approx(variance, rel=1e-5)
 
 
+@pytest.mark.parametrize("logit", [-0.999999, 0.1, 0.5, 0.99, 1.0, 1.01, 2.0])
+def test_continuous_bernoulli_to_the_digits_of_float64(logit: float) -> None:
+    p = ContinuousBernoulli(logits=torch.tensor(logit, dtype=torch.float64))
+    log_prob, _, mean, variance = continuous_bernoulli(logit, 0.25)
+    assert p.log_prob(torch.tensor(0.25, dtype=torch.float64)).item() == pytest.approx(log_prob, rel=1e-13)
+    assert p.mean.item() == pytest.approx(mean, rel=1e-13)
+    assert p.variance.item() == pytest.approx(variance, rel=1e-11)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("logit", [1e-3, 0.5, 0.99, 1.01, 30.0, 200.0, 1e6, 1e30])
+def test_continuous_bernoulli_entropy(logit: float, sign: int) -> None:
+    parameter = torch.tensor(sign * logit, requires_grad=True)
+    entropy = ContinuousBernoulli(logits=parameter).entropy()
+    entropy.backward()
+    with mpmath.workdps(60):
+        at = mpmath.mpf(parameter.item())
+        by_hand = mpmath.log(mpmath.expm1(at) / at) - at * (1 / (1 - mpmath.exp(-at)) - 1 / at)
+        slope = -at * (1 / at**2 - 1 / (4 * mpmath.sinh(at / 2) ** 2))
+    assert entropy.item() == pytest.approx(float(by_hand), rel=1e-6, abs=1e-6)
+    assert parameter.grad.item() == pytest.approx(float(slope), rel=1e-4)
+
+
 @pytest.mark.parametrize("logit", [-30.0, -2.0, -0.5, 0.0, 1e-5, 0.7, 3.0, 200.0])
 def test_continuous_bernoulli_is_a_density(logit: float) -> None:
     p = ContinuousBernoulli(logits=torch.tensor(logit, dtype=torch.float64))
@@ -297,6 +321,16 @@ def test_soft_floor() -> None:
     soft_floor(least, -6.0).sum().backward()
     torch.testing.assert_close(soft_floor(least, -6.0), torch.full((3,), -6.0))
     assert torch.isfinite(least.grad).all()
+
+
+def test_logarithmic_above() -> None:
+    below = torch.tensor([-math.inf, -1e30, -3.0, 0.0, 14.99, 15.0])
+    assert torch.equal(logarithmic_above(below, 15.0), below)
+    above = torch.tensor([15.0 + 1e-3, 16.0, 100.0, 1e30], requires_grad=True)
+    value = logarithmic_above(above, 15.0)
+    torch.testing.assert_close(value, 15 + (above - 15).log1p())
+    value.sum().backward()
+    torch.testing.assert_close(above.grad, 1 / (above.detach() - 14))
 
 
 def mean_square_and_sum(x: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:

@@ -133,7 +133,7 @@ def test_no_activation_or_normalization_on_the_output(make: Any, normalization: 
         (lambda: ConvDecoder(2, (1, 8, 8), hidden=-1), "hidden"),
         (lambda: GatedMLP(2, 0), "out_shape"),
         (lambda: ResidualMLP(2, 2, (3, 4)), "one width for all blocks, for example (500, 500); got (3, 4)"),
-        (lambda: ResidualMLP(2, 2, ()), "hidden"),
+        (lambda: ResidualMLP(2, 2, ()), "hidden of a ResidualMLP has to hold at least one width"),
         (lambda: ResidualEncoder((8, 8), 2), "in_shape"),
         (lambda: ResidualEncoder((1, 8, 8), 2, channels=()), "channels"),
         (lambda: ResidualDecoder(2, (8, 8)), "out_shape"),
@@ -599,6 +599,28 @@ def test_batch_norm_in_training_and_evaluation(make: Any) -> None:
     network.eval()
     torch.testing.assert_close(network(x)[2, 3], network(x[2, 3]), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [
+        (MLP(3, 2, (5,), normalization="batch"), torch.ones(1, 3)),
+        (MLP(3, 2, (5,), normalization="batch"), torch.ones(1, 1, 3)),
+        (GatedMLP(3, 2, (5,), normalization="batch"), torch.ones(3)),
+        (ResidualMLP(3, 2, (5,), normalization="batch"), torch.ones(1, 3)),
+        (ConvEncoder((1, 8, 8), 2, normalization="batch"), torch.ones(1, 1, 8, 8)),
+        (ConvDecoder(3, (1, 8, 8), normalization="batch"), torch.ones(1, 3)),
+    ],
+)
+def test_batch_norm_needs_more_than_one_datum_in_training(network: Any, x: Tensor) -> None:
+    message = "more than one datum in training; got a batch of size 1. Drop the last batch"
+    with pytest.raises(ValueError, match=message):
+        network(x)
+    with pytest.raises(ValueError, match=message):
+        make_fx(network)(x)
+    pair = torch.cat([x.reshape(1, *network.in_shape)] * 2)
+    torch.testing.assert_close(make_fx(network)(pair)(pair), network(pair))
+    assert network.eval()(x).isfinite().all()
 
 
 def test_batch_norm_stands_between_the_layer_and_its_activation() -> None:

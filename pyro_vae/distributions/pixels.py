@@ -31,11 +31,50 @@ def soft_floor(log_scale: Tensor, minimum: float) -> Tensor:
     return larger + F.softplus(-_SHARPNESS * (log_scale - minimum).abs()) / _SHARPNESS
 
 
+def logarithmic_above(value: Tensor, bound: float) -> Tensor:
+    """A value up to ``bound``, and bound + log(1 + distance) of one above: its exp does not overflow, and the gradient
+    does not vanish."""
+    above = value > bound
+    return torch.where(above, bound + torch.where(above, value - bound, 0.0).log1p(), value)
+
+
+LARGEST_LOG_SCALE = 15.0
+"""The log scale from which on a learned one goes on as a logarithm, a scale of 3.3 million."""
+
+
+def learned_scale(log_scale: Tensor, minimum: float) -> Tensor:
+    """The exp of a log scale that may be any number: above exp(``minimum``) by :func:`soft_floor`, and growing but
+    linearly from :data:`LARGEST_LOG_SCALE` on by :func:`logarithmic_above`."""
+    return soft_floor(logarithmic_above(log_scale, LARGEST_LOG_SCALE), minimum).exp()
+
+
+# B_2k / (2k)! for k = 1 to 8, with the Bernoulli numbers B: coth(l / 2) / 2 - 1 / l = sum of B_2k / (2k)! l^(2k - 1).
+_COTH = (
+    1 / 12,
+    -1 / 720,
+    1 / 30240,
+    -1 / 1209600,
+    1 / 47900160,
+    -691 / 1307674368000,
+    1 / 74724249600,
+    -3617 / 10670622842880000,
+)
+
+
+def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """The sum of ``coefficients[k]`` x^k."""
+    *rest, last = coefficients
+    total = torch.full_like(x, last)
+    for coefficient in reversed(rest):
+        total = coefficient + x * total
+    return total
+
+
 def _log_sinhc(logits: Tensor) -> Tensor:
     r""":math:`\log(\sinh(l / 2) / (l / 2))`, by its series where :math:`|l| < 1`."""
     small = logits.abs() < 1
     square = torch.where(small, logits, 0.0).square()
-    series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
+    series = square * _polynomial(square, [c / (2 * k) for k, c in enumerate(_COTH, 1)])
     size = torch.where(small, 1.0, logits.abs())
     return torch.where(small, series, size / 2 + (-torch.expm1(-size)).log() - size.log())
 
@@ -67,8 +106,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     def mean(self) -> Tensor:
         r""":math:`1 / (1 - e^{-l}) - 1 / l`."""
         small, near, size = self._parts()
-        square = near.square()
-        series = 0.5 + near * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
+        series = 0.5 + near * _polynomial(near.square(), _COTH)
         low = 1 / size - (-size).exp() / -torch.expm1(-size)  # of -|l|
         return torch.where(small, series, torch.where(self.logits > 0, 1 - low, low))
 
@@ -76,8 +114,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     def variance(self) -> Tensor:
         r""":math:`1 / l^2 - e^l / (e^l - 1)^2`."""
         small, near, size = self._parts()
-        square = near.square()
-        series = 1 / 12 - square * (1 / 240 - square * (1 / 6048 - square / 172800))
+        series = _polynomial(near.square(), [c * (2 * k - 1) for k, c in enumerate(_COTH, 1)])
         return torch.where(small, series, 1 / size.square() - (-size).exp() / torch.expm1(-size).square())
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -98,7 +135,11 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(near, series, torch.where(logits > 0, 1 - low, low)).clamp(0, 1)
 
     def entropy(self) -> Tensor:
-        return _log_sinhc(self.logits) - self.logits * (self.mean - 0.5)
+        small, near, size = self._parts()
+        series = _log_sinhc(near) - near.square() * _polynomial(near.square(), _COTH)
+        # The mean is 1 / |l| from the likelier end, but for what decays.
+        rest = -torch.expm1(-size)
+        return torch.where(small, series, 1 - size * (-size).exp() / rest + rest.log() - size.log())
 
 
 class Levels(constraints.Constraint):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from pyro_vae.distributions import pixels
@@ -15,11 +14,8 @@ _BOUND = 15.0
 
 
 def _tamed(output: Tensor) -> Tensor:
-    """A network's output where it is within 15 of zero; beyond, 15 + log(1 + distance): its exp does not overflow, and
-    the gradient does not vanish."""
-    beyond = output.abs() > _BOUND
-    distance = torch.where(beyond, output.abs() - _BOUND, 0.0)
-    return torch.where(beyond, output.sign() * (_BOUND + distance.log1p()), output)
+    """A network's output where it is within 15 of zero; a logarithm beyond, on both sides."""
+    return -pixels.logarithmic_above(-pixels.logarithmic_above(output, _BOUND), _BOUND)
 
 
 class Poisson(Likelihood):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import pixels
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.real import LocationScale
+from pyro_vae.likelihoods.real import LocationScale, check_floor
 
 
 class Categorical(Likelihood):
@@ -22,7 +23,7 @@ class Categorical(Likelihood):
         num_levels: L, at least 2. Data are floats in [0, 1] on the levels k / (L - 1), as 8-bit images are with 256.
 
     Raises:
-        ValueError: if ``num_levels`` is below 2, or the network does not give the logits.
+        ValueError: if ``num_levels`` is no whole number of at least 2, or the network does not give the logits.
 
     Source: van den Oord et al. (2016), section 2.2.
     """
@@ -55,8 +56,8 @@ class DiscretizedLogistic(LocationScale):
         num_levels: L, see :class:`Categorical`.
 
     Raises:
-        ValueError: if ``scale`` is not positive, ``num_levels`` is below 2, or the network does not give what
-            ``scale`` asks for.
+        ValueError: as :class:`~pyro_vae.likelihoods.LocationScale`, and if ``num_levels`` is no whole number of at
+            least 2.
 
     Source: Kingma et al. (2016), appendix (one learned scale a channel; here one for all, ``scale="shared"``).
     """
@@ -95,7 +96,8 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         min_log_scale: see :class:`~pyro_vae.likelihoods.LocationScale`.
 
     Raises:
-        ValueError: if a count is too small, or the network does not give the parameters.
+        ValueError: if a count is too small or no whole number, ``min_log_scale`` is not below 15, or the network does
+            not give the parameters.
 
     Source: Salimans et al. (2017), section 2.1.
     """
@@ -109,12 +111,10 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         min_log_scale: float = -8.0,
     ) -> None:
         super().__init__(network)
-        if num_components < 1:
-            raise ValueError(f"num_components of a mixture has to be at least 1; got {num_components}.")
-        self.num_components = num_components
+        self.num_components = _whole("num_components, how many logistics a mixture has,", num_components, 1)
         self.num_levels = _levels(num_levels)
         self.sigmoid_mean = sigmoid_mean
-        self.min_log_scale = min_log_scale
+        self.min_log_scale = check_floor(type(self).__name__, min_log_scale)
 
     def extra_repr(self) -> str:
         return (
@@ -128,11 +128,19 @@ class MixtureOfDiscretizedLogistics(Likelihood):
     def forward(self, z: Tensor) -> dist.Distribution:
         logits, loc, log_scale = self._last(z, 3, self.num_components).unbind(-2)
         loc = loc.sigmoid() if self.sigmoid_mean else loc
-        scale = pixels.soft_floor(log_scale, self.min_log_scale).exp()
+        scale = pixels.learned_scale(log_scale, self.min_log_scale)
         return self._event(pixels.DiscretizedLogisticMixture(logits, loc, scale, self.num_levels), z)
 
 
 def _levels(num_levels: int) -> int:
-    if num_levels < 2:
-        raise ValueError(f"num_levels counts the grey levels from 0 to 1, at least 2; got {num_levels}.")
-    return num_levels
+    return _whole("num_levels, how many grey levels there are from 0 to 1,", num_levels, 2)
+
+
+def _whole(name: str, count: int, least: int) -> int:
+    try:
+        whole = operator.index(count)
+    except TypeError:
+        whole = least - 1
+    if whole < least:
+        raise ValueError(f"{name} has to be a whole number, at least {least}; got {count}.")
+    return whole

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.distributions import pixels
+from pyro_vae.distributions import families, pixels
 from pyro_vae.likelihoods.base import Likelihood
 
 
@@ -22,14 +22,19 @@ class LocationScale(Likelihood):
         network: ``z: [*, latent_dim]`` to ``[*, *event]``, the location; or, where ``scale`` is ``None``, to
             ``[*, 2, *event]``, location and log scale of each pixel stacked.
         scale: a known scale, the same for all pixels; ``"shared"`` for one that is learned (the parameter
-            ``log_scale``, which starts at 0); or ``None`` for a scale a pixel from the network.
+            ``log_scale``, which starts at 0); or ``None``, the default but of :class:`Gaussian`, for a scale a pixel
+            from the network.
         sigmoid_mean: the location is the sigmoid of the network's output, for data in [0, 1]; otherwise the output.
         min_log_scale: a learned scale stays above exp(min_log_scale), so that constant pixels do not let it collapse.
             The floor is soft and moves no log scale that is more than 1 above it
             (:func:`pyro_vae.distributions.pixels.soft_floor`). Lower it for data on a smaller scale than [0, 1].
 
+    A learned log scale a above 15 (a scale of 3.3 million) is read as 15 + log(a - 14), so that the scale goes on
+    linearly and does not overflow.
+
     Raises:
-        ValueError: if ``scale`` is not positive, or the network does not give what ``scale`` asks for.
+        ValueError: if ``scale`` is not positive and finite, ``min_log_scale`` is not below 15, or the network does not
+            give what ``scale`` asks for.
     """
 
     _scales: tuple[str, ...] = ("shared",)
@@ -43,15 +48,15 @@ class LocationScale(Likelihood):
     ) -> None:
         super().__init__(network)
         known = not (scale is None or scale in self._scales)
-        if known and (isinstance(scale, str) or not scale > 0):  # type: ignore[operator]
+        if known and (isinstance(scale, str) or not 0 < scale < math.inf):  # type: ignore[operator]
             words = " or ".join(map(repr, self._scales))
             raise ValueError(
-                f"the scale of a {type(self).__name__} likelihood has to be positive, or None to learn it for each "
-                f"pixel, or {words} for one scale that is learned; got {scale!r}."
+                f"the scale of a {type(self).__name__} likelihood has to be positive and finite, or None to learn it "
+                f"for each pixel, or {words} for one scale that is learned; got {scale!r}."
             )
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean
-        self.min_log_scale = min_log_scale
+        self.min_log_scale = check_floor(type(self).__name__, min_log_scale)
         if scale == "shared":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
@@ -86,7 +91,7 @@ class LocationScale(Likelihood):
         return output
 
     def _scale(self, log_scale: Tensor) -> Tensor:
-        return pixels.soft_floor(log_scale, self.min_log_scale).exp()
+        return pixels.learned_scale(log_scale, self.min_log_scale)
 
 
 class Gaussian(LocationScale):
@@ -103,13 +108,14 @@ class Gaussian(LocationScale):
     Args:
         network: ``z: [*, latent_dim]`` to ``[*, *event]``, the mean; or, where ``scale`` is ``None``, to
             ``[*, 2, *event]``, mean and log variance of each pixel stacked (scale = exp(log variance / 2)).
-        scale: the same known scale for all pixels; ``"shared"`` for one that is learned (the parameter ``log_scale``,
-            which starts at 0); ``"optimal"``; or ``None`` for a scale a pixel from the network.
+        scale: the same known scale for all pixels, by default 1.0, where the other likelihoods of this kind learn a
+            scale a pixel; ``"shared"`` for one that is learned (the parameter ``log_scale``, which starts at 0);
+            ``"optimal"``; or ``None`` for a scale a pixel from the network.
         sigmoid_mean: the mean is the sigmoid of the network's output, for data in [0, 1]; otherwise the output itself.
         min_log_scale: see :class:`LocationScale`; in effect for every scale that is not known.
 
     Raises:
-        ValueError: if ``scale`` is not positive, or the network does not give what ``scale`` asks for.
+        ValueError: as :class:`LocationScale`.
 
     Source: Kingma & Welling (2013), appendix C.2 (Frey faces: sigmoid mean, a scale a pixel); Rybkin et al. (2021)
     (shared and optimal scale), whose softer clip at -6 adds 0.0025 to every scale.
@@ -143,7 +149,7 @@ class Gaussian(LocationScale):
         if self.scale != "optimal":
             return super().forward(z)
         loc = self._loc(self._output(z))
-        scale = self._scale(pixels.log_root(self.mean_square))
+        scale = pixels.soft_floor(pixels.log_root(self.mean_square), self.min_log_scale).exp()
         if not self.training:
             return self._event(self._pixels(loc, scale), z)
         return pixels.OptimalNormal(loc, scale, loc.dim() - (z.dim() - 1), self.min_log_scale, self._remember)
@@ -162,6 +168,9 @@ class Laplace(LocationScale):
 
     Args:
         network, scale, sigmoid_mean, min_log_scale: see :class:`LocationScale`.
+
+    Raises:
+        ValueError: as :class:`LocationScale`.
     """
 
     def _pixels(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
@@ -180,7 +189,7 @@ class StudentT(LocationScale):
         df: degrees of freedom, above 1, so that there is a mean.
 
     Raises:
-        ValueError: if ``df`` is not above 1.
+        ValueError: as :class:`LocationScale`, and if ``df`` is not above 1 and finite.
 
     Source: Lange, Little & Taylor (1989); Takahashi et al. (2018), with a VAE.
     """
@@ -206,4 +215,14 @@ class StudentT(LocationScale):
         return f"{super().extra_repr()}, df={self.df}"
 
     def _pixels(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(self.df, loc, scale)
+        return families.StudentT(self.df, loc, scale)
+
+
+def check_floor(name: str, min_log_scale: float) -> float:
+    """``min_log_scale`` of the likelihood ``name``, if it can be one."""
+    if not min_log_scale < pixels.LARGEST_LOG_SCALE:
+        raise ValueError(
+            f"min_log_scale of a {name} likelihood has to be a number below {pixels.LARGEST_LOG_SCALE:g}, the "
+            f"logarithm of the least scale in the units of the data; got {min_log_scale}."
+        )
+    return min_log_scale

@@ -118,6 +118,11 @@ class ResidualMLP(_Dense):
         dropout: float = 0.0,
     ) -> None:
         size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+        if isinstance(hidden, Sequence) and not hidden:
+            raise ValueError(
+                "hidden of a ResidualMLP has to hold at least one width, that of its blocks, for example (500, 500); "
+                f"got {hidden!r}. For a linear map use an MLP with hidden=()."
+            )
         widths = shape_of("hidden", hidden)
         if len(set(widths)) > 1:
             raise ValueError(

@@ -15,11 +15,21 @@ Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of vectors ``[*, C]``, with the statistics of all leading dimensions together.
 
+    Raises:
+        ValueError: in training, if there is but one datum, which has no variance.
+
     Source: Ioffe & Szegedy (2015).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
+        rows = input.reshape(-1, input.shape[-1])
+        if self.training and rows.shape[0] == 1:
+            raise ValueError(
+                "batch norm takes mean and variance over the batch, so it has to see more than one datum in training; "
+                "got a batch of size 1. Drop the last batch where one datum is left over, choose a batch size that "
+                "leaves none over, or build the network with normalization='layer'."
+            )
+        return super().forward(rows).reshape(input.shape)
 
 
 class Gated(nn.Module):
