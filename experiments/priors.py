@@ -46,7 +46,7 @@ PUBLISHED = {
 }  # fmt: skip
 PRIORS = ("standard", "mixture", "Vamp", "flow")
 DATA = {"static": 40, "dynamic": 40, "frey": 20}  # and the latent size
-EPOCHS = {"quick": {"static": 20, "dynamic": 20, "frey": 200}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
+EPOCHS = {"quick": {"static": 20, "dynamic": 10, "frey": 100}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
 BEST_EPOCHS = {"quick": 60, "full": 200}
 BEST_TEST = {"quick": (10_000, 500), "full": (10_000, 5000)}
 TEST = {"quick": (2000, 1000), "full": (10_000, 5000)}  # images and importance samples
@@ -173,11 +173,23 @@ def main() -> None:
                 prior,
                 *(f"{value:.{digits}f}" for value in values),
                 entry["active_units"],
+                entry["epochs"],
                 published if (published := PUBLISHED.get((name, prior))) is None else f"{published:.2f}",
                 entry["seconds"],
             )
         )
-    header = ("data", "prior", "NLL", "+-", "minus the bound", "KL", "active units", "published NLL", "seconds")
+    header = (
+        "data",
+        "prior",
+        "NLL",
+        "+-",
+        "minus the bound",
+        "KL",
+        "active units",
+        "epochs",
+        "published NLL",
+        "seconds",
+    )
     print(table(header, rows))
     result = {
         "experiment": "priors",
