@@ -35,7 +35,7 @@ from pyro_vae import (
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import ConvVAE
-from pyro_vae.priors import Flow, MixtureOfNormals, VampPrior
+from pyro_vae.priors import MaskedAutoregressiveFlow, MixtureOfNormals, VampPrior
 from pyro_vae.transforms import InverseAutoregressive
 
 # Tomczak & Welling (2018): NLL of MNIST in nats, of Frey in bits per dimension
@@ -74,9 +74,7 @@ def make_prior(name: str, latent_dim: int, posterior: nn.Module, mean: torch.Ten
         return MixtureOfNormals(latent_dim, num_components=200)
     if name == "Vamp":
         return VampPrior(posterior, mean.shape, num_components=200, mean=mean)
-    # Scored at given z in one pass each: the steps are used from z to the base.
-    steps = [InverseAutoregressive(latent_dim, hidden=(200,)) for _ in range(4)]
-    return Flow(StandardNormal(latent_dim), steps, invert=True)
+    return MaskedAutoregressiveFlow(latent_dim, num_transforms=4, hidden=(200,))
 
 
 def dataset(name: str, arguments: Any) -> Any:

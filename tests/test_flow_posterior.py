@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from pairs import real
+from pairs import binary, real
 from pyro.distributions import transforms as pyro_transforms
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, Independent, Normal, SigmoidTransform
 
-from pyro_vae import MLP, ConvEncoder
+import pyro_vae
+from pyro_vae import MLP, SGVB_A, VAE, Bernoulli, ConvEncoder, priors
 from pyro_vae.posteriors import DiagonalNormal, Flow, FullNormal
 from pyro_vae.transforms.base import Bijection, Step
 from pyro_vae.transforms.planar import Planar
@@ -35,6 +37,8 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "Pyro's": lambda: Flow(base(), [pyro_transforms.planar(D), pyro_transforms.affine_autoregressive(D, [8])]),
     "Pyro's composed": lambda: Flow(base(), [pyro_compose()]),
     "Pyro's conditional": lambda: Flow(base(H), [pyro_transforms.conditional_planar(D, H)], network=MLP(6, H)),
+    "plain": lambda: Flow(base(), [Planar(D, 6), pyro_transforms.permute(D), ExpTransform()]),
+    "plain composed": lambda: Flow(base(), [ComposeTransform([SigmoidTransform(), AffineTransform(-1.0, 2.0)])]),
     "on a full covariance": lambda: Flow(FullNormal(MLP(6, 9, (8,))), [Planar(D, 6)]),
 }
 
@@ -148,6 +152,42 @@ def test_images() -> None:
     for step in (Planar(D, 6), pyro_transforms.conditional_planar(D, 6)):
         with pytest.raises(ValueError, match=r"one datum has 3 dimensions. Give a network"):
             Flow(DiagonalNormal(encoder), [step])
+
+
+def test_a_plain_transform_is_the_last_step() -> None:
+    vae = VAE(priors.Gamma(D), Flow(base(), [Planar(D, 6), ExpTransform()]), Bernoulli(MLP(D, 6, (8,))))
+    x = binary(6, size=8)
+    run = pyro_vae.fit(vae, x, epochs=1, batch_size=4, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
+    q: Any = vae.posterior(x)
+    z = q.rsample()
+    assert (z > 0).all()
+    assert q.support.check(z).all()
+    torch.testing.assert_close(q.log_prob(z), vae.posterior(x).log_prob(z.detach().clone()), rtol=1e-4, atol=1e-4)
+    copied = copy.deepcopy(vae).double()
+    assert copied.posterior(x.double()).rsample().dtype == torch.float64
+    assert vae.state_dict().keys() == copied.state_dict().keys()
+    assert "ExpTransform()" in repr(vae)
+
+
+def test_a_wrong_step_is_named() -> None:
+    with pytest.raises(TypeError, match=r"a step of a flow is a pyro_vae.*got int"):
+        Flow(base(), [3])  # type: ignore[list-item]
+
+
+def test_pyro_splines_leave_nothing_behind() -> None:
+    vae = VAE(
+        priors.StandardNormal(4),
+        Flow(DiagonalNormal(MLP(6, (2, 4), (8,))), [pyro_transforms.spline_coupling(4)]),
+        Bernoulli(MLP(4, 6, (8,))),
+    )
+    x = binary(6)
+    q: Any = vae.posterior(x)
+    q.log_prob(q.rsample()).sum().backward()
+    torch.manual_seed(0)
+    z = copy.deepcopy(vae).posterior(x).rsample()
+    torch.manual_seed(0)
+    torch.testing.assert_close(vae.posterior(x).rsample(), z)
 
 
 def test_errors() -> None:

@@ -12,15 +12,17 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import binary
-from pyro.distributions.transforms import AffineAutoregressive, AffineCoupling, ComposeTransformModule, Planar
+from pyro.distributions.transforms import AffineAutoregressive, AffineCoupling, ComposeTransformModule, Planar, permute
 from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import SigmoidTransform, kl_divergence
 
 import pyro_vae
 from pyro_vae import MLP, SGVB_A, VAE, Bernoulli, DiagonalNormal, StandardNormal, priors, transforms
+from pyro_vae.posteriors import Flow as FlowPosterior
+from pyro_vae.posteriors import SemiImplicitNormal
 from pyro_vae.posteriors import families as posteriors
-from pyro_vae.priors import Flow, LearnedNormal, MixtureOfNormals, SparseBeta, VampPrior
+from pyro_vae.priors import Flow, LearnedNormal, MaskedAutoregressiveFlow, MixtureOfNormals, SparseBeta, VampPrior
 
 FAMILIES = [
     "Exponential",
@@ -222,9 +224,31 @@ def test_sparse_beta_is_nearly_binary() -> None:
     expected = 2 * torch.distributions.Beta(0.1, 0.1).sample((20_000,)).lt(0.01).float().mean()
     assert abs(near - expected) < 0.08
     assert near > 0.5
-    for concentration in [1.0, 2.0]:
-        with pytest.raises(ValueError, match="has to be below 1"):
-            SparseBeta(3, concentration)
+    values: list[Any] = [1.0, 2.0, torch.tensor([0.5, 0.5, 1.5])]
+    for concentration in values:
+        for learned in (False, True):
+            with pytest.raises(ValueError, match="has to be below 1"):
+                SparseBeta(3, concentration, learned)
+
+
+def test_learned_sparse_beta_stays_sparse() -> None:
+    prior = SparseBeta(3, torch.tensor([0.1, 0.3, 0.9]), learned=True)
+    q = prior().base_dist
+    for concentration in (q.concentration1, q.concentration0):
+        torch.testing.assert_close(concentration, torch.tensor([0.1, 0.3, 0.9]))
+    z = torch.full((1, 3), 0.5)  # where a Beta of larger concentrations has more mass
+    optimizer = torch.optim.SGD(prior.parameters(), 5.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-prior().log_prob(z)).sum().backward()
+        optimizer.step()
+    assert (prior().base_dist.concentration1 > 0.99).all()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.copy_(torch.tensor([-1e4, 50.0, 1e4]))
+    assert (prior().base_dist.concentration1 < 1).all()
+    assert (prior().base_dist.concentration1 > 0).all()
+    assert prior().log_prob(prior().sample()).isfinite()
 
 
 def test_mixture_of_normals() -> None:
@@ -276,6 +300,81 @@ def test_vamp_prior(family: str, latent: Any) -> None:
     torch.testing.assert_close(free().log_prob(z).exp(), by_hand)
 
 
+def amortised() -> Any:
+    step = transforms.InverseAutoregressive
+    return FlowPosterior(encoder(), [step(3, 6, hidden=(8,)), transforms.Permutation(3, 6), step(3, 6, hidden=(8,))])
+
+
+STEPS: dict[str, Any] = {
+    "IAF": amortised,
+    "MAF": lambda: FlowPosterior(encoder(), [transforms.MaskedAutoregressive(3, 6, hidden=(8,))]),
+    "spline": lambda: FlowPosterior(encoder(), [transforms.SplineCoupling(3, 6, hidden=(8,))]),
+    "Planar": lambda: FlowPosterior(encoder(), [transforms.Planar(3, 6), transforms.Radial(3, 6)]),
+    "Householder": lambda: FlowPosterior(encoder(), [transforms.Householder(3, 6), transforms.Sylvester(3, 6)]),
+    "positive": lambda: FlowPosterior(encoder(), [transforms.Planar(3, 6), torch.distributions.ExpTransform()]),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_vamp_prior_over_a_flow(name: str) -> None:
+    posterior = STEPS[name]().double()
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    prior = VampPrior(posterior, 6, 4, noise=2.0).double()
+    x = binary(6).double()
+    z = posterior(x).sample()
+    u = prior.pseudo_inputs.detach().clamp(0, 1)
+    by_hand = torch.stack([posterior(one.expand(5, 6)).log_prob(z).exp() for one in u]).mean(0)
+    torch.testing.assert_close(prior().log_prob(z).exp(), by_hand)
+    torch.testing.assert_close(prior().expand((5,)).log_prob(z.expand(2, 5, 3)).exp(), by_hand.expand(2, 5))
+    vae = VAE(prior, posterior, Bernoulli(MLP(3, 6, (4,)))).float()
+    run = pyro_vae.fit(vae, x.float(), epochs=1, batch_size=5, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
+
+
+def test_vamp_prior_needs_a_posterior_that_scores_any_value() -> None:
+    head = MLP(4 + 2, (2, 3))
+    for posterior in (
+        SemiImplicitNormal(MLP(6, 4), head, noise_dim=2),
+        FlowPosterior(encoder(), [Planar(3)]),  # Pyro's, without an inverse
+    ):
+        with pytest.raises(ValueError, match=r"cannot score a given value. Give VampPrior a posterior that can"):
+            VampPrior(posterior, 6, 4)().log_prob(torch.randn(5, 3))
+    uniform = posteriors.Uniform(MLP(6, (2, 3)))
+    with pytest.raises(ValueError, match=r"a VampPrior needs .* that of a Uniform moves"):
+        VampPrior(uniform, 6, 4)()
+
+
+def test_vamp_prior_leaves_running_statistics_alone() -> None:
+    torch.manual_seed(1)
+    network = MLP(6, (2, 3), (4,), normalization="batch")
+    posterior = DiagonalNormal(network)
+    prior = VampPrior(posterior, 6, 4, noise=1.0)
+    before = {name: value.clone() for name, value in posterior.named_buffers()}
+    assert before
+    u = prior.pseudo_inputs.detach().clamp(0, 1)
+    trained = prior().components.mean
+    for name, value in posterior.named_buffers():
+        assert torch.equal(value, before[name])
+    torch.testing.assert_close(trained, copy.deepcopy(posterior)(u).mean)  # its own batch statistics
+    posterior(binary(6))
+    assert any((value != before[name]).any() for name, value in posterior.named_buffers())
+    posterior.eval()
+    torch.testing.assert_close(prior().components.mean, posterior(u).mean)  # the running ones
+    alone, posterior = DiagonalNormal(copy.deepcopy(network)).train(), posterior.train()
+    for name, value in before.items():
+        for pair in (alone, posterior):
+            dict(pair.named_buffers())[name].copy_(value)
+    data = binary(6, size=8)
+    vae = VAE(prior, posterior, Bernoulli(MLP(3, 6, (4,))))
+    run = pyro_vae.fit(vae, data, epochs=1, batch_size=8, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
+    alone(data)
+    for value, expected in zip(posterior.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
 def test_vamp_prior_starts_at_the_mean() -> None:
     mean = torch.rand(1, 2, 3)
     prior = VampPrior(nn.Identity(), (1, 2, 3), 2000, mean)
@@ -325,6 +424,7 @@ FLOWS: dict[str, Any] = {
     "planar, inverted": lambda: Flow(StandardNormal(2), [Planar(2), Planar(2)], invert=True),
     "steps": lambda: Flow(StandardNormal(2), [transforms.SplineCoupling(2), transforms.MaskedAutoregressive(2)]),
     "steps, inverted": lambda: Flow(LearnedNormal(2), [transforms.InverseAutoregressive(2)], invert=True),
+    "permuted": lambda: Flow(LearnedNormal(2), [permute(2), transforms.MaskedAutoregressive(2)]),
     "on a mixture": lambda: Flow(MixtureOfNormals(2, 3), [transforms.Radial(2), transforms.Planar(2)], invert=True),
 }
 
@@ -348,6 +448,19 @@ def test_flow_integrates_to_one(name: str) -> None:
         mass = flow().log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
         assert abs(flow().log_prob(grid) - flow.base().log_prob(grid)).max() > 0.3
     assert abs(mass - 1) < 1e-2, mass
+
+
+def test_a_flow_ends_on_the_unit_interval() -> None:
+    prior = Flow(StandardNormal(2), [transforms.SplineCoupling(2), SigmoidTransform()])
+    z = prior().sample((100,))
+    assert ((z > 0) & (z < 1)).all()
+    by_hand = Flow(StandardNormal(2), list(prior.transforms)[:1])().log_prob(z.logit()) - (z * (1 - z)).log().sum(-1)
+    torch.testing.assert_close(prior().log_prob(z.clone()), by_hand, rtol=1e-4, atol=1e-4)
+    posterior = FlowPosterior(encoder((2,)), [SigmoidTransform()])
+    vae = VAE(prior, posterior, Bernoulli(MLP(2, 6, (4,))))
+    data = binary(6, size=8)
+    run = pyro_vae.fit(vae, data, epochs=1, batch_size=4, estimator=SGVB_A(), progress=False, compile="traced")
+    assert run.mode == "traced"
 
 
 def test_direction_of_a_flow() -> None:
@@ -391,7 +504,28 @@ def test_flows_train_and_leave_nothing_behind(name: str) -> None:
 def test_what_is_no_flow() -> None:
     with pytest.raises(ValueError, match="at least one step"):
         Flow(StandardNormal(2), [])
+    with pytest.raises(TypeError, match=r"a step of a flow is a pyro_vae.*got int"):
+        Flow(StandardNormal(2), [3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="got Linear"):
         Flow(StandardNormal(2), [nn.Linear(2, 2)])
     with pytest.raises(ValueError, match="needs a context"):
         Flow(StandardNormal(2), [transforms.Planar(2, context_dim=4)])
+
+
+def test_masked_autoregressive_flow() -> None:
+    torch.manual_seed(0)
+    prior = MaskedAutoregressiveFlow(3, num_transforms=2, hidden=(8,))
+    assert [type(step) for step in prior.transforms] == [transforms.InverseAutoregressive] * 2
+    z = prior().sample((2000,))
+    jacobian = prior().log_prob(z) - StandardNormal(3)().log_prob(z)
+    by_hand = torch.zeros(2000)
+    eps = z
+    for step in prior.transforms:
+        transform = step()
+        following = transform(eps)
+        by_hand = by_hand + transform.log_abs_det_jacobian(eps, following)
+        eps = following
+    by_hand = by_hand + StandardNormal(3)().log_prob(eps) - StandardNormal(3)().log_prob(z)
+    torch.testing.assert_close(jacobian, by_hand, atol=1e-4, rtol=1e-4)
+    assert (eps.mean(0).abs() < 0.1).all()  # draws are carried back to the base
+    assert ((eps.std(0) - 1).abs() < 0.1).all()

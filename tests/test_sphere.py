@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import MLP
-from pyro_vae.distributions import PowerSpherical, SphereUniform, VonMisesFisher, sphere
+from pyro_vae import MLP, distributions
+from pyro_vae.distributions import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
 from pyro_vae.posteriors import PowerSpherical as PowerSphericalPosterior
 from pyro_vae.posteriors import VonMisesFisher as VonMisesFisherPosterior
 from pyro_vae.priors.sphere import SphereUniform as SpherePrior
@@ -166,7 +166,7 @@ def test_extremes_in_float32(family: Any, concentration: float, dim: int) -> Non
     q = family(loc, kappa)
     z = q.rsample((200,))
     assert z.dtype == torch.float32
-    assert sphere.check(z).all()
+    assert unit_vector.check(z).all()
     kl = kl_divergence(q, SphereUniform(dim))
     assert (kl >= -1e-6).all()
     exact = kl_divergence(family(loc.double(), kappa.double()), SphereUniform(dim))
@@ -213,7 +213,7 @@ def test_uniform(dim: int) -> None:
     p = SphereUniform(dim).expand((4,))
     z = p.sample((5000,))
     assert z.shape == (5000, 4, dim)
-    assert sphere.check(z).all()
+    assert unit_vector.check(z).all()
     torch.testing.assert_close(p.log_prob(z), torch.full((5000, 4), -log_area(dim)))
     torch.testing.assert_close(p.entropy(), torch.full((4,), log_area(dim)))
     within_standard_errors(z.flatten(0, 1), p.mean[0])
@@ -285,3 +285,15 @@ def test_traces(family: Any) -> None:
     (traced,) = graph(*other)
     torch.manual_seed(1)
     torch.testing.assert_close(traced, compute(*other)[0])
+
+
+def test_the_constraint_does_not_hide_its_module() -> None:
+    assert distributions.sphere.SphereUniform is SphereUniform
+    assert all(hasattr(distributions, name) for name in distributions.__all__)
+    of_modules = {
+        name
+        for module in (distributions.families, distributions.normal, distributions.pixels, distributions.sphere)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert of_modules == {name for name in distributions.__all__ if name[0].isupper()}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.networks import normal_init
 from pyro_vae.transforms import (
     Householder,
     InverseAutoregressive,
@@ -31,6 +32,7 @@ from pyro_vae.transforms import (
     Sylvester,
     transform_of,
 )
+from pyro_vae.transforms.base import steps_of, transforms_of
 from pyro_vae.transforms.roots import tanh_root
 from pyro_vae.transforms.spline import rational_quadratic
 from pyro_vae.transforms.sylvester import orthonormal
@@ -62,7 +64,7 @@ FIXED: dict[str, Callable[..., Step]] = {
 }
 CASES = [
     *(pytest.param(make, context, id=f"{name}-{context}") for name, make in STEPS.items() for context in (None, 3)),
-    *(pytest.param(make, None, id=name) for name, make in FIXED.items()),
+    *(pytest.param(make, context, id=f"{name}-{context}") for name, make in FIXED.items() for context in (None, 3)),
 ]
 LEARNED = [case for case in CASES if case.values[0] not in FIXED.values()]
 AMORTISED = [pytest.param(make, id=name) for name, make in STEPS.items()]
@@ -201,6 +203,27 @@ def test_leading_dimensions(make: Any, context_dim: int | None, leading: tuple[i
 
 
 @of_all
+@pytest.mark.parametrize("leading", [(7, 1), ()])
+def test_fewer_latents_than_contexts(make: Any, context_dim: int | None, leading: tuple[int, ...]) -> None:
+    step, context = shaken(make, context_dim), context_of(context_dim, 4)
+    z = torch.randn(*leading, LATENT, dtype=torch.float64)
+    whole = z.expand(*leading[:-1], 4, LATENT)
+    for direction in (lambda transform: transform, lambda transform: transform.inv):
+        transform, reference = direction(step(context)), direction(step(context))
+        y, expected = transform(z), reference(whole)
+        torch.testing.assert_close(y.expand_as(expected), expected)
+        log_det = transform.log_abs_det_jacobian(z, y)
+        assert log_det.shape == y.shape[:-1]
+        full = reference.log_abs_det_jacobian(whole, expected)
+        torch.testing.assert_close(log_det.expand_as(full), full)
+        assert y.shape == (expected.shape if depends_on(context, step) else z.shape)
+
+
+def depends_on(context: Tensor | None, step: Step) -> bool:
+    return context is not None and not isinstance(step, Permutation)
+
+
+@of_all
 def test_scores_own_draws_as_any_value(make: Any, context_dim: int | None) -> None:
     step, context = shaken(make, context_dim), context_of(context_dim, 20)
 
@@ -335,6 +358,8 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
         step(context).inv(torch.randn(4, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]"):
         dist.TransformedDistribution(normal(4, dim=6), [step(context)])
+    if isinstance(step, Permutation):
+        return  # it ignores any context
     if context_dim is None:
         with pytest.raises(ValueError, match=r"parameters of its own.*context_dim=7"):
             step(torch.randn(4, 7))
@@ -356,12 +381,11 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
         (lambda: Sylvester(4, form="triangular", num_columns=2), "as many columns.*num_columns=2"),
         (lambda: Sylvester(4, num_columns=5), "at most as many columns.*4; got num_columns=5"),
         (lambda: Sylvester(4, reverse=True), "form='triangular'; got form='orthogonal'"),
-        (lambda: InverseAutoregressive(9, hidden=(16, 8)), r"at least as wide as the latent, 9; got hidden=\(16, 8\)"),
+        (lambda: InverseAutoregressive(9, hidden=(16, 8)), r"got hidden=\(16, 8\). Give hidden=\(9, ...\)"),
         (lambda: SplineCoupling(1), "at least 2 dimensions.*Planar"),
         (lambda: SplineCoupling(4, num_bins=1), "num_bins has to be an integer of at least 2"),
         (lambda: SplineCoupling(4, num_bins=1000), "at most 500; got 1000"),
         (lambda: SplineCoupling(4, bound=0.0), "bound.*positive and finite; got 0.0"),
-        (lambda: Permutation(4, 2), "nothing for a context to give"),
         (lambda: Permutation(4, order="random"), "'reversed' or an integer, the seed; got 'random'"),
     ],
 )
@@ -543,9 +567,9 @@ def test_extreme_parameters_stay_finite() -> None:
     # w.u = -100 is all but singular; so are Sylvester diagonals whose tanh is 1 in float32.
     planar, sylvester = Planar(2), Sylvester(2, form="triangular")
     with torch.no_grad():
-        planar.numbers.bias.copy_(torch.tensor([0.3, -100.0, 0.0, 1.0, 0.0]))
-        sylvester.numbers.bias[:6] = torch.tensor([-30.0, 1.0, 1.0, 30.0, 30.0, 30.0])
-        sylvester.numbers.bias[6:8] = 0.3
+        planar.numbers.start.copy_(torch.tensor([0.3, -100.0, 0.0, 1.0, 0.0]))
+        sylvester.numbers.start[:6] = torch.tensor([-30.0, 1.0, 1.0, 30.0, 30.0, 30.0])
+        sylvester.numbers.start[6:8] = 0.3
     z = torch.randn(100, 2)
     for step in (planar, sylvester):
         transform = step()
@@ -556,6 +580,142 @@ def test_extreme_parameters_stay_finite() -> None:
         torch.testing.assert_close(step()(x), y, atol=1e-5, rtol=1e-5)
         gradients = torch.autograd.grad(log_det.sum() + x.sum(), list(step.parameters()))
         assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("context_dim", [None, CONTEXT])
+@pytest.mark.parametrize("make", [Planar, STEPS["Householder, 4"], STEPS["Sylvester, householder"]])
+def test_zero_vectors_change_nothing(make: Any, context_dim: int | None) -> None:
+    step, context = make(LATENT, *([context_dim] if context_dim else [])).double(), context_of(context_dim, 8)
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.zero_()
+    z, transform = torch.randn(8, LATENT, dtype=torch.float64).requires_grad_(), step(context)
+    y = transform(z)
+    log_det = transform.log_abs_det_jacobian(z, y)
+    torch.testing.assert_close(y, z)
+    torch.testing.assert_close(log_det, torch.zeros_like(log_det))
+    x = step(context).inv(z)
+    torch.testing.assert_close(x, z)
+    value = y.square().sum() + log_det.sum() + x.square().sum()
+    for gradient in torch.autograd.grad(value, [z, *step.parameters()]):
+        assert gradient.isfinite().all()
+
+
+def test_planar_without_a_direction_is_a_translation() -> None:
+    step, z = Planar(2).double(), torch.randn(8, 2, dtype=torch.float64)
+    with torch.no_grad():
+        step.numbers.start.copy_(torch.tensor([0.7, 1.0, -2.0, 0.0, 0.0]))
+    transform = step()
+    y = transform(z)
+    torch.testing.assert_close(y, z + torch.tensor([1.0, -2.0]) * math.tanh(0.7))
+    torch.testing.assert_close(transform.log_abs_det_jacobian(z, y), torch.zeros(8, dtype=torch.float64))
+
+
+@of_learned
+def test_normal_init_leaves_the_start(make: Any, context_dim: int | None) -> None:
+    step, context = shaken(make, context_dim, scale=0.0), context_of(context_dim, 8)
+    start = {name: value.clone() for name, value in step.named_parameters() if name.endswith("start")}
+    normal_init(step)
+    for name, value in step.named_parameters():
+        if name in start:
+            assert torch.equal(value, start[name])
+    assert step(context)(torch.randn(8, LATENT, dtype=torch.float64)).isfinite().all()
+    assert bool(start) == (not hasattr(step, "network"))
+
+
+@pytest.mark.parametrize("output", [-100.0, -1e10, 1e10])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("make", [InverseAutoregressive, MaskedAutoregressive])
+def test_autoregressive_scales_are_held(make: Any, gated: bool, output: float) -> None:
+    step = make(LATENT, hidden=(8,), gated=gated, reverse=False)
+    with torch.no_grad():
+        step.network.layers[-1].bias[LATENT:] = output
+    z, transform = torch.randn(20, LATENT), step()
+    y = transform(z)
+    log_scale = (-5.0 if output < 0 else 0.0 if gated else 3.0) * (-1 if make is MaskedAutoregressive else 1)
+    log_det = transform.log_abs_det_jacobian(z, y)
+    torch.testing.assert_close(log_det, torch.full((20,), LATENT * log_scale))
+    torch.testing.assert_close(step().inv(y), z, atol=1e-3, rtol=1e-3)
+    log_det.sum().backward()
+    gradient = step.network.layers[-1].bias.grad[LATENT:]
+    assert gradient.isfinite().all()
+    assert (gradient != 0).all() or (gated and output > 0)  # a gate that is 1 is flat by itself
+
+
+def test_permutation_has_no_use_for_a_context() -> None:
+    step, context, z = Permutation(LATENT, CONTEXT), torch.randn(4, CONTEXT), torch.randn(4, LATENT)
+    assert step.context_dim is None
+    for y in (step(context)(z), step()(z), transform_of(step, context)(z)):
+        assert torch.equal(y, z.flip(-1))
+
+
+def test_copies_of_pyro_transforms_share_parameters_alone() -> None:
+    spline = pyro_transforms.spline_coupling(4)
+    stable = pyro_transforms.affine_autoregressive(4, [8], stable=True)
+    for step in (spline, stable, pyro_transforms.ComposeTransformModule([spline, stable])):
+        z = torch.randn(5, 4, requires_grad=True)
+        x = z
+        for transform in transforms_of(step):
+            y = transform(x)
+            transform.log_abs_det_jacobian(x, y).sum().backward(retain_graph=True)
+            x = y
+        torch.testing.assert_close(x, copy.deepcopy(step)(z))  # a graph left on the step cannot be copied
+        assert all(parameter.grad is not None for parameter in step.parameters())
+        step.zero_grad()
+        for module in step.modules():
+            assert getattr(module, "_cached_x_y", (None, None)) == (None, None)
+    fresh: Any = transforms_of(spline)[0]
+    assert fresh.lower_spline is not spline.lower_spline
+    assert fresh.upper_spline is spline.upper_spline  # a conditional one remembers nothing
+
+
+PLAIN: dict[str, Callable[[], Any]] = {
+    "exp": torch.distributions.ExpTransform,
+    "sigmoid": torch.distributions.SigmoidTransform,
+    "affine": lambda: torch.distributions.AffineTransform(torch.ones(4), 2 * torch.ones(4)),
+    "permute": lambda: pyro_transforms.permute(4),
+    "inverse": lambda: torch.distributions.AffineTransform(torch.ones(4), 2 * torch.ones(4)).inv,
+    "composed": lambda: torch.distributions.ComposeTransform(
+        [torch.distributions.ExpTransform(), torch.distributions.AffineTransform(0.0, torch.ones(4))]
+    ),
+    "independent": lambda: torch.distributions.IndependentTransform(torch.distributions.TanhTransform(), 1),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_transforms_are_steps(name: str) -> None:
+    plain = PLAIN[name]()
+    z, parts = torch.randn(5, 4), [part for step in steps_of([plain]) for part in transforms_of(step)]
+    base: Any = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    q, expected = (dist.TransformedDistribution(base, transforms) for transforms in (parts, [plain]))
+    for transform in parts:
+        y = transform(z)
+        assert transform.inv(y) is z  # a draw is scored on its way
+        assert transform is not plain
+        z = y
+    torch.testing.assert_close(q.log_prob(z), expected.log_prob(z))
+    double = copy.deepcopy(steps_of([plain])).double()
+    (z,) = torch.randn(1, 4, dtype=torch.float64)
+    for step in double:
+        for transform in transforms_of(step):
+            z = transform(z)
+            tensors = [value for value in vars(transform).values() if isinstance(value, Tensor)]
+            assert all(value.dtype in (torch.float64, torch.int64) for value in tensors)
+    assert z.dtype == torch.float64
+    assert not list(double.parameters())
+
+
+def test_what_is_no_step() -> None:
+    step: Any
+    for step in (3, nn.Linear(2, 2), "exp"):
+        with pytest.raises(TypeError, match=rf"a step of a flow is a.*Transform.*got {type(step).__name__}"):
+            steps_of([step])
+    for step in (
+        pyro_transforms.planar(2).inv,
+        torch.distributions.AffineTransform(nn.Parameter(torch.zeros(2)), 1.0),
+    ):
+        with pytest.raises(TypeError, match=rf"no parameters.*got one in a {type(step).__name__}. Give the module"):
+            steps_of([step])
 
 
 def test_transform_of() -> None:

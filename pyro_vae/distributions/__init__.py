@@ -1,13 +1,59 @@
-"""Distributions that Pyro does not ship."""
+"""Distributions that Pyro does not ship, or ships without what training asks of them."""
 
+from pyro_vae.distributions.families import (
+    Beta,
+    Cauchy,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Gumbel,
+    Kumaraswamy,
+    Laplace,
+    Logistic,
+    LogNormal,
+    StudentT,
+    Uniform,
+    Weibull,
+)
 from pyro_vae.distributions.normal import LowRankNormal, MultivariateNormal
-from pyro_vae.distributions.sphere import PowerSpherical, SphereUniform, VonMisesFisher, sphere
+from pyro_vae.distributions.pixels import (
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Levels,
+    NegativeBinomial,
+    OptimalNormal,
+    Poisson,
+    QuantizedCategorical,
+)
+from pyro_vae.distributions.sphere import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
 
 __all__ = [
+    "Beta",
+    "Cauchy",
+    "ContinuousBernoulli",
+    "Dirichlet",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Exponential",
+    "Gamma",
+    "Gumbel",
+    "Kumaraswamy",
+    "Laplace",
+    "Levels",
+    "LogNormal",
+    "Logistic",
     "LowRankNormal",
     "MultivariateNormal",
+    "NegativeBinomial",
+    "OptimalNormal",
+    "Poisson",
     "PowerSpherical",
+    "QuantizedCategorical",
     "SphereUniform",
+    "StudentT",
+    "Uniform",
     "VonMisesFisher",
-    "sphere",
+    "Weibull",
+    "unit_vector",
 ]

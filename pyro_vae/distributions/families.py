@@ -49,10 +49,10 @@ def _exponential(like: Tensor, shape: Any) -> Tensor:
     return noise.clamp(torch.finfo(like.dtype).tiny, 100.0)
 
 
-def _positive(log_value: Tensor) -> Tensor:
-    """exp(log_value), neither 0 nor so large that its square is infinite."""
+def _positive(log_value: Tensor, room: float = 1.0) -> Tensor:
+    """exp(log_value), neither 0 nor so large that its square is infinite; at least e^room times the least number."""
     info = torch.finfo(log_value.dtype)
-    return log_value.clamp(math.log(info.tiny) + 1, math.log(info.max) / 2 - 1).exp()
+    return log_value.clamp(math.log(info.tiny) + room, math.log(info.max) / 2 - 1).exp()
 
 
 def _fraction(log_value: Tensor) -> Tensor:
@@ -65,15 +65,20 @@ def _finite_exp(value: Tensor) -> Tensor:
     return value.clamp(max=80.0).exp()
 
 
-def _log_gamma_draw(concentration: Tensor, shape: Any) -> Tensor:
+def log_gamma_draw(concentration: Tensor, shape: Any = None) -> Tensor:
     r"""log g of :math:`g \sim \mathrm{Gamma}(c, 1)`, also where g itself would be 0.
 
     .. math:: g = g' u^{1/c}, \quad g' \sim \mathrm{Gamma}(c + 1, 1), \quad u \sim \mathrm{Uniform}(0, 1)
 
     with torch's implicit gradient of g' and that of the inverse CDF of the power of u.
 
+    Args:
+        concentration: c, ``[*]``.
+        shape: of the draw, by default that of c; c expands to it.
+
     Source: Marsaglia & Tsang (2000), section 6; Figurnov, Mohamed & Mnih (2018).
     """
+    shape = concentration.shape if shape is None else shape
     concentration = concentration.expand(shape)
     return torch._standard_gamma(concentration + 1).log() - _exponential(concentration, shape) / concentration
 
@@ -177,18 +182,18 @@ class StudentT(_Drawn, dist.StudentT):
 
     def _draw(self, shape: torch.Size) -> Tensor:
         normal = torch.randn(shape, dtype=self.df.dtype, device=self.df.device)
-        log_gamma = _log_gamma_draw(self.df / 2, shape)
+        log_gamma = log_gamma_draw(self.df / 2, shape)
         return self.loc + self.scale * normal * _positive(((self.df / 2).log() - log_gamma) / 2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         y = ((value - self.loc) / self.scale).abs().clamp(min=torch.finfo(value.dtype).tiny)
-        log_norm = _log_gamma_ratio(self.df / 2) - 0.5 * (self.df * math.pi).log() - self.scale.log()
+        log_norm = _log_gamma_half_step(self.df / 2) - 0.5 * (self.df * math.pi).log() - self.scale.log()
         return log_norm - 0.5 * (self.df + 1) * F.softplus(2 * y.log() - self.df.log())  # of log(1 + y^2 / df)
 
 
-def _log_gamma_ratio(a: Tensor) -> Tensor:
+def _log_gamma_half_step(a: Tensor) -> Tensor:
     """log Gamma(a + 1/2) - log Gamma(a), whose terms would cancel in float32 where a is large."""
     large = a.clamp(min=30.0)
     series = 0.5 * large.log() - 1 / (8 * large) + 1 / (192 * large**3)
@@ -215,21 +220,22 @@ class LogNormal(_Drawn, dist.LogNormal):
     r""":math:`z = \exp(\mathrm{loc} + \mathrm{scale} \, n)` on :math:`(0, \infty)`, n ~ N(0, 1)."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return _positive(self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return _positive(self.loc + self.scale * noise, room=12.0)  # for log(z) / z, in the gradient of log_prob
 
 
 class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
     r""":math:`z = g / \mathrm{rate}` on :math:`(0, \infty)`, g ~ Gamma(concentration, 1)."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return _positive(_log_gamma_draw(self.concentration, shape) - self.rate.log())
+        return _positive(log_gamma_draw(self.concentration, shape) - self.rate.log())
 
 
 class Beta(_Drawn, dist.Beta):
     r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_i` ~ Gamma(:math:`c_i`, 1), c the two concentrations."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        one, zero = _log_gamma_draw(self.concentration1, shape), _log_gamma_draw(self.concentration0, shape)
+        one, zero = log_gamma_draw(self.concentration1, shape), log_gamma_draw(self.concentration0, shape)
         return _fraction(F.logsigmoid(one - zero))
 
 
@@ -237,7 +243,7 @@ class Dirichlet(_Drawn, dist.Dirichlet):
     r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k`, 1), c the concentration."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return _fraction(_log_gamma_draw(self.concentration, shape).log_softmax(-1))
+        return _fraction(log_gamma_draw(self.concentration, shape).log_softmax(-1))
 
 
 @register_kl(Weibull, Weibull)
@@ -247,6 +253,13 @@ def _kl_weibull_weibull(q: Weibull, p: Weibull) -> Tensor:
     power = p.concentration / q.concentration
     moment = _finite_exp(p.concentration * log_ratio + torch.lgamma(1 + power))
     return (power - 1) * _EULER - power.log() - p.concentration * log_ratio + moment - 1
+
+
+@register_kl(Gumbel, Gumbel)
+def _kl_gumbel_gumbel(q: Gumbel, p: Gumbel) -> Tensor:
+    """Torch's, without an infinite exponential."""
+    ratio, apart = q.scale / p.scale, (q.loc - p.loc) / p.scale
+    return apart - ratio.log() + (ratio - 1) * _EULER - 1 + _finite_exp(torch.lgamma(1 + ratio) - apart)
 
 
 @register_kl(Kumaraswamy, Kumaraswamy)

@@ -18,8 +18,10 @@ from torch.distributions import constraints, register_kl
 from torch.distributions.utils import _standard_normal
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.distributions.families import log_gamma_draw
 
-class _Sphere(constraints.Constraint):
+
+class _UnitVector(constraints.Constraint):
     """Vectors of length 1, to within 1e-4."""
 
     event_dim = 1
@@ -31,7 +33,7 @@ class _Sphere(constraints.Constraint):
         return "a vector of length 1"
 
 
-sphere = _Sphere()
+unit_vector = _UnitVector()
 
 
 def _log_area(dim: int) -> float:
@@ -55,7 +57,7 @@ class SphereUniform(TorchDistribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
-    support = sphere
+    support = unit_vector
     has_rsample = True
 
     def __init__(
@@ -105,8 +107,8 @@ class _AroundLoc(TorchDistribution):
         ValueError: if D is below 2; while validation is on, if a parameter leaves its domain.
     """
 
-    arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}  # noqa: RUF012
-    support = sphere
+    arg_constraints = {"loc": unit_vector, "concentration": constraints.nonnegative}  # noqa: RUF012
+    support = unit_vector
     has_rsample = True
 
     def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
@@ -190,7 +192,7 @@ class PowerSpherical(_AroundLoc):
 
     def _draw(self, concentration: Tensor) -> Tensor:
         half = torch.full_like(concentration, self._half)
-        return _log_gamma_draw(half) - _log_gamma_draw(self._half + concentration)
+        return log_gamma_draw(half) - log_gamma_draw(self._half + concentration)
 
     def _log_normalizer(self) -> Tensor:
         alpha, beta = self._half + self.concentration.double(), self._half
@@ -273,7 +275,7 @@ class VonMisesFisher(_AroundLoc):
         count = self._proposals
         half = torch.full((count, *concentration.shape), self._half, dtype=torch.double, device=concentration.device)
         peak = _log_odds(self._half, concentration)
-        logit = _log_gamma_draw(half) - _log_gamma_draw(half)
+        logit = log_gamma_draw(half) - log_gamma_draw(half)
         y = peak + logit
         # The log-ratio of density and proposal is largest at the peak.
         log_ratio = self._log_density(y, concentration) - self._half * (logsigmoid(logit) + logsigmoid(-logit))
@@ -319,11 +321,6 @@ class VonMisesFisher(_AroundLoc):
 def _log_odds(half: float, concentration: Tensor) -> Tensor:
     """log b, b = (-kappa + sqrt(kappa^2 + beta^2)) / beta, without cancellation."""
     return math.log(half) - (concentration + torch.hypot(concentration, torch.full_like(concentration, half))).log()
-
-
-def _log_gamma_draw(shape: Tensor) -> Tensor:
-    """The logarithm of a Gamma(shape, 1) draw, with its gradient by ``shape``."""
-    return torch._standard_gamma(shape).clamp_min(torch.finfo(shape.dtype).tiny).log()
 
 
 def _check_dim(dim: int) -> None:

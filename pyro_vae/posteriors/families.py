@@ -8,6 +8,7 @@ The three ways to reparameterise of Kingma & Welling (2013), section 2.4: invers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,9 @@ class FamilyPosterior(Posterior):
     """
 
     distribution: ClassVar[Any]
-    least: ClassVar[dict[str, float]] = {}  # what is added to a positive parameter
+    # A positive parameter is least + softplus(output + shift).
+    least: ClassVar[dict[str, float]] = {}
+    shift: ClassVar[dict[str, float]] = {}
 
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (len(self.distribution.arg_constraints), *latent_shape)
@@ -43,7 +46,7 @@ class FamilyPosterior(Posterior):
         of = self.distribution.arg_constraints
         outputs = self._stacked(x, len(of))
         parameters = {
-            name: constrained(constraint, output) + self.least.get(name, 0.0)
+            name: constrained(constraint, output + self.shift.get(name, 0.0)) + self.least.get(name, 0.0)
             for (name, constraint), output in zip(of.items(), outputs, strict=True)
         }
         return self._independent(self.distribution(**parameters), x)
@@ -103,6 +106,9 @@ class Laplace(FamilyPosterior):
 class StudentT(FamilyPosterior):
     r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \, t`, t ~ Student's t of df degrees of freedom.
 
+    Where the network gives df, it is :math:`1 + \mathrm{softplus}(\mathrm{output} + \log(e^2 - 1))`: 3 at an output of
+    0, and above 1, where z has a mean. Draws of a lower df, which reach millions, spoil a decoder.
+
     Args:
         network: ``x: [*, B, *event]`` to ``[*, B, 3, latent_dim]``: df, loc and scale stacked; or, where ``df`` is
             given, ``[*, B, 2, latent_dim]``: loc and scale.
@@ -115,6 +121,8 @@ class StudentT(FamilyPosterior):
     """
 
     distribution = families.StudentT
+    least: ClassVar[dict[str, float]] = {"df": 1.0}
+    shift: ClassVar[dict[str, float]] = {"df": math.log(math.expm1(2.0))}
 
     def __init__(self, network: nn.Module, event_dim: int | None = None, df: float | None = None) -> None:
         super().__init__(network, event_dim)

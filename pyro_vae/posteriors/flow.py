@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyro_vae.networks import at_least_float32
 from pyro_vae.posteriors.base import Posterior
-from pyro_vae.transforms.base import transforms_of
+from pyro_vae.transforms.base import steps_of, transforms_of
 
 
 class Flow(Posterior):
@@ -23,9 +24,10 @@ class Flow(Posterior):
 
     Args:
         base: :math:`q_0`, any posterior of h, for example ``DiagonalNormal(MLP(H, (2, D)))``.
-        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step`, or Pyro's
-            ``TransformModule`` or ``ConditionalTransformModule``. Amortised steps (with a ``context_dim``) and Pyro's
-            conditional ones depend on h.
+        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step`, Pyro's
+            ``TransformModule`` or ``ConditionalTransformModule``, or a ``Transform`` without parameters:
+            ``ExpTransform()`` for positive z. Amortised steps (with a ``context_dim``) and Pyro's conditional ones
+            depend on h.
         network: ``x: [*, B, *event] -> [*, B, H]``, shared by base and steps; without it h is x itself.
         event_dim: number of event dimensions of x, see :class:`~pyro_vae.posteriors.Posterior`; without a network that
             of the base.
@@ -33,6 +35,7 @@ class Flow(Posterior):
     Raises:
         ValueError: if there is no step, base and steps are built for latents of different sizes, or amortised steps
             would depend on an x of several event dimensions.
+        TypeError: if a step is something else.
 
     Source: Rezende & Mohamed (2015), eq. 13; with h, Kingma et al. (2016).
     """
@@ -40,7 +43,7 @@ class Flow(Posterior):
     def __init__(
         self,
         base: Posterior,
-        transforms: Sequence[nn.Module],
+        transforms: Sequence[nn.Module | Transform],
         network: nn.Module | None = None,
         event_dim: int | None = None,
     ) -> None:
@@ -48,7 +51,7 @@ class Flow(Posterior):
             event_dim = getattr(base, "event_dim", 1)
         super().__init__(nn.Identity() if network is None else network, event_dim)
         self.base = base
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms = steps_of(transforms)
         if not len(self.transforms):
             raise ValueError("a Flow needs at least one step; without any it is its base.")
         self._check_sizes()

@@ -16,7 +16,7 @@ from pyro_vae.priors.families import (
     Uniform,
     Weibull,
 )
-from pyro_vae.priors.flow import Flow
+from pyro_vae.priors.flow import Flow, MaskedAutoregressiveFlow
 from pyro_vae.priors.mixtures import MixtureOfNormals, VampPrior
 from pyro_vae.priors.normal import LearnedNormal, StandardNormal
 from pyro_vae.priors.sphere import SphereUniform
@@ -34,6 +34,7 @@ __all__ = [
     "LearnedNormal",
     "LogNormal",
     "Logistic",
+    "MaskedAutoregressiveFlow",
     "MixtureOfNormals",
     "SparseBeta",
     "SphereUniform",

@@ -38,8 +38,7 @@ class FamilyPrior(nn.Module):
         for name, value in parameters.items():
             parameter = self._checked(name, value)
             if learned:
-                raw = unconstrained(self.distribution.arg_constraints[name], parameter)
-                self.register_parameter(f"unconstrained_{name}", nn.Parameter(raw))
+                self.register_parameter(f"unconstrained_{name}", nn.Parameter(self._unconstrained(name, parameter)))
             else:
                 self.register_buffer(name, parameter)
 
@@ -59,16 +58,21 @@ class FamilyPrior(nn.Module):
             raise ValueError(f"{name} of a {family} prior has to be {words}; got {value}.")
         return parameter
 
+    def _unconstrained(self, name: str, parameter: Tensor) -> Tensor:
+        return unconstrained(self.distribution.arg_constraints[name], parameter)
+
+    def _constrained(self, name: str, value: Tensor) -> Tensor:
+        return constrained(self.distribution.arg_constraints[name], value)
+
     def extra_repr(self) -> str:
         return f"{tuple(self.event_shape)}, learned={self.learned}"
 
     def forward(self) -> Any:
-        of = self.distribution.arg_constraints
         parameters = {
-            name: constrained(constraint, getattr(self, f"unconstrained_{name}"))
+            name: self._constrained(name, getattr(self, f"unconstrained_{name}"))
             if self.learned
             else getattr(self, name)
-            for name, constraint in of.items()
+            for name in self.distribution.arg_constraints
         }
         p = self.distribution(**parameters)
         return p.to_event(len(self.event_shape) - len(p.event_shape))
@@ -225,7 +229,8 @@ class SparseBeta(Beta):
     r"""Nearly binary codes: a Beta whose two concentrations are below 1, so that its mass is near 0 and near 1.
 
     The nearest that a float32 comes to 1 is 1e-7, where a Beta of concentration c still has about :math:`10^{-7c}` of
-    its mass beyond; the closed-form KL (:class:`~pyro_vae.SGVB_B`) does not feel this, a sampled one does.
+    its mass beyond; the closed-form KL (:class:`~pyro_vae.SGVB_B`) does not feel this, a sampled one does. Learned
+    concentrations are sigmoids, and so stay below 1.
 
     Raises:
         ValueError: if ``concentration`` is not between 0 and 1.
@@ -237,6 +242,12 @@ class SparseBeta(Beta):
             raise ValueError(
                 f"concentration of a SparseBeta prior has to be below 1; got {concentration}. Use Beta for others."
             )
+
+    def _unconstrained(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.logit()
+
+    def _constrained(self, name: str, value: Tensor) -> Tensor:
+        return value.sigmoid().clamp(families.LEAST, 1 - families.LEAST)
 
 
 class Dirichlet(FamilyPrior):

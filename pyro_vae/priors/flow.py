@@ -7,8 +7,11 @@ from typing import Any
 
 import pyro.distributions as dist
 from torch import nn
+from torch.distributions import Transform
 
-from pyro_vae.transforms.base import transform_of, transforms_of
+from pyro_vae.priors.normal import StandardNormal
+from pyro_vae.transforms import InverseAutoregressive
+from pyro_vae.transforms.base import steps_of, transform_of, transforms_of
 
 
 class Flow(nn.Module):
@@ -29,8 +32,8 @@ class Flow(nn.Module):
 
     Args:
         base: a prior, ``() -> p(epsilon)``, for example ``StandardNormal(latent_dim)``.
-        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step` without context, or
-            Pyro's ``TransformModule``.
+        transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step` without context,
+            Pyro's ``TransformModule``, or a ``Transform`` without parameters: ``SigmoidTransform()`` for z in (0, 1).
         invert: read the steps from z to epsilon.
 
     Raises:
@@ -47,15 +50,15 @@ class Flow(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, base: nn.Module, transforms: Sequence[nn.Module], invert: bool = False) -> None:
+    def __init__(self, base: nn.Module, transforms: Sequence[nn.Module | Transform], invert: bool = False) -> None:
         super().__init__()
         self.base = base
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms = steps_of(transforms)
         self.invert = invert
         if not len(self.transforms):
             raise ValueError("a Flow needs at least one step; without any it is its base.")
         for step in self.transforms:
-            transform_of(step)  # says what is wrong with a step
+            transform_of(step)  # refuses one that needs a context
 
     def extra_repr(self) -> str:
         return f"invert={self.invert}"
@@ -65,3 +68,22 @@ class Flow(nn.Module):
         if self.invert:
             transforms = [transform.inv for transform in reversed(transforms)]
         return dist.TransformedDistribution(self.base(), transforms)
+
+
+class MaskedAutoregressiveFlow(Flow):
+    r"""A masked autoregressive flow of K steps on a standard normal, whose scoring takes one pass for each step.
+
+    Args:
+        latent_dim: size of z.
+        num_transforms: K.
+        hidden: widths of the hidden layers of each step's network, each at least ``latent_dim``.
+
+    Raises:
+        ValueError: if a size is below 1, or a hidden layer is narrower than ``latent_dim``.
+
+    Source: Papamakarios, Pavlakou & Murray (2017); as a prior, Chen et al. (2017), section 3.2.
+    """
+
+    def __init__(self, latent_dim: int, num_transforms: int = 4, hidden: Sequence[int] = (128,)) -> None:
+        steps = [InverseAutoregressive(latent_dim, hidden=hidden) for _ in range(num_transforms)]
+        super().__init__(StandardNormal(latent_dim), steps, invert=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -56,7 +57,14 @@ class Mixture(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        of_components = self.components.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
+        try:
+            of_components = self.components.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
+        except (NotImplementedError, KeyError) as error:  # KeyError: Pyro's steps that have no inverse
+            raise ValueError(
+                f"a mixture, as a VampPrior is, scores any z under each of its components, but these, a "
+                f"{type(self.components).__name__}, cannot score a given value. Give VampPrior a posterior that can, "
+                "for example DiagonalNormal, or a Flow of pyro_vae.transforms."
+            ) from error
         log_prob = (self.logits.log_softmax(-1) + of_components).logsumexp(-1)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
@@ -115,11 +123,13 @@ class VampPrior(nn.Module):
     r"""The mixture of the posteriors at K learned pseudo-inputs, :math:`p(z) = \frac 1 K \sum_k q(z \mid u_k)`.
 
     It evaluates the pair's own posterior, whose parameters stay the posterior's alone: they are in none of this
-    module's ``parameters()``, ``state_dict()`` or ``to()``. A copy of the whole pair keeps the two together. A
-    posterior whose support moves with x (``Uniform``) leaves most z without density.
+    module's ``parameters()``, ``state_dict()`` or ``to()``. A copy of the whole pair keeps the two together. Batch
+    normalisation in it takes, in training, the statistics of the pseudo-inputs for them, but keeps running statistics
+    of data alone.
 
     Args:
-        posterior: the posterior of the pair; it has to give a density at any z.
+        posterior: the posterior of the pair; it has to give a density at any z, so not ``SemiImplicitNormal``, nor
+            one whose support moves with x (``Uniform``).
         event_shape: shape of one datum.
         num_components: K.
         mean: ``[*event_shape]``, mean of the training data, where the pseudo-inputs start; by default 1/2, or 0 for
@@ -129,6 +139,7 @@ class VampPrior(nn.Module):
 
     Raises:
         ValueError: if a size is below 1, ``noise`` is not positive, or ``mean`` has another shape than a datum.
+            When called: if the support of the posterior moves with x. When scored: if it cannot score a given z.
 
     Source: Tomczak & Welling (2018), eq. 9.
     """
@@ -166,4 +177,25 @@ class VampPrior(nn.Module):
 
     def forward(self) -> Any:
         u = self.pseudo_inputs.clamp(0.0, 1.0) if self.unit_interval else self.pseudo_inputs
-        return Mixture(u.new_zeros(len(u)), self.posterior(u))
+        with _running_statistics_kept(self.posterior):
+            mixture = Mixture(u.new_zeros(len(u)), self.posterior(u))
+        if isinstance(mixture.support, constraints.MixtureSameFamilyConstraint):
+            raise ValueError(
+                f"a VampPrior needs a posterior whose support is the same for each x; that of a "
+                f"{type(self.posterior).__name__} moves, which leaves most z without density. Give it another prior."
+            )
+        return mixture
+
+
+@contextmanager
+def _running_statistics_kept(posterior: Any) -> Iterator[None]:
+    """Batch normalisation uses the statistics of its batch in training, as ever, but does not remember them."""
+    modules = posterior.modules() if isinstance(posterior, nn.Module) else ()
+    layers: list[Any] = [module for module in modules if getattr(module, "track_running_stats", False)]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

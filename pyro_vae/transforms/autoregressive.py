@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pyro.distributions.transforms import AffineAutoregressive
-from pyro.distributions.transforms.utils import clamp_preserve_gradients
 from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 from torch.nn import functional as F
 
 from pyro_vae.networks import at_least_float32, normal_init, shape_of
-from pyro_vae.transforms.base import Bijection, Step
+from pyro_vae.transforms.base import Bijection, Step, broadcast
 from pyro_vae.transforms.permutation import _Permute
 
 
@@ -25,7 +23,8 @@ class InverseAutoregressive(Step):
     .. math:: y_d = \sigma_d z_d + (1 - \sigma_d) m_d, \quad \sigma = \mathrm{sigmoid}(s + \mathrm{bias}), \quad
         (m_d, s_d) = \mathrm{MADE}(z_{<d}, \mathrm{context})
 
-    or, not gated, :math:`y_d = e^{s_d} z_d + m_d`, with s held in [-5, 3]. Drawing takes one pass of the network,
+    or, not gated, :math:`y_d = e^{s_d} z_d + m_d`, with s held in [-5, 3], as is :math:`\log \sigma` in [-5, 0];
+    beyond, the gradient is that of a bound that is not there. Drawing takes one pass of the network,
     scoring a given value D passes. The step ends with a reversal of the dimensions, so that the next one sees the
     opposite order.
 
@@ -60,7 +59,7 @@ class InverseAutoregressive(Step):
         if min(widths) < latent_dim:
             raise ValueError(
                 f"every hidden layer of an autoregressive network has to be at least as wide as the latent, "
-                f"{latent_dim}; got hidden={tuple(widths)}."
+                f"{latent_dim}; got hidden={tuple(widths)}. Give hidden=({latent_dim}, ...) or wider."
             )
         self.gated = gated
         self.sigmoid_bias = sigmoid_bias
@@ -83,10 +82,10 @@ class InverseAutoregressive(Step):
 
     def _transform(self, context: Tensor | None) -> Transform:
         def network(z: Tensor) -> tuple[Tensor, ...]:
-            m, s = self.network(z) if context is None else self.network(z, context=context)
+            m, s = self.network(z) if context is None else self.network(*broadcast(z, context))
             return at_least_float32(m), at_least_float32(s)
 
-        affine = _AffineAutoregressive(self.latent_dim, network, sigmoid_bias=self.sigmoid_bias, stable=self.gated)
+        affine = _Affine(self.latent_dim, network, self.sigmoid_bias if self.gated else None)
         if not self.reverse:
             return affine
         return ComposeTransform([affine, _Permute(self.latent_dim, self._reversal)])
@@ -122,26 +121,39 @@ class MaskedAutoregressive(InverseAutoregressive):
         return super()._transform(context).inv
 
 
-class _AffineAutoregressive(Bijection, AffineAutoregressive):
-    """Pyro's, with an inverse in any floating type, which looks at no value (Pyro's reads the order as numbers)."""
+class _Affine(Bijection):
+    """The affine map of each dimension, gated where there is a bias of the gate."""
 
-    @property
-    def _cached_logDetJ(self) -> Any:
-        return None if self._cached_log_scale is None else self._cached_log_scale.sum(-1)
+    sign = 1
+
+    def __init__(
+        self, latent_dim: int, network: Callable[[Tensor], tuple[Tensor, ...]], sigmoid_bias: float | None
+    ) -> None:
+        super().__init__(latent_dim, cache_size=1)
+        self._network, self._sigmoid_bias = network, sigmoid_bias
+
+    def _log_scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        m, s = self._network(x)
+        if self._sigmoid_bias is None:
+            return _held(s), m
+        log_scale = _held(F.logsigmoid(s + self._sigmoid_bias))
+        return log_scale, -torch.expm1(log_scale) * m
+
+    def _call(self, x: Tensor) -> Tensor:
+        log_scale, shift = self._log_scale_and_shift(x)
+        self._cached_logDetJ = log_scale.sum(-1)
+        return log_scale.exp() * x + shift
 
     def _inverse(self, y: Tensor) -> Tensor:
         dimension = torch.arange(self.latent_dim, device=y.device)
         x = torch.zeros_like(y)
         for d in range(self.latent_dim):
-            m, s = self.arn(x)
-            if self.stable:
-                log_scale = F.logsigmoid(s + self.sigmoid_bias)
-                shift = -torch.expm1(log_scale) * m
-            else:
-                log_scale = clamp_preserve_gradients(s, self.log_scale_min_clip, self.log_scale_max_clip)
-                shift = m
+            log_scale, shift = self._log_scale_and_shift(x)
             x = torch.where(dimension == d, (y - shift) * (-log_scale).exp(), x)
-        self._cached_log_scale = log_scale  # of the last pass, which saw all dimensions that it depends on
+        self._cached_logDetJ = log_scale.sum(-1)  # of the last pass, which saw all dimensions that it depends on
         return x
 
-    _inverse_stable = _inverse
+
+def _held(log_scale: Tensor) -> Tensor:
+    """``log_scale`` in [-5, 3], with the gradient of ``log_scale``."""
+    return log_scale.detach().clamp(-5.0, 3.0) + (log_scale - log_scale.detach())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
 from torch.nn import functional as F
 
 from pyro_vae.networks import at_least_float32
@@ -123,26 +125,77 @@ class Parameters(nn.Module):
     """The numbers of a step: free, or linear in a context, ``[*, C] -> [*, P]``, with the same start.
 
     Args:
-        start: ``[P]``; a context changes it little at first.
+        start: ``[P]``, in a parameter of this name; a context changes it little at first.
         context_dim: C, or ``None``.
     """
 
     def __init__(self, start: Tensor, context_dim: int | None) -> None:
         super().__init__()
-        self.bias = nn.Parameter(start)
+        self.start = nn.Parameter(start)
         self.weight = None if context_dim is None else nn.Parameter(0.01 * torch.randn(len(start), context_dim))
 
     def forward(self, context: Tensor | None) -> Tensor:
         if context is None or self.weight is None:
-            return self.bias
-        return at_least_float32(F.linear(context, self.weight, self.bias))
+            return self.start
+        return at_least_float32(F.linear(context, self.weight, self.start))
+
+
+def broadcast(z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """``[*, D], [*, C]``, each with the leading dimensions that the two have together."""
+    leading = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+    return z.expand(*leading, -1), context.expand(*leading, -1)
+
+
+class Plain(nn.Module):
+    """A transform without parameters, such as torch's ``ExpTransform``, as a module; its tensors move with it.
+
+    Raises:
+        TypeError: if there are parameters inside.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        if any(isinstance(value, (nn.Module, nn.Parameter)) for value in vars(transform).values()):
+            raise TypeError(
+                f"a plain transform among the steps of a flow has no parameters, as they would not be trained; got "
+                f"one in a {type(transform).__name__}. Give the module itself (a prior's Flow can invert it)."
+            )
+        self.transform = _fresh(transform)
+
+    def extra_repr(self) -> str:
+        return repr(self.transform)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Plain:
+        super()._apply(fn, recurse)
+        self.transform = _fresh(self.transform, fn)
+        return self
+
+
+def steps_of(transforms: Sequence[Any]) -> nn.ModuleList:
+    """The steps of a flow as modules: a plain ``Transform`` is held by one.
+
+    Raises:
+        TypeError: if a step is of no kind that :func:`transform_of` knows.
+    """
+    steps: list[Any] = []
+    for step in transforms:
+        if isinstance(step, nn.Module) and isinstance(step, (Step, Plain, ConditionalTransform, Transform)):
+            steps.append(step)
+        elif isinstance(step, ComposeTransform):
+            steps.extend(steps_of(step.parts))
+        elif isinstance(step, Transform):
+            steps.append(Plain(step))
+        else:
+            raise _no_step(step)
+    return nn.ModuleList(steps)
 
 
 def transform_of(step: Any, context: Tensor | None = None) -> Transform:
     """The bijection of a step of any kind, for ``context: [*, B, C]``.
 
     A :class:`Step` that is amortised, and one of Pyro's ``ConditionalTransformModule``, is given the context; a step
-    with parameters of its own is not; a plain ``Transform`` (also Pyro's ``TransformModule``) is returned as it is.
+    with parameters of its own is not; a plain ``Transform`` (also Pyro's ``TransformModule``) is returned as it is,
+    also out of the module :class:`Plain`.
 
     Raises:
         ValueError: if the context is missing or does not fit.
@@ -154,9 +207,15 @@ def transform_of(step: Any, context: Tensor | None = None) -> Transform:
         if context is None:
             raise ValueError(f"{type(step).__name__} is a conditional transform and needs a context; got none.")
         return step.condition(context)
+    if isinstance(step, Plain):
+        return step.transform
     if isinstance(step, Transform):
         return step
-    raise TypeError(
+    raise _no_step(step)
+
+
+def _no_step(step: Any) -> TypeError:
+    return TypeError(
         f"a step of a flow is a pyro_vae.transforms.Step, a torch or Pyro Transform or a Pyro "
         f"ConditionalTransformModule; got {type(step).__name__}."
     )
@@ -165,17 +224,44 @@ def transform_of(step: Any, context: Tensor | None = None) -> Transform:
 def transforms_of(step: Any, context: Tensor | None = None) -> list[Transform]:
     """The bijections of a step, as :func:`transform_of` gives them, each a new object with a memory of its own.
 
-    A module of Pyro's is its own transform and would keep what it remembers from one call to the next; it is copied,
-    with the same parameters.
+    A plain transform, and a module of Pyro's, is its own transform and would keep what it remembers from one call to
+    the next; it is copied, with the same parameters.
     """
+    if isinstance(step, Plain):
+        step = step.transform
     transform = transform_of(step, context)
     if transform is not step:
         return [transform]
     if isinstance(transform, ComposeTransform):
         return [fresh for part in transform.parts for fresh in transforms_of(part)]
+    return [_fresh(transform)]
+
+
+def _fresh(transform: Any, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+    """A copy that will remember its last pair and knows none, of parts that are such copies, with the same parameters.
+
+    ``change`` is applied to tensors that are no parameters of a module.
+    """
+    if isinstance(transform, _InverseTransform):
+        return _fresh(transform.inv, change).inv
     fresh = copy.copy(transform)
-    fresh._inv = None
-    return [fresh]
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        if isinstance(value, Transform):
+            return _fresh(value, change)
+        if type(value) in (list, tuple):
+            return type(value)(of(part) for part in value)
+        if isinstance(value, MethodType) and value.__self__ is transform:
+            return MethodType(value.__func__, fresh)
+        return value
+
+    fields = {name: of(value) for name, value in vars(transform).items() if name != "_inv"}
+    if isinstance(transform, nn.Module):
+        fields["_modules"] = {name: of(part) for name, part in transform._modules.items()}
+    vars(fresh).update(fields, _inv=None, _cache_size=1, _cached_x_y=(None, None))
+    return fresh
 
 
 def at_least(name: str, size: Any, least: int) -> int:

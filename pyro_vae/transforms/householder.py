@@ -16,7 +16,7 @@ class Householder(Step):
     .. math:: y = H_R \cdots H_1 z, \quad H_i = I - 2 v_i v_i^\top / \|v_i\|^2
 
     It starts near the identity where ``num_reflections`` is even (in pairs that undo each other), and near one
-    reflection where it is odd.
+    reflection where it is odd. A v shorter than 1e-12 reflects nothing.
 
     Args:
         latent_dim, context_dim: see :class:`Step`.
@@ -35,11 +35,17 @@ class Householder(Step):
 
     def _transform(self, context: Tensor | None) -> Transform:
         vectors = self.numbers(context).unflatten(-1, (self.num_reflections, self.latent_dim))
-        return _Householder(self.latent_dim, vectors)
+        return HouseholderProduct(self.latent_dim, vectors)
 
 
-class _Householder(Bijection, ConditionedHouseholder):
-    log_abs_det_jacobian = ConditionedHouseholder.log_abs_det_jacobian
+class HouseholderProduct(Bijection, ConditionedHouseholder):
+    def u(self) -> Tensor:
+        norm = torch.linalg.vector_norm(self.u_unnormed, dim=-1, keepdim=True)
+        short = norm < 1e-12
+        return torch.where(short, 0.0, self.u_unnormed / torch.where(short, 1.0, norm))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(torch.broadcast_shapes(x.shape, y.shape)[:-1])
 
 
 def reflections(count: int, dim: int) -> Tensor:

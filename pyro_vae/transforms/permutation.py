@@ -17,24 +17,21 @@ class Permutation(Step):
 
     Args:
         latent_dim: D.
-        context_dim: ``None``: there is nothing to amortise.
+        context_dim: has no effect, as there is nothing to amortise; nor has a context.
         order: ``"reversed"``, or the seed of a random permutation, which is kept with the weights.
 
     Raises:
-        ValueError: if a context is asked for, or ``order`` is neither.
+        ValueError: if ``latent_dim`` is below 1, or ``order`` is neither.
 
     Source: Pyro's ``Permute``.
     """
 
     permutation: Tensor
 
-    def __init__(self, latent_dim: int, context_dim: None = None, *, order: Literal["reversed"] | int = "reversed"):
+    def __init__(
+        self, latent_dim: int, context_dim: int | None = None, *, order: Literal["reversed"] | int = "reversed"
+    ) -> None:
         super().__init__(latent_dim)
-        if context_dim is not None:
-            raise ValueError(
-                f"a Permutation has no parameters, so there is nothing for a context to give; got "
-                f"context_dim={context_dim}. Leave it out."
-            )
         if order == "reversed":
             permutation = torch.arange(latent_dim - 1, -1, -1)
         elif isinstance(order, int) and not isinstance(order, bool):
@@ -46,6 +43,9 @@ class Permutation(Step):
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, order={self.order!r}"
+
+    def forward(self, context: Tensor | None = None) -> Transform:
+        return self._transform(None)
 
     def _transform(self, context: Tensor | None) -> Transform:
         return _Permute(self.latent_dim, self.permutation)

@@ -21,7 +21,7 @@ class Planar(Step):
 
     and :math:`\log |\det| = \log(1 + w^\top \hat u \, (1 - \tanh^2(w^\top z + b)))`, where
     :math:`w^\top \hat u > -1` makes it invertible. The inverse has one scalar equation a latent, solved numerically;
-    its first-order gradients are exact.
+    its first-order gradients are exact. Where w is (nearly) zero, the step is the translation by :math:`u \tanh(b)`.
 
     Args:
         latent_dim, context_dim: see :class:`Step`.
@@ -47,8 +47,10 @@ class _Planar(Bijection, ConditionedPlanar):
     def _constrained(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         bias, u, w = self._params
         product = (w * u).sum(-1, keepdim=True)
-        slope = F.softplus(product)  # 1 + w.u_hat
-        return bias, u + (slope - 1 - product) * w / w.square().sum(-1, keepdim=True), w, slope
+        square = w.square().sum(-1, keepdim=True)
+        flat = square < torch.finfo(square.dtype).tiny ** 0.5
+        slope = torch.where(flat, 1 + product, F.softplus(product))  # 1 + w.u_hat
+        return bias, u + (slope - 1 - product) * w / torch.where(flat, 1.0, square), w, slope
 
     def _log_det(self, t: Tensor, slope: Tensor) -> Tensor:
         # 1 + (slope - 1) (1 - t^2), as a sum of what is not negative.

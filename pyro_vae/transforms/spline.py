@@ -11,7 +11,7 @@ from torch.distributions import Transform
 from torch.nn import functional as F
 
 from pyro_vae.networks import MLP, at_least_float32, normal_init
-from pyro_vae.transforms.base import Bijection, Step, at_least
+from pyro_vae.transforms.base import Bijection, Step, at_least, broadcast
 
 _Knots = Callable[[Tensor, "Tensor | None"], "tuple[Tensor, Tensor, Tensor]"]
 
@@ -77,7 +77,7 @@ class SplineCoupling(Step):
     def _knots(self, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Widths and heights ``[*, K]``, as shares of the box, and derivatives ``[*, K - 1]``."""
         if context is not None:
-            first = torch.cat((first, context.expand(*first.shape[:-1], -1)), -1)
+            first = torch.cat(broadcast(first, context), -1)
         output = at_least_float32(self.network(first))
         widths, heights, derivatives = output.split((self.num_bins, self.num_bins, self.num_bins - 1), -1)
         room = 1 - _LEAST * self.num_bins
@@ -100,13 +100,13 @@ class _SplineCoupling(Bijection):
         first, second = x.split((self._half, self.latent_dim - self._half), -1)
         bent, log_det = rational_quadratic(second, *self._knots(first, self._context), self._bound)
         self._cached_logDetJ = log_det.sum(-1)
-        return torch.cat((bent, first), -1)
+        return torch.cat((bent, first.expand(*bent.shape[:-1], -1)), -1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         bent, first = y.split((self.latent_dim - self._half, self._half), -1)
         second, log_det = rational_quadratic(bent, *self._knots(first, self._context), self._bound, inverse=True)
         self._cached_logDetJ = log_det.sum(-1)
-        return torch.cat((first, second), -1)
+        return torch.cat((first.expand(*second.shape[:-1], -1), second), -1)
 
 
 def rational_quadratic(

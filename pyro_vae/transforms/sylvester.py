@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from pyro.distributions.transforms.householder import ConditionedHouseholder
 from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_vae.transforms.base import Bijection, Parameters, Step, at_least
-from pyro_vae.transforms.householder import reflections
+from pyro_vae.transforms.householder import HouseholderProduct, reflections
 from pyro_vae.transforms.roots import tanh_root
 
 Form = Literal["orthogonal", "householder", "triangular"]
@@ -108,7 +107,7 @@ class Sylvester(Step):
             return maps, maps
         if self.form == "householder":
             vectors = frame.unflatten(-1, (self.num_reflections, self.latent_dim))
-            q = ConditionedHouseholder(vectors)
+            q = HouseholderProduct(self.latent_dim, vectors)
             return q._inverse, q._call
         matrix = orthonormal(frame.unflatten(-1, (self.latent_dim, self.num_columns)))
         return lambda x: _product(matrix.mT, x), lambda a: _product(matrix, a)
