@@ -49,7 +49,7 @@ FLOWS: dict[str, tuple[Any, int]] = {
 SYLVESTER = tuple(flow for flow in FLOWS if flow.startswith("Sylvester"))
 FREY = ("diagonal", "planar, K = 10", "IAF, K = 4", *SYLVESTER)
 MNIST = {"quick": [flow for flow in FLOWS if flow not in (*SYLVESTER, "Householder, K = 10")], "full": list(FLOWS)}
-EPOCHS = {"mnist": {"quick": 15, "full": 2000}, "frey": {"quick": 200, "full": 2000}}
+EPOCHS = {"mnist": {"quick": 15, "full": 2000}, "frey": {"quick": 100, "full": 2000}}
 SEEDS = {"quick": 1, "full": 3}
 TEST = {"quick": (2000, 500), "full": (10_000, 5000)}  # images and importance samples
 

@@ -125,8 +125,8 @@ class Compiled:
             state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
             with torch.set_grad_enabled(self._differentiates):
                 # Not by torch's own ties: of a module with two names it would leave the traced tensors behind.
-                places = {place: state[name] for name in names for place in tied.get(name, ())}
-                outputs = functional_call(self._module, {**state, **places}, flat[len(names) :], tie_weights=False)
+                state.update({place: state[name] for name in names for place in tied.get(name, ())})
+                outputs = functional_call(self._module, state, flat[len(names) :], tie_weights=False)
             for name, before in zip(names, flat, strict=False):
                 if name in fixed and state[name] is not before:  # a buffer that was assigned, not written in place
                     before.copy_(state[name])
