@@ -206,8 +206,9 @@ def main() -> None:
 
 
 def keep_pseudo_inputs(pair: Any, path: Path) -> None:
-    """The pseudo-inputs that weigh in a VampPrior, as images."""
-    plotting.save(plotting.samples(pair.prior.pseudo_inputs.detach()[:50].clamp(0, 1)), path)
+    """Pseudo-inputs that weigh in a VampPrior, as images."""
+    images = pair.prior.pseudo_inputs.detach()[:48].clamp(0, 1)
+    plotting.save(plotting.image_grid(images, columns=12, title="48 of the VampPrior's pseudo-inputs"), path)
 
 
 def draw(runs: list[dict[str, Any]]) -> Any:
@@ -219,10 +220,11 @@ def draw(runs: list[dict[str, Any]]) -> Any:
         paper = {prior: value for (data, prior), value in PUBLISHED.items() if data == name}
         panels[f"MNIST, {name}"] = {"NLL": _placed(nll), "minus the bound": _placed(bound)}
         published[f"MNIST, {name}"] = {"Tomczak & Welling (2018), NLL": _placed(paper)}
-    return plotting.lines(
-        panels, x=", ".join(f"{place}: {prior}" for place, prior in enumerate(PRIORS, 1)), y="nats per datum",
-        published=published,
-    )  # fmt: skip
+    figure = plotting.lines(panels, x="prior", y="nats per datum", published=published)
+    for ax in figure.axes:
+        ax.set_xticks(range(1, len(PRIORS) + 1), PRIORS)
+        ax.set_xlim(0.5, len(PRIORS) + 0.5)
+    return figure
 
 
 def _placed(values: dict[str, float]) -> tuple[list[int], list[float]]:
