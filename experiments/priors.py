@@ -52,7 +52,7 @@ PLAN = {
 }
 DATA = {"static": 40, "dynamic": 40, "frey": 20}  # and the latent size
 EPOCHS = {"quick": {"static": 20, "dynamic": 10, "frey": 100}, "full": {"static": 2000, "dynamic": 2000, "frey": 2000}}
-BEST_EPOCHS = {"quick": 60, "full": 200}
+BEST_EPOCHS = {"quick": 50, "full": 200}
 BEST_TEST = {"quick": (10_000, 500), "full": (10_000, 5000)}
 TEST = {"quick": (1000, 500), "full": (10_000, 5000)}  # images and importance samples
 
