@@ -24,6 +24,7 @@ from pyro_vae.contract import (
     evaluating,
     latent_sites,
     observed_sites,
+    support_of,
     vectorized,
 )
 from pyro_vae.estimators import Estimator
@@ -330,13 +331,8 @@ def _support_problems(name: str, p: Any, q: Any) -> list[str]:
 
 def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
     """The kind of set and its bounds; ``None`` where a distribution does not say."""
-    try:
-        support = fn.support
-    except (NotImplementedError, AttributeError):
-        return None
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if is_dependent(support):
+    support = support_of(fn)
+    if support is None or is_dependent(support):
         return None
     if getattr(support, "is_discrete", False):
         return "discrete values", torch.zeros(()), torch.zeros(())
@@ -444,10 +440,8 @@ def _observed_problems(name: str, site: Any, x: Tensor) -> list[str]:
             f"At the observed site {name!r} {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers of the "
             "data are NaN or infinite. Remove or replace them."
         ]
-    support = fn.support
-    while hasattr(support, "base_constraint"):  # value by value, where the events are of independent values
-        support = support.base_constraint
-    inside = support.check(value)
+    support = support_of(fn)
+    inside = torch.ones_like(value, dtype=torch.bool) if support is None else support.check(value)
     if inside.all():
         return []
     bad = value[~inside] if inside.shape == value.shape else value

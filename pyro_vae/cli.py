@@ -23,7 +23,7 @@ from torch import nn
 from pyro_vae import evidence, figures
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.contract import observed_sites
+from pyro_vae.contract import observed_sites, support_of
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
 from pyro_vae.estimators import ESTIMATORS, facts_table
@@ -384,8 +384,7 @@ def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[st
     with torch.no_grad(), torch.random.fork_rng():
         model_trace, _ = run_pair(pair, *(tensor[:2] for tensor in batch))
     for site in observed_sites(model_trace).values():
-        support = site["fn"].support
-        if hasattr(getattr(support, "base_constraint", support), "num_levels"):
+        if hasattr(support_of(site["fn"]), "num_levels"):
             return {"bits_per_dim": bits_per_dim(-nll, batch[0].shape[1:])}
     return {}
 

@@ -383,6 +383,17 @@ def vectorized(
     return model, guide
 
 
+def support_of(fn: Any) -> constraints.Constraint | None:
+    """The support of one value, seen through ``to_event`` and mixtures; ``None`` if it is not known."""
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
 def run(
     pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1
 ) -> tuple[Trace, Trace]:

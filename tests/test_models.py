@@ -169,3 +169,9 @@ def test_a_vampprior_is_of_the_pairs_own_posterior():
     torch.testing.assert_close(pair.prior().log_prob(z), by_hand)
     copied = copy.deepcopy(pair)
     assert copied.prior.posterior is copied.posterior
+
+
+def test_a_vampprior_of_a_linear_encoder():
+    assert check(VampVAE(SHAPE, latent_dim=2, hidden=(), num_components=3), torch.rand(4, *SHAPE).round())
+    with pytest.raises(ValueError, match="last hidden layer"):
+        VampVAE(SHAPE, latent_dim=2, hidden=(), transforms=[transforms.Planar])

@@ -15,10 +15,18 @@ from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.nn.functional import normalize
 
-from pyro_vae.contract import as_pair, data_frame, device_of, evaluating, latent_sites, observed_sites, programs
+from pyro_vae.contract import (
+    as_pair,
+    data_frame,
+    device_of,
+    evaluating,
+    latent_sites,
+    observed_sites,
+    programs,
+    support_of,
+)
 from pyro_vae.estimators import Estimator, elbo_of
 
 Batches = Iterable[Sequence[Tensor]]
@@ -199,12 +207,7 @@ def _normal_quantiles(fn: Any, quantiles: Tensor) -> Tensor | None:
 
 def _support(fn: Any) -> constraints.Constraint:
     """The support of a distribution, of one unit where the units are independent; where it is not known, R."""
-    try:
-        found = fn.support
-    except (NotImplementedError, AttributeError):
-        return constraints.real
-    while isinstance(found, (constraints.independent, MixtureSameFamilyConstraint)):
-        found = found.base_constraint
+    found = support_of(fn)
     return constraints.real if found is None else found
 
 

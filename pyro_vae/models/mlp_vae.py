@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, decoding, recognition
-from pyro_vae.networks import MLP, Centered
+from pyro_vae.models.parts import Step, decoding, dense_recognition
+from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.vae import VAE
@@ -61,22 +61,17 @@ class MLPVAE(VAE):
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
     ) -> None:
-        if transforms and not hidden:
-            raise ValueError("a flow's parameters come from the encoder's last hidden layer: give hidden at least one.")
-
-        def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
-            net = network(event_shape, out_shape, hidden, activation)
-            return net if mean is None else Centered(net, mean)
-
-        q = recognition(
+        q = dense_recognition(
             posterior,
+            event_shape,
             latent_dim,
-            encoder,
+            hidden,
+            activation,
+            network,
+            mean,
             transforms=transforms,
             num_transforms=num_transforms,
             amortized=amortized,
-            trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
-            width=hidden[-1] if hidden else 0,
         )
         p = decoding(
             likelihood,

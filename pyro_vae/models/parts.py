@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP, Network
+from pyro_vae.networks import MLP, Centered, Network
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -35,6 +35,48 @@ def with_network(
     with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
         asked = make(nn.Identity()).network_shape  # what looks at its network has to take the default
     return make(network(tuple(default) if asked is None else tuple(asked(shape))))
+
+
+def dense_recognition(
+    posterior: Callable[[nn.Module], nn.Module],
+    event_shape: Sequence[int],
+    latent_dim: int,
+    hidden: Sequence[int],
+    activation: type[nn.Module],
+    network: Callable[[Any, Any, Any, Any], nn.Module],
+    mean: Tensor | None = None,
+    **flow: Any,
+) -> nn.Module:
+    """q(z | x) of a dense encoder; the context of a flow is its last hidden layer.
+
+    Args:
+        posterior: makes q(z | x), or the base of the flow, of a network.
+        event_shape: shape of one datum.
+        latent_dim: size of z.
+        hidden: widths of the hidden layers.
+        activation: class of the non-linearity.
+        network: class of the encoder, with the arguments of ``MLP``.
+        mean: mean of the data, ``[*event_shape]``, about which the encoder sees them.
+        flow: transforms, num_transforms and amortized, see :func:`recognition`.
+
+    Raises:
+        ValueError: if a flow has no hidden layer to take its parameters from, and as :func:`recognition`.
+    """
+    if flow.get("transforms") and not hidden:
+        raise ValueError("a flow's parameters come from the encoder's last hidden layer: give hidden at least one.")
+
+    def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
+        net = network(event_shape, out_shape, hidden, activation)
+        return net if mean is None else Centered(net, mean)
+
+    return recognition(
+        posterior,
+        latent_dim,
+        encoder,
+        trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
+        width=hidden[-1] if hidden else 0,
+        **flow,
+    )
 
 
 def decoding(
