@@ -15,6 +15,7 @@ from pyro_vae.distributions.families import (
     Uniform,
     Weibull,
 )
+from pyro_vae.distributions.matrix import MatrixNormal, Rows
 from pyro_vae.distributions.normal import LowRankNormal, MultivariateNormal
 from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
@@ -44,12 +45,14 @@ __all__ = [
     "LogNormal",
     "Logistic",
     "LowRankNormal",
+    "MatrixNormal",
     "MultivariateNormal",
     "NegativeBinomial",
     "OptimalNormal",
     "Poisson",
     "PowerSpherical",
     "QuantizedCategorical",
+    "Rows",
     "SphereUniform",
     "StudentT",
     "Uniform",

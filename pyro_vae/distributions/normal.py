@@ -27,11 +27,11 @@ class MultivariateNormal(dist.MultivariateNormal):
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        with _full_precision(self.loc):
+        with full_precision(self.loc):
             return super().rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        with _full_precision(self.loc):
+        with full_precision(self.loc):
             return super().log_prob(value.to(self.loc.dtype))
 
 
@@ -62,7 +62,7 @@ class LowRankNormal(TorchDistribution):
         self.loc = loc.expand(*batch_shape, -1)
         self.scale = scale.expand(*batch_shape, -1)
         self.factor = factor.expand(*batch_shape, -1, -1)
-        with _full_precision(loc):
+        with full_precision(loc):
             # |I + F F'| = |I + F' F|
             unit = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
             self._capacitance_tril = torch.linalg.cholesky(unit + factor.mT @ factor)
@@ -90,7 +90,7 @@ class LowRankNormal(TorchDistribution):
             self._validate_sample(value)
         # (I + F F')^-1 = I - F (I + F' F)^-1 F'
         u = (value - self.loc) / self.scale
-        with _full_precision(self.loc):
+        with full_precision(self.loc):
             projected = (self.factor * u.unsqueeze(-1)).sum(-2, keepdim=True).mT
             explained = torch.linalg.solve_triangular(self._capacitance_tril, projected, upper=False)
         square = u.square().sum(-1) - explained.squeeze(-1).square().sum(-1)
@@ -116,7 +116,8 @@ class LowRankNormal(TorchDistribution):
         return self.scale**2 * (1 + self.factor.square().sum(-1))
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> torch.autocast:
+    """Triangular algebra is never done in half precision."""
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -124,20 +125,29 @@ def _full_precision(like: Tensor) -> torch.autocast:
 def _full_to_independent(q: MultivariateNormal, p: Independent) -> Tensor:
     scale_tril = q._unbroadcasted_scale_tril
     half_log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return _to_independent(q, p, scale_tril.square().sum(-1), half_log_det)
+    return to_independent(q.loc, scale_tril.square().sum(-1), half_log_det, p)
 
 
 @register_kl(LowRankNormal, Independent)
 def _low_rank_to_independent(q: LowRankNormal, p: Independent) -> Tensor:
-    return _to_independent(q, p, q.variance, q._half_log_det())
+    return to_independent(q.loc, q.variance, q._half_log_det(), p)
 
 
-def _to_independent(
-    q: MultivariateNormal | LowRankNormal, p: Independent, variance: Tensor, half_log_det: Tensor
-) -> Tensor:
-    """KL(q || p) for an independent Normal p, from the diagonal of q's covariance and half its log-determinant."""
-    if type(p.base_dist) not in (Normal, dist.Normal) or p.event_shape != q.event_shape:
+def to_independent(loc: Tensor, variance: Tensor, half_log_det: Tensor, p: Independent) -> Tensor:
+    """KL of a Gaussian to an independent Normal p.
+
+    Args:
+        loc: mean of the Gaussian, ``[*, *event]``.
+        variance: the diagonal of its covariance, ``[*, *event]``.
+        half_log_det: half the log-determinant of its covariance.
+        p: over the same events.
+
+    Raises:
+        NotImplementedError: if ``p`` is something else, as torch's registry expects.
+    """
+    event_dim = len(p.event_shape)
+    if type(p.base_dist) not in (Normal, dist.Normal) or p.event_shape != loc.shape[loc.dim() - event_dim :]:
         raise NotImplementedError
-    loc, scale = p.base_dist.loc, p.base_dist.scale
-    each = (variance + (q.loc - loc) ** 2) / scale**2 - 1 + 2 * scale.log()
-    return each.sum(-1) / 2 - half_log_det
+    other, scale = p.base_dist.loc, p.base_dist.scale
+    each = (variance + (loc - other) ** 2) / scale**2 - 1 + 2 * scale.log()
+    return each.flatten(-event_dim).sum(-1) / 2 - half_log_det

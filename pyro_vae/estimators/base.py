@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -115,7 +116,8 @@ class Estimator(Trace_ELBO):
         max_plate_nesting: number of nested plates of the pair (the data plate is one).
         num_data: number of data N that share what stands outside the data plate, for :meth:`bound` and
             :meth:`objective`. By default the plate's own size; :func:`pyro_vae.fit` sets it to that of the training
-            set, since ``plate("data", len(x))`` knows its batch alone.
+            set, since ``plate("data", len(x))`` knows its batch alone. ``math.inf`` for held-out data, whose bound is
+            E[log p(x | theta)] under the guide's theta, without the KL that the training data have paid.
 
     Raises:
         ValueError: if a count is below 1, or ``beta`` is negative.
@@ -130,10 +132,10 @@ class Estimator(Trace_ELBO):
         *,
         beta: float | Tensor = 1.0,
         max_plate_nesting: int = 1,
-        num_data: int | None = None,
+        num_data: float | None = None,
     ) -> None:
         at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-        if num_data is not None:
+        if num_data is not None and num_data != math.inf:
             at_least(1, num_data=num_data)
         if not isinstance(beta, Tensor) and not 0 <= beta < float("inf"):
             raise ValueError(f"beta weighs the latents' terms: it is finite and cannot be negative; got {beta!r}.")
@@ -336,7 +338,7 @@ class Estimator(Trace_ELBO):
         summed = torch.as_tensor(sum((term.weight if beta else term.sign) * value for term, value in terms))
         return summed.expand(self.num_particles, draws.plate.size)
 
-    def _num_data(self, plate: Any) -> int:
+    def _num_data(self, plate: Any) -> float:
         """The number of data that share what stands outside ``plate``."""
         return plate.full_size if self.num_data is None or plate.size != plate.full_size else self.num_data
 
@@ -345,7 +347,7 @@ class Estimator(Trace_ELBO):
         num_data = self._num_data(plate)
         return [(term, self._each_datum(term.value, term.site, plate, num_data)) for term in draws.terms]
 
-    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: int) -> Tensor:
+    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: float) -> Tensor:
         """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
         within = inside(site, plate)
         share = plate.size / plate.full_size if within else 1 / num_data

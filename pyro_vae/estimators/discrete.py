@@ -280,7 +280,7 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
         q, log_p, log_q = torch.broadcast_tensors(q, log_p, log_q)
         return _Summed(q, log_p, log_q, log_posterior, scale)
 
-    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: int) -> Tensor:
+    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: float) -> Tensor:
         """``[*values of discrete latents, K or 1, B]``."""
         value = value.reshape((1,) * (self.max_plate_nesting - value.dim()) + value.shape)
         kept = {plate.dim} | ({-self.max_plate_nesting} if self.num_particles > 1 else set())

@@ -72,7 +72,7 @@ class MonteCarloEM(PerDatum):
         start: Start = "prior",
         fit_guide: bool = True,
         max_plate_nesting: int = 1,
-        num_data: int | None = None,
+        num_data: float | None = None,
     ) -> None:
         at_least(
             1,

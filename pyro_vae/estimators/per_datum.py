@@ -16,7 +16,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
 
-from pyro_vae.contract import latent_sites
+from pyro_vae.contract import check_densities, latent_sites
 from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside, score_anew
 
 
@@ -31,7 +31,8 @@ class PerDatum(Estimator):
         options: beta, max_plate_nesting and num_data, see :class:`Estimator`.
 
     Raises:
-        ValueError: if a random variable stands outside the data plate, where its weight is not a datum's own.
+        ValueError: if a random variable stands outside the data plate, where its weight is not a datum's own, or a
+            latent's prior is improper.
     """
 
     @abstractmethod
@@ -52,6 +53,7 @@ class PerDatum(Estimator):
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
         draws = super()._draw(model, guide, args, kwargs)
+        check_densities(type(self).__name__, draws.model_trace)
         plate = draws.plate
         for term in draws.terms:
             if not inside(term.site, plate):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.networks import at_least_float32, stacked
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(nn.Module):
     r"""Base of the likelihoods whose parameters a network gives: :math:`p(x \mid z) = p(x; \lambda(z))`.
 
     Args:

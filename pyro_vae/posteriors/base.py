@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.networks import stacked
 
 
-class Posterior(nn.Module, ABC):
+class Posterior(nn.Module):
     r"""Base of the posteriors whose parameters a network gives, stacked: :math:`q(z \mid x) = q(z; \lambda(x))`.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any
@@ -74,7 +74,7 @@ class Bijection(Transform):
             self._cached_x_y = None, None
 
 
-class Step(nn.Module, ABC):
+class Step(nn.Module):
     r"""A step of a normalising flow: ``step(context)`` gives a bijection of :math:`\mathbb R^D`.
 
     The bijection acts on the last dimension, ``z: [*, D] -> y: [*, D]``, and can score any given value. It is a new

@@ -1,0 +1,140 @@
+"""Any network as a Pyro random module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from pyro.nn import PyroModule
+from pyro.nn.module import _Context, to_pyro_module_
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from pyro_vae.bayesian.layers import LAYERS, BayesianLayer
+from pyro_vae.bayesian.posteriors import MeanField
+from pyro_vae.bayesian.priors import IsotropicNormal
+
+Network = TypeVar("Network", bound=nn.Module)
+
+#: Their gains and shifts, a few numbers a unit, stay parameters.
+_NORMALIZATIONS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+)
+
+
+def bayesian_(
+    module: Network,
+    networks: Sequence[str] = ("",),
+    prior: Callable[[Sequence[int]], nn.Module] = IsotropicNormal,
+    posterior: Callable[[Tensor], nn.Module] = MeanField,
+) -> Network:
+    """Makes the weights of a network random variables, in place.
+
+    Each linear layer and convolution becomes a :class:`BayesianLayer`, and what holds it a ``PyroModule``
+    (``to_pyro_module_``), so that its weights are sites of the Pyro program that runs it. The gains and shifts of
+    batch, layer and group normalisation stay parameters. Pyro's own guides and MCMC see ordinary sites. In a pair the weights
+    stand outside the plate over the data: draw them first, by :func:`sample_prior` in the model and
+    :func:`sample_posterior` in the guide.
+
+    Args:
+        module: a network, or a module that holds networks, such as a pair. It becomes a ``PyroModule`` itself.
+        networks: dotted names, inside ``module``, of the networks that become random; by default all of it.
+        prior: makes p(theta) of a layer of its shape (R, C), a class of :mod:`pyro_vae.bayesian.priors` or a function.
+        posterior: makes q(theta) of a layer of the weights ``[R, C]`` that it has, a class of
+            :mod:`pyro_vae.bayesian.posteriors` or a function.
+
+    Returns:
+        ``module``; where it is itself a layer, the random layer that takes its place.
+
+    Raises:
+        ValueError: if a layer is of a kind that is not known here, which it names; or there is no such network, or no
+            layer in it.
+
+    Source: Kingma & Welling (2013), appendix F.
+
+    >>> network = bayesian_(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)))
+    >>> [name for name, _ in bayesian_layers(network)]
+    ['0', '2']
+    """
+    found = [name for network in networks for name in _layers_of(module, network)]
+    layers = {name: LAYERS[_kind(module.get_submodule(name))](module.get_submodule(name), prior, posterior)
+              for name in found}  # fmt: skip
+    if "" in layers:
+        return layers[""]  # type: ignore[return-value]
+    for name, layer in layers.items():
+        parent, _, key = name.rpartition(".")
+        module.get_submodule(parent)._modules[key] = layer
+    around = {"", *(name[:end] for name in layers for end, character in enumerate(name) if character == ".")}
+    for name in around:
+        part = module.get_submodule(name)
+        order = list(part._modules)
+        to_pyro_module_(part, recurse=False)  # which puts those that are PyroModules last, also in a Sequential
+        for key in order:
+            part._modules[key] = part._modules.pop(key)
+    # What has run by itself before counts as a root of its own, and cannot become a part.
+    for part in module.modules():
+        if isinstance(part, PyroModule):
+            part._pyro_context = _Context()
+    root: Any = module
+    root._pyro_set_supermodule("", root._pyro_context)
+    return module
+
+
+def _layers_of(module: nn.Module, network: str) -> list[str]:
+    """The names of the layers that become random."""
+    try:
+        root = module.get_submodule(network)
+    except AttributeError:
+        parts = [name for name, part in module.named_modules() if name and any(True for _ in part.parameters())]
+        raise ValueError(
+            f"there is no network {network!r} in this {type(module).__name__}; its parts with weights: "
+            f"{', '.join(parts) or 'none'}."
+        ) from None
+    found = []
+    for name, part in root.named_modules(prefix=network):
+        if isinstance(part, BayesianLayer):
+            raise ValueError(f"the layer {name} has random weights already.")
+        if isinstance(part, _NORMALIZATIONS) or not (
+            is_parametrized(part) or any(True for _ in part.parameters(False))
+        ):
+            continue
+        if is_parametrized(part) or _kind(part) is None:
+            what = "a parametrised " if is_parametrized(part) else "a "
+            raise ValueError(
+                f"the layer {name or type(part).__name__} is {what}{type(part).__name__}, whose weights cannot be made "
+                f"random: {', '.join(kind.__name__ for kind in LAYERS)} can, without weight normalisation. Build the "
+                "network of those, or name the networks that hold no other layer."
+            )
+        found.append(name)
+    if not found:
+        raise ValueError(f"there is no layer with weights in {network or 'this'!r} {type(root).__name__}.")
+    return found
+
+
+def _kind(layer: nn.Module) -> Any:
+    """The kind of layer; a subclass only if it computes what that does."""
+    return next((kind for kind in LAYERS if isinstance(layer, kind) and type(layer).forward is kind.forward), None)
+
+
+def bayesian_layers(module: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
+    """``(name, layer)`` of the layers with random weights."""
+    return ((name, part) for name, part in module.named_modules() if isinstance(part, BayesianLayer))
+
+
+def sample_prior(module: nn.Module) -> dict[str, Tensor]:
+    """theta ~ p(theta) for every layer: a statement of the model, before its plate over the data."""
+    layers: Any = bayesian_layers(module)
+    return {name: layer.weights for name, layer in layers}
+
+
+def sample_posterior(module: nn.Module, traced: bool = True) -> dict[str, Tensor]:
+    """theta ~ q(theta) for every layer: a statement of the guide, before its plate over the data.
+
+    Not ``traced``, the draws are noise of the program and no sites, in a model as well: nothing scores them.
+    """
+    return {name: layer.sample_posterior(traced) for name, layer in bayesian_layers(module)}
