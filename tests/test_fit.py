@@ -21,6 +21,7 @@ import pyro_vae
 from pyro_vae import SGVB_A, SGVB_B, Cosine, Linear, NonFiniteError, WeightPrior, fit
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE
+from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper
 from pyro_vae.training import checkpoint
 from pyro_vae.training.records import read_metrics
 
@@ -597,3 +598,107 @@ def test_the_estimator_that_is_taken_where_none_is_asked_for(data):
     torch.manual_seed(0)
     asked = fit(make(), data, epochs=1, batch_size=32, estimator=SGVB_B()).pair
     assert torch.equal(weights(fit(make(), data, epochs=1, batch_size=32).pair), weights(asked))
+
+
+LEVEL = "posterior.network.corruption.level"
+
+
+class _Noting(Masking):
+    """Notes the levels that it meets, where it runs eagerly."""
+
+    def corrupted(self, x):
+        self.seen.append(self.level.item())
+        return super().corrupted(x)
+
+
+def test_a_scheduled_buffer_moves_before_each_step(data):
+    corruption = _Noting(0.3)
+    corruption.seen = []
+    schedule = Linear(0.5, 0.1, duration=0.8)
+    run = fit(
+        make(corruption=corruption), data, epochs=2, batch_size=32, compile="eager", schedules={LEVEL: schedule}
+    )  # fmt: skip
+    expected = [schedule(pyro_vae.training.Progress(step, step / 4, step / 8)) for step in range(8)]
+    assert corruption.seen == pytest.approx(expected)
+    assert [entry["schedules"][LEVEL] for entry in run.history] == pytest.approx([0.25, 0.1])
+    assert corruption.level.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"average": 0.9}, {"patience": 50}], ids=str)
+def test_after_training_a_buffer_has_the_last_value_of_its_schedule(data, arguments):
+    pair = make(corruption=Masking(0.3))
+    fit(pair, data, epochs=3, batch_size=32, schedules={LEVEL: Linear(0.8, 0.2, duration=1.0)}, **arguments)
+    assert pair.corruption.level.item() == pytest.approx(0.2)
+
+
+def test_the_average_leaves_a_scheduled_buffer_alone(data):
+    seen = []
+    run = fit(
+        make(corruption=Masking(0.3)), data, epochs=4, batch_size=32, average=0.9,
+        schedules={LEVEL: Linear(1.0, 0.0, duration=1.0)},
+        callbacks=[lambda run: seen.append(run.pair.corruption.level.item())],
+    )  # fmt: skip
+    assert seen == pytest.approx([0.75, 0.5, 0.25, 0.0])
+    assert [entry["schedules"][LEVEL] for entry in run.history] == seen
+
+
+@pytest.mark.parametrize("corruption", [Masking, SaltAndPepper, GaussianNoise])
+def test_a_schedule_is_the_same_eager_and_traced(data, corruption):
+    runs = []
+    for mode in ("eager", "traced"):
+        pair = make(corruption=corruption(0.0))
+        runs.append(fit(pair, data, epochs=2, batch_size=32, compile=mode, schedules={LEVEL: Linear(0.9, 0.1, 1.0)}))
+    torch.testing.assert_close(weights(runs[0].pair), weights(runs[1].pair), rtol=1e-3, atol=1e-4)
+    constant = fit(make(corruption=corruption(0.9)), data, epochs=2, batch_size=32)
+    assert (weights(constant.pair) - weights(runs[1].pair)).abs().max() > 1e-3
+
+
+def test_a_schedule_of_one_value_is_the_constant(data):
+    constant = fit(make(corruption=Masking(0.4)), data, epochs=2, batch_size=32)
+    pair = make(corruption=Masking(0.0))
+    fit(pair, data, epochs=2, batch_size=32, schedules={LEVEL: Linear(0.4, 0.4)})
+    assert torch.equal(weights(constant.pair), weights(pair))
+    assert not torch.equal(weights(pair), weights(fit(make(), data, epochs=2, batch_size=32).pair))
+
+
+def test_a_schedule_is_resumed_to_the_same_bits(data, tmp_path):
+    arguments = {"epochs": 3, "batch_size": 32, "average": 0.9, "schedules": {LEVEL: Linear(0.8, 0.0, duration=1.0)}}
+    whole = fit(make(corruption=Masking(0.5)), data, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(corruption=Masking(0.5)), _interrupting(data, after=6), out=tmp_path, **arguments)
+    resumed = fit(make(9, corruption=Masking(0.5)), data, out=tmp_path, resume=True, **arguments)
+    assert torch.equal(weights(whole.pair), weights(resumed.pair))
+    assert whole.history[-1]["schedules"] == resumed.history[-1]["schedules"] == {LEVEL: 0.0}
+    again = make(9, corruption=Masking(0.5))
+    fit(again, data, out=tmp_path, resume=True, **arguments)
+    assert again.corruption.level.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedules": {LEVEL: Linear(0.8, 0.1)}}, r"schedules was .*end=0\.0.* and is now .*end=0\.1"),
+        ({"schedules": None}, "schedules was .* and is now None"),
+        ({"epochs": 4}, "epochs was 2 and is now 4"),
+        ({"pair": make(corruption=Masking(0.4))}, "another pair"),
+    ],
+)
+def test_another_schedule_is_another_run(data, tmp_path, change, message):
+    arguments = {"pair": make(corruption=Masking(0.5)), "epochs": 2, "schedules": {LEVEL: Linear(0.8, 0.0)}}
+    fit(**arguments, data=data, batch_size=32, out=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fit(**{**arguments, **change}, data=data, batch_size=32, out=tmp_path, resume=True)
+
+
+def test_bad_schedules_are_refused_before_the_first_step(data, tmp_path):
+    def start(schedules):
+        fit(make(corruption=Masking(0.5)), data, epochs=2, batch_size=32, out=tmp_path / "run", schedules=schedules)
+
+    with pytest.raises(ValueError, match=rf"MLPVAE has no such buffer; the nearest are {LEVEL}"):
+        start({"corruption.level": Linear()})
+    with pytest.raises(ValueError, match="is a parameter"):
+        start({"posterior.network.network.layers.0.weight": Linear()})
+    for schedule in (Linear(0.5, -0.1), Linear(1.2, 0.0), Linear(0.5, 1.1, steps=8)):
+        with pytest.raises(ValueError, match=r"the schedule of .*level after [02] epochs: .* in \[0, 1\]"):
+            start({LEVEL: schedule})
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from pyro_vae import Cosine, Linear
+from pyro_vae.networks import Corrupted, GaussianNoise, Masking
 from pyro_vae.training import Cyclical, Progress, Schedule
+from pyro_vae.training.scheduled import ScheduledBuffer
 
 
 def at(fraction: float) -> Progress:
@@ -117,3 +121,66 @@ def test_schedules_are_abstract_or_final() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Schedule()  # type: ignore[abstract]
     assert repr(Linear(0.1, 1.0, 0.2)) == "Linear(start=0.1, end=1.0, duration=0.2, steps=None)"
+
+
+class Buffers(nn.Module):
+    """Buffers of several kinds, and one level under two names."""
+
+    temperature: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("mean", torch.zeros(1))
+        self.also = Masking(0.1)
+        self.encoder = Corrupted(nn.Linear(2, 2), self.also)
+        self.noise = GaussianNoise(0.1)
+
+
+def test_a_buffer_follows_its_schedule_in_place() -> None:
+    module = Buffers()
+    held = module.temperature
+    scheduled = ScheduledBuffer(module, "temperature", Linear(1.0, 3.0, duration=1.0))
+    for fraction in (0.0, 0.25, 1.0):
+        scheduled.move(at(fraction))
+        assert held.item() == scheduled.buffer.item() == pytest.approx(1 + 2 * fraction, abs=1e-12)
+    assert held is module.temperature
+    module.temperature = torch.tensor(9.0)  # one that the module replaces
+    scheduled.move(at(0.5))
+    assert module.temperature.item() == 2
+    ScheduledBuffer(module, "also.level", Linear(0.5, 0.5)).move(at(0.0))
+    assert module.encoder.corruption.level.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("encoder.corruption.levels", r"Buffers has no such buffer; the nearest are encoder\.corruption\.level"),
+        ("corruption.level", r"no such buffer; the nearest are .*encoder\.corruption\.level"),
+        ("0", "no such buffer; the nearest are temperature"),
+        ("encoder.network.weight", "is a parameter: the optimiser moves it"),
+        ("mean", r"one floating-point number; the buffer 'mean' has shape \[1\] and dtype torch.float32"),
+        ("count", r"the buffer 'count' has shape \[\] and dtype torch.int64"),
+    ],
+)
+def test_what_no_schedule_moves(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScheduledBuffer(Buffers(), name, Linear())
+    with pytest.raises(ValueError, match="Linear has no such buffer; it has none that is one number"):
+        ScheduledBuffer(nn.Linear(1, 1), "level", Linear())
+
+
+def test_a_schedule_out_of_range() -> None:
+    module = Buffers()
+    masking = ScheduledBuffer(module, "encoder.corruption.level", Linear(0.5, -0.5, duration=1.0))
+    masking.move(at(0.5))
+    with pytest.raises(ValueError, match=r"encoder\.corruption\.level after 10 epochs: .* in \[0, 1\]; got -0.5"):
+        masking.move(at(1.0))
+    assert module.encoder.corruption.level.item() == 0.0
+    ScheduledBuffer(module, "noise.level", Linear(2.0, 2.0)).move(at(0.0))
+    assert module.noise.level == 2
+    with pytest.raises(ValueError, match="the schedule of temperature gives nan after 0 epochs"):
+        ScheduledBuffer(module, "temperature", Linear(math.nan)).move(at(0.0))
+    with pytest.raises(TypeError, match=r"schedules\['temperature'\] has to be a Schedule, .*; got 0.5"):
+        ScheduledBuffer(module, "temperature", 0.5)  # type: ignore[arg-type]

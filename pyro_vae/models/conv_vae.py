@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, decoding, recognition
+from pyro_vae.models.parts import Step, corruption_of, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -39,6 +39,9 @@ class ConvVAE(VAE):
         amortized: whether the flow's parameters come from the encoder.
         gated: whether each convolution is multiplied by the sigmoid of another one, see
             :class:`~pyro_vae.networks.ConvEncoder`.
+        corruption: of x on its way into the encoder in training, one of :class:`~pyro_vae.networks.Masking`,
+            :class:`~pyro_vae.networks.SaltAndPepper`, :class:`~pyro_vae.networks.GaussianNoise`, or ``None``.
+            The module is ``posterior.network.corruption``; see :class:`~pyro_vae.models.MLPVAE` for the bound.
 
     Raises:
         ValueError: if the data are no images.
@@ -62,6 +65,7 @@ class ConvVAE(VAE):
         num_transforms: int | None = None,
         amortized: bool = True,
         gated: bool = False,
+        corruption: nn.Module | None = None,
     ) -> None:
         width = hidden or 256
         q = recognition(
@@ -75,6 +79,7 @@ class ConvVAE(VAE):
                 ConvEncoder(event_shape, width, channels, None, activation, normalization, gated), activation()
             ),
             width=width,
+            corruption=corruption,
         )
         p = decoding(
             likelihood,
@@ -84,3 +89,8 @@ class ConvVAE(VAE):
             ),
         )
         super().__init__(prior(latent_dim), q, p)
+
+    @property
+    def corruption(self) -> nn.Module | None:
+        """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
+        return corruption_of(self)

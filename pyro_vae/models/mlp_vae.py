@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, decoding, dense_recognition
+from pyro_vae.models.parts import Step, corruption_of, decoding, dense_recognition
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -22,6 +22,17 @@ class MLPVAE(VAE):
         z \sim p(z), \quad x \sim p(x \mid \mathrm{MLP}(z)), \qquad z \sim q(z \mid \mathrm{MLP}(x))
 
     with a standard normal prior, a diagonal Gaussian posterior and Bernoulli pixels unless told otherwise.
+
+    With a ``corruption`` the encoder sees :math:`\tilde x` in training, and the target stays x. Training then raises
+    the denoising bound
+
+    .. math::
+        \mathbb E_{p(\tilde x \mid x)} \mathbb E_{q(z \mid \tilde x)}
+        [\log p(x, z) - \log q(z \mid \tilde x)] \le \log p(x)
+
+    and in evaluation mode nothing is corrupted. The module is ``posterior.network.corruption`` (also ``corruption``),
+    so that ``fit(..., schedules={"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)})`` moves its
+    level.
 
     Args:
         event_shape: shape of one datum, for example (1, 28, 28).
@@ -38,11 +49,14 @@ class MLPVAE(VAE):
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
         mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
             decoder starts at it. It is worth whole nats in a short training of 784-dimensional images.
+        corruption: of x on its way into the encoder in training, one of :class:`~pyro_vae.networks.Masking`,
+            :class:`~pyro_vae.networks.SaltAndPepper`, :class:`~pyro_vae.networks.GaussianNoise`, or ``None``.
 
     Raises:
         ValueError: if ``mean`` is of another shape, or a flow has no hidden layer to take its parameters from.
 
-    Source: Kingma & Welling (2013), appendix C; flows: Rezende & Mohamed (2015).
+    Source: Kingma & Welling (2013), appendix C; flows: Rezende & Mohamed (2015); corruption: Im, Ahn, Memisevic &
+        Bengio (2017), Denoising Criterion for Variational Auto-Encoding Framework.
     """
 
     def __init__(
@@ -60,6 +74,7 @@ class MLPVAE(VAE):
         amortized: bool = True,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
+        corruption: nn.Module | None = None,
     ) -> None:
         q = dense_recognition(
             posterior,
@@ -72,6 +87,7 @@ class MLPVAE(VAE):
             transforms=transforms,
             num_transforms=num_transforms,
             amortized=amortized,
+            corruption=corruption,
         )
         p = decoding(
             likelihood,
@@ -82,3 +98,8 @@ class MLPVAE(VAE):
             mean,
         )
         super().__init__(prior(latent_dim), q, p)
+
+    @property
+    def corruption(self) -> nn.Module | None:
+        """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
+        return corruption_of(self)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP, Centered, Network
+from pyro_vae.networks import MLP, Centered, Corrupted, Network
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -45,7 +45,7 @@ def dense_recognition(
     activation: type[nn.Module],
     network: Callable[[Any, Any, Any, Any], nn.Module],
     mean: Tensor | None = None,
-    **flow: Any,
+    **options: Any,
 ) -> nn.Module:
     """q(z | x) of a dense encoder; the context of a flow is its last hidden layer.
 
@@ -57,12 +57,12 @@ def dense_recognition(
         activation: class of the non-linearity.
         network: class of the encoder, with the arguments of ``MLP``.
         mean: mean of the data, ``[*event_shape]``, about which the encoder sees them.
-        flow: transforms, num_transforms and amortized, see :func:`recognition`.
+        options: transforms, num_transforms, amortized and corruption, see :func:`recognition`.
 
     Raises:
         ValueError: if a flow has no hidden layer to take its parameters from, and as :func:`recognition`.
     """
-    if flow.get("transforms") and not hidden:
+    if options.get("transforms") and not hidden:
         raise ValueError("a flow's parameters come from the encoder's last hidden layer: give hidden at least one.")
 
     def encoder(out_shape: Sequence[int], hidden: Sequence[int] = hidden) -> nn.Module:
@@ -75,7 +75,7 @@ def dense_recognition(
         encoder,
         trunk=lambda: nn.Sequential(encoder((hidden[-1],), hidden[:-1]), activation()),
         width=hidden[-1] if hidden else 0,
-        **flow,
+        **options,
     )
 
 
@@ -109,6 +109,7 @@ def recognition(
     amortized: bool = True,
     trunk: Callable[[], nn.Module],
     width: int,
+    corruption: nn.Module | None = None,
 ) -> nn.Module:
     r"""q(z | x), with a flow on it where there are ``transforms``.
 
@@ -124,10 +125,15 @@ def recognition(
         amortized: whether the steps' parameters come from h.
         trunk: makes the network that gives h.
         width: size of h.
+        corruption: of x on its way into the encoder or the trunk; it becomes ``network.corruption`` of the posterior.
 
     Raises:
         ValueError: if ``num_transforms`` is below the number of ``transforms``, or there are none to repeat.
     """
+
+    def corrupted(network: nn.Module) -> nn.Module:
+        return network if corruption is None else Corrupted(network, corruption)
+
     default = (2, latent_dim)
     if not transforms or num_transforms == 0:
         if num_transforms:
@@ -135,7 +141,7 @@ def recognition(
                 f"there are no transforms of which num_transforms={num_transforms} could be made. Give at least one, "
                 "for example transforms=[pyro_vae.transforms.Planar]."
             )
-        return with_network(posterior, (latent_dim,), encoder, default)
+        return with_network(posterior, (latent_dim,), lambda shape: corrupted(encoder(shape)), default)
     count = len(transforms) if num_transforms is None else num_transforms
     if count < len(transforms):
         raise ValueError(
@@ -144,4 +150,9 @@ def recognition(
         )
     base = with_network(posterior, (latent_dim,), lambda shape: MLP(width, shape, hidden=()), default)
     steps = [transforms[index % len(transforms)](latent_dim, width if amortized else None) for index in range(count)]
-    return Flow(base, steps, trunk())
+    return Flow(base, steps, corrupted(trunk()))
+
+
+def corruption_of(pair: nn.Module) -> nn.Module | None:
+    """The corruption that :func:`recognition` was given, ``None`` where it was given none."""
+    return next((module.corruption for module in pair.modules() if isinstance(module, Corrupted)), None)

@@ -6,10 +6,14 @@ one more dimension on the left. Where a distribution has two parameters, the net
 Of vectors: :class:`MLP`, :class:`GatedMLP`, :class:`ResidualMLP`. Of images: :class:`ConvEncoder` and
 :class:`ConvDecoder` (gated on demand), :class:`ResidualEncoder` and :class:`ResidualDecoder`. All take
 ``normalization="batch"``, ``"layer"`` or ``"weight"``.
+
+What a network sees in training can be corrupted: :class:`Corrupted` with :class:`Masking`, :class:`SaltAndPepper` or
+:class:`GaussianNoise`.
 """
 
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from pyro_vae.networks.corruption import Corrupted, Corruption, GaussianNoise, Masking, SaltAndPepper
 from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
 from pyro_vae.networks.initial import data_dependent_init, normal_init
 from pyro_vae.networks.layers import BatchNorm, Gated, Normalization, Residual
@@ -21,14 +25,19 @@ __all__ = [
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
+    "Corrupted",
+    "Corruption",
     "Gated",
     "GatedMLP",
+    "GaussianNoise",
+    "Masking",
     "Network",
     "Normalization",
     "Residual",
     "ResidualDecoder",
     "ResidualEncoder",
     "ResidualMLP",
+    "SaltAndPepper",
     "at_least_float32",
     "check_input",
     "data_dependent_init",

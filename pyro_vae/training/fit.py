@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def fit(
     batch_size: int = 128,
     weight_prior: WeightPrior | None = None,
     beta: float | Schedule | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -66,6 +67,10 @@ def fit(
         batch_size: data in a mini-batch, M.
         weight_prior: a prior over the weights: MAP instead of maximum likelihood.
         beta: weight of the latents' terms, or its schedule; by default the estimator's own.
+        schedules: moves buffers of the pair that are one number, by their names in ``named_buffers()``:
+            ``{"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)}``. Each step sees the value of its
+            place; validation, and the pair in the end, that of the end of the epoch (also where ``patience`` goes back
+            to earlier weights). ``average`` leaves them alone.
         seed: of the noise, the order and the dynamic binarisation. The initial weights are the pair's own.
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
@@ -81,8 +86,8 @@ def fit(
         callbacks: called with the :class:`Run` after each epoch.
 
     Raises:
-        ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, or ``out`` belongs
-            to another run.
+        ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
+            another run, or ``schedules`` names what is no buffer of one number or leaves its range.
         TypeError: if ``estimator`` is something else, such as a class or an ELBO of Pyro's.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
@@ -105,6 +110,7 @@ def fit(
         batch_size=batch_size,
         weight_prior=weight_prior,
         beta=beta,
+        schedules=schedules,
         seed=seed,
         device=device,
         compile=compile,

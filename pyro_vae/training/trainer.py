@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pyro_vae.training import checkpoint
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run
+from pyro_vae.training.scheduled import ScheduledBuffer
 from pyro_vae.training.schedules import Progress, Schedule
 from pyro_vae.training.step import Step, WeightPrior
 
@@ -47,6 +49,7 @@ class Trainer:
         batch_size: int,
         weight_prior: WeightPrior | None,
         beta: Any,
+        schedules: Mapping[str, Schedule] | None,
         seed: int,
         device: torch.device | str | None,
         compile: Compile,
@@ -81,6 +84,7 @@ class Trainer:
         self.weight_prior = weight_prior
         self.beta_schedule = estimator.beta if beta is None else beta
         self.beta = torch.ones((), device=self.device)
+        self.schedules = dict(schedules or {})
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.compile, self.precision = compile, resolved(precision, self.device)
         self.clip_norm, self.average, self.patience = clip_norm, average, patience
@@ -130,8 +134,14 @@ class Trainer:
         self.torch_scheduler = None
         if self.make_scheduler is not None and not isinstance(self.make_scheduler, Schedule):
             self.torch_scheduler = self.make_scheduler(self.optimizer)
-        # Statistics of a batch norm belong to the weights under which they were taken.
-        statistics = [buffer for buffer in self.pair.buffers() if buffer.is_floating_point()]
+        self.scheduled = [ScheduledBuffer(self.pair, name, schedule) for name, schedule in self.schedules.items()]
+        steps = self.epochs * self.estimator.num_updates * (self.data.train.num_batches(self.batch_size) or 0)
+        ends = Progress(0, 0.0, 0.0), Progress(steps, float(self.epochs), 1.0)
+        for scheduled, place in itertools.product(self.scheduled, ends):
+            scheduled.value(place)  # what is out of range at the end is refused now
+        # Statistics of a batch norm belong to the weights under which they were taken; what is scheduled does not.
+        moved = {id(scheduled.buffer) for scheduled in self.scheduled}
+        statistics = [value for value in self.pair.buffers() if value.is_floating_point() and id(value) not in moved]
         self.moving = [*self.parameters, *statistics]
         if self.average is not None:
             self.averaged = self._copied()
@@ -179,10 +189,11 @@ class Trainer:
             "learning_rate": self.base_rates,
             # A schedule is a function of the share of the epochs: with other epochs it would jump.
             "epochs": self.epochs
-            if any(isinstance(s, Schedule) for s in (self.make_scheduler, self.beta_schedule))
+            if any(isinstance(s, Schedule) for s in (self.make_scheduler, self.beta_schedule, *self.schedules.values()))
             else None,
             "scheduler": _described(self.make_scheduler),
             "beta": _described(self.beta_schedule),
+            "schedules": _described(self.schedules) if self.schedules else None,
             "weight_prior": repr(self.weight_prior),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -287,9 +298,13 @@ class Trainer:
             self.sums[name] = self.sums.get(name, 0.0) + mean * size
         self.samples += size
 
+    def _place(self, epoch: float) -> Progress:
+        return Progress(self.steps, epoch, min(epoch / self.epochs, 1.0))
+
     def _set_schedules(self, total: int | None) -> None:
-        epoch = self.epoch + (self.batches_done / total if total else 0.0)
-        place = Progress(self.steps, epoch, min(epoch / self.epochs, 1.0))
+        place = self._place(self.epoch + (self.batches_done / total if total else 0.0))
+        for scheduled in self.scheduled:
+            scheduled.move(place)
         beta = self.beta_schedule
         if isinstance(beta, Tensor):
             self.beta.copy_(beta)
@@ -307,6 +322,8 @@ class Trainer:
             if "/" in name:
                 site, kind = name.rsplit("/", 1)
                 terms.setdefault(site, {})[kind] = value / size
+        for scheduled in self.scheduled:  # so that the last epoch ends with the schedule's last value
+            scheduled.move(self._place(self.epoch + 1))
         valid = self._validate()
         self.run.history.append(
             {
@@ -317,6 +334,7 @@ class Trainer:
                 "loss": self.sums["loss"] / size,
                 "terms": terms,
                 "beta": self.beta.item(),
+                **({"schedules": {s.name: s.buffer.item() for s in self.scheduled}} if self.scheduled else {}),
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": self.seconds,
                 "images_per_second": images_per_second,
@@ -335,11 +353,12 @@ class Trainer:
             self._save()
 
     def _validate(self) -> float | None:
-        """The validation bound at beta = 1, with noise of its own that is the same after every epoch."""
+        """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
         if self.data.valid is None:
             return None
         estimator = copy.copy(self.estimator)
         estimator.beta = 1.0
+        estimator.num_data = math.inf  # the weights, if they are random, are paid for by the training data
         batches = (self._to_device(batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.seed))
         with torch.random.fork_rng(self.cuda_devices), self._weights_in_use():
             torch.manual_seed(self.seed)

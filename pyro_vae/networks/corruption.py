@@ -1,0 +1,178 @@
+"""Corruption of a network's input, in training only."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Corruption(nn.Module, ABC):
+    """Base of the random maps ``[*, *event] -> [*, *event]`` that act in training mode, as dropout does.
+
+    In evaluation mode they are the identity. The noise comes from torch's generator, and is drawn at level 0 too.
+
+    Args:
+        level: how strong it is; a float buffer, which ``fit(..., schedules=...)`` can move.
+
+    Raises:
+        ValueError: if ``level`` is outside of its range.
+    """
+
+    level: Tensor
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.check_level(level)
+        self.initial_level = float(level)
+        self.register_buffer("level", torch.tensor(self.initial_level))
+
+    def check_level(self, level: float) -> None:
+        """Refuses a level outside of [0, 1]; a schedule of the level goes through it as well.
+
+        Raises:
+            ValueError: if it is.
+        """
+        if not 0 <= level <= 1:
+            raise ValueError(
+                f"the level of {type(self).__name__} is the probability that an entry is corrupted, in [0, 1]; "
+                f"got {level}."
+            )
+
+    @abstractmethod
+    def corrupted(self, x: Tensor) -> Tensor:
+        """A draw of the corrupted ``x``, of the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.corrupted(x) if self.training else x
+
+    def extra_repr(self) -> str:
+        # Not the level of the moment: a run that goes on is known by what its pair is built with.
+        return f"initial_level={self.initial_level}"
+
+
+class Masking(Corruption):
+    r"""Each entry is lost with probability ``level``.
+
+    .. math:: \tilde x_i = v \text{ with probability } \mathrm{level}, \quad x_i \text{ else}
+
+    Args:
+        level: the probability, in [0, 1].
+        value: what a lost entry is set to, v.
+
+    Raises:
+        ValueError: if ``level`` is outside of [0, 1].
+
+    Source: Vincent et al. (2008), Extracting and Composing Robust Features with Denoising Autoencoders, section 2.3.
+
+    >>> Masking(1.0)(torch.ones(2, 3))
+    tensor([[0., 0., 0.],
+            [0., 0., 0.]])
+    """
+
+    def __init__(self, level: float, value: float = 0.0) -> None:
+        super().__init__(level)
+        self.value = value
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        return torch.where(torch.rand_like(x) < self.level, self.value, x)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, value={self.value}"
+
+
+class SaltAndPepper(Corruption):
+    r"""Each entry goes to one of two extremes with probability ``level``, to each as often.
+
+    .. math::
+        \tilde x_i = \mathrm{low} \text{ or } \mathrm{high} \text{ with probability } \mathrm{level} / 2 \text{ each},
+        \quad x_i \text{ else}
+
+    Args:
+        level: the probability, in [0, 1].
+        low: one extreme.
+        high: the other one.
+
+    Raises:
+        ValueError: if ``level`` is outside of [0, 1].
+
+    Source: Vincent et al. (2010), Stacked Denoising Autoencoders, section 3.3.
+    """
+
+    def __init__(self, level: float, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__(level)
+        self.low, self.high = low, high
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        place = torch.rand_like(x)
+        return torch.where(place < self.level / 2, self.low, torch.where(place < self.level, self.high, x))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, low={self.low}, high={self.high}"
+
+
+class GaussianNoise(Corruption):
+    r"""Adds noise to each entry.
+
+    .. math:: \tilde x = x + \mathrm{level} \cdot \epsilon, \quad \epsilon \sim \mathcal N(0, I)
+
+    Args:
+        level: standard deviation of the noise, in the units of x.
+
+    Raises:
+        ValueError: if ``level`` is negative or not finite.
+
+    Source: Vincent et al. (2010), Stacked Denoising Autoencoders, section 3.3.
+    """
+
+    def check_level(self, level: float) -> None:
+        """Refuses a level that is negative or not finite.
+
+        Raises:
+            ValueError: if it is.
+        """
+        if not 0 <= level < math.inf:
+            raise ValueError(
+                f"the level of {type(self).__name__} is a standard deviation, 0 or more and finite; got {level}."
+            )
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        return x + self.level * torch.randn_like(x)
+
+
+class Corrupted(nn.Module):
+    r"""A network that sees its input corrupted in training: ``network(corruption(x))``.
+
+    As the encoder of a posterior it makes the bound that of denoising,
+
+    .. math::
+        \mathbb E_{p(\tilde x \mid x)} \mathbb E_{q(z \mid \tilde x)} [\log p(x, z) - \log q(z \mid \tilde x)]
+        \le \log p(x)
+
+    where the level is the buffer ``corruption.level``.
+
+    Args:
+        network: ``[*, *in_shape] -> [*, *out_shape]``.
+        corruption: one of :class:`Masking`, :class:`SaltAndPepper`, :class:`GaussianNoise`, or any module
+            ``[*, *in_shape] -> [*, *in_shape]``.
+
+    Raises:
+        TypeError: if ``corruption`` is no module.
+
+    Source: Im, Ahn, Memisevic & Bengio (2017), Denoising Criterion for Variational Auto-Encoding Framework.
+    """
+
+    def __init__(self, network: nn.Module, corruption: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(corruption, nn.Module):
+            given = f"the class {corruption.__name__}" if isinstance(corruption, type) else repr(corruption)
+            raise TypeError(f"a corruption is a module, such as Masking(0.5); got {given}.")
+        self.network = network
+        self.corruption = corruption
+        if hasattr(network, "in_shape"):
+            self.in_shape = network.in_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.corruption(x))

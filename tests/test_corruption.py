@@ -1,0 +1,281 @@
+"""networks.corruption: what is corrupted and how often, and the denoising bound that it makes of a pair's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae import IWAE, MLP, SGVB_A, VAE, Centered, DiagonalNormal, Gaussian, StandardNormal, evidence
+from pyro_vae.compiled import Compiled
+from pyro_vae.models import MLPVAE, ConvVAE
+from pyro_vae.networks import Corrupted, Corruption, GaussianNoise, Masking, SaltAndPepper
+from pyro_vae.training import Step
+from pyro_vae.transforms import Planar
+
+CORRUPTIONS: dict[str, Callable[[float], Corruption]] = {
+    "masking": Masking,
+    "masking by -1": functools.partial(Masking, value=-1.0),
+    "salt and pepper": SaltAndPepper,
+    "salt and pepper of -2, 3": functools.partial(SaltAndPepper, low=-2.0, high=3.0),
+    "Gaussian": GaussianNoise,
+}
+each = pytest.mark.parametrize("make", CORRUPTIONS.values(), ids=CORRUPTIONS)
+
+
+def moments(corruption: Corruption, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each entry of corrupted - x, in closed form."""
+    level = corruption.level.to(x.dtype)
+    if isinstance(corruption, GaussianNoise):
+        return torch.zeros_like(x), level.square().expand_as(x)
+    ends = (corruption.low, corruption.high) if isinstance(corruption, SaltAndPepper) else (corruption.value,)
+    mean = level * sum(end - x for end in ends) / len(ends)
+    return mean, level * sum((end - x) ** 2 for end in ends) / len(ends) - mean**2
+
+
+@each
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_mean_and_variance_of_what_it_does(make: Callable[[float], Corruption], level: float) -> None:
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    shifts = make(level)(x.expand(100_000, 5)) - x
+    mean, variance = moments(make(level), x)
+    torch.testing.assert_close(shifts.mean(0), mean, rtol=0, atol=4 * 3 / 100_000**0.5)
+    torch.testing.assert_close(shifts.var(0), variance, rtol=0.03, atol=0.0)
+
+
+@each
+def test_entries_are_corrupted_on_their_own(make: Callable[[float], Corruption]) -> None:
+    torch.manual_seed(0)
+    shifts = make(0.4)(torch.full((100_000, 3), 0.25)) - 0.25
+    correlations = torch.corrcoef(shifts.T) - torch.eye(3)
+    assert correlations.abs().max() < 5 / 100_000**0.5
+
+
+@each
+def test_at_level_0_and_in_evaluation_it_is_the_identity(make: Callable[[float], Corruption]) -> None:
+    x = torch.rand(4, 6)
+    assert torch.equal(make(0.0)(x), x)
+    assert not torch.equal(make(0.5)(x), x)
+    state = torch.get_rng_state()
+    assert make(0.5).eval()(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 1, 4, 4)])
+def test_any_leading_dimensions_and_dtypes(
+    make: Callable[[float], Corruption], dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    x = torch.rand(shape, dtype=dtype)
+    corrupted = make(0.5)(x)
+    assert (corrupted.shape, corrupted.dtype) == (x.shape, dtype)
+    assert make(0.5).double().level.dtype == torch.float64
+
+
+@each
+def test_seeded_and_traced_with_a_level_that_moves(make: Callable[[float], Corruption]) -> None:
+    corruption, x = make(0.1), torch.rand(50, 8)
+    graph = make_fx(lambda level, x: torch.func.functional_call(corruption, {"level": level}, x))(torch.tensor(0.9), x)
+    for level in (0.1, 0.8):
+        corruption.level.fill_(level)
+        torch.manual_seed(3)
+        eager = corruption(x)
+        torch.manual_seed(3)
+        assert torch.equal(graph(torch.tensor(level), x), eager)
+        torch.manual_seed(4)
+        assert not torch.equal(corruption(x), eager)
+
+
+@each
+def test_a_compiled_network_sees_the_level_move(make: Callable[[float], Corruption]) -> None:
+    class Outputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.corruption = make(0.0)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [self.corruption(x)]
+
+    module, x = Outputs(), torch.rand(20, 8)
+    compiled = Compiled(module, compile="traced")
+    assert torch.equal(compiled(x)[0][0], x)
+    module.corruption.level.fill_(0.7)
+    torch.manual_seed(0)
+    traced = compiled(x)[0][0]
+    torch.manual_seed(0)
+    assert torch.equal(traced, module(x)[0])
+    assert not torch.equal(traced, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Masking(-0.1), r"level of Masking is the probability .* in \[0, 1\]; got -0.1"),
+        (lambda: Masking(math.nan), "got nan"),
+        (lambda: SaltAndPepper(1.01), r"level of SaltAndPepper .* in \[0, 1\]; got 1.01"),
+        (lambda: GaussianNoise(-1.0), "level of GaussianNoise is a standard deviation, 0 or more and finite; got -1.0"),
+        (lambda: GaussianNoise(math.inf), "0 or more and finite; got inf"),
+    ],
+)
+def test_refuses(make: Callable[[], Corruption], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+    assert GaussianNoise(3.0).level == 3.0
+
+
+def test_corrupted_wraps_a_network() -> None:
+    network = MLP((2, 3), 4)
+    corrupted = Corrupted(network, Masking(1.0, value=0.5))
+    x = torch.rand(5, 2, 3)
+    assert corrupted.in_shape == (2, 3)
+    assert DiagonalNormal(corrupted).event_dim == 2
+    assert torch.equal(corrupted(x), network(torch.full_like(x, 0.5)))
+    assert torch.equal(corrupted.eval()(x), network(x))
+    assert not hasattr(Corrupted(nn.Identity(), Masking(0.1)), "in_shape")
+    with pytest.raises(TypeError, match=r"a corruption is a module, such as Masking\(0.5\); got the class Masking"):
+        Corrupted(network, Masking)  # type: ignore[arg-type]
+
+
+MODELS: dict[str, Callable[..., Any]] = {
+    "dense": functools.partial(MLPVAE, (1, 4, 4), 3, (8,)),
+    "dense, flow": functools.partial(MLPVAE, (1, 4, 4), 3, (8,), transforms=[Planar]),
+    "dense, mean": functools.partial(MLPVAE, (1, 4, 4), 3, (8,), mean=torch.full((1, 4, 4), 0.3)),
+    "convolutional": functools.partial(ConvVAE, (1, 4, 4), 3, (4,), 8),
+    "convolutional, flow": functools.partial(ConvVAE, (1, 4, 4), 3, (4,), 8, transforms=[Planar]),
+}
+models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def binary(num_data: int = 20) -> Tensor:
+    return torch.rand(num_data, 1, 4, 4, generator=torch.Generator().manual_seed(1)).round()
+
+
+@models
+def test_one_module_at_one_place(make: Callable[..., Any]) -> None:
+    corruption = Masking(0.25)
+    pair = make(corruption=corruption)
+    assert pair.corruption is pair.posterior.network.corruption is corruption
+    assert [name for name in pair.state_dict() if name.endswith("level")] == ["posterior.network.corruption.level"]
+    assert [module for module in pair.modules() if isinstance(module, Masking)] == [corruption]
+    other = copy.deepcopy(pair)
+    other.load_state_dict(pair.state_dict())
+    assert other.corruption is other.posterior.network.corruption is not corruption
+    assert make().corruption is None
+    assert not any("corruption" in name for name in make().state_dict())
+
+
+@models
+def test_the_encoder_sees_it_and_the_target_does_not(make: Callable[..., Any]) -> None:
+    """All entries lost: q(z | x) is that of an empty image, and log p(x | z) is of x."""
+    pair, x = make(corruption=Masking(1.0)), binary()
+    torch.manual_seed(0)
+    terms = SGVB_A().objective(pair.model, pair.guide, x).terms
+    torch.manual_seed(0)
+    torch.rand_like(x)  # the mask
+    z = pair.eval().posterior(torch.zeros_like(x)).rsample()
+    assert terms["x"]["log_p"].item() == pytest.approx(pair.likelihood(z).log_prob(x).mean().item(), abs=1e-4)
+
+
+@models
+@pytest.mark.parametrize("estimator", [SGVB_A(), SGVB_A(2), IWAE(3)], ids=str)
+def test_level_0_is_the_plain_bound(make: Callable[..., Any], estimator: Any) -> None:
+    """To the bit, once the plain pair has passed over the noise of the mask."""
+    x, bounds = binary(), []
+    for corruption in (None, SaltAndPepper(0.0)):
+        torch.manual_seed(0)
+        pair = make(corruption=corruption)
+        torch.manual_seed(1)
+        if corruption is None:
+            torch.rand_like(x)
+        bounds.append(estimator.bound(pair, x))
+    assert torch.equal(*bounds)
+
+
+@models
+def test_nothing_is_corrupted_in_evaluation(make: Callable[..., Any]) -> None:
+    x, bounds, scores = binary(), [], []
+    for corruption in (None, Masking(0.9)):
+        torch.manual_seed(0)
+        pair = make(corruption=corruption).eval()
+        torch.manual_seed(1)
+        bounds.append(SGVB_A().bound(pair, x))
+        pair.train()
+        scores.append(evidence.importance(pair, x, num_samples=20, seed=2, compile="eager").log_prob)
+    assert torch.equal(*bounds)
+    assert torch.equal(*scores)
+
+
+@models
+def test_a_step_is_the_same_eager_and_traced(make: Callable[..., Any]) -> None:
+    x, losses = binary(), []
+    for mode in ("eager", "traced"):
+        torch.manual_seed(0)
+        pair = make(corruption=SaltAndPepper(0.0))
+        step = Step(pair, SGVB_A(2), compile=mode)
+        for level in (0.0, 0.8):
+            pair.corruption.level.fill_(level)
+            torch.manual_seed(1)
+            losses.append(step((x,), torch.ones(())).loss)
+        assert step.mode == mode
+    torch.testing.assert_close(losses[:2], losses[2:])
+    assert losses[0] != losses[1]
+
+
+# A linear-Gaussian pair, z ~ N(0, I), x ~ N(W z, s^2 I) with orthogonal columns of W, whose posterior
+# N(A x, diag(S)) is diagonal and which the encoder has exactly. A shift of x by e takes e^T A^T S^-1 A e / 2 off
+# the bound, so that the denoising bound is log p(x) less the mean of that.
+
+SCALE = 0.7
+
+
+def linear_pair(corruption: nn.Module | None) -> tuple[VAE, Tensor, Tensor]:
+    """The pair, A^T S^-1 A and the covariance of x."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(5, 2, generator=generator, dtype=torch.float64)).Q
+    loading = basis * torch.tensor([1.5, 0.8], dtype=torch.float64)
+    variance = 1 / (1 + loading.square().sum(0) / SCALE**2)
+    weight = variance.unsqueeze(-1) * loading.T / SCALE**2
+    encoder, decoder = MLP(5, (2, 2), hidden=()).double(), MLP(2, 5, hidden=()).double()
+    with torch.no_grad():
+        for layer, value in ((encoder.layers[-1], torch.cat([weight, 0 * weight])), (decoder.layers[-1], loading)):
+            layer.weight.copy_(value)
+            layer.bias.zero_()
+        encoder.layers[-1].bias[2:] = variance.log()
+    network: nn.Module = Centered(encoder, torch.zeros(5, dtype=torch.float64))
+    network = network if corruption is None else Corrupted(network, corruption)
+    likelihood = Gaussian(decoder, SCALE, sigmoid_mean=False)
+    pair = VAE(StandardNormal(2), DiagonalNormal(network), likelihood).double()
+    curvature = weight.T @ (weight / variance.unsqueeze(-1))
+    return pair, curvature, loading @ loading.T + SCALE**2 * torch.eye(5, dtype=torch.float64)
+
+
+@each
+def test_the_denoising_bound_is_below_log_p(make: Callable[[float], Corruption]) -> None:
+    x = torch.tensor([[0.3, -1.0, 0.5, 1.2, 0.0]], dtype=torch.float64)
+    clean, curvature, covariance = linear_pair(None)
+    log_p = torch.distributions.MultivariateNormal(torch.zeros(5, dtype=torch.float64), covariance).log_prob(x[0])
+    # The clean bound is exact in every draw.
+    torch.testing.assert_close(SGVB_A().bound(clean, x.expand(7, 5)), log_p.expand(7))
+    levels = (0.1, 0.4, 0.9)
+    gaps = []
+    for level in levels:
+        pair, _, _ = linear_pair(make(level))
+        torch.manual_seed(0)
+        draws = SGVB_A().bound(pair, x.expand(40_000, 5))
+        error = draws.std() / 40_000**0.5
+        mean, variance = moments(make(level), x[0])
+        gap = (curvature.diagonal() @ variance + mean @ curvature @ mean) / 2
+        assert abs(draws.mean() - (log_p - gap)) < 4 * error
+        assert draws.mean() < log_p - 4 * error
+        torch.testing.assert_close(SGVB_A().bound(pair.eval(), x), log_p.unsqueeze(0))
+        gaps.append(gap)
+    assert gaps[0] < gaps[1]
