@@ -2,7 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae import data, diagnostics, evidence, likelihoods, models, networks, posteriors, priors, transforms
+from pyro_vae import (
+    bayesian,
+    data,
+    diagnostics,
+    evidence,
+    likelihoods,
+    models,
+    networks,
+    posteriors,
+    priors,
+    transforms,
+)
 from pyro_vae.check import PairError, check
 from pyro_vae.contract import Pair, pair_method
 from pyro_vae.estimators import (
@@ -33,7 +44,7 @@ from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, Wei
 from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
-    from pyro_vae import figures, plotting
+    from pyro_vae import applications, figures, plotting
 
 __all__ = [
     "CIWAE",
@@ -71,6 +82,8 @@ __all__ = [
     "StandardNormal",
     "WakeSleep",
     "WeightPrior",
+    "applications",
+    "bayesian",
     "check",
     "data",
     "diagnostics",
@@ -89,8 +102,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports matplotlib's rooms when they are first asked for: they take longer than all the others together."""
-    if name in ("figures", "plotting"):
+    """Imports what needs matplotlib when it is first asked for: it takes longer than all the others together."""
+    if name in ("applications", "figures", "plotting"):
         import importlib
 
         return importlib.import_module(f"pyro_vae.{name}")

@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import ImproperUniform
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -447,6 +448,25 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
     }
+
+
+def check_densities(who: str, model_trace: Trace) -> None:
+    """Refuses latents without a density, for what takes p(x, z) / q(z | x) as a weight of each datum.
+
+    Args:
+        who: needs the densities, for the message.
+        model_trace: a run of the model.
+
+    Raises:
+        ValueError: if the prior of a latent is improper, as an autoencoder's.
+    """
+    for name, site in latent_sites(model_trace).items():
+        if isinstance(site["fn"], ImproperUniform):
+            raise ValueError(
+                f"{who} needs densities p({name}) and q({name}), but the prior is improper: an autoencoder has no "
+                f"prior, and its q({name}) is a point without a density: there are no importance weights, and no p(x). "
+                "Train it by SGVB_A or SGVB_B, or take a VAE, such as pyro_vae.models.MLPVAE."
+            )
 
 
 def dream(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], Trace]:

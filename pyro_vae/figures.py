@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
 from pyro_vae.data import Data, Split
+from pyro_vae.diagnostics.latents import has_prior
 
 _MOST_CODES = 5000
 
@@ -24,7 +25,8 @@ def draw(
     Learning curves; for images reconstructions, samples from the prior and, with one latent, interpolations between
     data, and traversals of its most active units through the quantiles of the prior, or its 2-D manifold; the codes by
     label; the active units. Units that are constrained jointly, as on a sphere, cannot be moved one by one: they have
-    neither traversals nor a manifold.
+    neither traversals nor a manifold. Where there is no prior, as in an autoencoder, there are no samples, traversals
+    or manifold.
 
     Args:
         folder: where the files go.
@@ -52,9 +54,11 @@ def _figures(
     batch = held.batch(torch.arange(len(held)))
     shape = data.event_shape
     images = len(shape) == 3 and shape[0] in (1, 3)
+    drawable = has_prior(pair, *batch)
     if images:
         shown = tuple(tensor[:10] for tensor in batch)
         yield "reconstructions", plotting.reconstructions(shown[0], _unit(diagnostics.reconstruct(pair, *shown), shape))
+    if images and drawable:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch), shape))
@@ -68,7 +72,7 @@ def _figures(
     yield "active_units", plotting.active_units(units.variances)
     if codes["z"].shape[1] > 1:
         yield "latent_scatter", plotting.latent_scatter(units.codes, held.labels)
-    if images and space is not None and space.event_dim == 0:
+    if images and drawable and space is not None and space.event_dim == 0:
         yield _latent_figure(pair, batch, units, shape)
 
 

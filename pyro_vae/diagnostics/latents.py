@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.distributions import ExpandedDistribution, ImproperUniform, MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
@@ -40,7 +40,7 @@ def _reading(pair: nn.Module) -> Iterator[None]:
 
 
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
-    """E[z | x] by the guide, for each latent: ``{"z": [B, *event]}``.
+    """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``.
 
     Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
     sphere) or infinite (Cauchy), the mode. For a flow, whose mean is not known, the image of its base's mean under the
@@ -52,7 +52,15 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     with _reading(module):
         with _AtMean():
             trace = poutine.trace(guide).get_trace(*batch)
-        return {name: site["value"] for name, site in latent_sites(trace).items()}
+        shared = _shared(trace)
+        return {name: site["value"] for name, site in latent_sites(trace).items() if name not in shared}
+
+
+def _shared(trace: Trace) -> set[str]:
+    """The latents that all data share, such as weights: those in no plate, where other sites are in one."""
+    nodes: Any = trace.nodes
+    plated = {name for name, site in nodes.items() if any(f.vectorized for f in site.get("cond_indep_stack", ()))}
+    return set(latent_sites(trace)) - plated if plated else set()
 
 
 class _AtMean(poutine.messenger.Messenger):
@@ -90,6 +98,8 @@ _WRAPPERS = (Independent, ExpandedDistribution, MaskedDistribution)
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
     """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
 
+    Random variables that all data share, such as weights, are at their mean under the guide.
+
     Args:
         pair: the pair.
         latents: a tensor for each latent site, or the tensor of the only one, ``z``.
@@ -109,11 +119,37 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
 def _local_latents(pair: Any, *batch: Tensor) -> set[str]:
     """The latents inside the data plate."""
     module = as_pair(pair)
-    with _reading(module):
+    with _reading(module), _InPlaceOfAPrior(module):
         trace = poutine.trace(programs(module)[0]).get_trace(*batch)
     plate = data_frame(trace)
     inside = {name: [frame.name for frame in site["cond_indep_stack"]] for name, site in latent_sites(trace).items()}
     return {name for name, frames in inside.items() if plate is not None and plate.name in frames}
+
+
+class _InPlaceOfAPrior(poutine.messenger.Messenger):
+    """Puts a value at each latent without a proper prior, which cannot be drawn, where only shapes are asked for."""
+
+    def __init__(self, pair: Any) -> None:
+        super().__init__()
+        module = as_pair(pair)
+        dtype = next((parameter.dtype for parameter in module.parameters()), None)
+        self.zero = torch.zeros((), dtype=dtype, device=device_of(module))
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], ImproperUniform) and not msg["done"] and msg["value"] is None:
+            msg["value"], msg["done"] = biject_to(msg["fn"].support)(self.zero.expand(msg["fn"].shape())), True
+
+
+def has_prior(pair: Any, *batch: Tensor) -> bool:
+    """Whether the model's latents can be drawn: not where one is ``ImproperUniform``, as in an autoencoder.
+
+    Args:
+        pair: the pair.
+        batch: arguments of the model; one datum is enough.
+    """
+    with _InPlaceOfAPrior(pair):
+        sites = latent_sites(_run_model(pair, _resized(batch, 1), {}))
+    return not any(isinstance(site["fn"], ImproperUniform) for site in sites.values())
 
 
 def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
@@ -122,8 +158,14 @@ def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
 
 
 def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
-    """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`."""
-    return _observed_mean(_run_model(pair, _resized(batch, num_samples), {}))
+    """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`.
+
+    Random variables that all data share, such as weights, are one draw from the guide.
+
+    Raises:
+        ValueError: if the model observes several sites, or none, or has no prior, as an autoencoder.
+    """
+    return _observed_mean(_run_model(pair, _resized(batch, num_samples), {}, draw_shared=True))
 
 
 def prior_quantiles(
@@ -179,7 +221,8 @@ _CHUNK = 256
 
 def support(pair: Any, *batch: Tensor, site: str = "z") -> constraints.Constraint:
     """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
-    return _support(_prior(pair, site, *_resized(batch, 1))["fn"])
+    with _InPlaceOfAPrior(pair):
+        return _support(_prior(pair, site, *_resized(batch, 1))["fn"])
 
 
 def _prior(pair: Any, site: str, *batch: Tensor) -> Any:
@@ -241,7 +284,9 @@ def interpolate(
     weight = torch.linspace(0, 1, num_steps)
     for name, code in codes.items():
         if name in moved:
-            codes[name] = _line(_prior(pair, name, *_resized(first, _CHUNK)), code, ends[name], weight).flatten(0, 1)
+            with _InPlaceOfAPrior(pair):
+                site = _prior(pair, name, *_resized(first, _CHUNK))
+            codes[name] = _line(site, code, ends[name], weight).flatten(0, 1)
     rows = tuple(tensor.repeat_interleave(num_steps, 0) for tensor in first)
     return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
 
@@ -275,13 +320,21 @@ def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
 
 
-def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]) -> Trace:
+def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor], draw_shared: bool = False) -> Trace:
+    """A run at given latents. What all data share (weights) has its value from the guide: the mean, or a draw."""
     module = as_pair(pair)
-    model, _ = programs(module)
+    model, guide = programs(module)
     batch = _on_device(module, batch)
     latents = {name: value.to(device_of(module)) for name, value in latents.items()}
     with _reading(module):
-        observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
+        given = poutine.condition(model, data=dict(latents))
+        trace = poutine.trace(given).get_trace(*batch)
+        observed = [name for name in observed_sites(trace) if name not in latents]
+        shared = _shared(trace)
+        if shared:
+            with nullcontext() if draw_shared else _AtMean():
+                posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
+            latents.update({name: posterior[name]["value"] for name in shared if name in posterior})
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
         trace = free.get_trace(*batch)
     nodes: Any = trace.nodes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, device_of, evaluating, run, tracing_obstacle
+from pyro_vae.contract import as_pair, check_densities, device_of, evaluating, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, arguments, check_log_prob
 from pyro_vae.joint import check_local
@@ -93,7 +93,8 @@ def importance(
 
     Raises:
         ValueError: if a number is below 1, there are no data, the model has random variables outside the data
-            plate, whose evidence is no sum over data, or weights are NaN or infinite.
+            plate, whose evidence is no sum over data, or latents with an improper prior, or weights are NaN or
+            infinite.
 
     Warns:
         UserWarning: where for more than one datum in a hundred the effective sample size is below 5, so that their
@@ -111,7 +112,9 @@ def importance(
     with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         # One run, so that the pair's parameters are there and latents that the data share are refused.
-        check_local(*run(module, *(tensor[:1].to(device) for tensor in batch)))
+        traces = run(module, *(tensor[:1].to(device) for tensor in batch))
+        check_local(*traces)
+        check_densities("importance sampling", traces[0])
         runs = {
             count: Compiled(
                 _LogWeights(module, count, max_plate_nesting, precision),

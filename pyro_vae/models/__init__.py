@@ -1,8 +1,11 @@
 """Systems: one file each, a model/guide pair with its networks."""
 
+from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.conv_vae import ConvVAE
+from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.mlp_vae import MLPVAE
+from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
 
-__all__ = ["MLPVAE", "ConvVAE", "VampVAE", "VariationalGP"]
+__all__ = ["MLPVAE", "Autoencoder", "ConvVAE", "FullBayes", "SemiSupervisedVAE", "VampVAE", "VariationalGP"]
