@@ -1,4 +1,4 @@
-"""The command line: pyro-vae train | evaluate | plot | estimators. ``python -m pyro_vae`` is the same."""
+"""The command line: pyro-vae train | evaluate | plot | apply | estimators. ``python -m pyro_vae`` is the same."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
+from tqdm import tqdm
 
-from pyro_vae import evidence, figures
+from pyro_vae import applications, evidence, figures
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import observed_sites, support_of
@@ -42,6 +44,7 @@ commands:
   train      fit a pair to data and write a run folder
   evaluate   log p(x) of a run: importance sampling, annealed importance sampling, BDMC, HMC
   plot       draw the figures of a run again
+  apply      what pairs are good for, beside baselines
   estimators what is known of each estimator
 
 `pyro-vae COMMAND --help` tells the options of a command.
@@ -51,7 +54,7 @@ commands:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    commands = {"train": train, "evaluate": evaluate, "plot": plot, "estimators": estimators}
+    commands = {"train": train, "evaluate": evaluate, "plot": plot, "apply": apply, "estimators": estimators}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
@@ -61,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that --model my_file.MyPair finds a file beside the user
     try:
-        commands[name](rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            commands[name](rest)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         return _fail(_sentence(str(error)))
     except KeyboardInterrupt as interrupt:
@@ -72,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int = 2) -> int:
     print(f"pyro-vae: error: {message}", file=sys.stderr)
     return status
+
+
+def _warn(message: Warning | str, *where: Any, **options: Any) -> None:
+    """A warning as one line, above a progress bar where there is one."""
+    tqdm.write(f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _sentence(message: str) -> str:
@@ -180,9 +190,13 @@ def _train_parser(model: type) -> ArgumentParser:
     name = f"{model.__module__}.{model.__qualname__}"
     parser.add_subclass_arguments(model, "model", default={"class_path": name}, help="the pair, and its arguments")
     sources = ("data", *_LOAD_OPTIONS)
-    for argument, compute in (("event_shape", _event_shape), ("mean", _mean)):
-        if argument in inspect.signature(model).parameters:  # what the data answer
+    parameters = inspect.signature(model).parameters
+    for argument, compute in (("event_shape", _event_shape), ("mean", _mean)):  # what the data answer
+        if argument in parameters:
             parser.link_arguments(sources, f"model.init_args.{argument}", compute_fn=compute, apply_on="parse")
+        if "pair" in parameters:  # and a pair inside, if it has such an argument
+            target = f"model.init_args.pair.init_args.{argument}"
+            parser.link_arguments(sources, target, compute_fn=compute, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
     parser.set_defaults({"binarization": "dynamic", **{name: _as_option(value) for name, value in RECIPE.items()}})
     return parser
@@ -217,13 +231,21 @@ def _build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, 
     """The pair, the data and the arguments of fit() of a configuration."""
     data = _load(config.data, *(config[option] for option in _LOAD_OPTIONS))
     torch.manual_seed(config.seed)  # of the initial weights
-    built = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    built = _instantiate(parser, config)
     skipped = {"config", "data", "model", *_LOAD_OPTIONS}
     return built.model, data, {key: value for key, value in vars(built).items() if key not in skipped}
 
 
-def _open_run(run: str) -> tuple[nn.Module, Data, Path]:
-    """The trained pair and the data of a run folder."""
+def _instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    return parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+
+
+def open_run(run: str) -> tuple[nn.Module, Data, Path]:
+    """The trained pair, the data and the path of a run folder.
+
+    Raises:
+        ValueError: if ``run`` is no folder that ``pyro-vae train`` has written.
+    """
     out = Path(run)
     if not (out / CONFIG).is_file():
         raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
@@ -327,7 +349,7 @@ def _score(
     ):
         if given and method not in methods:
             raise ValueError(f"--{option} has no part in --method {method}, but in {', '.join(methods)}. Leave it out.")
-    pair, data, out = _open_run(run)
+    pair, data, out = open_run(run)
     chosen = getattr(data, split)
     if chosen is None:
         there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
@@ -444,9 +466,14 @@ def _said(entry: dict[str, Any]) -> str:
     )
 
 
-def _run_parser(name: str, function: Any) -> ArgumentParser:
-    parser = _Parser(prog=f"pyro-vae {name}", description=(function.__doc__ or "").strip().splitlines()[0])
-    parser.add_function_arguments(function, as_positional=True)
+def _run_parser(
+    name: str, function: Callable[..., Any], skip: set[str | int] | None = None, trained: bool = False
+) -> ArgumentParser:
+    """The options of a function; with ``trained`` the folder of a run before them."""
+    parser = _Parser(prog=f"pyro-vae {name}", description=_first_line(function))
+    if trained:
+        parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_function_arguments(function, as_positional=True, skip=skip)
     return parser
 
 
@@ -462,7 +489,7 @@ def _plot(run: str) -> None:
     Args:
         run: folder of the run
     """
-    pair, data, out = _open_run(run)
+    pair, data, out = open_run(run)
     _draw(out, pair, data)
 
 
@@ -470,6 +497,51 @@ def plot(arguments: Sequence[str]) -> None:
     """The figures of a run."""
     parser = _run_parser("plot", _plot)
     _plot(**vars(parser.parse_args(list(arguments))))
+
+
+def apply(arguments: Sequence[str]) -> None:
+    """An application, or the list of them."""
+    names = applications.names()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: pyro-vae apply NAME [options]\n\n{_listing(names)}\n\n{_APPLY_HELP}")
+        return
+    name, *rest = arguments
+    if name not in names:
+        raise ValueError(f"there is no application {name!r}{_nearest(name, names)}. Applications: {', '.join(names)}.")
+    function = applications.function(name)
+    trained = _takes_a_run(function)
+    parser = _run_parser(f"apply {name}", function, skip={"pair", "data"} if trained else set(), trained=trained)
+    options = vars(_instantiate(parser, parser.parse_args(rest)))
+    if trained:
+        pair, data, folder = open_run(options.pop("run"))
+        out = options["out"] = options["out"] or str(folder)
+        function(pair, data, **options)
+    else:
+        out = options["out"] = options["out"] or _free_folder(Path("runs"), name)
+        function(**options)
+    print(f"written: {out}")
+
+
+_APPLY_HELP = """\
+`pyro-vae apply NAME --help` tells the options of an application. RUN is the folder of a run of pyro-vae train, which
+gets the results where no --out is given; the others take data, train themselves, and make a folder runs/NAME-1."""
+
+
+def _takes_a_run(function: Callable[..., Any]) -> bool:
+    return list(inspect.signature(function).parameters)[:2] == ["pair", "data"]
+
+
+def _listing(names: Sequence[str]) -> str:
+    """One line for each application."""
+    functions = {name: applications.function(name) for name in names}
+    heads = {name: f"{name} RUN" if _takes_a_run(function) else name for name, function in functions.items()}
+    width = max(map(len, heads.values()), default=0)
+    lines = [f"  {heads[name].ljust(width)}  {_first_line(function)}" for name, function in functions.items()]
+    return "\n".join(["applications:", *lines])
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 def _facts(width: int | None = None) -> None:

@@ -1,17 +1,19 @@
 """The command line as a user meets it."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from pyro_vae import cli
+from pyro_vae import applications, cli
 from pyro_vae.training.records import read_metrics
 
 QUICK = ["--epochs", "2", "--compile", "traced", "--progress", "false", "--model.hidden", "[16]"]
@@ -322,7 +324,8 @@ def test_numbers_of_help_and_readme_commands_exist():
     """Each ``pyro-vae`` command that the README shows is one that the program knows."""
     readme = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"pyro-vae (\w+)", readme)
-    assert set(commands) == {"train", "evaluate", "plot", "estimators"}
+    assert {"train", "evaluate", "plot", "estimators"} <= set(commands)
+    assert set(commands) <= {"train", "evaluate", "plot", "apply", "estimators"}
 
 
 def test_mnist_from_the_command_line(root, tmp_path, capsys):
@@ -367,3 +370,132 @@ def test_help_of_a_model_is_short(capsys):
     assert "class of pyro_vae.priors" in " ".join(text.split())
     assert "torch.ao" not in text
     assert len(text.splitlines()) < 120
+
+
+def measure(pair, data, *, level: float = 0.5, out: str | None = None, seed: int = 0, progress: bool = True):
+    """Measures a trained pair.
+
+    Args:
+        pair: the pair
+        data: its data
+        level: of the noise
+        out: folder of the results
+        seed: of the noise
+        progress: show a bar
+    """
+    assert not pair.training
+    print(f"{type(pair).__name__} {data.name} {level} {out}")
+
+
+def learn(data: str = "digits", num_train: int | None = None, *, out: str | None = None):
+    """Trains by itself.
+
+    Args:
+        data: name of the data
+        num_train: how many
+        out: folder of the results
+    """
+    warnings.warn("beware\n   of this", RuntimeWarning, stacklevel=2)
+    print(f"{data} {num_train} {out}")
+    if num_train == 0:
+        raise ValueError("num_train is 0.")
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    functions = {"measure": measure, "learn": learn}
+    monkeypatch.setattr(applications, "names", lambda: list(functions))
+    monkeypatch.setattr(applications, "function", functions.__getitem__)
+
+
+def test_applications(stand_ins, tmp_path, capsys):
+    for arguments in (["apply"], ["apply", "--help"]):
+        assert cli.main(arguments) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["measure", "RUN", "Measures", "a", "trained", "pair."] in lines
+        assert ["learn", "Trains", "by", "itself."] in lines
+    assert "there is no application 'lern'; the nearest are learn" in fails(capsys, "apply", "lern")
+    assert cli.main(["train", *QUICK, "--out", "run"]) == 0
+    capsys.readouterr()
+    assert cli.main(["apply", "measure", "run", "--level", "2"]) == 0
+    assert capsys.readouterr().out == "MLPVAE digits 2.0 run\nwritten: run\n"
+    assert cli.main(["apply", "measure", "run", "--out", "there"]) == 0
+    assert capsys.readouterr().out.endswith("written: there\n")
+    assert cli.main(["apply", "learn", "--num-train", "7"]) == 0
+    assert "digits 7 runs/learn-1" in capsys.readouterr().out
+    (tmp_path / "runs" / "learn-1").mkdir(parents=True)
+    assert cli.main(["apply", "learn"]) == 0
+    assert "digits None runs/learn-2" in capsys.readouterr().out
+    assert fails(capsys, "apply", "learn", "--num-train", "0").endswith("pyro-vae: error: num_train is 0.\n")
+    assert "is no run folder" in fails(capsys, "apply", "measure", "nothing")
+    assert "level" in fails(capsys, "apply", "measure", "run", "--level", "high")
+    assert "run" in fails(capsys, "apply", "measure")
+
+
+def test_help_of_applications(stand_ins, capsys):
+    for name, words in (("measure", ("folder of the run", "of the noise")), ("learn", ("name of the data",))):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["apply", name, "--help"])
+        assert end.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert text.startswith(f"usage: pyro-vae apply {name}")
+        assert all(word in text for word in words)
+        assert "--pair" not in text
+
+
+@pytest.mark.parametrize("name", applications.names())
+def test_each_application_is_a_command(name, capsys):
+    """Its module is there, it has what every application has, and each of its options is explained."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["apply", name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--out", "--seed", "--progress"):
+        assert option in text
+    assert "``" not in text
+    function = applications.function(name)
+    for option in inspect.signature(function).parameters:
+        assert f"\n        {option}: " in function.__doc__, option
+
+
+def test_a_warning_is_one_line(stand_ins, capsys):
+    shown = warnings.showwarning
+    assert cli.main(["apply", "learn"]) == 0
+    assert capsys.readouterr().err == "pyro-vae: warning: beware of this\n"
+    assert warnings.showwarning is shown
+
+
+def test_a_pair_around_a_pair(tmp_path, capsys):
+    """The inner pair gets what the data answer, as it would by itself."""
+    (tmp_path / "around.py").write_text(
+        textwrap.dedent(
+            """
+            from torch import nn
+
+            class Around(nn.Module):
+                def __init__(self, pair: nn.Module, name: str = "none"):
+                    super().__init__()
+                    self.pair, self.name = pair, name
+
+                def model(self, x):
+                    return self.pair.model(x)
+
+                def guide(self, x):
+                    return self.pair.guide(x)
+            """
+        )
+    )
+    around = ["--model", "around.Around", "--model.name", "mine", "--model.pair", "pyro_vae.models.MLPVAE"]
+    options = ["--model.pair.latent_dim", "3", "--model.pair.hidden", "[16]"]
+    assert cli.main(["train", *QUICK[:6], *around, *options, "--out", "run"]) == 0
+    assert cli.main(["train", *QUICK, "--model.latent_dim", "3", "--out", "bare"]) == 0
+    wrapped, bare = (read_metrics(tmp_path / name) for name in ("run", "bare"))
+    assert [entry["train"] for entry in wrapped] == [entry["train"] for entry in bare]
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["name"] == "mine"
+    assert "mean" not in config["model"]["init_args"]["pair"]["init_args"]
+    pair, data, out = cli.open_run("run")
+    assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
+    assert cli.main(["evaluate", "run", "--num-samples", "20", "--compile", "traced", "--progress", "false"]) == 0
+    assert "arguments are required: pair" in fails(capsys, "train", "--model", "around.Around", *QUICK[:6])
+    assert "no attribute 'MLPVA'" in fails(capsys, "train", *around[:-1], "pyro_vae.models.MLPVA", *QUICK[:6])

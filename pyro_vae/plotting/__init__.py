@@ -29,6 +29,8 @@ from pyro_vae.plotting.mosaics import (
     samples,
     traversals,
 )
+from pyro_vae.plotting.reduction import planes
+from pyro_vae.plotting.restoration import restorations
 from pyro_vae.plotting.style import save
 
 __all__ = [
@@ -43,7 +45,9 @@ __all__ = [
     "lines",
     "manifold",
     "manifold_grid",
+    "planes",
     "reconstructions",
+    "restorations",
     "samples",
     "save",
     "traversals",

@@ -1,0 +1,186 @@
+"""The applications of pyro_vae.applications on MNIST, each beside its baselines.
+
+  restore   denoising, inpainting and super-resolution by inference of z in a trained pair, beside filters and
+            interpolations: mean square error and PSNR
+  reduce    codes of the same pair beside principal components: nearest neighbours, trustworthiness, continuity
+  anomaly   a class held out of training: AUROC of the ELBO, of log p(x) and of a likelihood ratio (Ren et al. 2019),
+            beside PCA and an isolation forest
+  labels    100 labelled images and the others without labels (Kingma, Rezende, Mohamed & Welling 2014), beside
+            classifiers of the labelled ones alone: error rate
+  segment   foreground and background told apart without masks, beside thresholds: overlap
+
+Each is the function of its name with the settings below, as ``pyro-vae apply NAME`` runs it; ``--only NAME`` runs one.
+restore and reduce share a pair, an MLPVAE (784-500-500-40-500-500-784) of dynamically binarised images. The numbers and
+the figure of each are applications_NAME.json and applications_NAME.png. What was measured before is read from the
+cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from shared import cached_fit, options, store
+
+from pyro_vae import Cosine, applications
+from pyro_vae.data import load
+from pyro_vae.models import MLPVAE
+from pyro_vae.training.checkpoint import write_text
+
+DATA = "mnist"
+RUN: dict[str, dict[str, Any]] = {"quick": {"epochs": 30}, "full": {"epochs": 220}}
+HIDDEN = (500, 500)
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {
+        "restore": {},
+        "reduce": {},
+        "anomaly": {"num_train": 20_000, "num_test": 5000, "epochs": 8},
+        "labels": {},
+        "segment": {},
+    },
+    "full": {
+        "restore": {"num_images": 1000},
+        "reduce": {"num_data": 50_000},
+        "anomaly": {"epochs": 50, "num_samples": 500},
+        "labels": {"num_data": 50_000, "epochs": 100},
+        "segment": {"num_train": 50_000, "epochs": 100},
+    },
+}
+TRAINED = ("restore", "reduce")
+
+
+@functools.lru_cache
+def trained(size: str, cache: Path, seed: int, progress: bool) -> tuple[Any, Any]:
+    """The pair of restore and reduce, and its data."""
+    data: Any = load(DATA, binarization="dynamic")
+    epochs = RUN[size]["epochs"]
+    run = cached_fit(
+        cache / "applications" / f"run-{epochs}-seed{seed}",
+        lambda: MLPVAE(data.event_shape, hidden=HIDDEN, mean=data.train.mean()),
+        data,
+        seed=seed,
+        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        scheduler=Cosine(warmup=0.02),
+        average=0.99,
+        epochs=epochs,
+        batch_size=256,
+        patience=10,
+        progress=progress,
+    )
+    return run.pair.eval(), data
+
+
+def apply(name: str, size: str, arguments: Any) -> dict[str, Any]:
+    """Runs an application, or reads what it found; prints its table."""
+    settings = SETTINGS[size][name]
+    folder = arguments.cache / "applications" / f"{name}-{size}-seed{arguments.seed}"
+    numbers, said = folder / f"{name}.json", folder / f"{name}.txt"
+    print(f"\n-- {name}", flush=True)
+    if not said.exists():
+        common = {**settings, "out": str(folder), "seed": arguments.seed, "progress": not arguments.quiet}
+        given: tuple[Any, ...] = (DATA,)
+        if name in TRAINED:
+            given = trained(size, arguments.cache, arguments.seed, not arguments.quiet)
+        heard, started = io.StringIO(), time.perf_counter()
+        with contextlib.redirect_stdout(heard):
+            applications.function(name)(*given, **common)
+        seconds = time.perf_counter() - started
+        lines = [line for line in heard.getvalue().splitlines() if str(folder) not in line]
+        write_text(said, "\n".join([*lines, f"{seconds:.0f} s in all"]) + "\n")
+    print(said.read_text(encoding="utf-8"), end="")
+    result = json.loads(numbers.read_text(encoding="utf-8"))
+    target = arguments.results / f"applications_{name}{'' if size == 'quick' else '_full'}.json"
+    seconds = float(said.read_text(encoding="utf-8").splitlines()[-1].split()[0])
+    about = {"experiment": "applications", "application": name, "size": size, "data": DATA, "settings": settings}
+    store(target, {**about, "run": RUN[size] if name in TRAINED else None, "seconds_in_all": seconds, **result})
+    shutil.copyfile(folder / f"{name}.png", target.with_suffix(".png"))
+    print(f"figure: {target.with_suffix('.png')}")
+    return result
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What they come to."""
+    words = {"restore": restored, "reduce": reduced, "anomaly": detected, "labels": labelled, "segment": segmented}
+    return "\n".join(f"{name}: {words[name](result)}" for name, result in found.items())
+
+
+def detected(result: Any) -> str:
+    auroc, mean = result["auroc"], result["mean"]
+    highest = best(mean)
+    ours = auroc["-log p(x)"]
+    wins = sum(a > b for a, b in zip(ours, auroc["PCA"], strict=True))
+    gains = [a - b for a, b in zip(auroc["likelihood ratio"], ours, strict=True)]
+    hardest = result["classes"][ours.index(min(ours))]
+    return (
+        f"the highest mean AUROC is {mean[highest]:.3f}, that of {highest}. -log p(x) has {mean['-log p(x)']:.3f} and "
+        f"is above PCA ({mean['PCA']:.3f}) for {wins} of {len(ours)} classes; its lowest is {min(ours):.3f}, with "
+        f"{hardest} held out. The likelihood ratio changes it by {min(gains):+.3f} to {max(gains):+.3f}, by "
+        f"{sum(gains) / len(gains):+.3f} on average."
+    )
+
+
+def restored(result: Any) -> str:
+    ours = ("posterior mean", "most probable z")
+    sentences = []
+    for task in dict.fromkeys(score["task"] for score in result["scores"]):
+        scores = {score["method"]: score["psnr"] for score in result["scores"] if score["task"] == task}
+        own = best(scores, [name for name in scores if name in ours])
+        other = best(scores, [name for name in scores if name not in ours])
+        sentences.append(f"{task}, {own} {scores[own]:.1f} dB and {other} {scores[other]:.1f} dB")
+    return f"PSNR of ours and of the best of the others: {'; '.join(sentences)}."
+
+
+def reduced(result: Any) -> str:
+    kept = result["representations"]
+    accuracy = {name: entry["accuracy"] for name, entry in kept.items() if entry["accuracy"] is not None}
+    parts = [f"{name} {100 * value:.1f} %" for name, value in accuracy.items()]
+    trust = best({name: entry["trustworthiness"] for name, entry in kept.items() if name != "x"})
+    return (
+        f"accuracy of {result['num_neighbors']} nearest neighbours: {', '.join(parts) or 'none without labels'}. "
+        f"The most trustworthy representation but x is {trust}; {result['num_active']} units of {result['site']} are "
+        "active."
+    )
+
+
+def labelled(result: Any) -> str:
+    errors = {name: -entry["error"] for name, entry in result["methods"].items()}
+    order = sorted(errors, key=errors.__getitem__, reverse=True)
+    return f"error rates, from the lowest: {', '.join(f'{name} {-100 * errors[name]:.2f} %' for name in order)}."
+
+
+def segmented(result: Any) -> str:
+    overlaps = {name: entry["overlap"] for name, entry in result["methods"].items()}
+    order = sorted(overlaps, key=overlaps.__getitem__, reverse=True)
+    return f"overlap, from the highest: {', '.join(f'{name} {overlaps[name]:.3f}' for name in order)}."
+
+
+def best(values: Mapping[str, float], names: Sequence[str] | None = None) -> str:
+    """The name of the highest value."""
+    return max(values if names is None else names, key=values.__getitem__)
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--only", choices=list(SETTINGS["quick"]), help="one application")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    arguments = parser.parse_args()
+    if arguments.root is not None:
+        os.environ["PYRO_VAE_DATA"] = str(arguments.root)  # where the applications look
+    size = "full" if arguments.full else "quick"
+    names = [arguments.only] if arguments.only else [name for name in SETTINGS[size] if name in applications.names()]
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    found = {name: apply(name, size, arguments) for name in names}
+    print(f"\n{in_words(found)}")
+
+
+if __name__ == "__main__":
+    main()

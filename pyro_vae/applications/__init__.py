@@ -1,0 +1,34 @@
+"""What pairs are good for, beside baselines, on real data: one module for each application.
+
+The function that gives a module its use is a command, ``pyro-vae apply NAME``: its signature and docstring are the
+options and the help. Scores, restorations and the like are functions of any pair, to be used without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+_PLACES = {
+    "anomaly": "anomaly",
+    "restore": "restoration",
+    "reduce": "reduction",
+    "labels": "labels",
+    "segment": "segmentation",
+}
+
+
+def names() -> list[str]:
+    """The applications by name, in the order in which they are listed."""
+    return [name for name, place in _PLACES.items() if importlib.util.find_spec(f"{__name__}.{place}")]
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function behind ``pyro-vae apply NAME``; its module is imported when it is first asked for.
+
+    Raises:
+        KeyError: if there is no application of that name.
+    """
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

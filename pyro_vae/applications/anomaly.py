@@ -1,0 +1,342 @@
+"""Anomaly detection: what a pair makes of a class that it was not trained on."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import evidence
+from pyro_vae.applications import report
+from pyro_vae.compiled import Compile
+from pyro_vae.contract import as_pair, device_of, evaluating
+from pyro_vae.data import Data, Split, load
+from pyro_vae.estimators import SGVB_A
+from pyro_vae.models import MLPVAE
+from pyro_vae.plotting.anomaly import anomaly as draw
+from pyro_vae.training import Cosine, fit
+
+METHODS = ("-ELBO", "-log p(x)", "likelihood ratio", "PCA", "isolation forest")
+
+
+def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, chunk: int = 16384) -> Tensor:
+    r"""Minus the evidence lower bound, in nats: the higher, the stranger.
+
+    .. math:: -\frac 1 L \sum_l \log p(x, z_l) - \log q(z_l \mid x), \quad z_l \sim q(z \mid x)
+
+    Args:
+        pair: the pair.
+        x: the data, ``[N, *event]``.
+        num_samples: draws for each datum, L.
+        seed: of the draws; the caller's random state is left as it was.
+        chunk: draws held in memory at once.
+
+    Returns:
+        ``[N]``.
+
+    Source: An & Cho (2015), whose reconstruction probability is its first part.
+    """
+    module, estimator = as_pair(pair), SGVB_A(num_samples)
+    device = device_of(module)
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = [estimator.bound(module, part.to(device)).cpu() for part in x.split(max(1, chunk // num_samples))]
+    return -torch.cat(parts)
+
+
+def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
+    r"""Minus log p(x) by importance sampling, in nats: the higher, the stranger.
+
+    Args:
+        pair: the pair.
+        x: the data, ``[N, *event]``.
+        num_samples: importance samples for each datum.
+        options: see :func:`pyro_vae.evidence.importance`.
+
+    Returns:
+        ``[N]``.
+
+    Source: Bishop (1994), novelty detection by the density of the inputs.
+    """
+    return -evidence.importance(pair, x, num_samples, **options).log_prob
+
+
+def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
+    r"""How much better a background model explains x, in nats: the higher, the stranger.
+
+    .. math:: \log p_\text{background}(x) - \log p(x)
+
+    log p(x) is high for whatever is simple, such as an image with few strokes, whether it was in the training data or
+    not. A pair trained on data with noise (:func:`perturbed`) knows as much of what is simple, and less of the data;
+    the difference leaves what is particular to the data.
+
+    Args:
+        pair: the pair.
+        background: a pair of the same x, trained on perturbed data.
+        x: the data, ``[N, *event]``.
+        num_samples: importance samples for each datum and pair.
+        options: see :func:`pyro_vae.evidence.importance`.
+
+    Returns:
+        ``[N]``.
+
+    Source: Ren, Liu, Fertig, Snoek, Poplin, DePristo, Dillon & Lakshminarayanan (2019), eq. 4.
+    """
+    strange = minus_log_evidence(pair, x, num_samples, **options)
+    return strange - minus_log_evidence(background, x, num_samples, **options)
+
+
+def auroc(normal: Tensor, anomalous: Tensor) -> float:
+    """The area under the receiver operating characteristic: P(anomalous score > normal score), ties counting half.
+
+    Args:
+        normal: scores ``[N]``.
+        anomalous: scores ``[M]``, higher ones being stranger.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    scores = torch.cat([normal, anomalous]).double()
+    return float(roc_auc_score(torch.arange(len(scores)) >= len(normal), scores))
+
+
+def perturbed(split: Split, rate: float) -> Split:
+    """Binary images of which each pixel is replaced by a fair coin with probability ``rate``, drawn anew each epoch.
+
+    A pixel g that is 1 with probability g becomes one that is 1 with probability (1 - rate) g + rate / 2.
+
+    Raises:
+        ValueError: if ``rate`` is outside of (0, 1], or the split is not binarised dynamically.
+
+    Source: Ren et al. (2019), section 3.2, whose pixels are replaced uniformly.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(
+            f"the rate of perturbed pixels is {rate}; give a probability above 0 and up to 1, such as 0.2."
+        )
+    if split.binarization != "dynamic":
+        raise ValueError(
+            f"{split.name!r} has binarization {split.binarization!r}; pixels are perturbed by their draws, so load the "
+            'data with binarization="dynamic".'
+        )
+    x = split.tensors[0]
+    grey = x.float() / 255 if x.dtype == torch.uint8 else x
+    x, *others = ((1 - rate) * grey + rate / 2, *split.tensors[1:])
+    name = f"{split.name}, perturbed"
+    return Split(x, *others, labels=split.labels, binarization="dynamic", seed=split.seed, name=name)
+
+
+def classes(split: Split) -> list[int]:
+    """The classes of a labelled split, in their order.
+
+    Raises:
+        ValueError: if there are no labels, they are no whole numbers ``[N]``, or all are the same.
+    """
+    labels = split.labels
+    if labels is None:
+        raise ValueError(
+            f"{split.name!r} has no labels, so that no class can be held out. Give labelled data: a named set such as "
+            "mnist, an .npz file with labels y, or a folder with a subfolder for each class."
+        )
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"the labels of {split.name!r} have shape {list(labels.shape)} and dtype {labels.dtype}; expected one "
+            "whole number for each datum."
+        )
+    found = labels.unique().tolist()
+    if len(found) < 2:
+        raise ValueError(f"all data of {split.name!r} have the label {found[0]}: with it held out none are left.")
+    return found
+
+
+def without(split: Split, held_out: int) -> Split:
+    """The data of all classes but one.
+
+    Raises:
+        ValueError: if there is no such class, or no labels.
+    """
+    found = classes(split)
+    if held_out not in found:
+        raise ValueError(
+            f"held_out is {held_out}, and {split.name!r} has no such class; its classes are "
+            f"{', '.join(map(str, found))}."
+        )
+    assert split.labels is not None
+    rows = (split.labels != held_out).nonzero()[:, 0]
+    x, *others = (tensor[rows] for tensor in split.tensors)
+    options: Any = {"binarization": split.binarization, "seed": split.seed}
+    return Split(x, *others, labels=split.labels[rows], name=f"{split.name} without {held_out}", **options)
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """AUROC by method and held-out class.
+
+    Attributes:
+        data: name of the data.
+        classes: the classes that were held out, one after another.
+        auroc: method -> one number for each of ``classes``.
+        seconds: for all of it.
+    """
+
+    data: str
+    classes: list[int]
+    auroc: dict[str, list[float]]
+    seconds: float
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean over the classes, by method."""
+        return {name: sum(values) / len(values) for name, values in self.auroc.items()}
+
+    def __str__(self) -> str:
+        columns = list(self.auroc.values())
+        rows = [(str(held_out), *(f"{column[i]:.3f}" for column in columns)) for i, held_out in enumerate(self.classes)]
+        rows.append(("mean", *(f"{value:.3f}" for value in self.mean.values())))
+        return report.table(("held out", *self.auroc), rows)
+
+
+def anomaly(
+    data: str = "mnist",
+    held_out: int | None = None,
+    *,
+    num_train: int | None = None,
+    num_test: int | None = None,
+    latent_dim: int = 20,
+    hidden: Sequence[int] = (400,),
+    epochs: int = 8,
+    batch_size: int = 128,
+    num_samples: int = 50,
+    rate: float = 0.2,
+    compile: Compile = "traced",
+    out: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Anomaly:
+    """Finds a class that was held out of training, beside PCA and an isolation forest.
+
+    For each class an MLPVAE is trained on the binarised training images of all the others, and one more on the same
+    images with noise, for the likelihood ratio. The test images, of all classes, are then scored; a score is worth the
+    AUROC of telling the held-out class from the others. The error of reconstruction by as many principal components as
+    the latent has dimensions, and an isolation forest of 100 trees, are given the grey images.
+
+    Args:
+        data: name of a labelled data set, or a file or folder of your own; images with pixels in [0, 1]
+        held_out: the class that is anomalous; without it each class in turn
+        num_train: only the first so many training images (before a class is held out)
+        num_test: only the first so many test images
+        latent_dim: size of z, and number of principal components
+        hidden: widths of the encoder's hidden layers, the decoder's in reverse
+        epochs: passes over the training images
+        batch_size: images in a mini-batch
+        num_samples: importance samples for each image
+        rate: probability of a pixel to be replaced by a fair coin, for the background model of the likelihood ratio
+        compile: how the pairs are run
+        out: folder for anomaly.json and anomaly.png
+        seed: of weights, noise, order, and the forest
+        progress: show progress bars
+
+    Raises:
+        ValueError: if the data have no labels, no test set, or no such class.
+    """
+    started = time.perf_counter()
+    loaded = load(data, binarization="dynamic")
+    train, test = loaded.train, loaded.test
+    assert isinstance(train, Split)
+    if not isinstance(test, Split):
+        raise ValueError(f"{loaded.name} has no test set, and a score is measured there. Load data with a test_size.")
+    train = train if num_train is None else train.take(num_train)
+    test = test if num_test is None else test.take(num_test)
+    chosen = classes(train) if held_out is None else [held_out]
+    for label in chosen:  # before the first training
+        without(train, label)
+        without(test, label)
+    settings: dict[str, Any] = {
+        "latent_dim": latent_dim,
+        "hidden": list(hidden),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "num_samples": num_samples,
+        "rate": rate,
+        "seed": seed,
+    }
+    options: dict[str, Any] = {"compile": compile, "progress": progress}
+    found: dict[str, list[float]] = {name: [] for name in METHODS}
+    shown: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+    for label in chosen:
+        assert test.labels is not None
+        strange = test.labels == label
+        shown[label] = {}
+        for name, scores in _scores(without(train, label), test, settings, options):
+            sides = scores[~strange], scores[strange]
+            found[name].append(auroc(*sides))
+            if name in METHODS[1:3]:
+                shown[label][name] = sides
+    result = Anomaly(loaded.name, chosen, found, time.perf_counter() - started)
+    print(f"AUROC on {len(test):,} test images of {loaded.name}, by the class that was held out\n{result}")
+    if out is not None:
+        numbers = {**asdict(result), "mean": result.mean, "test_size": len(test), "train_size": len(train), **settings}
+        typical = _typical(chosen, found["-log p(x)"])
+        figure = draw(found, chosen, shown[typical], str(typical))
+        report.write(Path(out), "anomaly", numbers, {"anomaly": figure})
+    return result
+
+
+def _scores(
+    train: Split, test: Split, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """The methods and their scores of the test images, ``[N]`` each."""
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import IsolationForest
+
+    seed, num_samples = settings["seed"], settings["num_samples"]
+    (x,) = test.batch(slice(None))
+    pair = _trained(train, train.mean(), settings, options)
+    background = _trained(perturbed(train, settings["rate"]), train.mean(), settings, options)
+    sampling = {**options, "seed": seed}
+    elbo, ordinary, noisy = METHODS[:3]
+    yield elbo, minus_elbo(pair, x, seed=seed)
+    minus_log_p = minus_log_evidence(pair, x, num_samples, **sampling)
+    yield ordinary, minus_log_p
+    yield noisy, minus_log_p - minus_log_evidence(background, x, num_samples, **sampling)
+    grey_train, grey_test = (_grey(split).numpy() for split in (train, test))
+    pca = PCA(min(settings["latent_dim"], *grey_train.shape), random_state=seed).fit(grey_train)
+    error = grey_test - pca.inverse_transform(pca.transform(grey_test))
+    yield METHODS[3], torch.as_tensor((error**2).sum(1))
+    forest = IsolationForest(random_state=seed).fit(grey_train)
+    yield METHODS[4], torch.as_tensor(-forest.score_samples(grey_test))
+
+
+def _trained(train: Split, mean: Tensor, settings: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(settings["seed"])
+        pair = MLPVAE(train.event_shape, settings["latent_dim"], settings["hidden"], mean=mean)
+    run = fit(
+        pair,
+        Data(train.name, train),
+        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        scheduler=Cosine(warmup=0.02),
+        average=0.99,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        **options,
+    )
+    return run.pair.eval()
+
+
+def _grey(split: Split) -> Tensor:
+    """``[N, D]``, before any binarisation, in [0, 1]."""
+    x = split.tensors[0].flatten(1)
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _typical(chosen: Sequence[int], values: Sequence[float]) -> int:
+    """The class of the median value (the lower one of two)."""
+    order = sorted(range(len(chosen)), key=values.__getitem__)
+    return chosen[order[(len(order) - 1) // 2]]

@@ -1,0 +1,332 @@
+r"""Dimensionality reduction: the codes E[z | x] of a pair, beside principal components.
+
+Distances in the plain Euclidean space of each are compared. A VAE scales its units by itself: an active unit has a
+variance near that of the prior, whichever part of the data's variance it stands for, and a unit that is not active
+stays at the prior's mean and adds nothing. So the codes of a linear VAE are *whitened* principal components,
+:math:`\mathrm{E}[z_d \mid x] = \sqrt{1 - s^2 / \lambda_d} \; u_d^\top (x - b) / \sqrt{\lambda_d}`, and both forms of
+PCA, plain and whitened, stand in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn import manifold
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.applications import report
+from pyro_vae.data import Data, Split, Stream, as_data
+from pyro_vae.diagnostics import encode
+from pyro_vae.diagnostics.latents import _local_latents
+from pyro_vae.plotting import planes
+
+_CHUNK = 1000
+_ACTIVE = 0.01  # Burda et al. (2015)
+_DRAWN = 5000
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a representation keeps of the data.
+
+    Attributes:
+        dimensions: numbers for each datum.
+        accuracy: of the k-nearest-neighbour classifier on the held data; ``None`` without labels.
+        accuracy_error: its standard error.
+        trustworthiness: see :func:`trustworthiness`.
+        continuity: see :func:`continuity`.
+    """
+
+    dimensions: int
+    accuracy: float | None
+    accuracy_error: float | None
+    trustworthiness: float
+    continuity: float
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What :func:`reduce` measured.
+
+    Attributes:
+        site: the latent.
+        num_active: units of it with Var_x(E[z_d | x]) > 0.01 over the training data.
+        num_neighbors: k.
+        num_train: training data, to which PCA and classifier are fitted.
+        num_held: held data that are classified.
+        num_ranked: of these the data among which neighbours are ranked, for trustworthiness and continuity.
+        representations: by name; the data themselves are "x".
+    """
+
+    site: str
+    num_active: int
+    num_neighbors: int
+    num_train: int
+    num_held: int
+    num_ranked: int
+    representations: dict[str, Quality]
+
+
+def reduce(
+    pair: Any,
+    data: Data,
+    *,
+    site: str | None = None,
+    num_neighbors: int = 5,
+    num_data: int = 10_000,
+    num_ranked: int = 2000,
+    accuracy: bool | None = None,
+    out: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Reduction:
+    """Codes of a pair beside principal components: nearest neighbours in them, and where the classes lie.
+
+    Measured on the test set (the validation set where there is none): the accuracy of a k-nearest-neighbour classifier
+    fitted to the training set, trustworthiness and continuity; for E[z | x], for PCA of as many dimensions and of as
+    many as z has active units, plain and whitened, and for the data themselves. All see the same x, binarised if the
+    data are. Without labels, or labels that are no classes, there is no accuracy.
+
+    Args:
+        pair: the fitted pair
+        data: its data
+        site: which latent; without it the only one
+        num_neighbors: k, for all three
+        num_data: training data, and as many held data, drawn at random
+        num_ranked: held data whose neighbours are ranked; the cost is quadratic in it
+        accuracy: false leaves it out, true insists on labels
+        out: folder of the numbers (reduce.json) and the figure (reduce.png)
+        seed: of the choice of data
+        progress: show a progress bar
+
+    Raises:
+        ValueError: if there is nothing but a training set, too few data for k neighbours, no such latent (or several
+            and no choice), accuracy without labels, or codes that are not finite.
+
+    Source: Kingma & Welling (2019), section 1.7.1; trustworthiness and continuity: Venna & Kaski (2001).
+    """
+    data = as_data(data)
+    source = data.test or data.valid
+    if source is None:
+        raise ValueError(
+            f"{data.name!r} has only a training set, and nearest neighbours are judged on held data. Give data with a "
+            "test or a validation set."
+        )
+    (batch, labels), (held_batch, held_labels) = (_some(split, num_data, seed) for split in (data.train, source))
+    if accuracy and (labels is None or held_labels is None):
+        raise ValueError(
+            f"accuracy needs a class, a whole number, of each datum, and {data.name!r} has none. Leave accuracy out "
+            "for trustworthiness and continuity alone, or give labels."
+        )
+    x, held_x = _rows(batch[0]), _rows(held_batch[0])
+    ranked = min(num_ranked, len(held_x))
+    _check_neighbors(num_neighbors, ranked, len(x))
+
+    site = _chosen(pair, site, batch)
+    codes, held_codes = (_codes(pair, tensors, site) for tensors in (batch, held_batch))
+    num_active = int((codes.var(0) > _ACTIVE).sum())
+    found = {"x": (x, held_x), f"E[{site} | x]": (codes, held_codes)}
+    found |= _principal(x, held_x, (codes.shape[1], num_active), seed)
+
+    representations = {}
+    for name, (fitted, tested) in tqdm(found.items(), desc="representations", disable=not progress):
+        share = error = None
+        if labels is not None and held_labels is not None and accuracy is not False:
+            share = neighbor_accuracy(fitted, labels, tested, held_labels, num_neighbors)
+            error = (share * (1 - share) / len(tested)) ** 0.5
+        first, original = tested[:ranked], held_x[:ranked]
+        representations[name] = Quality(
+            tested.shape[1],
+            share,
+            error,
+            trustworthiness(original, first, num_neighbors),
+            continuity(original, first, num_neighbors),
+        )
+    result = Reduction(site, num_active, num_neighbors, len(x), len(held_x), ranked, representations)
+    print(_told(result))
+    if out is not None:
+        figure = _figure(site, (codes, held_codes), (x, held_x), held_labels)
+        report.write(Path(out), "reduce", asdict(result), {"reduce": figure})
+    return result
+
+
+def neighbor_accuracy(
+    codes: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor,
+    held_codes: np.ndarray | Tensor,
+    held_labels: np.ndarray | Tensor,
+    num_neighbors: int = 5,
+) -> float:
+    """The share of held data whose label is that of most of their nearest neighbours among the fitted data.
+
+    Args:
+        codes: ``[N, D]``.
+        labels: ``[N]``, classes.
+        held_codes: ``[M, D]``.
+        held_labels: ``[M]``.
+        num_neighbors: k; among equally frequent labels the smallest counts.
+    """
+    classifier = KNeighborsClassifier(num_neighbors).fit(_array(codes), _array(labels))
+    return float((classifier.predict(_array(held_codes)) == _array(held_labels)).mean())
+
+
+def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
+    r"""How far neighbours among codes are neighbours among the data,
+
+    .. math:: 1 - \frac{2}{N k (2 N - 3 k - 1)} \sum_i \sum_{j \in U_k(i)} (r(i, j) - k)
+
+    with :math:`U_k(i)` the data among the k nearest neighbours of i in the codes that are not among those in x, and
+    r(i, j) the rank of j as a neighbour of i in x, 1 the nearest. It is 1 if no neighbour among the codes is a stranger
+    in the data, and about 1/2 for random codes.
+
+    Args:
+        x: ``[N, *event]``.
+        codes: ``[N, D]``.
+        num_neighbors: k, below N / 2.
+
+    Raises:
+        ValueError: if k is not from 1 to below N / 2.
+
+    Source: Venna & Kaski (2001), equation 2.
+    """
+    first, second = _rows(x), _rows(codes)
+    _check_neighbors(num_neighbors, len(first))
+    return float(manifold.trustworthiness(first, second, n_neighbors=num_neighbors))
+
+
+def continuity(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
+    """How far neighbours among the data stay neighbours among the codes: :func:`trustworthiness` with their parts
+    exchanged.
+
+    Source: Venna & Kaski (2001), equation 3.
+    """
+    return trustworthiness(codes, x, num_neighbors)
+
+
+def _array(values: np.ndarray | Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _rows(values: np.ndarray | Tensor) -> np.ndarray:
+    """``[N, *event]`` as ``[N, D]``."""
+    array = _array(values)
+    return array.reshape(len(array), -1)
+
+
+def _some(split: Split | Stream, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
+    """So many data at random, of a stream the first, and their labels, if these are classes."""
+    if count < 1:
+        raise ValueError(f"num_data is a number of data, at least 1; got {count}.")
+    held = split.take(count) if isinstance(split, Stream) else split
+    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:count]
+    labels = held.labels
+    if labels is None or labels.dim() != 1 or labels.is_floating_point():
+        return held.batch(rows), None
+    return held.batch(rows), _array(labels)[rows]
+
+
+def _check_neighbors(num_neighbors: int, ranked: int, fitted: int | None = None) -> None:
+    most = (ranked - 1) // 2
+    if fitted is not None:
+        most = min(most, fitted)
+    if not 1 <= num_neighbors <= most:
+        raise ValueError(
+            f"num_neighbors has to be from 1 to {most}, below half of the {ranked} data whose neighbours are ranked; "
+            f"got {num_neighbors}. Ask for fewer neighbours, or give more data."
+        )
+
+
+def _chosen(pair: Any, site: str | None, batch: Sequence[Tensor]) -> str:
+    """The latent that is asked for, or the only one that each datum has."""
+    two = tuple(tensor[:2] for tensor in batch)
+    local = _local_latents(pair, *two)
+    names = [name for name in encode(pair, *two) if name in local]
+    if site is None and len(names) == 1:
+        return names[0]
+    if site is None or site not in names:
+        asked = "none was chosen" if site is None else f"{site!r} was asked for"
+        raise ValueError(f"the latents of the data are {', '.join(names) or 'none'}, and {asked}. Choose one by site.")
+    return site
+
+
+def _codes(pair: Any, batch: Sequence[Tensor], site: str) -> np.ndarray:
+    """``[N, D]``: E[z | x] of a latent."""
+    chunks = zip(*(tensor.split(_CHUNK) for tensor in batch), strict=True)
+    codes = _rows(torch.cat([encode(pair, *chunk)[site].float().cpu() for chunk in chunks]))
+    if not np.isfinite(codes).all():
+        raise ValueError(f"E[{site} | x] is NaN or infinite for some data: the pair is not fitted, or has diverged.")
+    return codes
+
+
+def _principal(
+    x: np.ndarray, held_x: np.ndarray, dims: Sequence[int], seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Principal components of x, and those of the held data along the same axes, plain and whitened, for each size."""
+    pca = PCA(min(max(dims), *x.shape), random_state=seed).fit(x.astype(np.float64))
+    scores, held_scores = pca.transform(x), pca.transform(held_x)
+    scale = np.sqrt(pca.explained_variance_)
+    rank = int((scale > 1e-5 * scale[0]).sum())  # the rest is rounding, which whitening would blow up
+    found = {}
+    for dim in dict.fromkeys(min(dim, rank) for dim in dims):
+        if dim > 0:
+            first, held = scores[:, :dim], held_scores[:, :dim]
+            found[f"PCA, {dim} dimensions"] = first, held
+            found[f"PCA, {dim} dimensions, whitened"] = first / scale[:dim], held / scale[:dim]
+    return found
+
+
+def _told(result: Reduction) -> str:
+    header = ["representation", "dimensions", "accuracy", "trustworthiness", "continuity"]
+    rows: list[list[Any]] = []
+    for name, quality in result.representations.items():
+        share, error = quality.accuracy, quality.accuracy_error
+        known = None if share is None else f"{share:.4f} ({error:.4f})"
+        rows.append([name, quality.dimensions, known, f"{quality.trustworthiness:.4f}", f"{quality.continuity:.4f}"])
+    labelled = result.representations["x"].accuracy is not None
+    if not labelled:
+        for row in (header, *rows):
+            del row[2]
+    k, units = result.num_neighbors, "unit is" if result.num_active == 1 else "units are"
+    lines = [
+        report.table(header, rows),
+        f"{k} nearest neighbours; trustworthiness and continuity among {result.num_ranked:,} held data.",
+        f"accuracy (and its standard error) of {result.num_held:,} held data by {result.num_train:,} training data."
+        if labelled
+        else "No accuracy: no labels were used.",
+        f"{result.num_active} {units} active in {result.site}.",
+    ]
+    return "\n".join(lines)
+
+
+def _figure(
+    site: str,
+    codes: tuple[np.ndarray, np.ndarray],
+    x: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray | None,
+) -> Figure:
+    """The held codes along the principal axes of the codes, or as they are where they are two numbers, beside the held
+    data along those of the data."""
+    panels, axes = {}, {}
+    size = codes[0].shape[1]
+    titles = f"E[{site} | x], {size} dimension{'s' * (size != 1)}", "PCA of the data"
+    for title, (fitted, held) in zip(titles, (codes, x), strict=True):
+        held = held[:_DRAWN]
+        if fitted is codes[0] and size == 2:
+            panels[title], axes[title] = held, ("first unit", "second unit")
+            continue
+        pca = PCA(min(2, *fitted.shape), svd_solver="full").fit(fitted)
+        panels[title] = np.zeros((len(held), 2))
+        panels[title][:, : pca.n_components_] = pca.transform(held)
+        shares = [*np.nan_to_num(pca.explained_variance_ratio_), 0.0]
+        first, second = (f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1))
+        axes[title] = first, second
+    return planes(panels, None if labels is None else labels[:_DRAWN], axes=axes)
