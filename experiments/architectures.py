@@ -17,7 +17,7 @@ back), over 20 mini-batches in nats per datum: the norm of their mean, the norm 
 mini-batch from that mean), and the norm of what the prior of the weights adds. Adagrad divides each of them by its own
 size, so that a small gradient alone does not stop it; one below the noise or below the prior may.
 
---quick trains on 10,000 images with 200 hidden units for 25 epochs, --full on 50,000 with 500 for 2,000 (1e8 samples).
+--quick trains on 10,000 images with 200 hidden units for 16 epochs, --full on 50,000 with 500 for 2,000 (1e8 samples).
 Bounds are L^B at the last weights, over all training images of the run and over the validation images. The poster
 published no numbers of these; its bounds at 1e8 samples stand beside N_z = 10 and 20 of the full run. One seed:
 differences of a nat are not to be trusted. Seconds are of training, without validation, on a machine that may have had
@@ -54,7 +54,7 @@ class Size:
     epochs: int
 
 
-SIZES = {"quick": Size(10_000, 5_000, 200, 25), "full": Size(50_000, 10_000, 500, 2_000)}
+SIZES = {"quick": Size(10_000, 5_000, 200, 16), "full": Size(50_000, 10_000, 500, 2_000)}
 BATCH = 100
 
 

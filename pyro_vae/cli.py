@@ -28,6 +28,7 @@ from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import observed_sites, support_of
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
+from pyro_vae.diagnostics import has_prior
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.likelihoods import bits_per_dim
 from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
@@ -85,7 +86,8 @@ def _warn(message: Warning | str, *where: Any, **options: Any) -> None:
 
 
 def _sentence(message: str) -> str:
-    """A message without what the parser lays around it, where a class of several did not take its arguments."""
+    """A message without what the parser and Pyro lay around it: the classes of a union, the shapes of a trace."""
+    message = message.partition("\nTrace Shapes:")[0]
     buried = re.findall(r"^ +- (?!Expected )(.+)$", message, re.MULTILINE) if "Union subtypes" in message else []
     return " ".join(buried) or message
 
@@ -173,11 +175,13 @@ class _Parser(ArgumentParser):
     """Shows docstrings in a terminal: without the marks of reStructuredText."""
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
-        text = super().format_help(*arguments, **options)
-        text = re.sub(r":mod:`([^`]*)`", r"\1", text)
-        text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text)
-        text = re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
-        return text.replace("``", "")
+        text = _plain(super().format_help(*arguments, **options))
+        return re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r":mod:`([^`]*)`", r"\1", text)
+    return re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text).replace("``", "")
 
 
 def _train_parser(model: type) -> ArgumentParser:
@@ -292,7 +296,9 @@ def train(arguments: Sequence[str]) -> None:
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
     _draw(out, run.pair, data)
-    print(f"run: {out}\nlog p(x): pyro-vae evaluate {out}")
+    print(f"run: {out}")
+    if has_prior(run.pair, *(tensor[:1] for tensor in batch)):
+        print(f"log p(x): pyro-vae evaluate {out}")
 
 
 def _free_folder(parent: Path, stem: str) -> str:
@@ -324,6 +330,9 @@ def _score(
     progress: bool = True,
 ) -> None:
     """Estimates log p(x) of a run, prints it and stores it in the run folder.
+
+    Of a pair with random weights, which has methods predictive() and drawn() as FullBayes does, importance gives the
+    predictive density under their posterior, the other methods that of one draw of the weights.
 
     Args:
         run: folder of the run
@@ -364,6 +373,12 @@ def _score(
         options["chunk"] = chunk
     if start is not None:
         options["start"] = start
+    weights: dict[str, str] = {}
+    random: Any = pair
+    if method == "importance" and hasattr(pair, "predictive"):
+        pair, weights = random.predictive(), {"weights": "predictive"}
+    elif method != "importance" and hasattr(pair, "drawn"):
+        pair, weights = random.drawn(seed), {"weights": "drawn"}
     started = time.perf_counter()
     result: Any
     if method == "importance":
@@ -383,6 +398,7 @@ def _score(
         "split": "simulated" if method == "bdmc" else split,
         "data": len(held),
         **effort,
+        **weights,
         "seed": seed,
         "precision": precision if method == "importance" else "float32",
         "nll": result.nll,
@@ -440,6 +456,11 @@ def _said(entry: dict[str, Any]) -> str:
         "ais": "{num_chains} chains of {num_steps:,} steps",
         "bdmc": "{num_chains} chains of {num_steps:,} steps",
     }[entry["method"]].format(**entry)
+    if "weights" in entry:
+        over += {
+            "predictive": ", weights drawn from their posterior for each sample",
+            "drawn": ", weights of one draw from their posterior",
+        }[entry["weights"]]
     if "bits_per_dim" in entry:
         over = f"{entry['bits_per_dim']:.3f} bits per dimension; {over}"
     if entry["method"] == "importance":
@@ -470,10 +491,11 @@ def _run_parser(
     name: str, function: Callable[..., Any], skip: set[str | int] | None = None, trained: bool = False
 ) -> ArgumentParser:
     """The options of a function; with ``trained`` the folder of a run before them."""
-    parser = _Parser(prog=f"pyro-vae {name}", description=_first_line(function))
+    about = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
     if trained:
         parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_function_arguments(function, as_positional=True, skip=skip)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
     return parser
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
 from pyro_vae.data import Data, Split
-from pyro_vae.diagnostics.latents import has_prior
 
 _MOST_CODES = 5000
 
@@ -54,7 +53,7 @@ def _figures(
     batch = held.batch(torch.arange(len(held)))
     shape = data.event_shape
     images = len(shape) == 3 and shape[0] in (1, 3)
-    drawable = has_prior(pair, *batch)
+    drawable = diagnostics.has_prior(pair, *batch)
     if images:
         shown = tuple(tensor[:10] for tensor in batch)
         yield "reconstructions", plotting.reconstructions(shown[0], _unit(diagnostics.reconstruct(pair, *shown), shape))

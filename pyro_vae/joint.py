@@ -56,7 +56,7 @@ class Joint:
         data_dim: the dimension of :meth:`latents` that is the data's.
 
     Raises:
-        ValueError: if there is no data plate, no latent, or one that is discrete or shared by the data.
+        ValueError: if there is no data plate, no latent, or one that is discrete, shared by the data or drawn unseen.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class Joint:
         max_plate_nesting: int = 1,
     ) -> None:
         self._model, self._guide, self._nesting = model, guide, max_plate_nesting
-        trace = self._trace(model, 1, *batch)
+        with _NothingUnseen():
+            trace = self._trace(model, 1, *batch)
         self._plate: Any = check_local(trace)
         if self._plate is None:
             raise ValueError(
@@ -187,6 +188,18 @@ class Joint:
         return torch.as_tensor(total)
 
 
+class _NothingUnseen(Messenger):
+    """Refuses draws that are noise of the program: with them each run has another density."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if (msg["infer"] or {}).get("_do_not_trace"):
+            raise ValueError(
+                f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
+                "not meet the same density. Use evidence.importance, or of a FullBayes pair.drawn(), which holds its "
+                "weights at one draw."
+            )
+
+
 class _AtPoint(Messenger):
     """Puts the latents at given unconstrained values, and keeps log |dz / du| of each, shaped as its plates."""
 
@@ -267,7 +280,9 @@ def _check_inside(plate: Any, trace: Trace) -> None:
         if all(frame.name != plate.name for frame in site["cond_indep_stack"]):
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide."
+                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
+                "FullBayes take pair.predictive() for importance sampling, pair.drawn() for chains; in a pair of your "
+                "own, sample_posterior(self, traced=False) in model and guide hides weights."
             )
 
 

@@ -18,6 +18,11 @@ from pyro_vae.data import Split, load
 from pyro_vae.plotting.anomaly import anomaly as draw
 
 
+def legacy_state():
+    """Numpy's global random state."""
+    return np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
 class LinearGaussian(nn.Module):
     """z ~ N(0, I), x ~ N(W z, scale^2 I) with orthogonal columns of W; the guide is the posterior, ``wide`` times."""
 
@@ -91,6 +96,27 @@ def test_likelihood_ratio(x):
     torch.testing.assert_close(
         room.likelihood_ratio(pair, background, x, 5, compile="traced"), exact, atol=1e-4, rtol=1e-5
     )
+
+
+def test_complexity_is_the_length_of_the_code():
+    """Of random bytes 8 bits each and a few of overhead; of a constant next to nothing; alike in bits and bytes."""
+    torch.manual_seed(0)
+    noise = torch.randint(256, (2, 1, 30, 30)) / 255
+    images = torch.cat([noise, torch.zeros(1, 1, 30, 30), (noise[:1] > 0.5).float()])
+    first, second, constant, binary = room.compressed(images).tolist()
+    for length in (first, second):
+        assert 900 * 8 * math.log(2) <= length < 930 * 8 * math.log(2)
+    assert constant < 20 * 8 * math.log(2)
+    assert 900 * math.log(2) <= binary < 2 * 900 * math.log(2)  # no code of fair coins is shorter than they are
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\]; got values from 0 to 2"):
+        room.compressed(2 * (images > 0.5))
+
+
+def test_complexity_is_taken_from_the_score():
+    torch.manual_seed(0)
+    pair, x = LinearGaussian(), torch.rand(20, 5)
+    found = room.complexity_corrected(pair, x, 5, compile="traced")
+    torch.testing.assert_close(found, -pair.marginal().log_prob(x) - room.compressed(x), atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stretch", [1.2, 1.6, 2.5])
@@ -173,9 +199,10 @@ def three(tmp_path):
 
 
 def test_application(three, tmp_path, capsys):
-    state = torch.get_rng_state()
+    state, numpy_state = torch.get_rng_state(), legacy_state()
     found = room.anomaly(three, num_test=60, out=str(tmp_path), **SMALL)
     assert torch.equal(torch.get_rng_state(), state)
+    assert legacy_state() == numpy_state
     assert found.classes == [1, 4, 7]
     assert list(found.auroc) == list(room.METHODS)
     assert all(0 <= value <= 1 for values in found.auroc.values() for value in values)

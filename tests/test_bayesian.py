@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+import pickle
+import warnings
 from typing import Any
 
 import pyro
@@ -204,6 +207,9 @@ def test_one_draw_for_each_particle() -> None:
     each = torch.stack([layer.product(one[0], x) for one in weights])
     torch.testing.assert_close(layer.product(weights, x), each)
     torch.testing.assert_close(layer.product(weights, x.expand(5, 7, 3)), each)
+    rows = torch.randn(5, 7, 6, 3)  # of a datum, as a transformer sees them
+    each = torch.stack([layer.product(one[0], row) for one, row in zip(weights, rows, strict=True)])
+    torch.testing.assert_close(layer.product(weights, rows), each)
 
 
 @pytest.mark.parametrize("make", [
@@ -273,7 +279,7 @@ def test_linear_regression_at_the_exact_posterior_is_the_exact_evidence() -> Non
     with torch.no_grad():
         layer.posterior.loc.copy_(torch.linalg.solve(precision, features.T @ y / 0.25).T)
         tril = torch.linalg.cholesky(torch.linalg.inv(precision))
-        layer.posterior.factor.copy_(tril.diagonal().log().diag() + 4 * (tril / tril.diagonal()[:, None]).tril(-1))
+        layer.posterior.factor.copy_(tril.diagonal().log().diag() + 2 * (tril / tril.diagonal()[:, None]).tril(-1))
     exact = exact_evidence(x, y, 0.5)
     for _ in range(3):
         estimator = pv.SGVB_A()
@@ -371,6 +377,70 @@ def test_pyro_s_own_tools_take_a_random_network() -> None:
         assert set(mcmc.get_samples()) == {"0.weights", "2.weights"}
 
 
+def test_layers_take_the_type_of_the_network() -> None:
+    """The prior too: its draws meet the network's own inputs."""
+    network: Any = bayesian_(nn.Sequential(nn.Linear(2, 3)).double(), prior=ScaleMixture)
+    assert network(torch.ones(4, 2, dtype=torch.float64)).dtype == torch.float64
+    assert {parameter.dtype for parameter in network.state_dict().values()} == {torch.float64}
+
+
+def test_random_networks_can_be_pickled_and_copied() -> None:
+    network: Any = bayesian_(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Conv2d(1, 2, 1)))
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        for name, layer in bayesian_layers(other):
+            mean = dict(bayesian_layers(network))[name].posterior.loc
+            torch.testing.assert_close(layer.posterior.loc, mean)
+            with torch.no_grad():
+                layer.posterior.loc.fill_(7.0)
+            assert not (mean == 7.0).any()
+        with other._pyro_context:
+            drawn = sample_posterior(other)["0"]
+            torch.testing.assert_close(other[0](torch.ones(1, 2)), drawn.sum(1)[None])
+
+
+class Inside(PyroModule):
+    """A pair with its network where Pyro does not look: in a module that is no PyroModule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.ModuleDict({"network": bayesian_(nn.Sequential(nn.Linear(2, 3)))})
+
+    @pair_method
+    def model(self, statement: Any) -> None:
+        statement(self)
+
+
+@pytest.mark.parametrize("statement", [sample_prior, sample_posterior])
+def test_weights_that_would_be_drawn_anew_at_each_use_are_refused(statement: Any) -> None:
+    network: Any = bayesian_(nn.Sequential(nn.Linear(2, 3)))
+    with pytest.raises(ValueError, match=f"{statement.__name__}: the weights of 0 .*pair_method"):
+        statement(network)
+    network(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=f"{statement.__name__}: the weights of 0 .*pair_method"):
+        statement(network)
+    with pytest.raises(ValueError, match=r"the weights of part.network.0 .*bayesian_\(pair"):
+        Inside().model(statement)
+    with pytest.raises(ValueError, match=f"{statement.__name__}: no layer of this Sequential.*bayesian_"):
+        statement(nn.Sequential(nn.Linear(2, 3)))
+
+
+def shared_layer() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer)
+
+
+def tied_weights() -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    network[2].weight = network[0].weight
+    return network
+
+
+def normalised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)))
+
+
 class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -389,6 +459,10 @@ class Scaled(nn.Module):
         (nn.Sequential(nn.Linear(2, 3)), ("decoder",), "no network 'decoder'.* 0"),
         (nn.Sequential(nn.Tanh()), ("",), "no layer with weights"),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), ("",), "pads with zeros"),
+        (shared_layer(), ("",), "the layer 0 shares its weight with 2"),
+        (shared_layer(), ("0",), "the layer 0 shares its weight with 2"),
+        (tied_weights(), ("",), "the layer 0 shares its weight with 2"),
+        (normalised(), ("",), "the layer 0 is a parametrised Linear"),
     ],
 )
 def test_what_cannot_be_made_random_is_named(module: nn.Module, networks: Any, message: str) -> None:

@@ -375,6 +375,8 @@ def test_help_of_a_model_is_short(capsys):
 def measure(pair, data, *, level: float = 0.5, out: str | None = None, seed: int = 0, progress: bool = True):
     """Measures a trained pair.
 
+    There is noise, as in :class:`~pyro_vae.applications.restoration.GaussianNoise`, of a ``level``.
+
     Args:
         pair: the pair
         data: its data
@@ -433,13 +435,18 @@ def test_applications(stand_ins, tmp_path, capsys):
 
 
 def test_help_of_applications(stand_ins, capsys):
-    for name, words in (("measure", ("folder of the run", "of the noise")), ("learn", ("name of the data",))):
+    about = "Measures a trained pair. There is noise, as in GaussianNoise, of a level. "
+    for name, words in (
+        ("measure", (about, "folder of the run", "of the noise")),
+        ("learn", ("Trains by itself.", "name of the data")),
+    ):
         with pytest.raises(SystemExit) as end:
             cli.main(["apply", name, "--help"])
         assert end.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         assert text.startswith(f"usage: pyro-vae apply {name}")
         assert all(word in text for word in words)
+        assert text.count(words[0]) == 1
         assert "--pair" not in text
 
 

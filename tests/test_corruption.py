@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from pyro.nn import PyroModule
+from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import pyro_vae
 from pyro_vae import IWAE, MLP, SGVB_A, VAE, Centered, DiagonalNormal, Gaussian, StandardNormal, evidence
 from pyro_vae.compiled import Compiled
 from pyro_vae.models import MLPVAE, ConvVAE
@@ -132,6 +136,28 @@ def test_refuses(make: Callable[[], Corruption], message: str) -> None:
     assert GaussianNoise(3.0).level == 3.0
 
 
+@each
+@pytest.mark.parametrize("level", [-0.5, math.nan, math.inf])
+def test_refuses_a_level_that_is_loaded(make: Callable[[float], Corruption], level: float) -> None:
+    network = Corrupted(nn.Identity(), make(0.25))
+    with pytest.raises(ValueError, match=rf"the level of {type(network.corruption).__name__} .*; got {level}"):
+        network.load_state_dict({"corruption.level": torch.tensor(level)})
+    assert network.corruption.level == 0.25
+    network.load_state_dict({"corruption.level": torch.tensor(0.75)})
+    assert network.corruption.level == 0.75
+    network.load_state_dict({}, strict=False)
+    with pytest.raises(RuntimeError, match="size mismatch for corruption"):
+        network.load_state_dict({"corruption.level": torch.zeros(2)})
+
+
+@pytest.mark.parametrize("make", [Masking, SaltAndPepper])
+def test_a_small_level_in_half_precision(make: Callable[[float], Corruption]) -> None:
+    """The places are drawn in float32: those of bfloat16 are multiples of 1 / 256."""
+    torch.manual_seed(0)
+    changed = (make(0.001)(torch.full((400_000,), 0.5, dtype=torch.bfloat16)) != 0.5).double().mean().item()
+    assert changed == pytest.approx(0.001, abs=5 * (0.001 / 400_000) ** 0.5)
+
+
 def test_corrupted_wraps_a_network() -> None:
     network = MLP((2, 3), 4)
     corrupted = Corrupted(network, Masking(1.0, value=0.5))
@@ -228,6 +254,38 @@ def test_a_step_is_the_same_eager_and_traced(make: Callable[..., Any]) -> None:
         assert step.mode == mode
     torch.testing.assert_close(losses[:2], losses[2:])
     assert losses[0] != losses[1]
+
+
+def test_the_corruption_is_the_encoders_own() -> None:
+    pair = MODELS["dense"]()
+    pair.likelihood.network = Corrupted(pair.likelihood.network, Masking(0.5))
+    assert pair.corruption is None
+
+
+@pytest.mark.parametrize("room", ["networks", "posteriors", "likelihoods", "priors", "transforms"])
+def test_pyro_can_derive_from_each_class(room: str) -> None:
+    """As ``to_pyro_module_`` does; a class of another metaclass than nn.Module's could not be."""
+    names = vars(getattr(pyro_vae, room)).values()
+    classes = [value for value in names if inspect.isclass(value) and issubclass(value, nn.Module)]
+    assert len(classes) > 2
+    for each_class in classes:
+        assert issubclass(PyroModule[each_class], each_class)
+
+
+@models
+@pytest.mark.parametrize("corruption", [Masking(0.3), SaltAndPepper(0.3), GaussianNoise(0.3)], ids=repr)
+def test_a_whole_pair_as_pyro_modules(make: Callable[..., Any], corruption: Corruption) -> None:
+    pair, x = make(corruption=copy.deepcopy(corruption)), binary()
+    bounds, levels = [], []
+    for convert in (lambda pair: None, to_pyro_module_):
+        convert(pair)
+        torch.manual_seed(0)
+        bounds.append(SGVB_A().bound(pair, x))
+        levels.append(pair.corruption.level.item())
+    assert all(isinstance(module, PyroModule) for module in pair.modules())
+    assert isinstance(pair.corruption, type(corruption))
+    assert torch.equal(*bounds)
+    assert levels[0] == levels[1]
 
 
 # A linear-Gaussian pair, z ~ N(0, I), x ~ N(W z, s^2 I) with orthogonal columns of W, whose posterior

@@ -702,3 +702,30 @@ def test_bad_schedules_are_refused_before_the_first_step(data, tmp_path):
         with pytest.raises(ValueError, match=r"the schedule of .*level after [02] epochs: .* in \[0, 1\]"):
             start({LEVEL: schedule})
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_one_buffer_has_one_schedule(data):
+    pair = make(corruption=Masking(0.5))
+    pair.also = pair.corruption
+    with pytest.raises(ValueError, match=rf"two of schedules name the same buffer, of also.level, {LEVEL}\."):
+        fit(pair, data, epochs=1, batch_size=32, schedules={LEVEL: Linear(), "also.level": Linear()})
+    with pytest.raises(TypeError, match=r"schedules is a mapping of the names of buffers .*; got Linear"):
+        fit(pair, data, epochs=1, batch_size=32, schedules=Linear())
+
+
+def test_the_order_of_schedules_is_none_of_a_runs(data, tmp_path):
+    def pair():
+        made = make(corruption=Masking(0.5))
+        made.register_buffer("temperature", torch.ones(()))
+        return made
+
+    schedules = {LEVEL: Linear(0.8, 0.0), "temperature": Linear(1.0, 2.0)}
+    arguments = {"data": data, "epochs": 2, "batch_size": 32, "out": tmp_path}
+    fit(pair(), schedules=schedules, **arguments)
+    fit(pair(), schedules=dict(reversed(schedules.items())), resume=True, **arguments)
+
+
+@pytest.mark.parametrize("y", [torch.zeros(40), torch.zeros(40, 3), torch.zeros(40, dtype=torch.int64).numpy()])
+def test_data_and_labels_are_no_train_and_valid(y):
+    with pytest.raises(ValueError, match=r"shapes \[40, 1, 4, 4\] and \[40.*give one TensorDataset\(x, y\)"):
+        fit(make(), (torch.zeros(40, 1, 4, 4), y), epochs=1, batch_size=10)

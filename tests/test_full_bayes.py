@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pyro.infer import SVI, Predictive
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import bayesian, diagnostics, evidence, models
+from pyro_vae import bayesian, cli, diagnostics, evidence, models
 from pyro_vae.bayesian import bayesian_layers
 from pyro_vae.models import FullBayes
 from tests.pairs import binary, real
@@ -101,6 +103,97 @@ def test_weights_count_once_for_the_data() -> None:
     assert "weights" in pair.weight_sites[0]
 
 
+HELD_OUT: dict[str, Any] = {
+    "SGVB_A": pv.SGVB_A,
+    "Annealed": pv.Annealed,
+    "SGVB_B": pv.SGVB_B,
+    "ScoreFunction": functools.partial(pv.ScoreFunction, 2),
+    "Capacity": functools.partial(pv.Capacity, 5.0),
+    "FreeBits": functools.partial(pv.FreeBits, 0.1),
+    "TCVAE": pv.TCVAE,
+    "TCVAE, weighted": functools.partial(pv.TCVAE, sampling="weighted"),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_every_estimator_takes_held_out_data(name: str) -> None:
+    """No KL of the weights in bound and loss; the penalties stay finite."""
+    pair, x = PAIRS["decoder"]()
+    kl = sum(torch.distributions.kl_divergence(q.posterior(), q.prior()) for _, q in bayesian_layers(pair)).item()
+    found = {}
+    for num_data in (10.0**9, math.inf):
+        estimator = HELD_OUT[name](num_data=int(num_data) if num_data < math.inf else num_data)
+        torch.manual_seed(1)
+        bound = estimator.bound(pair, x)
+        torch.manual_seed(1)
+        found[num_data] = bound, estimator.objective(pair.model, pair.guide, x)
+    (bound, objective), (held_out, held_objective) = found.values()
+    assert kl > 10
+    torch.testing.assert_close(held_out, bound, rtol=1e-4, atol=1e-4)
+    assert held_objective.loss.isfinite()
+    if not name.startswith("TCVAE"):
+        torch.testing.assert_close(held_objective.loss, objective.loss, rtol=1e-4, atol=1e-4)
+
+
+def test_held_out_data_of_a_subsampled_plate_do_not_pay() -> None:
+    class Subsampled(pv.VAE):
+        def model(self, x: Any) -> None:
+            pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
+            with pyro.plate("data", 100, subsample=torch.arange(len(x))):
+                z = pyro.sample("z", self.prior())
+                pyro.sample("x", self.likelihood(z), obs=x)
+
+        def guide(self, x: Any) -> None:
+            pyro.sample("w", pyro.distributions.Normal(1.0, 1.0))
+            with pyro.plate("data", 100, subsample=torch.arange(len(x))):
+                pyro.sample("z", self.posterior(x))
+
+    vae, x = pv.models.MLPVAE((6,), 2, (4,)), binary(6)
+    pair = Subsampled(vae.prior, vae.posterior, vae.likelihood)
+    bounds = []
+    for num_data in (None, math.inf):
+        torch.manual_seed(0)
+        bounds.append(pv.SGVB_B(num_data=num_data).bound(pair, x))
+    torch.testing.assert_close(bounds[1] - bounds[0], torch.full((len(x),), 0.5 / 100), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["local", "low rank", "matrix"])
+def test_weights_stay_in_float32_in_bfloat16(name: str) -> None:
+    pair, x = PAIRS[name]()
+    estimator = pv.SGVB_B(num_data=100)
+    exact = estimator.terms(pair, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = estimator.terms(pair, x)
+    for site in pair.weight_sites:
+        torch.testing.assert_close(terms[site].kl, exact[site].kl, rtol=1e-6, atol=0)
+    assert terms["x"].log_p.dtype == torch.float32
+
+
+def test_float64() -> None:
+    pair = FullBayes(models.MLPVAE((6,), 2, (4,)).double(), prior=bayesian.ScaleMixture).eval()
+    x = binary(6).double()
+    assert diagnostics.sample(pair, 3, x).dtype == torch.float64
+    assert pv.SGVB_A().bound(pair, x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_is_another_pair(again: Any) -> None:
+    pair, x = mlp(noise="local"), binary(1, 8, 8)
+    other, restored = again(pair), mlp(noise="local", seed=5)
+    restored.load_state_dict(pair.state_dict())
+    bounds = []
+    for one in (pair, other, restored):
+        torch.manual_seed(0)
+        bounds.append(pv.SGVB_B(num_data=10).bound(one, x))
+    torch.testing.assert_close(bounds[1], bounds[0], rtol=0, atol=0)
+    torch.testing.assert_close(bounds[2], bounds[0], rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    torch.manual_seed(0)
+    torch.testing.assert_close(pv.SGVB_B(num_data=10).bound(pair, x), bounds[0], rtol=0, atol=0)
+
+
 def test_validation_bound_leaves_the_weights_out() -> None:
     pair, x = PAIRS["decoder"]()
     run = pv.fit(pair, (x.repeat(8, 1, 1, 1), x), epochs=1, batch_size=20, progress=False, compile="eager",
@@ -175,8 +268,10 @@ def test_predictive_density_is_the_mean_over_weights() -> None:
     exact = (density + each).logsumexp(1) + (w[1] - w[0]).log()
     found = evidence.importance(pair.predictive(), x, 40_000, compile="eager", progress=False)
     assert ((found.log_prob - exact).abs() < 5 * found.standard_error + 1e-3).all()
-    with pytest.raises(ValueError, match="outside the data plate"):
+    with pytest.raises(ValueError, match=r"outside the data plate.*predictive\(\)"):
         pv.IWAE(5).bound(pair, x)
+    with pytest.raises(ValueError, match=r"outside the data plate.*predictive\(\)"):
+        evidence.importance(pair, x, 5)
     assert pv.IWAE(5).bound(pair.predictive(), x).shape == (3,)
 
 
@@ -188,6 +283,32 @@ def test_drawn_weights_stay() -> None:
     assert not torch.equal(diagnostics.decode(one, z, x), diagnostics.decode(other, z, x))
     ais = evidence.ais(one, x, num_chains=4, num_steps=20, progress=False, compile="eager")
     assert ais.log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize("function", [evidence.ais, evidence.bdmc, evidence.hmc])
+def test_chains_refuse_weights_that_are_drawn_unseen(function: Any) -> None:
+    """Each of their steps would meet another density."""
+    pair, x = mlp().eval(), binary(1, 8, 8)
+    with pytest.raises(ValueError, match=r"'pair\.likelihood.*weights' is drawn anew.*drawn\(\)"):
+        function(pair.predictive(), x, progress=False, compile="eager")
+    with pytest.raises(ValueError, match=r"outside the data plate.*drawn\(\)"):
+        function(pair, x, progress=False, compile="eager")
+
+
+def test_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--compile", "traced", "--progress", "false"]
+    assert cli.main(["train", "--model", "pyro_vae.models.FullBayes", "--model.pair", "pyro_vae.models.MLPVAE",
+                     "--model.pair.hidden", "[8]", "--model.pair.latent_dim", "2", "--model.noise", "flipout",
+                     "--epochs", "1", "--out", "run", *arguments]) == 0  # fmt: skip
+    assert cli.main(["evaluate", "run", "--num-samples", "30", "--limit", "10", *arguments]) == 0
+    assert "weights drawn from their posterior for each sample" in capsys.readouterr().out
+    assert cli.main(["evaluate", "run", "--method", "ais", "--num-steps", "4", "--num-chains", "2", "--limit", "5",
+                     *arguments]) == 0  # fmt: skip
+    assert "weights of one draw" in capsys.readouterr().out
+    entries = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [entry["weights"] for entry in entries] == ["predictive", "drawn"]
+    assert all(math.isfinite(entry["nll"]) for entry in entries)
 
 
 def test_evaluation_mode_shares_one_draw() -> None:
@@ -237,11 +358,13 @@ def test_uncertainty_grows_away_from_the_data() -> None:
     assert spread[1] > 3 * spread[0]
 
 
-@pytest.mark.parametrize("noise", ["shared", "flipout"])
-def test_convolutions(noise: Any) -> None:
+@pytest.mark.parametrize(
+    ("networks", "noise"), [((DECODER, ENCODER), "shared"), (("",), "shared"), ((DECODER, ENCODER), "flipout")]
+)
+def test_convolutions(networks: Any, noise: Any) -> None:
     torch.manual_seed(0)
     x = binary(1, 8, 8)
-    pair = FullBayes(models.ConvVAE((1, 8, 8), 2, (2, 4), 8), (DECODER, ENCODER), noise=noise)
+    pair = FullBayes(models.ConvVAE((1, 8, 8), 2, (2, 4), 8), networks, noise=noise)
     pv.check(pair, x, estimator=pv.SGVB_B(3))
     assert pv.SGVB_A(3).bound(pair, x).isfinite().all()
     run = pv.fit(pair, x, epochs=2, batch_size=5, progress=False, compile="traced")

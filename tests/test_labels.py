@@ -21,6 +21,11 @@ from pyro_vae.plotting.labels import classes_and_styles
 SHAPE = (1, 4, 6)
 
 
+def legacy_state() -> list[int]:
+    """Numpy's global random state."""
+    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
+
+
 def test_labels_are_balanced_and_seeded() -> None:
     y = torch.arange(90) % 3
     rows = balanced(y, 12, seed=1)
@@ -99,7 +104,7 @@ def easy(path: Path, labelled: bool = True, classes: int = 2) -> str:
 def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_vae.applications.labels._STEPS_ALONE", 100)
     assert applications.function("labels") is labels
-    before = torch.get_rng_state()
+    before, numpy_before = torch.get_rng_state(), legacy_state()
     found = labels(
         easy(tmp_path),
         4,
@@ -115,6 +120,7 @@ def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeyp
     )
     name = "M1 + M2" if num_features else "M2"
     assert torch.equal(torch.get_rng_state(), before)
+    assert legacy_state() == numpy_before
     assert found.classes == [3, 7]
     assert (found.num_labels, found.num_data, found.num_test) == (4, 200, 40)
     assert found.methods[name].error < 0.1

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -26,6 +28,11 @@ from pyro_vae.data import Data, Split
 from pyro_vae.plotting import planes
 
 RNG = np.random.default_rng(0)
+
+
+def legacy_state() -> list[int]:
+    """Numpy's global random state."""
+    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
 
 
 def ranks(points: np.ndarray) -> np.ndarray:
@@ -146,6 +153,33 @@ def test_without_labels_neighbours_alone(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(ValueError, match=r"accuracy needs a class.*'toy' has none"):
         reduced(pair, data, accuracy=True)
     assert reduced(pair, toy(), accuracy=False).representations["x"].accuracy is None
+
+
+class Drawn(LinearGaussian):
+    """Its guide has no known mean, so that its codes are draws."""
+
+    def guide(self, x: Tensor) -> Any:
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", Unknown(self.W.new_zeros(len(x), 2), 1.0).to_event(1))
+
+
+class Unknown(dist.Normal):
+    @property
+    def mean(self) -> Tensor:
+        raise NotImplementedError
+
+    mode = mean
+
+
+@pytest.mark.parametrize("family", [LinearGaussian, Drawn])
+def test_the_random_state_stays_and_the_seed_tells_all(family: Any) -> None:
+    pair, data = family(torch.randn(6, 2), torch.zeros(6), 0.5), toy()
+    before, numpy_before = torch.get_rng_state(), legacy_state()
+    first, again, other = (reduced(pair, data, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert legacy_state() == numpy_before
+    assert first == again
+    assert (first.representations["E[z | x]"] == other.representations["E[z | x]"]) == (family is LinearGaussian)
 
 
 def test_one_of_several_latents() -> None:

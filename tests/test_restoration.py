@@ -33,6 +33,11 @@ SCALE = 0.5  # of the pixels given z
 LEADING = (3, 2)  # particles and data
 
 
+def legacy_state() -> list[int]:
+    """Numpy's global random state."""
+    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
+
+
 def linear(*event_shape: int, size: int = 5) -> tuple[Any, Tensor, Tensor, Tensor]:
     """``(pair, x, W, b)`` of z ~ N(0, I), x | z ~ N(W z + b, s^2 I), in float64."""
     dim = math.prod(event_shape)
@@ -232,10 +237,26 @@ def test_restore(method: Any, tmp_path: Path, capsys: Any) -> None:
     assert ("posterior mean" in names) == drawn
     assert all(score.psnr == pytest.approx(-10 * math.log10(score.mse)) for score in found.scores)
     assert (tmp_path / "restore.png").exists() == drawn
-    assert "PSNR" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out.split()[:2] == ["task", "restoration"]
+    assert str(tmp_path) not in printed.out  # the command tells where
+    assert not printed.err
     if drawn:
         stored = json.loads((tmp_path / "restore.json").read_text())
         assert stored["scores"][0]["psnr"] == found.scores[0].psnr
+
+
+def test_restorations_are_a_function_of_the_seed() -> None:
+    effort: dict[str, Any] = {"num_images": 2, "num_steps": 2, "num_samples": 2, "num_chains": 2, "progress": False}
+    pair, data = small(), images()
+    before, numpy_before = torch.get_rng_state(), legacy_state()
+    first, again, other = (
+        restore(pair, data, task="inpainting", mask="random", seed=seed, **effort).scores for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), before)
+    assert legacy_state() == numpy_before
 
 
 def test_restore_with_a_mask_of_ones_own(tmp_path: Path) -> None:

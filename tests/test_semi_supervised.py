@@ -194,11 +194,11 @@ def test_repeated_rows_add_up_to_each_datum_once() -> None:
     y[[3, 8, 9]] = torch.tensor([0, 2, 1])
     pair = small(alpha=0.3)
     for share in (0.2, 0.5, 0.8):
-        rows = partly_labelled(x, y, share)
+        rows = partly_labelled(x, y, K, share)
         assert (rows.tensors[1] >= 0).double().mean().item() == pytest.approx(share, abs=0.08)
         total = Enumeration().bound(pair, *rows.tensors).sum()
         torch.testing.assert_close(total, Enumeration().bound(pair, x, y).sum(), rtol=1e-5, atol=1e-5)
-    assert len(partly_labelled(x, y, 1e-6)) == 23
+    assert len(partly_labelled(x, y, K, 1e-6)) == 23
 
 
 def blobs(size: int) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ def test_training_is_the_same_traced_and_classifies() -> None:
         pair = SemiSupervisedVAE((EVENT,), 2, 1, (8,), alpha=1000.0, likelihood=likelihood)
         run = fit_pair(
             pair,
-            partly_labelled(x, few, 0.3),
+            partly_labelled(x, few, 2, 0.3),
             estimator=Enumeration(),
             optimizer=functools.partial(torch.optim.Adam, lr=1e-2),
             epochs=6 if compile == "traced" else 2,
@@ -280,6 +280,7 @@ def test_a_label_that_is_none_is_named(label: float, named: str) -> None:
             small(), (torch.utils.data.TensorDataset(X.float(), y), None), estimator=Enumeration(), batch_size=6
         ),
         lambda: check_labels(y, K),
+        lambda: partly_labelled(X, y, K),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -292,9 +293,9 @@ def test_a_label_that_is_none_is_named(label: float, named: str) -> None:
         (lambda: SemiSupervisedVAE((4,), 3, 2, ()), "give hidden at least one"),
         (lambda: SemiSupervisedVAE((4,), 0, 2), "sizes of at least 1"),
         (lambda: check(small(), X, MIXED[:2]), r"a label for each datum, \[6\], .*got \[2\]"),
-        (lambda: partly_labelled(X, MISSING), "no datum has a label"),
-        (lambda: partly_labelled(X, MIXED, 1.0), "between 0 and 1; got 1.0"),
-        (lambda: partly_labelled(X, MIXED[:2]), r"got \[2\]"),
+        (lambda: partly_labelled(X, MISSING, K), "no datum has a label"),
+        (lambda: partly_labelled(X, MIXED, K, 1.0), "between 0 and 1; got 1.0"),
+        (lambda: partly_labelled(X, MIXED[:2], K), r"got \[2\]"),
     ],
 )
 def test_refuses(call: Any, message: str) -> None:

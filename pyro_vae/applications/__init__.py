@@ -7,22 +7,15 @@ options and the help. Scores, restorations and the like are functions of any pai
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-_PLACES = {
-    "anomaly": "anomaly",
-    "restore": "restoration",
-    "reduce": "reduction",
-    "labels": "labels",
-    "segment": "segmentation",
-}
+_PLACES = {"anomaly": "anomaly", "restore": "restoration", "reduce": "reduction", "labels": "labels"}
 
 
 def names() -> list[str]:
     """The applications by name, in the order in which they are listed."""
-    return [name for name, place in _PLACES.items() if importlib.util.find_spec(f"{__name__}.{place}")]
+    return list(_PLACES)
 
 
 def function(name: str) -> Callable[..., Any]:

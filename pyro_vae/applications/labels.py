@@ -19,6 +19,7 @@ from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.contract import data_plate, evaluating, pair_method
 from pyro_vae.data import Binarization, Data, Split, load
+from pyro_vae.data.draws import grey
 from pyro_vae.estimators import SGVB_A, Enumeration, Estimator
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import MLPVAE, SemiSupervisedVAE
@@ -223,7 +224,7 @@ def labels(
             )
         x = train.tensors[0] if features is None else _codes(features, train)
         mixed = Split(
-            *partly_labelled(x, known, share).tensors,
+            *partly_labelled(x, known, len(classes), share).tensors,
             binarization=train.binarization if features is None else "none",
             seed=seed,
         )
@@ -373,8 +374,7 @@ def _codes(features: VAE, split: Split) -> Tensor:
 
 def _grey(split: Split, rows: Any) -> Tensor:
     """x of some rows before any binarisation, pixels in [0, 1]."""
-    x = split.tensors[0][rows]
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    return grey(split.tensors[0][rows]).float()
 
 
 def _mean(distribution: Any) -> Tensor:

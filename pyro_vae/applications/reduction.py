@@ -105,7 +105,7 @@ def reduce(
         num_ranked: held data whose neighbours are ranked; the cost is quadratic in it
         accuracy: false leaves it out, true insists on labels
         out: folder of the numbers (reduce.json) and the figure (reduce.png)
-        seed: of the choice of data
+        seed: of the choice of data, and of codes that are drawn, where E[z | x] is not known
         progress: show a progress bar
 
     Raises:
@@ -131,8 +131,10 @@ def reduce(
     ranked = min(num_ranked, len(held_x))
     _check_neighbors(num_neighbors, ranked, len(x))
 
-    site = _chosen(pair, site, batch)
-    codes, held_codes = (_codes(pair, tensors, site) for tensors in (batch, held_batch))
+    with torch.random.fork_rng():  # the programs run, and codes without a known mean are drawn
+        torch.manual_seed(seed)
+        site = _chosen(pair, site, batch)
+        codes, held_codes = (_codes(pair, tensors, site) for tensors in (batch, held_batch))
     num_active = int((codes.var(0) > _ACTIVE).sum())
     found = {"x": (x, held_x), f"E[{site} | x]": (codes, held_codes)}
     found |= _principal(x, held_x, (codes.shape[1], num_active), seed)

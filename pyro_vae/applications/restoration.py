@@ -12,9 +12,10 @@ and the restoration is :math:`E[x \mid z, y]` at the z of the greatest density, 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ from pyro_vae.evidence.ais import check_choice, rows, target
 from pyro_vae.evidence.result import arguments
 from pyro_vae.hamiltonian import Density, sample, state, warm_up
 from pyro_vae.joint import Joint
+from pyro_vae.plotting import restorations
 
 Task = Literal["denoising", "inpainting", "super-resolution", "all"]
 Method = Literal["map", "sample"]
@@ -55,7 +57,7 @@ class Pixels:
         shape: of one datum.
 
     Raises:
-        ValueError: if the pixels are not independent, or are as many as the data's.
+        ValueError: if the pixels are not independent, or not as many as the data's.
     """
 
     def __init__(self, fn: Any, shape: Sequence[int]) -> None:
@@ -678,7 +680,7 @@ def restore(
     for (name, observation), y in zip(cases, degraded, strict=True):
         started = time.perf_counter()
         if progress:
-            print(name, flush=True)
+            tqdm.write(name, file=sys.stderr)
         restored = infer(
             pair,
             observation,
@@ -710,16 +712,9 @@ def restore(
     lines = [(s.task, s.method, f"{s.mse:.4f} ({s.mse_standard_error:.4f})", f"{s.psnr:.2f}") for s in result.scores]
     print(report.table(("task", "restoration", "MSE (standard error)", "PSNR, dB"), lines))
     if out is not None:
-        _write(Path(out), result, drawn)
+        groups = [{label: images[:_COLUMNS].clamp(0, 1) for label, images in group.items()} for group in drawn]
+        report.write(Path(out), "restore", asdict(result), {"restore": restorations(groups)})
     return result
-
-
-def _write(out: Path, result: Restorations, drawn: Sequence[Mapping[str, Tensor]]) -> None:
-    from pyro_vae import plotting
-
-    groups = [{label: images[:_COLUMNS].clamp(0, 1) for label, images in group.items()} for group in drawn]
-    paths = report.write(out, "restore", asdict(result), {"restore": plotting.restorations(groups)})
-    print("\n".join(map(str, paths)))
 
 
 _COLUMNS = 10  # images of a row of the figure

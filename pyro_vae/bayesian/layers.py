@@ -41,8 +41,11 @@ class BayesianLayer(PyroModule):
             point = functional.pad(point, (0, 1))
             point[:, -1] = layer.bias.detach()
         self.description = repr(layer)
-        self.prior, self.posterior = prior(tuple(point.shape)), posterior(point)
-        self.weights = PyroSample(lambda self: self.prior())
+        self.prior, self.posterior = prior(tuple(point.shape)).to(point), posterior(point).to(point)
+
+    @PyroSample
+    def weights(self: Any) -> Any:
+        return self.prior()
 
     def extra_repr(self) -> str:
         return self.description
@@ -95,8 +98,9 @@ class BayesianLinear(BayesianLayer):
         weight, bias = self._split(weights)
         if weights.dim() == 2:
             return functional.linear(x, weight, bias)
-        output = x @ weight.squeeze(-3).mT  # the dimension of the data plate, of size 1
-        return output if bias is None else output + bias
+        inner = max(x.dim() - weights.dim() + 1, 0)  # dimensions of a datum, of size 1 in the weights as the data plate
+        y = x @ weight.squeeze(-3)[(..., *[None] * inner, slice(None), slice(None))].mT
+        return y if bias is None else y + bias[(..., *[None] * inner, slice(None))]
 
 
 class _Convolution(BayesianLayer):

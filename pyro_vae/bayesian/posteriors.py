@@ -135,7 +135,7 @@ def _unit_factor(size: int, scale: float) -> Tensor:
 
 
 def _tril(factor: Tensor) -> Tensor:
-    r"""A triangular matrix with a positive diagonal: :math:`\mathrm{diag}(s) (I + N / D)`, s = exp of the diagonal."""
+    r"""A triangular matrix with a positive diagonal: :math:`\mathrm{diag}(s) (I + N / \sqrt D)`, s = exp(diagonal)."""
     size = len(factor)
     unit = torch.eye(size, dtype=factor.dtype, device=factor.device)
-    return factor.diagonal().exp()[:, None] * (unit + factor.tril(-1) / size)
+    return factor.diagonal().exp()[:, None] * (unit + factor.tril(-1) / math.sqrt(size))

@@ -37,8 +37,8 @@ def bayesian_(
 
     Each linear layer and convolution becomes a :class:`BayesianLayer`, and what holds it a ``PyroModule``
     (``to_pyro_module_``), so that its weights are sites of the Pyro program that runs it. The gains and shifts of
-    batch, layer and group normalisation stay parameters. Pyro's own guides and MCMC see ordinary sites. In a pair the weights
-    stand outside the plate over the data: draw them first, by :func:`sample_prior` in the model and
+    batch, layer and group normalisation stay parameters. Pyro's own guides and MCMC see ordinary sites. In a pair the
+    weights stand outside the plate over the data: draw them first, by :func:`sample_prior` in the model and
     :func:`sample_posterior` in the guide.
 
     Args:
@@ -52,8 +52,8 @@ def bayesian_(
         ``module``; where it is itself a layer, the random layer that takes its place.
 
     Raises:
-        ValueError: if a layer is of a kind that is not known here, which it names; or there is no such network, or no
-            layer in it.
+        ValueError: if a layer is of a kind that is not known here, or shares its weights with another one, which it
+            names; or there is no such network, or no layer in it.
 
     Source: Kingma & Welling (2013), appendix F.
 
@@ -99,21 +99,36 @@ def _layers_of(module: nn.Module, network: str) -> list[str]:
     for name, part in root.named_modules(prefix=network):
         if isinstance(part, BayesianLayer):
             raise ValueError(f"the layer {name} has random weights already.")
-        if isinstance(part, _NORMALIZATIONS) or not (
-            is_parametrized(part) or any(True for _ in part.parameters(False))
-        ):
+        parametrised = _is_parametrised(part)
+        if isinstance(part, _NORMALIZATIONS) or not (parametrised or any(True for _ in part.parameters(False))):
             continue
-        if is_parametrized(part) or _kind(part) is None:
-            what = "a parametrised " if is_parametrized(part) else "a "
+        if parametrised or _kind(part) is None:
+            what = "a parametrised " if parametrised else "a "
             raise ValueError(
                 f"the layer {name or type(part).__name__} is {what}{type(part).__name__}, whose weights cannot be made "
                 f"random: {', '.join(kind.__name__ for kind in LAYERS)} can, without weight normalisation. Build the "
                 "network of those, or name the networks that hold no other layer."
             )
+        _check_alone(module, name, part)
         found.append(name)
     if not found:
         raise ValueError(f"there is no layer with weights in {network or 'this'!r} {type(root).__name__}.")
     return found
+
+
+def _is_parametrised(layer: nn.Module) -> bool:
+    """Whether the weights are computed from others, by a parametrisation or by a hook, as torch did before."""
+    return is_parametrized(layer) or isinstance(vars(layer).get("weight"), Tensor)
+
+
+def _check_alone(module: nn.Module, name: str, layer: nn.Module) -> None:
+    for key, parameter in layer.named_parameters():
+        for place, other in module.named_modules(remove_duplicate=False):
+            if place != name and any(parameter is own for own in other.parameters(False)):
+                raise ValueError(
+                    f"the layer {name} shares its {key} with {place}, which would no longer have the same weights. "
+                    "Give each layer weights of its own."
+                )
 
 
 def _kind(layer: nn.Module) -> Any:
@@ -127,14 +142,39 @@ def bayesian_layers(module: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
 
 
 def sample_prior(module: nn.Module) -> dict[str, Tensor]:
-    """theta ~ p(theta) for every layer: a statement of the model, before its plate over the data."""
-    layers: Any = bayesian_layers(module)
-    return {name: layer.weights for name, layer in layers}
+    """theta ~ p(theta) for every layer: a statement of the model, before its plate over the data.
+
+    Raises:
+        ValueError: if no layer is random, or no program of the module is running that would hold the draw.
+    """
+    return {name: layer.weights for name, layer in _layers_in_use("sample_prior", module)}
 
 
 def sample_posterior(module: nn.Module, traced: bool = True) -> dict[str, Tensor]:
     """theta ~ q(theta) for every layer: a statement of the guide, before its plate over the data.
 
     Not ``traced``, the draws are noise of the program and no sites, in a model as well: nothing scores them.
+
+    Raises:
+        ValueError: as :func:`sample_prior`.
     """
-    return {name: layer.sample_posterior(traced) for name, layer in bayesian_layers(module)}
+    return {name: layer.sample_posterior(traced) for name, layer in _layers_in_use("sample_posterior", module)}
+
+
+def _layers_in_use(statement: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers with random weights, in a program that holds one draw for all uses of a layer."""
+    layers = dict(bayesian_layers(module))
+    if not layers:
+        raise ValueError(
+            f"{statement}: no layer of this {type(module).__name__} has random weights. Make them so where the module "
+            "is built: bayesian_(module)."
+        )
+    for name, layer in layers.items():
+        if not layer._pyro_context.active:
+            raise ValueError(
+                f"{statement}: the weights of {name} would be drawn anew at each use, as no program of theirs is "
+                "running. Write the pair as a PyroModule with the network as its attribute, decorate model and guide "
+                "by pair_method, and where the network is inside of a module that is no PyroModule, make it random by "
+                "its name in the pair: bayesian_(pair, networks=[name])."
+            )
+    return iter(layers.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -34,8 +35,8 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
 
     Raises:
         TypeError: for anything else.
-        ValueError: for what :class:`Split` refuses, a Dataset too large for memory, or a binarization other than the
-            one that a Data, Split or Stream was made with.
+        ValueError: for what :class:`Split` refuses, a tuple of data and their labels, a Dataset too large for memory,
+            or a binarization other than the one that a Data, Split or Stream was made with.
     """
     check_binarization(binarization)
     if isinstance(data, Data):
@@ -48,9 +49,20 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
         return Data(split.name, split)
     if len(data) not in (2, 3) or data[0] is None:
         raise TypeError(f"a tuple of data is (train, valid) or (train, valid, test); this one has {len(data)} parts.")
+    shapes = [list(part.shape) for part in data if isinstance(part, (Tensor, np.ndarray))]
+    if len(shapes) == len(data) == 2 and _rows_of_others(*shapes):
+        raise ValueError(
+            f"a tuple of data is (train, valid), but these have shapes {shapes[0]} and {shapes[1]}. If they are two "
+            "arguments of model and guide, such as data and labels, give one TensorDataset(x, y)."
+        )
     named = enumerate(zip(PARTS, data, strict=False))  # a seed for each: no two splits share their draws
     splits = [None if d is None else _as_split(d, binarization, i, part) for i, (part, d) in named]
     return Data("data", *splits)  # type: ignore[arg-type]  # the first is not None, see above
+
+
+def _rows_of_others(shape: list[int], other: list[int]) -> bool:
+    """As many rows, of another size."""
+    return shape[:1] == other[:1] and math.prod(shape[1:]) != math.prod(other[1:])
 
 
 def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream:

@@ -340,7 +340,9 @@ class Estimator(Trace_ELBO):
 
     def _num_data(self, plate: Any) -> float:
         """The number of data that share what stands outside ``plate``."""
-        return plate.full_size if self.num_data is None or plate.size != plate.full_size else self.num_data
+        if self.num_data is None or (plate.size != plate.full_size and self.num_data != math.inf):
+            return plate.full_size
+        return self.num_data
 
     def _per_datum(self, draws: Draws) -> list[tuple[Term, Tensor]]:
         plate = draws.plate

@@ -59,7 +59,8 @@ class PerDatum(Estimator):
             if not inside(term.site, plate):
                 raise ValueError(
                     f"{type(self).__name__} weighs each datum by itself, but {term.name!r} stands outside the data "
-                    "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction."
+                    "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction; or of a FullBayes "
+                    "pair.predictive(), whose weights are drawn, not weighed."
                 )
         return draws
 

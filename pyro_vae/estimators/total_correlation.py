@@ -140,6 +140,8 @@ class TCVAE(Penalised):
         """``[M, M]``: log-weight in q(z) of each posterior of the batch, at the draw of each datum."""
         size = plate.size
         num_data = max(self._num_data(plate), size)
+        if num_data == math.inf:  # held-out data have a q(z) of their own
+            num_data = plate.full_size
         if self.sampling == "weighted":
             return like.new_full((size, size), -math.log(num_data * size))
         others = math.log((num_data - 1) / (num_data * (size - 1))) if size > 1 else 0.0

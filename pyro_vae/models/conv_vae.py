@@ -93,4 +93,4 @@ class ConvVAE(VAE):
     @property
     def corruption(self) -> nn.Module | None:
         """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
-        return corruption_of(self)
+        return corruption_of(self.posterior)

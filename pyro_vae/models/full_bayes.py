@@ -39,7 +39,8 @@ class FullBayes(PyroModule):
     The weights stand outside the plate over the data, so that any ELBO counts their KL once for the N data of
     :func:`pyro_vae.fit`, whatever the size of a batch. The bound of held-out data leaves it out: they are scored under
     the posterior that the training data have paid for. Estimators that weigh each datum by itself (IWAE and its kin)
-    take :meth:`predictive`, whose weights are drawn, not weighed.
+    take :meth:`predictive`, whose weights are drawn, not weighed; so does ``pyro_vae.evidence.importance``, and
+    ``pyro-vae evaluate`` does by itself.
 
     Args:
         pair: the pair, which is changed in place: its weights now are where q(theta) starts.
@@ -96,7 +97,7 @@ class FullBayes(PyroModule):
         def expand(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(x.expand(*particles, *x.shape) if any(x is arg for arg in args) else x for x in inputs)
 
-        parts = {name.partition(".")[0] for name in self.networks} if particles else ()
+        parts = {name.partition(".")[0] for name, _ in bayesian_layers(self.pair)} if particles else ()
         hooks = [self.pair.get_submodule(name).register_forward_pre_hook(expand) for name in parts]
         try:
             return self.pair.guide(*args, **kwargs)

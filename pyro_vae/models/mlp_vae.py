@@ -102,4 +102,4 @@ class MLPVAE(VAE):
     @property
     def corruption(self) -> nn.Module | None:
         """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
-        return corruption_of(self)
+        return corruption_of(self.posterior)

@@ -153,6 +153,6 @@ def recognition(
     return Flow(base, steps, corrupted(trunk()))
 
 
-def corruption_of(pair: nn.Module) -> nn.Module | None:
+def corruption_of(posterior: Any) -> nn.Module | None:
     """The corruption that :func:`recognition` was given, ``None`` where it was given none."""
-    return next((module.corruption for module in pair.modules() if isinstance(module, Corrupted)), None)
+    return next((module.corruption for module in posterior.modules() if isinstance(module, Corrupted)), None)

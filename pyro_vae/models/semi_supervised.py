@@ -33,7 +33,9 @@ class SemiSupervisedVAE(PyroModule):
         y \sim q(y \mid x), \quad z \sim q(z \mid x, y)
 
     Arguments are ``x: [B, *event]`` and ``y: [B]``, whole numbers 0 ... K - 1, or -1 where the label is missing; a
-    batch may mix both. Under :class:`~pyro_vae.estimators.Enumeration`, which sums y out, the bound of a datum is
+    batch may mix both. Labels are looked at when a pair first runs, not in each step of training, where one that is
+    no class counts as missing: :func:`partly_labelled` looks at all of them beforehand. Under
+    :class:`~pyro_vae.estimators.Enumeration`, which sums y out, the bound of a datum is
 
     .. math::
         -\mathcal L(x, y) &= \mathrm E_{q(z \mid x, y)}[\log p(x, y, z) - \log q(z \mid x, y)] \le \log p(x, y)
@@ -192,7 +194,7 @@ class SemiSupervisedVAE(PyroModule):
         return (y[..., None] == classes).to(self.of_y.weight.dtype)
 
 
-def partly_labelled(x: Tensor, y: Tensor, share: float = 0.5) -> TensorDataset:
+def partly_labelled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -> TensorDataset:
     r"""Data of which few have a label, for ``fit``: labelled rows are repeated, so that every mini-batch holds some.
 
     About ``share`` of the rows have a label. Each of the R copies of a labelled datum weighs 1 / R, others 1, so that a
@@ -204,19 +206,22 @@ def partly_labelled(x: Tensor, y: Tensor, share: float = 0.5) -> TensorDataset:
 
     Args:
         x: ``[N, *event]``.
-        y: ``[N]``, whole numbers, -1 where the label is missing.
+        y: ``[N]``, whole numbers 0 ... K - 1, -1 where the label is missing.
+        num_classes: K.
         share: of labelled rows, in (0, 1).
 
     Returns:
         Tensors x, y and weight, the arguments of :class:`SemiSupervisedVAE`.
 
     Raises:
-        ValueError: if no datum has a label, ``share`` is out of range, or x and y are not of one length.
+        ValueError: if no datum has a label, a label is none of the classes, ``share`` is out of range, or x and y are
+            not of one length.
     """
     if not 0 < share < 1:
         raise ValueError(f"share is that of rows with a label, between 0 and 1; got {share}.")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}.")
+    check_labels(y, num_classes)
     known = (y != MISSING).nonzero()[:, 0]
     missing = (y == MISSING).nonzero()[:, 0]
     if not len(known):

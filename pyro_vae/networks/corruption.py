@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.networks.shapes import at_least_float32
 
-class Corruption(nn.Module, ABC):
+
+class Corruption(nn.Module):
     """Base of the random maps ``[*, *event] -> [*, *event]`` that act in training mode, as dropout does.
 
     In evaluation mode they are the identity. The noise comes from torch's generator, and is drawn at level 0 too.
@@ -18,7 +21,7 @@ class Corruption(nn.Module, ABC):
         level: how strong it is; a float buffer, which ``fit(..., schedules=...)`` can move.
 
     Raises:
-        ValueError: if ``level`` is outside of its range.
+        ValueError: if ``level``, given or loaded from a state dictionary, is outside of its range.
     """
 
     level: Tensor
@@ -47,6 +50,12 @@ class Corruption(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.corrupted(x) if self.training else x
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        level = state_dict.get(f"{prefix}level")
+        if isinstance(level, Tensor) and level.numel() == 1 and not level.is_meta:
+            self.check_level(level.item())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         # Not the level of the moment: a run that goes on is known by what its pair is built with.
@@ -77,7 +86,7 @@ class Masking(Corruption):
         self.value = value
 
     def corrupted(self, x: Tensor) -> Tensor:
-        return torch.where(torch.rand_like(x) < self.level, self.value, x)
+        return torch.where(torch.rand_like(at_least_float32(x)) < self.level, self.value, x)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, value={self.value}"
@@ -106,7 +115,7 @@ class SaltAndPepper(Corruption):
         self.low, self.high = low, high
 
     def corrupted(self, x: Tensor) -> Tensor:
-        place = torch.rand_like(x)
+        place = torch.rand_like(at_least_float32(x))
         return torch.where(place < self.level / 2, self.low, torch.where(place < self.level, self.high, x))
 
     def extra_repr(self) -> str:
@@ -151,7 +160,7 @@ class Corrupted(nn.Module):
         \mathbb E_{p(\tilde x \mid x)} \mathbb E_{q(z \mid \tilde x)} [\log p(x, z) - \log q(z \mid \tilde x)]
         \le \log p(x)
 
-    where the level is the buffer ``corruption.level``.
+    where the level is the buffer ``corruption.level``. The particles of a datum share one :math:`\tilde x`.
 
     Args:
         network: ``[*, *in_shape] -> [*, *out_shape]``.

@@ -30,10 +30,10 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
     if not rows:
         raise ValueError("there are no rows: give groups of images, for example [{'original': images}]")
     shape = rows[0][1].shape
-    for label, images in rows:
-        if images.shape != shape:
+    for label, array in rows:
+        if array.shape != shape:
             raise ValueError(
-                f"{label} are [N, C, H, W] = {list(images.shape)} and {rows[0][0]} {list(shape)}; rows show the same "
+                f"{label} are [N, C, H, W] = {list(array.shape)} and {rows[0][0]} {list(shape)}; rows show the same "
                 "data, so give as many images of one shape in each"
             )
     space = gap(shape)
@@ -43,7 +43,7 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
     top = 0
     for group in groups:
         for label, images in group.items():
-            mosaic: Array = tile(as_images(images, label), 1, shape[0])
+            mosaic = tile(as_images(images, label), 1, shape[0])
             parts += [mosaic, np.ones((space, *mosaic.shape[1:]))]
             labels.append(label)
             centres.append(top + (shape[2] - 1) / 2)

@@ -40,7 +40,7 @@ class Recorder:
                 if entry[name] is not None:
                     self._board.add_scalar(name, entry[name], entry["epoch"])
             for name, value in entry.get("schedules", {}).items():
-                self._board.add_scalar(name, value, entry["epoch"])
+                self._board.add_scalar(f"schedules/{name}", value, entry["epoch"])
             for site, kinds in entry["terms"].items():
                 for kind, value in kinds.items():
                     self._board.add_scalar(f"{site}/{kind}", value, entry["epoch"])

@@ -1,4 +1,4 @@
-"""Schedules: what moves while a pair is trained (beta, the learning rate), as functions of the progress."""
+"""Schedules: what moves while a pair is trained (beta, the learning rate, a buffer), as functions of the progress."""
 
 from __future__ import annotations
 

@@ -84,7 +84,12 @@ class Trainer:
         self.weight_prior = weight_prior
         self.beta_schedule = estimator.beta if beta is None else beta
         self.beta = torch.ones((), device=self.device)
-        self.schedules = dict(schedules or {})
+        if not isinstance(schedules, Mapping | None):
+            raise TypeError(
+                "schedules is a mapping of the names of buffers to their schedules, such as "
+                f"{{'posterior.network.corruption.level': Linear(0.5, 0.0)}}; got {schedules!r}."
+            )
+        self.schedules = dict(sorted((schedules or {}).items()))
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.compile, self.precision = compile, resolved(precision, self.device)
         self.clip_norm, self.average, self.patience = clip_norm, average, patience
@@ -141,6 +146,10 @@ class Trainer:
             scheduled.value(place)  # what is out of range at the end is refused now
         # Statistics of a batch norm belong to the weights under which they were taken; what is scheduled does not.
         moved = {id(scheduled.buffer) for scheduled in self.scheduled}
+        if len(moved) < len(self.scheduled):
+            raise ValueError(
+                f"two of schedules name the same buffer, of {', '.join(self.schedules)}. Keep one name of each buffer."
+            )
         statistics = [value for value in self.pair.buffers() if value.is_floating_point() and id(value) not in moved]
         self.moving = [*self.parameters, *statistics]
         if self.average is not None:

@@ -1,0 +1,237 @@
+"""Full variational Bayes over the decoder's weights against MAP, as the number N of training data grows.
+
+Kingma & Welling (2013), appendix F: q(theta) is a Gaussian over every weight of the decoder, p(theta) = N(0, I), and
+the bound is on log p(X) of all N data. A published replication reports that its attempt "does not learn"; a reading of
+its code shows a likelihood that used the point weights, so that q(theta) had no gradient from the data.
+
+Binarised MNIST (static), 784-200-10-200-784 with tanh (--full: 500 hidden units), N = 100 ... 50,000 of the training
+images, and Frey faces (560-200-10-200-560, a Gaussian with one learned scale, N = 100 ... 1,500). The same networks,
+optimiser, number of updates and initial weights for
+
+  MAP             point weights, prior N(0, I) on all of them, counted once for the data
+  VB              q(theta) over the decoder, p(theta) = N(0, I); the encoder has point weights without a prior
+  VB, learned     the same with prior scales that are learned, one for each column (type-II maximum likelihood)
+  VB, matrix      that with a matrix-variate normal for each layer in place of independent weights
+
+The bound is that of held-out data, E[log p(x | theta)] under q(theta), without the KL of the weights, which the
+training data have paid for. "end" is the last epoch of a run: the posterior's mode for MAP, the optimum of the bound
+for VB. "best epoch" is the one that validation data choose; it is no longer MAP, since early stopping regularises by
+itself. The test bound and the predictive NLL (importance sampling with a draw of the weights in each sample) are those
+of the best epoch. The last figure shows what the posterior knows of the weights: the spread of E[x | z] over draws of
+theta, as z leaves the sphere where the codes of the data are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from shared import cached_fit, cached_json, options, store, table, training_seconds
+from torch import Tensor, nn
+
+from pyro_vae import SGVB_B, Cosine, Gaussian, WeightPrior, diagnostics, evidence, plotting
+from pyro_vae.bayesian import IsotropicNormal, MatrixVariate, MeanField
+from pyro_vae.data import load
+from pyro_vae.models import MLPVAE, FullBayes
+
+SIZES = {"mnist": (100, 300, 1000, 3000, 10_000, 50_000), "frey": (100, 300, 1000, 1500)}
+HIDDEN = {"quick": {"mnist": 200, "frey": 200}, "full": {"mnist": 500, "frey": 200}}
+LATENT_DIM = 10
+BATCH = 100
+UPDATES = {
+    "quick": {100: 1500, 300: 2000, 1000: 3000, 1500: 3000, 3000: 4000, 10_000: 5000, 50_000: 8000},
+    "full": dict.fromkeys((100, 300, 1000, 1500, 3000, 10_000, 50_000), 500_000),
+}
+AN_EPOCH = 100  # updates at least, between two validations
+METHODS = ("MAP", "VB", "VB, learned", "VB, matrix")
+HELD_OUT = {"quick": 1000, "full": 10_000}  # validation and test data
+RADII = (0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 12.0)  # in standard deviations of the prior
+NUM_WEIGHTS = 20  # draws of theta
+SHOWN = 12
+
+
+def images(name: str, size: str, arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Training data in the order in which N of them are taken, validation and test data."""
+    if name == "frey":
+        data = load("frey", arguments.root, split="shuffled")
+    else:
+        data = load("mnist", arguments.root, binarization="static")
+    train, valid, test = (split.batch(torch.arange(len(split)))[0] for split in (data.train, data.valid, data.test))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(arguments.seed))
+    return train[order], valid[: HELD_OUT[size]], test[: HELD_OUT[size]]
+
+
+def make(name: str, method: str, size: str, mean: Tensor) -> nn.Module:
+    """The pair of a method: the same networks, with the same weights at the start."""
+    likelihood: Any = {"likelihood": functools.partial(Gaussian, scale="shared")} if name == "frey" else {}
+    vae = MLPVAE(mean.shape, LATENT_DIM, (HIDDEN[size][name],), activation=nn.Tanh, mean=mean, **likelihood)
+    if method == "MAP":
+        return vae
+    prior = functools.partial(IsotropicNormal, scale="fan_in", learned="column") if "," in method else IsotropicNormal
+    family: Any = MatrixVariate if "matrix" in method else MeanField
+    return FullBayes(vae, prior=prior, posterior=functools.partial(family, scale=0.02), noise="local")
+
+
+def run(name: str, method: str, num_data: int, size: str, arguments: Any) -> tuple[dict[str, Any], Any, Tensor]:
+    """One training and its evaluation: its row of the table, the pair at its best epoch, and the training data."""
+    train, valid, test = images(name, size, arguments)
+    x = train[:num_data]
+    batch = min(BATCH, num_data)
+    # A pass over few data is over in a few updates: they are laid out several times, so that validation is seldom.
+    copies = max(1, AN_EPOCH * batch // num_data)
+    epochs = max(1, UPDATES[size][num_data] * batch // (copies * num_data))
+    # The prior counts once for num_data data, and fit sees copies of them.
+    prior = WeightPrior(scale=copies**-0.5) if method == "MAP" else None
+    kind = method.replace(", ", "-").lower()
+    folder = arguments.cache / "full_bayes" / f"{name}-{kind}-{num_data}-{epochs}-seed{arguments.seed}"
+    trained = cached_fit(
+        folder,
+        functools.partial(make, name, method, size, x.mean(0)),
+        (x.repeat(copies, *[1] * (x.dim() - 1)), valid),
+        seed=arguments.seed,
+        estimator=SGVB_B(num_data=num_data),
+        optimizer=functools.partial(torch.optim.Adam, lr=4e-3, betas=(0.9, 0.99), fused=True),
+        scheduler=Cosine(warmup=0.02),
+        average=0.99,
+        epochs=epochs,
+        batch_size=batch,
+        weight_prior=prior,
+        patience=epochs,  # goes back to the best epoch at the end
+        clip_norm=1000.0,
+    )
+    pair: Any = trained.pair.eval()
+    history = trained.history
+    found = cached_json(folder / "test.json", functools.partial(evaluate, pair, test, arguments.seed))
+    row = {
+        "data": name,
+        "method": method,
+        "N": num_data,
+        "train": history[-1]["train"],
+        "weights": sum(terms["kl"] for site, terms in history[-1]["terms"].items() if site.endswith("weights")),
+        "valid_end": history[-1]["valid"],
+        "valid_best": trained.bound,
+        "best_epoch": trained.best_epoch,
+        "epochs": len(history),
+        "updates": UPDATES[size][num_data],
+        **found,
+        "seconds": training_seconds(history)[-1],
+    }
+    return row, pair, x
+
+
+def evaluate(pair: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """The bound and the predictive NLL of test data."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bound = SGVB_B(num_data=math.inf).mean_bound(pair, [(part,) for part in test.split(100)])
+    predictive = pair.predictive() if isinstance(pair, FullBayes) else pair
+    found = evidence.importance(predictive, test, 200, seed=seed, compile="traced", progress=False)
+    return {
+        "test": bound,
+        "nll": found.nll,
+        "nll_standard_error": found.nll_standard_error,
+        "effective_sample_size": found.effective_sample_size.median().item(),
+    }
+
+
+def spread(pair: FullBayes, x: Tensor, seed: int) -> list[float]:
+    """At each radius: the standard deviation of E[x | z] over draws of theta, as a mean over pixels and directions."""
+    directions = torch.randn(64, LATENT_DIM, generator=torch.Generator().manual_seed(seed))
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    pairs = [pair.drawn(draw) for draw in range(NUM_WEIGHTS)]
+    found = []
+    for radius in RADII:
+        means = torch.stack([diagnostics.decode(one, radius * directions, x[:1]) for one in pairs])
+        found.append(means.var(0).mean().sqrt().item())
+    return found
+
+
+def main() -> None:
+    arguments = options(__doc__ or "").parse_args()
+    size = "full" if arguments.full else "quick"
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, list[float]] = {}
+    codes: dict[str, float] = {}
+    groups = []
+    for name, sizes in SIZES.items():
+        for num_data in sizes:
+            drawn = {}
+            for method in METHODS:
+                row, pair, x = run(name, method, num_data, size, arguments)
+                rows.append(row)
+                with torch.random.fork_rng():
+                    torch.manual_seed(arguments.seed)
+                    drawn[f"{method}, N = {num_data:,}"] = diagnostics.sample(pair, SHOWN, x[:1])
+                if isinstance(pair, FullBayes) and name == "mnist" and method == "VB":
+                    curves[f"N = {num_data:,}"] = spread(pair, x, arguments.seed)
+                    codes[f"N = {num_data:,}"] = diagnostics.encode(pair, x[:1000])["z"].norm(dim=1).mean().item()
+            if name == "mnist" and num_data in (100, 1000, 50_000):
+                groups.append(drawn)
+    header = (
+        "data", "N", "method", "train", "weights' KL / N", "valid, end", "valid, best epoch", "test, best epoch",
+        "predictive NLL", "epoch", "seconds",
+    )  # fmt: skip
+    print(table(header, [
+        (
+            row["data"], row["N"], row["method"], row["train"], row["weights"], row["valid_end"], row["valid_best"],
+            row["test"], row["nll"], f"{row['best_epoch']} of {row['epochs']}", row["seconds"],
+        )
+        for row in rows
+    ]))  # fmt: skip
+    print("\nspread of E[x | z] over the weights (MNIST, VB), by the length of z")
+    print(table(("", *map(str, RADII), "codes"), [
+        (label, *(f"{value:.3f}" for value in values), f"{codes[label]:.1f}") for label, values in curves.items()
+    ]))  # fmt: skip
+    print(f"\n{in_words(rows, curves)}")
+    result = {"experiment": "full_bayes", "size": size, "runs": rows, "radii": RADII, "spread": curves, "codes": codes}
+    store(arguments.results / f"full_bayes_{size}.json", result)
+    panels = {}
+    for name in SIZES:
+        panel = {}
+        for method in METHODS:
+            chosen = [row for row in rows if (row["data"], row["method"]) == (name, method)]
+            at = [row["N"] for row in chosen]
+            panel[f"{method}, best epoch"] = (at, [row["valid_best"] for row in chosen])
+            if method == "MAP":
+                panel["MAP, end"] = (at, [row["valid_end"] for row in chosen])
+        panels[name] = panel
+    figures = {
+        **{
+            f"full_bayes_{name}_{size}": plotting.lines(
+                {"": panel}, x="training data N", y="validation bound (nats per datum)", log="x"
+            )
+            for name, panel in panels.items()
+        },
+        f"full_bayes_samples_{size}": plotting.restorations(groups),
+        f"full_bayes_spread_{size}": plotting.lines(
+            {"": {label: (RADII, values) for label, values in curves.items()}},
+            x="length of z (the data's codes: 2 to 4)",
+            y="sd of E[x | z] over weights",
+        ),
+    }
+    for label, figure in figures.items():
+        print(f"figure: {plotting.save(figure, arguments.results / f'{label}.png')}")
+
+
+def in_words(rows: list[dict[str, Any]], curves: dict[str, list[float]]) -> str:
+    """What the table comes to."""
+    lines = []
+    for name, sizes in SIZES.items():
+        for num_data in (min(sizes), 1000, max(sizes)):
+            row = {r["method"]: r for r in rows if (r["data"], r["N"]) == (name, num_data)}
+            for method in METHODS[1:]:
+                best = row[method]["valid_best"] - row["MAP"]["valid_best"]
+                end = row[method]["valid_end"] - row["MAP"]["valid_end"]
+                lines.append(
+                    f"{name}, N = {num_data:,}: {method} - MAP is {best:+.1f} nats at the best epochs, {end:+.1f} at "
+                    "the end of training (validation)."
+                )
+    for label, values in curves.items():
+        lines.append(f"{label}: from z = 0 to |z| = {RADII[-1]:g} the spread grows {values[-1] / values[0]:.1f} times.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
