@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "restore": {},
         "reduce": {},
-        "anomaly": {"num_train": 20_000, "num_test": 5000, "epochs": 8},
+        "anomaly": {"num_train": 10_000, "num_test": 5000, "epochs": 8},
         "labels": {},
         "labels_1000": {"num_labels": 1000},
     },

@@ -205,6 +205,19 @@ def test_validation_bound_leaves_the_weights_out() -> None:
     assert kl > 8.0
 
 
+def test_weight_prior_is_for_point_weights_alone() -> None:
+    """MAP of the encoder beside full Bayes of the decoder: q(theta) has its own prior."""
+    from pyro_vae.training.step import Step
+
+    pair, x = PAIRS["decoder"]()
+    prior, losses = pv.WeightPrior(0.5), []
+    for given in (None, prior):
+        torch.manual_seed(0)
+        losses.append(Step(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x], torch.tensor(1.0)))
+    square = sum(value.square().sum() for value in pair.pair.posterior.parameters())
+    torch.testing.assert_close(losses[1].loss - losses[0].loss, square / (2 * 0.25) / 7, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("noise", ["shared", "local", "flipout"])
 def test_the_likelihood_reaches_both_parameters_of_q(noise: Any) -> None:
     pair, x = mlp(noise=noise), binary(1, 8, 8)

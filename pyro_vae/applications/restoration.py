@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def _is_bernoulli(fn: Any) -> bool:
     return isinstance(fn, torch.distributions.Bernoulli)
 
 
-class Observation(nn.Module, ABC):
+class Observation(nn.Module):
     """How a degraded image comes of an image, p(y | x), and what follows from p(x | z)."""
 
     @abstractmethod

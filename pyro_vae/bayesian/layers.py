@@ -27,6 +27,7 @@ class BayesianLayer(PyroModule):
         posterior: makes q(theta) of the matrix of the layer's own weights, see :mod:`pyro_vae.bayesian.posteriors`.
     """
 
+    random_weights = True  # its parameters are those of a prior and a posterior: no weight prior of fit is for them
     is_affine = False  # whether each output meets the weights of its row once
     input_dims = (-1, 1)  # where the channels of the input are, and how many dimensions a datum has
     output_dims = (-1, 1)

@@ -22,7 +22,9 @@ class WeightPrior:
 
     .. math:: \frac 1 M \sum_i \mathcal L(x_i) + \frac{1}{c} \log \mathcal N(\theta; 0, \mathrm{scale}^2)
 
-    up to a constant, where c = N, the number of training data, makes it 1/N of log p(theta, X), for any batch size M.
+    up to a constant. Here c = N, the number of training data, makes it 1/N of log p(theta, X), for any batch size M. It
+    is over all trained parameters but those of layers with random weights (:mod:`pyro_vae.bayesian`), which have a prior
+    of their own in the model.
 
     Args:
         scale: standard deviation of every weight.
@@ -79,10 +81,17 @@ class _Loss(nn.Module):
         finally:
             self.estimator.beta = before
         if self.weight_prior is not None:
-            trained = [parameter for parameter in self.pair.parameters() if parameter.requires_grad]
+            trained = _point_weights(self.pair)
             loss = loss + self.weight_prior.loss(trained, self.num_data, len(batch[0]))
         self.names = [(site, kind) for site, kinds in terms.items() for kind in kinds]
         return [loss, bound, *(value for kinds in terms.values() for value in kinds.values())]
+
+
+def _point_weights(pair: nn.Module) -> list[Tensor]:
+    """The trained parameters but for those of layers with random weights, whose prior is a part of the model."""
+    layers = [module for module in pair.modules() if getattr(module, "random_weights", False)]
+    random = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return [value for value in pair.parameters() if value.requires_grad and id(value) not in random]
 
 
 class _Function(nn.Module):
