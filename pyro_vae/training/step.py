@@ -23,8 +23,8 @@ class WeightPrior:
     .. math:: \frac 1 M \sum_i \mathcal L(x_i) + \frac{1}{c} \log \mathcal N(\theta; 0, \mathrm{scale}^2)
 
     up to a constant. Here c = N, the number of training data, makes it 1/N of log p(theta, X), for any batch size M. It
-    is over all trained parameters but those of layers with random weights (:mod:`pyro_vae.bayesian`), which have a prior
-    of their own in the model.
+    is over all trained parameters but those of layers with random weights (:mod:`pyro_vae.bayesian`), which have a
+    prior of their own in the model.
 
     Args:
         scale: standard deviation of every weight.
