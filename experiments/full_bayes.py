@@ -9,9 +9,9 @@ images, and Frey faces (560-200-10-200-560, a Gaussian with one learned scale, N
 optimiser, number of updates and initial weights for
 
   MAP             point weights, prior N(0, I) on all of them, counted once for the data
-  VB              q(theta) over the decoder, p(theta) = N(0, I); the encoder has point weights without a prior
-  VB, learned     the same with prior scales that are learned, one for each column (type-II maximum likelihood)
-  VB, matrix      that with a matrix-variate normal for each layer in place of independent weights
+  VB              q(theta) of independent weights over the decoder, p(theta) = N(0, I); the encoder as in MAP
+  VB, matrix      a matrix-variate normal for each layer of the decoder, and prior scales that are learned, one for each
+                  column (type-II maximum likelihood); the encoder as in MAP
 
 The bound is that of held-out data, E[log p(x | theta)] under q(theta), without the KL of the weights, which the
 training data have paid for. "end" is the last epoch of a run: the posterior's mode for MAP, the optimum of the bound
@@ -41,11 +41,11 @@ HIDDEN = {"quick": {"mnist": 200, "frey": 200}, "full": {"mnist": 500, "frey": 2
 LATENT_DIM = 10
 BATCH = 100
 UPDATES = {
-    "quick": {100: 800, 300: 1000, 1000: 2000, 1500: 1500, 3000: 2500, 10_000: 3000, 50_000: 5000},
+    "quick": {100: 3000, 300: 4000, 1000: 5000, 1500: 4000, 3000: 5000, 10_000: 4000, 50_000: 6000},
     "full": dict.fromkeys((100, 300, 1000, 1500, 3000, 10_000, 50_000), 500_000),
 }
 AN_EPOCH = 100  # updates at least, between two validations
-METHODS = ("MAP", "VB", "VB, learned", "VB, matrix")
+METHODS = ("MAP", "VB", "VB, matrix")
 HELD_OUT = {"quick": 1000, "full": 10_000}  # validation and test data
 RADII = (0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 12.0)  # in standard deviations of the prior
 NUM_WEIGHTS = 20  # draws of theta
@@ -69,8 +69,9 @@ def make(name: str, method: str, size: str, mean: Tensor) -> nn.Module:
     vae = MLPVAE(mean.shape, LATENT_DIM, (HIDDEN[size][name],), activation=nn.Tanh, mean=mean, **likelihood)
     if method == "MAP":
         return vae
-    prior = functools.partial(IsotropicNormal, scale="fan_in", learned="column") if "," in method else IsotropicNormal
-    family: Any = MatrixVariate if "matrix" in method else MeanField
+    matrix = method == "VB, matrix"
+    prior = functools.partial(IsotropicNormal, scale="fan_in", learned="column") if matrix else IsotropicNormal
+    family: Any = MatrixVariate if matrix else MeanField
     return FullBayes(vae, prior=prior, posterior=functools.partial(family, scale=0.02), noise="local")
 
 
@@ -82,8 +83,8 @@ def run(name: str, method: str, num_data: int, size: str, arguments: Any) -> tup
     # A pass over few data is over in a few updates: they are laid out several times, so that validation is seldom.
     copies = max(1, AN_EPOCH * batch // num_data)
     epochs = max(1, UPDATES[size][num_data] * batch // (copies * num_data))
-    # The prior counts once for num_data data, and fit sees copies of them.
-    prior = WeightPrior(scale=copies**-0.5) if method == "MAP" else None
+    # Of the point weights; it counts once for num_data data, and fit sees copies of them.
+    prior = WeightPrior(scale=copies**-0.5)
     kind = method.replace(", ", "-").lower()
     folder = arguments.cache / "full_bayes" / f"{name}-{kind}-{num_data}-{epochs}-seed{arguments.seed}"
     trained = cached_fit(
