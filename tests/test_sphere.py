@@ -292,7 +292,13 @@ def test_the_constraint_does_not_hide_its_module() -> None:
     assert all(hasattr(distributions, name) for name in distributions.__all__)
     of_modules = {
         name
-        for module in (distributions.families, distributions.normal, distributions.pixels, distributions.sphere)
+        for module in (
+            distributions.families,
+            distributions.matrix,
+            distributions.normal,
+            distributions.pixels,
+            distributions.sphere,
+        )
         for name, value in vars(module).items()
         if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
     }
