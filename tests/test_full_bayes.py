@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from pairs import binary, real
 from pyro.infer import SVI, Predictive
 from torch import nn
 
@@ -20,7 +21,6 @@ import pyro_vae as pv
 from pyro_vae import bayesian, cli, diagnostics, evidence, models
 from pyro_vae.bayesian import bayesian_layers
 from pyro_vae.models import FullBayes
-from tests.pairs import binary, real
 
 DECODER, ENCODER = "likelihood.network", "posterior.network"
 
