@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.likelihoods import Gaussian
-from pyro_vae.models.parts import corruption_of, decoding, dense_recognition
+from pyro_vae.models.parts import corruption_of, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP, at_least_float32, shape_of
 from pyro_vae.posteriors import Posterior
 from pyro_vae.vae import VAE
@@ -147,14 +147,7 @@ class Autoencoder(VAE):
         q = dense_recognition(
             PointPosterior, event_shape, latent_dim, hidden, activation, network, mean, corruption=corruption
         )
-        p = decoding(
-            likelihood,
-            event_shape,
-            lambda out_shape: network(
-                latent_dim, out_shape, tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden, activation
-            ),
-            mean,
-        )
+        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
         super().__init__(FlatPrior(latent_dim), q, p)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, corruption_of, decoding, dense_recognition
+from pyro_vae.models.parts import Step, corruption_of, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -89,14 +89,7 @@ class MLPVAE(VAE):
             amortized=amortized,
             corruption=corruption,
         )
-        p = decoding(
-            likelihood,
-            event_shape,
-            lambda out_shape: network(
-                latent_dim, out_shape, tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden, activation
-            ),
-            mean,
-        )
+        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
         super().__init__(prior(latent_dim), q, p)
 
     @property

@@ -99,6 +99,32 @@ def decoding(
     return p
 
 
+def dense_decoding(
+    likelihood: Callable[[nn.Module], nn.Module],
+    event_shape: Sequence[int],
+    latent_dim: int,
+    hidden: Sequence[int],
+    activation: type[nn.Module],
+    network: Callable[[Any, Any, Any, Any], nn.Module],
+    mean: Tensor | None = None,
+    decoder_hidden: Sequence[int] | None = None,
+) -> nn.Module:
+    """p(x | z) of a dense decoder, the counterpart of :func:`dense_recognition`.
+
+    Args:
+        likelihood: makes p(x | z) of a network.
+        event_shape: shape of one datum.
+        latent_dim: size of z.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: class of the non-linearity.
+        network: class of the decoder, with the arguments of ``MLP``.
+        mean: mean of the data, ``[*event_shape]``, see :func:`decoding`.
+        decoder_hidden: widths of the decoder's hidden layers, where they are others.
+    """
+    widths = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
+    return decoding(likelihood, event_shape, lambda shape: network(latent_dim, shape, widths, activation), mean)
+
+
 def recognition(
     posterior: Callable[[nn.Module], nn.Module],
     latent_dim: int,

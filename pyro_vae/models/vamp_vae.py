@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, decoding, dense_recognition
+from pyro_vae.models.parts import Step, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import VampPrior
@@ -67,10 +67,5 @@ class VampVAE(VAE):
             transforms=transforms,
             num_transforms=num_transforms,
         )
-        p = decoding(
-            likelihood,
-            event_shape,
-            lambda out_shape: network(latent_dim, out_shape, tuple(reversed(hidden)), activation),
-            mean,
-        )
+        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean)
         super().__init__(VampPrior(q, event_shape, num_components, mean), q, p)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.contract import data_plate, pair_method
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import decoding
+from pyro_vae.models.parts import dense_decoding
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
 from pyro_vae.priors import StandardNormal
 
@@ -90,7 +90,6 @@ class VariationalGP(PyroModule):
         self.latent_dim = latent_dim
         self.input_dim = latent_dim if input_dim is None else input_dim
         shape_of("num_inducing, input_dim and latent_dim", (num_inducing, self.input_dim, latent_dim))
-        decoder_hidden = tuple(reversed(hidden)) if decoder_hidden is None else decoder_hidden
         columns = latent_dim + self.input_dim if amortized_inputs else latent_dim
         q = MLP(event_shape, num_inducing * columns + latent_dim, hidden, activation)
         r = MLP(self.event_shape.numel() + latent_dim, 2 * (self.input_dim + latent_dim), hidden, activation)
@@ -105,9 +104,7 @@ class VariationalGP(PyroModule):
         if mean is not None:
             encoder = Centered(q, mean)
             auxiliary = Centered(r, torch.cat([mean.flatten(), mean.new_zeros(latent_dim)]))
-        p = decoding(
-            likelihood, event_shape, lambda out_shape: MLP(latent_dim, out_shape, decoder_hidden, activation), mean
-        )
+        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, MLP, mean, decoder_hidden)
         self.prior, self.likelihood, self.encoder, self.auxiliary = prior(latent_dim), p, encoder, auxiliary
         self.inputs = nn.Parameter(inputs)
         self.amortized_inputs = amortized_inputs
