@@ -36,6 +36,7 @@ from pyro_vae.estimators import (
     ScoreFunction,
     WakeSleep,
 )
+from pyro_vae.hierarchy import BottomUpVAE, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
@@ -59,6 +60,7 @@ __all__ = [
     "VIMCO",
     "Annealed",
     "Bernoulli",
+    "BottomUpVAE",
     "Capacity",
     "Centered",
     "ConvDecoder",
@@ -80,6 +82,7 @@ __all__ = [
     "Run",
     "ScoreFunction",
     "StandardNormal",
+    "TopDownVAE",
     "WakeSleep",
     "WeightPrior",
     "applications",

@@ -23,6 +23,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import pyro
@@ -405,9 +406,49 @@ def run(
         plates: a latent inside the data plate is ``[num_particles, B, *event]``.
     """
     model, guide = vectorized(pair, num_particles, max_plate_nesting)
-    guide_trace = poutine.trace(guide).get_trace(*batch)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    with computing_once():
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     return model_trace, guide_trace
+
+
+_results: ContextVar[dict[Any, tuple[tuple[Any, ...], Any]] | None] = ContextVar("pyro_vae_results", default=None)
+
+
+@contextmanager
+def computing_once(active: bool = True) -> Iterator[None]:
+    """For one run of a guide and of the model against its draws, in which :func:`once` computes nothing twice.
+
+    Args:
+        active: False where guide and model are to compute apart, such as with weights that each of them draws.
+    """
+    token = _results.set({} if active else None)
+    try:
+        yield
+    finally:
+        _results.reset(token)
+
+
+def once(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``function(*inputs)``; what the guide has computed of the same inputs is not computed again by the model.
+
+    A guide that runs top-down draws z_l from a mixture of p(z_l | z_{l+1}) and of what it sees in x, so that it walks
+    through the decoder, which the model then does a second time on the same draws. A pair that calls its decoder by
+    ``once(self.decoder, z)`` in both programs walks through it once, forwards and backwards, under the estimators of
+    this library. Elsewhere, as under Pyro's SVI, and on other inputs (other tensors, be their values the same) it is
+    the plain call.
+
+    Args:
+        function: of tensors; in the two programs the same function, or method of the same object.
+        inputs: tensors, or what else is the same object in both.
+    """
+    results = _results.get()
+    if results is None:
+        return function(*inputs)
+    key = (function, torch.is_grad_enabled(), *map(id, inputs))
+    if key not in results:
+        results[key] = inputs, function(*inputs)  # inputs that are kept cannot pass their id on to others
+    return results[key][1]
 
 
 def tracing_obstacle(pair: nn.Module) -> str | None:

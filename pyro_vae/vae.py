@@ -52,19 +52,25 @@ class VAE(PyroModule):
     def model(self, x: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z), for the data ``x: [B, *event]``, or one datum that it draws itself."""
         with data_plate(x):
-            z = pyro.sample("z", _distribution("prior", self.prior()))
-            return pyro.sample("x", _distribution("likelihood", self.likelihood(z)), obs=x)
+            z = pyro.sample("z", distribution_of("prior", self.prior()))
+            return pyro.sample("x", distribution_of("likelihood", self.likelihood(z)), obs=x)
 
     @pair_method
     def guide(self, x: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
-        if x is None:
-            raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
-        with data_plate(x):
-            return pyro.sample("z", _distribution("posterior", self.posterior(x)))
+        with data_plate(given(x)):
+            return pyro.sample("z", distribution_of("posterior", self.posterior(x)))
 
 
-def _distribution(room: str, value: Any) -> Any:
+def given(x: Tensor | None) -> Tensor:
+    """The data of a guide; a ``ValueError`` where there are none."""
+    if x is None:
+        raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
+    return x
+
+
+def distribution_of(room: str, value: Any) -> Any:
+    """``value``, what a part of a pair gave; a ``TypeError`` if it is no distribution."""
     if not isinstance(value, torch.distributions.Distribution):
         raise TypeError(
             f"the {room} of a VAE has to give a distribution; it gives {type(value).__name__}. "

@@ -19,7 +19,7 @@ from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.contract import as_pair, data_frame, latent_sites, programs
+from pyro_vae.contract import as_pair, computing_once, data_frame, latent_sites, programs
 from pyro_vae.estimators.facts import Facts
 
 REMEDY = (
@@ -226,7 +226,8 @@ class Estimator(Trace_ELBO):
         return Term(name, "log_q", -1, self.beta, site["log_prob"], surrogate, site)
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: tuple[Tensor, ...] = ()) -> Draws:
-        model_trace, guide_trace = next(iter(self._get_traces(model, guide, args, kwargs)))
+        with computing_once():
+            model_trace, guide_trace = next(iter(self._get_traces(model, guide, args, kwargs)))
         return Draws(model_trace, guide_trace, self._terms(model_trace, guide_trace))
 
     # Pyro's interface

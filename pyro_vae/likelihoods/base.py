@@ -15,7 +15,8 @@ class Likelihood(nn.Module):
     r"""Base of the likelihoods whose parameters a network gives: :math:`p(x \mid z) = p(x; \lambda(z))`.
 
     Args:
-        network: ``z: [*, latent_dim]`` to what :meth:`network_shape` says, after the leading ``[*]``.
+        network: ``z: [*, latent_dim]`` to what :meth:`network_shape` says, after the leading ``[*]``. A network with an
+            ``in_shape`` of several dimensions takes feature maps, ``z: [*, *in_shape]``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -30,17 +31,21 @@ class Likelihood(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """p(x | z), with batch shape ``[*]``, for ``z: [*, latent_dim]``."""
 
+    def _leading(self, z: Tensor) -> int:
+        """How many dimensions of z stand before those of one datum."""
+        return z.dim() - len(getattr(self.network, "in_shape", (1,)))
+
     def _output(self, z: Tensor) -> Tensor:
         """The network's output as it is, ``[*, *event]``, in float32 or better."""
         return at_least_float32(self.network(z))
 
     def _stacked(self, z: Tensor, count: int, name: str | None = None) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, *event]``."""
-        return stacked(name or type(self).__name__, self.network(z), count, z.dim() - 1)
+        return stacked(name or type(self).__name__, self.network(z), count, self._leading(z))
 
     def _last(self, z: Tensor, *sizes: int) -> Tensor:
         """The network's output ``[*, *sizes, *event]`` as ``[*, *event, *sizes]``."""
-        output, leading = self._output(z), z.dim() - 1
+        output, leading = self._output(z), self._leading(z)
         if output.shape[leading : leading + len(sizes)] != sizes:
             wanted = ", ".join(map(str, sizes))
             raise ValueError(
@@ -53,4 +58,4 @@ class Likelihood(nn.Module):
 
     def _event(self, pixels: dist.TorchDistribution, z: Tensor) -> dist.Distribution:
         """Independent pixels ``[*, *event]`` as one datum."""
-        return pixels.to_event(len(pixels.batch_shape) - (z.dim() - 1))
+        return pixels.to_event(len(pixels.batch_shape) - self._leading(z))

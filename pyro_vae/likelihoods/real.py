@@ -152,7 +152,7 @@ class Gaussian(LocationScale):
         scale = pixels.soft_floor(pixels.log_root(self.mean_square), self.min_log_scale).exp()
         if not self.training:
             return self._event(self._pixels(loc, scale), z)
-        return pixels.OptimalNormal(loc, scale, loc.dim() - (z.dim() - 1), self.min_log_scale, self._remember)
+        return pixels.OptimalNormal(loc, scale, loc.dim() - self._leading(z), self.min_log_scale, self._remember)
 
     def _remember(self, mean_square: Tensor) -> None:
         # In place, as batch norm does it: the traced training step writes the buffer so.

@@ -3,9 +3,22 @@
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.conv_vae import ConvVAE
 from pyro_vae.models.full_bayes import FullBayes
+from pyro_vae.models.hierarchical_vae import HierarchicalVAE
+from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
 
-__all__ = ["MLPVAE", "Autoencoder", "ConvVAE", "FullBayes", "SemiSupervisedVAE", "VampVAE", "VariationalGP"]
+__all__ = [
+    "MLPVAE",
+    "Autoencoder",
+    "ConvLadderVAE",
+    "ConvVAE",
+    "FullBayes",
+    "HierarchicalVAE",
+    "LadderVAE",
+    "SemiSupervisedVAE",
+    "VampVAE",
+    "VariationalGP",
+]

@@ -20,7 +20,7 @@ from pyro_vae.bayesian import (
     sample_posterior,
     sample_prior,
 )
-from pyro_vae.contract import Pair, pair_method
+from pyro_vae.contract import Pair, computing_once, pair_method
 
 
 class FullBayes(PyroModule):
@@ -132,13 +132,13 @@ class FullBayes(PyroModule):
 
     @pair_method
     def _predictive_model(self, *args: Any, **kwargs: Any) -> Any:
-        with Noise("shared"):
+        with Noise("shared"), computing_once(False):  # each program draws weights of its own
             sample_posterior(self, traced=False)
             return self.pair.model(*args, **kwargs)
 
     @pair_method
     def _predictive_guide(self, *args: Any, **kwargs: Any) -> Any:
-        with Noise("shared"):
+        with Noise("shared"), computing_once(False):  # each program draws weights of its own
             return self._recognise(sample_posterior(self, traced=False), *args, **kwargs)
 
     @pair_method

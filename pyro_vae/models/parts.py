@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP, Centered, Corrupted, Network
+from pyro_vae.networks import (
+    MLP,
+    Centered,
+    ConvDecoder,
+    ConvEncoder,
+    Corrupted,
+    Network,
+    Normalization,
+    shape_of,
+)
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -182,3 +193,75 @@ def recognition(
 def corruption_of(posterior: Any) -> nn.Module | None:
     """The corruption that :func:`recognition` was given, ``None`` where it was given none."""
     return next((module.corruption for module in posterior.modules() if isinstance(module, Corrupted)), None)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The networks between neighbours of a chain of latents, x - z_1 - ... - z_L.
+
+    Args:
+        event_shape: shape of x.
+        latent_dims: sizes of z_1, ..., z_L.
+        hidden: width of the hidden layers between x and z_1, z_1 and z_2, ...
+        depth: number of hidden layers between two neighbours.
+        activation: class of the non-linearity.
+        normalization: of the hidden layers, see :class:`~pyro_vae.networks.MLP`.
+        mean: mean of the data, ``[*event_shape]``, about which the encoder sees them, and where a Bernoulli starts.
+        channels: of convolutions between x and the one hidden layer before z_1; ``None`` for none.
+
+    Raises:
+        ValueError: if there is not one width for each latent, or a size is below 1.
+    """
+
+    event_shape: Sequence[int]
+    latent_dims: Sequence[int]
+    hidden: Sequence[int]
+    depth: int
+    activation: type[nn.Module]
+    normalization: Normalization | None
+    mean: Tensor | None = None
+    channels: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        shape_of("latent_dims", self.latent_dims)
+        shape_of("hidden", self.hidden)
+        shape_of("depth", self.depth)
+        if len(self.latent_dims) != len(self.hidden):
+            raise ValueError(
+                f"a hierarchy has a width of hidden layers for each latent; got {len(self.latent_dims)} latents, "
+                f"latent_dims={tuple(self.latent_dims)}, and {len(self.hidden)} widths, hidden={tuple(self.hidden)}."
+            )
+
+    def widths(self, level: int) -> tuple[int, ...]:
+        """The hidden layers between z_level and z_(level + 1), where z_0 is x."""
+        return (self.hidden[level],) * self.depth
+
+    def encoder(self, out_shape: int | Sequence[int]) -> nn.Module:
+        """A network of x, ``[*, *event_shape] -> [*, *out_shape]``."""
+        network: nn.Module
+        if self.channels is None:
+            network = MLP(self.event_shape, out_shape, self.widths(0), self.activation, self.normalization)
+        else:
+            network = ConvEncoder(
+                self.event_shape, out_shape, self.channels, self.hidden[0], self.activation, self.normalization
+            )
+        return network if self.mean is None else Centered(network, self.mean)
+
+    def downwards(self) -> list[nn.Module]:
+        """The networks of p(z_l | z_(l+1)), l = 1, ..., L - 1: loc and log variance stacked, ``[*, 2, d_l]``."""
+        pairs = enumerate(itertools.pairwise(self.latent_dims), 1)
+        return [
+            MLP(above, (2, below), self.widths(level), self.activation, self.normalization)
+            for level, (below, above) in pairs
+        ]
+
+    def decoding(self, likelihood: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """p(x | z_1)."""
+
+        def decoder(shape: tuple[int, ...]) -> nn.Module:
+            if self.channels is None:
+                return MLP(self.latent_dims[0], shape, self.widths(0), self.activation, self.normalization)
+            inwards = tuple(reversed(self.channels))
+            return ConvDecoder(self.latent_dims[0], shape, inwards, self.hidden[0], self.activation, self.normalization)
+
+        return decoding(likelihood, self.event_shape, decoder, self.mean)

@@ -12,7 +12,14 @@ What a network sees in training can be corrupted: :class:`Corrupted` with :class
 """
 
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from pyro_vae.networks.convolutional import (
+    ConvDecoder,
+    ConvEncoder,
+    Convolutional,
+    ResidualDecoder,
+    ResidualEncoder,
+    residual_block,
+)
 from pyro_vae.networks.corruption import Corrupted, Corruption, GaussianNoise, Masking, SaltAndPepper
 from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
 from pyro_vae.networks.initial import data_dependent_init, normal_init
@@ -25,6 +32,7 @@ __all__ = [
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
+    "Convolutional",
     "Corrupted",
     "Corruption",
     "Gated",
@@ -42,6 +50,7 @@ __all__ = [
     "check_input",
     "data_dependent_init",
     "normal_init",
+    "residual_block",
     "shape_of",
     "stacked",
 ]

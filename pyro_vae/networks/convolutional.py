@@ -17,14 +17,25 @@ from pyro_vae.networks.shapes import check_input, shape_of
 HiddenLayer = Callable[[Callable[[], nn.Linear]], list[nn.Module]]
 
 
-class _Convolutional(Network):
+class Convolutional(Network):
+    """Layers of images, ``[*, *in_shape] -> [*, *out_shape]``, with any number of leading dimensions.
+
+    Args:
+        in_shape: event shape of the input.
+        out_shape: event shape of the output.
+        layers: modules in their order, from ``[N, *in_shape]`` to ``[N, ...]`` of the output's size.
+
+    Raises:
+        ValueError: if the input has another event shape.
+    """
+
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
         leading = x.shape[: -len(self.in_shape)]
         return self.layers(x.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
 
 
-class ConvEncoder(_Convolutional):
+class ConvEncoder(Convolutional):
     r"""Convolutions of stride 2 and a hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
 
     Args:
@@ -63,7 +74,7 @@ class ConvEncoder(_Convolutional):
         super().__init__(image, size_out, [*layers, *_out_of_image(shapes[-1], hidden, size_out, layer)])
 
 
-class ConvDecoder(_Convolutional):
+class ConvDecoder(Convolutional):
     """A hidden layer and transposed convolutions of stride 2: ``[*, in_features] -> [*, *out_shape]``.
 
     The mirror image of :class:`ConvEncoder`; any height and width come out exactly.
@@ -102,7 +113,7 @@ class ConvDecoder(_Convolutional):
         super().__init__(size_in, size_out, [*layers, _transposed(*shapes[-2:])])
 
 
-class ResidualEncoder(_Convolutional):
+class ResidualEncoder(Convolutional):
     r"""Residual blocks of stride 2 and a hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
 
     A 3 x 3 convolution, then blocks of two 3 x 3 convolutions, the first of them of stride 2, beside a 1 x 1
@@ -141,14 +152,12 @@ class ResidualEncoder(_Convolutional):
         layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
         layers = [affine(nn.Conv2d(image[0], channels[0], 3, padding=1), normalization)]
         for outer, inner in itertools.pairwise(shapes):
-            halving = nn.Conv2d(outer[0], inner[0], 3, stride=2, padding=1)
-            shortcut = affine(nn.Conv2d(outer[0], inner[0], 1, stride=2), normalization)
-            layers.append(_block(outer[0], halving, inner[0], shortcut, activation, normalization))
+            layers.append(residual_block(outer[0], inner[0], activation, normalization, stride=2))
         layers += [*normalizer(channels[-1], normalization, image=True), activation()]
         super().__init__(image, size_out, [*layers, *_out_of_image(shapes[-1], hidden, size_out, layer)])
 
 
-class ResidualDecoder(_Convolutional):
+class ResidualDecoder(Convolutional):
     r"""A hidden layer and residual blocks that double the image: ``[*, in_features] -> [*, *out_shape]``.
 
     The mirror image of :class:`ResidualEncoder`, with transposed convolutions for those of stride 2, and pixels
@@ -190,6 +199,27 @@ class ResidualDecoder(_Convolutional):
             layers.append(_block(inner[0], _transposed(inner, outer), outer[0], shortcut, activation, normalization))
         layers += [*normalizer(channels[-1], normalization, image=True), activation()]
         super().__init__(size_in, size_out, [*layers, nn.Conv2d(channels[-1], image[0], 3, padding=1)])
+
+
+def residual_block(
+    width: int,
+    width_out: int,
+    activation: type[nn.Module],
+    normalization: Normalization | None = None,
+    stride: int = 1,
+) -> Residual:
+    r"""Two 3 x 3 convolutions beside a shortcut: images ``[N, width, H, W] -> [N, width_out, H / stride, W / stride]``.
+
+    .. math:: h = S * x + W' * \phi(W * \phi(x))
+
+    with the identity for S where neither width nor size changes.
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks.
+    """
+    first = nn.Conv2d(width, width_out, 3, stride=stride, padding=1)
+    same = width == width_out and stride == 1
+    shortcut = nn.Identity() if same else affine(nn.Conv2d(width, width_out, 1, stride=stride), normalization)
+    return _block(width, first, width_out, shortcut, activation, normalization)
 
 
 def _block(

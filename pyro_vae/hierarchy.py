@@ -1,0 +1,168 @@
+"""Pairs of several latents z1, ..., zL, counted from the data upwards."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.contract import data_plate, once, pair_method
+from pyro_vae.vae import distribution_of, given
+
+
+class BottomUpVAE(PyroModule):
+    r"""A Markov chain of latents, recognised from the data upwards.
+
+    .. math::
+        z_L \sim p(z_L), \quad z_l \sim p(z_l \mid z_{l+1}), \quad x \sim p(x \mid z_1); \qquad
+        q(z \mid x) = q(z_1 \mid x) \prod_{l=1}^{L-1} q(z_{l+1} \mid z_l)
+
+    The guide draws in the opposite order of the model, where a closed-form KL of each level would be biased: its
+    bound is :class:`~pyro_vae.SGVB_A`.
+
+    Args:
+        prior: ``() -> p(z_L)``, see :mod:`pyro_vae.priors`.
+        conditionals: ``z_{l+1} -> p(z_l | z_{l+1})`` for l = 1, ..., L - 1, such as classes of
+            :mod:`pyro_vae.posteriors`.
+        posteriors: ``x -> q(z_1 | x)``, then ``z_l -> q(z_{l+1} | z_l)`` for l = 1, ..., L - 1.
+        likelihood: ``z_1 -> p(x | z_1)``, see :mod:`pyro_vae.likelihoods`.
+
+    Raises:
+        ValueError: if there is not one posterior more than conditionals, or the guide is run without data.
+        TypeError: if a part gives no distribution.
+
+    Source: Rezende, Mohamed & Wierstra (2014), section 2; Burda et al. (2015), section 2.
+    """
+
+    def __init__(
+        self,
+        prior: Callable[[], dist.Distribution],
+        conditionals: Sequence[nn.Module],
+        posteriors: Sequence[nn.Module],
+        likelihood: Callable[[Tensor], dist.Distribution],
+    ) -> None:
+        super().__init__()
+        if len(posteriors) != len(conditionals) + 1:
+            raise ValueError(
+                "a hierarchy of L latents has L posteriors, q(z1 | x) to q(zL | z(L-1)), and L - 1 conditionals, "
+                f"p(z1 | z2) to p(z(L-1) | zL); got {len(posteriors)} posteriors and {len(conditionals)} conditionals."
+            )
+        self.prior = prior
+        self.conditionals = nn.ModuleList(conditionals)
+        self.posteriors = nn.ModuleList(posteriors)
+        self.likelihood = likelihood
+
+    @property
+    def num_levels(self) -> int:
+        """The number of latents L."""
+        return len(self.posteriors)
+
+    @pair_method
+    def model(self, x: Tensor | None = None) -> Tensor:
+        """z_L ~ p(z_L), z_l ~ p(z_l | z_(l+1)), x ~ p(x | z_1)."""
+        with data_plate(x):
+            z = pyro.sample(f"z{self.num_levels}", distribution_of("prior", self.prior()))
+            for level in range(self.num_levels - 1, 0, -1):
+                z = pyro.sample(f"z{level}", distribution_of("posterior", self.conditionals[level - 1](z)))
+            return pyro.sample("x", distribution_of("likelihood", self.likelihood(z)), obs=x)
+
+    @pair_method
+    def guide(self, x: Tensor | None = None) -> Tensor:
+        """z_1 ~ q(z_1 | x), z_(l+1) ~ q(z_(l+1) | z_l)."""
+        with data_plate(given(x)):
+            z: Tensor | None = x
+            for level, posterior in enumerate(self.posteriors, 1):
+                z = pyro.sample(f"z{level}", distribution_of("posterior", posterior(z)))
+            return z
+
+
+class Level(nn.Module):
+    """One latent z_l of a :class:`TopDownVAE`: its prior, its posterior, and what it hands down.
+
+    The state h stands for all levels above; it is ``None`` at the top. Tensors of one datum may be vectors or feature
+    maps; they have any number of leading dimensions, ``[*, B]``, and a state that is the same for all data may leave
+    them out.
+    """
+
+    @abstractmethod
+    def prior(self, h: Tensor | None) -> dist.Distribution:
+        """p(z_l | h)."""
+
+    @abstractmethod
+    def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
+        """q(z_l | h, x), of the prior p(z_l | h) and of what x tells this level."""
+
+    @abstractmethod
+    def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
+        """The state of the next level below; of the lowest one, the input of the likelihood."""
+
+
+class TopDownVAE(PyroModule):
+    r"""Latents that are recognised in the order in which they are generated, from the top down.
+
+    .. math::
+        z_l \sim p(z_l \mid h_l), \quad h_{l-1} = f_l(h_l, z_l), \quad x \sim p(x \mid h_0); \qquad
+        q(z \mid x) = \prod_{l=L}^{1} q(z_l \mid h_l, e_l(x))
+
+    where h_l is a function of the latents above and :math:`e_1(x), \dots, e_L(x)` is what a deterministic pass upwards
+    makes of the data. The KL of each level given the draws above is an unbiased part of the bound, in closed form where
+    one is known: :class:`~pyro_vae.SGVB_B` and :class:`~pyro_vae.SGVB_A` both apply. Under the estimators of this
+    library the way down is computed once for guide and model (:func:`~pyro_vae.contract.once`).
+
+    Args:
+        bottom_up: x to the list of e_1, ..., e_L.
+        levels: the levels l = 1, ..., L, each a :class:`Level`.
+        likelihood: ``h_0 -> p(x | h_0)``, see :mod:`pyro_vae.likelihoods`.
+
+    Raises:
+        ValueError: if there are no levels, or the guide is run without data.
+        TypeError: if a part gives no distribution.
+
+    Source: Sonderby et al. (2016); Kingma et al. (2016), section 4; Vahdat & Kautz (2020), section 3.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Callable[[Tensor], Sequence[Tensor]],
+        levels: Sequence[Level],
+        likelihood: Callable[[Tensor], dist.Distribution],
+    ) -> None:
+        super().__init__()
+        if not levels:
+            raise ValueError("a hierarchy has at least one level; got none.")
+        self.bottom_up = bottom_up
+        self.levels = nn.ModuleList(levels)
+        self.likelihood = likelihood
+
+    @property
+    def num_levels(self) -> int:
+        """The number of latents L."""
+        return len(self.levels)
+
+    @pair_method
+    def model(self, x: Tensor | None = None) -> Tensor:
+        """z_l ~ p(z_l | h_l) from the top down, x ~ p(x | h_0)."""
+        h = None
+        with data_plate(x):
+            for index in range(self.num_levels, 0, -1):
+                level = self.levels[index - 1]
+                z = pyro.sample(f"z{index}", distribution_of("prior", once(level.prior, h)))
+                h = once(level, h, z)
+            return pyro.sample("x", distribution_of("likelihood", self.likelihood(h)), obs=x)
+
+    @pair_method
+    def guide(self, x: Tensor | None = None) -> None:
+        """z_l ~ q(z_l | h_l, e_l(x)) from the top down."""
+        h = None
+        with data_plate(given(x)):
+            evidence = self.bottom_up(x)
+            for index in range(self.num_levels, 0, -1):
+                level = self.levels[index - 1]
+                p = once(level.prior, h)
+                z = pyro.sample(f"z{index}", distribution_of("posterior", level.posterior(p, h, evidence[index - 1])))
+                if index > 1:
+                    h = once(level, h, z)

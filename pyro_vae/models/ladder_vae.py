@@ -1,0 +1,308 @@
+"""The ladder: a hierarchy whose guide merges what the data say, level by level, with the prior from above."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.hierarchy import Level, TopDownVAE
+from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.models.parts import Chain, decoding
+from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
+from pyro_vae.networks.layers import hidden_layer, normalizer
+from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.priors import StandardNormal
+
+
+def merged(p: dist.Distribution, loc: Tensor, log_variance: Tensor) -> dist.Distribution:
+    r"""The normalised product of two diagonal Gaussians: a mean weighed by precisions.
+
+    .. math::
+        q = \mathcal N\Big(\frac{\mathrm{loc}\, s^{-2} + \mathrm{loc}_p\, s_p^{-2}}{s^{-2} + s_p^{-2}},\;
+        \frac{1}{s^{-2} + s_p^{-2}}\Big), \qquad s^2 = \exp(\text{log variance})
+
+    Args:
+        p: the prior of a level, ``Normal(loc_p, s_p).to_event(n)``.
+        loc: what the data say, ``[*, B, *event]``.
+        log_variance: how sure they are of it, likewise.
+
+    Source: Sonderby et al. (2016), equations 16 and 17.
+    """
+    above = p.base_dist
+    log_precision, log_precision_above = -log_variance, -2 * above.scale.log()
+    weight = (log_precision - log_precision_above).sigmoid()
+    scale = (-torch.logaddexp(log_precision, log_precision_above) / 2).exp()
+    return dist.Normal(torch.lerp(above.loc, loc, weight), scale).to_event(len(p.event_shape))
+
+
+class _Rung(Level):
+    """A level that knows of those above only the latent of the next one; at the top p(z) = N(0, I), and no merging."""
+
+    def __init__(self, latent_dim: int, conditional: nn.Module | None) -> None:
+        super().__init__()
+        self.marginal = StandardNormal(latent_dim) if conditional is None else None
+        self.conditional = conditional
+
+    def prior(self, h: Tensor | None) -> dist.Distribution:
+        return self.marginal() if self.marginal is not None else self.conditional(h)
+
+    def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
+        loc, log_variance = stacked("a rung of a LadderVAE", evidence, 2, evidence.dim() - 2)
+        return _normal(loc, log_variance, 1) if h is None else merged(p, loc, log_variance)
+
+    def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
+        return z
+
+
+class _Ascent(nn.Module):
+    """x to the evidence of each level, ``[*, B, 2, d_l]``, by one deterministic pass upwards."""
+
+    def __init__(self, bodies: Sequence[nn.Module], heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.bodies, self.heads = nn.ModuleList(bodies), nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        evidence = []
+        for body, head in zip(self.bodies, self.heads, strict=True):
+            x = body(x)
+            evidence.append(head(x))
+        return evidence
+
+
+class LadderVAE(TopDownVAE):
+    r"""The chain of latents of :class:`~pyro_vae.models.HierarchicalVAE`, recognised from the top down.
+
+    .. math::
+        z_L \sim \mathcal N(0, I), \quad z_l \sim \mathcal N(\mathrm{MLP}(z_{l+1})), \quad
+        x \sim p(x \mid \mathrm{MLP}(z_1))
+
+    The guide passes over the data upwards once, d_0 = x and :math:`d_l = \mathrm{MLP}(d_{l-1})`, and weighs on its way
+    down what each level has seen by its precision against the model's own prior:
+
+    .. math::
+        q(z_L \mid x) = \mathcal N(\hat{\mathrm{loc}}_L, \hat s_L^2), \qquad
+        q(z_l \mid z_{l+1}, x) \propto \mathcal N(z_l; \hat{\mathrm{loc}}_l(d_l), \hat s_l(d_l)^2) \,
+        p(z_l \mid z_{l+1})
+
+    The paper trains it with batch norm and a warm-up of beta:
+    ``fit(LadderVAE(shape, normalization="batch"), data, beta=Linear(0.005, 1.0, duration=0.1))``.
+
+    Args:
+        event_shape: shape of one datum, for example (1, 28, 28).
+        latent_dims: sizes of z_1, ..., z_L, from the data upwards.
+        hidden: width of the hidden layers between x and z_1, z_1 and z_2, ..., as many as there are latents.
+        depth: number of hidden layers of each network.
+        activation: class of the non-linearity.
+        normalization: of the hidden layers: ``"batch"``, ``"layer"``, ``"weight"`` or ``None``, see
+            :class:`~pyro_vae.networks.MLP`.
+        likelihood: makes p(x | z_1) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
+        mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
+            decoder starts at it.
+        channels: of convolutions between x and the hidden layer of z_1, each of which halves the image, and of
+            transposed ones on the way back; by default none. ``depth`` does not count there.
+
+    Raises:
+        ValueError: if there is not one width for each latent, a size is below 1, or ``mean`` is of another shape.
+
+    Source: Sonderby, Raiko, Maaloe, Sonderby & Winther (2016), Ladder Variational Autoencoders.
+
+    >>> pair = LadderVAE((1, 8, 8), latent_dims=(4, 2), hidden=(16, 8))
+    >>> pair.model().shape
+    torch.Size([1, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dims: Sequence[int] = (64, 32, 16, 8, 4),
+        hidden: Sequence[int] = (512, 256, 128, 64, 32),
+        depth: int = 2,
+        activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
+        mean: Tensor | None = None,
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        chain = Chain(event_shape, latent_dims, hidden, depth, activation, normalization, mean, channels)
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
+        bodies: list[nn.Module] = [
+            nn.Sequential(chain.encoder(hidden[0]), *normalizer(hidden[0], normalization), activation())
+        ]
+        for level in range(1, len(latent_dims)):
+            sizes = [hidden[level - 1], *chain.widths(level)]
+            makers = [functools.partial(nn.Linear, *pair) for pair in itertools.pairwise(sizes)]
+            bodies.append(nn.Sequential(*(part for make in makers for part in layer(make))))
+        heads = [MLP(width, (2, size), ()) for width, size in zip(hidden, latent_dims, strict=True)]
+        conditionals = [*(DiagonalNormal(network) for network in chain.downwards()), None]
+        super().__init__(
+            _Ascent(bodies, heads),
+            [_Rung(size, conditional) for size, conditional in zip(latent_dims, conditionals, strict=True)],
+            chain.decoding(likelihood),
+        )
+
+
+class _ConvRung(Level):
+    """A level of feature maps whose state carries all levels above; at the top p(z) = N(0, I), and no merging."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shape: tuple[int, int, int],
+        below: tuple[int, int, int],
+        top: bool,
+        rise: nn.Module,
+        block: Callable[[int, int], nn.Module],
+        blocks: int,
+        activation: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        width = shape[0]
+        latent = (latent_dim, *shape[1:])
+        self.marginal = StandardNormal(latent) if top else None
+        self.prior_head = None if top else self._head(width, shape, latent, block, activation)
+        self.posterior_head = self._head(width if top else 2 * width, shape, latent, block, activation)
+        self.inwards = Convolutional(latent, shape, [nn.Conv2d(latent_dim, width, 1)])
+        self.downwards = Convolutional(shape, below, [*(block(width, width) for _ in range(blocks)), rise])
+
+    def _head(self, seen: int, shape: Any, latent: Any, block: Any, activation: type[nn.Module]) -> nn.Module:
+        """A network of feature maps with ``seen`` channels: loc and log variance of z, stacked."""
+        layers = [block(seen, shape[0]), activation(), nn.Conv2d(shape[0], 2 * latent[0], 1)]
+        return Convolutional((seen, *shape[1:]), (2, *latent), layers)
+
+    def prior(self, h: Tensor | None) -> dist.Distribution:
+        if h is None or self.prior_head is None:
+            assert self.marginal is not None
+            return self.marginal()
+        return _normal(*stacked("ConvLadderVAE", self.prior_head(h), 2, h.dim() - 3), 3)
+
+    def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
+        if h is not None:
+            evidence = torch.cat([evidence.expand(*h.shape[:-3], *evidence.shape[-3:]), h], -3)
+        loc, log_variance = stacked("ConvLadderVAE", self.posterior_head(evidence), 2, evidence.dim() - 3)
+        return _normal(loc, log_variance, 3) if h is None else merged(p, loc, log_variance)
+
+    def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
+        inwards = self.inwards(z)
+        return self.downwards(inwards if h is None else h + inwards)
+
+
+class ConvLadderVAE(TopDownVAE):
+    r"""The ladder of convolutions: feature maps for latents, and deterministic paths up and down beside them.
+
+    .. math::
+        z_l \sim \mathcal N(\mathrm{conv}(h_l)), \quad h_{l-1} = \mathrm{up}(h_l + W_l z_l), \quad
+        x \sim p(x \mid \mathrm{deconv}(h_0)), \qquad z_L \sim \mathcal N(0, I)
+
+    so that h_l hands down all latents above l, and the levels form no Markov chain. The guide goes over the data
+    upwards once, :math:`e_l = \mathrm{down}(e_{l-1})`, and then down together with the model:
+
+    .. math::
+        q(z_L \mid x) = \mathcal N(\mathrm{conv}(e_L)), \qquad
+        q(z_l \mid h_l, x) \propto \mathcal N(z_l; \mathrm{conv}(e_l, h_l)) \, p(z_l \mid h_l)
+
+    Args:
+        event_shape: (channels, height, width) of one image.
+        latent_dims: channels of z_1, ..., z_L, from the data upwards.
+        channels: of the feature maps of each level, as many.
+        strides: by how much each level is smaller than the one below, z_1 than the image, as many.
+        blocks: residual blocks of each level on the way up, and on the way down.
+        activation: class of the non-linearity.
+        normalization: in the residual blocks: ``"batch"``, ``"layer"``, ``"weight"`` or ``None``, see
+            :class:`~pyro_vae.networks.ConvEncoder`.
+        likelihood: makes p(x | h_0) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
+        mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
+            decoder starts at it.
+
+    Raises:
+        ValueError: if there are not as many channels and strides as latents, a size is below 1, or a stride does not
+            divide the sides that it meets.
+
+    Source: Sonderby et al. (2016), for the merging; Kingma et al. (2016), section 4, for the bidirectional form.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dims: Sequence[int] = (16, 16, 32),
+        channels: Sequence[int] = (32, 64, 64),
+        strides: Sequence[int] = (2, 2, 1),
+        blocks: int = 1,
+        activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+        likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
+        mean: Tensor | None = None,
+    ) -> None:
+        shapes = _pyramid(event_shape, latent_dims, channels, strides)
+        block = functools.partial(residual_block, activation=activation, normalization=normalization)
+        image = tuple(event_shape)
+        steps: list[nn.Module] = []
+        rungs: list[Level] = []
+        for level, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
+            below = shapes[level - 1] if level else image
+            falls = _falling(below[0], shape[0], stride)
+            # The lowest state stays at the size of z_1: the likelihood's network makes the image of it.
+            down = below if level else shape
+            rise = nn.Identity() if not level else _rising(shape[0], below[0], stride, activation)
+            same = [block(shape[0], shape[0]) for _ in range(blocks)]
+            step: nn.Module = Convolutional(below, shape, [falls, *same])
+            steps.append(Centered(step, mean) if mean is not None and not level else step)
+            top = level == len(shapes) - 1
+            rungs.append(_ConvRung(latent_dims[level], shape, down, top, rise, block, blocks, activation))
+
+        def decoder(out_shape: tuple[int, ...]) -> nn.Module:
+            width, parameters = shapes[0][0], math.prod(out_shape[:-2])
+            layers = [_rising(width, width, strides[0], activation), activation()]
+            return Convolutional(shapes[0], out_shape, [*layers, nn.Conv2d(width, parameters, 3, padding=1)])
+
+        super().__init__(
+            _Ascent(steps, [nn.Identity() for _ in steps]), rungs, decoding(likelihood, image, decoder, mean)
+        )
+
+
+def _normal(loc: Tensor, log_variance: Tensor, event_dim: int) -> dist.Distribution:
+    return dist.Normal(loc, (log_variance / 2).exp()).to_event(event_dim)
+
+
+def _falling(below: int, width: int, stride: int) -> nn.Module:
+    size, padding = (3, 1) if stride <= 2 else (stride, 0)
+    return nn.Conv2d(below, width, size, stride, padding)
+
+
+def _rising(width: int, below: int, stride: int, activation: type[nn.Module]) -> nn.Module:
+    if stride == 1:
+        return nn.Sequential(activation(), nn.Conv2d(width, below, 3, padding=1))
+    size, padding = (4, 1) if stride == 2 else (stride, 0)
+    return nn.Sequential(activation(), nn.ConvTranspose2d(width, below, size, stride, padding))
+
+
+def _pyramid(
+    event_shape: Sequence[int], latent_dims: Sequence[int], channels: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """The shapes of the feature maps of each level."""
+    if len(event_shape) != 3:
+        raise ValueError(f"a convolutional ladder is of images, (channels, height, width); got {tuple(event_shape)}.")
+    for name, sizes in (("latent_dims", latent_dims), ("channels", channels), ("strides", strides)):
+        shape_of(name, sizes)
+        if len(sizes) != len(latent_dims):
+            raise ValueError(
+                f"each level has a latent, channels and a stride; got {len(latent_dims)} latents, "
+                f"latent_dims={tuple(latent_dims)}, and {name}={tuple(sizes)}."
+            )
+    shapes = []
+    height, width = event_shape[1:]
+    for level, (size, stride) in enumerate(zip(channels, strides, strict=True), 1):
+        if height % stride or width % stride:
+            raise ValueError(
+                f"the stride {stride} of level {level} does not divide its sides {height} x {width}. Choose strides "
+                f"whose product divides the image's sides {event_shape[1]} x {event_shape[2]}, or crop or pad the data."
+            )
+        height, width = height // stride, width // stride
+        shapes.append((size, height, width))
+    return shapes
