@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -77,7 +78,7 @@ class BottomUpVAE(PyroModule):
             z: Tensor | None = x
             for level, posterior in enumerate(self.posteriors, 1):
                 z = pyro.sample(f"z{level}", distribution_of("posterior", posterior(z)))
-            return z
+            return cast(Tensor, z)
 
 
 class Level(nn.Module):
@@ -146,10 +147,10 @@ class TopDownVAE(PyroModule):
     @pair_method
     def model(self, x: Tensor | None = None) -> Tensor:
         """z_l ~ p(z_l | h_l) from the top down, x ~ p(x | h_0)."""
-        h = None
+        h: Any = None
         with data_plate(x):
             for index in range(self.num_levels, 0, -1):
-                level = self.levels[index - 1]
+                level = cast(Level, self.levels[index - 1])
                 z = pyro.sample(f"z{index}", distribution_of("prior", once(level.prior, h)))
                 h = once(level, h, z)
             return pyro.sample("x", distribution_of("likelihood", self.likelihood(h)), obs=x)
@@ -157,11 +158,12 @@ class TopDownVAE(PyroModule):
     @pair_method
     def guide(self, x: Tensor | None = None) -> None:
         """z_l ~ q(z_l | h_l, e_l(x)) from the top down."""
-        h = None
-        with data_plate(given(x)):
+        h: Any = None
+        x = given(x)
+        with data_plate(x):
             evidence = self.bottom_up(x)
             for index in range(self.num_levels, 0, -1):
-                level = self.levels[index - 1]
+                level = cast(Level, self.levels[index - 1])
                 p = once(level.prior, h)
                 z = pyro.sample(f"z{index}", distribution_of("posterior", level.posterior(p, h, evidence[index - 1])))
                 if index > 1:

@@ -20,8 +20,10 @@ from pyro_vae.networks.layers import hidden_layer, normalizer
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
+_Map = tuple[int, int, int]
 
-def merged(p: dist.Distribution, loc: Tensor, log_variance: Tensor) -> dist.Distribution:
+
+def merged(p: Any, loc: Tensor, log_variance: Tensor) -> dist.Distribution:
     r"""The normalised product of two diagonal Gaussians: a mean weighed by precisions.
 
     .. math::
@@ -51,7 +53,8 @@ class _Rung(Level):
         self.conditional = conditional
 
     def prior(self, h: Tensor | None) -> dist.Distribution:
-        return self.marginal() if self.marginal is not None else self.conditional(h)
+        source: Any = self.conditional or self.marginal
+        return source() if h is None else source(h)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
         loc, log_variance = stacked("a rung of a LadderVAE", evidence, 2, evidence.dim() - 2)
@@ -152,35 +155,22 @@ class _ConvRung(Level):
     """A level of feature maps whose state carries all levels above; at the top p(z) = N(0, I), and no merging."""
 
     def __init__(
-        self,
-        latent_dim: int,
-        shape: tuple[int, int, int],
-        below: tuple[int, int, int],
-        top: bool,
-        rise: nn.Module,
-        block: Callable[[int, int], nn.Module],
-        blocks: int,
-        activation: type[nn.Module],
+        self, latent_dim: int, shape: _Map, top: bool, downwards: nn.Module, activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        width = shape[0]
         latent = (latent_dim, *shape[1:])
         self.marginal = StandardNormal(latent) if top else None
-        self.prior_head = None if top else self._head(width, shape, latent, block, activation)
-        self.posterior_head = self._head(width if top else 2 * width, shape, latent, block, activation)
-        self.inwards = Convolutional(latent, shape, [nn.Conv2d(latent_dim, width, 1)])
-        self.downwards = Convolutional(shape, below, [*(block(width, width) for _ in range(blocks)), rise])
-
-    def _head(self, seen: int, shape: Any, latent: Any, block: Any, activation: type[nn.Module]) -> nn.Module:
-        """A network of feature maps with ``seen`` channels: loc and log variance of z, stacked."""
-        layers = [block(seen, shape[0]), activation(), nn.Conv2d(shape[0], 2 * latent[0], 1)]
-        return Convolutional((seen, *shape[1:]), (2, *latent), layers)
+        self.prior_head = None if top else _head(shape[0], shape, latent_dim, activation)
+        self.posterior_head = _head(shape[0] if top else 2 * shape[0], shape, latent_dim, activation)
+        self.inwards = Convolutional(latent, shape, [nn.Conv2d(latent_dim, shape[0], 1)])
+        self.downwards = downwards
 
     def prior(self, h: Tensor | None) -> dist.Distribution:
-        if h is None or self.prior_head is None:
-            assert self.marginal is not None
-            return self.marginal()
-        return _normal(*stacked("ConvLadderVAE", self.prior_head(h), 2, h.dim() - 3), 3)
+        source: Any = self.prior_head or self.marginal
+        if h is None:
+            return source()
+        loc, log_variance = stacked("ConvLadderVAE", source(h), 2, h.dim() - 3)
+        return _normal(loc, log_variance, 3)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
         if h is not None:
@@ -240,51 +230,83 @@ class ConvLadderVAE(TopDownVAE):
         mean: Tensor | None = None,
     ) -> None:
         shapes = _pyramid(event_shape, latent_dims, channels, strides)
-        block = functools.partial(residual_block, activation=activation, normalization=normalization)
-        image = tuple(event_shape)
+        image = (event_shape[0], event_shape[1], event_shape[2])
+
+        def same(shape: _Map) -> list[nn.Module]:
+            size = 3 if max(shape[1:]) > 1 else 1
+            return [residual_block(shape[0], shape[0], activation, normalization, 1, size) for _ in range(blocks)]
+
         steps: list[nn.Module] = []
         rungs: list[Level] = []
-        for level, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
-            below = shapes[level - 1] if level else image
-            falls = _falling(below[0], shape[0], stride)
-            # The lowest state stays at the size of z_1: the likelihood's network makes the image of it.
-            down = below if level else shape
-            rise = nn.Identity() if not level else _rising(shape[0], below[0], stride, activation)
-            same = [block(shape[0], shape[0]) for _ in range(blocks)]
-            step: nn.Module = Convolutional(below, shape, [falls, *same])
+        for level, (below, shape) in enumerate(itertools.pairwise([image, *shapes])):
+            step: nn.Module = Convolutional(below, shape, [*_falling(below, shape, activation), *same(shape)])
             steps.append(Centered(step, mean) if mean is not None and not level else step)
-            top = level == len(shapes) - 1
-            rungs.append(_ConvRung(latent_dims[level], shape, down, top, rise, block, blocks, activation))
+            # The lowest state keeps the size of z_1: the likelihood's network makes an image of it.
+            down = Convolutional(shape, below, [*same(shape), *_rising(shape, below, activation)])
+            rungs.append(
+                _ConvRung(
+                    latent_dims[level],
+                    shape,
+                    shape == shapes[-1] and level == len(shapes) - 1,
+                    down if level else Convolutional(shape, shape, same(shape)),
+                    activation,
+                )
+            )
 
         def decoder(out_shape: tuple[int, ...]) -> nn.Module:
-            width, parameters = shapes[0][0], math.prod(out_shape[:-2])
-            layers = [_rising(width, width, strides[0], activation), activation()]
-            return Convolutional(shapes[0], out_shape, [*layers, nn.Conv2d(width, parameters, 3, padding=1)])
+            pixels = (math.prod(out_shape[:-2]), *image[1:])
+            return Convolutional(shapes[0], out_shape, _rising(shapes[0], pixels, activation))
 
-        super().__init__(
-            _Ascent(steps, [nn.Identity() for _ in steps]), rungs, decoding(likelihood, image, decoder, mean)
-        )
+        ascent = _Ascent(steps, [nn.Identity() for _ in steps])
+        super().__init__(ascent, rungs, decoding(likelihood, image, decoder, mean))
 
 
 def _normal(loc: Tensor, log_variance: Tensor, event_dim: int) -> dist.Distribution:
     return dist.Normal(loc, (log_variance / 2).exp()).to_event(event_dim)
 
 
-def _falling(below: int, width: int, stride: int) -> nn.Module:
-    size, padding = (3, 1) if stride <= 2 else (stride, 0)
-    return nn.Conv2d(below, width, size, stride, padding)
+def _head(seen: int, shape: _Map, latent_dim: int, activation: type[nn.Module]) -> nn.Module:
+    """A network of feature maps with ``seen`` channels: loc and log variance of z, stacked."""
+    size = 3 if max(shape[1:]) > 1 else 1
+    layers = [activation(), nn.Conv2d(seen, 2 * latent_dim, size, padding=size // 2)]
+    return Convolutional((seen, *shape[1:]), (2, latent_dim, *shape[1:]), layers)
 
 
-def _rising(width: int, below: int, stride: int, activation: type[nn.Module]) -> nn.Module:
-    if stride == 1:
-        return nn.Sequential(activation(), nn.Conv2d(width, below, 3, padding=1))
-    size, padding = (4, 1) if stride == 2 else (stride, 0)
-    return nn.Sequential(activation(), nn.ConvTranspose2d(width, below, size, stride, padding))
+def _sizes(below: _Map, shape: _Map) -> list[int]:
+    """The strides of the convolutions between two levels: a power of two goes by steps of 2."""
+    stride = below[1] // shape[1]
+    halvings = stride.bit_length() - 1
+    return [2] * halvings if stride == 2**halvings and stride > 1 else [stride]
+
+
+def _falling(below: _Map, shape: _Map, activation: type[nn.Module]) -> list[nn.Module]:
+    """Convolutions from the feature maps of one level to those of the level above."""
+    layers: list[nn.Module] = []
+    strides = _sizes(below, shape)
+    widths = [below[0], *(max(1, shape[0] >> step) for step in range(len(strides) - 1, -1, -1))]
+    for stride, pair in zip(strides, itertools.pairwise(widths), strict=True):
+        layers += [activation()] if layers else []
+        layers.append(nn.Conv2d(*pair, 3, stride, 1) if stride <= 2 else nn.Conv2d(*pair, stride, stride))
+    return layers
+
+
+def _rising(shape: _Map, below: _Map, activation: type[nn.Module]) -> list[nn.Module]:
+    """Transposed convolutions from the feature maps of one level to those of the level below, or to pixels."""
+    layers: list[nn.Module] = []
+    strides = _sizes(below, shape)
+    widths = [*(max(1, shape[0] >> step) for step in range(len(strides))), below[0]]
+    for stride, pair in zip(strides, itertools.pairwise(widths), strict=True):
+        if stride == 1:
+            last: nn.Module = nn.Conv2d(*pair, 3, padding=1)
+        else:
+            last = nn.ConvTranspose2d(*pair, 4, 2, 1) if stride == 2 else nn.ConvTranspose2d(*pair, stride, stride)
+        layers += [activation(), last]
+    return layers
 
 
 def _pyramid(
     event_shape: Sequence[int], latent_dims: Sequence[int], channels: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int, int]]:
+) -> list[_Map]:
     """The shapes of the feature maps of each level."""
     if len(event_shape) != 3:
         raise ValueError(f"a convolutional ladder is of images, (channels, height, width); got {tuple(event_shape)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Convolutional(Network):
         layers: modules in their order, from ``[N, *in_shape]`` to ``[N, ...]`` of the output's size.
 
     Raises:
-        ValueError: if the input has another event shape.
+        ValueError: if a size is below 1, or the input has another event shape.
     """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], layers: Iterable[nn.Module]) -> None:
+        super().__init__(shape_of("in_shape", in_shape), shape_of("out_shape", out_shape), layers)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
@@ -207,8 +210,9 @@ def residual_block(
     activation: type[nn.Module],
     normalization: Normalization | None = None,
     stride: int = 1,
+    kernel_size: int = 3,
 ) -> Residual:
-    r"""Two 3 x 3 convolutions beside a shortcut: images ``[N, width, H, W] -> [N, width_out, H / stride, W / stride]``.
+    r"""Two convolutions beside a shortcut: images ``[N, width, H, W] -> [N, width_out, H / stride, W / stride]``.
 
     .. math:: h = S * x + W' * \phi(W * \phi(x))
 
@@ -216,10 +220,10 @@ def residual_block(
 
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks.
     """
-    first = nn.Conv2d(width, width_out, 3, stride=stride, padding=1)
+    first = nn.Conv2d(width, width_out, kernel_size, stride=stride, padding=kernel_size // 2)
     same = width == width_out and stride == 1
     shortcut = nn.Identity() if same else affine(nn.Conv2d(width, width_out, 1, stride=stride), normalization)
-    return _block(width, first, width_out, shortcut, activation, normalization)
+    return _block(width, first, width_out, shortcut, activation, normalization, kernel_size)
 
 
 def _block(
@@ -229,13 +233,14 @@ def _block(
     shortcut: nn.Module,
     activation: type[nn.Module],
     normalization: Normalization | None,
+    size: int = 3,
 ) -> Residual:
     branch = nn.Sequential(
         *normalizer(width, normalization, image=True),
         activation(),
         *normalized(first, normalization),
         activation(),
-        affine(nn.Conv2d(width_out, width_out, 3, padding=1), normalization),
+        affine(nn.Conv2d(width_out, width_out, size, padding=size // 2), normalization),
     )
     return Residual(branch, shortcut)
 
