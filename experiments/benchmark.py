@@ -65,8 +65,7 @@ def matrix_products(x: Tensor) -> Row:
     return run
 
 
-def hand_written(x: Tensor, compiled: bool) -> Row:
-    model = HandWritten()
+def hand_written(model: nn.Module, x: Tensor, compiled: bool) -> Row:
     call: Any = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
@@ -84,8 +83,7 @@ def _pair() -> MLPVAE:
     return MLPVAE((PIXELS,), LATENT, hidden=(HIDDEN,), activation=nn.ReLU)
 
 
-def svi(x: Tensor, elbo: type, validate: bool) -> Row:
-    pair = _pair()
+def svi(pair: Any, x: Tensor, elbo: type, validate: bool) -> Row:
     inference = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), loss=elbo())
 
     def run() -> None:
@@ -95,8 +93,7 @@ def svi(x: Tensor, elbo: type, validate: bool) -> Row:
     return run
 
 
-def ours(x: Tensor, mode: Any) -> Row:
-    pair = _pair()
+def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
     optimizer = torch.optim.Adam(pair.parameters(), fused=True)
     step, beta = Step(pair, SGVB_B(), compile=mode), torch.ones(())
 
@@ -198,22 +195,26 @@ def pythae(x: Tensor) -> Row:
     return run
 
 
-def rows(x: Tensor) -> dict[str, Row]:
-    """All rows, warmed up (compiled, optimiser state made)."""
-    makers: dict[str, Callable[[], Row]] = {
+def rows(x: Tensor) -> dict[str, Callable[[], Row]]:
+    trace, mean_field = pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO
+    return {
         "matrix products alone": lambda: matrix_products(x),
-        "hand-written PyTorch, eager": lambda: hand_written(x, compiled=False),
-        "hand-written PyTorch, torch.compile": lambda: hand_written(x, compiled=True),
-        "SVI.step(Trace_ELBO), validation on": lambda: svi(x, pyro.infer.Trace_ELBO, True),
-        "SVI.step(Trace_ELBO), validation off": lambda: svi(x, pyro.infer.Trace_ELBO, False),
-        "SVI.step(TraceMeanField_ELBO), validation on": lambda: svi(x, pyro.infer.TraceMeanField_ELBO, True),
-        "SVI.step(TraceMeanField_ELBO), validation off": lambda: svi(x, pyro.infer.TraceMeanField_ELBO, False),
-        "pyro_vae, eager": lambda: ours(x, "eager"),
-        "pyro_vae, traced": lambda: ours(x, "traced"),
-        "pyro_vae, compiled": lambda: ours(x, "inductor"),
+        "hand-written PyTorch, eager": lambda: hand_written(HandWritten(), x, compiled=False),
+        "hand-written PyTorch, torch.compile": lambda: hand_written(HandWritten(), x, compiled=True),
+        "SVI.step(Trace_ELBO), validation on": lambda: svi(_pair(), x, trace, True),
+        "SVI.step(Trace_ELBO), validation off": lambda: svi(_pair(), x, trace, False),
+        "SVI.step(TraceMeanField_ELBO), validation on": lambda: svi(_pair(), x, mean_field, True),
+        "SVI.step(TraceMeanField_ELBO), validation off": lambda: svi(_pair(), x, mean_field, False),
+        "pyro_vae, eager": lambda: ours(_pair(), x, "eager"),
+        "pyro_vae, traced": lambda: ours(_pair(), x, "traced"),
+        "pyro_vae, compiled": lambda: ours(_pair(), x, "inductor"),
         "NumPyro, epoch under jit": lambda: numpyro(x),
         "pythae": lambda: pythae(x),
     }
+
+
+def warm(makers: dict[str, Callable[[], Row]]) -> dict[str, Row]:
+    """All rows, warmed up (compiled, optimiser state made)."""
     made = {}
     for name, make in makers.items():
         torch.manual_seed(0)
@@ -242,8 +243,9 @@ def measure(made: dict[str, Row], rounds: int, repeats: int) -> dict[str, float]
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def benchmark(name: str, description: str | None, rows: Callable[[Tensor], dict[str, Callable[[], Row]]]) -> None:
+    """The command of a benchmark: times its rows on random pixels and prints a table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--rounds", type=int, default=15, help="rounds over all rows")
     parser.add_argument("--repeats", type=int, default=20, help="steps of a row in each round")
@@ -257,7 +259,7 @@ def main() -> None:
     for batch_size in arguments.batch_size:
         torch.manual_seed(0)
         x = (torch.rand(batch_size, PIXELS) < 0.3).float()
-        times = measure(rows(x), arguments.rounds, arguments.repeats)
+        times = measure(warm(rows(x)), arguments.rounds, arguments.repeats)
         hand = times["hand-written PyTorch, eager"]
         step = times["SVI.step(TraceMeanField_ELBO), validation off"]
         body = [(name, f"{ms:.2f}", f"{ms / hand:.2f}", f"{ms / step:.2f}") for name, ms in times.items()]
@@ -265,10 +267,10 @@ def main() -> None:
         print(table(("row", "ms a step", "x hand-written", "x SVI.step"), body), flush=True)
         results.append({"batch_size": batch_size, "threads": arguments.threads, "ms": times})
     if arguments.json is not None:
-        text = json.dumps({"experiment": "benchmark", "results": results, "machine": machine()}, indent=1)
+        text = json.dumps({"experiment": name, "results": results, "machine": machine()}, indent=1)
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    benchmark("benchmark", __doc__, rows)

@@ -26,6 +26,7 @@ from pyro_vae.estimators import (
     TCVAE,
     VIMCO,
     Annealed,
+    Balanced,
     Capacity,
     DReG,
     Enumeration,
@@ -41,7 +42,7 @@ from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, WeightPrior, fit
+from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, SpectralPrior, WeightPrior, fit
 from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ __all__ = [
     "VAE",
     "VIMCO",
     "Annealed",
+    "Balanced",
     "Bernoulli",
     "BottomUpVAE",
     "Capacity",
@@ -81,6 +83,7 @@ __all__ = [
     "ReweightedWakeSleep",
     "Run",
     "ScoreFunction",
+    "SpectralPrior",
     "StandardNormal",
     "TopDownVAE",
     "WakeSleep",

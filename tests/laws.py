@@ -27,7 +27,7 @@ from pyro_vae import (
     WakeSleep,
 )
 from pyro_vae.contract import programs
-from pyro_vae.estimators import TCVAE, Annealed, Capacity, Estimator, FreeBits
+from pyro_vae.estimators import TCVAE, Annealed, Balanced, Capacity, Estimator, FreeBits
 
 # One of each class, by name, as functions of the options that all of them have.
 MADE: dict[str, Callable[..., Estimator]] = {
@@ -37,6 +37,8 @@ MADE: dict[str, Callable[..., Estimator]] = {
     # With the weights at which the loss is minus the bound; test_objectives has the others.
     "Capacity": lambda **options: Capacity(0.0, 1.0, 3, **options),
     "FreeBits": lambda **options: FreeBits(0.0, num_particles=3, **options),
+    # Below a beta of 1 its loss is another.
+    "Balanced": lambda beta=1.0, **options: Balanced(3, **options),
     # Its beta weighs a part of the KL, and its bound knows nothing of it.
     "TCVAE": lambda beta=1.0, **options: TCVAE(1.0, 1.0, 1.0, 3, **options),
     "IWAE": lambda **options: IWAE(3, **options),

@@ -110,6 +110,7 @@ HELD_OUT: dict[str, Any] = {
     "ScoreFunction": functools.partial(pv.ScoreFunction, 2),
     "Capacity": functools.partial(pv.Capacity, 5.0),
     "FreeBits": functools.partial(pv.FreeBits, 0.1),
+    "Balanced": pv.Balanced,
     "TCVAE": pv.TCVAE,
     "TCVAE, weighted": functools.partial(pv.TCVAE, sampling="weighted"),
 }

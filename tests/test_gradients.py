@@ -28,6 +28,7 @@ from pyro_vae import (
     TCVAE,
     VIMCO,
     Annealed,
+    Balanced,
     Capacity,
     DReG,
     FreeBits,
@@ -511,6 +512,7 @@ def test_all_estimators() -> None:
         Annealed(),
         Capacity(1.0),
         FreeBits(0.1),
+        Balanced(),
         TCVAE(),
         MonteCarloEM(2, num_transitions=2),
     ]

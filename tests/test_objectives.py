@@ -34,7 +34,7 @@ from pyro_vae import (
 from pyro_vae.contract import programs
 from pyro_vae.contract import run as run_pair
 from pyro_vae.diagnostics import active_units, kl_decomposition, linear_vae_optimum
-from pyro_vae.estimators import TCVAE, Annealed, Capacity, Estimator, FreeBits, Objective
+from pyro_vae.estimators import TCVAE, Annealed, Balanced, Capacity, Estimator, FreeBits, Objective
 from pyro_vae.estimators.units import aggregate, kl_by_unit, units
 from pyro_vae.training import Step
 
@@ -44,6 +44,7 @@ OBJECTIVES: dict[str, Callable[..., Estimator]] = {
     "Capacity": lambda **options: Capacity(3.0, 10.0, 2, **options),
     "FreeBits, unit": lambda **options: FreeBits(0.3, "unit", 2, **options),
     "FreeBits, site": lambda **options: FreeBits(5.0, "site", 2, **options),
+    "Balanced": lambda **options: Balanced(2, beta=0.4, **options),
     "TCVAE, stratified": lambda **options: TCVAE(0.5, 6.0, 2.0, 2, **options),
     "TCVAE, weighted": lambda **options: TCVAE(0.5, 6.0, 2.0, 2, sampling="weighted", **options),
 }
@@ -172,7 +173,7 @@ def test_value_does_not_depend_on_the_plates_scale(make: Make) -> None:
 
 @pytest.mark.parametrize("make", PENALISED)
 def test_what_stands_outside_the_plate_is_not_penalised(make: Make) -> None:
-    """A global latent keeps its KL of the ELBO."""
+    """A global latent keeps its KL of the ELBO, with the beta of that."""
     pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "plain_object"))
     loc = dict(pair.named_parameters())["pyro_params.param/bias/loc"]
     before = objective_of(make(), pair, *batch)
@@ -181,7 +182,8 @@ def test_what_stands_outside_the_plate_is_not_penalised(make: Make) -> None:
     after = objective_of(make(), pair, *batch)
     kl = (after.terms["bias"]["kl"] - before.terms["bias"]["kl"]).item()
     distortion = -(after.terms["x"]["log_p"] - before.terms["x"]["log_p"]).item()
-    assert (after.loss - before.loss).item() == pytest.approx(kl + distortion, rel=1e-3, abs=1e-3)
+    beta = make().beta if isinstance(make(), Balanced) else 1.0
+    assert (after.loss - before.loss).item() == pytest.approx(beta * kl + distortion, rel=1e-3, abs=1e-3)
     assert kl > 0.01
 
 
@@ -335,6 +337,136 @@ def test_inner_plates_are_units() -> None:
     pair, x = Pixels(4), torch.randn(4, 5)
     objective = objective_of(FreeBits(50.0, num_particles=2, max_plate_nesting=2), pair, x)
     assert objective.loss.item() == pytest.approx(-objective.terms["x"]["log_p"].item() + 5 * 50.0, rel=1e-5)
+
+
+# Balancing
+
+
+class Levels(nn.Module):
+    """Latents of 2, 1 and 6 units (the last [2, 3]) with posteriors that are parameters, so that their KL is known."""
+
+    sizes = (2, 1, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(8)
+        spread = (1.5, 0.3, 0.6)
+        self.loc = nn.ParameterList(
+            s * torch.randn(4, n, generator=generator).double() for s, n in zip(spread, self.sizes, strict=True)
+        )
+
+    def kl(self) -> Tensor:
+        """[3], means over the batch; each scale is 0.5."""
+        constant = math.log(2.0) + (0.25 - 1) / 2
+        return torch.stack([(loc**2 / 2 + constant).sum(-1).mean() for loc in self.loc])
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            for level, loc in enumerate(self.loc, 1):
+                shape = self.shape(loc)[1:]
+                pyro.sample(f"z{level}", dist.Normal(x.new_zeros(shape), 1.0).to_event(len(shape)))
+            pyro.sample("x", dist.Normal(x.new_zeros(()), 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("levels", self)
+        with pyro.plate("data", len(x)):
+            for level, loc in enumerate(self.loc, 1):
+                loc = loc.reshape(self.shape(loc))
+                pyro.sample(f"z{level}", dist.Normal(loc, 0.5).to_event(loc.dim() - 1))
+
+    @staticmethod
+    def shape(loc: Tensor) -> tuple[int, ...]:
+        return (len(loc), 2, 3) if loc.shape[1] == 6 else tuple(loc.shape)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+@pytest.mark.parametrize("beta", [0.3, torch.tensor(0.3), torch.tensor(0.3, dtype=torch.float64)])
+def test_balance_by_hand(beta: Any, num_particles: int) -> None:
+    """The weights go with the nats for each unit, have a mean of 1, and carry no gradient."""
+    pair, x = Levels(), torch.randn(4, dtype=torch.float64)
+    kl = pair.kl()
+    used = [(kl[level].item() + 0.01) / size for level, size in enumerate(pair.sizes)]
+    gamma = torch.tensor([3 * share / sum(used) for share in used], dtype=torch.float64)
+    assert gamma.std() > 0.2
+    estimator = Balanced(num_particles, beta=beta)
+    objective = objective_of(estimator, pair, x)
+    expected = 0.3 * (gamma * kl).sum() - dist.Normal(0.0, 1.0).log_prob(x).mean()
+    torch.testing.assert_close(objective.loss, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(objective.bound, -kl.sum().detach() + dist.Normal(0.0, 1.0).log_prob(x).mean())
+    found = torch.autograd.grad(objective.loss, list(pair.loc))
+    wanted = [0.3 * weight * loc.detach() / 4 for weight, loc in zip(gamma, pair.loc, strict=True)]
+    torch.testing.assert_close(list(found), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_balance_where_no_latent_is_used() -> None:
+    """All weights are defined, and the KL has no part in the loss."""
+    x = torch.randn(4, dtype=torch.float64)
+
+    class Unused(Levels):
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                for level, loc in enumerate(self.loc, 1):
+                    loc = torch.zeros_like(loc).reshape(self.shape(loc))
+                    pyro.sample(f"z{level}", dist.Normal(loc, 1.0).to_event(loc.dim() - 1))
+
+    loss = objective_of(Balanced(beta=0.2), Unused(), x).loss
+    torch.testing.assert_close(loss, -dist.Normal(0.0, 1.0).log_prob(x).mean())
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.7, torch.tensor(1.0), torch.tensor(2.5)])
+def test_balanced_from_a_beta_of_one_on_is_the_elbo(beta: Any) -> None:
+    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
+    ours, theirs = (objective_of(make(2, beta=beta), pair, *batch) for make in (Balanced, SGVB_B))
+    assert torch.equal(ours.loss, theirs.loss)
+    assert torch.equal(ours.bound, theirs.bound)
+    one, other = (gradients_of(make(2, beta=beta), pair, *batch) for make in (Balanced, SGVB_B))
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, torch.tensor(0.25)])
+def test_one_latent_has_nothing_to_balance(beta: Any) -> None:
+    pair, x = vectors()
+    ours, theirs = (objective_of(make(beta=beta), pair, x).loss for make in (Balanced, SGVB_B))
+    assert torch.equal(ours, theirs)
+
+
+def test_balanced_takes_a_sampled_kl() -> None:
+    """Where no closed form is known the weights are of its estimate, at least 0.01 nats, and finite."""
+    zeros, x = torch.zeros(5, 2), torch.randn(5, generator=torch.Generator().manual_seed(2))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("z2", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(y.sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z2", dist.Gamma(zeros + 2.0, 1.0).to_event(1))
+            pyro.sample("z1", dist.Normal(zeros, 0.5).to_event(1))
+
+    toy = Pair(model, guide)
+    with pytest.warns(UserWarning, match="Balanced: no closed-form KL is registered for z2"):
+        objective = objective_of(Balanced(beta=0.5), toy, x)
+    terms = objective.terms
+    sampled, closed = (terms["z2"]["log_q"] - terms["z2"]["log_p"]).item(), terms["z1"]["kl"].item()
+    used = [max(sampled, 0.0) + 0.01, closed + 0.01]
+    expected = 0.5 * 2 * (used[0] * sampled + used[1] * closed) / sum(used) - terms["x"]["log_p"].item()
+    assert objective.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_warm_up_ends_as_the_elbo() -> None:
+    """Under fit beta is a tensor: one graph serves the warm-up and what comes after."""
+    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
+    step = Step(pair, Balanced(2), compile="traced")
+    plain = Step(pair, SGVB_B(2), compile="traced")
+    differences = []
+    for beta in (0.3, 0.9, 1.0, 1.5):
+        ours, theirs = (seeded(2, each, batch, torch.tensor(beta)).loss for each in (step, plain))
+        differences.append(abs(ours - theirs).item())
+    assert min(differences[:2]) > 1e-3
+    assert max(differences[2:]) < 1e-6
 
 
 # TCVAE

@@ -6,12 +6,14 @@ from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
 from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
+from pyro_vae.models.nvae import NVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
 
 __all__ = [
     "MLPVAE",
+    "NVAE",
     "Autoencoder",
     "ConvLadderVAE",
     "ConvVAE",

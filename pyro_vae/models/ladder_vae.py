@@ -16,7 +16,7 @@ from pyro_vae.hierarchy import Level, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Chain, decoding
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
-from pyro_vae.networks.layers import hidden_layer, normalizer
+from pyro_vae.networks.layers import hidden_layer
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
@@ -135,9 +135,7 @@ class LadderVAE(TopDownVAE):
     ) -> None:
         chain = Chain(event_shape, latent_dims, hidden, depth, activation, normalization, mean, channels)
         layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
-        bodies: list[nn.Module] = [
-            nn.Sequential(chain.encoder(hidden[0]), *normalizer(hidden[0], normalization), activation())
-        ]
+        bodies = [chain.trunk()]
         for level in range(1, len(latent_dims)):
             sizes = [hidden[level - 1], *chain.widths(level)]
             makers = [functools.partial(nn.Linear, *pair) for pair in itertools.pairwise(sizes)]

@@ -22,6 +22,7 @@ from pyro_vae.networks import (
     Normalization,
     shape_of,
 )
+from pyro_vae.networks.layers import normalizer
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -237,13 +238,23 @@ class Chain:
         return (self.hidden[level],) * self.depth
 
     def encoder(self, out_shape: int | Sequence[int]) -> nn.Module:
-        """A network of x, ``[*, *event_shape] -> [*, *out_shape]``."""
+        """A network of x with the hidden layers before z_1, ``[*, *event_shape] -> [*, *out_shape]``."""
+        return self._recognising(out_shape, self.widths(0))
+
+    def trunk(self) -> nn.Module:
+        """The hidden layers before z_1 alone, ``[*, *event_shape] -> [*, hidden[0]]``."""
+        width = self.hidden[0]
+        last = [*normalizer(width, self.normalization), self.activation()]
+        return nn.Sequential(self._recognising(width, self.widths(0)[1:]), *last)
+
+    def _recognising(self, out_shape: int | Sequence[int], hidden: Sequence[int]) -> nn.Module:
         network: nn.Module
         if self.channels is None:
-            network = MLP(self.event_shape, out_shape, self.widths(0), self.activation, self.normalization)
-        else:
+            network = MLP(self.event_shape, out_shape, hidden, self.activation, self.normalization)
+        else:  # with one hidden layer behind the convolutions, or none in a trunk, which is that layer
+            dense = self.hidden[0] if len(hidden) == self.depth else None
             network = ConvEncoder(
-                self.event_shape, out_shape, self.channels, self.hidden[0], self.activation, self.normalization
+                self.event_shape, out_shape, self.channels, dense, self.activation, self.normalization
             )
         return network if self.mean is None else Centered(network, self.mean)
 

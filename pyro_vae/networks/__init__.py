@@ -24,6 +24,7 @@ from pyro_vae.networks.corruption import Corrupted, Corruption, GaussianNoise, M
 from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
 from pyro_vae.networks.initial import data_dependent_init, normal_init
 from pyro_vae.networks.layers import BatchNorm, Gated, Normalization, Residual
+from pyro_vae.networks.masked import MaskedConv2d
 from pyro_vae.networks.shapes import at_least_float32, check_input, shape_of, stacked
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Gated",
     "GatedMLP",
     "GaussianNoise",
+    "MaskedConv2d",
     "Masking",
     "Network",
     "Normalization",

@@ -4,7 +4,7 @@ from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import RECIPE
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.schedules import Cosine, Cyclical, Linear, Progress, Schedule
-from pyro_vae.training.step import Step, WeightPrior
+from pyro_vae.training.step import SpectralPrior, Step, WeightPenalty, WeightPrior
 
 __all__ = [
     "RECIPE",
@@ -15,7 +15,9 @@ __all__ = [
     "Progress",
     "Run",
     "Schedule",
+    "SpectralPrior",
     "Step",
+    "WeightPenalty",
     "WeightPrior",
     "fit",
 ]

@@ -17,7 +17,7 @@ from pyro_vae.estimators import Estimator
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
-from pyro_vae.training.step import WeightPrior
+from pyro_vae.training.step import WeightPenalty, WeightPrior
 from pyro_vae.training.trainer import OptimizerFactory, SchedulerFactory, Trainer
 
 default_optimizer: OptimizerFactory = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -32,7 +32,7 @@ def fit(
     scheduler: Schedule | SchedulerFactory | None = None,
     epochs: int = 100,
     batch_size: int = 128,
-    weight_prior: WeightPrior | None = None,
+    weight_prior: WeightPrior | WeightPenalty | None = None,
     beta: float | Schedule | None = None,
     schedules: Mapping[str, Schedule] | None = None,
     seed: int = 0,
@@ -65,7 +65,8 @@ def fit(
             makes a torch scheduler of the optimiser, which is stepped once an epoch.
         epochs: passes over the training set.
         batch_size: data in a mini-batch, M.
-        weight_prior: a prior over the weights: MAP instead of maximum likelihood.
+        weight_prior: a prior over the weights: MAP instead of maximum likelihood. A normal one
+            (:class:`~pyro_vae.WeightPrior`), or one on the layers' norms (:class:`~pyro_vae.SpectralPrior`).
         beta: weight of the latents' terms, or its schedule; by default the estimator's own.
         schedules: moves buffers of the pair that are one number, by their names in ``named_buffers()``:
             ``{"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)}``. Each step sees the value of its

@@ -28,7 +28,7 @@ from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.scheduled import ScheduledBuffer
 from pyro_vae.training.schedules import Progress, Schedule
-from pyro_vae.training.step import Step, WeightPrior
+from pyro_vae.training.step import Step, WeightPenalty
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -47,7 +47,7 @@ class Trainer:
         scheduler: Any,
         epochs: int,
         batch_size: int,
-        weight_prior: WeightPrior | None,
+        weight_prior: WeightPenalty | None,
         beta: Any,
         schedules: Mapping[str, Schedule] | None,
         seed: int,
@@ -155,7 +155,7 @@ class Trainer:
         if self.average is not None:
             self.averaged = self._copied()
         num_data = self.data.train.num_data
-        if num_data is None and self.weight_prior is not None and self.weight_prior.count == "data":
+        if num_data is None and self.weight_prior is not None and self.weight_prior.needs_num_data:
             raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
         self.step = Step(
             self.pair,
