@@ -74,7 +74,7 @@ SIZES = {
     "quick": Size(
         nvae={"mnist": SMALL, "colour": SMALL},
         conv={"latent_dim": 40, "channels": (32, 64), "hidden": 256},
-        epochs={("mnist", "NVAE"): 6, ("mnist", "ConvVAE"): 36, ("colour", "NVAE"): 10, ("colour", "ConvVAE"): 40},
+        epochs={("mnist", "NVAE"): 4, ("mnist", "ConvVAE"): 20, ("colour", "NVAE"): 6, ("colour", "ConvVAE"): 20},
         fit={"NVAE": ADAM, "ConvVAE": ADAM},
         exact=100,
         num_samples={"mnist": 1000, "colour": 100},
@@ -280,7 +280,8 @@ def in_words(part: str, rows: Mapping[str, dict[str, Any]]) -> str:
     levels = nvae["levels"]
     kls = ", ".join(f"{level['site']} {level['rate']:.1f}" for level in levels)
     used = sum(level["rate"] > 0.1 for level in levels)
-    last, tenth = nvae["history"][-1], nvae["history"][-1 - max(1, len(nvae["history"]) // 10)]
+    count = len(nvae["history"])
+    last, tenth = nvae["history"][-1], nvae["history"][max(0, count - 1 - max(1, count // 10))]
     text = (
         f"After {nvae['seconds'] / 60:.1f} minutes ({conv['seconds'] / 60:.1f} for the convolutional VAE) the NVAE has "
         f"an NLL of {nvae['nll']:.2f}, which is {abs(gap):.2f} nats {'below' if gap > 0 else 'above'} that of the "

@@ -28,7 +28,7 @@ from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import observed_sites, support_of
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
-from pyro_vae.diagnostics import has_prior
+from pyro_vae.diagnostics import has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.likelihoods import bits_per_dim
 from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
@@ -331,6 +331,8 @@ def _score(
 ) -> None:
     """Estimates log p(x) of a run, prints it and stores it in the run folder.
 
+    Of a pair with several latents, such as a hierarchy, also the usage of each level over the same data.
+
     Of a pair with random weights, which has methods predictive() and drawn() as FullBayes does, importance gives the
     predictive density under their posterior, the other methods that of one draw of the weights.
 
@@ -407,14 +409,23 @@ def _score(
         **_diagnostics(method, result),
         "seconds": time.perf_counter() - started,
     }
+    usage = None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if len(latent_names(pair, *x)) > 1:
+            usage = levels(pair, zip(*(tensor.split(_CHUNK) for tensor in x), strict=True))
+            entry["levels"] = usage.as_rows()
     path = out / EVALUATION
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
     print(_said(entry))
+    if usage is not None:
+        print(usage)
     print(f"stored: {path}")
 
 
 _FEW = 100  # data for which chains are run where nothing else is asked for
+_CHUNK = 500  # data that are encoded at once
 
 
 def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[str, float]:

@@ -8,6 +8,8 @@ A pair is an object with two methods that take the same arguments and are Pyro p
 - The plate over the data is called ``data`` and is the rightmost batch dimension; event dimensions inside are
   declared with ``to_event``. What is random but stands outside the plate (weights) counts once for the whole data.
 - The observed site is ``x``; a single latent is ``z``, a hierarchy is ``z1``, ``z2``, ... from the data upwards.
+- A pair that cannot be trained on every batch may have a method ``check_batch``, of the arguments of model and guide,
+  that raises a ``ValueError``; ``fit`` calls it with a first batch before the first step.
 
 Pyro keeps parameters in one global store, keyed by name, so that two pairs built alike would share and overwrite
 each other's. Here a pair's parameters belong to the pair: :func:`isolated` runs a program in an empty store and

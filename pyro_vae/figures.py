@@ -14,6 +14,8 @@ from pyro_vae import diagnostics, plotting
 from pyro_vae.data import Data, Split
 
 _MOST_CODES = 5000
+_MOST_ROWS = 8  # of a mosaic of levels
+_CHUNK = 500  # data that are encoded at once
 
 
 def draw(
@@ -21,11 +23,13 @@ def draw(
 ) -> list[Path]:
     """Draws what applies to the pair and the data, and saves it as PNG files.
 
-    Learning curves; for images reconstructions, samples from the prior and, with one latent, interpolations between
-    data, and traversals of its most active units through the quantiles of the prior, or its 2-D manifold; the codes by
-    label; the active units. Units that are constrained jointly, as on a sphere, cannot be moved one by one: they have
-    neither traversals nor a manifold. Where there is no prior, as in an autoencoder, there are no samples, traversals
-    or manifold.
+    Learning curves; for images reconstructions, samples from the prior and, with continuous latents, interpolations
+    between data. With one latent z, a vector: traversals of its most active units through the quantiles of the prior,
+    or its 2-D manifold; the codes by label; the active units. Units that are constrained jointly, as on a sphere,
+    cannot be moved one by one: they have neither traversals nor a manifold. With other latents, such as a hierarchy
+    z1, ..., zL: the usage of each level (``levels``); for images samples with upper levels held at those of a datum
+    (``levels_held``), and with one level drawn, those above held and those below at their means (``levels_drawn``).
+    Where there is no prior, as in an autoencoder, there are no samples, traversals, manifold or levels.
 
     Args:
         folder: where the files go.
@@ -61,18 +65,69 @@ def _figures(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch), shape))
-    codes = diagnostics.encode(pair, *batch)
-    space = diagnostics.support(pair, *batch, site=next(iter(codes))) if len(codes) == 1 else None
-    if images and space is not None and not space.is_discrete and len(held) > 1:
+    first = diagnostics.encode(pair, *(tensor[:1] for tensor in batch))
+    spaces = {site: diagnostics.support(pair, *batch, site=site) for site in first}
+    continuous = bool(spaces) and not any(space.is_discrete for space in spaces.values())
+    if images and continuous and len(held) > 1:
         yield "interpolations", _interpolations(pair, batch, shape)
-    if list(codes) != ["z"] or codes["z"].dim() != 2:
+    chunks = list(zip(*(tensor.split(_CHUNK) for tensor in batch), strict=True))
+    if list(first) != ["z"] or first["z"].dim() != 2:
+        if drawable:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                yield from _levels(pair, chunks, shape if images else None, continuous)
         return
-    units = diagnostics.active_units(pair, [batch])
+    space = spaces["z"]
+    units = diagnostics.active_units(pair, chunks)
     yield "active_units", plotting.active_units(units.variances)
-    if codes["z"].shape[1] > 1:
+    if units.codes.shape[1] > 1:
         yield "latent_scatter", plotting.latent_scatter(units.codes, held.labels)
-    if images and drawable and space is not None and space.event_dim == 0:
+    if images and drawable and space.event_dim == 0:
         yield _latent_figure(pair, batch, units, shape)
+
+
+def _levels(
+    pair: Any, chunks: Sequence[tuple[Tensor, ...]], shape: Sequence[int] | None, continuous: bool
+) -> Iterator[tuple[str, Any]]:
+    """What each of several latents holds and costs; pictures only of images, whose ``shape`` is given."""
+    usage = diagnostics.levels(pair, chunks)
+    if not len(usage):
+        return
+    yield "levels", plotting.levels({"": usage.as_rows()})
+    shown = tuple(tensor[:3] for tensor in chunks[0])
+    names = diagnostics.latent_names(pair, *shown)
+    if shape is None or len(names) < 2 or any(site not in usage.usage for site in names):
+        return
+    originals = _unit(shown[0], shape)
+    steps = min(len(names), _MOST_ROWS - 1)
+    counts = sorted({round(step * len(names) / steps) for step in range(steps + 1)})
+    mosaic = [
+        _unit_rows(diagnostics.resample(pair, *shown, held=names[:count], num_samples=4), shape) for count in counts
+    ]
+    labels = [_span(names[:count]) for count in counts]
+    title = "latents of the datum, and draws of the others given them"
+    yield "levels_held", plotting.resampled(torch.stack(mosaic), originals, labels, title=title)
+    if continuous:
+        places = [count - 1 for count in counts[1:]]
+        mosaic = [
+            _unit_rows(
+                diagnostics.resample(pair, *shown, held=names[:place], drawn=[names[place]], num_samples=4), shape
+            )
+            for place in places
+        ]
+        labels = [f"{plotting.site_name(names[place])} drawn" for place in places]
+        title = "one latent drawn, those above of the datum, those below at their means"
+        yield "levels_drawn", plotting.resampled(torch.stack(mosaic), originals, labels, title=title)
+
+
+def _span(names: Sequence[str]) -> str:
+    shown = [plotting.site_name(name) for name in names]
+    return " to ".join([shown[0], shown[-1]][: len(shown)]) if shown else "none"
+
+
+def _unit_rows(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """``[P, S, *event]`` as pictures."""
+    return _unit(images.flatten(0, 1), shape).unflatten(0, images.shape[:2])
 
 
 def _interpolations(pair: Any, batch: tuple[Tensor, ...], shape: Sequence[int]) -> Any:
@@ -80,8 +135,7 @@ def _interpolations(pair: Any, batch: tuple[Tensor, ...], shape: Sequence[int]) 
     rows = min(8, len(batch[0]) // 2)
     starts, ends = (tuple(tensor[first : 2 * rows : 2] for tensor in batch) for first in (0, 1))
     steps = diagnostics.interpolate(pair, starts, ends, 8)
-    drawn = _unit(steps.flatten(0, 1), shape).unflatten(0, steps.shape[:2])
-    return plotting.interpolations(drawn, _unit(starts[0], shape), _unit(ends[0], shape))
+    return plotting.interpolations(_unit_rows(steps, shape), _unit(starts[0], shape), _unit(ends[0], shape))
 
 
 def _latent_figure(

@@ -506,3 +506,21 @@ def test_a_pair_around_a_pair(tmp_path, capsys):
     assert cli.main(["evaluate", "run", "--num-samples", "20", "--compile", "traced", "--progress", "false"]) == 0
     assert "arguments are required: pair" in fails(capsys, "train", "--model", "around.Around", *QUICK[:6])
     assert "no attribute 'MLPVA'" in fails(capsys, "train", *around[:-1], "pyro_vae.models.MLPVA", *QUICK[:6])
+
+
+def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(tmp_path, capsys):
+    hierarchy = ["--model", "LadderVAE", "--model.latent_dims", "[4,2]", "--model.hidden", "[8,8]"]
+    assert cli.main(["train", *QUICK[:6], *hierarchy, "--epochs", "1", "--out", "run"]) == 0
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert drawn == {
+        "learning_curves", "reconstructions", "samples", "interpolations", "levels", "levels_held", "levels_drawn"
+    }  # fmt: skip
+    capsys.readouterr()
+    score = ["evaluate", "run", "--num-samples", "20", "--limit", "100", "--compile", "eager", "--progress", "false"]
+    assert cli.main(score) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["latent", "z1", "z2"]
+    (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [(row["site"], row["num_units"]) for row in entry["levels"]] == [("z1", 4), ("z2", 2)]
+    assert lines[2].split()[1] == f"{entry['levels'][0]['rate']:.2f}"
+    assert "the latents of the data are z2, z1, and none was chosen" in fails(capsys, "apply", "reduce", "run")

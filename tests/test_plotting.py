@@ -84,6 +84,11 @@ def every_figure():
         "many densities": plotting.densities({f"U{i}": RNG.random((30, 30)) for i in range(13)}, columns=6),
         "active_units": plotting.active_units([1.0, 1e-4, 0.3]),
         "gradients": plotting.gradients(gradient_rows(), title="t"),
+        "resampled": plotting.resampled(RNG.random((3, 2, 2, 28, 20)), GREY[:2], ["none", "a", "b"], title="a title"),
+        "levels": plotting.levels({"a": [level_row("z1", 5.0, num_active=8), level_row("z2", 2.0, num_active=1)]}),
+        "many levels": plotting.levels(
+            {name: [level_row(f"z{i}", 1.0, num_active=i % 8, num_informative=1) for i in range(30)] for name in "abc"}
+        ),
         "lines": plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="t"),
     }
 
@@ -770,3 +775,79 @@ def test_densities_lie_as_their_axes_say():
         assert tuple(image.get_extent()) == (-2, 2, -2, 2)
         assert image.get_clim() == (0, image.get_array().max())
         assert ax.get_xlim() == ax.get_ylim() == (-2, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resampled_images_stand_below_their_datum(channels):
+    images = RNG.random((2, 3, 2, channels, 14, 10))  # two rows of latents, three data, two draws
+    originals = RNG.random((3, channels, 14, 10))
+    figure = plotting.resampled(images, originals, ["none", "$z_2$"], title="t")
+    (ax,) = figure.axes
+    mosaic = mosaic_of(figure)
+    mosaic = mosaic[..., None] if channels == 1 else mosaic
+    space = 1
+    block = 2 * 10 + space + 4 * space
+    for datum in range(3):
+        left = datum * block
+        np.testing.assert_allclose(mosaic[:14, left : left + 10].transpose(2, 0, 1), originals[datum])
+        assert (mosaic[: 14 + 4 * space, left + 10 : left + block] == 1).all()
+        for row in range(2):
+            for draw in range(2):
+                top, side = 14 + 4 * space + row * 15, left + draw * 11
+                found = mosaic[top : top + 14, side : side + 10].transpose(2, 0, 1)
+                np.testing.assert_allclose(found, images[row, datum, draw])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["datum", "none", "$z_2$"]
+    np.testing.assert_allclose(ax.get_yticks(), [6.5, 24.5, 39.5])
+    assert ax.get_title() == "t"
+    for arguments, match in (
+        ((images[0, 0], originals, ["a", "b"]), r"\[2, .*14, 10\]; expected \[R, P, S"),
+        ((images, originals[:2], ["a", "b"]), r"originals are .*expected one for each block"),
+        ((images, originals, ["a"]), "rows names 1 rows, but images have 2"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            plotting.resampled(*arguments)
+
+
+def level_row(site, rate, **numbers):
+    return {"site": site, "rate": rate, "num_units": 8, "threshold": 0.01, **numbers}
+
+
+def test_levels_show_the_kl_and_the_share_of_units_that_are_used():
+    plain = [level_row("z1", 5.0, num_active=8, num_informative=6), level_row("z2", 0.5, num_active=2)]
+    figure = plotting.levels({"plain": plain, "ladder": [level_row("z1", 3.0, num_active=4, num_informative=4)]})
+    left, right = figure.axes
+    assert [bar.get_height() for bar in left.patches] == [5.0, 0.5, 3.0]
+    assert [bar.get_height() for bar in right.patches] == [0.75, 0.25, 0.5]
+    assert {text.get_text() for text in right.texts} == {"6/8", "2/8", "4/8"}
+    assert [label.get_text() for label in left.get_xticklabels()] == ["$z_{1}$", "$z_{2}$"]
+    assert left.get_ylabel() == "KL (nats per datum)"
+    assert right.get_ylabel() == "share: units with KL > 0.01 nats,\nunits with variance > 0.01"
+    assert legend_of(figure) == ["plain", "ladder"]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in left.patches]
+    assert centres == pytest.approx([-0.2, 0.8, 0.2])
+    codes = plotting.levels({"": [level_row("top", 30.0, perplexity=12.0, num_codes=16)]})
+    assert [bar.get_height() for bar in codes.axes[1].patches] == [0.75]
+    assert [text.get_text() for text in codes.axes[1].texts] == ["12/16"]
+    assert codes.axes[1].get_ylabel() == "share: perplexity / codes"
+    assert not codes.legends
+
+
+@pytest.mark.parametrize(
+    ("pairs", "match"),
+    [
+        ({}, "nothing to draw"),
+        ({"a": []}, "nothing to draw"),
+        ({"a": [3]}, "a latent of 'a' is a int"),
+        ({"a": [{"site": "z1"}]}, "no num_units, rate; it has site"),
+        ({"a": [level_row("z1", float("nan"))]}, "rate of 'z1' hold 1 of 1"),
+        ({"a": [level_row("z1", [1.0])]}, r"rate of 'z1' has shape \[1\]"),
+    ],
+)
+def test_levels_refuse(pairs, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        plotting.levels(pairs)
+
+
+def test_names_of_sites_have_their_number_as_an_index():
+    names = [plotting.site_name(name) for name in ("z1", "z_12", "top", "z")]
+    assert names == ["$z_{1}$", "$z_{12}$", "top", "z"]

@@ -22,6 +22,7 @@ from pyro_vae.diagnostics.latents import (
     sample,
     support,
 )
+from pyro_vae.diagnostics.levels import Levels, LevelUsage, latent_names, levels, resample
 from pyro_vae.diagnostics.linear import LinearOptimum, linear_vae_optimum
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "GradientStatistics",
     "GroupStatistics",
     "KLDecomposition",
+    "LevelUsage",
+    "Levels",
     "LinearOptimum",
     "RateDistortion",
     "active_units",
@@ -39,11 +42,14 @@ __all__ = [
     "has_prior",
     "interpolate",
     "kl_decomposition",
+    "latent_names",
+    "levels",
     "linear_vae_optimum",
     "prior_quantiles",
     "rate_distortion",
     "reconstruct",
     "reconstruction_mse",
+    "resample",
     "sample",
     "support",
 ]

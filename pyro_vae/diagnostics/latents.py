@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +64,16 @@ def _shared(trace: Trace) -> set[str]:
 
 
 class _AtMean(poutine.messenger.Messenger):
-    """Puts the centre of its distribution at each latent site, in place of a draw."""
+    """Puts the centre of its distribution at each latent site, in place of a draw; or at continuous ones by name."""
+
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.names = names
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+            return
+        if self.names is not None and (msg["name"] not in self.names or _support(msg["fn"]).is_discrete):
             return
         centre = _centre(msg["fn"])
         if centre is not None and centre.shape == msg["value"].shape and centre.isfinite().all():
@@ -282,11 +288,11 @@ def interpolate(
     codes, ends = encode(pair, *first), encode(pair, *last)
     moved = _local_latents(pair, *_resized(first, 1))
     weight = torch.linspace(0, 1, num_steps)
+    with _InPlaceOfAPrior(pair):
+        priors = latent_sites(_run_model(pair, _resized(first, _CHUNK), {}))
     for name, code in codes.items():
         if name in moved:
-            with _InPlaceOfAPrior(pair):
-                site = _prior(pair, name, *_resized(first, _CHUNK))
-            codes[name] = _line(site, code, ends[name], weight).flatten(0, 1)
+            codes[name] = _line(priors[name], code, ends[name], weight).flatten(0, 1)
     rows = tuple(tensor.repeat_interleave(num_steps, 0) for tensor in first)
     return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
 
@@ -320,8 +326,17 @@ def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
 
 
-def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor], draw_shared: bool = False) -> Trace:
-    """A run at given latents. What all data share (weights) has its value from the guide: the mean, or a draw."""
+def _run_model(
+    pair: Any,
+    batch: Sequence[Tensor],
+    latents: Mapping[str, Tensor],
+    draw_shared: bool = False,
+    centred: Collection[str] = (),
+) -> Trace:
+    """A run at given latents. What all data share (weights) has its value from the guide: the mean, or a draw.
+
+    The latents that are ``centred`` are at their mean, and not drawn.
+    """
     module = as_pair(pair)
     model, guide = programs(module)
     batch = _on_device(module, batch)
@@ -336,7 +351,8 @@ def _run_model(pair: Any, batch: Sequence[Tensor], latents: Mapping[str, Tensor]
                 posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
             latents.update({name: posterior[name]["value"] for name in shared if name in posterior})
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
-        trace = free.get_trace(*batch)
+        with _AtMean(centred):
+            trace = free.get_trace(*batch)
     nodes: Any = trace.nodes
     for name in observed:
         nodes[name]["infer"]["was_observed"] = True

@@ -10,11 +10,14 @@ from pyro_vae.models.nvae import NVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
+from pyro_vae.models.vq_vae import VQVAE, CodePrior
 
 __all__ = [
     "MLPVAE",
     "NVAE",
+    "VQVAE",
     "Autoencoder",
+    "CodePrior",
     "ConvLadderVAE",
     "ConvVAE",
     "FullBayes",

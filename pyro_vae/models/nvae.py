@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pyro_vae.hierarchy import Level, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding
-from pyro_vae.networks import Convolutional, Residual, normal_init, shape_of, stacked
-from pyro_vae.networks.masked import MaskedConv2d
+from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, shape_of, stacked
 from pyro_vae.transforms.base import Bijection, at_least
 
 Shape = tuple[int, int, int]

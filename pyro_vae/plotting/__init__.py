@@ -18,6 +18,7 @@ from pyro_vae.plotting.curves import learning_curves
 from pyro_vae.plotting.densities import densities
 from pyro_vae.plotting.estimators import gradients
 from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.levels import levels, site_name
 from pyro_vae.plotting.lines import lines
 from pyro_vae.plotting.mosaics import (
     animation,
@@ -26,6 +27,7 @@ from pyro_vae.plotting.mosaics import (
     manifold,
     manifold_grid,
     reconstructions,
+    resampled,
     samples,
     traversals,
 )
@@ -42,13 +44,16 @@ __all__ = [
     "interpolations",
     "latent_scatter",
     "learning_curves",
+    "levels",
     "lines",
     "manifold",
     "manifold_grid",
     "planes",
     "reconstructions",
+    "resampled",
     "restorations",
     "samples",
     "save",
+    "site_name",
     "traversals",
 ]

@@ -261,6 +261,56 @@ def interpolations(images: ArrayLike, starts: ArrayLike, ends: ArrayLike) -> Fig
     return _fitted(ax, mosaic, rows, steps + 2)
 
 
+@matplotlib.rc_context(STYLE)
+def resampled(images: ArrayLike, originals: ArrayLike, rows: Sequence[str], *, title: str | None = None) -> Figure:
+    """What some latents leave open: a block for each datum, a row for each choice of latents, a column for each draw.
+
+    The datum stands above its block.
+
+    Args:
+        images: [R, P, S, C, H, W] or [R, P, S, H, W], values in [0, 1]: row by datum by draw; a row is what
+            ``diagnostics.resample`` gives.
+        originals: [P, C, H, W] or [P, H, W], the data.
+        rows: the names of the R rows.
+        title: written above the mosaic.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as :func:`image_grid` does.
+        TypeError: as :func:`image_grid` does.
+    """
+    array = real(images, "images")
+    if array.ndim not in (5, 6) or 0 in array.shape:
+        raise ValueError(
+            f"images have shape {list(array.shape)}; expected [R, P, S, C, H, W] or [R, P, S, H, W], row by datum by "
+            "draw, none of them empty"
+        )
+    count, blocks, draws = array.shape[:3]
+    tiles = as_images(array.reshape(-1, *array.shape[3:]), "images (of one choice)")
+    data = as_images(originals, "originals")
+    if data.shape != (blocks, *tiles.shape[1:]):
+        raise ValueError(
+            f"originals are [P, C, H, W] = {list(data.shape)}; expected one for each block of the images, "
+            f"{[blocks, *tiles.shape[1:]]}"
+        )
+    if len(rows) != count:
+        raise ValueError(f"rows names {len(rows)} rows, but images have {count}: [R, P, S, ...]")
+    space, height = gap(tiles.shape), tiles.shape[2]
+    by_block = tiles.reshape(count, blocks, draws, *tiles.shape[1:])
+    parts = []
+    for block in range(blocks):
+        middle = tile(by_block[:, block].reshape(-1, *tiles.shape[1:]), count, draws)
+        page = np.ones((4 * space, *middle.shape[1:]))  # apart from the draws, and from the next block
+        parts += [np.concatenate([tile(data[block : block + 1], 1, draws), page, middle])]
+        parts += [np.ones((parts[-1].shape[0], 4 * space, *middle.shape[2:]))]
+    mosaic = np.concatenate(parts[:-1], axis=1)
+    ax = _show(mosaic)
+    first = height + 4 * space
+    ax.set_yticks([(height - 1) / 2, *(first + _centres(count, height, space))], ["datum", *rows])
+    if title:
+        ax.set_title(title)
+    return _fitted(ax, mosaic, count + 1, blocks * draws)
+
+
 def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 10, scale: int | None = None) -> Path:
     """Writes images as a GIF that runs in a loop, whole or not at all, and returns the path.
 

@@ -119,6 +119,8 @@ class Trainer:
         batch = self._to_device(next(iter(self.data.train.batches(self.batch_size, epoch=0, seed=self.seed))))
         self.pair.train()
         with torch.random.fork_rng(self.cuda_devices):
+            if callable(check_batch := getattr(self.pair, "check_batch", None)):
+                check_batch(*batch)
             check(self.pair, *batch, estimator=self.estimator if self.asked else None)
             if not self.asked:
                 num_data = self.estimator.num_data

@@ -1,0 +1,121 @@
+"""How far each of several latents is used, by pair."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from pyro_vae.plotting.arrays import check_finite, real
+from pyro_vae.plotting.style import LINES, MUTED, STYLE, HouseFigure
+
+_NUMBERS = ("rate", "num_units")
+_COUNTS = ("num_active", "num_informative", "perplexity", "num_codes", "threshold")
+_MANY = 10  # bars of a panel above which none has its numbers written above it
+
+
+@matplotlib.rc_context(STYLE)
+def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """The KL of each latent in nats, beside the share of its units that are used; a colour for each pair.
+
+    A unit is used if its own KL is above the threshold or, where the KL of single units is not known, if it is active.
+    Of a discrete latent the share is that of its perplexity in the code book. The numbers above the bars are those of
+    units or codes.
+
+    Args:
+        pairs: name -> a dictionary for each latent, from the data upwards, with the keys ``site``, ``rate``,
+            ``num_units`` and, where they are known, ``num_active``, ``num_informative`` and their ``threshold``, or
+            ``perplexity`` and ``num_codes``: ``diagnostics.levels(pair, batches).as_rows()``.
+
+    Raises:
+        ValueError: if there are no latents, a key is missing, or a number is not finite.
+        TypeError: if something is not a number.
+    """
+    tables = {name: [_row(row, name) for row in rows] for name, rows in pairs.items()}
+    if not any(tables.values()):
+        raise ValueError(
+            'levels has nothing to draw; give {"name": diagnostics.levels(pair, batches).as_rows()} with one latent or '
+            "more"
+        )
+    sites = list(dict.fromkeys(row["site"] for rows in sorted(tables.values(), key=len)[::-1] for row in rows))
+    figure = HouseFigure(figsize=(float(np.clip(3.4 + 0.5 * len(sites) * len(tables), 5.4, 8.2)), 3.1))
+    figure.set_layout_engine("constrained")
+    left, right = figure.subplots(1, 2)
+    width = 0.8 / len(tables)
+    few = len(sites) * len(tables) <= _MANY
+    kinds: dict[str, None] = {}
+    for index, rows in enumerate(tables.values()):
+        style: dict[str, Any] = {"width": 0.9 * width, "color": LINES[index % len(LINES)]}
+        for row in rows:
+            place = sites.index(row["site"]) + (index - (len(tables) - 1) / 2) * width
+            left.bar(place, row["rate"], **style)
+            share, label, kind = _used(row)
+            if share is None:
+                continue
+            kinds[kind] = None
+            right.bar(place, share, **style)
+            if few:
+                right.annotate(label, (place, share), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+    for ax in (left, right):
+        ax.grid(True, axis="y")
+        every = math.ceil(len(sites) / 12)
+        ax.set_xticks(range(0, len(sites), every), [site_name(site) for site in sites[::every]])
+        ax.tick_params(axis="x", length=0)
+        ax.set_xlim(-0.6, len(sites) - 0.4)
+        ax.set_xlabel("latent, from the data upwards" if len(sites) > 1 else "latent")
+    left.set_ylabel("KL (nats per datum)")
+    right.set_ylim(0, 1.12 if few else 1.02)
+    right.axhline(1, color=MUTED, linewidth=0.6)
+    right.set_ylabel("share: " + ",\n".join(kinds or {"units used": None}))
+    if len(tables) > 1:
+        handles = [Patch(color=LINES[i % len(LINES)], label=name) for i, name in enumerate(tables)]
+        figure.legend(handles=handles, loc="outside upper right", ncols=min(len(handles), 5))
+    return figure
+
+
+def site_name(site: str) -> str:
+    """``z2`` with its number as an index; any other name as it is."""
+    found = re.fullmatch(r"([a-zA-Z])_?(\d+)", site)
+    return f"${found[1]}_{{{found[2]}}}$" if found else site
+
+
+def _used(row: Mapping[str, Any]) -> tuple[float | None, str, str]:
+    """The share of a latent that is used, its numbers, and what they count."""
+    if row["perplexity"] is not None and row["num_codes"]:
+        share = row["perplexity"] / row["num_codes"]
+        return share, f"{row['perplexity']:.3g}/{row['num_codes']:.0f}", "perplexity / codes"
+    informative = row["num_informative"] is not None
+    used = row["num_informative"] if informative else row["num_active"]
+    if used is None or not row["num_units"]:
+        return None, "", ""
+    limit = "the threshold" if row["threshold"] is None else f"{row['threshold']:g}"
+    kind = f"units with KL > {limit} nats" if informative else f"units with variance > {limit}"
+    return used / row["num_units"], f"{used:.0f}/{row['num_units']:.0f}", kind
+
+
+def _row(row: Any, name: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"a latent of {name!r} is a {type(row).__name__}; expected a dictionary, as as_rows() gives")
+    missing = {"site", *_NUMBERS} - set(row)
+    if missing:
+        raise ValueError(f"a latent of {name!r} has no {', '.join(sorted(missing))}; it has {', '.join(map(str, row))}")
+    found: dict[str, Any] = {"site": str(row["site"])}
+    for key in (*_NUMBERS, *_COUNTS):
+        value: ArrayLike | None = row.get(key)
+        found[key] = None if value is None and key in _COUNTS else _number(value, f"{key} of {found['site']!r}")
+    return found
+
+
+def _number(value: Any, name: str) -> float:
+    found = real(value, name)
+    if found.shape != ():
+        raise ValueError(f"{name} has shape {list(found.shape)}; expected one number")
+    check_finite(found, name)
+    return float(found)
