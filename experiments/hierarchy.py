@@ -81,7 +81,7 @@ class Size:
 
 SIZES = {
     "quick": Size(
-        epochs={"grid": 5, "ladder": 60, "conv-static": 15, "conv-dynamic": 45},
+        epochs={"grid": 4, "ladder": 60, "conv-static": 6, "conv-dynamic": 45},
         exact={"grid": 100, "ladder": 500, "conv-static": 250, "conv-dynamic": 250},
         # Compiling a pair takes longer than it saves in a few epochs.
         compile={"grid": "traced", "ladder": "auto", "conv-static": "auto", "conv-dynamic": "auto"},
@@ -316,7 +316,7 @@ def ladder_in_words(rows: list[dict[str, Any]]) -> str:
 
 
 def conv_in_words(rows: list[dict[str, Any]]) -> str:
-    static, dynamic = rows
+    dynamic, static = rows
     missed = dynamic["nll"] - CONV_TARGET
     last = dynamic["history"][-1]
     tenth = dynamic["history"][-1 - max(1, len(dynamic["history"]) // 10)]

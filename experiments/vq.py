@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Cosine, DiagonalNormal, StandardNormal, TopDownVAE, diagnostics, plotting
 from pyro_vae.data import load
-from pyro_vae.hierarchy import Level
+from pyro_vae.hierarchy import Level, joined
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import VQVAE, CodePrior
-from pyro_vae.models.vq_vae import perplexity
 from pyro_vae.networks import Convolutional
 from pyro_vae.plotting.mosaics import gap
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
@@ -52,7 +51,7 @@ PRIORS: dict[str, dict[str, Any]] = {
     "full": {"channels": 256, "num_layers": 15, "kernel_size": 5, "dropout": 0.1},
 }
 EPOCHS = {  # of the first stage, which the Gaussian VAE has as well, and of the second
-    "quick": {"mnist": (6, 4), "frey": (80, 50)},
+    "quick": {"mnist": (3, 2), "frey": (80, 50)},
     "full": {"mnist": (200, 200), "frey": (2000, 1000)},
 }
 BATCH = {"mnist": 128, "frey": 50}
@@ -75,18 +74,10 @@ class GaussianLevel(Level):
         return self.latent()
 
     def posterior(self, p: Any, h: Tensor | None, evidence: Tensor) -> Any:
-        return self.recognition(stacked(evidence, h))
+        return self.recognition(joined(evidence, h, -3))
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
-        return self.decoder(stacked(z, h))
-
-
-def stacked(features: Tensor, h: Tensor | None) -> Tensor:
-    """Both by channels."""
-    if h is None:
-        return features
-    leading = torch.broadcast_shapes(features.shape[:-3], h.shape[:-3])
-    return torch.cat([part.expand(*leading, *part.shape[-3:]) for part in (features, h)], -3)
+        return self.decoder(joined(z, h, -3))
 
 
 def dataset(name: str, arguments: Any) -> Any:
@@ -150,7 +141,7 @@ def evaluate(name: str, size: str, fitted: dict[str, Any], data: Any, seed: int)
             "distortion": sides.distortion,
             "error_of_pixel": diagnostics.reconstruction_mse(pair, batches) / x[0].numel(),
         }
-    found["perplexity"] = perplexity(fitted["codes"], batches)
+    found["perplexity"] = {level.site: level.perplexity for level in diagnostics.levels(fitted["codes"], batches)}
     return found
 
 

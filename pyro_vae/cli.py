@@ -31,6 +31,7 @@ from pyro_vae.data import Data, Split, load
 from pyro_vae.diagnostics import has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.likelihoods import bits_per_dim
+from pyro_vae.models import CodePrior
 from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
@@ -201,6 +202,9 @@ def _train_parser(model: type) -> ArgumentParser:
         if "pair" in parameters:  # and a pair inside, if it has such an argument
             target = f"model.init_args.pair.init_args.{argument}"
             parser.link_arguments(sources, target, compute_fn=compute, apply_on="parse")
+    if issubclass(model, CodePrior) and "first" in parameters:
+        parser.add_argument("--first", type=str, default="", help="the run folder of the first stage")
+        parser.link_arguments("first", "model.init_args.first", compute_fn=_first_stage, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
     parser.set_defaults({"binarization": "dynamic", **{name: _as_option(value) for name, value in RECIPE.items()}})
     return parser
@@ -231,12 +235,18 @@ def _mean(name: str, *options: Any) -> torch.Tensor:
     return train.mean()
 
 
+def _first_stage(run: str) -> nn.Module:
+    if not run:
+        raise ValueError("a second stage needs the run of the first: --first FOLDER, which pyro-vae train has written.")
+    return open_run(run)[0]
+
+
 def _build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
     """The pair, the data and the arguments of fit() of a configuration."""
     data = _load(config.data, *(config[option] for option in _LOAD_OPTIONS))
     torch.manual_seed(config.seed)  # of the initial weights
     built = _instantiate(parser, config)
-    skipped = {"config", "data", "model", *_LOAD_OPTIONS}
+    skipped = {"config", "data", "model", "first", *_LOAD_OPTIONS}
     return built.model, data, {key: value for key, value in vars(built).items() if key not in skipped}
 
 

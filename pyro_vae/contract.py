@@ -434,11 +434,12 @@ def computing_once(active: bool = True) -> Iterator[None]:
 def once(function: Callable[..., Any], *inputs: Any) -> Any:
     """``function(*inputs)``; what the guide has computed of the same inputs is not computed again by the model.
 
-    A guide that runs top-down draws z_l from a mixture of p(z_l | z_{l+1}) and of what it sees in x, so that it walks
+    A guide that runs top-down draws z_l by what p(z_l | z_{l+1}) and the data say together, so that it walks
     through the decoder, which the model then does a second time on the same draws. A pair that calls its decoder by
     ``once(self.decoder, z)`` in both programs walks through it once, forwards and backwards, under the estimators of
     this library. Elsewhere, as under Pyro's SVI, and on other inputs (other tensors, be their values the same) it is
-    the plain call.
+    the plain call. So it is where the function has ``pyro.sample`` statements, which belong to both programs. Other
+    noise (dropout) is the same in both.
 
     Args:
         function: of tensors; in the two programs the same function, or method of the same object.
@@ -449,8 +450,21 @@ def once(function: Callable[..., Any], *inputs: Any) -> Any:
         return function(*inputs)
     key = (function, torch.is_grad_enabled(), *map(id, inputs))
     if key not in results:
-        results[key] = inputs, function(*inputs)  # inputs that are kept cannot pass their id on to others
+        with _Sampling() as sampling:
+            value = function(*inputs)
+        if sampling.sites:
+            return value
+        results[key] = inputs, value  # inputs that are kept cannot pass their id on to others
     return results[key][1]
+
+
+class _Sampling(Messenger):
+    """Counts the sample statements."""
+
+    sites = 0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.sites += 1
 
 
 def tracing_obstacle(pair: nn.Module) -> str | None:

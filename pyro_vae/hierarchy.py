@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -86,7 +87,8 @@ class Level(nn.Module):
 
     The state h stands for all levels above; it is ``None`` at the top. Tensors of one datum may be vectors or feature
     maps; they have any number of leading dimensions, ``[*, B]``, and a state that is the same for all data may leave
-    them out.
+    them out. Particles, and values of a discrete latent that are summed over, are on the left of B in h and z but not
+    in the evidence: sums broadcast, and :func:`joined` concatenates them.
     """
 
     @abstractmethod
@@ -102,6 +104,20 @@ class Level(nn.Module):
         """The state of the next level below; of the lowest one, the input of the likelihood."""
 
 
+def joined(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
+    """Both side by side in ``dim``, what is left of it broadcast; ``evidence`` alone where there is no h.
+
+    Args:
+        evidence: ``[*, B, D]``, or with ``dim=-3`` feature maps ``[*, B, C, H, W]``.
+        h: likewise, with more or fewer leading dimensions.
+        dim: the first dimension of one datum, counted from the right.
+    """
+    if h is None:
+        return evidence
+    leading = torch.broadcast_shapes(evidence.shape[:dim], h.shape[:dim])
+    return torch.cat([part.expand(*leading, *part.shape[dim:]) for part in (evidence, h)], dim)
+
+
 class TopDownVAE(PyroModule):
     r"""Latents that are recognised in the order in which they are generated, from the top down.
 
@@ -115,15 +131,41 @@ class TopDownVAE(PyroModule):
     library the way down is computed once for guide and model (:func:`~pyro_vae.contract.once`).
 
     Args:
-        bottom_up: x to the list of e_1, ..., e_L.
+        bottom_up: x to the list of e_1, ..., e_L: a module, so that its parameters are the pair's.
         levels: the levels l = 1, ..., L, each a :class:`Level`.
         likelihood: ``h_0 -> p(x | h_0)``, see :mod:`pyro_vae.likelihoods`.
 
     Raises:
-        ValueError: if there are no levels, or the guide is run without data.
+        ValueError: if there are no levels, the guide is run without data, or ``bottom_up`` gives something else than L
+            tensors.
         TypeError: if a part gives no distribution.
 
     Source: Sonderby et al. (2016); Kingma et al. (2016), section 4; Vahdat & Kautz (2020), section 3.
+
+    >>> from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal
+    >>> class Top(Level):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.p, self.q = StandardNormal(2), DiagonalNormal(MLP(32, (2, 2)))
+    ...     def prior(self, h):
+    ...         return self.p()
+    ...     def posterior(self, p, h, evidence):
+    ...         return self.q(evidence)
+    ...     def forward(self, h, z):
+    ...         return z
+    >>> class Below(Top):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.p, self.q = DiagonalNormal(MLP(2, (2, 4))), DiagonalNormal(MLP(34, (2, 4)))
+    ...     def prior(self, h):
+    ...         return self.p(h)
+    ...     def posterior(self, p, h, evidence):
+    ...         return self.q(joined(evidence, h))
+    >>> class Upwards(nn.ModuleList):
+    ...     def forward(self, x):
+    ...         return [x := layer(x) for layer in self]
+    >>> TopDownVAE(Upwards([MLP(784, 32), MLP(32, 32)]), [Below(), Top()], Bernoulli(MLP(4, 784))).model().shape
+    torch.Size([1, 784])
     """
 
     def __init__(
@@ -162,6 +204,11 @@ class TopDownVAE(PyroModule):
         x = given(x)
         with data_plate(x):
             evidence = self.bottom_up(x)
+            if isinstance(evidence, Tensor) or len(evidence) != self.num_levels:
+                got = "one tensor" if isinstance(evidence, Tensor) else f"{len(evidence)}"
+                raise ValueError(
+                    f"bottom_up has to give a list of {self.num_levels}, one for each level, e_1 to e_L; got {got}."
+                )
             for index in range(self.num_levels, 0, -1):
                 level = cast(Level, self.levels[index - 1])
                 p = once(level.prior, h)

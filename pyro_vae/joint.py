@@ -290,9 +290,10 @@ def _check_continuous(name: str, fn: Any) -> None:
     try:
         if fn.support.is_discrete:
             raise ValueError(
-                f"Hamiltonian Monte Carlo needs continuous latents, but {name!r} is a {_family(fn)}, which is "
-                "discrete. For log p(x) use evidence.importance; to train, Enumeration where the support is finite, or "
-                "ScoreFunction, VIMCO or ReweightedWakeSleep."
+                f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
+                f"{_family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
+                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
+                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
             )
         biject_to(fn.support)
     except NotImplementedError as error:

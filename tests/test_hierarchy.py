@@ -2,23 +2,42 @@
 
 import functools
 import math
+import os
+import signal
 import sys
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import MADE, VARIANTS, assert_means_equal
 from pairs import binary
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
+from torch.distributions import kl_divergence
 
-from pyro_vae import IWAE, SGVB_A, SGVB_B, BottomUpVAE, TopDownVAE, check, evidence, fit
-from pyro_vae.contract import computing_once, once, run
+from pyro_vae import (
+    IWAE,
+    MIWAE,
+    PIWAE,
+    SGVB_A,
+    SGVB_B,
+    BottomUpVAE,
+    DReG,
+    Enumeration,
+    TopDownVAE,
+    check,
+    evidence,
+    fit,
+)
+from pyro_vae.contract import computing_once, once, programs, run
 from pyro_vae.diagnostics import active_units, rate_distortion, reconstruct, sample
-from pyro_vae.hierarchy import Level
+from pyro_vae.hierarchy import Level, joined
 from pyro_vae.models import ConvLadderVAE, FullBayes, HierarchicalVAE, LadderVAE
 from pyro_vae.models.ladder_vae import merged
+from pyro_vae.training.schedules import Linear as Warmup
 from pyro_vae.training.step import Step
 
 D3, D2, D1, DX = 2, 3, 4, 5
@@ -262,13 +281,94 @@ def test_pyros_closed_form_is_biased_for_a_guide_upwards(chain):
     pair = bottom_up(chain)
     pair.posteriors = nn.ModuleList([Diagonal(posterior) for posterior in pair.posteriors])
     torch.manual_seed(0)
-    sampled = torch.stack([SGVB_A().bound(pair, chain.x).sum() for _ in range(1000)])
+    x = chain.x.repeat(20, 1)
+    sampled = torch.stack([SGVB_A().bound(pair, x).sum() for _ in range(50)])
     with pytest.warns(UserWarning, match="mean field"):
         closed = torch.tensor(
-            [-TraceMeanField_ELBO(max_plate_nesting=1).loss(pair.model, pair.guide, chain.x) for _ in range(1000)]
+            [-TraceMeanField_ELBO(max_plate_nesting=1).loss(pair.model, pair.guide, x) for _ in range(50)]
         )
-    error = (sampled.var() + closed.var()).sqrt() / math.sqrt(1000)
+    error = (sampled.var() + closed.var()).sqrt() / math.sqrt(50)
     assert (sampled.mean() - closed.mean()).abs() > 10 * error
+
+
+def test_the_closed_form_of_each_level_is_given_the_levels_above(chain):
+    """KL(q(z_l | z_>l, x) || p(z_l | z_>l)) at the draws above; in expectation what sampling gives of each level."""
+    pair = top_down(chain)
+    torch.manual_seed(2)
+    terms = SGVB_B().terms(pair, chain.x)
+    torch.manual_seed(2)
+    model, guide = run(pair, chain.x)
+    for name in ("z3", "z2", "z1"):
+        expected = kl_divergence(guide.nodes[name]["fn"], model.nodes[name]["fn"])
+        torch.testing.assert_close(terms[name].kl, expected)
+    terms = [estimator(20_000).terms(pair, chain.x[:1]) for estimator in (SGVB_A, SGVB_B)]
+    for name in ("z3", "z2", "z1"):
+        sampled, closed = terms[0][name].log_q - terms[0][name].log_p, terms[1][name].kl
+        error = ((sampled.var() + closed.var()) / 20_000).sqrt()
+        assert (sampled.mean() - closed.mean()).abs() < 4.5 * error < 0.1 * closed.mean()
+
+
+#: But for those that need latents of independent units.
+EVERY = {name: make for name, make in {**MADE, **VARIANTS}.items() if name not in ("FreeBits", "TCVAE")}
+
+
+@pytest.mark.filterwarnings("ignore:.*no closed-form KL:UserWarning")
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("make", [bottom_up, functools.partial(top_down, exact=True)], ids=["upwards", "downwards"])
+def test_every_estimator_gives_the_evidence_at_the_exact_posterior(chain, make, name):
+    """All weights are log p(x). What uses a KL in closed form refuses the guide upwards."""
+    pair, estimator = make(chain), EVERY[name]()
+    if isinstance(estimator, SGVB_B) and make is bottom_up:
+        with pytest.raises(ValueError, match="Use SGVB_A"):
+            estimator.bound(pair, chain.x)
+        return
+    torch.testing.assert_close(estimator.bound(pair, chain.x), chain.log_evidence(), atol=1e-9, rtol=0)
+    pair.zero_grad()
+    estimator.differentiable_loss(*programs(pair), chain.x).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in pair.likelihood.parameters())
+
+
+@pytest.mark.parametrize("estimator", [SGVB_A(3, sticking_the_landing=True), DReG(3), DReG(1)], ids=repr)
+@pytest.mark.parametrize("make", [bottom_up, functools.partial(top_down, exact=True)], ids=["upwards", "downwards"])
+def test_at_the_exact_posterior_the_guides_gradient_is_zero_at_each_draw(chain, make, estimator):
+    """Without the score; with it (SGVB_A as it is) in expectation alone."""
+    pair = make(chain)
+    own = [part.weight for part in (pair.posteriors if make is bottom_up else pair.levels)]
+    for which, zero in ((estimator, True), (SGVB_A(3), False)):
+        pair.zero_grad()
+        which.differentiable_loss(*programs(pair), chain.x).backward()
+        largest = max(weight.grad.abs().max() for weight in own)
+        assert (largest < 1e-9) if zero else (largest > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SGVB_A(), SGVB_B()),
+        (SGVB_A(), SGVB_A(sticking_the_landing=True)),
+        (IWAE(3), DReG(3)),
+        (IWAE(3), MIWAE(1, 3)),
+        (IWAE(3), PIWAE(1, 3)),
+    ],
+    ids=repr,
+)
+def test_gradients_of_one_bound_are_equal_in_expectation(chain, one, other):
+    """Also of the conditionals, which model and guide share, and which both see by ``once``."""
+    pair = top_down(chain)
+    x = chain.x[:1].expand(200, DX)
+    found = []
+    for seed, estimator in enumerate((one, other)):
+        torch.manual_seed(seed)
+        draws = []
+        for _ in range(50):
+            pair.zero_grad()
+            estimator.differentiable_loss(*programs(pair), x).backward()
+            draws.append(torch.cat([p.grad.flatten() for p in pair.parameters()]) / len(x))
+        found.append(torch.stack(draws))
+    (mean, variance), (mean_of_other, variance_of_other) = ((d.mean(0), d.var(0) / len(d)) for d in found)
+    error = (variance + variance_of_other).sqrt().clamp_min(1e-12)
+    assert ((mean - mean_of_other).abs() < 5 * error).all()
+    assert (mean.abs() > 10 * error).float().mean() > 0.2
 
 
 @pytest.mark.parametrize("make", [bottom_up, top_down])
@@ -293,6 +393,7 @@ def test_evidence_of_a_chain_by_importance_and_annealing(chain):
     torch.testing.assert_close(annealed, exact, atol=0.3, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*no closed-form KL:UserWarning")
 def test_rates_by_level_are_the_exact_information_at_the_exact_posterior(chain):
     """KL(q(z1 | z2, x) || p(z1 | z2)) and so on; their sum is log p(x) less E[log p(x | z1)]."""
     pair = top_down(chain, exact=True)
@@ -337,6 +438,71 @@ def test_once_keeps_gradients_and_forgets_afterwards():
     count = len(calls)
     once(square, z), once(square, z)
     assert len(calls) == count + 2
+
+
+class Random(PyroModule, Level):
+    """A level whose weight is a random variable of model and guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = PyroSample(dist.Normal(torch.ones(2), 0.1).to_event(1))
+
+    def prior(self, h):
+        return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    def posterior(self, p, h, evidence):
+        return dist.Normal(evidence, 0.5).to_event(1)
+
+    def forward(self, h, z):
+        return self.weight * z
+
+
+class Sum(Random):
+    """A level like it without a weight."""
+
+    def __init__(self):
+        PyroModule.__init__(self)
+
+    def forward(self, h, z):
+        return h + z
+
+
+def test_what_has_sample_statements_is_run_in_both_programs():
+    class Likelihood(nn.Module):
+        def forward(self, h):
+            return dist.Normal(h, 1.0).to_event(1)
+
+    class Both(nn.Module):
+        def forward(self, x):
+            return [x, x]
+
+    pair, x = TopDownVAE(Both(), [Sum(), Random()], Likelihood()), torch.randn(4, 2)
+    model, guide = run(pair, x)
+    assert torch.equal(model.nodes["weight"]["value"], guide.nodes["weight"]["value"])
+    with computing_once():
+        drawn = [once(lambda: pyro.sample("a", dist.Normal(0.0, 1.0))) for _ in range(2)]
+        assert drawn[0] != drawn[1]
+
+
+def test_other_noise_is_the_same_in_both_programs():
+    dropout, z = nn.Dropout(0.5), torch.ones(50)
+    with computing_once():
+        assert torch.equal(once(dropout, z), once(dropout, z))
+    assert not torch.equal(once(dropout, z), once(dropout, z))
+
+
+def test_runs_inside_one_another_and_of_two_pairs_know_nothing_of_each_other():
+    first, second, z = nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1)
+    with computing_once():
+        outer = once(first, z)
+        assert once(second, z) is not outer
+        with torch.no_grad():
+            first.weight.add_(1.0)
+        with computing_once():
+            assert once(first, z) != outer
+        assert once(first, z) is outer
+    with computing_once():
+        assert once(first, z) == outer + 1  # the next run sees weights that have moved
 
 
 def test_gradients_do_not_depend_on_computing_once(chain):
@@ -420,12 +586,35 @@ def test_training_raises_the_bound_and_is_a_function_of_the_seed(system, tmp_pat
     assert torch.equal(SGVB_A().bound(loaded.eval(), x), expected)
 
 
+@pytest.mark.parametrize("system", ["ladder"])
+def test_resumed_is_the_same_bits(system, tmp_path):
+    """With batch norm, averaged weights and a warm-up, interrupted after an epoch and taken up in a fresh pair."""
+    x = binary(1, 8, 8, size=40)
+    options = {
+        "batch_size": 10, "seed": 3, "average": 0.9, "beta": Warmup(0.01, 1.0, duration=0.6), "compile": "traced",
+        "progress": False, "epochs": 3, "out": tmp_path / "parts",
+    }  # fmt: skip
+
+    def make(seed):
+        torch.manual_seed(seed)
+        return SYSTEMS[system](normalization="batch")
+
+    whole = fit(make(0), x, **{**options, "out": tmp_path / "whole"})
+    with pytest.raises(KeyboardInterrupt, match="resume"):
+        fit(make(0), x, **options, callbacks=[lambda run: os.kill(os.getpid(), signal.SIGINT)])
+    resumed = fit(make(7), x, resume=True, **options)
+    for (name, ours), theirs in zip(whole.pair.state_dict().items(), resumed.pair.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert [e["terms"] for e in whole.history] == [e["terms"] for e in resumed.history]
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO(max_plate_nesting=1), SGVB_A()], ids=["Pyro's", "ours"])
 @systems
-def test_a_system_trains_under_pyros_svi(system):
+def test_a_system_trains_under_pyros_svi(system, loss):
     pyro.clear_param_store()
     torch.manual_seed(0)
     pair, x = SYSTEMS[system](), binary(1, 8, 8)
-    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO(max_plate_nesting=1))
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
     before = [p.clone() for p in pair.parameters()]
     assert all(math.isfinite(svi.step(x)) for _ in range(2))
     moved = [not torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True)]
@@ -500,12 +689,100 @@ def test_what_cannot_be_built_is_refused():
         LadderVAE((1, 8, 8), (), ())
     with pytest.raises(ValueError, match="stride 3 of level 2 does not divide its sides 4 x 4"):
         ConvLadderVAE((1, 8, 8), (2, 2), (4, 4), (2, 3))
+    with pytest.raises(ValueError, match="stride 2 of level 4 does not divide its sides 1 x 1"):  # no units are left
+        ConvLadderVAE((1, 8, 8), (2,) * 4, (4,) * 4, (2,) * 4)
+    with pytest.raises(ValueError, match="latent_dims has to hold sizes of at least 1"):
+        ConvLadderVAE((1, 8, 8), (2, 0), (4, 4), (2, 2))
+    with pytest.raises(ValueError, match="latent_dims has to hold sizes of at least 1"):
+        ConvLadderVAE((1, 8, 8), (), (), ())
+    with pytest.raises(ValueError, match=r"a convolutional ladder is of images.*got \(64,\)"):
+        ConvLadderVAE((64,), (2,), (4,), (2,))
+    with pytest.raises(ValueError, match="blocks has to be an integer of at least 0; got -1"):
+        ConvLadderVAE((1, 8, 8), (2,), (4,), (2,), blocks=-1)
+    for system in (HierarchicalVAE, LadderVAE):
+        with pytest.raises(ValueError, match="depth has to hold sizes of at least 1"):
+            system((1, 8, 8), (2,), (4,), depth=0)
+        with pytest.raises(ValueError, match="mean"):
+            system((1, 8, 8), (2,), (4,), mean=torch.zeros(64))
+        with pytest.raises(ValueError, match="channels, height, width"):
+            system((64,), (2,), (4,), channels=(4,))
     with pytest.raises(ValueError, match=r"3 latents.*strides="):
         ConvLadderVAE((1, 8, 8), (2, 2, 2), (4, 4, 4), (2, 2))
     with pytest.raises(ValueError, match="3 posteriors and 0 conditionals"):
         BottomUpVAE(Standard(2, None), [], [nn.Identity()] * 3, nn.Identity())
     with pytest.raises(ValueError, match="at least one level"):
         TopDownVAE(Same(), [], nn.Identity())
+    with pytest.raises(ValueError, match="0 posteriors and 0 conditionals"):
+        BottomUpVAE(Standard(2, None), [], [], nn.Identity())
     for pair in (HierarchicalVAE((1, 8, 8), (2,), (4,)), LadderVAE((1, 8, 8), (2,), (4,))):
         with pytest.raises(ValueError, match="needs data"):
             pair.guide()
+
+
+@pytest.mark.parametrize(("bottom_up", "got"), [(lambda x: x, "one tensor"), (lambda x: [x, x], "2")])
+def test_each_level_has_its_evidence(chain, bottom_up, got):
+    pair = top_down(chain)
+    pair.bottom_up.forward = bottom_up
+    with pytest.raises(ValueError, match=rf"bottom_up has to give a list of 3.*got {got}"):
+        check(pair, chain.x)
+
+
+def test_evidence_and_state_side_by_side():
+    evidence, h = torch.randn(5, 3, 2, 2), torch.randn(4, 1, 6, 2, 2)
+    both = joined(evidence, h, -3)
+    assert both.shape == (4, 5, 9, 2, 2)
+    torch.testing.assert_close(both[1, 2], torch.cat([evidence[2], h[1, 0]]))
+    assert joined(torch.zeros(5, 3), torch.zeros(2)).shape == (5, 5)  # a state that is the same for all data
+    assert joined(evidence, None, -3) is evidence
+
+
+class Kind(Level):
+    """A category at the top."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.head, self.down = nn.Parameter(torch.randn(3)), nn.Linear(5, 3), nn.Linear(3, 2)
+
+    def prior(self, h):
+        return dist.OneHotCategorical(logits=self.logits)
+
+    def posterior(self, p, h, evidence):
+        return dist.OneHotCategorical(logits=self.head(evidence))
+
+    def forward(self, h, z):
+        return self.down(z)
+
+
+class Below(Level):
+    """A Gaussian given the category, recognised from both."""
+
+    def __init__(self):
+        super().__init__()
+        self.recognition = nn.Linear(5 + 2, 2)
+
+    def prior(self, h):
+        return dist.Normal(h, 1.0).to_event(1)
+
+    def posterior(self, p, h, evidence):
+        return dist.Normal(self.recognition(joined(evidence, h)), 0.7).to_event(1)
+
+    def forward(self, h, z):
+        return joined(z, h)
+
+
+def test_a_category_above_a_gaussian_is_summed_over():
+    """Also where guide and model share the way down: a sum over the categories is the mean of draws."""
+    torch.manual_seed(0)
+
+    class Same(nn.Module):
+        def forward(self, x):
+            return [x, x]
+
+    likelihood = Linear(torch.randn(5, 4), torch.zeros(5), torch.ones(5))
+    pair, x = TopDownVAE(Same(), [Below(), Kind()], likelihood), torch.randn(1, 5)
+    check(pair, x, estimator=Enumeration())
+    draws = [estimator.bound(pair, x.expand(4000, 5)) for estimator in (SGVB_A(), Enumeration())]
+    assert_means_equal(*draws)
+    assert draws[1].var() < draws[0].var()
+    assert math.isfinite(fit(pair, torch.randn(20, 5), estimator=Enumeration(), epochs=1, batch_size=10,
+                             compile="traced", progress=False).history[0]["train"])  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 import warnings
 
 import pyro
@@ -13,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, check, diagnostics, evidence, fit
+from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, check, cli, diagnostics, evidence, fit
 from pyro_vae.contract import run
 from pyro_vae.likelihoods import DiscretizedLogistic
-from pyro_vae.models.vq_vae import VQVAE, AutoregressiveCodes, CodeBook, CodePrior, Codes, PixelCNN, perplexity
+from pyro_vae.models.vq_vae import VQVAE, AutoregressiveCodes, CodeBook, CodePrior, Codes, PixelCNN
 from pyro_vae.networks.masked import MaskedConv2d
 
 SMALL = {"num_codes": 6, "code_dim": 4, "channels": 8, "num_blocks": 1, "block_channels": 4}
@@ -171,6 +172,19 @@ def test_codes_are_moving_means():
     torch.testing.assert_close(book.codes, sums / usage[:, None], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(book.usage.sum(), torch.ones((), dtype=torch.float64))
     torch.testing.assert_close(book(z).movedim(-3, -1), book.codes[z.argmax(-1)])
+    entropy = -sum(share * math.log(share) for share in usage.tolist())
+    assert book.perplexity.item() == pytest.approx(math.exp(entropy))
+
+
+def test_a_code_that_was_never_nearest_stays():
+    torch.manual_seed(0)
+    book = CodeBook(4, 2, revival=0.0)
+    book.codes[3] = 100.0
+    e = torch.randn(50, 2, 1, 1)
+    nearest = book.nearest(e).flatten(0, -2)
+    assert torch.equal(book.codes[3], torch.full((2,), 100.0))
+    for k in range(3):
+        torch.testing.assert_close(book.codes[k], e.flatten(1)[nearest[:, k] == 1].mean(0), rtol=0.02, atol=0.02)
 
 
 def test_dead_codes_are_revived():
@@ -195,16 +209,29 @@ def test_dead_codes_are_revived():
     assert torch.equal(book.codes, kept)
 
 
-def test_perplexity():
-    pair, x = make().eval(), binary(9, 1, 8, 8)
+@pytest.mark.parametrize("stage", ["uniform", "prior"])
+def test_usage_of_each_level(stage):
+    first, x = make().eval(), binary(9, 1, 8, 8)
+    pair = first if stage == "uniform" else CodePrior(first, channels=4, num_layers=1).eval()
     codes = diagnostics.encode(pair, x)
-    found = perplexity(pair, [(x[:4],), (x[4:],)])
+    found = diagnostics.levels(pair, [(x[:4],), (x[4:],)])
+    assert [(level.site, level.num_units, level.num_codes) for level in found] == [("z1", 16, 6), ("z2", 4, 6)]
     for name, value in codes.items():
         share = value.flatten(0, -2).mean(0)
         entropy = -sum(p * math.log(p) for p in share.tolist() if p > 0)
-        assert found[name] == pytest.approx(math.exp(entropy))
-    with pytest.raises(ValueError, match="no data"):
-        perplexity(pair, [])
+        assert found[name].perplexity == pytest.approx(math.exp(entropy))
+        if stage == "uniform":
+            assert found[name].rate == pytest.approx(found[name].num_units * math.log(6), rel=1e-5)
+    distortion = diagnostics.rate_distortion(pair, [(x,)]).distortion
+    assert found.rate + distortion == pytest.approx(-SGVB_B().bound(pair, x).mean().item(), rel=1e-5)
+
+
+def test_held_codes_are_those_of_the_datum():
+    pair, x = CodePrior(make(), channels=4, num_layers=1).eval(), binary(3, 1, 8, 8)
+    held = diagnostics.resample(pair, x, held=["z2", "z1"], num_samples=2)
+    torch.testing.assert_close(held, diagnostics.reconstruct(pair, x)[:, None].expand(3, 2, 1, 8, 8))
+    free = diagnostics.resample(pair, x, held=["z2"], num_samples=2)
+    assert (free[:, 0] - free[:, 1]).abs().amax((1, 2, 3)).min() > 1e-4
 
 
 # Training
@@ -321,8 +348,12 @@ def test_samplers_of_continuous_latents_are_refused():
         lambda: fit(pair, x, estimator=MonteCarloEM(), batch_size=8, progress=False),
         lambda: evidence.ais(CodePrior(pair, channels=4, num_layers=1), x),
     ):
-        with pytest.raises(ValueError, match=r"continuous latents, but 'z2' is .* discrete"):
+        before = copy.deepcopy(pair.state_dict())
+        message = r"AIS, .* and MonteCarloEM .* continuous latents, but 'z2' is .* discrete.*softened\(temperature\)"
+        with pytest.raises(ValueError, match=message):
             refused()
+        parameters = dict(pair.named_parameters())
+        assert all(torch.equal(before[name], value) for name, value in parameters.items())
 
 
 # The second stage
@@ -413,6 +444,38 @@ def test_first_stage_stays_in_evaluation_mode():
     assert not any(part.training for module in fixed for part in module.modules())
     assert all("network" in name for name, p in pair.named_parameters() if p.requires_grad and "levels" in name)
     assert all("levels" in name for name, p in pair.named_parameters() if p.requires_grad)
+    pair.softened(1.0)
+    assert not any(part.training for module in fixed for part in module.modules())
+
+
+def test_code_prior_runs_as_it_is_made():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pyro's of parameters without a gradient
+        run(CodePrior(make(), channels=4, num_layers=1), binary(2, 1, 8, 8))
+
+
+def test_both_stages_from_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    options = ["--data", "digits", "--epochs", "1", "--batch-size", "200", "--compile", "eager", "--progress", "false"]
+    first = ["--model", "VQVAE", *(part for name, value in SMALL.items() for part in (f"--model.{name}", str(value)))]
+    second = ["--model", "CodePrior", "--model.channels", "4", "--model.num_layers", "1", "--out", "prior"]
+    assert cli.main(["train", *options, *first, "--out", "codes"]) == 0
+    assert cli.main(["train", *options, *second, "--first", "codes"]) == 0
+    drawn = {path.stem for path in (tmp_path / "prior" / "figures").iterdir()}
+    assert drawn == {"learning_curves", "reconstructions", "samples", "levels", "levels_held"}
+    codes, prior = (cli.open_run(out)[0] for out in ("codes", "prior"))
+    assert torch.equal(prior.levels[0].level.book.codes, codes.levels[0].book.codes)
+    assert prior.levels[0].level.book.usage.min() > 0
+    capsys.readouterr()
+    for arguments, message in (
+        ([], "needs the run of the first: --first FOLDER"),
+        (["--first", "nowhere"], "nowhere is no run folder"),
+        (["--first", "prior"], "VQVAE"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["train", *options, *second, *arguments])
+        assert message in capsys.readouterr().err
 
 
 # Bad input
@@ -423,11 +486,12 @@ def test_first_stage_stays_in_evaluation_mode():
     [
         ({"event_shape": (1, 28, 28), "strides": (4, 2)}, "divide the sides of an image by 8, which 28 x 28 are not"),
         ({"strides": (3,)}, r"powers of 2, such as \(4, 2\); got \(3,\)"),
-        ({"event_shape": (64,)}, r"\(channels, height, width\); got \(64,\)"),
+        ({"event_shape": (64,)}, r"a VQVAE is of images, .*; got \(64,\)"),
         ({"num_codes": 3}, "num_codes=3 one-hot vectors .* but code_dim=4"),
         ({"decay": 1.0}, "decay is in"),
         ({"revival": 1.0}, "revival in"),
         ({"commitment": -1.0}, "commitment is a weight"),
+        ({"block_channels": 0}, "channels and block_channels"),
     ],
 )
 def test_refuses(options, message):
@@ -439,7 +503,13 @@ def test_refuses_more_codes_than_a_batch_has():
     pair = make(num_codes=50)
     pair.check_batch(binary(13, 1, 8, 8))
     with pytest.raises(ValueError, match=r"a batch of 12 has 48 codes in z2 .* batch size of at least 13"):
-        pair.check_batch(binary(12, 1, 8, 8))
+        fit(pair, binary(48, 1, 8, 8), epochs=1, batch_size=12, progress=False)
+    assert all(not level.book.usage.any() for level in pair.levels)
+
+
+def test_refuses_a_prior_of_codes_that_were_not_trained():
+    with pytest.raises(ValueError, match="first stage of this CodePrior has not been trained"):
+        fit(CodePrior(make(), channels=4, num_layers=1), binary(48, 1, 8, 8), batch_size=12, progress=False)
 
 
 def test_refuses_what_is_no_first_stage_and_no_temperature():

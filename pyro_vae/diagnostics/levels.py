@@ -250,7 +250,7 @@ class _Totals:
             flat = code.reshape(size, -1).double()
             if not self.count:
                 self.first = flat.mean(0)  # near the mean, so that the squares do not cancel
-            sums = [flat.sum(0), (flat - self.first).sum(0), (flat - self.first).square().sum(0)]
+            sums = [(flat - self.first).sum(0), (flat - self.first).square().sum(0)]
             kl = _kl_by_unit(guide_site, model_site, ordered)
             sums += [] if kl is None else [kl.reshape(size, -1).double().sum(0)]
             self.shape = flat.shape[1:]
@@ -264,8 +264,8 @@ class _Totals:
             p = means[0] / means[0].sum()
             perplexity = torch.special.entr(p).sum().exp().item()
             return LevelUsage(site, rate, num_units, num_codes=self.num_codes, perplexity=perplexity)
-        num_active = int((means[2] - means[1].square() > threshold).sum())
-        num_informative = int((means[3] > threshold).sum()) if len(means) > 3 else None
+        num_active = int((means[1] - means[0].square() > threshold).sum())
+        num_informative = int((means[2] > threshold).sum()) if len(means) > 2 else None
         return LevelUsage(site, rate, num_units, num_active, num_informative)
 
 

@@ -12,13 +12,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.hierarchy import Level, TopDownVAE
+from pyro_vae.hierarchy import Level, TopDownVAE, joined
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Chain, decoding
+from pyro_vae.models.parts import Chain, decoding, image_shape
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
 from pyro_vae.networks.layers import hidden_layer
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
+from pyro_vae.transforms.base import at_least
 
 _Map = tuple[int, int, int]
 
@@ -171,9 +172,8 @@ class _ConvRung(Level):
         return _normal(loc, log_variance, 3)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
-        if h is not None:
-            evidence = torch.cat([evidence.expand(*h.shape[:-3], *evidence.shape[-3:]), h], -3)
-        loc, log_variance = stacked("ConvLadderVAE", self.posterior_head(evidence), 2, evidence.dim() - 3)
+        seen = joined(evidence, h, -3)
+        loc, log_variance = stacked("ConvLadderVAE", self.posterior_head(seen), 2, seen.dim() - 3)
         return _normal(loc, log_variance, 3) if h is None else merged(p, loc, log_variance)
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ class ConvLadderVAE(TopDownVAE):
             decoder starts at it.
 
     Raises:
-        ValueError: if there are not as many channels and strides as latents, a size is below 1, or a stride does not
-            divide the sides that it meets.
+        ValueError: if the data are no images, there are not as many channels and strides as latents, a size is below 1,
+            or a stride does not divide the sides that it meets.
 
     Source: Sonderby et al. (2016), for the merging; Kingma et al. (2016), section 4, for the bidirectional form.
     """
@@ -227,8 +227,9 @@ class ConvLadderVAE(TopDownVAE):
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
     ) -> None:
-        shapes = _pyramid(event_shape, latent_dims, channels, strides)
-        image = (event_shape[0], event_shape[1], event_shape[2])
+        image = image_shape("a convolutional ladder", event_shape)
+        shapes = _pyramid(image, latent_dims, channels, strides)
+        at_least("blocks", blocks, 0)
 
         def same(shape: _Map) -> list[nn.Module]:
             size = 3 if max(shape[1:]) > 1 else 1
@@ -245,7 +246,7 @@ class ConvLadderVAE(TopDownVAE):
                 _ConvRung(
                     latent_dims[level],
                     shape,
-                    shape == shapes[-1] and level == len(shapes) - 1,
+                    level == len(shapes) - 1,
                     down if level else Convolutional(shape, shape, same(shape)),
                     activation,
                 )
@@ -302,12 +303,8 @@ def _rising(shape: _Map, below: _Map, activation: type[nn.Module]) -> list[nn.Mo
     return layers
 
 
-def _pyramid(
-    event_shape: Sequence[int], latent_dims: Sequence[int], channels: Sequence[int], strides: Sequence[int]
-) -> list[_Map]:
+def _pyramid(image: _Map, latent_dims: Sequence[int], channels: Sequence[int], strides: Sequence[int]) -> list[_Map]:
     """The shapes of the feature maps of each level."""
-    if len(event_shape) != 3:
-        raise ValueError(f"a convolutional ladder is of images, (channels, height, width); got {tuple(event_shape)}.")
     for name, sizes in (("latent_dims", latent_dims), ("channels", channels), ("strides", strides)):
         shape_of(name, sizes)
         if len(sizes) != len(latent_dims):
@@ -316,12 +313,12 @@ def _pyramid(
                 f"latent_dims={tuple(latent_dims)}, and {name}={tuple(sizes)}."
             )
     shapes = []
-    height, width = event_shape[1:]
+    height, width = image[1:]
     for level, (size, stride) in enumerate(zip(channels, strides, strict=True), 1):
         if height % stride or width % stride:
             raise ValueError(
                 f"the stride {stride} of level {level} does not divide its sides {height} x {width}. Choose strides "
-                f"whose product divides the image's sides {event_shape[1]} x {event_shape[2]}, or crop or pad the data."
+                f"whose product divides the image's sides {image[1]} x {image[2]}, or crop or pad the data."
             )
         height, width = height // stride, width // stride
         shapes.append((size, height, width))

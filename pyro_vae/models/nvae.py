@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.hierarchy import Level, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import decoding
-from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, shape_of, stacked
+from pyro_vae.models.parts import decoding, image_shape
+from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, stacked
 from pyro_vae.transforms.base import Bijection, at_least
 
 Shape = tuple[int, int, int]
@@ -96,7 +96,7 @@ class NVAE(TopDownVAE):
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         checkpointing: bool = False,
     ) -> None:
-        image = _image(event_shape)
+        image = image_shape("an NVAE", event_shape)
         groups = tuple(at_least("the number of groups of a scale", count, 1) for count in groups)
         if not groups:
             raise ValueError("an NVAE has groups at one scale at least; got groups=(). Give for example groups=(8, 4).")
@@ -388,13 +388,6 @@ def _generation_cell(shape: Shape, shape_out: Shape, expansion: int, kernel: int
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=0.05)
-
-
-def _image(event_shape: Sequence[int]) -> Shape:
-    shape = shape_of("event_shape", event_shape)
-    if len(shape) != 3:
-        raise ValueError(f"an NVAE is of images, of event_shape (channels, height, width); got {tuple(shape)}.")
-    return shape[0], shape[1], shape[2]
 
 
 def _scales(shape: Shape, multiplier: int, halvings: int) -> list[Shape]:

@@ -49,6 +49,18 @@ def with_network(
     return make(network(tuple(default) if asked is None else tuple(asked(shape))))
 
 
+def image_shape(who: str, event_shape: Sequence[int]) -> tuple[int, int, int]:
+    """``event_shape`` as (channels, height, width); ``who`` is made of images, for the message.
+
+    Raises:
+        ValueError: if it is something else, or a size is below 1.
+    """
+    shape = shape_of("event_shape", event_shape)
+    if len(shape) != 3:
+        raise ValueError(f"{who} is of images, of event_shape (channels, height, width); got {tuple(shape)}.")
+    return shape[0], shape[1], shape[2]
+
+
 def dense_recognition(
     posterior: Callable[[nn.Module], nn.Module],
     event_shape: Sequence[int],

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 from torch.nn import functional as F
 
-from pyro_vae.contract import as_pair, device_of, evaluating, latent_sites, programs
-from pyro_vae.hierarchy import Level, TopDownVAE
+from pyro_vae.hierarchy import Level, TopDownVAE, joined
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import decoding
+from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, Residual, at_least_float32, shape_of
 from pyro_vae.networks.masked import Mask, MaskedConv2d
 
@@ -61,148 +59,6 @@ def _kl_codes(q: Codes, p: Any) -> Tensor:
     return -p.log_prob(q.value)
 
 
-class AutoregressiveCodes(TorchDistribution):
-    r"""Maps of codes, one position after the other in raster order.
-
-    .. math:: p(z \mid h) = \prod_{i = 1}^{hw} \mathrm{Categorical}(z_i; \mathrm{network}(z_{<i}, h))
-
-    The score of given codes takes one pass of the network, a draw hw passes.
-
-    Args:
-        network: with ``network.features(context)`` and ``network(z, features)``, such as :class:`PixelCNN`.
-        event_shape: ``(h, w, K)``.
-        context: h, ``[*, C, h, w]``, or ``None``.
-    """
-
-    arg_constraints: ClassVar = {}
-    support = _ONE_HOT
-
-    def __init__(self, network: PixelCNN, event_shape: Sequence[int], context: Tensor | None = None) -> None:
-        self.network = network
-        self.features = network.features(context)
-        leading = torch.Size() if context is None else context.shape[:-3]
-        super().__init__(leading, torch.Size(event_shape), validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AutoregressiveCodes:
-        new = type(self).__new__(type(self))
-        new.network, new.features = self.network, self.features
-        super(AutoregressiveCodes, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        return new
-
-    def logits(self, z: Tensor) -> Tensor:
-        """``[*, h, w, K]``: of each position given those before it, up to a constant."""
-        return self.network(z, self.features)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        score = (value.detach() * self.logits(value.detach()).log_softmax(-1)).sum((-3, -2, -1))
-        return score.expand(torch.broadcast_shapes(score.shape, self.batch_shape))
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        height, width, _ = self.event_shape
-        with torch.no_grad():
-            z = self.network.output.weight.new_zeros(*sample_shape, *self.batch_shape, *self.event_shape)
-            for row in range(height):
-                features = None if self.features is None else self.features[..., : row + 1, :]
-                for column in range(width):  # the rows below have no part in it
-                    logits = self.network(z[..., : row + 1, :, :], features)[..., row, column, :]
-                    z[..., row, column, :] = dist.OneHotCategorical(logits=logits, validate_args=False).sample()
-        return z
-
-
-class _GatedLayer(nn.Module):
-    """A layer of a gated PixelCNN: of the rows above, ``v``, and of the row up to the position, ``h``."""
-
-    def __init__(self, channels: int, kernel_size: int, mask: Mask, dropout: float) -> None:
-        super().__init__()
-        half = kernel_size // 2
-        self.vertical = nn.Conv2d(channels, 2 * channels, (half + 1, kernel_size), padding=(half, half))
-        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
-        self.horizontal = MaskedConv2d(channels, 2 * channels, (1, kernel_size), mask)
-        self.context = nn.Conv2d(channels, 2 * channels, 1, bias=False)
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, channels, 1))
-        self.is_first = mask == "A"
-
-    def forward(self, v: Tensor, h: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        below = self.vertical(v)[..., : v.shape[-2], :]  # at a row, of that row and those above it
-        above = F.pad(below, (0, 0, 1, 0))[..., :-1, :]
-        across = self.horizontal(h) + self.across(above)
-        if features is not None:
-            across = across + self.context(features)
-        out = self.out(_gate(across))
-        return _gate(below), out if self.is_first else h + out  # h itself is the position's own code at first
-
-
-def _gate(stacked: Tensor) -> Tensor:
-    value, gate = stacked.chunk(2, -3)
-    return value.tanh() * gate.sigmoid()
-
-
-class PixelCNN(nn.Module):
-    r"""A gated PixelCNN of one-hot maps: ``z: [*, h, w, K]`` to the logits of each position given those before it.
-
-    Two stacks of convolutions, one of the rows above and one of the row to the left, see all positions before, without
-    a blind spot; a layer is :math:`\tanh(W_1 * h + V_1 c) \, \sigma(W_2 * h + V_2 c)`, c the features of the context.
-
-    Args:
-        num_codes: K.
-        context_channels: C of the context ``[*, C, h, w]``; 0 for none.
-        channels: of each layer.
-        num_layers: gated layers; each sees ``kernel_size // 2`` positions further.
-        kernel_size: odd.
-        dropout: probability with which a unit of a layer is dropped in training.
-
-    Raises:
-        ValueError: if a size is below 1, or the kernel size is even.
-
-    Source: van den Oord et al. (2016), Conditional Image Generation with PixelCNN Decoders, section 2.
-    """
-
-    def __init__(
-        self,
-        num_codes: int,
-        context_channels: int = 0,
-        channels: int = 64,
-        num_layers: int = 5,
-        kernel_size: int = 3,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        shape_of("num_codes, channels and num_layers of a PixelCNN", (num_codes, channels, num_layers))
-        self.embedding = nn.Conv2d(num_codes, channels, 1, bias=False)
-        self.layers = nn.ModuleList(
-            _GatedLayer(channels, kernel_size, "B" if index else "A", dropout) for index in range(num_layers)
-        )
-        self.hidden = nn.Conv2d(channels, channels, 1)
-        self.output = nn.Conv2d(channels, num_codes, 1)
-        self.reading = (
-            nn.Sequential(
-                nn.Conv2d(context_channels, channels, 3, padding=1),
-                _residual(channels, channels, nn.ReLU),
-                _residual(channels, channels, nn.ReLU),
-            )
-            if context_channels
-            else None
-        )
-
-    def features(self, context: Tensor | None) -> Tensor | None:
-        """What the layers see of the context, ``[*, C, h, w] -> [*, channels, h, w]``."""
-        if self.reading is None or context is None:
-            return None
-        features = self.reading(context.reshape(-1, *context.shape[-3:]))
-        return features.reshape(*context.shape[:-3], *features.shape[1:])
-
-    def forward(self, z: Tensor, features: Tensor | None = None) -> Tensor:
-        if features is not None:
-            leading = torch.broadcast_shapes(z.shape[:-3], features.shape[:-3])
-            z = z.expand(*leading, *z.shape[-3:])
-            features = features.expand(*leading, *features.shape[-3:]).reshape(-1, *features.shape[-3:])
-        v = h = self.embedding(z.reshape(-1, *z.shape[-3:]).movedim(-1, -3))
-        for layer in self.layers:
-            v, h = layer(v, h, features)
-        logits = self.output(self.hidden(h.relu()).relu())
-        return at_least_float32(logits.movedim(-3, -1).reshape(z.shape))
-
-
 class CodeBook(nn.Module):
     r"""Codes :math:`c_1, \dots, c_K` in :math:`\mathbb R^D`, the moving means of what is assigned to them.
 
@@ -213,15 +69,16 @@ class CodeBook(nn.Module):
         N_k \leftarrow \gamma N_k + (1 - \gamma) n_k, \quad S_k \leftarrow \gamma S_k + (1 - \gamma) s_k, \quad
         c_k = S_k / N_k
 
-    with a little added to all N_k (Laplace). Before that, a code whose usage N_k is below ``revival / K`` is put at the
-    encoder output of a random place of the batch, with the usage 1 / K. No code has been used before the first batch,
-    so that they all start there. A batch of fewer than K codes revives none.
+    with a little added to all N_k (Laplace); a code that has never been the nearest stays. Before that, a code whose
+    usage N_k is below ``revival / K`` is put at the encoder output of a random place of the batch, with the usage
+    1 / K. No code has been used before the first batch, so that they all start there. A batch of fewer than K codes
+    revives none.
 
     Args:
         num_codes: K.
         code_dim: D, at most K.
         decay: :math:`\gamma`.
-        revival: share of the mean usage below which a code counts as dead; 0 leaves the codes where they are.
+        revival: share of the mean usage below which a code counts as dead; 0 revives none.
 
     Attributes:
         codes: ``[K, D]``.
@@ -293,8 +150,8 @@ class CodeBook(nn.Module):
 
     @property
     def perplexity(self) -> Tensor:
-        """Of the moving usage, between 1 and K."""
-        return _perplexity(self.usage)
+        """exp of the entropy of the moving usage: between 1 and K, NaN before the first batch."""
+        return torch.special.entr(self.usage / self.usage.sum()).sum().exp()
 
     def _distances(self, e: Tensor) -> Tensor:
         codes = self.codes.clone()
@@ -322,7 +179,7 @@ class CodeBook(nn.Module):
         self.sums.copy_(torch.lerp(z.T @ e / len(e), self.sums, self.decay))
         total = self.usage.sum()
         smoothed = (self.usage + _SMOOTHING / self.num_codes) / (total + _SMOOTHING) * total
-        self.codes.copy_(self.sums / smoothed[:, None])
+        self.codes.copy_(torch.where(self.usage[:, None] > 0, self.sums / smoothed[:, None], self.codes))
 
 
 _SMOOTHING = 1e-5
@@ -383,7 +240,7 @@ class CodeLevel(Level):
         return dist.OneHotCategorical(logits=self.book.codes.new_zeros(self.event_shape)).to_event(2)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
-        e = self.encoder(_stacked(evidence, h))
+        e = self.encoder(joined(evidence, h, -3))
         z = self.book.nearest(e)
         if self.training:
             distance = (at_least_float32(e) - self.book(z.detach())).square().sum((-3, -2, -1))
@@ -392,10 +249,10 @@ class CodeLevel(Level):
 
     def distances(self, h: Tensor | None, evidence: Tensor) -> Tensor:
         """|e - c_k|^2 of each position, up to what is the same for all k, ``[*, h, w, K]``."""
-        return self.book.distances(self.encoder(_stacked(evidence, h)))
+        return self.book.distances(self.encoder(joined(evidence, h, -3)))
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
-        return self.decoder(_stacked(self.book(z), h))
+        return self.decoder(joined(self.book(z), h, -3))
 
 
 class _Softened(Level):
@@ -436,7 +293,9 @@ class _CodesVAE(TopDownVAE):
         if not 0 < temperature < math.inf:
             raise ValueError(f"the temperature of a softened guide has to be positive and finite; got {temperature}.")
         levels = [_Softened(level, temperature) for level in self.levels]
-        return TopDownVAE(self.bottom_up, levels, self.likelihood).train(self.training)
+        softened = TopDownVAE(self.bottom_up, levels, self.likelihood).train(self.training)
+        self.train(self.training)  # the parts that a CodePrior keeps in evaluation mode
+        return softened
 
 
 class VQVAE(_CodesVAE):
@@ -463,12 +322,14 @@ class VQVAE(_CodesVAE):
     log p(x | z*) goes straight through to the encoder, the codes are moving means (:class:`CodeBook`): each run of the
     guide in training mode moves them, and the model of the same step sees them moved.
 
-    Train with SGVB_B (the default) or SGVB_A. Samplers of continuous latents (annealed importance sampling, HMC,
-    MonteCarloEM) refuse; for log p(x) see :meth:`softened`.
+    Train with SGVB_B (the default) or SGVB_A. WakeSleep scores the guide at codes that it would not choose, of
+    probability 0, and DReG runs it twice while the codes move: both stop with a loss that is not finite. Samplers of
+    continuous latents (annealed importance sampling, HMC, MonteCarloEM) refuse. Importance sampling, and so
+    ``pyro-vae evaluate``, gives log p(x, z*) again; for log p(x) see :meth:`softened`.
 
     Args:
         event_shape: (channels, height, width) of one image.
-        num_codes: K, at most the number of codes of a level in one batch.
+        num_codes: K, at most the number of codes of a level in one batch: ``fit`` refuses more.
         code_dim: D, at most K.
         strides: of each level, from the data upwards, powers of 2: z1 has 1 / strides[0] of the image's sides, z2
             1 / strides[1] of those of z1. As many levels as strides.
@@ -510,11 +371,10 @@ class VQVAE(_CodesVAE):
         decay: float = 0.99,
         revival: float = 0.05,
     ) -> None:
-        image = shape_of("event_shape", event_shape)
-        if len(image) != 3:
-            raise ValueError(f"event_shape has to be (channels, height, width); got {tuple(event_shape)}.")
+        image = image_shape("a VQVAE", event_shape)
         if not 0 <= commitment < math.inf:
             raise ValueError(f"commitment is a weight: finite and not negative; got {commitment}.")
+        shape_of("channels and block_channels", (channels, block_channels))
         strides = _checked_strides(strides, image)
 
         def blocks() -> list[nn.Module]:
@@ -526,14 +386,14 @@ class VQVAE(_CodesVAE):
             below, size = size, torch.Size((channels, size[-2] // stride, size[-1] // stride))
             encoders.append(Convolutional(below, size, [*_halvings(below[0], channels, stride, activation), *blocks()]))
             top, lowest = index == len(strides), index == 1
-            joined = code_dim if top else 2 * code_dim  # channels of the codes and of the state from above
-            state = torch.Size((joined, *size[-2:]))
+            width = code_dim if top else 2 * code_dim  # channels of the codes and of the state from above
+            state = torch.Size((width, *size[-2:]))
             seen = size if top else torch.Size((channels + code_dim, *size[-2:]))
             coded = torch.Size((code_dim, *size[-2:]))
             down: nn.Module = nn.Identity()
             if not lowest:
                 doublings = _doublings(channels, code_dim, stride, activation)
-                layers = [nn.Conv2d(joined, channels, 3, padding=1), *blocks(), *doublings]
+                layers = [nn.Conv2d(width, channels, 3, padding=1), *blocks(), *doublings]
                 down = Convolutional(state, torch.Size((code_dim, *below[-2:])), layers)
             levels.append(
                 CodeLevel(
@@ -575,6 +435,207 @@ class VQVAE(_CodesVAE):
                 )
 
 
+class _BottomUp(nn.Module):
+    """x to the features of all levels, each made of those below."""
+
+    def __init__(self, encoders: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for encoder in self.encoders:
+            x = encoder(x)
+            features.append(x)
+        return features
+
+
+def _residual(channels: int, block_channels: int, activation: type[nn.Module]) -> nn.Module:
+    return Residual(
+        nn.Sequential(
+            activation(),
+            nn.Conv2d(channels, block_channels, 3, padding=1),
+            activation(),
+            nn.Conv2d(block_channels, channels, 1),
+        )
+    )
+
+
+def _halvings(size_in: int, channels: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
+    """Convolutions that divide height and width by ``stride``, and one that keeps them."""
+    layers: list[nn.Module] = []
+    while stride > 1:
+        layers += [nn.Conv2d(size_in, channels, 4, stride=2, padding=1), activation()]
+        size_in, stride = channels, stride // 2
+    return [*layers, nn.Conv2d(size_in, channels, 3, padding=1)]
+
+
+def _doublings(channels: int, size_out: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
+    """Transposed convolutions that multiply height and width by ``stride``; a convolution where it is 1."""
+    if stride == 1:
+        return [nn.Conv2d(channels, size_out, 3, padding=1)]
+    layers: list[nn.Module] = []
+    while stride > 2:
+        layers += [nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1), activation()]
+        stride //= 2
+    return [*layers, nn.ConvTranspose2d(channels, size_out, 4, stride=2, padding=1)]
+
+
+def _checked_strides(strides: Sequence[int], image: Sequence[int]) -> tuple[int, ...]:
+    strides = tuple(shape_of("strides", strides))
+    if any(stride & (stride - 1) for stride in strides):
+        raise ValueError(f"the strides of the levels are powers of 2, such as (4, 2); got {strides}.")
+    whole = math.prod(strides)
+    if image[1] % whole or image[2] % whole:
+        raise ValueError(
+            f"strides={strides} divide the sides of an image by {whole}, which {image[1]} x {image[2]} are not "
+            "multiples of. Choose other strides, or pad or crop the images."
+        )
+    return strides
+
+
+class AutoregressiveCodes(TorchDistribution):
+    r"""Maps of codes, one position after the other in raster order.
+
+    .. math:: p(z \mid h) = \prod_{i = 1}^{hw} \mathrm{Categorical}(z_i; \mathrm{network}(z_{<i}, h))
+
+    The score of given codes takes one pass of the network, a draw hw passes.
+
+    Args:
+        network: with ``network.features(context)`` and ``network(z, features)``, such as :class:`PixelCNN`.
+        event_shape: ``(h, w, K)``.
+        context: h, ``[*, C, h, w]``, or ``None``.
+    """
+
+    arg_constraints: ClassVar = {}
+    support = _ONE_HOT
+
+    def __init__(self, network: PixelCNN, event_shape: Sequence[int], context: Tensor | None = None) -> None:
+        self.network = network
+        self.features = network.features(context)
+        leading = torch.Size() if context is None else context.shape[:-3]
+        super().__init__(leading, torch.Size(event_shape), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AutoregressiveCodes:
+        new = type(self).__new__(type(self))
+        new.network, new.features = self.network, self.features
+        super(AutoregressiveCodes, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def logits(self, z: Tensor) -> Tensor:
+        """``[*, h, w, K]``: of each position given those before it, up to a constant."""
+        return self.network(z, self.features)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        score = (value.detach() * self.logits(value.detach()).log_softmax(-1)).sum((-3, -2, -1))
+        return score.expand(torch.broadcast_shapes(score.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        height, width, _ = self.event_shape
+        with torch.no_grad():
+            z = self.network.output.weight.new_zeros(*sample_shape, *self.batch_shape, *self.event_shape)
+            for row in range(height):
+                features = None if self.features is None else self.features[..., : row + 1, :]
+                for column in range(width):  # the rows below have no part in it
+                    logits = self.network(z[..., : row + 1, :, :], features)[..., row, column, :]
+                    z[..., row, column, :] = dist.OneHotCategorical(logits=logits, validate_args=False).sample()
+        return z
+
+
+class PixelCNN(nn.Module):
+    r"""A gated PixelCNN of one-hot maps: ``z: [*, h, w, K]`` to the logits of each position given those before it.
+
+    Two stacks of convolutions, one of the rows above and one of the row to the left, see all positions before, without
+    a blind spot; a layer is :math:`\tanh(W_1 * h + V_1 c) \, \sigma(W_2 * h + V_2 c)`, c the features of the context.
+
+    Args:
+        num_codes: K.
+        context_channels: C of the context ``[*, C, h, w]``; 0 for none.
+        channels: of each layer.
+        num_layers: gated layers; each sees ``kernel_size // 2`` positions further.
+        kernel_size: odd.
+        dropout: probability with which a unit of a layer is dropped in training.
+
+    Raises:
+        ValueError: if a size is below 1, or the kernel size is even.
+
+    Source: van den Oord et al. (2016), Conditional Image Generation with PixelCNN Decoders, section 2.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        context_channels: int = 0,
+        channels: int = 64,
+        num_layers: int = 5,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        shape_of("num_codes, channels and num_layers of a PixelCNN", (num_codes, channels, num_layers))
+        self.embedding = nn.Conv2d(num_codes, channels, 1, bias=False)
+        self.layers = nn.ModuleList(
+            _GatedLayer(channels, kernel_size, "B" if index else "A", dropout) for index in range(num_layers)
+        )
+        self.hidden = nn.Conv2d(channels, channels, 1)
+        self.output = nn.Conv2d(channels, num_codes, 1)
+        self.reading = (
+            nn.Sequential(
+                nn.Conv2d(context_channels, channels, 3, padding=1),
+                _residual(channels, channels, nn.ReLU),
+                _residual(channels, channels, nn.ReLU),
+            )
+            if context_channels
+            else None
+        )
+
+    def features(self, context: Tensor | None) -> Tensor | None:
+        """What the layers see of the context, ``[*, C, h, w] -> [*, channels, h, w]``."""
+        if self.reading is None or context is None:
+            return None
+        features = self.reading(context.reshape(-1, *context.shape[-3:]))
+        return features.reshape(*context.shape[:-3], *features.shape[1:])
+
+    def forward(self, z: Tensor, features: Tensor | None = None) -> Tensor:
+        if features is not None:
+            leading = torch.broadcast_shapes(z.shape[:-3], features.shape[:-3])
+            z = z.expand(*leading, *z.shape[-3:])
+            features = features.expand(*leading, *features.shape[-3:]).reshape(-1, *features.shape[-3:])
+        v = h = self.embedding(z.reshape(-1, *z.shape[-3:]).movedim(-1, -3))
+        for layer in self.layers:
+            v, h = layer(v, h, features)
+        logits = self.output(self.hidden(h.relu()).relu())
+        return at_least_float32(logits.movedim(-3, -1).reshape(z.shape))
+
+
+class _GatedLayer(nn.Module):
+    """A layer of a gated PixelCNN: of the rows above, ``v``, and of the row up to the position, ``h``."""
+
+    def __init__(self, channels: int, kernel_size: int, mask: Mask, dropout: float) -> None:
+        super().__init__()
+        half = kernel_size // 2
+        self.vertical = nn.Conv2d(channels, 2 * channels, (half + 1, kernel_size), padding=(half, half))
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.horizontal = MaskedConv2d(channels, 2 * channels, (1, kernel_size), mask)
+        self.context = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, channels, 1))
+        self.is_first = mask == "A"
+
+    def forward(self, v: Tensor, h: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        below = self.vertical(v)[..., : v.shape[-2], :]  # at a row, of that row and those above it
+        above = F.pad(below, (0, 0, 1, 0))[..., :-1, :]
+        across = self.horizontal(h) + self.across(above)
+        if features is not None:
+            across = across + self.context(features)
+        out = self.out(_gate(across))
+        return _gate(below), out if self.is_first else h + out  # h itself is the position's own code at first
+
+
+def _gate(stacked: Tensor) -> Tensor:
+    value, gate = stacked.chunk(2, -3)
+    return value.tanh() * gate.sigmoid()
+
+
 class CodePrior(_CodesVAE):
     r"""The second stage: autoregressive priors over the codes of a trained :class:`VQVAE`, which stays as it is.
 
@@ -585,6 +646,11 @@ class CodePrior(_CodesVAE):
     with the guide, code books and networks of the first stage. ``fit(CodePrior(vq_vae), data)`` trains the PixelCNNs
     by the same bound, :math:`\log p(x \mid z^*) + \log p(z^*)`, of which only the second term has a gradient. The first
     stage is copied, takes no gradient, and is in evaluation mode also in training.
+
+    From the command line, ``--first`` names the run of the first stage::
+
+        pyro-vae train --data mnist --model VQVAE --out runs/codes
+        pyro-vae train --data mnist --model CodePrior --first runs/codes
 
     Args:
         first: the first stage.
@@ -612,6 +678,20 @@ class CodePrior(_CodesVAE):
             network = PixelCNN(level.book.num_codes, context, channels, num_layers, kernel_size, dropout)
             levels.append(_PriorLevel(level, network))
         super().__init__(first.bottom_up, levels, first.likelihood)
+        self.train()
+
+    def check_batch(self, x: Tensor) -> None:
+        """Whether there is a prior to be trained.
+
+        Raises:
+            ValueError: if the first stage has not been trained.
+        """
+        levels: Any = self.levels
+        if not all(level.level.book.usage.any() for level in levels):
+            raise ValueError(
+                "the first stage of this CodePrior has not been trained: no data have been met with its codes. "
+                "Train the VQVAE by fit, and make the CodePrior of that."
+            )
 
     def train(self, mode: bool = True) -> CodePrior:
         """Training mode of the PixelCNNs; the first stage stays in evaluation mode."""
@@ -646,99 +726,3 @@ class _PriorLevel(Level):
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
         return self.level(h, z)
-
-
-def perplexity(pair: Any, batches: Iterable[Sequence[Tensor]]) -> dict[str, float]:
-    r"""exp of the entropy of the codes' usage, of each site: between 1 and K.
-
-    .. math:: \exp\big(-\sum_k \bar q_k \log \bar q_k\big), \quad \bar q_k \text{ the share of code } k
-
-    over all positions and all data of ``batches``, the arguments of model and guide.
-
-    Raises:
-        ValueError: if there are no data.
-    """
-    module = as_pair(pair)
-    _, guide = programs(module)
-    counts: dict[str, Tensor] = {}
-    with evaluating(module), torch.no_grad(), pyro.validation_enabled(False):
-        for batch in batches:
-            trace = poutine.trace(guide).get_trace(*(value.to(device_of(module)) for value in batch))
-            for name, site in latent_sites(trace).items():
-                used = site["value"].double().flatten(0, -2).sum(0)
-                counts[name] = counts.get(name, 0.0) + used
-    if not counts:
-        raise ValueError("there are no data to count codes of: the batches are empty.")
-    return {name: _perplexity(count).item() for name, count in counts.items()}
-
-
-def _perplexity(usage: Tensor) -> Tensor:
-    share = usage / usage.sum()
-    return torch.special.entr(share).sum().exp()
-
-
-class _BottomUp(nn.Module):
-    """x to the features of all levels, each made of those below."""
-
-    def __init__(self, encoders: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for encoder in self.encoders:
-            x = encoder(x)
-            features.append(x)
-        return features
-
-
-def _stacked(features: Tensor, h: Tensor | None) -> Tensor:
-    """Both by channels, ``[*, C + C', h, w]``; ``features`` alone where there is no h."""
-    if h is None:
-        return features
-    leading = torch.broadcast_shapes(features.shape[:-3], h.shape[:-3])
-    return torch.cat([part.expand(*leading, *part.shape[-3:]) for part in (features, h)], -3)
-
-
-def _residual(channels: int, block_channels: int, activation: type[nn.Module]) -> nn.Module:
-    return Residual(
-        nn.Sequential(
-            activation(),
-            nn.Conv2d(channels, block_channels, 3, padding=1),
-            activation(),
-            nn.Conv2d(block_channels, channels, 1),
-        )
-    )
-
-
-def _halvings(size_in: int, channels: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
-    """Convolutions that divide height and width by ``stride``, and one that keeps them."""
-    layers: list[nn.Module] = []
-    while stride > 1:
-        layers += [nn.Conv2d(size_in, channels, 4, stride=2, padding=1), activation()]
-        size_in, stride = channels, stride // 2
-    return [*layers, nn.Conv2d(size_in, channels, 3, padding=1)]
-
-
-def _doublings(channels: int, size_out: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
-    """Transposed convolutions that multiply height and width by ``stride``; a convolution where it is 1."""
-    if stride == 1:
-        return [nn.Conv2d(channels, size_out, 3, padding=1)]
-    layers: list[nn.Module] = []
-    while stride > 2:
-        layers += [nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1), activation()]
-        stride //= 2
-    return [*layers, nn.ConvTranspose2d(channels, size_out, 4, stride=2, padding=1)]
-
-
-def _checked_strides(strides: Sequence[int], image: torch.Size) -> tuple[int, ...]:
-    strides = tuple(shape_of("strides", strides))
-    if any(stride & (stride - 1) for stride in strides):
-        raise ValueError(f"the strides of the levels are powers of 2, such as (4, 2); got {strides}.")
-    whole = math.prod(strides)
-    if image[1] % whole or image[2] % whole:
-        raise ValueError(
-            f"strides={strides} divide the sides of an image by {whole}, which {image[1]} x {image[2]} are not "
-            "multiples of. Choose other strides, or pad or crop the images."
-        )
-    return strides
