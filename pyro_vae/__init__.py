@@ -37,7 +37,7 @@ from pyro_vae.estimators import (
     ScoreFunction,
     WakeSleep,
 )
-from pyro_vae.hierarchy import BottomUpVAE, TopDownVAE
+from pyro_vae.hierarchy import Ascent, BottomUpVAE, Level, TopDownVAE, joined
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
 from pyro_vae.posteriors import DiagonalNormal
@@ -60,6 +60,7 @@ __all__ = [
     "VAE",
     "VIMCO",
     "Annealed",
+    "Ascent",
     "Balanced",
     "Bernoulli",
     "BottomUpVAE",
@@ -74,6 +75,7 @@ __all__ = [
     "Enumeration",
     "FreeBits",
     "Gaussian",
+    "Level",
     "Linear",
     "MonteCarloEM",
     "NonFiniteError",
@@ -96,6 +98,7 @@ __all__ = [
     "evidence",
     "figures",
     "fit",
+    "joined",
     "likelihoods",
     "models",
     "networks",

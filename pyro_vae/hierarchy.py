@@ -104,6 +104,32 @@ class Level(nn.Module):
         """The state of the next level below; of the lowest one, the input of the likelihood."""
 
 
+class Ascent(nn.Module):
+    r"""A deterministic pass upwards: :math:`d_0 = x, \; d_l = \mathrm{body}_l(d_{l-1}), \; e_l = \mathrm{head}_l(d_l)`.
+
+    Args:
+        bodies: of the levels l = 1, ..., L.
+        heads: as many; by default :math:`e_l = d_l`.
+
+    Raises:
+        ValueError: if there are not as many heads as bodies.
+    """
+
+    def __init__(self, bodies: Sequence[nn.Module], heads: Sequence[nn.Module] | None = None) -> None:
+        super().__init__()
+        if heads is not None and len(heads) != len(bodies):
+            raise ValueError(f"each level has a body and a head; got {len(bodies)} bodies and {len(heads)} heads.")
+        self.bodies = nn.ModuleList(bodies)
+        self.heads = None if heads is None else nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for body in self.bodies:
+            x = body(x)
+            features.append(x)
+        return features if self.heads is None else [head(d) for head, d in zip(self.heads, features, strict=True)]
+
+
 def joined(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
     """Both side by side in ``dim``, what is left of it broadcast; ``evidence`` alone where there is no h.
 
@@ -131,7 +157,7 @@ class TopDownVAE(PyroModule):
     library the way down is computed once for guide and model (:func:`~pyro_vae.contract.once`).
 
     Args:
-        bottom_up: x to the list of e_1, ..., e_L: a module, so that its parameters are the pair's.
+        bottom_up: x to the list of e_1, ..., e_L, such as :class:`Ascent`.
         levels: the levels l = 1, ..., L, each a :class:`Level`.
         likelihood: ``h_0 -> p(x | h_0)``, see :mod:`pyro_vae.likelihoods`.
 
@@ -161,10 +187,8 @@ class TopDownVAE(PyroModule):
     ...         return self.p(h)
     ...     def posterior(self, p, h, evidence):
     ...         return self.q(joined(evidence, h))
-    >>> class Upwards(nn.ModuleList):
-    ...     def forward(self, x):
-    ...         return [x := layer(x) for layer in self]
-    >>> TopDownVAE(Upwards([MLP(784, 32), MLP(32, 32)]), [Below(), Top()], Bernoulli(MLP(4, 784))).model().shape
+    >>> up = Ascent([MLP(784, 32), MLP(32, 32)])
+    >>> TopDownVAE(up, [Below(), Top()], Bernoulli(MLP(4, 784))).model().shape
     torch.Size([1, 784])
     """
 
@@ -207,7 +231,7 @@ class TopDownVAE(PyroModule):
             if isinstance(evidence, Tensor) or len(evidence) != self.num_levels:
                 got = "one tensor" if isinstance(evidence, Tensor) else f"{len(evidence)}"
                 raise ValueError(
-                    f"bottom_up has to give a list of {self.num_levels}, one for each level, e_1 to e_L; got {got}."
+                    f"bottom_up has to give a list of {self.num_levels}, e_1 to e_L, one a level; got {got}."
                 )
             for index in range(self.num_levels, 0, -1):
                 level = cast(Level, self.levels[index - 1])

@@ -58,7 +58,8 @@ class VAE(PyroModule):
     @pair_method
     def guide(self, x: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
-        with data_plate(given(x)):
+        x = given(x)
+        with data_plate(x):
             return pyro.sample("z", distribution_of("posterior", self.posterior(x)))
 
 

@@ -71,7 +71,7 @@ def test_check_passes(arguments: dict[str, Any], shapes: list[tuple[int, ...]]) 
 def test_channels_follow_the_halvings() -> None:
     pair = small(preprocess=1, groups=(1, 1), multiplier=3)
     assert [level.cells.in_shape[0] for level in pair.levels] == [12, 36]
-    assert pair.bottom_up.stem.out_shape == (12, 4, 4)
+    assert pair.bottom_up.bodies[0][0].out_shape == (12, 4, 4)
     assert pair.likelihood.network.in_shape == (12, 4, 4)
     assert pair.likelihood.network.layers[-1].in_channels == 4
 

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.hierarchy import Level, TopDownVAE, joined
+from pyro_vae.hierarchy import Ascent, Level, TopDownVAE, joined
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Chain, decoding, image_shape
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
@@ -63,21 +63,6 @@ class _Rung(Level):
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
         return z
-
-
-class _Ascent(nn.Module):
-    """x to the evidence of each level, ``[*, B, 2, d_l]``, by one deterministic pass upwards."""
-
-    def __init__(self, bodies: Sequence[nn.Module], heads: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.bodies, self.heads = nn.ModuleList(bodies), nn.ModuleList(heads)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        evidence = []
-        for body, head in zip(self.bodies, self.heads, strict=True):
-            x = body(x)
-            evidence.append(head(x))
-        return evidence
 
 
 class LadderVAE(TopDownVAE):
@@ -144,7 +129,7 @@ class LadderVAE(TopDownVAE):
         heads = [MLP(width, (2, size), ()) for width, size in zip(hidden, latent_dims, strict=True)]
         conditionals = [*(DiagonalNormal(network) for network in chain.downwards()), None]
         super().__init__(
-            _Ascent(bodies, heads),
+            Ascent(bodies, heads),
             [_Rung(size, conditional) for size, conditional in zip(latent_dims, conditionals, strict=True)],
             chain.decoding(likelihood),
         )
@@ -256,8 +241,7 @@ class ConvLadderVAE(TopDownVAE):
             pixels = (math.prod(out_shape[:-2]), *image[1:])
             return Convolutional(shapes[0], out_shape, _rising(shapes[0], pixels, activation))
 
-        ascent = _Ascent(steps, [nn.Identity() for _ in steps])
-        super().__init__(ascent, rungs, decoding(likelihood, image, decoder, mean))
+        super().__init__(Ascent(steps), rungs, decoding(likelihood, image, decoder, mean))
 
 
 def _normal(loc: Tensor, log_variance: Tensor, event_dim: int) -> dist.Distribution:

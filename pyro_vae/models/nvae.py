@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyro_vae.hierarchy import Level, TopDownVAE
+from pyro_vae.hierarchy import Ascent, Level, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, stacked
@@ -130,7 +130,8 @@ class NVAE(TopDownVAE):
 
         scales = shapes[preprocess:]
         of_group = [shape for shape, count in zip(scales, groups, strict=True) for _ in range(count)]
-        stages, levels = [], []
+        stages: list[nn.Module] = []
+        levels: list[Level] = []
         for level, shape in enumerate(of_group):
             below = of_group[max(level - 1, 0)]
             change_up = [up(shape, below)] if shape != below else []
@@ -144,20 +145,8 @@ class NVAE(TopDownVAE):
             last = nn.Conv2d(channels, math.prod(out_shape[:-2]), 3, padding=1)
             return _maps(scales[0], out_shape, [*post, nn.ZeroPad2d(-padding), nn.SiLU(), last])
 
-        bottom_up = _BottomUp(_maps(image, scales[0], stem), stages)
-        super().__init__(bottom_up, levels, decoding(likelihood, image, network))
-
-
-class _BottomUp(nn.Module):
-    """``x: [*, C, H, W]`` to e_1, ..., e_L, each ``[*, C_l, H_l, W_l]``."""
-
-    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.stem = stem
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return list(itertools.accumulate(self.stages, lambda h, stage: stage(h), initial=self.stem(x)))[1:]
+        stages[0] = nn.Sequential(_maps(image, scales[0], stem), stages[0])
+        super().__init__(Ascent(stages), levels, decoding(likelihood, image, network))
 
 
 class _Group(Level):

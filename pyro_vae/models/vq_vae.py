@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 from torch.nn import functional as F
 
-from pyro_vae.hierarchy import Level, TopDownVAE, joined
+from pyro_vae.hierarchy import Ascent, Level, TopDownVAE, joined
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, Residual, at_least_float32, shape_of
@@ -417,7 +417,7 @@ class VQVAE(_CodesVAE):
             ]
             return Convolutional(lowest_state, torch.Size(out_shape), layers)
 
-        super().__init__(_BottomUp(encoders), levels, decoding(likelihood, image, decoder))
+        super().__init__(Ascent(encoders), levels, decoding(likelihood, image, decoder))
 
     def check_batch(self, x: Tensor) -> None:
         """Whether the code books can be trained on batches like ``x: [B, *event]``.
@@ -433,21 +433,6 @@ class VQVAE(_CodesVAE):
                     f"fewer than the code book, num_codes={num_codes}, which starts at the codes of a batch. Take a "
                     f"batch size of at least {-(-num_codes // (height * width))}, or fewer codes."
                 )
-
-
-class _BottomUp(nn.Module):
-    """x to the features of all levels, each made of those below."""
-
-    def __init__(self, encoders: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for encoder in self.encoders:
-            x = encoder(x)
-            features.append(x)
-        return features
 
 
 def _residual(channels: int, block_channels: int, activation: type[nn.Module]) -> nn.Module:
