@@ -81,7 +81,7 @@ class Size:
 
 SIZES = {
     "quick": Size(
-        epochs={"grid": 4, "ladder": 60, "conv-static": 6, "conv-dynamic": 45},
+        epochs={"grid": 3, "ladder": 60, "conv-static": 4, "conv-dynamic": 45},
         exact={"grid": 100, "ladder": 500, "conv-static": 250, "conv-dynamic": 250},
         # Compiling a pair takes longer than it saves in a few epochs.
         compile={"grid": "traced", "ladder": "auto", "conv-static": "auto", "conv-dynamic": "auto"},
