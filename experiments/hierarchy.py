@@ -5,7 +5,7 @@ of 512, 256, 128, 64, 32) with two guides. One goes from the data upwards (plain
 other goes down with the model, and merges at each level what it has seen of the data with the model's prior, weighed by
 their precisions (ladder): its upper levels are used. Batch norm and a warm-up of beta help both.
 
-  grid    both guides, L = 1 ... 5, with and without batch norm and warm-up (one latent has one guide)
+  grid    both guides, L = 1 ... 5 (--quick: 1, 3, 5), with and without batch norm and warm-up; one latent has one guide
   ladder  the ladder of five levels against pairs of one latent with the same widths, at equal epochs: the networks next
           to the data alone, without and with batch norm, with as many units as all levels of the ladder have together,
           and with all hidden layers of the ladder one behind the other
@@ -52,7 +52,6 @@ from pyro_vae.plotting.style import INK, PAGE, HouseFigure
 
 LATENT_DIMS, HIDDEN = (64, 32, 16, 8, 4), (512, 256, 128, 64, 32)
 GUIDES: dict[str, Any] = {"plain": HierarchicalVAE, "ladder": LadderVAE}
-LEVELS = (1, 2, 3, 4, 5)
 VARIANTS = {(False, False): "neither", (True, False): "batch norm", (False, True): "warm-up", (True, True): "both"}
 leaky_relu: Any = functools.partial(nn.LeakyReLU, 0.1)
 CONV: dict[str, Any] = {
@@ -71,6 +70,7 @@ ACTIVE_KL, USED = 0.01, 0.1  # nats of a unit, of a level
 class Size:
     """How long is trained, and of how many test images the NLL is estimated exactly."""
 
+    levels: Sequence[int]  # of the grid
     epochs: Mapping[str, int]
     exact: Mapping[str, int]
     compile: Mapping[str, Any]
@@ -81,6 +81,7 @@ class Size:
 
 SIZES = {
     "quick": Size(
+        levels=(1, 3, 5),
         epochs={"grid": 3, "ladder": 60, "conv-static": 4, "conv-dynamic": 45},
         exact={"grid": 100, "ladder": 500, "conv-static": 250, "conv-dynamic": 250},
         # Compiling a pair takes longer than it saves in a few epochs.
@@ -94,6 +95,7 @@ SIZES = {
         },
     ),
     "full": Size(
+        levels=(1, 2, 3, 4, 5),
         epochs={"grid": 2000, "ladder": 2000, "conv-static": 2000, "conv-dynamic": 2000},
         exact={"grid": 10_000, "ladder": 10_000, "conv-static": 10_000, "conv-dynamic": 10_000},
         compile={"grid": "auto", "ladder": "auto", "conv-static": "auto", "conv-dynamic": "auto"},
@@ -242,7 +244,7 @@ def by_unit(fn: Any, z: Tensor) -> Tensor:
 def grid(size: str, arguments: Any) -> list[dict[str, Any]]:
     """Both guides, all depths and variants."""
     rows = []
-    for guide, levels, (batch_norm, warm_up) in itertools.product(GUIDES, LEVELS, VARIANTS):
+    for guide, levels, (batch_norm, warm_up) in itertools.product(GUIDES, SIZES[size].levels, VARIANTS):
         if arguments.only_guide not in (None, guide):
             continue
         one = levels == 1  # which is the same pair under both guides
@@ -376,7 +378,7 @@ def draw_grid(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
         title=f"dynamic MNIST, {rows[0]['epochs']} epochs, batch norm and warm-up",
     )
     for ax in depth.axes:
-        ax.set_xticks(LEVELS)
+        ax.set_xticks(SIZES[size].levels)
     deepest = [row for row in rows if row["num_levels"] == max(row["num_levels"] for row in rows)]
     return {
         f"hierarchy_grid_{size}": depth,

@@ -74,7 +74,7 @@ SIZES = {
     "quick": Size(
         nvae={"mnist": SMALL, "colour": SMALL},
         conv={"latent_dim": 40, "channels": (32, 64), "hidden": 256},
-        epochs={("mnist", "NVAE"): 4, ("mnist", "ConvVAE"): 20, ("colour", "NVAE"): 4, ("colour", "ConvVAE"): 15},
+        epochs={("mnist", "NVAE"): 4, ("mnist", "ConvVAE"): 20, ("colour", "NVAE"): 3, ("colour", "ConvVAE"): 10},
         fit={"NVAE": ADAM, "ConvVAE": ADAM},
         exact=100,
         num_samples={"mnist": 1000, "colour": 100},

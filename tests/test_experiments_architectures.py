@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_loss_per_datum(
     place = architectures.affine_maps(pair).index(pair.likelihood.network.layers[2])
     assert found["noise"][place] == pytest.approx(math.sqrt(noise), rel=1e-4)
     assert found["mean"][place] == pytest.approx(math.sqrt(max(mean, 0.0)), rel=1e-3, abs=1e-6)
-    (prior,) = torch.autograd.grad(WeightPrior(count="batch").loss([weight], 100, 20), [weight])
+    (prior,) = torch.autograd.grad(WeightPrior(count="batch").loss(pair, 100, 20), [weight])
     assert found["prior"][place] == pytest.approx(prior.norm().item(), rel=1e-5)
     assert architectures.gradients(pair, data.train, False)["prior"] == [0.0] * 10
 
