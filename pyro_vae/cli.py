@@ -28,7 +28,7 @@ from pyro_vae.compiled import Compile, Precision
 from pyro_vae.contract import observed_sites, support_of
 from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
-from pyro_vae.diagnostics import has_prior, latent_names, levels
+from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.likelihoods import bits_per_dim
 from pyro_vae.models import CodePrior
@@ -423,7 +423,7 @@ def _score(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:
-            usage = levels(pair, zip(*(tensor.split(_CHUNK) for tensor in x), strict=True))
+            usage = levels(pair, chunks(*x))
             entry["levels"] = usage.as_rows()
     path = out / EVALUATION
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -435,7 +435,6 @@ def _score(
 
 
 _FEW = 100  # data for which chains are run where nothing else is asked for
-_CHUNK = 500  # data that are encoded at once
 
 
 def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[str, float]:

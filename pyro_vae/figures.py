@@ -15,7 +15,6 @@ from pyro_vae.data import Data, Split
 
 _MOST_CODES = 5000
 _MOST_ROWS = 8  # of a mosaic of levels
-_CHUNK = 500  # data that are encoded at once
 
 
 def draw(
@@ -70,7 +69,7 @@ def _figures(
     continuous = bool(spaces) and not any(space.is_discrete for space in spaces.values())
     if images and continuous and len(held) > 1:
         yield "interpolations", _interpolations(pair, batch, shape)
-    chunks = list(zip(*(tensor.split(_CHUNK) for tensor in batch), strict=True))
+    chunks = diagnostics.chunks(*batch)
     if list(first) != ["z"] or first["z"].dim() != 2:
         if drawable:
             with torch.random.fork_rng():

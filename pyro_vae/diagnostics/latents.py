@@ -322,6 +322,11 @@ def _on_device(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(tensor.to(device_of(pair)) for tensor in batch)
 
 
+def chunks(*batch: Tensor, size: int = 500) -> list[tuple[Tensor, ...]]:
+    """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once."""
+    return list(zip(*(tensor.split(size) for tensor in batch), strict=True))
+
+
 def _resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
 
