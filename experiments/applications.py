@@ -2,16 +2,16 @@
 
   restore   denoising, inpainting and super-resolution by inference of z in a trained pair, beside filters and
             interpolations: mean square error and PSNR
-  reduce    codes of the same pair beside principal components: nearest neighbours, trustworthiness, continuity
+  reduce    codes of the same pair beside principal components: nearest neighbors, trustworthiness, continuity
   anomaly   a class held out of training: AUROC of the ELBO, of log p(x), of a likelihood ratio (Ren et al. 2019) and of
             log p(x) corrected for complexity (Serra et al. 2020), beside PCA and an isolation forest
-  labels    100 labelled images and the others without labels: the models M1 + M2 of Kingma, Rezende, Mohamed & Welling
-            (2014), that is M2 of the codes of a VAE, beside classifiers of the labelled ones alone: error rate.
+  labels    100 labeled images and the others without labels: the models M1 + M2 of Kingma, Rezende, Mohamed & Welling
+            (2014), that is M2 of the codes of a VAE, beside classifiers of the labeled ones alone: error rate.
             (``pyro-vae apply labels --num-features 0`` is M2 of the pixels.) The paper has 3.33 %.
   labels_1000  the same with 1,000 labels. The paper has 2.40 %.
 
 Each is the function of its name with the settings below, as ``pyro-vae apply NAME`` runs it; ``--only NAME`` runs one.
-restore and reduce share a pair, an MLPVAE (784-500-500-40-500-500-784) of dynamically binarised images. The numbers and
+restore and reduce share a pair, an MLPVAE (784-500-500-40-500-500-784) of dynamically binarized images. The numbers and
 the figure of each are applications_NAME.json and applications_NAME.png. What was measured before is read from the
 cache.
 """
@@ -109,7 +109,7 @@ def apply(part: str, size: str, arguments: Any) -> dict[str, Any]:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """What they come to."""
-    words = {"restore": restored, "reduce": reduced, "anomaly": detected, "labels": labelled}
+    words = {"restore": restored, "reduce": reduced, "anomaly": detected, "labels": labeled}
     return "\n".join(f"{part}: {words[part.split('_')[0]](result)}" for part, result in found.items())
 
 
@@ -151,13 +151,13 @@ def reduced(result: Any) -> str:
     parts = [f"{name} {100 * value:.1f} %" for name, value in accuracy.items()]
     trust = best({name: entry["trustworthiness"] for name, entry in kept.items() if name != "x"})
     return (
-        f"accuracy of {result['num_neighbors']} nearest neighbours: {', '.join(parts) or 'none without labels'}. "
+        f"accuracy of {result['num_neighbors']} nearest neighbors: {', '.join(parts) or 'none without labels'}. "
         f"The most trustworthy representation but x is {trust}; {result['num_active']} units of {result['site']} are "
         "active."
     )
 
 
-def labelled(result: Any) -> str:
+def labeled(result: Any) -> str:
     errors = {name: -entry["error"] for name, entry in result["methods"].items()}
     order = sorted(errors, key=errors.__getitem__, reverse=True)
     return f"error rates, from the lowest: {', '.join(f'{name} {-100 * errors[name]:.2f} %' for name in order)}."

@@ -1,9 +1,9 @@
 """Activations, depth and superfluous latents on MNIST: the architecture experiments of the Cambridge poster.
 
-Grey MNIST, Bernoulli pixels. The poster's set-up is that of Kingma & Welling (2013) as its authors replicated it:
+Gray MNIST, Bernoulli pixels. The poster's set-up is that of Kingma & Welling (2013) as its authors replicated it:
 tanh, weights from N(0, 0.01^2), biases 0, Adagrad at 0.01, M = 100, and -|theta|^2 / 2 added to each mini-batch's sum,
 which is the prior of the weights counted N / M times. Beside it stand the defaults of this library: SiLU, torch's own
-initialisation, the mean of the data (taken from the encoder's input; where the decoder starts), Adam at 0.002 with a
+initialization, the mean of the data (taken from the encoder's input; where the decoder starts), Adam at 0.002 with a
 cosine, no prior.
 
   activations  five of them under both set-ups
@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from drawing import TRAIN, colour, crop, legend, line, log_axis, panels, styled
+from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
 from shared import cached_fit, cached_json, options, store, table, training_seconds
 from torch import Tensor, nn
 
@@ -99,16 +99,16 @@ ALONE = {
     "initial scale: 1 / sqrt(fan-in)": replace(DEEP, scale=0.0),
     "activation: ReLU": replace(DEEP, activation=nn.ReLU),
     "activation: SiLU": replace(DEEP, activation=nn.SiLU),
-    "batch normalisation": replace(DEEP, normalization="batch"),
+    "batch normalization": replace(DEEP, normalization="batch"),
     "residual blocks": replace(DEEP, residual=True),
-    "optimiser: Adam, cosine": replace(DEEP, adam=True),
+    "optimizer: Adam, cosine": replace(DEEP, adam=True),
     "mean of the data": replace(DEEP, centered=True),
     "no prior of the weights": replace(DEEP, prior=False),
 }
 # The changes that are drawn: what the poster's explanation is about.
 DRAWN = (
     "as the poster", "initial scale: torch's own", "initial scale: 1 / sqrt(fan-in)", "activation: ReLU",
-    "batch normalisation", "residual blocks",
+    "batch normalization", "residual blocks",
 )  # fmt: skip
 # N_z -> (train, validation) after 1e8 samples, of the replication by the poster's authors.
 PUBLISHED = {10: (-103.1, -105.3), 20: (-100.2, -101.6)}
@@ -432,14 +432,14 @@ def draw_depth(depths: Any, alone: Any, nothing: float) -> Any:
     by_depth, course, by_layer, changed = axes.flat
     for index, way in enumerate(SETUPS):
         values = [depths[way, depth]["valid"] for depth in DEPTHS]
-        line(by_depth, DEPTHS, values, color=colour(index), label=TITLES[way])
+        line(by_depth, DEPTHS, values, color=color(index), label=TITLES[way])
     by_depth.set_xticks(DEPTHS)
     by_depth.set_xlabel("hidden layers on each side")
     for index, depth in enumerate(DEPTHS):
         history, label = depths["poster", depth]["history"], f"{depth} hidden layer{'s' * (depth > 1)}"
         samples = [entry["samples"] for entry in history]
-        line(course, samples, [entry["valid"] for entry in history], color=colour(index), label=label, marker="")
-        layers(by_layer, depths["poster", depth], color=colour(index), label=label)
+        line(course, samples, [entry["valid"] for entry in history], color=color(index), label=label, marker="")
+        layers(by_layer, depths["poster", depth], color=color(index), label=label)
     course.set_title(f"{TITLES['poster']}")
     log_axis(course)
     for ax in (by_depth, course):
@@ -447,7 +447,7 @@ def draw_depth(depths: Any, alone: Any, nothing: float) -> Any:
         ax.set_ylabel("validation bound (nats per datum)")
     crop([by_depth, course])
     for index, change in enumerate(DRAWN):
-        layers(changed, alone[change], color=colour(index), label=change)
+        layers(changed, alone[change], color=color(index), label=change)
     deep = alone["as the poster"]
     layers(changed, deep, "prior", color=INK, linestyle=":", marker="", label="the prior's part, as the poster")
     layers(by_layer, deep, "prior", color=INK, linestyle=":", marker="", label="the prior's part, 4 layers")
@@ -482,9 +482,9 @@ def draw_latents(latents: dict[tuple[str, int], dict[str, Any]]) -> Any:
     figure, (bounds, units) = (lambda found: (found[0], found[1][0]))(panels(1, 2))
     for index, way in enumerate(SETUPS):
         these = [latents[way, latent_dim] for latent_dim in LATENT_DIMS]
-        line(bounds, LATENT_DIMS, [found["train"] for found in these], color=colour(index), ls=TRAIN)
-        line(bounds, LATENT_DIMS, [found["valid"] for found in these], color=colour(index))
-        line(units, LATENT_DIMS, [found["active_units"] for found in these], color=colour(index))
+        line(bounds, LATENT_DIMS, [found["train"] for found in these], color=color(index), ls=TRAIN)
+        line(bounds, LATENT_DIMS, [found["valid"] for found in these], color=color(index))
+        line(units, LATENT_DIMS, [found["active_units"] for found in these], color=color(index))
     units.plot(LATENT_DIMS, LATENT_DIMS, color=MUTED, linestyle=":", linewidth=1.0)
     units.annotate("all", (LATENT_DIMS[-1], LATENT_DIMS[-1]), xytext=(-16, -2), textcoords="offset points", color=MUTED)
     bounds.set_ylabel("bound (nats per datum)")

@@ -1,9 +1,9 @@
 """Reconstruction error of the VAE and of the deterministic autoencoder over N_z, with tuned weight decay.
 
-Squared error of E[x | z] at z = E[z | x], summed over the pixels, on grey MNIST and Frey faces. The networks are those
-of the Cambridge poster (784-500-N_z-500-784, 560-200-N_z-200-560, tanh); the optimiser is Adam. The pairs:
+Squared error of E[x | z] at z = E[z | x], summed over the pixels, on gray MNIST and Frey faces. The networks are those
+of the Cambridge poster (784-500-N_z-500-784, 560-200-N_z-200-560, tanh); the optimizer is Adam. The pairs:
 
-  VAE          the poster's: Bernoulli on grey MNIST, Gaussian with a scale a pixel and sigmoid mean on Frey
+  VAE          the poster's: Bernoulli on gray MNIST, Gaussian with a scale a pixel and sigmoid mean on Frey
   autoencoder  pyro_vae.models.Autoencoder on the squared error (a Gaussian of scale 1, sigmoid mean), which is what the
                poster's autoencoder was trained on as far as can be told from it
   denoising    the same, each pixel of the encoder's input lost with probability 0.1 in training; the published
@@ -15,7 +15,7 @@ scale is chosen on the validation set by the same error, for VAE and autoencoder
 scales; the denoising autoencoder takes the autoencoder's. The poster did not tune its autoencoder. --quick chooses at
 one N_z, --full at each. Errors are those of the test set.
 The weights are those of the epoch with the best validation bound. Frey faces: 1,565 / 200 / 200 in a shuffled split, so
-that there is a test set; the frames are of one film, so that neighbours of a test frame are in the training set.
+that there is a test set; the frames are of one film, so that neighbors of a test frame are in the training set.
 
 Published, MNIST, VAE / autoencoder: N_z = 2: 33.1 / 37.1, 10: 12.7 / 19.0, 20: 8.3 / 14.8 (the poster's replication).
 """
@@ -41,7 +41,7 @@ LATENT_DIMS = (2, 5, 10, 20, 50)
 METHODS = ("VAE", "autoencoder", "denoising")
 SCALES = (None, 1.0, 0.3, 0.1)  # of the weight prior
 PUBLISHED = {"VAE": {2: 33.1, 10: 12.7, 20: 8.3}, "autoencoder": {2: 37.1, 10: 19.0, 20: 14.8}}
-TITLES = {"mnist": "MNIST (grey)", "frey": "Frey faces"}
+TITLES = {"mnist": "MNIST (gray)", "frey": "Frey faces"}
 EPOCHS = {"quick": {"mnist": 4, "frey": 50}, "full": {"mnist": 200, "frey": 1000}}
 SEEDS = {"quick": {"mnist": 1, "frey": 2}, "full": {"mnist": 3, "frey": 5}}
 CHOSEN_AT = {"quick": (20,), "full": LATENT_DIMS}  # N_z at which the scale of the prior is chosen
@@ -120,9 +120,9 @@ def principal_components(name: str, arguments: Any) -> list[dict[str, Any]]:
     )
     mean = train_x.mean(0)
     basis = torch.linalg.eigh((train_x - mean).T.cov()).eigenvectors.flip(1)
-    centred = test_x - mean
-    kept = (centred @ basis).square().mean(0).cumsum(0)
-    total = centred.square().sum(1).mean()
+    centered = test_x - mean
+    kept = (centered @ basis).square().mean(0).cumsum(0)
+    total = centered.square().sum(1).mean()
     return [
         {"data": name, "method": "PCA", "latent_dim": latent_dim, "test": (total - kept[latent_dim - 1]).item()}
         for latent_dim in LATENT_DIMS

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pyro_vae import SGVB_B
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import Step
+from pyro_vae.training import TrainingStep
 
 Row = Callable[[], Any]
 PIXELS, HIDDEN, LATENT = 784, 400, 20
@@ -95,7 +95,7 @@ def svi(pair: Any, x: Tensor, elbo: type, validate: bool) -> Row:
 
 def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
     optimizer = torch.optim.Adam(pair.parameters(), fused=True)
-    step, beta = Step(pair, SGVB_B(), compile=mode), torch.ones(())
+    step, beta = TrainingStep(pair, SGVB_B(), compile=mode), torch.ones(())
 
     def run() -> None:
         with pyro.validation_enabled(False):
@@ -214,7 +214,7 @@ def rows(x: Tensor) -> dict[str, Callable[[], Row]]:
 
 
 def warm(makers: dict[str, Callable[[], Row]]) -> dict[str, Row]:
-    """All rows, warmed up (compiled, optimiser state made)."""
+    """All rows, warmed up (compiled, optimizer state made)."""
     made = {}
     for name, make in makers.items():
         torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 Rows: the same network hand-written in PyTorch, eager and compiled, which walks through the decoder once; Pyro's
 SVI.step on our pair, where the guide walks through the decoder and then the model does; ours eager, traced and
-compiled, where both programs share the one walk (``pyro_vae.contract.once``), and traced without it. Batch norm, Adam,
+compiled, where both programs share the one walk (``pyro_vae.pair.once``), and traced without it. Batch norm, Adam,
 float32, binary pixels, the KL of each level in closed form but for SVI's Trace_ELBO. Each round times every row once,
 in turn; printed is the median over the rounds.
 """

@@ -32,7 +32,7 @@ def panels(rows: int, columns: int, title: str = "", **options: Any) -> tuple[Fi
     return figure, axes
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     return LINES[index % len(LINES)]
 
 
@@ -91,8 +91,8 @@ def legend(
     marked: str | None = None,
     marker: str = "o",
 ) -> None:
-    """Names by colour; then what is dashed, what is solid, and what the markers in ink are."""
-    handles = [Line2D([], [], color=colour(index), label=name) for index, name in enumerate(names)]
+    """Names by color; then what is dashed, what is solid, and what the markers in ink are."""
+    handles = [Line2D([], [], color=color(index), label=name) for index, name in enumerate(names)]
     if dashed is not None:
         handles.append(Line2D([], [], color=MUTED, linestyle=TRAIN, label=dashed))
     if solid is not None:

@@ -113,7 +113,7 @@ def grid(side: int = 200) -> tuple[Tensor, float]:
     return torch.stack((first, second), -1).reshape(-1, 2), (2 * EDGE / side) ** 2
 
 
-def log_normaliser(energy: Any, half: float = 9.0, side: int = 3000) -> float:
+def log_normalizer(energy: Any, half: float = 9.0, side: int = 3000) -> float:
     """log Z of the walled energy by the sum over a grid on [-half, half]^2."""
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 * half - half
     rows = [torch.stack((row.expand(side), centres), -1) for row in centres]
@@ -153,7 +153,7 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
         "flow": flow,
         "free_energy": draws.mean().item(),
         "standard_error": (draws.std() / math.sqrt(len(draws))).item(),
-        "log_normaliser": importance.log_prob.item(),
+        "log_normalizer": importance.log_prob.item(),
         "effective_sample_size": importance.effective_sample_size.item() / 100_000,
         "seconds": run.history[-1]["seconds"],
         "density": [[round(value, 5) for value in row] for row in density.tolist()],
@@ -163,7 +163,7 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
 def main() -> None:
     arguments = options(__doc__ or "").parse_args()
     size = "full" if arguments.full else "quick"
-    exact = {name: -log_normaliser(energy) for name, energy in ENERGIES.items()}
+    exact = {name: -log_normalizer(energy) for name, energy in ENERGIES.items()}
     found = [
         cached_json(
             arguments.cache / "flow_energies" / f"{name}-{flow}-{size}-{arguments.seed}.json".replace(" ", "").lower(),
@@ -190,7 +190,7 @@ def main() -> None:
         "experiment": "flow_energies",
         "size": size,
         "steps": STEPS[size],
-        "negative_log_normaliser": exact,
+        "negative_log_normalizer": exact,
         "published": PUBLISHED,
         "runs": [{key: value for key, value in row.items() if key != "density"} for row in found],
     }

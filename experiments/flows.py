@@ -1,12 +1,12 @@
-"""Flows on a VAE's posterior: binarised MNIST, and Sylvester's table on Frey faces.
+"""Flows on a VAE's posterior: binarized MNIST, and Sylvester's table on Frey faces.
 
 A published comparison of the vanilla VAE with planar flows lost its numbers; here they are: one 784-300-300-40 pair
 with a diagonal Gaussian, with planar flows of K = 1 to 80 steps, and with IAF and spline flows (``--full``:
-Householder and Sylvester, too), all amortised, at equal epochs and at equal time. The weight of the KL rises as in
+Householder and Sylvester, too), all amortized, at equal epochs and at equal time. The weight of the KL rises as in
 Rezende & Mohamed (2015), beta_t = min(1, 0.01 + t / T), with T = 10,000 steps in the paper and a fifth of the training
 here.
 
-Frey faces: the flows of van den Berg et al. (2018), a discretised logistic likelihood, bits per dimension.
+Frey faces: the flows of van den Berg et al. (2018), a discretized logistic likelihood, bits per dimension.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pyro_vae import SGVB_A, SGVB_B, Cosine, Linear, diagnostics, evidence, plot
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import Step
+from pyro_vae.training import TrainingStep
 from pyro_vae.transforms import Householder, InverseAutoregressive, Planar, SplineCoupling, Sylvester
 
-# -log p(x) of binarised MNIST; van den Berg et al. (2018): -ELBO of static MNIST, bits per dimension of Frey faces
+# -log p(x) of binarized MNIST; van den Berg et al. (2018): -ELBO of static MNIST, bits per dimension of Frey faces
 PUBLISHED_NLL = {"diagonal": 89.9, "planar, K = 10": 87.5, "planar, K = 20": 86.5, "planar, K = 40": 85.7,
                  "planar, K = 80": 85.1}  # fmt: skip
 PUBLISHED_BOUND = {"diagonal": 86.55, "planar": 86.06, "IAF": 84.20, "Sylvester": 83.32}
@@ -131,7 +131,7 @@ def step_times(flows: list[str], arguments: Any, rounds: int = 15) -> dict[str, 
     steps = {}
     for flow in flows:
         torch.manual_seed(0)
-        steps[flow] = Step(make("mnist", flow, data.train.mean()), SGVB_A(), compile="traced")
+        steps[flow] = TrainingStep(make("mnist", flow, data.train.mean()), SGVB_A(), compile="traced")
         steps[flow]((x,), torch.tensor(1.0))
     found: dict[str, list[float]] = {flow: [] for flow in flows}
     for _ in range(rounds):

@@ -4,9 +4,9 @@ Kingma & Welling (2013), appendix F: q(theta) is a Gaussian over every weight of
 the bound is on log p(X) of all N data. A published replication reports that its attempt "does not learn"; a reading of
 its code shows a likelihood that used the point weights, so that q(theta) had no gradient from the data.
 
-Binarised MNIST (static), 784-200-10-200-784 with tanh (--full: 500 hidden units), N = 100 ... 50,000 of the training
+Binarized MNIST (static), 784-200-10-200-784 with tanh (--full: 500 hidden units), N = 100 ... 50,000 of the training
 images, and Frey faces (560-200-10-200-560, a Gaussian with one learned scale, N = 300 and 1,500). The same networks,
-optimiser, number of updates and initial weights for
+optimizer, number of updates and initial weights for
 
   MAP             point weights, prior N(0, I) on all of them, counted once for the data
   VB              q(theta) of independent weights over the decoder, p(theta) = N(0, I); the encoder as in MAP
@@ -15,7 +15,7 @@ optimiser, number of updates and initial weights for
 
 The bound is that of held-out data, E[log p(x | theta)] under q(theta), without the KL of the weights, which the
 training data have paid for. "end" is the last epoch of a run: the posterior's mode for MAP, the optimum of the bound
-for VB. "best epoch" is the one that validation data choose; it is no longer MAP, since early stopping regularises by
+for VB. "best epoch" is the one that validation data choose; it is no longer MAP, since early stopping regularizes by
 itself. The test bound and the predictive NLL (importance sampling with a draw of the weights in each sample) are those
 of the best epoch. The last figure shows what the posterior knows of the weights: the spread of E[x | z] over draws of
 theta, as z leaves the sphere where the codes of the data are.
@@ -127,7 +127,7 @@ def evaluate(pair: Any, test: Tensor, seed: int) -> dict[str, float]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         bound = SGVB_B(num_data=math.inf).mean_bound(pair, [(part,) for part in test.split(100)])
-    predictive = pair.predictive() if isinstance(pair, FullBayes) else pair
+    predictive = pair.posterior_predictive() if isinstance(pair, FullBayes) else pair
     found = evidence.importance(predictive, test, 200, seed=seed, compile="traced", progress=False)
     return {
         "test": bound,
@@ -141,7 +141,7 @@ def spread(pair: FullBayes, x: Tensor, seed: int) -> list[float]:
     """At each radius: the standard deviation of E[x | z] over draws of theta, as a mean over pixels and directions."""
     directions = torch.randn(64, LATENT_DIM, generator=torch.Generator().manual_seed(seed))
     directions = directions / directions.norm(dim=1, keepdim=True)
-    pairs = [pair.drawn(draw) for draw in range(NUM_WEIGHTS)]
+    pairs = [pair.sample_weights(draw) for draw in range(NUM_WEIGHTS)]
     found = []
     for radius in RADII:
         means = torch.stack([diagnostics.decode(one, radius * directions, x[:1]) for one in pairs])

@@ -44,10 +44,10 @@ from shared import cached_fit, cached_json, options, store, table, training_seco
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, Cosine, Linear, diagnostics, evidence, plotting
-from pyro_vae.contract import evaluating, latent_sites, run
 from pyro_vae.data import load
 from pyro_vae.models import MLPVAE, ConvLadderVAE, HierarchicalVAE, LadderVAE
 from pyro_vae.networks import MLP
+from pyro_vae.pair import evaluating, latent_sites, run
 from pyro_vae.plotting.style import INK, PAGE, HouseFigure
 
 LATENT_DIMS, HIDDEN = (64, 32, 16, 8, 4), (512, 256, 128, 64, 32)
@@ -414,8 +414,8 @@ def draw_levels(rows: dict[str, dict[str, Any]], title: str) -> Any:
         for row, name in enumerate(names):
             for column, level in enumerate(rows[name]["levels"]):
                 dark = norm(float(values[row, column])) > 0.6
-                colour = PAGE if dark else INK
-                ax.text(column, row, text(level), ha="center", va="center", fontsize=8, color=colour)
+                color = PAGE if dark else INK
+                ax.text(column, row, text(level), ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(depth), [f"z{level + 1}" for level in range(depth)])
         ax.set_yticks(range(len(names)), names)
         ax.tick_params(length=0, labelleft=ax is left)

@@ -39,8 +39,8 @@ from pyro_vae import (
     pair_method,
     plotting,
 )
-from pyro_vae.contract import data_plate
 from pyro_vae.data import load
+from pyro_vae.pair import data_plate
 from pyro_vae.training import Progress, Schedule
 
 # (layers, objective, k) -> NLL

@@ -1,4 +1,4 @@
-"""L^A against L^B: the KL sampled (SGVB-A) or in closed form (SGVB-B), over N_z and over L, on grey MNIST.
+"""L^A against L^B: the KL sampled (SGVB-A) or in closed form (SGVB-B), over N_z and over L, on gray MNIST.
 
 A published replication of Kingma & Welling (2013) reports that at N_z = 10 training by L^A ends 7 nats lower than by
 L^B (validation -112.2 against -105.3 after 1e8 samples). Both estimators have the same expected gradient, so that the
@@ -47,12 +47,12 @@ LABORATORY_EPOCHS = (0, 2, 20)  # where in a training by L^B the gradients are l
 
 def train(
     estimator: str, latent_dim: int, arguments: Any, *, epochs: int, seed: int, num_particles: int = 1,
-    optimiser: str = "Adagrad 0.01",
+    optimizer: str = "Adagrad 0.01",
 ) -> Any:  # fmt: skip
     """One run of the published pair."""
     data = load("mnist", arguments.root)
-    make, scheduler = OPTIMISERS[optimiser]
-    name = f"{estimator}-{latent_dim}-L{num_particles}-{optimiser}-{epochs}-seed{seed}".replace(" ", "_")
+    make, scheduler = OPTIMISERS[optimizer]
+    name = f"{estimator}-{latent_dim}-L{num_particles}-{optimizer}-{epochs}-seed{seed}".replace(" ", "_")
     return cached_fit(
         arguments.cache / "kl_estimators" / name,
         functools.partial(published_pair, "mnist", data.event_shape, latent_dim),
@@ -90,7 +90,7 @@ def main() -> None:
     epochs = round(SAMPLES[size] / num_data)
     plan: list[dict[str, Any]] = [{"latent_dim": n, "num_particles": 1} for n in LATENT_DIMS]
     plan += [{"latent_dim": 10, "num_particles": count} for count in NUM_PARTICLES[size][1:]]
-    plan += [{"latent_dim": 10, "optimiser": name} for name in list(OPTIMISERS)[1:]]
+    plan += [{"latent_dim": 10, "optimizer": name} for name in list(OPTIMISERS)[1:]]
     runs = []
     for settings in plan:
         repeated = settings["latent_dim"] == 10 and settings.get("num_particles", 1) == 1
@@ -99,10 +99,10 @@ def main() -> None:
                 run = train(estimator, arguments=arguments, epochs=epochs, seed=seed, **settings)
                 keys = ("epoch", "samples", "train", "valid", "seconds")
                 history = [{key: entry[key] for key in keys} for entry in run.history]
-                labels = {"num_particles": 1, "optimiser": "Adagrad 0.01", **settings}
+                labels = {"num_particles": 1, "optimizer": "Adagrad 0.01", **settings}
                 runs.append({"estimator": estimator, **labels, "seed": seed, "history": history})
     rows = summary(runs)
-    header = ("N_z", "L", "optimiser", "samples", "L^A", "published", "L^B", "published", "L^A - L^B", "seeds", "s / s")
+    header = ("N_z", "L", "optimizer", "samples", "L^A", "published", "L^B", "published", "L^A - L^B", "seeds", "s / s")
     print(table(header, rows))
     found = [
         row
@@ -134,11 +134,11 @@ def main() -> None:
 def summary(runs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """A row for each setting and published mark: both bounds, averaged over the seeds."""
     rows = []
-    settings = dict.fromkeys((run["latent_dim"], run["num_particles"], run["optimiser"]) for run in runs)
-    for latent_dim, num_particles, optimiser in settings:
+    settings = dict.fromkeys((run["latent_dim"], run["num_particles"], run["optimizer"]) for run in runs)
+    for latent_dim, num_particles, optimizer in settings:
         chosen = [
             run for run in runs
-            if (run["latent_dim"], run["num_particles"], run["optimiser"]) == (latent_dim, num_particles, optimiser)
+            if (run["latent_dim"], run["num_particles"], run["optimizer"]) == (latent_dim, num_particles, optimizer)
         ]  # fmt: skip
         last = chosen[0]["history"][-1]["samples"]
         for samples in sorted({*(s for s in PUBLISHED[10, "A"] if s < last), last}):
@@ -153,11 +153,11 @@ def summary(runs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
                 ]
                 means[estimator] = sum(entry["valid"] for entry in found) / len(found)
                 seconds[estimator] = sum(entry["seconds"] for entry in found) / len(found)
-            plain = num_particles == 1 and optimiser == "Adagrad 0.01"
+            plain = num_particles == 1 and optimizer == "Adagrad 0.01"
             theirs = {e: PUBLISHED.get((latent_dim, e), {}).get(samples) if plain else None for e in ESTIMATORS}
             rows.append(
                 (
-                    latent_dim, num_particles, optimiser, f"{samples:.0e}", means["A"], theirs["A"], means["B"],
+                    latent_dim, num_particles, optimizer, f"{samples:.0e}", means["A"], theirs["A"], means["B"],
                     theirs["B"], means["A"] - means["B"], len(found), f"{seconds['A']:.0f} / {seconds['B']:.0f}",
                 )
             )  # fmt: skip
@@ -167,14 +167,14 @@ def summary(runs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 def draw(runs: list[dict[str, Any]]) -> Any:
     """Validation bounds of both estimators at N_z = 10, in the published set-up and with Adam."""
     panels: dict[str, Any] = {}
-    for optimiser in ("Adagrad 0.01", "Adam 1e-3, cosine"):
+    for optimizer in ("Adagrad 0.01", "Adam 1e-3, cosine"):
         for run in runs:
-            if (run["latent_dim"], run["optimiser"]) != (10, optimiser) or run["seed"] != runs[0]["seed"]:
+            if (run["latent_dim"], run["optimizer"]) != (10, optimizer) or run["seed"] != runs[0]["seed"]:
                 continue
             name = f"L^{run['estimator']}, L = {run['num_particles']}"
             history = run["history"]
             line = [e["samples"] for e in history], [e["valid"] for e in history]
-            panels.setdefault(optimiser, {})[name] = line
+            panels.setdefault(optimizer, {})[name] = line
     furthest = max(run["history"][-1]["samples"] for run in runs)
     published = {
         f"published, L^{estimator}": list(
@@ -188,7 +188,7 @@ def draw(runs: list[dict[str, Any]]) -> Any:
         y="validation bound (nats per datum)",
         published={"Adagrad 0.01": published},
         log="x",
-        title="the KL sampled (A) or in closed form (B): grey MNIST, N_z = 10",
+        title="the KL sampled (A) or in closed form (B): gray MNIST, N_z = 10",
     )
 
 

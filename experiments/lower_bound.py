@@ -1,12 +1,12 @@
 """Figure 2 of Kingma & Welling (2013): the lower bound as training samples are seen, MNIST and Frey faces.
 
 Four ways to train each pair:
-  published   the paper's networks and optimiser, with the weight prior as the published replication scales it
+  published   the paper's networks and optimizer, with the weight prior as the published replication scales it
               (-|theta|^2 / 2 added to each mini-batch's sum, N/M times the stated prior); ours beside their numbers
   MAP         the same, with the prior N(0, I) counted once for the whole training set
   defaults    the networks and the recipe of this library (pyro_vae.models.MLPVAE with the data's mean, and
-              pyro_vae.training.RECIPE), at the same number of samples; on Frey, which it overfits, it stops when the
-              validation bound has not risen for 50 epochs, and its row is the best epoch
+              pyro_vae.training.CLI_DEFAULTS), at the same number of samples; on Frey, which it overfits, it stops when
+              the validation bound has not risen for 50 epochs, and its row is the best epoch
   wake-sleep  as published, but the guide learns from the model's dreams (pyro_vae.WakeSleep), with which the paper
               compares AEVB. Its train and validation values are the ELBO too, by sampling (SGVB_A), so that they can
               be compared with the rest, though the guide is not trained to raise it
@@ -20,7 +20,7 @@ import functools
 from typing import Any
 
 import torch
-from drawing import TRAIN, colour, crop, legend, line, log_axis, panels, styled
+from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
 from drawing import published as mark
 from networks import published_pair
 from shared import cached_fit, options, store, table
@@ -28,7 +28,7 @@ from shared import cached_fit, options, store, table
 from pyro_vae import VAE, Bernoulli, Gaussian, WakeSleep, WeightPrior, plotting
 from pyro_vae.data import load
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import RECIPE
+from pyro_vae.training import CLI_DEFAULTS
 
 # samples -> (train, validation)
 PUBLISHED: dict[str, dict[int, dict[float, tuple[float, float]]]] = {
@@ -53,14 +53,14 @@ ALSO: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
     },
     "full": {"MAP": LATENT_DIMS, "defaults": LATENT_DIMS, "wake-sleep": LATENT_DIMS},
 }
-TITLES = {"mnist": "MNIST (grey pixels, Bernoulli)", "frey": "Frey faces (Gaussian)"}
+TITLES = {"mnist": "MNIST (gray pixels, Bernoulli)", "frey": "Frey faces (Gaussian)"}
 
 
 def default_pair(name: str, mean: torch.Tensor, latent_dim: int) -> VAE:
     """This library's networks, under the same likelihood."""
     if name == "mnist":
-        grey = functools.partial(Bernoulli, support="unit_interval")
-        return MLPVAE(mean.shape, latent_dim, likelihood=grey, mean=mean)
+        gray = functools.partial(Bernoulli, support="unit_interval")
+        return MLPVAE(mean.shape, latent_dim, likelihood=gray, mean=mean)
     learned_scale = functools.partial(Gaussian, scale=None)
     return MLPVAE(mean.shape, latent_dim, likelihood=learned_scale, mean=mean)
 
@@ -70,7 +70,7 @@ def train(name: str, way: str, latent_dim: int, epochs: int, arguments: Any) -> 
     data = load(name, arguments.root)
     if way == "defaults":
         make = functools.partial(default_pair, name, data.train.mean(), latent_dim)
-        choices = dict(RECIPE)
+        choices = dict(CLI_DEFAULTS)
         if name == "frey":  # 1,500 images are soon overfitted by networks made for 50,000
             choices["patience"] = 50
     else:
@@ -181,8 +181,8 @@ def draw_wake_sleep(runs: list[dict[str, Any]]) -> Any:
             for index, way in enumerate(ways):
                 for history in [run["history"] for run in _of(runs, name, way) if run["latent_dim"] == latent_dim]:
                     samples = [entry["samples"] for entry in history]
-                    line(ax, samples, [entry["train"] for entry in history], color=colour(index), ls=TRAIN, marker="")
-                    line(ax, samples, [entry["valid"] for entry in history], color=colour(index), marker="")
+                    line(ax, samples, [entry["train"] for entry in history], color=color(index), ls=TRAIN, marker="")
+                    line(ax, samples, [entry["valid"] for entry in history], color=color(index), marker="")
                     furthest = max(furthest, samples[-1])
             marks = {at: both[1] for at, both in PUBLISHED[name].get(latent_dim, {}).items() if at <= furthest}
             if marks:

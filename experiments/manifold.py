@@ -5,7 +5,7 @@ through the inverse CDF of the prior to a z, and the mean of p(x | z) is drawn t
 probable under the prior. Beside it are the means of q(z | x) of test images, by their label where they have one.
 
 Networks and training are this library's (pyro_vae.models.MLPVAE with the data's mean, SiLU, Adam with a cosine); the
-likelihoods are the paper's, Bernoulli on grey MNIST and, on the Frey faces, Gaussian with a sigmoid mean and a scale a
+likelihoods are the paper's, Bernoulli on gray MNIST and, on the Frey faces, Gaussian with a sigmoid mean and a scale a
 pixel. Published: by the authors of the Cambridge poster, with the paper's networks, the validation bound of the Frey
 faces after 3e6 samples and the squared error of MNIST reconstructions.
 
@@ -39,9 +39,9 @@ MIDDLE = 0.95  # share of the prior, along each unit, in which codes are counted
 
 def make(name: str, mean: Tensor) -> nn.Module:
     """The pair: this library's networks under the paper's likelihood."""
-    grey = functools.partial(Bernoulli, support="unit_interval")
+    gray = functools.partial(Bernoulli, support="unit_interval")
     learned_scale = functools.partial(Gaussian, scale=None)
-    return MLPVAE(mean.shape, 2, HIDDEN[name], likelihood=grey if name == "mnist" else learned_scale, mean=mean)
+    return MLPVAE(mean.shape, 2, HIDDEN[name], likelihood=gray if name == "mnist" else learned_scale, mean=mean)
 
 
 def dataset(name: str, arguments: Any) -> Data:

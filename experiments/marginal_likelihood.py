@@ -1,6 +1,6 @@
 """Figure 3 of Kingma & Welling (2013): the estimated marginal likelihood as training samples are seen.
 
-784-100-3-100-784 with tanh and a Bernoulli likelihood on grey MNIST, N_train = 1,000 (the first) and 50,000; the prior
+784-100-3-100-784 with tanh and a Bernoulli likelihood on gray MNIST, N_train = 1,000 (the first) and 50,000; the prior
 N(0, I) of the weights counted once for all data; batches of 100, L = 1, Adagrad. Three ways to train:
   AEVB        pyro_vae.SGVB_B
   wake-sleep  pyro_vae.WakeSleep
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import TRAIN, colour, legend, line, log_axis, panels, styled
+from drawing import TRAIN, color, legend, line, log_axis, panels, styled
 from networks import published_pair
 from safetensors.torch import load_file, save_file
 from shared import cached_fit, options, store, table, training_seconds
@@ -336,7 +336,7 @@ def draw(runs: list[dict[str, Any]]) -> Any:
 
 
 def _draw_run(ax: Any, key: str, run: dict[str, Any]) -> None:
-    style = {"color": colour(list(ESTIMATORS).index(run["way"]))}
+    style = {"color": color(list(ESTIMATORS).index(run["way"]))}
     x = [point[key] for point in run["points"]]
     line(ax, x, [point["train"]["log_prob"] for point in run["points"]], ls=TRAIN, mfc="white", **style)
     line(ax, x, [point["test"]["log_prob"] for point in run["points"]], **style)

@@ -24,7 +24,7 @@ def published_pair(name: str, event_shape: torch.Size, latent_dim: int, hidden: 
 
 
 def likelihood(name: str, event_shape: torch.Size, latent_dim: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Bernoulli on grey MNIST; Gaussian with sigmoid mean and a scale a pixel on Frey."""
+    """Bernoulli on gray MNIST; Gaussian with sigmoid mean and a scale a pixel on Frey."""
     if name == "mnist":
         return Bernoulli(MLP(latent_dim, event_shape, hidden, nn.Tanh), support="unit_interval")
     return Gaussian(MLP(latent_dim, (2, *event_shape), hidden, nn.Tanh), scale=None)

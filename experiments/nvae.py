@@ -1,23 +1,23 @@
 """A small NVAE (Vahdat & Kautz 2020) against the convolutional VAE, at about equal training time.
 
-  mnist   dynamically binarised MNIST, 28 x 28
-  colour  colour images of a folder (--folder PATH; cut 80 / 10 / 10 % if it has no splits), 32 x 32, 8 bits. Without a
-          folder: MNIST digits in one colour on a gradient between two others, drawn by this script into PNG files in
-          the cache, and so no photographs. The pixels are mixtures of discretised logistics in both systems.
+  mnist   dynamically binarized MNIST, 28 x 28
+  color  color images of a folder (--folder PATH; cut 80 / 10 / 10 % if it has no splits), 32 x 32, 8 bits. Without a
+          folder: MNIST digits in one color on a gradient between two others, drawn by this script into PNG files in
+          the cache, and so no photographs. The pixels are mixtures of discretized logistics in both systems.
 
 The NVAE has residual cells, groups of latents at two scales, and a posterior that is a residual of the prior. It is
 trained by the recipe of the paper at a small size: KL balancing while beta rises over the first 30 % of the epochs
-(Balanced), spectral regularisation (SpectralPrior), a cosine for the learning rate. The convolutional VAE has one
+(Balanced), spectral regularization (SpectralPrior), a cosine for the learning rate. The convolutional VAE has one
 latent and the plain ELBO with the same rise of beta. Both have averaged weights.
 
 fit stops by epochs, not by time: the epochs below are from timed steps, so that both train for about as long. The table
 has the minutes that each took, as the median epoch times the epochs, without what the first epoch compiles.
 
 The bound is of all test images. The NLL is by importance sampling of the first test images, in the table by number,
-carried over to all by the bound, of which both are known; for colour also in bits per dimension.
+carried over to all by the bound, of which both are known; for color also in bits per dimension.
 
 --quick: one seed, minutes on two cores. --full: the published size for MNIST: 15 groups (10 of 8 x 8 and 5 of 4 x 4,
-the image padded to 32 x 32), 400 epochs, Adamax at 1e-2, batch 400; for colour the same with fewer epochs. The epochs
+the image padded to 32 x 32), 400 epochs, Adamax at 1e-2, batch 400; for color the same with fewer epochs. The epochs
 of the convolutional VAE are not matched in time there, and the table tells the minutes.
 
 Published for dynamic MNIST: NLL 78.01 by 1,000 importance samples. Its budget by the authors' code: 400 epochs of batch
@@ -41,16 +41,16 @@ from shared import cached_fit, cached_json, options, store, table, training_seco
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, Balanced, Cosine, Linear, SpectralPrior, diagnostics, evidence, plotting
-from pyro_vae.contract import evaluating
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Bernoulli, MixtureOfDiscretizedLogistics, bits_per_dim
 from pyro_vae.models import NVAE, ConvVAE
+from pyro_vae.pair import evaluating
 from pyro_vae.plotting.style import SQUARE, HouseFigure
 
 PUBLISHED = {"nll": 78.01, "epochs": 400, "minutes": 21 * 60.0, "samples": 1000}
 SYSTEMS = ("NVAE", "ConvVAE")
-SIDE = 32  # of colour images
-COLOURED = {"train": 6000, "valid": 500, "test": 1000}  # images of digits in colour
+SIDE = 32  # of color images
+COLOURED = {"train": 6000, "valid": 500, "test": 1000}  # images of digits in color
 SHOWN = 36  # samples of each, in a square
 DRAWS = 3  # of the latents for the bound of a test image
 
@@ -72,22 +72,22 @@ SMALL = {"channels": 8, "latent_channels": 4, "groups": (2, 2), "cells": 1, "exp
 ADAM = {"optimizer": functools.partial(torch.optim.Adam, lr=2e-3, fused=True), "average": 0.99, "batch_size": 100}
 SIZES = {
     "quick": Size(
-        nvae={"mnist": SMALL, "colour": SMALL},
+        nvae={"mnist": SMALL, "color": SMALL},
         conv={"latent_dim": 40, "channels": (32, 64), "hidden": 256},
-        epochs={("mnist", "NVAE"): 4, ("mnist", "ConvVAE"): 20, ("colour", "NVAE"): 3, ("colour", "ConvVAE"): 10},
+        epochs={("mnist", "NVAE"): 4, ("mnist", "ConvVAE"): 20, ("color", "NVAE"): 3, ("color", "ConvVAE"): 10},
         fit={"NVAE": ADAM, "ConvVAE": ADAM},
         exact=100,
-        num_samples={"mnist": 1000, "colour": 100},
+        num_samples={"mnist": 1000, "color": 100},
         compile="traced",  # convolutions take most of the time, and compiling the NVAE takes minutes
     ),
     "full": Size(
         nvae={
             "mnist": {"channels": 32, "latent_channels": 20, "groups": (10, 5), "preprocess": 2, "padding": 2},
-            "colour": {"channels": 32, "latent_channels": 20, "groups": (10, 5), "preprocess": 2},
+            "color": {"channels": 32, "latent_channels": 20, "groups": (10, 5), "preprocess": 2},
         },
         conv={"latent_dim": 40, "channels": (64, 128), "hidden": 512},
         epochs={
-            ("mnist", "NVAE"): 400, ("mnist", "ConvVAE"): 2000, ("colour", "NVAE"): 200, ("colour", "ConvVAE"): 1000
+            ("mnist", "NVAE"): 400, ("mnist", "ConvVAE"): 2000, ("color", "NVAE"): 200, ("color", "ConvVAE"): 1000
         },
         fit={
             "NVAE": {
@@ -97,15 +97,15 @@ SIZES = {
             "ConvVAE": {**ADAM, "average": 0.999},
         },
         exact=10_000,
-        num_samples={"mnist": 1000, "colour": 1000},
+        num_samples={"mnist": 1000, "color": 1000},
         compile="auto",
     ),
 }  # fmt: skip
 
 
-def coloured_digits(arguments: Any) -> Path:
-    """A folder of digits in colour, with train, valid and test: the same files at every call."""
-    folder: Path = arguments.cache / "nvae" / f"coloured-digits-{SIDE}-{'-'.join(map(str, COLOURED.values()))}"
+def colored_digits(arguments: Any) -> Path:
+    """A folder of digits in color, with train, valid and test: the same files at every call."""
+    folder: Path = arguments.cache / "nvae" / f"colored-digits-{SIDE}-{'-'.join(map(str, COLOURED.values()))}"
     if (folder / "done").exists():
         return folder
     digits: Any = load("mnist", arguments.root)
@@ -115,8 +115,8 @@ def coloured_digits(arguments: Any) -> Path:
         generator = torch.Generator().manual_seed(list(COLOURED).index(part))
         (x,) = getattr(digits, part).batch(torch.arange(count))
         ink = nn.functional.pad(x, ((SIDE - 28) // 2,) * 4)
-        colours = torch.rand(3, count, 3, 1, 1, generator=generator)
-        first, second, front = 0.5 * colours[0], 0.5 * colours[1], 0.5 + 0.5 * colours[2]
+        colors = torch.rand(3, count, 3, 1, 1, generator=generator)
+        first, second, front = 0.5 * colors[0], 0.5 * colors[1], 0.5 + 0.5 * colors[2]
         angle = 2 * math.pi * torch.rand(count, 1, 1, 1, generator=generator)
         slope = 0.5 + 0.5 * ((place - 0.5) * angle.cos() + (place - 0.5)[:, None] * angle.sin())
         images = (1 - ink) * (first + slope * (second - first)) + ink * front
@@ -130,14 +130,14 @@ def coloured_digits(arguments: Any) -> Path:
 def dataset(part: str, arguments: Any) -> Any:
     if part == "mnist":
         return load("mnist", arguments.root, binarization="dynamic")
-    folder = arguments.folder or coloured_digits(arguments)
+    folder = arguments.folder or colored_digits(arguments)
     return load(Path(folder), image_size=SIDE, channels=3)
 
 
 def describe(part: str, arguments: Any) -> str:
     if part == "mnist":
         return "MNIST, dynamic"
-    return f"folder {Path(arguments.folder).name}" if arguments.folder else "digits in colour (made by the script)"
+    return f"folder {Path(arguments.folder).name}" if arguments.folder else "digits in color (made by the script)"
 
 
 def make(part: str, system: str, size: str, event_shape: Any) -> nn.Module:
@@ -153,7 +153,7 @@ def run(part: str, system: str, size: str, data: Any, arguments: Any) -> tuple[d
     chosen = SIZES[size]
     epochs = chosen.epochs[part, system]
     key = f"{part}-{system}-{epochs}-seed{arguments.seed}"
-    if part == "colour" and arguments.folder:
+    if part == "color" and arguments.folder:
         key += f"-{Path(arguments.folder).name}"
     folder = arguments.cache / "nvae" / size / key
     nvae = system == "NVAE"
@@ -185,7 +185,7 @@ def run(part: str, system: str, size: str, data: Any, arguments: Any) -> tuple[d
         "system": system,
         "parameters": sum(parameter.numel() for parameter in pair.parameters()),
         **found,
-        "bits_per_dim": bits_per_dim(-found["nll"], data.event_shape) if part == "colour" else None,
+        "bits_per_dim": bits_per_dim(-found["nll"], data.event_shape) if part == "color" else None,
         "epochs": epochs,
         "seconds": ends[-1],
         "mode": trained.mode,
@@ -308,13 +308,13 @@ def side_by_side(test: Tensor, samples: Mapping[str, Tensor]) -> Any:
     return figure
 
 
-PARTS: dict[str, Callable[..., None]] = {name: functools.partial(report, name) for name in ("mnist", "colour")}
+PARTS: dict[str, Callable[..., None]] = {name: functools.partial(report, name) for name in ("mnist", "color")}
 
 
 def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--only", choices=sorted(PARTS), default=None, help="one part")
-    parser.add_argument("--folder", default=None, help="folder of colour images, in place of the digits in colour")
+    parser.add_argument("--folder", default=None, help="folder of color images, in place of the digits in color")
     arguments = parser.parse_args()
     size = "full" if arguments.full else "quick"
     for name, part in PARTS.items():

@@ -1,7 +1,7 @@
 """Priors of a VAE: standard normal, mixture of Gaussians, VampPrior and flow, on MNIST and Frey faces.
 
 The same networks (784-300-300-40, Frey 560-200-20) and training for each prior: static and dynamic MNIST with
-Bernoulli pixels, in nats; Frey faces with a discretised logistic, in bits per dimension. Published: Tomczak &
+Bernoulli pixels, in nats; Frey faces with a discretized logistic, in bits per dimension. Published: Tomczak &
 Welling (2018), whose networks are gated and trained to convergence.
 
 ``best`` in the table is the system for the target of this library on static MNIST, an NLL of at most 86.0 after ten

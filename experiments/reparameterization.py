@@ -1,4 +1,4 @@
-"""The three ways to reparameterise, Kingma & Welling (2013), section 2.4: a family for q each, with its prior.
+"""The three ways to reparameterize, Kingma & Welling (2013), section 2.4: a family for q each, with its prior.
 
 Static MNIST, 784-200-10-200-784, the same training for every family. Its prior is of the same family and support, with
 the parameters that pyro_vae.priors gives it (StudentT: 3 degrees of freedom). The hidden units are tanh, so that the
@@ -218,15 +218,15 @@ def draw(runs: list[dict[str, Any]]) -> Any:
             at += 1
             places.append(at)
             labels.append(row["family"])
-            for colour, marker, (name, test) in zip(LINES, "os", row["trained_by"].items(), strict=False):
-                style: Any = {"color": colour, "marker": marker, "linestyle": "", "markersize": 5, "alpha": 0.85}
+            for color, marker, (name, test) in zip(LINES, "os", row["trained_by"].items(), strict=False):
+                style: Any = {"color": color, "marker": marker, "linestyle": "", "markersize": 5, "alpha": 0.85}
                 if test["test"] > lowest:
                     left.plot(test["test"], at, **style, label=name if row["family"] == "Gaussian" else None)
                 else:
                     left.plot(test["median"], at, **{**style, "markerfacecolor": "none"})
                     text = f"{name}: {number(test['test'])} (open: median)"
                     left.annotate(text, (lowest, at), (2, 6 if name == "L^A" else -6), textcoords="offset points",
-                                  color=colour, fontsize=7, va="center")  # fmt: skip
+                                  color=color, fontsize=7, va="center")  # fmt: skip
                 found = gradient(row, name)
                 right.errorbar(found["variance"], at, xerr=found["variance_error"], elinewidth=1, **style)
         at += 1

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from drawing import TRAIN, colour, crop, legend, line, log_axis, panels, styled
+from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
 from drawing import published as mark
 from networks import published_pair
 from shared import cached_fit, options, store, table, training_seconds
@@ -171,14 +171,14 @@ def _all(runs: list[dict[str, Any]], key: str) -> list[int]:
 
 @styled
 def draw_curves(runs: list[dict[str, Any]], like_published: dict[str, Any]) -> Any:
-    """The validation bound against samples: a panel for each M, a colour for each L."""
+    """The validation bound against samples: a panel for each M, a color for each L."""
     shown = [run for run in runs if run["estimator"] == "L^B"]
     batches, samples = _all(shown, "M"), _all(shown, "L")
     figure, axes = panels(1, len(batches), "Frey faces, N_z = 2, L^B", sharey=True)
     for batch_size, ax in zip(batches, axes[0], strict=True):
         for run in shown:
             if run["M"] == batch_size:
-                style = {"color": colour(samples.index(run["L"])), "marker": ""}
+                style = {"color": color(samples.index(run["L"])), "marker": ""}
                 _draw_history(ax, run["history"], **style)
         if batch_size == like_published["M"]:
             _draw_history(ax, like_published["history"], color="#222222", ls=TRAIN, marker="", lw=1.0)
@@ -200,7 +200,7 @@ def _draw_history(ax: Any, history: list[dict[str, Any]], **style: Any) -> None:
 
 @styled
 def draw_final(runs: list[dict[str, Any]], limit: float) -> Any:
-    """Over L, a colour for each M: the last bound, the bound at equal time, and the time. L^A is dashed."""
+    """Over L, a color for each M: the last bound, the bound at equal time, and the time. L^A is dashed."""
     samples = runs[0]["history"][-1]["samples"]
     batches = _all(runs, "M")
     figure, axes = panels(1, 3, "Frey faces, N_z = 2")
@@ -213,7 +213,7 @@ def draw_final(runs: list[dict[str, Any]], limit: float) -> Any:
         for estimator in ESTIMATORS:
             for batch_size in batches:
                 these = [run for run in runs if run["estimator"] == estimator and run["M"] == batch_size]
-                style = {"color": colour(batches.index(batch_size)), "ls": "-" if estimator == "L^B" else TRAIN}
+                style = {"color": color(batches.index(batch_size)), "ls": "-" if estimator == "L^B" else TRAIN}
                 line(ax, [run["L"] for run in these], [value(run) for run in these], **style)
         ax.set_title(title)
         ax.set_xscale("log")

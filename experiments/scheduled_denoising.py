@@ -1,7 +1,7 @@
 """Does denoising help a VAE, and does it help more if the noise falls while it trains?
 
-MNIST (static binarisation), 784-200-20-200-784, on the first 10,000 and the first 2,000 training images, as many
-optimiser steps on both. The encoder sees a corrupted x in training, the target stays x, so that training raises
+MNIST (static binarization), 784-200-20-200-784, on the first 10,000 and the first 2,000 training images, as many
+optimizer steps on both. The encoder sees a corrupted x in training, the target stays x, so that training raises
 
     E_{p(x~ | x)} E_{q(z | x~)} [log p(x, z) - log q(z | x~)] <= log p(x)
 
@@ -287,14 +287,14 @@ def draw_curves(results: Results, sizes: list[int]) -> Any:
         tops = []
         for noise, ax in zip(NOISES, row, strict=True):
             ax.grid(True)
-            for condition, colour in ((NONE, INK), *zip(itertools.product((noise,), HOWS), LINES, strict=False)):
+            for condition, color in ((NONE, INK), *zip(itertools.product((noise,), HOWS), LINES, strict=False)):
                 curves = [entry["curve"] for entry in results.by[n, condition]]
                 epochs = [epoch for epoch, _ in curves[0]]
                 points = [mean_and_error([value for _, value in points]) for points in zip(*curves, strict=True)]
-                centres = [centre for centre, _ in points]
-                ax.plot(epochs, centres, color=colour, label=condition[1] or "none")
+                centres = [center for center, _ in points]
+                ax.plot(epochs, centres, color=color, label=condition[1] or "none")
                 ends = [[c + sign * e for c, e in points] for sign in (-1, 1)]
-                ax.fill_between(epochs, *ends, color=colour, alpha=0.2, linewidth=0)
+                ax.fill_between(epochs, *ends, color=color, alpha=0.2, linewidth=0)
                 tops.append(max(centres))
             ax.set_title(f"{n:,} images, {noise}")
         row[0].set_ylim(max(tops) - SHOWN, max(tops) + 0.05 * SHOWN)

@@ -1,6 +1,6 @@
 """The scale of a Gaussian likelihood: known, one for each pixel, learned, or optimal (Rybkin et al. 2021).
 
-Grey images as real numbers in [0, 1], Frey faces (560-200-10-200-560) and MNIST (784-300-20-300-784), where
+Gray images as real numbers in [0, 1], Frey faces (560-200-10-200-560) and MNIST (784-300-20-300-784), where
 p(x | z) = N(loc(z), sigma^2) has a sigma that is
 
   unit        1: the squared error, as many write it
@@ -12,7 +12,7 @@ Under the optimal sigma the reconstruction term of the bound is -(D / 2) log(2 p
 second table has both sides of that. Beside the active units stands how many a linear VAE of the same sigma would use
 (diagnostics.linear_vae_optimum): the principal components of the data whose variance is above sigma^2.
 
-The bounds are densities of grey images, in nats: a level of 1/255 is narrower than most of these sigmas, yet wider than
+The bounds are densities of gray images, in nats: a level of 1/255 is narrower than most of these sigmas, yet wider than
 the clip. There are no published numbers to compare to.
 """
 

@@ -1,8 +1,8 @@
 """VQ-VAE-2 with a prior over its codes, against a Gaussian VAE of the same networks (Razavi et al. 2019).
 
 Two maps of codes, z2 and below it z1, are learned with the nearest code as guide and a uniform prior (the first stage);
-then a gated PixelCNN of each level, of z1 given z2, is fitted to the codes (the second stage). Data: MNIST, binarised
-once, with Bernoulli pixels; Frey faces with a discretised logistic. For the test data:
+then a gated PixelCNN of each level, of z1 given z2, is fitted to the codes (the second stage). Data: MNIST, binarized
+once, with Bernoulli pixels; Frey faces with a discretized logistic. For the test data:
 
 - the squared error of a reconstruction E[x | z], a pixel,
 - the perplexity of each level, exp of the entropy of the codes' usage, of K codes,
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Cosine, DiagonalNormal, StandardNormal, TopDownVAE, diagnostics, plotting
 from pyro_vae.data import load
-from pyro_vae.hierarchy import Level, joined
+from pyro_vae.hierarchy import LatentLayer, concat
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import VQVAE, CodePrior
 from pyro_vae.networks import Convolutional
@@ -58,7 +58,7 @@ BATCH = {"mnist": 128, "frey": 50}
 SHOWN = 10
 
 
-class GaussianLevel(Level):
+class GaussianLevel(LatentLayer):
     """A map of normal latents in the place of a level's codes, on the level's networks."""
 
     def __init__(self, level: Any) -> None:
@@ -74,10 +74,10 @@ class GaussianLevel(Level):
         return self.latent()
 
     def posterior(self, p: Any, h: Tensor | None, evidence: Tensor) -> Any:
-        return self.recognition(joined(evidence, h, -3))
+        return self.recognition(concat(evidence, h, -3))
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
-        return self.decoder(joined(z, h, -3))
+        return self.decoder(concat(z, h, -3))
 
 
 def dataset(name: str, arguments: Any) -> Any:
@@ -146,7 +146,7 @@ def evaluate(name: str, size: str, fitted: dict[str, Any], data: Any, seed: int)
 
 
 def images(fitted: dict[str, Any], data: Any, seed: int) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
-    """Labelled rows of the figure: reconstructions of test data, and samples."""
+    """Labeled rows of the figure: reconstructions of test data, and samples."""
     (x,) = data.test.batch(torch.arange(SHOWN))
     (shown,) = data.train.batch(torch.arange(SHOWN))
     codes, prior, normal = fitted["codes"], fitted["code prior"], fitted["gaussian"]

@@ -15,7 +15,6 @@ from pyro_vae import (
     transforms,
 )
 from pyro_vae.check import PairError, check
-from pyro_vae.contract import Pair, pair_method
 from pyro_vae.estimators import (
     CIWAE,
     IWAE,
@@ -37,9 +36,10 @@ from pyro_vae.estimators import (
     ScoreFunction,
     WakeSleep,
 )
-from pyro_vae.hierarchy import Ascent, BottomUpVAE, Level, TopDownVAE, joined
+from pyro_vae.hierarchy import BottomUpEncoder, BottomUpVAE, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
+from pyro_vae.pair import Pair, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, SpectralPrior, WeightPrior, fit
@@ -60,9 +60,9 @@ __all__ = [
     "VAE",
     "VIMCO",
     "Annealed",
-    "Ascent",
     "Balanced",
     "Bernoulli",
+    "BottomUpEncoder",
     "BottomUpVAE",
     "Capacity",
     "Centered",
@@ -75,7 +75,7 @@ __all__ = [
     "Enumeration",
     "FreeBits",
     "Gaussian",
-    "Level",
+    "LatentLayer",
     "Linear",
     "MonteCarloEM",
     "NonFiniteError",
@@ -93,12 +93,12 @@ __all__ = [
     "applications",
     "bayesian",
     "check",
+    "concat",
     "data",
     "diagnostics",
     "evidence",
     "figures",
     "fit",
-    "joined",
     "likelihoods",
     "models",
     "networks",

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae.contract import (
+from pyro_vae.estimators import Estimator
+from pyro_vae.estimators.sgvb import analytic_kl, shared_latents
+from pyro_vae.pair import (
     DATA_PLATE,
     Pair,
     as_pair,
@@ -27,8 +29,6 @@ from pyro_vae.contract import (
     support_of,
     vectorized,
 )
-from pyro_vae.estimators import Estimator
-from pyro_vae.estimators.sgvb import analytic_kl, shared_latents
 
 _MISMATCH = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)")
 
@@ -453,12 +453,12 @@ def _observed_problems(name: str, site: Any, x: Tensor) -> list[str]:
     )
     if family == "Bernoulli" and low >= 0 and high <= 1:
         message += (
-            " Grey pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
+            " Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
             "on purpose by Bernoulli(network, support='unit_interval')."
         )
     elif (levels := getattr(support, "num_levels", None)) is not None:
         message += (
-            f" Quantised pixels are k / {levels - 1} for k = 0 to {levels - 1}: round the data to them, or choose a "
+            f" Quantized pixels are k / {levels - 1} for k = 0 to {levels - 1}: round the data to them, or choose a "
             "likelihood for continuous values."
         )
     else:

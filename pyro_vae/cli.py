@@ -25,14 +25,14 @@ from tqdm import tqdm
 from pyro_vae import applications, evidence, figures
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.contract import observed_sites, support_of
-from pyro_vae.contract import run as run_pair
 from pyro_vae.data import Data, Split, load
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.likelihoods import bits_per_dim
 from pyro_vae.models import CodePrior
-from pyro_vae.training import RECIPE, Schedule, checkpoint, fit
+from pyro_vae.pair import observed_sites, support_of
+from pyro_vae.pair import run as run_pair
+from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
@@ -206,7 +206,9 @@ def _train_parser(model: type) -> ArgumentParser:
         parser.add_argument("--first", type=str, default="", help="the run folder of the first stage")
         parser.link_arguments("first", "model.init_args.first", compute_fn=_first_stage, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
-    parser.set_defaults({"binarization": "dynamic", **{name: _as_option(value) for name, value in RECIPE.items()}})
+    parser.set_defaults(
+        {"binarization": "dynamic", **{name: _as_option(value) for name, value in CLI_DEFAULTS.items()}}
+    )
     return parser
 
 
@@ -285,7 +287,7 @@ def train(arguments: Sequence[str]) -> None:
         config.out = _free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
     size = _load(config.data, *(config[option] for option in _LOAD_OPTIONS)).train.num_data
-    if size is not None and size < config.batch_size == RECIPE["batch_size"]:
+    if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
         config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
     pair, data, options = _build(parser, config)
     print(data.describe())
@@ -343,8 +345,8 @@ def _score(
 
     Of a pair with several latents, such as a hierarchy, also the usage of each level over the same data.
 
-    Of a pair with random weights, which has methods predictive() and drawn() as FullBayes does, importance gives the
-    predictive density under their posterior, the other methods that of one draw of the weights.
+    Of a pair with random weights, which has methods posterior_predictive() and sample_weights() as FullBayes does,
+    importance gives the predictive density under their posterior, the other methods that of one draw of the weights.
 
     Args:
         run: folder of the run
@@ -387,10 +389,10 @@ def _score(
         options["start"] = start
     weights: dict[str, str] = {}
     random: Any = pair
-    if method == "importance" and hasattr(pair, "predictive"):
-        pair, weights = random.predictive(), {"weights": "predictive"}
-    elif method != "importance" and hasattr(pair, "drawn"):
-        pair, weights = random.drawn(seed), {"weights": "drawn"}
+    if method == "importance" and hasattr(pair, "posterior_predictive"):
+        pair, weights = random.posterior_predictive(), {"weights": "posterior_predictive"}
+    elif method != "importance" and hasattr(pair, "sample_weights"):
+        pair, weights = random.sample_weights(seed), {"weights": "sample"}
     started = time.perf_counter()
     result: Any
     if method == "importance":
@@ -438,7 +440,7 @@ _FEW = 100  # data for which chains are run where nothing else is asked for
 
 
 def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[str, float]:
-    """Bits per dimension, where the likelihood is one of quantised data."""
+    """Bits per dimension, where the likelihood is one of quantized data."""
     with torch.no_grad(), torch.random.fork_rng():
         model_trace, _ = run_pair(pair, *(tensor[:2] for tensor in batch))
     for site in observed_sites(model_trace).values():
@@ -478,8 +480,8 @@ def _said(entry: dict[str, Any]) -> str:
     }[entry["method"]].format(**entry)
     if "weights" in entry:
         over += {
-            "predictive": ", weights drawn from their posterior for each sample",
-            "drawn": ", weights of one draw from their posterior",
+            "posterior_predictive": ", weights drawn from their posterior for each sample",
+            "sample": ", weights of one draw from their posterior",
         }[entry["weights"]]
     if "bits_per_dim" in entry:
         over = f"{entry['bits_per_dim']:.3f} bits per dimension; {over}"

@@ -101,7 +101,7 @@ def _levels(
     steps = min(len(names), _MOST_ROWS - 1)
     counts = sorted({round(step * len(names) / steps) for step in range(steps + 1)})
     mosaic = [
-        _unit_rows(diagnostics.resample(pair, *shown, held=names[:count], num_samples=4), shape) for count in counts
+        _unit_rows(diagnostics.resample(pair, *shown, fixed=names[:count], num_samples=4), shape) for count in counts
     ]
     labels = [_span(names[:count]) for count in counts]
     title = "latents of the datum, and draws of the others given them"
@@ -110,7 +110,7 @@ def _levels(
         places = [count - 1 for count in counts[1:]]
         mosaic = [
             _unit_rows(
-                diagnostics.resample(pair, *shown, held=names[:place], drawn=[names[place]], num_samples=4), shape
+                diagnostics.resample(pair, *shown, fixed=names[:place], sampled=[names[place]], num_samples=4), shape
             )
             for place in places
         ]
@@ -130,7 +130,7 @@ def _unit_rows(images: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _interpolations(pair: Any, batch: tuple[Tensor, ...], shape: Sequence[int]) -> Any:
-    """Between neighbours among the first data, eight pairs at most."""
+    """Between neighbors among the first data, eight pairs at most."""
     rows = min(8, len(batch[0]) // 2)
     starts, ends = (tuple(tensor[first : 2 * rows : 2] for tensor in batch) for first in (0, 1))
     steps = diagnostics.interpolate(pair, starts, ends, 8)

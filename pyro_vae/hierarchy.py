@@ -12,12 +12,12 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.contract import data_plate, once, pair_method
+from pyro_vae.pair import data_plate, once, pair_method
 from pyro_vae.vae import distribution_of, given
 
 
 class BottomUpVAE(PyroModule):
-    r"""A Markov chain of latents, recognised from the data upwards.
+    r"""A Markov chain of latents, recognized from the data upwards.
 
     .. math::
         z_L \sim p(z_L), \quad z_l \sim p(z_l \mid z_{l+1}), \quad x \sim p(x \mid z_1); \qquad
@@ -82,13 +82,13 @@ class BottomUpVAE(PyroModule):
             return cast(Tensor, z)
 
 
-class Level(nn.Module):
+class LatentLayer(nn.Module):
     """One latent z_l of a :class:`TopDownVAE`: its prior, its posterior, and what it hands down.
 
     The state h stands for all levels above; it is ``None`` at the top. Tensors of one datum may be vectors or feature
     maps; they have any number of leading dimensions, ``[*, B]``, and a state that is the same for all data may leave
     them out. Particles, and values of a discrete latent that are summed over, are on the left of B in h and z but not
-    in the evidence: sums broadcast, and :func:`joined` concatenates them.
+    in the evidence: sums broadcast, and :func:`concat` concatenates them.
     """
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Level(nn.Module):
         """The state of the next level below; of the lowest one, the input of the likelihood."""
 
 
-class Ascent(nn.Module):
+class BottomUpEncoder(nn.Module):
     r"""A deterministic pass upwards: :math:`d_0 = x, \; d_l = \mathrm{body}_l(d_{l-1}), \; e_l = \mathrm{head}_l(d_l)`.
 
     Args:
@@ -130,7 +130,7 @@ class Ascent(nn.Module):
         return features if self.heads is None else [head(d) for head, d in zip(self.heads, features, strict=True)]
 
 
-def joined(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
+def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
     """Both side by side in ``dim``, what is left of it broadcast; ``evidence`` alone where there is no h.
 
     Args:
@@ -145,7 +145,7 @@ def joined(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
 
 
 class TopDownVAE(PyroModule):
-    r"""Latents that are recognised in the order in which they are generated, from the top down.
+    r"""Latents that are recognized in the order in which they are generated, from the top down.
 
     .. math::
         z_l \sim p(z_l \mid h_l), \quad h_{l-1} = f_l(h_l, z_l), \quad x \sim p(x \mid h_0); \qquad
@@ -154,11 +154,11 @@ class TopDownVAE(PyroModule):
     where h_l is a function of the latents above and :math:`e_1(x), \dots, e_L(x)` is what a deterministic pass upwards
     makes of the data. The KL of each level given the draws above is an unbiased part of the bound, in closed form where
     one is known: :class:`~pyro_vae.SGVB_B` and :class:`~pyro_vae.SGVB_A` both apply. Under the estimators of this
-    library the way down is computed once for guide and model (:func:`~pyro_vae.contract.once`).
+    library the way down is computed once for guide and model (:func:`~pyro_vae.pair.once`).
 
     Args:
-        bottom_up: x to the list of e_1, ..., e_L, such as :class:`Ascent`.
-        levels: the levels l = 1, ..., L, each a :class:`Level`.
+        bottom_up: x to the list of e_1, ..., e_L, such as :class:`BottomUpEncoder`.
+        levels: the levels l = 1, ..., L, each a :class:`LatentLayer`.
         likelihood: ``h_0 -> p(x | h_0)``, see :mod:`pyro_vae.likelihoods`.
 
     Raises:
@@ -169,7 +169,7 @@ class TopDownVAE(PyroModule):
     Source: Sonderby et al. (2016); Kingma et al. (2016), section 4; Vahdat & Kautz (2020), section 3.
 
     >>> from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal
-    >>> class Top(Level):
+    >>> class Top(LatentLayer):
     ...     def __init__(self):
     ...         super().__init__()
     ...         self.p, self.q = StandardNormal(2), DiagonalNormal(MLP(32, (2, 2)))
@@ -186,8 +186,8 @@ class TopDownVAE(PyroModule):
     ...     def prior(self, h):
     ...         return self.p(h)
     ...     def posterior(self, p, h, evidence):
-    ...         return self.q(joined(evidence, h))
-    >>> up = Ascent([MLP(784, 32), MLP(32, 32)])
+    ...         return self.q(concat(evidence, h))
+    >>> up = BottomUpEncoder([MLP(784, 32), MLP(32, 32)])
     >>> TopDownVAE(up, [Below(), Top()], Bernoulli(MLP(4, 784))).model().shape
     torch.Size([1, 784])
     """
@@ -195,7 +195,7 @@ class TopDownVAE(PyroModule):
     def __init__(
         self,
         bottom_up: Callable[[Tensor], Sequence[Tensor]],
-        levels: Sequence[Level],
+        levels: Sequence[LatentLayer],
         likelihood: Callable[[Tensor], dist.Distribution],
     ) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class TopDownVAE(PyroModule):
         h: Any = None
         with data_plate(x):
             for index in range(self.num_levels, 0, -1):
-                level = cast(Level, self.levels[index - 1])
+                level = cast(LatentLayer, self.levels[index - 1])
                 z = pyro.sample(f"z{index}", distribution_of("prior", once(level.prior, h)))
                 h = once(level, h, z)
             return pyro.sample("x", distribution_of("likelihood", self.likelihood(h)), obs=x)
@@ -234,7 +234,7 @@ class TopDownVAE(PyroModule):
                     f"bottom_up has to give a list of {self.num_levels}, e_1 to e_L, one a level; got {got}."
                 )
             for index in range(self.num_levels, 0, -1):
-                level = cast(Level, self.levels[index - 1])
+                level = cast(LatentLayer, self.levels[index - 1])
                 p = once(level.prior, h)
                 z = pyro.sample(f"z{index}", distribution_of("posterior", level.posterior(p, h, evidence[index - 1])))
                 if index > 1:

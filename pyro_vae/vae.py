@@ -11,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.contract import data_plate, pair_method
+from pyro_vae.pair import data_plate, pair_method
 
 
 class VAE(PyroModule):

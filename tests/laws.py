@@ -26,8 +26,8 @@ from pyro_vae import (
     ScoreFunction,
     WakeSleep,
 )
-from pyro_vae.contract import programs
 from pyro_vae.estimators import TCVAE, Annealed, Balanced, Capacity, Estimator, FreeBits
+from pyro_vae.pair import programs
 
 # One of each class, by name, as functions of the options that all of them have.
 MADE: dict[str, Callable[..., Estimator]] = {

@@ -31,8 +31,8 @@ from pyro_vae import (
     priors,
     transforms,
 )
-from pyro_vae.contract import as_pair
 from pyro_vae.models import MLPVAE, ConvVAE
+from pyro_vae.pair import as_pair
 
 BATCH = 5  # a size that no event below has, so that a mix-up of dimensions cannot pass unseen
 
@@ -66,14 +66,14 @@ def gaussian_vae() -> tuple[Any, tuple[Any, ...]]:
 
 
 def flow_vae() -> tuple[Any, tuple[Any, ...]]:
-    """Amortised steps of three kinds on the posterior, a mixture prior."""
+    """Amortized steps of three kinds on the posterior, a mixture prior."""
     steps = (transforms.Planar, functools.partial(transforms.InverseAutoregressive, hidden=(8,)), transforms.Radial)
     prior = functools.partial(priors.MixtureOfNormals, num_components=3)
     return MLPVAE((6,), 2, (8,), prior=prior, transforms=steps), (binary(6),)
 
 
 def gamma_vae() -> tuple[Any, tuple[Any, ...]]:
-    """Positive latents, and a discretised likelihood."""
+    """Positive latents, and a discretized likelihood."""
     vae = MLPVAE(
         (6,), 2, (8,), prior=priors.Gamma, posterior=posteriors.Gamma, likelihood=likelihoods.DiscretizedLogistic
     )

@@ -18,11 +18,11 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from pyro_vae import Pair
-from pyro_vae.contract import as_pair, dream, programs
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence import AIS, BDMC, HMC, ais, bdmc, hmc, importance, sample_posterior
 from pyro_vae.evidence.result import check_acceptance
-from pyro_vae.joint import joint_of
+from pyro_vae.pair import as_pair, programs, simulate
+from pyro_vae.sampling.joint import joint_of
 
 SCHEDULES = ("linear", "sigmoid", "adaptive")
 
@@ -290,7 +290,7 @@ def test_dream() -> None:
             pyro.sample("y", dist.Normal(z + 5, 1e-3), obs=y.view(-1))
 
     x, y = torch.zeros(3, 4), torch.zeros(3, 1)
-    (new_x, new_y), trace = dream(model, x, y)
+    (new_x, new_y), trace = simulate(model, x, y)
     z = trace.nodes["z"]["value"]
     torch.testing.assert_close(new_x, torch.stack([z, z, -z, -z], -1), rtol=0, atol=0.01)
     torch.testing.assert_close(new_y, (z + 5)[:, None], rtol=0, atol=0.01)
@@ -298,7 +298,7 @@ def test_dream() -> None:
     assert trace.nodes["left"]["is_observed"]
     assert not trace.nodes["z"]["is_observed"]
     same_memory = torch.zeros(6, 4)
-    (new_x, new_y), _ = dream(model, same_memory[:3], same_memory[3:, :1])
+    (new_x, new_y), _ = simulate(model, same_memory[:3], same_memory[3:, :1])
     assert new_x.shape == (3, 4)
     assert (new_y - new_x[:, :1]).sub(5).abs().max() < 0.01
 
@@ -307,9 +307,9 @@ def test_dream() -> None:
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x.float())
 
     with pytest.raises(ValueError, match="'x' observes a tensor that is no argument of the model"):
-        dream(converting, torch.zeros(3, dtype=torch.float64))
+        simulate(converting, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="observes nothing"):
-        dream(lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)), torch.zeros(3))
+        simulate(lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)), torch.zeros(3))
 
 
 def test_dream_traces() -> None:
@@ -318,11 +318,11 @@ def test_dream_traces() -> None:
     pair, batch = made(two_arguments)
     model, _ = programs(as_pair(pair))
     with torch.no_grad(), pyro.validation_enabled(False):
-        graph = make_fx(lambda *batch: dream(model, *batch)[0][0], tracing_mode="fake", _allow_non_fake_inputs=True)(
+        graph = make_fx(lambda *batch: simulate(model, *batch)[0][0], tracing_mode="fake", _allow_non_fake_inputs=True)(
             *batch
         )
         torch.manual_seed(1)
-        expected = dream(model, *batch)[0][0]
+        expected = simulate(model, *batch)[0][0]
         torch.manual_seed(1)
         torch.testing.assert_close(graph(*batch), expected)
 

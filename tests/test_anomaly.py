@@ -142,8 +142,8 @@ def test_auroc_counts_pairs():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_perturbed_pixels(dtype):
     """Pixels are 1 with probability (1 - rate) g + rate / 2, drawn anew."""
-    grey = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(3000, 3)
-    x = grey if dtype == torch.uint8 else grey / 255
+    gray = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(3000, 3)
+    x = gray if dtype == torch.uint8 else gray / 255
     split = room.perturbed(Split(x, labels=torch.arange(3000), binarization="dynamic"), 0.3)
     drawn = torch.stack([split.batch(slice(None), draw=number)[0] for number in range(2)])
     assert drawn.unique().tolist() == [0, 1]
@@ -226,14 +226,14 @@ def test_baselines_are_those_of_scikit_learn():
     train, test = data.train.tensors[0][:300].flatten(1) / 255, data.test.tensors[0].flatten(1) / 255
     train = train[data.train.labels[:300] != 0].double()
     components = torch.linalg.svd(train - train.mean(0)).Vh[:4]
-    centred = test.double() - train.mean(0)
-    error = (centred - centred @ components.T @ components).square().sum(1)
+    centered = test.double() - train.mean(0)
+    error = (centered - centered @ components.T @ components).square().sum(1)
     strange = data.test.labels == 0
     assert found.auroc["PCA"][0] == pytest.approx(room.auroc(error[~strange], error[strange]), abs=2e-3)
 
 
 def test_a_trained_pair_finds_what_is_strange():
-    """Images of four bits, each the colour of a block of nine pixels, against noise of the same mean."""
+    """Images of four bits, each the color of a block of nine pixels, against noise of the same mean."""
     torch.manual_seed(0)
     images = torch.randint(2, (600, 1, 2, 2)).repeat_interleave(3, 2).repeat_interleave(3, 3).float()
     train = Split(images[:400], binarization="dynamic")

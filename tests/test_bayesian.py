@@ -35,8 +35,8 @@ from pyro_vae.bayesian import (
     sample_posterior,
     sample_prior,
 )
-from pyro_vae.contract import data_plate, pair_method
 from pyro_vae.distributions import MatrixNormal, Rows
+from pyro_vae.pair import data_plate, pair_method
 
 ROWS, COLUMNS = 3, 4
 POSTERIORS = {
@@ -435,7 +435,7 @@ def tied_weights() -> nn.Module:
     return network
 
 
-def normalised() -> nn.Module:
+def normalized() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)))
@@ -455,14 +455,14 @@ class Scaled(nn.Module):
     [
         (nn.Sequential(nn.Linear(2, 3), Scaled()), ("",), "the layer 1 is a Scaled"),
         (nn.Sequential(nn.Linear(2, 3), nn.PReLU()), ("",), "the layer 1 is a PReLU"),
-        (pv.MLP(2, 3, hidden=(4,), normalization="weight"), ("",), r"the layer layers\.0 is a parametrised"),
+        (pv.MLP(2, 3, hidden=(4,), normalization="weight"), ("",), r"the layer layers\.0 is a parametrized"),
         (nn.Sequential(nn.Linear(2, 3)), ("decoder",), "no network 'decoder'.* 0"),
         (nn.Sequential(nn.Tanh()), ("",), "no layer with weights"),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), ("",), "pads with zeros"),
         (shared_layer(), ("",), "the layer 0 shares its weight with 2"),
         (shared_layer(), ("0",), "the layer 0 shares its weight with 2"),
         (tied_weights(), ("",), "the layer 0 shares its weight with 2"),
-        (normalised(), ("",), "the layer 0 is a parametrised Linear"),
+        (normalized(), ("",), "the layer 0 is a parametrized Linear"),
     ],
 )
 def test_what_cannot_be_made_random_is_named(module: nn.Module, networks: Any, message: str) -> None:

@@ -333,26 +333,26 @@ def test_an_energy_in_the_data_plate_is_a_target() -> None:
 # Data
 
 
-def test_grey_pixels_under_a_bernoulli() -> None:
-    grey = torch.linspace(0.1, 0.9, BATCH * EVENT).reshape(BATCH, EVENT)
-    text = problems(mistaken(), grey)
+def test_gray_pixels_under_a_bernoulli() -> None:
+    gray = torch.linspace(0.1, 0.9, BATCH * EVENT).reshape(BATCH, EVENT)
+    text = problems(mistaken(), gray)
     says(text, "'x'", "Bernoulli", "[0.1, 0.9]", "binarization='dynamic'", "support='unit_interval'")
     vae = VAE(
         StandardNormal(2), DiagonalNormal(MLP(EVENT, (2, 2), (4,))), Bernoulli(MLP(2, EVENT, (4,)), "unit_interval")
     )
-    assert check(vae, grey).sites[1].model == "Bernoulli"
-    says(problems(vae, grey + 0.5), "'x'", "Bernoulli", "outside", "Rescale")
+    assert check(vae, gray).sites[1].model == "Bernoulli"
+    says(problems(vae, gray + 0.5), "'x'", "Bernoulli", "outside", "Rescale")
 
 
 def test_data_out_of_the_support() -> None:
     text = problems(mistaken(), 7 * X)
     says(text, "'x'", "Bernoulli", "[7, 7]", "Rescale")
-    assert "Grey" not in text
+    assert "Gray" not in text
     beta = mistaken(likelihood=lambda z: dist.Beta(logits(z).exp(), torch.ones(EVENT)).to_event(1))
     says(problems(beta, 1 + X), "'x'", "Beta", "[2, 2]", "Rescale")
 
 
-def test_grey_values_between_the_levels() -> None:
+def test_gray_values_between_the_levels() -> None:
     vae = MLPVAE((EVENT,), 2, (4,), likelihood=likelihoods.DiscretizedLogistic)
     assert check(vae, (X * 200).round() / 255)
     says(problems(vae, X * 0.7001), "'x'", "DiscretizedLogistic", "k / 255 for k = 0 to 255", "round the data")

@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, below: str) -> None:
     assert (tmp_path / "run").read_text() == "a file"
 
 
-# Optimisers
+# Optimizers
 
 
 def quadratic() -> nn.Module:

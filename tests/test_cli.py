@@ -264,7 +264,7 @@ def test_errors_are_one_sentence(tmp_path, capsys):
     assert "the nearest are ConvVAE" in fails(capsys, "train", "--model", "pyro_vae.models.ConVAE")
     assert "cannot be imported" in fails(capsys, "train", "--model", "nowhere.Pair")
     assert "no pair" in fails(capsys, "train", "--model", "torch.nn.Linear")
-    assert "Grey pixels" in fails(capsys, "train", *QUICK, "--binarization", "none")
+    assert "Gray pixels" in fails(capsys, "train", *QUICK, "--binarization", "none")
     assert "is larger than the training set" in fails(capsys, "train", *QUICK, "--batch-size", "5000")
     assert "is no run folder" in fails(capsys, "evaluate", "nothing")
     assert "there is no configuration file" in fails(capsys, "train", "--config", "nothing.yaml")
@@ -351,7 +351,7 @@ def test_parts_from_the_command_line(tmp_path, capsys):
     assert "test NLL" in capsys.readouterr().out
 
 
-def test_bits_per_dimension_of_quantised_data(tmp_path, capsys):
+def test_bits_per_dimension_of_quantized_data(tmp_path, capsys):
     out = str(tmp_path / "run")
     arguments = ["--model.likelihood", "pyro_vae.likelihoods.DiscretizedLogistic"]
     arguments += ["--binarization", "none", "--epochs", "1", "--compile", "traced", "--model.hidden", "[16]"]

@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from pyro_vae import SGVB_A, SGVB_B, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
 from pyro_vae.compiled import Compiled, autocast
-from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.evidence import importance
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import Step
+from pyro_vae.pair import programs
+from pyro_vae.training import TrainingStep
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 ONE = torch.tensor(1.0)
@@ -38,7 +38,7 @@ def mlp() -> tuple[nn.Module, tuple[Any, ...]]:
     return made(PAIRS[0].values[0])
 
 
-def results(step: Step, batch: tuple[Any, ...], beta: Tensor = ONE, seed: int = 1) -> list[Tensor]:
+def results(step: TrainingStep, batch: tuple[Any, ...], beta: Tensor = ONE, seed: int = 1) -> list[Tensor]:
     """Loss, bound, terms and gradients of one step, and what the generator gives afterwards."""
     torch.manual_seed(seed)
     objective = step(batch, beta)
@@ -93,7 +93,7 @@ EVERY = [*PAIRS, pytest.param(exact_pair, id="exact_pair")]
 def test_traced_equals_eager(estimator: Estimator, factory: Factory) -> None:
     pair, batch = made(factory)
     quietly(estimator)
-    eager, traced = (Step(pair, estimator, compile=mode) for mode in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, estimator, compile=mode) for mode in ("eager", "traced"))
     for seed, beta in ((1, ONE), (2, torch.tensor(0.3))):
         assert_equal(results(traced, batch, beta, seed), results(eager, batch, beta, seed))
     assert traced.mode == "traced"
@@ -102,7 +102,7 @@ def test_traced_equals_eager(estimator: Estimator, factory: Factory) -> None:
 
 def test_traced_score_function_equals_eager() -> None:
     pair, batch = made(score_function)
-    eager, traced = (Step(pair, SGVB_A(3), compile=mode) for mode in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, SGVB_A(3), compile=mode) for mode in ("eager", "traced"))
     for seed in (1, 2):
         assert_equal(results(traced, batch, torch.tensor(0.5), seed), results(eager, batch, torch.tensor(0.5), seed))
 
@@ -112,7 +112,7 @@ def test_traced_score_function_equals_eager() -> None:
 )
 def test_inductor_equals_eager(name: str, estimator: Estimator) -> None:
     pair, batch = made(next(p.values[0] for p in PAIRS if p.id == name))
-    eager, fused = (Step(pair, estimator, compile=mode) for mode in ("eager", "inductor"))
+    eager, fused = (TrainingStep(pair, estimator, compile=mode) for mode in ("eager", "inductor"))
     for seed, beta in ((1, ONE), (2, torch.tensor(0.3))):
         assert_equal(results(fused, batch, beta, seed), results(eager, batch, beta, seed), rtol=1e-4, atol=1e-5)
     assert fused.mode == "inductor"
@@ -120,7 +120,7 @@ def test_inductor_equals_eager(name: str, estimator: Estimator) -> None:
 
 def test_gradient_is_the_one_of_the_objective() -> None:
     pair, batch = mlp()
-    step = Step(pair, SGVB_B(), compile="traced")
+    step = TrainingStep(pair, SGVB_B(), compile="traced")
     step(batch, ONE)
     torch.manual_seed(1)
     objective = step(batch, torch.tensor(0.4))
@@ -168,14 +168,14 @@ def test_is_traced_once_for_each_shape_and_mode() -> None:
 
 def test_other_batch_sizes() -> None:
     pair, (x,) = mlp()
-    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
     for size in (5, 2, 1, 5):
         assert_equal(results(traced, (x[:size],)), results(eager, (x[:size],)))
 
 
 def test_moved_parameters_and_beta_are_seen_without_another_trace() -> None:
     pair, batch = mlp()
-    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
     beta = torch.tensor(1.0)
     values = []
     for _ in range(3):
@@ -211,14 +211,14 @@ def test_a_rare_shape_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["eager", "traced"])
 def test_parameters_that_are_not_trained(mode: Any) -> None:
     pair, batch = mlp()
-    whole = Step(pair, SGVB_B(), compile=mode)
+    whole = TrainingStep(pair, SGVB_B(), compile=mode)
     results(whole, batch)
     expected = {name: p.grad for name, p in pair.named_parameters()}
     frozen = [name for name in expected if name.startswith("posterior")]
     assert frozen
     for name, parameter in pair.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    for step in (Step(pair, SGVB_B(), compile=mode), whole):  # frozen from the start, and between two steps
+    for step in (TrainingStep(pair, SGVB_B(), compile=mode), whole):  # frozen from the start, and between two steps
         results(step, batch)
         for name, parameter in pair.named_parameters():
             if name in frozen:
@@ -236,7 +236,7 @@ def test_parameters_that_are_not_trained(mode: Any) -> None:
 def test_a_parameter_that_the_loss_does_not_see(mode: Any) -> None:
     pair, batch = mlp()
     pair.extra = nn.Parameter(torch.ones(2))
-    Step(pair, SGVB_B(), compile=mode)(batch, ONE)
+    TrainingStep(pair, SGVB_B(), compile=mode)(batch, ONE)
     assert pair.extra.grad is None
     assert all(p.grad is not None for name, p in pair.named_parameters() if name != "extra")
 
@@ -288,7 +288,7 @@ def test_a_module_of_two_names() -> None:
     torch.manual_seed(0)
     pair, (x,) = MLPVAE((6,), 2, (8,)), (binary(6),)
     pair.encoder = pair.posterior.network  # type: ignore[assignment]
-    eager, traced = (Step(pair, SGVB_B(), compile=how) for how in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, SGVB_B(), compile=how) for how in ("eager", "traced"))
     assert_equal(results(traced, (x,)), results(eager, (x,)))
     assert traced.mode == "traced"
     assert not any(isinstance(p, FakeTensor) for p in pair.parameters())
@@ -301,7 +301,7 @@ def test_a_module_of_two_names_that_cannot_be_traced() -> None:
     pair, x = looking(lambda z: 2.0 if z.sum() > 0 else 1.0), torch.randn(5, 6)
     SGVB_A().bound(pair, x)
     pair.other = pair.announced["decoder"]  # type: ignore[assignment]
-    Step(pair, SGVB_A())((x,), ONE)
+    TrainingStep(pair, SGVB_A())((x,), ONE)
     assert not any(isinstance(p, FakeTensor) for p in pair.parameters())
 
 
@@ -349,7 +349,7 @@ def test_buffers_and_dropout_as_in_eager(mode: Any) -> None:
     for how in ("eager", mode):
         torch.manual_seed(0)
         pair = Noisy(dropout=0.0 if reorders else 0.5)
-        step = Step(pair, SGVB_B(), compile=how)
+        step = TrainingStep(pair, SGVB_B(), compile=how)
         x = torch.randn(5, 6) + 1
         values.append([results(step, (x + call,), seed=call) for call in range(3)])
         values[-1].append(results(step, (x,), seed=0))
@@ -367,7 +367,7 @@ def test_fresh_dropout_and_noise_at_each_call() -> None:
     torch.manual_seed(0)
     pair = Noisy()
     x = torch.randn(5, 6)
-    step = Step(pair, SGVB_A(), compile="traced")
+    step = TrainingStep(pair, SGVB_A(), compile="traced")
     first, second = step((x,), ONE).loss, step((x,), ONE).loss
     assert first != second
     masks = set()
@@ -391,7 +391,7 @@ def test_tracing_leaves_no_mark() -> None:
     pair = Noisy()
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     state = torch.get_rng_state()
-    step = Step(pair, SGVB_B(), compile="traced")
+    step = TrainingStep(pair, SGVB_B(), compile="traced")
     run = step._compiled
     flat = [*(p.detach() for p in step._loss.parameters()), *step._loss.buffers(), ONE, torch.ones(5, 6)]
     names = [name for name, _ in step._loss.named_parameters()]
@@ -441,7 +441,7 @@ def test_a_look_at_a_value_is_never_frozen(look: Callable[[Tensor], Any]) -> Non
     torch.manual_seed(0)
     pair, x = looking(look), torch.randn(5, 6)
     SGVB_A().bound(pair, x)
-    eager, auto = Step(pair, SGVB_B(), compile="eager"), Step(pair, SGVB_B())
+    eager, auto = TrainingStep(pair, SGVB_B(), compile="eager"), TrainingStep(pair, SGVB_B())
     auto._compiled.mode = "traced"  # "auto" where there is no compiler
     for seed in range(6):
         assert_equal(results(auto, (x,), seed=seed), results(eager, (x,), seed=seed))
@@ -451,7 +451,7 @@ def test_falls_back_to_eager_and_says_why() -> None:
     torch.manual_seed(0)
     pair, x = looking(lambda z: 2.0 if z.sum() > 0 else 1.0), torch.randn(5, 6)
     SGVB_A().bound(pair, x)
-    step = Step(pair, SGVB_B())
+    step = TrainingStep(pair, SGVB_B())
     with pytest.warns(UserWarning, match=r"programs run eager instead of .*: the pair cannot be traced \(.+\)"):
         step((x,), ONE)
     with warnings.catch_warnings():
@@ -459,7 +459,7 @@ def test_falls_back_to_eager_and_says_why() -> None:
         step((x,), ONE)
     assert step.mode == "eager"
     for mode in ("traced", "inductor"):
-        strict = Step(pair, SGVB_B(), compile=mode)
+        strict = TrainingStep(pair, SGVB_B(), compile=mode)
         with pytest.raises(ValueError, match=f"compile='{mode}' is not possible here: the pair cannot be traced"):
             strict((x,), ONE)
 
@@ -479,7 +479,7 @@ def test_a_parameter_that_the_graph_would_not_differentiate() -> None:
 def test_validation_does_not_stop_the_tracer() -> None:
     pair, batch = mlp()
     with pyro.validation_enabled(True):
-        step = Step(pair, SGVB_B(), compile="traced")
+        step = TrainingStep(pair, SGVB_B(), compile="traced")
         step(batch, ONE)
         assert dist.Normal(0.0, 1.0)._validate_args is True
     assert step.mode == "traced"
@@ -487,7 +487,7 @@ def test_validation_does_not_stop_the_tracer() -> None:
 
 def test_an_error_of_the_program_is_the_programs() -> None:
     pair, (x,) = mlp()
-    step = Step(pair, SGVB_B())
+    step = TrainingStep(pair, SGVB_B())
     with pytest.warns(UserWarning, match="eager"), pytest.raises(ValueError, match="8"):
         step((x[..., :7],), ONE)
 
@@ -502,7 +502,7 @@ def test_modules_that_cannot_be_found_are_said_beforehand() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Compiled(Counting(), compile="eager", obstacle="for this reason")
-        Step(pair, SGVB_B(), compile="eager")(batch, ONE)
+        TrainingStep(pair, SGVB_B(), compile="eager")(batch, ONE)
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,7 +545,7 @@ def test_refuses() -> None:
 @pytest.mark.parametrize("mode", ["eager", "traced"])
 def test_bfloat16_is_near_float32(mode: Any) -> None:
     pair, batch = mlp()
-    full, half = (Step(pair, SGVB_B(), compile=mode, precision=p) for p in ("float32", "bfloat16"))
+    full, half = (TrainingStep(pair, SGVB_B(), compile=mode, precision=p) for p in ("float32", "bfloat16"))
     ours, theirs = results(half, batch), results(full, batch)
     assert all(value.dtype == torch.float32 for value in ours)
     assert_equal(ours[:2], theirs[:2], rtol=2e-2, atol=0)
@@ -572,8 +572,8 @@ def test_weight_prior(size: int, count: Any, mode: Any) -> None:
     x = x[:size]
     prior = WeightPrior(scale=0.5, count=count)
     without, step = (
-        Step(pair, SGVB_B(), compile=mode),
-        Step(pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100),
+        TrainingStep(pair, SGVB_B(), compile=mode),
+        TrainingStep(pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100),
     )
     results(without, (x,))
     plain = [p.grad for p in pair.parameters()]
@@ -596,8 +596,8 @@ def test_weight_prior_leaves_out_what_is_not_trained() -> None:
         parameter.requires_grad_(False)
     first = next(pair.parameters())
     first.requires_grad_(False)
-    step = Step(pair, SGVB_B(), compile="traced", weight_prior=WeightPrior(), num_data=1)
-    plain = Step(pair, SGVB_B(), compile="traced")
+    step = TrainingStep(pair, SGVB_B(), compile="traced", weight_prior=WeightPrior(), num_data=1)
+    plain = TrainingStep(pair, SGVB_B(), compile="traced")
     difference = results(step, batch)[0] - results(plain, batch)[0]
     square = sum((p**2).sum() for p in pair.parameters() if p is not first).item()
     assert difference.item() == pytest.approx(square / 2, rel=1e-4)
@@ -628,6 +628,6 @@ def test_subsampled_plate() -> None:
             pyro.sample("z", dist.Normal(weight, 1.0))
 
     pair, _ = made(lambda: (Pair(model, guide), (data,)))
-    eager, traced = (Step(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
+    eager, traced = (TrainingStep(pair, SGVB_B(), compile=mode) for mode in ("eager", "traced"))
     for seed in range(4):
         assert_equal(results(traced, (data,), seed=seed), results(eager, (data,), seed=seed))

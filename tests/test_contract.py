@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from pyro_vae import SGVB_A, Pair, check, pair_method
-from pyro_vae.contract import LocalParameters, as_pair, data_frame, isolated, programs, run, tracing_obstacle
 from pyro_vae.models import MLPVAE, ConvVAE
+from pyro_vae.pair import LocalParameters, as_pair, data_frame, isolated, programs, run, tracing_obstacle
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +86,14 @@ def takes_no_data(pair: Any) -> bool:
 
 
 @pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
-def test_vectorised_particles_agree_with_a_loop(factory: Any) -> None:
+def test_vectorized_particles_agree_with_a_loop(factory: Any) -> None:
     # Not the same draws, but the same expectation: 2000 draws give it to a few per cent of its spread.
     pair, batch = factory()
     torch.manual_seed(1)
-    vectorised = Trace_ELBO(2000, max_plate_nesting=1, vectorize_particles=True).loss(pair.model, pair.guide, *batch)
+    vectorized = Trace_ELBO(2000, max_plate_nesting=1, vectorize_particles=True).loss(pair.model, pair.guide, *batch)
     with torch.no_grad():
         singles = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, *batch) for _ in range(100)])
-    assert abs(vectorised - singles.mean()) < 5 * singles.std() / 100**0.5
+    assert abs(vectorized - singles.mean()) < 5 * singles.std() / 100**0.5
 
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS])

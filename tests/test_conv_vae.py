@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Gaussian, check, fit
-from pyro_vae.contract import evaluating, run
 from pyro_vae.models import ConvVAE
 from pyro_vae.networks import data_dependent_init
+from pyro_vae.pair import evaluating, run
 
 SMALL = (1, 6, 5)
 SHAPES = [(1, 28, 28), (3, 64, 64)]
@@ -28,7 +28,7 @@ strided = functools.partial(  # blocks of convolution, batch norm and LeakyReLU 
 )
 
 
-def grey(*shape: int) -> Tensor:
+def gray(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -67,7 +67,7 @@ def test_no_hidden_layer(hidden: int | None) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("likelihood", [Gaussian, functools.partial(Gaussian, scale=None)])
 def test_check_passes(shape: tuple[int, ...], likelihood: Any) -> None:
-    pair, x = strided(shape, likelihood=likelihood), grey(4, *shape)
+    pair, x = strided(shape, likelihood=likelihood), gray(4, *shape)
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     report = check(pair, x, estimator=SGVB_B(2))
     assert [site.event_shape for site in report.sites] == [(8,), shape]
@@ -76,7 +76,7 @@ def test_check_passes(shape: tuple[int, ...], likelihood: Any) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_particles_are_one_more_dimension(shape: tuple[int, ...]) -> None:
-    pair, x = strided(shape, likelihood=Gaussian), grey(3, *shape)
+    pair, x = strided(shape, likelihood=Gaussian), gray(3, *shape)
     model_trace, guide_trace = run(pair, x, num_particles=2)
     assert guide_trace.nodes["z"]["value"].shape == (2, 3, 8)
     assert model_trace.nodes["x"]["fn"].shape() == (2, 3, *shape)
@@ -84,7 +84,7 @@ def test_particles_are_one_more_dimension(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_few_steps_and_the_bound_in_evaluation(shape: tuple[int, ...]) -> None:
-    x = grey(24, *shape)
+    x = gray(24, *shape)
     pair = strided(shape, likelihood=Gaussian)
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     fit(pair, x, estimator=SGVB_B(), epochs=1, batch_size=8, compile="traced", progress=False)
@@ -105,7 +105,7 @@ def test_a_few_steps_and_the_bound_in_evaluation(shape: tuple[int, ...]) -> None
 
 @every_normalization
 def test_traced_as_eager(normalization: Any) -> None:
-    x, states = grey(12, *SMALL), []
+    x, states = gray(12, *SMALL), []
     for mode in ("traced", "eager"):
         torch.manual_seed(0)
         pair = ConvVAE(SMALL, 2, (3, 4), 6, nn.ELU, Gaussian, normalization)
@@ -118,14 +118,14 @@ def test_traced_as_eager(normalization: Any) -> None:
 @every_normalization
 def test_state_goes_round(normalization: Any) -> None:
     pair, other = (ConvVAE(SMALL, 2, (3, 4), 6, nn.ELU, Gaussian, normalization) for _ in range(2))
-    x = grey(5, *SMALL)
+    x = gray(5, *SMALL)
     bound_of_each(pair, x)  # moves the running statistics
     other.load_state_dict(pair.state_dict())
     assert torch.equal(bound_of_each(pair.eval(), x), bound_of_each(other.eval(), x))
 
 
 def test_data_dependent_start_of_both_networks() -> None:
-    pair, x = ConvVAE(SMALL, 2, (3, 4), 6, nn.ELU, Gaussian, "weight"), grey(50, *SMALL)
+    pair, x = ConvVAE(SMALL, 2, (3, 4), 6, nn.ELU, Gaussian, "weight"), gray(50, *SMALL)
     data_dependent_init(pair.posterior, x)
     z = pair.posterior(x).sample()
     data_dependent_init(pair.likelihood, z)

@@ -21,7 +21,7 @@ from pyro_vae import IWAE, MLP, SGVB_A, VAE, Centered, DiagonalNormal, Gaussian,
 from pyro_vae.compiled import Compiled
 from pyro_vae.models import MLPVAE, ConvVAE
 from pyro_vae.networks import Corrupted, Corruption, GaussianNoise, Masking, SaltAndPepper
-from pyro_vae.training import Step
+from pyro_vae.training import TrainingStep
 from pyro_vae.transforms import Planar
 
 CORRUPTIONS: dict[str, Callable[[float], Corruption]] = {
@@ -246,7 +246,7 @@ def test_a_step_is_the_same_eager_and_traced(make: Callable[..., Any]) -> None:
     for mode in ("eager", "traced"):
         torch.manual_seed(0)
         pair = make(corruption=SaltAndPepper(0.0))
-        step = Step(pair, SGVB_A(2), compile=mode)
+        step = TrainingStep(pair, SGVB_A(2), compile=mode)
         for level in (0.0, 0.8):
             pair.corruption.level.fill_(level)
             torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""data: names and paths to tensors, splits, binarisation, batches."""
+"""data: names and paths to tensors, splits, binarization, batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def needs(path):
     return pytest.mark.skipif(not there, reason=f"needs {path} in the folder that PYRO_VAE_DATA names")
 
 
-def grey(n=20, shape=(1, 4, 5), seed=0):
+def gray(n=20, shape=(1, 4, 5), seed=0):
     return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
@@ -59,7 +59,7 @@ class Rows(IterableDataset):
     """Rows without a length."""
 
     def __iter__(self):
-        return iter(grey(10))
+        return iter(gray(10))
 
 
 class Mapped(Dataset):
@@ -77,7 +77,7 @@ class Mapped(Dataset):
 
 
 def test_a_batch_is_x_as_float_and_the_further_tensors_as_they_are():
-    x, w = grey(), torch.rand(20, 3, dtype=torch.float64)
+    x, w = gray(), torch.rand(20, 3, dtype=torch.float64)
     split = Split(x, torch.arange(20), w, labels=torch.arange(20) % 3)
     assert (split.tensors[0].dtype, split.event_shape, len(split)) == (torch.uint8, (1, 4, 5), 20)
     batch, y5, w5 = split.batch(torch.tensor([5, 7, 5]))
@@ -169,12 +169,12 @@ def test_refusals_of_an_index(index, error):
 
 @pytest.mark.parametrize("binarization", ["none", "dynamic", "static"])
 def test_an_empty_index_gives_an_empty_batch(binarization):
-    x = Split(grey(), binarization=binarization).batch([])[0]
+    x = Split(gray(), binarization=binarization).batch([])[0]
     assert (x.shape, x.dtype) == ((0, 1, 4, 5), torch.float32)
 
 
 def test_take_and_to():
-    split = Split(grey(), torch.arange(20), labels=torch.arange(20), binarization="static", seed=4)
+    split = Split(gray(), torch.arange(20), labels=torch.arange(20), binarization="static", seed=4)
     first = split.take(7)
     assert (len(first), len(split), len(split.take(100))) == (7, 20, 20)
     assert first.labels.tolist() == list(range(7))
@@ -207,7 +207,7 @@ def test_one_pass_holds_each_datum_once(batch_size, shuffle):
     binarization=st.sampled_from(["none", "dynamic", "static"]),
 )
 def test_the_batch_at_a_place_does_not_depend_on_start(n, batch_size, start, epoch, shuffle, binarization):
-    split = Split(grey(n), torch.arange(n), binarization=binarization)
+    split = Split(gray(n), torch.arange(n), binarization=binarization)
     whole = list(split.batches(batch_size, shuffle=shuffle, epoch=epoch))
     rest = list(split.batches(batch_size, shuffle=shuffle, epoch=epoch, start=start))
     assert len(rest) == max(len(whole) - start, 0)
@@ -239,9 +239,9 @@ def test_refusals_of_batches_come_at_once(options, error):
 
 def test_global_random_states_are_neither_read_nor_moved():
     def draws():
-        split = Split(grey(), binarization="dynamic")
+        split = Split(gray(), binarization="dynamic")
         static = Split(torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), binarization="static")
-        loader = DataLoader(TensorDataset(grey()), batch_size=6, shuffle=True)
+        loader = DataLoader(TensorDataset(gray()), batch_size=6, shuffle=True)
         streamed = Stream(loader, binarization="dynamic").batches(epoch=1)
         digits = load("digits", binarization="dynamic").train.batches(1297, shuffle=True)
         return [*(x for (x,) in (*split.batches(6, shuffle=True), *streamed, *digits)), static.tensors[0]]
@@ -256,11 +256,11 @@ def test_global_random_states_are_neither_read_nor_moved():
     assert same(draws(), first)
 
 
-# binarisation
+# binarization
 
 
 @pytest.mark.parametrize("as_float", [False, True])
-def test_dynamic_draws_have_the_mean_of_their_grey(as_float):
+def test_dynamic_draws_have_the_mean_of_their_gray(as_float):
     x = torch.arange(256, dtype=torch.uint8).repeat(4, 1)
     split = Split(x / 255 if as_float else x, binarization="dynamic")
     n = 1000
@@ -280,7 +280,7 @@ def test_black_and_white_are_certain(x, binarization):
     assert split.batch(slice(None))[0].sum(0).tolist() == [0, 200_000]
 
 
-def test_neighbouring_pixels_and_batches_are_drawn_independently():
+def test_neighboring_pixels_and_batches_are_drawn_independently():
     split = Split(torch.full((400, 1, 20, 20), 128, dtype=torch.uint8), binarization="dynamic")
     a, b = (next(split.batches(400, epoch=e))[0].flatten() - 128 / 255 for e in (0, 1))
     bound = 5 * 0.25 / len(a) ** 0.5
@@ -314,14 +314,14 @@ def test_orders_and_dynamic_draws_are_fixed_by_the_keys():
     orders = [next(numbers.batches(50, shuffle=True, epoch=e, seed=s))[0] for e, s in (*keys, *keys)]
     assert same(orders[:9], orders[9:])
     assert len({tuple(o.tolist()) for o in orders}) == 9
-    split, other = (Split(grey(), binarization="dynamic", seed=s) for s in (3, 4))
+    split, other = (Split(gray(), binarization="dynamic", seed=s) for s in (3, 4))
     assert same(split.batch([1, 2], draw=5), split.batch([1, 2], draw=5))
     draws = [split.batch(slice(None), draw=0), split.batch(slice(None), draw=1), other.batch(slice(None), draw=0)]
     draws += [next(split.batches(20, epoch=e, seed=s)) for e in (0, 1) for s in (0, 1)]
     assert not any(same(a, b) for i, a in enumerate(draws) for b in draws[:i])
 
 
-@pytest.mark.parametrize("x", [grey(50), grey(50) / 255])
+@pytest.mark.parametrize("x", [gray(50), gray(50) / 255])
 def test_static_is_drawn_once(x):
     split = Split(x, binarization="static", seed=1)
     assert split.tensors[0].dtype == torch.uint8
@@ -335,8 +335,8 @@ def test_static_is_drawn_once(x):
     assert abs(float((first - values).mean())) < 5 * 0.5 / x.numel() ** 0.5
 
 
-def test_dynamic_binarisation_takes_less_than_half_of_torch_bernoulli():
-    x = grey(512, (784,))
+def test_dynamic_binarization_takes_less_than_half_of_torch_bernoulli():
+    x = gray(512, (784,))
     split, probability, index = Split(x, binarization="dynamic"), x / 255, torch.arange(512)
 
     def best(f):
@@ -359,20 +359,20 @@ def test_dynamic_binarisation_takes_less_than_half_of_torch_bernoulli():
 
 
 def test_a_stream_gives_what_the_split_gives():
-    stream = Stream(DataLoader(TensorDataset(grey()), batch_size=6))
+    stream = Stream(DataLoader(TensorDataset(gray()), batch_size=6))
     assert (stream.num_batches(1000), stream.num_data, stream.event_shape) == (4, 20, (1, 4, 5))
-    assert all(same(a, b) for a, b in zip(stream.batches(99), Split(grey()).batches(6), strict=True))
+    assert all(same(a, b) for a, b in zip(stream.batches(99), Split(gray()).batches(6), strict=True))
 
 
 def test_integer_labels_are_dropped_unless_kept():
-    loader = DataLoader(TensorDataset(grey(), torch.arange(20)), batch_size=6)
+    loader = DataLoader(TensorDataset(gray(), torch.arange(20)), batch_size=6)
     assert [len(b) for b in Stream(loader).batches()] == [1] * 4
     assert torch.equal(torch.cat([y for _, y in Stream(loader, keep_labels=True).batches()]), torch.arange(20))
-    targets = DataLoader(TensorDataset(grey(), torch.rand(20)), batch_size=6)  # real numbers are no labels
+    targets = DataLoader(TensorDataset(gray(), torch.rand(20)), batch_size=6)  # real numbers are no labels
     assert [len(b) for b in Stream(targets).batches()] == [2] * 4
     split = Stream(loader).take(8)
     assert isinstance(split, Split)
-    assert split.tensors[0].equal(grey()[:8])
+    assert split.tensors[0].equal(gray()[:8])
     assert split.labels.tolist() == list(range(8))
 
 
@@ -389,7 +389,7 @@ def test_a_shuffling_loader_follows_seed_and_epoch():
 
 
 def test_dynamic_stream():
-    stream = Stream(DataLoader(grey(), batch_size=6), binarization="dynamic", seed=5)
+    stream = Stream(DataLoader(gray(), batch_size=6), binarization="dynamic", seed=5)
     first, again, other = ([x for (x,) in stream.batches(epoch=e)] for e in (0, 0, 1))
     assert set(torch.cat(first).unique().tolist()) == {0.0, 1.0}
     assert same(first, again)
@@ -407,17 +407,17 @@ def test_a_stream_without_length():
 @pytest.mark.parametrize(
     ("act", "error", "match"),
     [
-        (lambda: Stream(grey()), TypeError, r"Stream.. was given a Tensor"),
-        (lambda: Stream(DataLoader(grey()), binarization="static"), ValueError, '"static" needs all data in memory'),
-        (lambda: next(Stream(DataLoader(Mapped([{"x": grey(1)}]))).batches()), TypeError, "gives a dict"),
+        (lambda: Stream(gray()), TypeError, r"Stream.. was given a Tensor"),
+        (lambda: Stream(DataLoader(gray()), binarization="static"), ValueError, '"static" needs all data in memory'),
+        (lambda: next(Stream(DataLoader(Mapped([{"x": gray(1)}]))).batches()), TypeError, "gives a dict"),
         (
             lambda: list(Stream(DataLoader(torch.tensor([[0.0], [float("nan")]]))).batches()),
             ValueError,
             r"x of batch 1 of 'stream'.*not finite",
         ),
-        (lambda: Stream(DataLoader(grey())).batches(start=-1), ValueError, "start is -1"),
+        (lambda: Stream(DataLoader(gray())).batches(start=-1), ValueError, "start is -1"),
         (
-            lambda: Stream(DataLoader(TensorDataset(grey(3)), batch_size=5, drop_last=True)).event_shape,
+            lambda: Stream(DataLoader(TensorDataset(gray(3)), batch_size=5, drop_last=True)).event_shape,
             ValueError,
             "gives no batch",
         ),
@@ -436,38 +436,38 @@ def test_refusals_of_a_stream(act, error, match):
     [
         (lambda x: x, (1, 4, 5)),
         (lambda x: x.numpy(), (1, 4, 5)),
-        (lambda x: x[:, 0], (1, 4, 5)),  # [N, H, W]: grey images
+        (lambda x: x[:, 0], (1, 4, 5)),  # [N, H, W]: gray images
         (lambda x: x.flatten(1), (20,)),
         (lambda x: Subset(TensorDataset(x), [1, 2]), (1, 4, 5)),
         (lambda x: DataLoader(TensorDataset(x)), (1, 4, 5)),
     ],
 )
 def test_what_fit_accepts(make, shape):
-    found = as_data(make(grey()))
+    found = as_data(make(gray()))
     assert (found.event_shape, found.valid) == (shape, None)
     assert next(found.train.batches(2))[0].dtype == torch.float32
 
 
 def test_data_and_splits_pass_unchanged():
-    split = Split(grey(), binarization="dynamic")
+    split = Split(gray(), binarization="dynamic")
     whole = Data("d", split)
     assert as_data(whole) is whole
     assert as_data(split).train is as_data(split, binarization="dynamic").train is split
-    for made in (split, whole, (grey(), split)):
+    for made in (split, whole, (gray(), split)):
         with pytest.raises(ValueError, match="'static' was asked for, but 'data' was made with 'dynamic'"):
             as_data(made, binarization="static")
 
 
 def test_tensor_dataset_becomes_arguments():
-    found = as_data(TensorDataset(grey(), torch.arange(20)), binarization="dynamic").train
+    found = as_data(TensorDataset(gray(), torch.arange(20)), binarization="dynamic").train
     x, y = found.batch([4])
     assert set(x.unique().tolist()) <= {0.0, 1.0}
     assert (y.tolist(), found.labels) == ([4], None)
 
 
 def test_a_map_style_dataset_is_read_once():
-    split = as_data(Mapped([(Image.fromarray(g[0].numpy()), i % 4) for i, g in enumerate(grey())])).train
-    assert same(split.tensors, (grey(),))
+    split = as_data(Mapped([(Image.fromarray(g[0].numpy()), i % 4) for i, g in enumerate(gray())])).train
+    assert same(split.tensors, (gray(),))
     assert split.labels.tolist() == [i % 4 for i in range(20)]
     assert as_data(Mapped([Image.new("RGB", (5, 4), (10, 20, 30))] * 3)).event_shape == (3, 4, 5)
     pairs = as_data(Mapped([(torch.rand(3), torch.rand(2))] * 4)).train
@@ -481,9 +481,9 @@ def test_a_dataset_larger_than_memory_is_refused(monkeypatch):
 
 
 def test_tuples():
-    found = as_data((grey(), grey(8, seed=1)), binarization="static")
+    found = as_data((gray(), gray(8, seed=1)), binarization="static")
     assert found.describe() == "data: 20 train, 8 valid images of 1 x 4 x 5, binarization static"
-    three = as_data((DataLoader(grey()), None, grey(6)))
+    three = as_data((DataLoader(gray()), None, gray(6)))
     assert isinstance(three.train, Stream)
     assert three.valid is None
     assert len(three.test) == 6
@@ -498,7 +498,7 @@ def test_tuples():
         (Rows(), TypeError, "is a Rows.*DataLoader of it"),
         ((torch.rand(3, 2),), TypeError, "this one has 1 parts"),
         ((None, torch.rand(3, 2)), TypeError, "tuple of data"),
-        ((grey(), torch.rand(3, 2)), ValueError, r"valid of 'data' has data of shape \[2\] and train of \[1, 4, 5\]"),
+        ((gray(), torch.rand(3, 2)), ValueError, r"valid of 'data' has data of shape \[2\] and train of \[1, 4, 5\]"),
         (Mapped([torch.rand(3), torch.rand(4)]), ValueError, r"item 1 .* shapes \[\[4\]\].*item 0 has \[\[3\]\]"),
         (Mapped([]), ValueError, "empty"),
         (Mapped(["a"]), TypeError, "item 0 of the dataset holds a str"),
@@ -661,7 +661,7 @@ def test_mnist_as_published():
     assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     (x,) = next(mnist.train.batches(1024, shuffle=True))
     assert x.shape == (1024, 1, 28, 28)
-    assert abs(float(x.mean()) - 0.1307) < 0.005  # the mean grey of MNIST
+    assert abs(float(x.mean()) - 0.1307) < 0.005  # the mean gray of MNIST
 
 
 # load: the Frey faces
@@ -716,7 +716,7 @@ def test_frey_face_is_a_torchvision_dataset():
     assert isinstance(faces, VisionDataset)
     assert (len(faces), faces[0].size) == (1965, (20, 28))
     assert np.array_equal(np.asarray(faces[7]), faces.data[7])
-    # Neighbours are alike; they are not, where the same bytes are read in another shape.
+    # Neighbors are alike; they are not, where the same bytes are read in another shape.
     assert roughness(faces.data) < 0.6 * roughness(faces.data.reshape(-1, 20, 28))
     assert type(pickle.loads(pickle.dumps(faces))) is data.FreyFace
     (batch,) = next(as_data(DataLoader(data.FreyFace(ROOT, pil_to_tensor), batch_size=3)).train.batches(3))
@@ -817,11 +817,11 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_npz_with_splits_of_its_own(tmp_path):
-    x = {f"x_{part}": grey(n, seed=n).numpy() for part, n in (("train", 30), ("val", 6), ("test", 4))}
+    x = {f"x_{part}": gray(n, seed=n).numpy() for part, n in (("train", 30), ("val", 6), ("test", 4))}
     np.savez(tmp_path / "a.npz", **x, y_train=np.arange(30), y_test=np.arange(4))
     found = load(str(tmp_path / "a.npz"), binarization="dynamic")
     assert found.describe() == "a: 30 train, 6 valid, 4 test images of 1 x 4 x 5, binarization dynamic"
-    assert found.train.tensors[0].equal(grey(30, seed=30))
+    assert found.train.tensors[0].equal(gray(30, seed=30))
     assert found.train.labels.tolist() == list(range(30))
     assert (found.valid.labels, found.test.labels.tolist()) == (None, [0, 1, 2, 3])
     with pytest.raises(ValueError, match=r"valid_size=5 was given, but .* has a valid set of its own"):
@@ -874,15 +874,15 @@ def test_refusals_of_npz(tmp_path, shapes, match):
 # load: folders of images
 
 
-def write(path, size=(6, 4), colour=100, mode="L"):
+def write(path, size=(6, 4), color=100, mode="L"):
     """An image of size (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
+    Image.new(mode, size, color).save(path)
 
 
 def test_folder_at_any_depth(tmp_path):
     for i, name in enumerate(["a.png", "b.bmp", "deep/er/c.gif", "deep/d.PNG", "e.jpg", "f.webp"]):
-        write(tmp_path / name, colour=10 * (i + 1))
+        write(tmp_path / name, color=10 * (i + 1))
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_bytes(b"no image")
     found = load(tmp_path, valid_size=0, test_size=0, channels=1)
@@ -895,8 +895,8 @@ def test_folder_at_any_depth(tmp_path):
 def test_folder_names_are_labels(tmp_path):
     for label, name in enumerate(("cat", "dog", "emu")):
         for i in range(10):
-            write(tmp_path / "pets" / name / f"{i}.png", colour=label)
-    write(tmp_path / "pets" / "emu" / "bright.png", colour=250)
+            write(tmp_path / "pets" / name / f"{i}.png", color=label)
+    write(tmp_path / "pets" / "emu" / "bright.png", color=250)
     found = load(tmp_path / "pets", seed=3)
     assert found.describe() == "pets: 25 train, 3 valid, 3 test images of 1 x 4 x 6, binarization none"
     for split in parts_of(found):
@@ -906,7 +906,7 @@ def test_folder_names_are_labels(tmp_path):
 def test_folder_with_splits(tmp_path):
     for part, names in (("train", "ab"), ("Val", "b"), ("test", "ac")):
         for name in names:
-            write(tmp_path / part / name / "0.png", colour=ord(name))
+            write(tmp_path / part / name / "0.png", color=ord(name))
     found = load(tmp_path)
     for split in parts_of(found):  # one numbering for all
         assert split.labels.tolist() == [v - ord("a") for v in split.tensors[0][:, 0, 0, 0].tolist()]
@@ -914,15 +914,15 @@ def test_folder_with_splits(tmp_path):
 
 
 def test_channels(tmp_path):
-    write(tmp_path / "grey" / "a.png", colour=77)
-    write(tmp_path / "colour" / "a.png", colour=77)
-    write(tmp_path / "colour" / "b.png", mode="RGB", colour=(255, 0, 10))
-    write(tmp_path / "colour" / "c.png", mode="RGBA", colour=(255, 0, 10, 200))
-    assert load(tmp_path / "grey").event_shape == (1, 4, 6)
-    assert everything(load(tmp_path / "grey", channels=3))[0, :, 0, 0].tolist() == [77] * 3
-    colour = load(tmp_path / "colour", valid_size=0, test_size=0)
-    assert sorted(everything(colour)[:, :, 0, 0].tolist()) == [[77, 77, 77], [255, 0, 10], [255, 0, 10]]
-    assert load(tmp_path / "colour", channels=1).event_shape == (1, 4, 6)
+    write(tmp_path / "gray" / "a.png", color=77)
+    write(tmp_path / "color" / "a.png", color=77)
+    write(tmp_path / "color" / "b.png", mode="RGB", color=(255, 0, 10))
+    write(tmp_path / "color" / "c.png", mode="RGBA", color=(255, 0, 10, 200))
+    assert load(tmp_path / "gray").event_shape == (1, 4, 6)
+    assert everything(load(tmp_path / "gray", channels=3))[0, :, 0, 0].tolist() == [77] * 3
+    color = load(tmp_path / "color", valid_size=0, test_size=0)
+    assert sorted(everything(color)[:, :, 0, 0].tolist()) == [[77, 77, 77], [255, 0, 10], [255, 0, 10]]
+    assert load(tmp_path / "color", channels=1).event_shape == (1, 4, 6)
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
@@ -930,7 +930,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     assert everything(load(tmp_path)).unique().tolist() == [40_000 >> 8]
 
 
-def test_image_size_crops_at_the_centre(tmp_path):
+def test_image_size_crops_at_the_center(tmp_path):
     wide = np.zeros((8, 24), np.uint8)
     wide[:, 8:16] = 200  # the central square
     Image.fromarray(wide).save(tmp_path / "wide.png")
@@ -967,7 +967,7 @@ def test_docstrings_are_true():
     assert sum(r.failed for r in results) == 0
 
 
-def test_the_mean_is_that_of_grey_pixels_however_they_are_drawn():
+def test_the_mean_is_that_of_gray_pixels_however_they_are_drawn():
     x = torch.randint(0, 256, (5000, 1, 2, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = x.double().mean(0).float() / 255
     for binarization in ("none", "dynamic"):

@@ -67,13 +67,13 @@ def test_the_central_square_is_kept(tmp_path: Path, size: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1"])
-def test_a_mode_gives_the_colours_that_it_shows(tmp_path: Path, mode: str) -> None:
+def test_a_mode_gives_the_colors_that_it_shows(tmp_path: Path, mode: str) -> None:
     image = photograph((16, 16), mode)
     image.save(tmp_path / "a.png")
     expected = torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) / 255
     torch.testing.assert_close(whole(tmp_path, channels=3)[0], expected)
-    grey = torch.from_numpy(np.array(image.convert("RGB").convert("L")))[None] / 255
-    torch.testing.assert_close(whole(tmp_path, channels=1)[0], grey)
+    gray = torch.from_numpy(np.array(image.convert("RGB").convert("L")))[None] / 255
+    torch.testing.assert_close(whole(tmp_path, channels=1)[0], gray)
 
 
 @pytest.mark.filterwarnings("error")

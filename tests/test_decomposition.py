@@ -224,8 +224,8 @@ def elbo(eigenvalues: np.ndarray, parameters: np.ndarray, scale: float, beta: fl
 @pytest.mark.parametrize(
     ("latent_dim", "scale", "beta", "count"), [(3, 1.0, 1.0, 2), (1, 0.5, 1.0, 1), (2, 0.7, 3.0, 2), (2, 1.0, 6.0, 0)]
 )
-def test_linear_optimum_against_an_optimiser(latent_dim: int, scale: float, beta: float, count: int) -> None:
-    """The ELBO of a linear VAE, written out for Gaussian data of a covariance, maximised numerically."""
+def test_linear_optimum_against_an_optimizer(latent_dim: int, scale: float, beta: float, count: int) -> None:
+    """The ELBO of a linear VAE, written out for Gaussian data of a covariance, maximized numerically."""
     optimum = linear_vae_optimum(EIGENVALUES, latent_dim, scale, beta)
     values = EIGENVALUES.numpy()
     generator = np.random.default_rng(0)

@@ -15,7 +15,6 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal
-from pyro_vae.contract import as_pair
 from pyro_vae.diagnostics import (
     active_units,
     decode,
@@ -27,6 +26,7 @@ from pyro_vae.diagnostics import (
 )
 from pyro_vae.diagnostics.latents import interpolate, prior_quantiles, support
 from pyro_vae.distributions import SphereUniform
+from pyro_vae.pair import as_pair
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 

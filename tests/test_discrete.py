@@ -19,8 +19,8 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 
 from pyro_vae import IWAE, SGVB_A, SGVB_B, VIMCO, DReG, Enumeration, Pair, ScoreFunction
-from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator
+from pyro_vae.pair import programs
 
 X = torch.tensor([0.5, -1.0, 2.0])
 
@@ -383,7 +383,7 @@ def test_a_mixture_is_exact() -> None:
     assert objective.loss.item() == pytest.approx(-half.bound(discrete(), X).mean().item(), rel=1e-5)
 
 
-class Labelled(nn.Module):
+class Labeled(nn.Module):
     """M2-like: y in the guide, z | y by path, and a component c that the model sums out; perhaps in a subsample."""
 
     def __init__(self, component: bool = False, size: int = 5, full_size: int | None = None) -> None:
@@ -396,7 +396,7 @@ class Labelled(nn.Module):
         return pyro.plate("data", self.full_size, subsample=torch.arange(self.size))
 
     def model(self, x: Tensor) -> None:
-        pyro.module("labelled", self)
+        pyro.module("labeled", self)
         with self.plate(x):
             y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -407,7 +407,7 @@ class Labelled(nn.Module):
             pyro.sample("x", dist.Normal(self.p_x(torch.cat([z, label], -1)) + shift, 1.0).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        pyro.module("labelled", self)
+        pyro.module("labeled", self)
         with self.plate(x):
             y = pyro.sample("y", dist.Categorical(logits=self.q_y(x)))
             label = nn.functional.one_hot(y, 3).float()
@@ -421,9 +421,9 @@ class Labelled(nn.Module):
 @pytest.mark.parametrize("full_size", [5, 15])
 def test_enumeration_with_continuous_latents_is_pyros(particles: int, component: bool, full_size: int) -> None:
     torch.manual_seed(0)
-    pair, x = Labelled(component, full_size=full_size), torch.randn(5, 4)
+    pair, x = Labeled(component, full_size=full_size), torch.randn(5, 4)
     assert_is_pyros(pair, x, particles=particles)
-    alone = Labelled(component)
+    alone = Labeled(component)
     alone.load_state_dict(pair.state_dict())
     ours = Enumeration(particles)
     torch.testing.assert_close(seeded(1, ours.bound, pair, x), seeded(1, ours.bound, alone, x), rtol=1e-4, atol=1e-4)
@@ -543,7 +543,7 @@ def test_enumeration_has_no_weights() -> None:
 @pytest.mark.parametrize("estimator", [VIMCO(3), Enumeration(3), ScoreFunction(3)], ids=repr)
 @pytest.mark.filterwarnings("error:TraceEnum_ELBO found no sample sites")
 def test_without_discrete_latents(estimator: Estimator, factory: Any) -> None:
-    """Where all latents are reparameterised they are the pathwise estimators."""
+    """Where all latents are reparameterized they are the pathwise estimators."""
     pair, batch = made(factory)
     same = IWAE(3) if isinstance(estimator, VIMCO) else SGVB_A(3)
     assert_same(gradients_of(estimator, pair, *batch), gradients_of(same, pair, *batch))
@@ -552,7 +552,7 @@ def test_without_discrete_latents(estimator: Estimator, factory: Any) -> None:
 @pytest.mark.parametrize("estimator", [IWAE(2), DReG(2), SGVB_B(2)], ids=repr)
 def test_pathwise_estimators_name_the_discrete_site(estimator: Estimator) -> None:
     alternatives = "Use SGVB_A or.*ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration"
-    with pytest.raises(ValueError, match=rf"q\(y\) is a Bernoulli, which has no reparameterised.*{alternatives}"):
+    with pytest.raises(ValueError, match=rf"q\(y\) is a Bernoulli, which has no reparameterized.*{alternatives}"):
         estimator.bound(Coin(3), X)
     event = simple(dist.Bernoulli(torch.ones(2) / 3).to_event(1), dist.Bernoulli(torch.ones(2) / 2).to_event(1))
     with pytest.raises(ValueError, match=r"q\(y\) is a Bernoulli, which"):

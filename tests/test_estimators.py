@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae import IWAE, SGVB_A, SGVB_B, TCVAE, VIMCO, DReG, FreeBits, Pair, ReweightedWakeSleep
-from pyro_vae.contract import programs
 from pyro_vae.estimators import ESTIMATORS, Estimator, Facts, Objective, SiteTerms, facts_table
-from pyro_vae.training import Step
+from pyro_vae.pair import programs
+from pyro_vae.training import TrainingStep
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 TWINS = [pytest.param(SGVB_A, Trace_ELBO, id="A"), pytest.param(SGVB_B, TraceMeanField_ELBO, id="B")]
@@ -54,7 +54,7 @@ class Toy(nn.Module):
 
 
 class Discrete(nn.Module):
-    """z1 ~ Bernoulli, z2 | z1 ~ Normal, x | z1, z2: the score function for z1, reparameterisation for z2."""
+    """z1 ~ Bernoulli, z2 | z1 ~ Normal, x | z1, z2: the score function for z1, reparameterization for z2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -688,7 +688,7 @@ def test_traced_gradient(make: Make) -> None:
     for pair, batch in pairs:
         results = []
         for mode in ("eager", "traced"):
-            step = Step(pair, make(), compile=mode)
+            step = TrainingStep(pair, make(), compile=mode)
             torch.manual_seed(3)
             for _ in range(2):  # the second run of the graph draws anew
                 objective = step(batch, torch.tensor(1.0 if make().no_beta else 0.6))
@@ -709,7 +709,7 @@ def test_traced_gradient(make: Make) -> None:
 def test_compiled_gradient(estimator: Estimator, pair: nn.Module) -> None:
     results = []
     for mode in ("eager", "inductor"):
-        step = Step(pair, estimator, compile=mode)
+        step = TrainingStep(pair, estimator, compile=mode)
         seeded(3, step, (torch.tensor([0.5, 2.0, 1.0, -1.0]),), torch.tensor(1.0))
         results.append({name: p.grad.clone() for name, p in pair.named_parameters()})
     assert_same(*results)

@@ -17,9 +17,9 @@ from scipy.stats import genpareto
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, Pair
-from pyro_vae.contract import as_pair
 from pyro_vae.evidence import Importance, importance
 from pyro_vae.evidence.importance import _LogWeights, pareto_k_hat
+from pyro_vae.pair import as_pair
 
 
 class Toy(nn.Module):
@@ -320,7 +320,7 @@ def test_result_of_one_sample() -> None:
 
 
 def zhang_stephens(excess: np.ndarray) -> float:
-    """k of the generalised Pareto distribution, one sample, as in the paper's own program; positive k: heavy tail."""
+    """k of the generalized Pareto distribution, one sample, as in the paper's own program; positive k: heavy tail."""
     excess = np.sort(excess)
     n = len(excess)
     m = 30 + math.floor(math.sqrt(n))
@@ -352,8 +352,8 @@ def test_k_hat_is_that_of_the_reference(num_samples: int) -> None:
 
 
 @pytest.mark.parametrize("k", [-0.5, 0.0, 0.3, 0.7, 1.2])
-def test_k_hat_of_generalised_pareto_draws(k: float) -> None:
-    """Also the tail of a generalised Pareto distribution is one, of the same k; the fit shrinks to 1/2 by 10 / M."""
+def test_k_hat_of_generalized_pareto_draws(k: float) -> None:
+    """Also the tail of a generalized Pareto distribution is one, of the same k; the fit shrinks to 1/2 by 10 / M."""
     draws = genpareto(k, scale=2.0).rvs((10_000, 50), random_state=np.random.default_rng(0))
     found = pareto_k_hat(torch.from_numpy(draws).log())
     expected = (300 * k + 5) / 310

@@ -1,4 +1,4 @@
-"""Families with a reparameterised sampler, and the posteriors made of them."""
+"""Families with a reparameterized sampler, and the posteriors made of them."""
 
 from __future__ import annotations
 

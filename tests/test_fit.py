@@ -115,12 +115,12 @@ CHOICES = {
 @pytest.mark.parametrize("choice", CHOICES)
 def test_resumed_is_the_same_bits(data, tmp_path, choice):
     """Interrupted in the middle of an epoch, with dynamic draws, and taken up in a fresh pair."""
-    grey = tuple(Split((part.tensors[0] * 255).to(torch.uint8), binarization="dynamic") for part in data)
+    gray = tuple(Split((part.tensors[0] * 255).to(torch.uint8), binarization="dynamic") for part in data)
     arguments = {"epochs": 3, "batch_size": 32, "seed": 4, **CHOICES[choice]}
-    whole = fit(make(), grey, out=tmp_path / "whole", **arguments)
+    whole = fit(make(), gray, out=tmp_path / "whole", **arguments)
     with pytest.raises(KeyboardInterrupt, match="resume"):
-        fit(make(), _interrupting(grey, after=6), out=tmp_path / "parts", **arguments)
-    resumed = fit(make(9), grey, out=tmp_path / "parts", resume=True, **arguments)
+        fit(make(), _interrupting(gray, after=6), out=tmp_path / "parts", **arguments)
+    resumed = fit(make(9), gray, out=tmp_path / "parts", resume=True, **arguments)
     assert torch.equal(weights(whole.pair), weights(resumed.pair))
     for ours, theirs in zip(whole.history, resumed.history, strict=True):
         for key in ("epoch", "samples", "train", "valid", "loss", "terms", "beta", "learning_rate"):
@@ -377,7 +377,7 @@ def test_bad_pairs_and_data(data):
         fit(make(), data, estimator=SGVB_A)
     with pytest.raises(TypeError, match=r"estimator is a Trace_ELBO; .*pyro\.infer\.SVI"):
         fit(make(), data, estimator=pyro.infer.Trace_ELBO())
-    with pytest.raises(ValueError, match="Grey pixels"):
+    with pytest.raises(ValueError, match="Gray pixels"):
         fit(make(), torch.rand(40, *SHAPE), batch_size=20)
     with pytest.raises(ValueError, match="patience needs a validation set"):
         fit(make(), data[0], patience=2, batch_size=32)

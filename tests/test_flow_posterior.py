@@ -32,8 +32,8 @@ def pyro_compose() -> nn.Module:
 
 FLOWS: dict[str, Callable[[], Flow]] = {
     "shared": lambda: Flow(base(), [Planar(D), Planar(D)]),
-    "amortised by x": lambda: Flow(base(), [Planar(D, 6), Planar(D)]),
-    "amortised by h": lambda: Flow(base(H), [Planar(D, H), Planar(D, H)], network=MLP(6, H)),
+    "amortized by x": lambda: Flow(base(), [Planar(D, 6), Planar(D)]),
+    "amortized by h": lambda: Flow(base(H), [Planar(D, H), Planar(D, H)], network=MLP(6, H)),
     "Pyro's": lambda: Flow(base(), [pyro_transforms.planar(D), pyro_transforms.affine_autoregressive(D, [8])]),
     "Pyro's composed": lambda: Flow(base(), [pyro_compose()]),
     "Pyro's conditional": lambda: Flow(base(H), [pyro_transforms.conditional_planar(D, H)], network=MLP(6, H)),
@@ -133,13 +133,13 @@ def test_a_value_is_scored_where_steps_can_be_inverted() -> None:
     torch.testing.assert_close(flow(x).log_prob(z.detach().clone()), q.log_prob(z), rtol=1e-4, atol=1e-4)
 
 
-def test_amortised_steps_depend_on_their_datum() -> None:
+def test_amortized_steps_depend_on_their_datum() -> None:
     x, other = real(6), real(6).roll(1, 0)
-    shared, amortised = moved(FLOWS["shared"]()), moved(FLOWS["amortised by x"]())
+    shared, amortized = moved(FLOWS["shared"]()), moved(FLOWS["amortized by x"]())
     z = torch.ones(5, D)
     assert torch.equal(shared(x).transforms[0](z), shared(other).transforms[0](z))
-    assert (amortised(x).transforms[0](z) != amortised(other).transforms[0](z)).any()
-    torch.testing.assert_close(amortised(x).transforms[0](z)[:4], amortised(other).transforms[0](z)[1:])
+    assert (amortized(x).transforms[0](z) != amortized(other).transforms[0](z)).any()
+    torch.testing.assert_close(amortized(x).transforms[0](z)[:4], amortized(other).transforms[0](z)[1:])
 
 
 def test_images() -> None:

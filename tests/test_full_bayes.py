@@ -61,12 +61,12 @@ def test_pair_is_a_pair(name: str, estimator: Any) -> None:
     pv.check(pair, x, estimator=estimator(2))
     one, three = estimator(1 if estimator is not pv.ScoreFunction else 2), estimator(3)
     assert three.bound(pair, x).shape == (len(x),)
-    from pyro_vae.training.step import Step
+    from pyro_vae.training.step import TrainingStep
 
     found = []
     for mode in ("eager", "traced"):
         torch.manual_seed(3)
-        objective = Step(pair, one, compile=mode)([x], torch.tensor(1.0))
+        objective = TrainingStep(pair, one, compile=mode)([x], torch.tensor(1.0))
         found.append([objective.loss, *(p.grad for p in pair.parameters() if p.grad is not None)])
     for eager, traced in zip(*found, strict=True):
         torch.testing.assert_close(eager, traced, rtol=1e-4, atol=1e-5)
@@ -208,13 +208,15 @@ def test_validation_bound_leaves_the_weights_out() -> None:
 
 def test_weight_prior_is_for_point_weights_alone() -> None:
     """MAP of the encoder beside full Bayes of the decoder: q(theta) has its own prior."""
-    from pyro_vae.training.step import Step
+    from pyro_vae.training.step import TrainingStep
 
     pair, x = PAIRS["decoder"]()
     prior, losses = pv.WeightPrior(0.5), []
     for given in (None, prior):
         torch.manual_seed(0)
-        losses.append(Step(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x], torch.tensor(1.0)))
+        losses.append(
+            TrainingStep(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x], torch.tensor(1.0))
+        )
     square = sum(value.square().sum() for value in pair.pair.posterior.parameters())
     torch.testing.assert_close(losses[1].loss - losses[0].loss, square / (2 * 0.25) / 7, rtol=1e-4, atol=1e-4)
 
@@ -280,18 +282,18 @@ def test_predictive_density_is_the_mean_over_weights() -> None:
     density = torch.distributions.Normal(layer.posterior.loc.double().squeeze(), 0.3).log_prob(w)
     each = torch.distributions.Normal(0.0, (w**2 + 0.25).sqrt()).log_prob(x.double())
     exact = (density + each).logsumexp(1) + (w[1] - w[0]).log()
-    found = evidence.importance(pair.predictive(), x, 40_000, compile="eager", progress=False)
+    found = evidence.importance(pair.posterior_predictive(), x, 40_000, compile="eager", progress=False)
     assert ((found.log_prob - exact).abs() < 5 * found.standard_error + 1e-3).all()
-    with pytest.raises(ValueError, match=r"outside the data plate.*predictive\(\)"):
+    with pytest.raises(ValueError, match=r"outside the data plate.*posterior_predictive\(\)"):
         pv.IWAE(5).bound(pair, x)
-    with pytest.raises(ValueError, match=r"outside the data plate.*predictive\(\)"):
+    with pytest.raises(ValueError, match=r"outside the data plate.*posterior_predictive\(\)"):
         evidence.importance(pair, x, 5)
-    assert pv.IWAE(5).bound(pair.predictive(), x).shape == (3,)
+    assert pv.IWAE(5).bound(pair.posterior_predictive(), x).shape == (3,)
 
 
 def test_drawn_weights_stay() -> None:
     pair, x = mlp().eval(), binary(1, 8, 8)
-    one, other = pair.drawn(0), pair.drawn(1)
+    one, other = pair.sample_weights(0), pair.sample_weights(1)
     z = torch.ones(3, 2)
     torch.testing.assert_close(diagnostics.decode(one, z, x), diagnostics.decode(one, z, x))
     assert not torch.equal(diagnostics.decode(one, z, x), diagnostics.decode(other, z, x))
@@ -304,7 +306,7 @@ def test_chains_refuse_weights_that_are_drawn_unseen(function: Any) -> None:
     """Each of their steps would meet another density."""
     pair, x = mlp().eval(), binary(1, 8, 8)
     with pytest.raises(ValueError, match=r"'pair\.likelihood.*weights' is drawn anew.*drawn\(\)"):
-        function(pair.predictive(), x, progress=False, compile="eager")
+        function(pair.posterior_predictive(), x, progress=False, compile="eager")
     with pytest.raises(ValueError, match=r"outside the data plate.*drawn\(\)"):
         function(pair, x, progress=False, compile="eager")
 
@@ -321,7 +323,7 @@ def test_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
                      *arguments]) == 0  # fmt: skip
     assert "weights of one draw" in capsys.readouterr().out
     entries = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert [entry["weights"] for entry in entries] == ["predictive", "drawn"]
+    assert [entry["weights"] for entry in entries] == ["posterior_predictive", "sample"]
     assert all(math.isfinite(entry["nll"]) for entry in entries)
 
 
@@ -368,7 +370,7 @@ def test_uncertainty_grows_away_from_the_data() -> None:
     pv.fit(pair, x, epochs=400, batch_size=20, progress=False, compile="traced",
            optimizer=functools.partial(torch.optim.Adam, lr=1e-2))  # fmt: skip
     z = torch.tensor([[0.0], [6.0]])
-    spread = torch.stack([diagnostics.decode(pair.drawn(seed), z, x) for seed in range(30)]).var(0).sum(-1)
+    spread = torch.stack([diagnostics.decode(pair.sample_weights(seed), z, x) for seed in range(30)]).var(0).sum(-1)
     assert spread[1] > 3 * spread[0]
 
 
@@ -383,7 +385,11 @@ def test_convolutions(networks: Any, noise: Any) -> None:
     assert pv.SGVB_A(3).bound(pair, x).isfinite().all()
     run = pv.fit(pair, x, epochs=2, batch_size=5, progress=False, compile="traced")
     assert run.mode == "traced"
-    assert evidence.importance(pair.predictive(), x, 6, compile="eager", progress=False).log_prob.isfinite().all()
+    assert (
+        evidence.importance(pair.posterior_predictive(), x, 6, compile="eager", progress=False)
+        .log_prob.isfinite()
+        .all()
+    )
 
 
 def test_predictions_of_pyro() -> None:

@@ -38,10 +38,10 @@ from pyro_vae import (
     ScoreFunction,
     WakeSleep,
 )
-from pyro_vae.contract import as_pair
 from pyro_vae.diagnostics import GradientStatistics, gradient_statistics
 from pyro_vae.diagnostics.parameters import by_site
 from pyro_vae.estimators import ESTIMATORS, Enumeration, Estimator, MonteCarloEM
+from pyro_vae.pair import as_pair
 
 GROUPS, SIZE = 30, 6  # of data whose parameters are one tensor
 PRECISION = 1.7  # of the likelihood: x | z ~ N(z, 1 / PRECISION)
@@ -707,7 +707,7 @@ def test_an_estimators_own_refusal_comes_through() -> None:
             pyro.sample("z", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.2)).expand(len(x))))
 
     pair = Pair(model, guide)
-    with pytest.raises(ValueError, match=r"IWAE needs reparameterised latents, but q\(z\) is a Bernoulli"):
+    with pytest.raises(ValueError, match=r"IWAE needs reparameterized latents, but q\(z\) is a Bernoulli"):
         gradient_statistics(pair, torch.ones(3), [IWAE(2)], 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,9 +19,9 @@ from torch.distributions import biject_to
 
 from pyro_vae import Pair
 from pyro_vae.compiled import Compiled
-from pyro_vae.contract import run
-from pyro_vae.hamiltonian import Density, Kernel, StepSize, sample, state, warm_up
-from pyro_vae.joint import Ends, Joint, joint_of
+from pyro_vae.pair import run
+from pyro_vae.sampling.hamiltonian import Density, Kernel, StepSize, sample, state, warm_up
+from pyro_vae.sampling.joint import Ends, Joint, joint_of
 
 
 def of_log_density(log_density: Callable[[Tensor], Tensor]) -> Density:
@@ -44,7 +44,7 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Density:
 
 
 def mixture(u: Tensor) -> Tensor:
-    """A skewed, non-Gaussian density of one dimension, normalised: 0.7 N(-1, 0.5) + 0.3 N(1, 1)."""
+    """A skewed, non-Gaussian density of one dimension, normalized: 0.7 N(-1, 0.5) + 0.3 N(1, 1)."""
     parts = [
         math.log(weight) + dist.Normal(loc, scale).log_prob(u)
         for weight, loc, scale in ((0.7, -1.0, 0.5), (0.3, 1.0, 1.0))
@@ -314,7 +314,7 @@ ONE, HALF = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.5, dtype=torc
     ],
     ids=lambda prior: type(prior).__name__,
 )
-def test_densities_of_constrained_latents_are_normalised(prior: Any) -> None:
+def test_densities_of_constrained_latents_are_normalized(prior: Any) -> None:
     """With respect to u: a forgotten Jacobian would not integrate to 1."""
     pair, x = OneSite(prior), torch.zeros(2, dtype=torch.float64)
     joint = joint_of(pair, x)
@@ -326,7 +326,7 @@ def test_densities_of_constrained_latents_are_normalised(prior: Any) -> None:
         torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-def test_density_of_a_simplex_is_normalised() -> None:
+def test_density_of_a_simplex_is_normalized() -> None:
     prior = dist.Dirichlet(torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64))
     pair, x = OneSite(prior), torch.zeros(1, dtype=torch.float64)
     joint = joint_of(pair, x)

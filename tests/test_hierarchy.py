@@ -32,13 +32,13 @@ from pyro_vae import (
     evidence,
     fit,
 )
-from pyro_vae.contract import computing_once, once, programs, run
 from pyro_vae.diagnostics import active_units, rate_distortion, reconstruct, sample
-from pyro_vae.hierarchy import Level, joined
+from pyro_vae.hierarchy import LatentLayer, concat
 from pyro_vae.models import ConvLadderVAE, FullBayes, HierarchicalVAE, LadderVAE
 from pyro_vae.models.ladder_vae import merged
+from pyro_vae.pair import computing_once, once, programs, run
 from pyro_vae.training.schedules import Linear as Warmup
-from pyro_vae.training.step import Step
+from pyro_vae.training.step import TrainingStep
 
 D3, D2, D1, DX = 2, 3, 4, 5
 
@@ -134,7 +134,7 @@ class Backwards(nn.Module):
         return dist.MultivariateNormal(y @ self.weight.mT + self.shift, self.covariance)
 
 
-class Rung(Level):
+class Rung(LatentLayer):
     """A level of the chain whose posterior is the exact p(z_l | z_(l+1), x), or a diagonal one of its own."""
 
     def __init__(self, conditional, seen, exact):
@@ -441,7 +441,7 @@ def test_once_keeps_gradients_and_forgets_afterwards():
     assert len(calls) == count + 2
 
 
-class Random(PyroModule, Level):
+class Random(PyroModule, LatentLayer):
     """A level whose weight is a random variable of model and guide."""
 
     def __init__(self):
@@ -555,7 +555,7 @@ def test_a_step_traced_is_the_step_eager(system):
         torch.manual_seed(0)
         pair = SYSTEMS[system](normalization="batch")
         torch.manual_seed(1)
-        step = Step(pair, SGVB_A(), compile=mode)
+        step = TrainingStep(pair, SGVB_A(), compile=mode)
         objective = step((x,), torch.ones(()))
         statistics = [buffer.clone() for buffer in pair.buffers()]
         found.append(([objective.loss], [p.grad for p in pair.parameters()], statistics))
@@ -726,14 +726,14 @@ def test_each_level_has_its_evidence(chain, bottom_up, got):
 
 def test_evidence_and_state_side_by_side():
     evidence, h = torch.randn(5, 3, 2, 2), torch.randn(4, 1, 6, 2, 2)
-    both = joined(evidence, h, -3)
+    both = concat(evidence, h, -3)
     assert both.shape == (4, 5, 9, 2, 2)
     torch.testing.assert_close(both[1, 2], torch.cat([evidence[2], h[1, 0]]))
-    assert joined(torch.zeros(5, 3), torch.zeros(2)).shape == (5, 5)  # a state that is the same for all data
-    assert joined(evidence, None, -3) is evidence
+    assert concat(torch.zeros(5, 3), torch.zeros(2)).shape == (5, 5)  # a state that is the same for all data
+    assert concat(evidence, None, -3) is evidence
 
 
-class Kind(Level):
+class Kind(LatentLayer):
     """A category at the top."""
 
     def __init__(self):
@@ -750,8 +750,8 @@ class Kind(Level):
         return self.down(z)
 
 
-class Below(Level):
-    """A Gaussian given the category, recognised from both."""
+class Below(LatentLayer):
+    """A Gaussian given the category, recognized from both."""
 
     def __init__(self):
         super().__init__()
@@ -761,10 +761,10 @@ class Below(Level):
         return dist.Normal(h, 1.0).to_event(1)
 
     def posterior(self, p, h, evidence):
-        return dist.Normal(self.recognition(joined(evidence, h)), 0.7).to_event(1)
+        return dist.Normal(self.recognition(concat(evidence, h)), 0.7).to_event(1)
 
     def forward(self, h, z):
-        return joined(z, h)
+        return concat(z, h)
 
 
 def test_a_category_above_a_gaussian_is_summed_over():

@@ -32,8 +32,8 @@ from pyro_vae import (
     WakeSleep,
     check,
 )
-from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator
+from pyro_vae.pair import programs
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 LOCAL = [p for p in PAIRS if p.id != "plain_object"]  # whose latents all stand in the data plate
@@ -270,7 +270,7 @@ def test_piwae_of_a_guide_that_is_not_trained() -> None:
         assert PIWAE(2, 2).objective(*programs(pair), x).loss.isfinite()
 
 
-def doubly_reparameterised(pair: OneLatent | Chain, x: Tensor, K: int) -> None:
+def doubly_reparameterized(pair: OneLatent | Chain, x: Tensor, K: int) -> None:
     """Backpropagates minus the estimator of Tucker et al. (2019), eq. 8: distributions of detached parameters."""
     fixed = {name: parameter.detach() for name, parameter in pair.named_parameters()}
     shape = (K, len(x))
@@ -303,7 +303,7 @@ def doubly_reparameterised(pair: OneLatent | Chain, x: Tensor, K: int) -> None:
 def test_dreg_is_the_formula(kind: type[OneLatent] | type[Chain], particles: int) -> None:
     pair, x = kind(5, torch.float64), torch.linspace(-1, 2, 5, dtype=torch.float64)
     ours = gradients_of(DReG(particles), pair, x)
-    assert_same(ours, gradients(pair, lambda: doubly_reparameterised(pair, x, particles)), 1e-12, 1e-12)
+    assert_same(ours, gradients(pair, lambda: doubly_reparameterized(pair, x, particles)), 1e-12, 1e-12)
     iwae = gradients_of(IWAE(particles), pair, x)
     assert_same(parted(ours, GUIDE)[1], parted(iwae, GUIDE)[1], 1e-12, 1e-12)
     assert (ours["a"] - iwae["a"]).abs().min() > 1e-3  # and the guide's is another estimator

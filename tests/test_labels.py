@@ -79,12 +79,12 @@ def test_classes_and_styles_of_a_pair(features: bool) -> None:
     style = pair.semi_supervised.encode(codes, y).mean
     torch.testing.assert_close(moved[4, 2], pair.mean(style[4], torch.tensor(2)).detach())
     assert not torch.allclose(analogies(pair, x, (y + 1) % 3), moved)
-    grey = Split((255 * x).to(torch.uint8), binarization="dynamic")
-    seen = grey.tensors[0].float() / 255
-    assert torch.equal(classified(pair, grey), pair.classify(seen).logits.argmax(1))
+    gray = Split((255 * x).to(torch.uint8), binarization="dynamic")
+    seen = gray.tensors[0].float() / 255
+    assert torch.equal(classified(pair, gray), pair.classify(seen).logits.argmax(1))
 
 
-def easy(path: Path, labelled: bool = True, classes: int = 2) -> str:
+def easy(path: Path, labeled: bool = True, classes: int = 2) -> str:
     """Images that are bright on the left or on the right, whose labels are 3 and 7."""
     rng = np.random.default_rng(0)
     arrays = {}
@@ -94,7 +94,7 @@ def easy(path: Path, labelled: bool = True, classes: int = 2) -> str:
         x[y == 0, ..., :3] += 190
         x[y == 1, ..., 3:] += 190
         arrays[f"x_{part}"] = x.astype(np.uint8)
-        if labelled:
+        if labeled:
             arrays[f"y_{part}"] = np.array([3, 7])[y]
     np.savez(path / "easy.npz", **arrays)
     return str(path / "easy.npz")
@@ -124,8 +124,8 @@ def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeyp
     assert found.classes == [3, 7]
     assert (found.num_labels, found.num_data, found.num_test) == (4, 200, 40)
     assert found.methods[name].error < 0.1
-    assert found.methods["labelled data alone: classifier"].error < 0.1
-    assert ("labelled data alone: classifier of codes" in found.methods) == bool(num_features)
+    assert found.methods["labeled data alone: classifier"].error < 0.1
+    assert ("labeled data alone: classifier of codes" in found.methods) == bool(num_features)
     stored = json.loads((tmp_path / "out" / "labels.json").read_text())
     assert stored["methods"][name]["error"] == found.methods[name].error
     assert (tmp_path / "out" / "labels.png").stat().st_size > 1000
@@ -150,7 +150,7 @@ def test_refuses(tmp_path: Path, options: dict[str, Any], message: str) -> None:
 
 def test_data_without_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the training set of 'easy' has no labels.*mnist.*y_train"):
-        labels(easy(tmp_path, labelled=False), 2, progress=False)
+        labels(easy(tmp_path, labeled=False), 2, progress=False)
 
 
 def test_a_figure_is_of_images(tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ from pyro_vae.diagnostics import (
     resample,
     sample,
 )
-from pyro_vae.hierarchy import Level
+from pyro_vae.hierarchy import LatentLayer
 from pyro_vae.networks import MLP, Convolutional
 
 
-class Map(Level):
+class Map(LatentLayer):
     """z [1, 2, 2] with p = N(h, 1) and q = N(h + e, scale); h = 2 z + 1 below."""
 
     def __init__(self, scale: float) -> None:
@@ -118,11 +118,11 @@ class Codes(nn.Module):
                 pyro.sample(name, dist.Delta(one_hot(number, shape[-1]).to(x.dtype), event_dim=3))
 
 
-def quantised() -> tuple[Any, Tensor]:
+def quantized() -> tuple[Any, Tensor]:
     return Codes(lambda x: x.long().sum((1, 2, 3)) % 3, lambda x: x.long() + 2), binary(1, 2, 2, size=6)
 
 
-hierarchies = pytest.mark.parametrize("make", [top_down, bottom_up, quantised])
+hierarchies = pytest.mark.parametrize("make", [top_down, bottom_up, quantized])
 
 
 @hierarchies
@@ -130,12 +130,12 @@ def test_all_latents_held_give_the_reconstruction_and_none_a_sample(make: Callab
     pair, x = make()
     names = latent_names(pair, x)
     assert names == tuple(sorted(names, reverse=True))
-    drawn = resample(pair, x, held=names, num_samples=3)
+    drawn = resample(pair, x, fixed=names, num_samples=3)
     assert drawn.shape == (len(x), 3, *x.shape[1:])
     for column in drawn.unbind(1):
         torch.testing.assert_close(column, reconstruct(pair, x))
     values = {name: value.flip(0) for name, value in encode(pair, x).items()}
-    torch.testing.assert_close(resample(pair, x, held=values, num_samples=1)[:, 0], decode(pair, values, x))
+    torch.testing.assert_close(resample(pair, x, fixed=values, num_samples=1)[:, 0], decode(pair, values, x))
     torch.manual_seed(1)
     none = resample(pair, x[:1], num_samples=7)[0]
     torch.manual_seed(1)
@@ -147,23 +147,23 @@ def test_what_is_not_held_comes_from_its_conditional_prior() -> None:
     top = encode(pair, X)["z2"]
     torch.testing.assert_close(top, upwards(X)[1])
     torch.manual_seed(0)
-    z1 = resample(pair, X, held=["z2"], num_samples=4000)  # E[x | z] is z1
+    z1 = resample(pair, X, fixed=["z2"], num_samples=4000)  # E[x | z] is z1
     torch.testing.assert_close(z1.mean(1), 2 * top + 1, atol=5 / 4000**0.5, rtol=0)
     torch.testing.assert_close(z1.std(1), torch.ones_like(top), atol=0.06, rtol=0)
-    z1 = resample(pair, X, drawn=["z2"], num_samples=4000)  # z1 at its mean given z2
+    z1 = resample(pair, X, sampled=["z2"], num_samples=4000)  # z1 at its mean given z2
     torch.testing.assert_close(z1.mean(1), torch.ones_like(top), atol=10 / 4000**0.5, rtol=0)
     torch.testing.assert_close(z1.std(1), 2 * torch.ones_like(top), atol=0.12, rtol=0)
-    torch.testing.assert_close(resample(pair, X, drawn=[], num_samples=2), torch.ones(6, 2, 1, 2, 2))
-    below = resample(pair, X, held=["z2"], drawn=[], num_samples=2)
+    torch.testing.assert_close(resample(pair, X, sampled=[], num_samples=2), torch.ones(6, 2, 1, 2, 2))
+    below = resample(pair, X, fixed=["z2"], sampled=[], num_samples=2)
     torch.testing.assert_close(below, (2 * top + 1)[:, None].expand(6, 2, 1, 2, 2))
     held = torch.arange(24.0).reshape(6, 1, 2, 2)
-    assert torch.equal(resample(pair, X, held={"z1": held}, num_samples=2), held[:, None].expand(6, 2, 1, 2, 2))
+    assert torch.equal(resample(pair, X, fixed={"z1": held}, num_samples=2), held[:, None].expand(6, 2, 1, 2, 2))
 
 
 def test_a_discrete_latent_has_no_mean_to_be_at() -> None:
-    pair, x = quantised()
+    pair, x = quantized()
     torch.manual_seed(0)
-    drawn = resample(pair, x[:1], held=["z2"], drawn=[], num_samples=200)[0]
+    drawn = resample(pair, x[:1], fixed=["z2"], sampled=[], num_samples=200)[0]
     numbers = torch.logit(drawn) + 1.5 - (encode(pair, x[:1])["z2"] * torch.arange(3.0)).sum()
     assert sorted(numbers.round(decimals=3).unique().tolist()) == [0, 1, 2, 3]
 
@@ -171,11 +171,11 @@ def test_a_discrete_latent_has_no_mean_to_be_at() -> None:
 def test_latents_that_cannot_be_held() -> None:
     pair = maps()
     with pytest.raises(ValueError, match="no latent 'z3'; it has z2, z1"):
-        resample(pair, X, held=["z3"])
-    with pytest.raises(ValueError, match="'z1' is named more than once: hold it, or draw it"):
-        resample(pair, X, held=["z1"], drawn=["z1"])
+        resample(pair, X, fixed=["z3"])
+    with pytest.raises(ValueError, match="'z1' is named more than once: put it in fixed or in sampled"):
+        resample(pair, X, fixed=["z1"], sampled=["z1"])
     with pytest.raises(ValueError, match=r"6 data need as many values of 'z2', \[6, \*event\]; got \[2, 1, 2, 2\]"):
-        resample(pair, X, held={"z2": torch.zeros(2, 1, 2, 2)})
+        resample(pair, X, fixed={"z2": torch.zeros(2, 1, 2, 2)})
 
 
 def test_usage_of_each_level() -> None:
@@ -303,7 +303,7 @@ def test_interpolation_of_feature_maps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "more"), [(top_down, {"interpolations", "levels_held", "levels_drawn"}), (quantised, {"levels_held"})]
+    ("make", "more"), [(top_down, {"interpolations", "levels_held", "levels_drawn"}), (quantized, {"levels_held"})]
 )
 def test_figures_of_levels(make: Callable[[], tuple[Any, Tensor]], more: set[str], tmp_path: Any) -> None:
     pair, x = make()
@@ -342,14 +342,14 @@ def test_importance_sampling_of_feature_maps() -> None:
 
 @pytest.mark.parametrize("method", [evidence.ais, evidence.bdmc, evidence.hmc])
 def test_chains_refuse_codes(method: Any) -> None:
-    pair, x = quantised()
+    pair, x = quantized()
     with pytest.raises(ValueError, match=r"continuous latents, but 'z2' is a OneHotCategorical.*evidence\.importance"):
         method(pair, x, compile="traced")
 
 
 def test_evidence_of_codes_is_that_of_the_nearest_code() -> None:
     """The guide is a point, so that importance sampling gives log p(x, z) there."""
-    pair, x = quantised()
+    pair, x = quantized()
     codes = encode(pair, x)
     log_z = -math.log(3) - 4 * math.log(4)
     means = decode(pair, codes, x)

@@ -34,8 +34,8 @@ def uniform(*event_shape: int, size: int = 5) -> Tensor:
     return torch.rand(size, *event_shape, generator=torch.Generator().manual_seed(4))
 
 
-def grey(*event_shape: int, size: int = 5) -> Tensor:
-    """Grey levels, the lowest and the highest among them."""
+def gray(*event_shape: int, size: int = 5) -> Tensor:
+    """Gray levels, the lowest and the highest among them."""
     k = torch.randint(256, (size, *event_shape), generator=torch.Generator().manual_seed(5))
     k.view(-1)[:2] = torch.tensor([0, 255])
     return k / 255
@@ -51,12 +51,12 @@ def case(make: Callable[..., Likelihood], data: Callable[..., Tensor], id: str, 
 
 ALL = [
     case(Bernoulli, binary, "bernoulli"),
-    case(Bernoulli, uniform, "bernoulli-grey", support="unit_interval"),
+    case(Bernoulli, uniform, "bernoulli-gray", support="unit_interval"),
     case(ContinuousBernoulli, uniform, "continuous-bernoulli"),
-    case(Categorical, grey, "categorical"),
-    case(DiscretizedLogistic, grey, "discretized-logistic"),
-    case(DiscretizedLogistic, grey, "discretized-logistic-shared", scale="shared", sigmoid_mean=False),
-    case(MixtureOfDiscretizedLogistics, grey, "mixture"),
+    case(Categorical, gray, "categorical"),
+    case(DiscretizedLogistic, gray, "discretized-logistic"),
+    case(DiscretizedLogistic, gray, "discretized-logistic-shared", scale="shared", sigmoid_mean=False),
+    case(MixtureOfDiscretizedLogistics, gray, "mixture"),
     case(Gaussian, real, "gaussian"),
     case(Gaussian, uniform, "gaussian-none", scale=None),
     case(Gaussian, real, "gaussian-shared", scale="shared", sigmoid_mean=False),
@@ -112,20 +112,20 @@ def test_bernoulli(event: tuple[int, ...], leading: tuple[int, ...]) -> None:
     assert set(p.sample().unique().tolist()) <= {0.0, 1.0}
 
 
-def test_grey_pixels_only_on_purpose() -> None:
+def test_gray_pixels_only_on_purpose() -> None:
     network, z = MLP(LATENT, 6, (4,)), torch.randn(5, LATENT)
-    grey = torch.rand(5, 6)
-    binary_p, grey_p = Bernoulli(network)(z), Bernoulli(network, support="unit_interval")(z)
-    assert not binary_p.support.check(grey).any()
-    assert grey_p.support.check(grey).all()
-    assert not grey_p.support.check(grey + 1).any()
+    gray = torch.rand(5, 6)
+    binary_p, gray_p = Bernoulli(network)(z), Bernoulli(network, support="unit_interval")(z)
+    assert not binary_p.support.check(gray).any()
+    assert gray_p.support.check(gray).all()
+    assert not gray_p.support.check(gray + 1).any()
     m = network(z).sigmoid()
-    by_hand = (grey * m.log() + (1 - grey) * (1 - m).log()).sum(-1)
-    torch.testing.assert_close(grey_p.log_prob(grey), by_hand)
+    by_hand = (gray * m.log() + (1 - gray) * (1 - m).log()).sum(-1)
+    torch.testing.assert_close(gray_p.log_prob(gray), by_hand)
     # What Pyro does to a distribution keeps the relaxed support.
-    assert grey_p.expand((3, 5)).support.check(grey).all()
-    with pytest.raises(ValueError, match=r"'binary' or 'unit_interval'; got 'grey'"):
-        Bernoulli(network, support="grey")
+    assert gray_p.expand((3, 5)).support.check(gray).all()
+    with pytest.raises(ValueError, match=r"'binary' or 'unit_interval'; got 'gray'"):
+        Bernoulli(network, support="gray")
 
 
 @pytest.mark.parametrize("logit", [-80.0, 80.0])
@@ -271,8 +271,8 @@ LEARNED = [
     pytest.param(functools.partial(Gaussian, scale=None), real, id="gaussian"),
     pytest.param(Laplace, real, id="laplace"),
     pytest.param(StudentT, real, id="student-t"),
-    pytest.param(DiscretizedLogistic, grey, id="discretized-logistic"),
-    pytest.param(MixtureOfDiscretizedLogistics, grey, id="mixture"),
+    pytest.param(DiscretizedLogistic, gray, id="discretized-logistic"),
+    pytest.param(MixtureOfDiscretizedLogistics, gray, id="mixture"),
 ]
 
 
@@ -345,9 +345,9 @@ def test_a_traced_training_step_is_an_eager_one(make: Any, data: Any) -> None:
 
 
 OFF = [
-    case(Categorical, lambda *e: grey(*e) + 0.5 / 255, "categorical"),
-    case(DiscretizedLogistic, lambda *e: grey(*e) + 0.5 / 255, "discretized-logistic"),
-    case(MixtureOfDiscretizedLogistics, lambda *e: grey(*e) * 255, "mixture"),
+    case(Categorical, lambda *e: gray(*e) + 0.5 / 255, "categorical"),
+    case(DiscretizedLogistic, lambda *e: gray(*e) + 0.5 / 255, "discretized-logistic"),
+    case(MixtureOfDiscretizedLogistics, lambda *e: gray(*e) * 255, "mixture"),
     case(ContinuousBernoulli, lambda *e: uniform(*e) + 1, "continuous-bernoulli"),
     case(Poisson, lambda *e: -1 - counts(*e), "poisson"),
     case(Poisson, lambda *e: counts(*e) + 0.5, "poisson-fraction"),
@@ -417,7 +417,7 @@ def test_rates_do_not_overflow(size: float) -> None:
         assert slope.item() == pytest.approx(1 / (size - 14), rel=1e-5)
 
 
-def test_grey_levels_in_place_of_the_network_s_first_dimension() -> None:
+def test_gray_levels_in_place_of_the_network_s_first_dimension() -> None:
     # The logits of pixel d and level k stand at [k, d]; those of component m at [parameter, m, d].
     output = torch.randn(256, 2, 3)
     p = Categorical(Constant(output))(torch.zeros(4, LATENT))
@@ -430,12 +430,12 @@ def test_grey_levels_in_place_of_the_network_s_first_dimension() -> None:
 
 
 def test_bits_per_dim() -> None:
-    # Uniform over 256 levels: 8 bits, as a probability and as a density of what was dequantised to [0, 1].
+    # Uniform over 256 levels: 8 bits, as a probability and as a density of what was dequantized to [0, 1].
     p = Categorical(Constant(torch.zeros(256, 1, 2, 3)))(torch.zeros(5, LATENT))
-    torch.testing.assert_close(bits_per_dim(p.log_prob(grey(1, 2, 3)), (1, 2, 3)), torch.full((5,), 8.0))
+    torch.testing.assert_close(bits_per_dim(p.log_prob(gray(1, 2, 3)), (1, 2, 3)), torch.full((5,), 8.0))
     q = ContinuousBernoulli(Constant(torch.zeros(6)))(torch.zeros(5, LATENT))
-    dequantised = (grey(6) * 255 + uniform(6)) / 256
-    torch.testing.assert_close(bits_per_dim(q.log_prob(dequantised), (6,), bin_width=1 / 256), torch.full((5,), 8.0))
+    dequantized = (gray(6) * 255 + uniform(6)) / 256
+    torch.testing.assert_close(bits_per_dim(q.log_prob(dequantized), (6,), bin_width=1 / 256), torch.full((5,), 8.0))
     # The same density, whatever the units that it is over.
     wide = torch.distributions.Uniform(0, 256).log_prob(torch.tensor(3.0)).item()
     assert bits_per_dim(6 * wide, (6,)) == pytest.approx(8)

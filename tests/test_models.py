@@ -73,11 +73,11 @@ def test_only_a_bernoulli_decoder_starts_at_the_mean():
     torch.manual_seed(0)
     plain = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian)
     torch.manual_seed(0)
-    centred = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian, mean=mean)
-    assert torch.equal(plain.likelihood.network.layers[-1].bias, centred.likelihood.network.layers[-1].bias)
+    centered = MLPVAE(SHAPE, latent_dim=2, likelihood=Gaussian, mean=mean)
+    assert torch.equal(plain.likelihood.network.layers[-1].bias, centered.likelihood.network.layers[-1].bias)
     torch.manual_seed(0)
-    grey = functools.partial(Bernoulli, support="unit_interval")
-    started = MLPVAE(SHAPE, latent_dim=2, likelihood=grey, mean=mean)
+    gray = functools.partial(Bernoulli, support="unit_interval")
+    started = MLPVAE(SHAPE, latent_dim=2, likelihood=gray, mean=mean)
     assert not torch.equal(plain.likelihood.network.layers[-1].bias, started.likelihood.network.layers[-1].bias)
 
 

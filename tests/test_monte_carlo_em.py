@@ -13,8 +13,8 @@ from pyro.infer import SVI
 from torch import Tensor, nn
 
 from pyro_vae import VAE, DiagonalNormal, Gaussian, MonteCarloEM, Pair, StandardNormal, fit
-from pyro_vae.contract import programs
 from pyro_vae.networks import MLP
+from pyro_vae.pair import programs
 
 
 def small() -> VAE:

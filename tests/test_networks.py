@@ -234,7 +234,7 @@ def test_start_at_a_given_output(make: Any) -> None:
         network.start_at(torch.zeros(3))
 
 
-# What every network does, under every normalisation
+# What every network does, under every normalization
 
 
 @every_network
@@ -412,7 +412,7 @@ def test_residual_mlp_by_hand() -> None:
     torch.testing.assert_close(network(x), last(first(x).tanh()).unflatten(-1, (2, 2)))
 
 
-def test_residual_mlp_normalises_before_each_activation() -> None:
+def test_residual_mlp_normalizes_before_each_activation() -> None:
     network = ResidualMLP(3, 4, (5,), nn.Tanh, "layer")
     first, a, b, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
     x = torch.randn(7, 3)
@@ -463,11 +463,11 @@ def test_residual_decoder_gives_any_image(leading: Any, size: int, stacked: Any,
     keeps_leading_dimensions(network, leading, torch.randn(*leading, size))
 
 
-# Weight normalisation
+# Weight normalization
 
 
 @every_network
-def test_weight_normalised_network_starts_as_the_plain_one(make: Any) -> None:
+def test_weight_normalized_network_starts_as_the_plain_one(make: Any) -> None:
     torch.manual_seed(0)
     plain = make()
     torch.manual_seed(0)
@@ -541,8 +541,8 @@ def test_data_dependent_start_without_a_bias() -> None:
     torch.testing.assert_close(layer(x).var(0, correction=0), torch.ones(4))
 
 
-def test_data_dependent_start_needs_weight_normalisation() -> None:
-    with pytest.raises(ValueError, match=r"no layer of this MLP is weight-normalised.*normalization='weight'"):
+def test_data_dependent_start_needs_weight_normalization() -> None:
+    with pytest.raises(ValueError, match=r"no layer of this MLP is weight-normalized.*normalization='weight'"):
         data_dependent_init(MLP(3, 2), torch.zeros(5, 3))
     network = nn.Sequential(weight_norm(nn.ConvTranspose2d(2, 3, 3)))
     with pytest.raises(ValueError, match="has 2 gains for 3 outputs"):
@@ -570,7 +570,7 @@ def test_normal_init_draws_the_weights_themselves(make: Any, normalization: Any)
         assert torch.equal(value, other), name
 
 
-# Batch normalisation and dropout
+# Batch normalization and dropout
 
 
 @pytest.mark.parametrize("leading", [(8,), (3, 8), (2, 3, 8)])

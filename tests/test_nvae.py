@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_vae import SGVB_A, SGVB_B, check, fit
-from pyro_vae.contract import evaluating, programs, run
 from pyro_vae.diagnostics import rate_distortion
 from pyro_vae.evidence import ais, importance
 from pyro_vae.likelihoods import MixtureOfDiscretizedLogistics
 from pyro_vae.models.nvae import NVAE
-from pyro_vae.training.step import Step
+from pyro_vae.pair import evaluating, programs, run
+from pyro_vae.training.step import TrainingStep
 
 SMALL = (1, 8, 8)
 SHAPES = {"z1": (2, 8, 8), "z2": (2, 8, 8), "z3": (2, 4, 4)}
@@ -53,7 +53,7 @@ def sites(pair: Any, x: Tensor, num_particles: int | None = None) -> tuple[dict[
         ({"groups": (1, 1, 2)}, [(2, 8, 8), (2, 4, 4), (2, 2, 2), (2, 2, 2)]),
         ({"preprocess": 1, "cells": 2}, [(2, 4, 4), (2, 4, 4), (2, 2, 2)]),
         ({"preprocess": 1, "padding": 4, "groups": (1, 1)}, [(2, 8, 8), (2, 4, 4)]),
-        ({"iaf": 2}, [(2, 8, 8), (2, 8, 8), (2, 4, 4)]),
+        ({"num_flows": 2}, [(2, 8, 8), (2, 8, 8), (2, 4, 4)]),
         ({"multiplier": 1, "groups": (1,)}, [(2, 8, 8)]),
     ],
 )
@@ -63,7 +63,7 @@ def test_check_passes(arguments: dict[str, Any], shapes: list[tuple[int, ...]]) 
     found = {site.name: site for site in report.sites}
     assert [found[f"z{level}"].event_shape for level in range(1, len(shapes) + 1)] == shapes
     assert found["x"].event_shape == SMALL
-    assert {site.analytic_kl for site in report.sites if not site.observed} == {"iaf" not in arguments}
+    assert {site.analytic_kl for site in report.sites if not site.observed} == {"num_flows" not in arguments}
     assert pair.model().shape == (1, *SMALL)
     assert pair.levels[-1].start.shape[1:] == shapes[-1][1:]
 
@@ -76,9 +76,9 @@ def test_channels_follow_the_halvings() -> None:
     assert pair.likelihood.network.layers[-1].in_channels == 4
 
 
-@pytest.mark.parametrize("iaf", [0, 2])
-def test_particles_are_one_more_dimension(iaf: int) -> None:
-    model, guide = sites(small(iaf=iaf), binary(3, *SMALL), num_particles=2)
+@pytest.mark.parametrize("num_flows", [0, 2])
+def test_particles_are_one_more_dimension(num_flows: int) -> None:
+    model, guide = sites(small(num_flows=num_flows), binary(3, *SMALL), num_particles=2)
     for name, shape in SHAPES.items():
         assert guide[name]["value"].shape == (2, 3, *shape)
         assert model[name]["fn"].log_prob(guide[name]["value"]).shape == (2, 3)
@@ -175,20 +175,22 @@ def test_pyros_elbo_has_the_same_value() -> None:
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def step_of(mode: Any, x: Tensor, estimator: Any = None, **arguments: Any) -> tuple[Tensor, dict[str, Any], Any, Step]:
+def step_of(
+    mode: Any, x: Tensor, estimator: Any = None, **arguments: Any
+) -> tuple[Tensor, dict[str, Any], Any, TrainingStep]:
     torch.manual_seed(0)
     pair = small(groups=(1, 1), **arguments)
-    step = Step(pair, estimator or SGVB_B(), compile=mode)
+    step = TrainingStep(pair, estimator or SGVB_B(), compile=mode)
     torch.manual_seed(1)
     loss = step([x], torch.tensor(0.7)).loss
     assert step.mode == mode
     return loss, {name: p.grad for name, p in pair.named_parameters()}, pair, step
 
 
-@pytest.mark.parametrize("arguments", [{}, {"checkpointing": True}, {"preprocess": 1, "padding": 4, "iaf": 1}])
+@pytest.mark.parametrize("arguments", [{}, {"checkpointing": True}, {"preprocess": 1, "padding": 4, "num_flows": 1}])
 def test_a_traced_step_as_an_eager_one(arguments: dict[str, Any]) -> None:
     x = binary(6, *SMALL)
-    estimator = SGVB_A() if "iaf" in arguments else SGVB_B()
+    estimator = SGVB_A() if "num_flows" in arguments else SGVB_B()
     (eager, gradients, pair, _), (traced, others, other, step) = (
         step_of(mode, x, estimator, **arguments) for mode in ("eager", "traced")
     )
@@ -244,7 +246,7 @@ def test_evaluation_recomputes_nothing() -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_log_determinant_and_inverse_of_the_flow(reverse: bool) -> None:
-    pair = small(iaf=2).double()
+    pair = small(num_flows=2).double()
     flow = pair.levels[2].flows[int(reverse)]
     assert flow.reverse == reverse
     nn.init.normal_(flow.last.layers[-1].weight, 0.0, 0.5)
@@ -269,7 +271,7 @@ def test_log_determinant_and_inverse_of_the_flow(reverse: bool) -> None:
 
 
 def test_a_reversed_flow_is_the_flow_of_the_reversed_image() -> None:
-    one, other = small(iaf=2).levels[2].flows
+    one, other = small(num_flows=2).levels[2].flows
     other.load_state_dict(one.state_dict())
     features, z = torch.randn(3, 8, 4, 4), torch.randn(3, 2, 4, 4)
     y = one(features)(z)
@@ -279,7 +281,7 @@ def test_a_reversed_flow_is_the_flow_of_the_reversed_image() -> None:
 
 def test_a_density_of_the_flow() -> None:
     """log q of a draw is that of its base less the log-determinants, also of a value that comes from elsewhere."""
-    level = moved(small(iaf=2)).levels[2].double()
+    level = moved(small(num_flows=2)).levels[2].double()
     q = level.posterior(level.prior(None), None, torch.randn(3, 8, 4, 4, dtype=torch.float64))
     z = q.rsample()
     again = level.posterior(level.prior(None), None, torch.zeros(8, 4, 4, dtype=torch.float64))
@@ -294,13 +296,13 @@ def test_a_density_of_the_flow() -> None:
 
 
 def test_the_flows_kl_is_sampled_and_said() -> None:
-    pair, x = small(iaf=True), binary(4, *SMALL)
+    pair, x = small(num_flows=1), binary(4, *SMALL)
     with pytest.warns(UserWarning, match="no closed-form KL is registered for z3, z2, z1"):
         terms = SGVB_B().objective(*programs(pair), x)[2]
     assert terms["z1"].keys() == {"log_p", "log_q"}
 
 
-def test_colours() -> None:
+def test_colors() -> None:
     likelihood = functools.partial(MixtureOfDiscretizedLogistics, num_components=2)
     pair: Any = NVAE((3, 8, 4), 4, 2, (1, 1), 1, likelihood=likelihood)
     x = torch.randint(0, 256, (12, 3, 8, 4), generator=torch.Generator().manual_seed(0)) / 255
@@ -339,11 +341,11 @@ def test_state_goes_round() -> None:
 
 def test_precisions() -> None:
     x = binary(4, *SMALL)
-    pair = small(iaf=1).double()
+    pair = small(num_flows=1).double()
     check(pair, x.double())
     _, guide = sites(pair, x.double())
     assert {site["value"].dtype for site in guide.values()} == {torch.float64}
-    half = small(iaf=1)
+    half = small(num_flows=1)
     with torch.autocast("cpu", torch.bfloat16), evaluating(half), torch.no_grad():
         model_trace, guide_trace = run(half, x)
     for name in SHAPES:
@@ -389,7 +391,7 @@ def test_evidence() -> None:
         ({"multiplier": 0}, r"multiplier has to be an integer of at least 1"),
         ({"preprocess": -1}, r"preprocess has to be an integer of at least 0"),
         ({"padding": -1}, r"padding has to be an integer of at least 0"),
-        ({"iaf": 1.5}, r"iaf, the number of steps of a flow, has to be an integer of at least 0; got 1.5"),
+        ({"num_flows": 1.5}, r"num_flows has to be an integer of at least 0; got 1.5"),
     ],
 )
 def test_what_cannot_be_built(arguments: dict[str, Any], message: str) -> None:

@@ -31,12 +31,12 @@ from pyro_vae import (
     StandardNormal,
     check,
 )
-from pyro_vae.contract import programs
-from pyro_vae.contract import run as run_pair
 from pyro_vae.diagnostics import active_units, kl_decomposition, linear_vae_optimum
 from pyro_vae.estimators import TCVAE, Annealed, Balanced, Capacity, Estimator, FreeBits, Objective
 from pyro_vae.estimators.units import aggregate, kl_by_unit, units
-from pyro_vae.training import Step
+from pyro_vae.pair import programs
+from pyro_vae.pair import run as run_pair
+from pyro_vae.training import TrainingStep
 
 # Each away from the weights at which its loss is minus the ELBO.
 OBJECTIVES: dict[str, Callable[..., Estimator]] = {
@@ -124,7 +124,7 @@ def test_traces(make: Make) -> None:
     beta = torch.tensor(0.6)
     results = []
     for mode in ("eager", "traced"):
-        step = Step(pair, make(), compile=mode)
+        step = TrainingStep(pair, make(), compile=mode)
         torch.manual_seed(3)
         losses = [step(batch, weight).loss for weight in (beta, beta, 2 * beta)]  # the weight is an input of the graph
         assert step.mode == mode
@@ -172,7 +172,7 @@ def test_value_does_not_depend_on_the_plates_scale(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", PENALISED)
-def test_what_stands_outside_the_plate_is_not_penalised(make: Make) -> None:
+def test_what_stands_outside_the_plate_is_not_penalized(make: Make) -> None:
     """A global latent keeps its KL of the ELBO, with the beta of that."""
     pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "plain_object"))
     loc = dict(pair.named_parameters())["pyro_params.param/bias/loc"]
@@ -459,8 +459,8 @@ def test_balanced_takes_a_sampled_kl() -> None:
 def test_balanced_warm_up_ends_as_the_elbo() -> None:
     """Under fit beta is a tensor: one graph serves the warm-up and what comes after."""
     pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
-    step = Step(pair, Balanced(2), compile="traced")
-    plain = Step(pair, SGVB_B(2), compile="traced")
+    step = TrainingStep(pair, Balanced(2), compile="traced")
+    plain = TrainingStep(pair, SGVB_B(2), compile="traced")
     differences = []
     for beta in (0.3, 0.9, 1.0, 1.5):
         ours, theirs = (seeded(2, each, batch, torch.tensor(beta)).loss for each in (step, plain))
@@ -643,7 +643,7 @@ def test_tcvae_in_an_inner_plate() -> None:
 def test_names_in_the_messages() -> None:
     pair, x = Coin(3), torch.ones(3)
     for estimator in (Capacity(1.0), FreeBits(0.1), TCVAE()):
-        with pytest.raises(ValueError, match=f"{type(estimator).__name__} needs reparameterised latents.*Bernoulli"):
+        with pytest.raises(ValueError, match=f"{type(estimator).__name__} needs reparameterized latents.*Bernoulli"):
             estimator.loss(*programs(pair), x)
 
 

@@ -22,7 +22,7 @@ from pyro_vae.plotting.mosaics import as_images, gap, tile
 from pyro_vae.plotting.style import png
 
 RNG = np.random.default_rng(0)
-GREY = RNG.uniform(0.05, 0.95, (12, 28, 20))  # Frey's shape, and nowhere the white of a gap
+GRAY = RNG.uniform(0.05, 0.95, (12, 28, 20))  # Frey's shape, and nowhere the white of a gap
 
 
 def mosaic_of(figure):
@@ -69,22 +69,22 @@ PAPER = {"two": {"published": ([5, 50], [-6.0, -5.5])}}
 
 def every_figure():
     return {
-        "image_grid": plotting.image_grid(GREY, columns=5, title="grid"),
-        "reconstructions": plotting.reconstructions(GREY, GREY[::-1], count=4),
-        "manifold": plotting.manifold(GREY[:9], side=3),
+        "image_grid": plotting.image_grid(GRAY, columns=5, title="grid"),
+        "reconstructions": plotting.reconstructions(GRAY, GRAY[::-1], count=4),
+        "manifold": plotting.manifold(GRAY[:9], side=3),
         "learning_curves": plotting.learning_curves({"a": history(30)}, published=[{"label": "p", "x": 9e3, "y": -95}]),
         "latent_scatter": plotting.latent_scatter(RNG.normal(size=(40, 5)), np.arange(40) % 3),
         "one code": plotting.latent_scatter([[0.0, 1.0, 2.0]]),
-        "traversals": plotting.traversals(GREY.reshape(3, 4, 28, 20), values=[-2, -1, 1, 2]),
-        "quantiles": plotting.traversals(GREY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98]),
-        "interpolations": plotting.interpolations(GREY.reshape(3, 4, 28, 20), GREY[:3], GREY[3:6]),
-        "one step": plotting.interpolations(GREY[:1, None], GREY[:1], GREY[:1]),
+        "traversals": plotting.traversals(GRAY.reshape(3, 4, 28, 20), values=[-2, -1, 1, 2]),
+        "quantiles": plotting.traversals(GRAY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98]),
+        "interpolations": plotting.interpolations(GRAY.reshape(3, 4, 28, 20), GRAY[:3], GRAY[3:6]),
+        "one step": plotting.interpolations(GRAY[:1, None], GRAY[:1], GRAY[:1]),
         "one density": plotting.densities({"U": np.ones((5, 5))}),
         "densities": plotting.densities({f"U{i}": RNG.random((30, 30)) for i in range(7)}, title="t"),
         "many densities": plotting.densities({f"U{i}": RNG.random((30, 30)) for i in range(13)}, columns=6),
         "active_units": plotting.active_units([1.0, 1e-4, 0.3]),
         "gradients": plotting.gradients(gradient_rows(), title="t"),
-        "resampled": plotting.resampled(RNG.random((3, 2, 2, 28, 20)), GREY[:2], ["none", "a", "b"], title="a title"),
+        "resampled": plotting.resampled(RNG.random((3, 2, 2, 28, 20)), GRAY[:2], ["none", "a", "b"], title="a title"),
         "levels": plotting.levels({"a": [level_row("z1", 5.0, num_active=8), level_row("z2", 2.0, num_active=1)]}),
         "many levels": plotting.levels(
             {name: [level_row(f"z{i}", 1.0, num_active=i % 8, num_informative=1) for i in range(30)] for name in "abc"}
@@ -134,15 +134,15 @@ def test_every_image_is_in_its_place(count, columns, size, channels):
     assert (rest == 1).all()  # gaps and free cells are the page
 
 
-def test_image_grid_draws_the_mosaic_once_in_grey_with_the_origin_above():
-    figure = plotting.image_grid(GREY, columns=4, title="faces")
+def test_image_grid_draws_the_mosaic_once_in_gray_with_the_origin_above():
+    figure = plotting.image_grid(GRAY, columns=4, title="faces")
     (image,) = figure.axes[0].images
     assert image.get_cmap().name == "gray"
     assert image.get_clim() == (0, 1)
     assert image.origin == "upper"
     mosaic = mosaic_of(figure)
-    np.testing.assert_array_equal(mosaic[:28, 21:41], GREY[1])
-    np.testing.assert_array_equal(mosaic[29:57, :20], GREY[4])
+    np.testing.assert_array_equal(mosaic[:28, 21:41], GRAY[1])
+    np.testing.assert_array_equal(mosaic[29:57, :20], GRAY[4])
     assert "faces" in texts(figure)
 
 
@@ -158,11 +158,11 @@ def test_rows_and_columns(how, shape):
 def test_image_grid_draws_into_given_axes():
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert plotting.image_grid(GREY, ax=right) is figure
+    assert plotting.image_grid(GRAY, ax=right) is figure
     assert not left.images
     assert len(right.images) == 1
     part = figure.subfigures(1, 2)[1].subplots()
-    assert plotting.image_grid(GREY, ax=part) is figure
+    assert plotting.image_grid(GRAY, ax=part) is figure
 
 
 def test_values_just_outside_are_clipped():
@@ -174,26 +174,26 @@ def test_a_tensor_is_as_good_as_an_array():
     import torch  # not at the head: the room is used without it
 
     np.testing.assert_array_equal(
-        mosaic_of(plotting.samples(torch.tensor(GREY)[:, None])), mosaic_of(plotting.samples(GREY))
+        mosaic_of(plotting.samples(torch.tensor(GRAY)[:, None])), mosaic_of(plotting.samples(GRAY))
     )
     with pytest.raises(TypeError, match=r"images \(Tensor\).*detach"):
-        plotting.samples(torch.tensor(GREY, requires_grad=True))
+        plotting.samples(torch.tensor(GRAY, requires_grad=True))
 
 
 def test_originals_are_above_their_reconstructions():
-    other = GREY[::-1]
-    figure = plotting.reconstructions(GREY, other, count=3)
+    other = GRAY[::-1]
+    figure = plotting.reconstructions(GRAY, other, count=3)
     mosaic = mosaic_of(figure)
     for i in range(3):
         left = i * 21
-        np.testing.assert_array_equal(mosaic[:28, left : left + 20], GREY[i])
+        np.testing.assert_array_equal(mosaic[:28, left : left + 20], GRAY[i])
         np.testing.assert_array_equal(mosaic[29:, left : left + 20], other[i])
     assert mosaic.shape == (57, 62)
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["original", "reconstruction"]
     assert list(ax.get_yticks()) == [13.5, 42.5]
     assert figure._repr_png_().startswith(b"\x89PNG")  # it shows itself in a notebook
-    assert mosaic_of(plotting.reconstructions(GREY, other, count=99)).shape == (57, 12 * 21 - 1)
+    assert mosaic_of(plotting.reconstructions(GRAY, other, count=99)).shape == (57, 12 * 21 - 1)
 
 
 def test_manifold_grid_is_the_inverse_gaussian_cdf_of_the_unit_square():
@@ -366,30 +366,30 @@ def test_more_dimensions_become_principal_components():
         (np.arange(24) % 2 == 0, ["False", "True"]),
     ],
 )
-def test_classes_have_colours_and_a_legend(labels, names):
+def test_classes_have_colors_and_a_legend(labels, names):
     figure = plotting.latent_scatter(RNG.normal(size=(24, 2)), labels)
     assert legend_of(figure) == names
-    colours = cloud_of(figure).get_facecolor()[:, :3]
+    colors = cloud_of(figure).get_facecolor()[:, :3]
     index = np.unique(np.asarray(labels).astype(str), return_inverse=True)[1]
-    assert len({(tuple(c), i) for c, i in zip(colours, index, strict=True)}) == len(names)
+    assert len({(tuple(c), i) for c, i in zip(colors, index, strict=True)}) == len(names)
     handle = figure.axes[0].get_legend().legend_handles[0]
     here = np.asarray(labels).astype(type(np.asarray(labels).flat[0])) == np.unique(labels)[0]
-    assert np.allclose(colours[here], to_rgba(handle.get_color())[:3])
+    assert np.allclose(colors[here], to_rgba(handle.get_color())[:3])
 
 
 @pytest.mark.parametrize("labels", [np.linspace(0, 1, 24), np.arange(24), np.arange(24) % 2 + 0.5])
-def test_other_numbers_have_a_colour_bar(labels):
+def test_other_numbers_have_a_color_bar(labels):
     figure = plotting.latent_scatter(RNG.normal(size=(24, 2)), labels)
     assert len(figure.axes) == 2
     np.testing.assert_array_equal(cloud_of(figure).get_array(), labels)
     assert legend_of(figure) == []
 
 
-def test_traversals_are_labelled_by_dimension_and_value():
-    figure = plotting.traversals(GREY.reshape(3, 4, 1, 28, 20), values=[-1.5, -0.5, 0.5, 1.5])
+def test_traversals_are_labeled_by_dimension_and_value():
+    figure = plotting.traversals(GRAY.reshape(3, 4, 1, 28, 20), values=[-1.5, -0.5, 0.5, 1.5])
     (ax,) = figure.axes
     mosaic = mosaic_of(figure)
-    np.testing.assert_array_equal(mosaic[29:57, 42:62], GREY[1 * 4 + 2])  # second dimension, third value
+    np.testing.assert_array_equal(mosaic[29:57, 42:62], GRAY[1 * 4 + 2])  # second dimension, third value
     assert [t.get_text() for t in ax.get_yticklabels()] == ["$z_{1}$", "$z_{2}$", "$z_{3}$"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["−1.5", "−0.5", "0.5", "1.5"]
     np.testing.assert_array_equal(ax.get_xticks(), [9.5, 30.5, 51.5, 72.5])
@@ -426,7 +426,7 @@ def points_of(ax):
     return [container.lines[0].get_xydata() for container in ax.containers]
 
 
-def test_gradients_have_a_place_for_each_estimator_and_a_colour_for_each_group():
+def test_gradients_have_a_place_for_each_estimator_and_a_color_for_each_group():
     figure = plotting.gradients(gradient_rows(), title="a title")
     left, right = figure.axes
     assert legend_of(figure) == ["p(x)", "q(z)", "all"]  # the likelihood is p(x) again
@@ -491,7 +491,7 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch, step):
         monkeypatch.setattr(os, "replace", refuse)
     expected = OSError if step == "write_bytes" else PermissionError
     with pytest.raises(expected, match=r"cannot write picture\.png to the folder .*; give a path") as caught:
-        plotting.save(plotting.samples(GREY), path)
+        plotting.save(plotting.samples(GRAY), path)
     assert str(tmp_path) in str(caught.value)
     assert path.read_bytes() == b"the old picture"
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
@@ -499,43 +499,43 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch, step):
 
 REFUSALS = [
     (plotting.image_grid, (np.zeros((4, 784)),), {}, r"\[4, 784\].*reshape"),
-    (plotting.image_grid, (np.zeros((4, 2, 8, 8)),), {}, r"C = 2 channels; expected 1 \(grey\) or 3"),
+    (plotting.image_grid, (np.zeros((4, 2, 8, 8)),), {}, r"C = 2 channels; expected 1 \(gray\) or 3"),
     (plotting.image_grid, (np.zeros((4, 8, 8, 3)),), {}, r"moveaxis"),
     (plotting.image_grid, (np.zeros((0, 8, 8)),), {}, r"empty"),
     (plotting.image_grid, (np.full((2, 8, 8), 255),), {}, r"from 255 to 255; expected \[0, 1\]: divide"),
     (plotting.image_grid, (np.full((2, 8, 8), -1.0),), {}, r"from -1 to -1"),
     (plotting.image_grid, (np.full((2, 8, 8), np.nan),), {}, r"128 of 128 values that are NaN"),
-    (plotting.image_grid, (GREY,), {"rows": 2, "columns": 5}, "12 images do not fit into 2 rows x 5 columns = 10"),
-    (plotting.image_grid, (GREY,), {"columns": 0}, "columns is 0"),
-    (plotting.image_grid, (GREY,), {"rows": 2.0}, r"rows is 2\.0 \(float\)"),
+    (plotting.image_grid, (GRAY,), {"rows": 2, "columns": 5}, "12 images do not fit into 2 rows x 5 columns = 10"),
+    (plotting.image_grid, (GRAY,), {"columns": 0}, "columns is 0"),
+    (plotting.image_grid, (GRAY,), {"rows": 2.0}, r"rows is 2\.0 \(float\)"),
     (plotting.samples, ([[["a"]]],), {}, "images: got values of dtype <U1; expected real numbers"),
     (plotting.samples, ([[[0.0], [0.0, 1.0]]],), {}, "cannot be read as an array"),
-    (plotting.reconstructions, (GREY, GREY[1:]), {}, r"\[12, 1, 28, 20\].*\[11, 1, 28, 20\]"),
-    (plotting.manifold, (GREY,), {"side": 3}, r"12 images for side=3; expected side \* side = 9"),
+    (plotting.reconstructions, (GRAY, GRAY[1:]), {}, r"\[12, 1, 28, 20\].*\[11, 1, 28, 20\]"),
+    (plotting.manifold, (GRAY,), {"side": 3}, r"12 images for side=3; expected side \* side = 9"),
     (plotting.manifold_grid, (True,), {}, "side is True"),
-    (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {"values": [1, 2]}, r"shape \[2\].*each column, \[4\]"),
-    (plotting.traversals, (GREY,), {"values": [1]}, r"\[12, 28, 20\]; expected \[D, V, C, H, W\]"),
-    (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {}, "give values or quantiles, one of the two"),
+    (plotting.traversals, (GRAY.reshape(3, 4, 28, 20),), {"values": [1, 2]}, r"shape \[2\].*each column, \[4\]"),
+    (plotting.traversals, (GRAY,), {"values": [1]}, r"\[12, 28, 20\]; expected \[D, V, C, H, W\]"),
+    (plotting.traversals, (GRAY.reshape(3, 4, 28, 20),), {}, "give values or quantiles, one of the two"),
     (
         plotting.traversals,
-        (GREY.reshape(3, 4, 28, 20),),
+        (GRAY.reshape(3, 4, 28, 20),),
         {"values": [1, 2, 3, 4], "quantiles": [0, 0, 1, 1]},
         "one of the two",
     ),
-    (plotting.traversals, (GREY.reshape(3, 4, 28, 20),), {"quantiles": [0, 1, 2, 3]}, "quantiles go from 0 to 3"),
+    (plotting.traversals, (GRAY.reshape(3, 4, 28, 20),), {"quantiles": [0, 1, 2, 3]}, "quantiles go from 0 to 3"),
     (plotting.manifold_grid, (3, [[1, 2], [3, 4]]), {}, r"shape \[2, 2\]; expected .*\[2, 3\]"),
     (plotting.manifold_grid, (1, [[np.inf], [3]]), {}, "quantiles hold 1 of 2"),
-    (plotting.interpolations, (GREY, GREY, GREY), {}, r"\[12, 28, 20\]; expected \[P, T, C, H, W\]"),
+    (plotting.interpolations, (GRAY, GRAY, GRAY), {}, r"\[12, 28, 20\]; expected \[P, T, C, H, W\]"),
     (
         plotting.interpolations,
-        (GREY.reshape(3, 4, 28, 20), GREY[:3], GREY[:2]),
+        (GRAY.reshape(3, 4, 28, 20), GRAY[:3], GRAY[:2]),
         {},
         r"ends are .*\[2, 1, 28, 20\]; expected .*\[3, 1, 28, 20\]",
     ),
-    (plotting.animation, (GREY, "x.png"), {}, r"x\.png.*ends in \.gif"),
-    (plotting.animation, (GREY, "x.gif"), {"fps": 0}, "fps is 0"),
-    (plotting.animation, (GREY, "x.gif"), {"scale": 0}, "scale is 0"),
-    (plotting.animation, (GREY[0], "x.gif"), {}, r"\[28, 20\]; expected"),
+    (plotting.animation, (GRAY, "x.png"), {}, r"x\.png.*ends in \.gif"),
+    (plotting.animation, (GRAY, "x.gif"), {"fps": 0}, "fps is 0"),
+    (plotting.animation, (GRAY, "x.gif"), {"scale": 0}, "scale is 0"),
+    (plotting.animation, (GRAY[0], "x.gif"), {}, r"\[28, 20\]; expected"),
     (plotting.densities, ({},), {}, "nothing to draw"),
     (plotting.densities, ({"U": [1.0]},), {}, r"'U' has shape \[1\]; expected \[H, W\]"),
     (plotting.densities, ({"U": [[-1.0]]},), {}, "lowest value of the density 'U' is -1"),
@@ -587,7 +587,7 @@ def test_a_dictionary_of_arrays_is_the_same_history():
 
 def test_only_figures_and_png(tmp_path):
     with pytest.raises(ValueError, match=r"x\.pdf.*ends in \.png"):
-        plotting.save(plotting.samples(GREY), tmp_path / "x.pdf")
+        plotting.save(plotting.samples(GRAY), tmp_path / "x.pdf")
     with pytest.raises(TypeError, match="figure is a str"):
         plotting.save("figure", tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
@@ -597,8 +597,8 @@ def test_rc_params_stay_as_they_were_and_do_not_get_in():
     def pictures():
         figures = [
             plotting.learning_curves({"a": history(20)}, title="t"),
-            plotting.manifold(GREY[:4], side=2),
-            plotting.latent_scatter(GREY[0], np.arange(28) % 4),
+            plotting.manifold(GRAY[:4], side=2),
+            plotting.latent_scatter(GRAY[0], np.arange(28) % 4),
         ]
         files = [io.BytesIO() for _ in figures]
         for figure, file in zip(figures, files, strict=True):
@@ -645,7 +645,7 @@ def test_traversals_name_the_dimensions_that_they_move():
         plotting.traversals(images, values=[-1, 0, 1], dims=[6])
 
 
-def test_lines_have_a_colour_for_each_name_and_one_legend():
+def test_lines_have_a_color_for_each_name_and_one_legend():
     figure = plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="a title")
     one, two = figure.axes
     assert legend_of(figure) == ["VAE", "IWAE", "train", "published"]
@@ -692,11 +692,11 @@ def test_a_manifold_grid_of_another_prior():
     np.testing.assert_array_equal(grid[:, 0, 1], [0.9, 0.5, 0.1])
     normal = ndtri((np.arange(4) + 0.5) / 4)
     np.testing.assert_allclose(plotting.manifold_grid(4, [normal, normal]), plotting.manifold_grid(4))
-    assert "quantile of $z_1$ under p" in texts(plotting.manifold(GREY[:9], side=3, prior="p"))
+    assert "quantile of $z_1$ under p" in texts(plotting.manifold(GRAY[:9], side=3, prior="p"))
 
 
 def test_traversals_through_quantiles_say_so():
-    figure = plotting.traversals(GREY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98])
+    figure = plotting.traversals(GRAY.reshape(3, 4, 28, 20), quantiles=[0.02, 0.1, 0.9, 0.98])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0.02", "0.1", "0.9", "0.98"]
     assert figure.axes[0].get_xlabel() == "quantile of $z_d$ under the prior"
 
@@ -756,7 +756,7 @@ def test_an_animation_of_several_pictures_is_whole_or_not_at_all(tmp_path, monke
     monkeypatch.setattr(os, "replace", refuse)
     before = (tmp_path / "a.gif").read_bytes()
     with pytest.raises(PermissionError, match=r"cannot write a\.gif"):
-        plotting.animation(GREY, tmp_path / "a.gif")
+        plotting.animation(GRAY, tmp_path / "a.gif")
     assert (tmp_path / "a.gif").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
 

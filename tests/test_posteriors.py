@@ -122,10 +122,10 @@ def test_correlated_normals(make: Any, dim: int, leading: tuple[int, ...]) -> No
     draws = q.expand((4000, *leading)).rsample()
     error = 5 * covariance.diagonal(dim1=-2, dim2=-1).sqrt() / math.sqrt(4000)
     assert ((draws.mean(0) - loc).abs() < error).all()
-    centred = draws - loc
+    centered = draws - loc
     scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     error = 8 * scale[..., :, None] * scale[..., None, :] / math.sqrt(4000)
-    assert ((torch.einsum("k...i,k...j->...ij", centred, centred) / 4000 - covariance).abs() < error).all()
+    assert ((torch.einsum("k...i,k...j->...ij", centered, centered) / 4000 - covariance).abs() < error).all()
 
 
 @pytest.mark.parametrize("make", CORRELATED)

@@ -300,13 +300,13 @@ def test_vamp_prior(family: str, latent: Any) -> None:
     torch.testing.assert_close(free().log_prob(z).exp(), by_hand)
 
 
-def amortised() -> Any:
+def amortized() -> Any:
     step = transforms.InverseAutoregressive
     return FlowPosterior(encoder(), [step(3, 6, hidden=(8,)), transforms.Permutation(3, 6), step(3, 6, hidden=(8,))])
 
 
 STEPS: dict[str, Any] = {
-    "IAF": amortised,
+    "IAF": amortized,
     "MAF": lambda: FlowPosterior(encoder(), [transforms.MaskedAutoregressive(3, 6, hidden=(8,))]),
     "spline": lambda: FlowPosterior(encoder(), [transforms.SplineCoupling(3, 6, hidden=(8,))]),
     "Planar": lambda: FlowPosterior(encoder(), [transforms.Planar(3, 6), transforms.Radial(3, 6)]),

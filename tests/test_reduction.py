@@ -79,13 +79,13 @@ def linear_vae(x: np.ndarray, latent_dim: int, scale: float) -> LinearGaussian:
     return LinearGaussian(torch.tensor(weights).float(), torch.tensor(x.mean(0)).float(), scale)
 
 
-def toy(size: int = 300, *, labelled: bool = True) -> Data:
+def toy(size: int = 300, *, labeled: bool = True) -> Data:
     """Four overlapping classes in six dimensions of different scales."""
     classes = np.arange(2 * size) % 4
     centres = RNG.normal(size=(4, 6)) * 1.2
     x = (centres[classes] + RNG.normal(size=(2 * size, 6))) * np.array([3.0, 2.0, 1.5, 1.0, 0.5, 0.3])
     splits = [
-        Split(x[part].astype(np.float32), labels=classes[part] if labelled else None)
+        Split(x[part].astype(np.float32), labels=classes[part] if labeled else None)
         for part in (slice(size), slice(size, None))
     ]
     return Data("toy", splits[0], test=splits[1])
@@ -142,8 +142,8 @@ def test_whitening_leaves_out_what_is_rounding() -> None:
     assert "PCA, 4 dimensions" not in result.representations
 
 
-def test_without_labels_neighbours_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    data = toy(labelled=False)
+def test_without_labels_neighbors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    data = toy(labeled=False)
     pair = LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5)
     result = reduced(pair, data)
     assert all(quality.accuracy is None for quality in result.representations.values())
@@ -262,7 +262,7 @@ def test_planes() -> None:
     np.testing.assert_array_equal(shown(figure, 1), -points)
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["0", "1", "2", "3"]
     assert figure.axes[0].get_xlabel() == "x"
-    assert len(planes({"a": points}, RNG.normal(size=30), axes=names).axes) == 2  # and a colour bar
+    assert len(planes({"a": points}, RNG.normal(size=30), axes=names).axes) == 2  # and a color bar
     for bad, message in (
         ({}, "nothing to draw"),
         ({"a": points, "b": points[1:]}, "the same N"),

@@ -156,7 +156,7 @@ def test_degradations_draw_what_they_say() -> None:
     assert GaussianNoise(0.0, 2).degrade(ramp).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
 
 
-def test_a_score_of_grey_pixels_has_no_variance() -> None:
+def test_a_score_of_gray_pixels_has_no_variance() -> None:
     z = torch.zeros(2, 3)
     for support, variance in (("unit_interval", 0.0), ("binary", 0.25)):
         fn = likelihoods.Bernoulli(nn.Identity(), support)(z)  # type: ignore[arg-type]
@@ -276,7 +276,7 @@ def test_restore_with_a_mask_of_ones_own(tmp_path: Path) -> None:
     [
         ({"level": 1.5}, "level is between 0 and 1; got 1.5"),
         ({"missing": -0.1}, "missing is between 0 and 1"),
-        ({"task": "colouring"}, "task is one of"),
+        ({"task": "coloring"}, "task is one of"),
         ({"method": "guess"}, "method is one of"),
         ({"task": "super-resolution", "factor": 3}, "divides height and width"),
         ({"task": "inpainting", "mask": "left"}, "mask is lower, right, random"),

@@ -70,7 +70,7 @@ def test_cyclical_repeats(fraction: float, num_cycles: int, ratio: float, start:
 
 @given(st.floats(0, 1), st.floats(0, 0.99), st.floats(0, 1))
 def test_cosine_is_a_factor(fraction: float, warmup: float, final: float) -> None:
-    """Never above the optimiser's own rate, and never nothing while it warms up."""
+    """Never above the optimizer's own rate, and never nothing while it warms up."""
     schedule = Cosine(warmup, final)
     value = schedule(at(fraction))
     assert 0 <= value <= 1
@@ -99,7 +99,7 @@ def test_linear_refuses(duration: float) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Linear(steps=0), "steps is a number of optimiser steps, at least 1; got 0"),
+        (lambda: Linear(steps=0), "steps is a number of optimizer steps, at least 1; got 0"),
         (lambda: Linear(duration=10_000), r"got 10000. A number of steps is steps=..."),
         (lambda: Cyclical(0), "num_cycles has to be at least 1; got 0"),
         (lambda: Cyclical(ratio=0.0), r"ratio is a share of a cycle in \(0, 1\]; got 0.0"),
@@ -159,7 +159,7 @@ def test_a_buffer_follows_its_schedule_in_place() -> None:
         ("encoder.corruption.levels", r"Buffers has no such buffer; the nearest are encoder\.corruption\.level"),
         ("corruption.level", r"no such buffer; the nearest are .*encoder\.corruption\.level"),
         ("0", "no such buffer; the nearest are temperature"),
-        ("encoder.network.weight", "is a parameter: the optimiser moves it"),
+        ("encoder.network.weight", "is a parameter: the optimizer moves it"),
         ("mean", r"one floating-point number; the buffer 'mean' has shape \[1\] and dtype torch.float32"),
         ("count", r"the buffer 'count' has shape \[\] and dtype torch.int64"),
     ],

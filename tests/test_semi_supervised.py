@@ -1,4 +1,4 @@
-"""The VAE of labelled and unlabelled data: against a known evidence, and against the sum over the labels by hand."""
+"""The VAE of labeled and unlabeled data: against a known evidence, and against the sum over the labels by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae import SGVB_A, SGVB_B, DiagonalNormal, Enumeration, Gaussian, ScoreFunction, check, diagnostics, evidence
 from pyro_vae import fit as fit_pair
 from pyro_vae.models import SemiSupervisedVAE
-from pyro_vae.models.semi_supervised import check_labels, partly_labelled
+from pyro_vae.models.semi_supervised import check_labels, partly_labeled
 
 K, D, EVENT = 3, 2, 4
 X = torch.randn(6, EVENT, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -131,10 +131,10 @@ def by_hand(pair: SemiSupervisedVAE, x: Tensor, y: int) -> Tensor:
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_bound_without_a_label_is_the_sum_over_the_labels(particles: int) -> None:
     pair, estimator = small(), Enumeration(particles)
-    labelled = torch.stack([estimator.bound(pair, X, torch.full((6,), label)) for label in range(K)], 1)
-    torch.testing.assert_close(labelled, torch.stack([by_hand(pair, X, label) for label in range(K)], 1))
+    labeled = torch.stack([estimator.bound(pair, X, torch.full((6,), label)) for label in range(K)], 1)
+    torch.testing.assert_close(labeled, torch.stack([by_hand(pair, X, label) for label in range(K)], 1))
     q = pair.classify(X).probs
-    expected = (q * labelled).sum(1) - (q * q.log()).sum(1)
+    expected = (q * labeled).sum(1) - (q * q.log()).sum(1)
     torch.testing.assert_close(estimator.bound(pair, X, MISSING), expected)
     torch.testing.assert_close(estimator.bound(pair, X), expected)
 
@@ -147,7 +147,7 @@ def test_mixing_rows_changes_nothing() -> None:
             torch.testing.assert_close(estimator.bound(pair, X[rows], MIXED[rows]), mixed[rows])
 
 
-def test_labelled_data_move_the_classifier_by_alpha_alone() -> None:
+def test_labeled_data_move_the_classifier_by_alpha_alone() -> None:
     known = torch.tensor([0, 1, 2, 0, 1, 2])
     for alpha in (0.0, 0.4):
         pair = small(alpha=alpha)
@@ -194,11 +194,11 @@ def test_repeated_rows_add_up_to_each_datum_once() -> None:
     y[[3, 8, 9]] = torch.tensor([0, 2, 1])
     pair = small(alpha=0.3)
     for share in (0.2, 0.5, 0.8):
-        rows = partly_labelled(x, y, K, share)
+        rows = partly_labeled(x, y, K, share)
         assert (rows.tensors[1] >= 0).double().mean().item() == pytest.approx(share, abs=0.08)
         total = Enumeration().bound(pair, *rows.tensors).sum()
         torch.testing.assert_close(total, Enumeration().bound(pair, x, y).sum(), rtol=1e-5, atol=1e-5)
-    assert len(partly_labelled(x, y, K, 1e-6)) == 23
+    assert len(partly_labeled(x, y, K, 1e-6)) == 23
 
 
 def blobs(size: int) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ def test_training_is_the_same_traced_and_classifies() -> None:
         pair = SemiSupervisedVAE((EVENT,), 2, 1, (8,), alpha=1000.0, likelihood=likelihood)
         run = fit_pair(
             pair,
-            partly_labelled(x, few, 2, 0.3),
+            partly_labeled(x, few, 2, 0.3),
             estimator=Enumeration(),
             optimizer=functools.partial(torch.optim.Adam, lr=1e-2),
             epochs=6 if compile == "traced" else 2,
@@ -280,7 +280,7 @@ def test_a_label_that_is_none_is_named(label: float, named: str) -> None:
             small(), (torch.utils.data.TensorDataset(X.float(), y), None), estimator=Enumeration(), batch_size=6
         ),
         lambda: check_labels(y, K),
-        lambda: partly_labelled(X, y, K),
+        lambda: partly_labeled(X, y, K),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -293,9 +293,9 @@ def test_a_label_that_is_none_is_named(label: float, named: str) -> None:
         (lambda: SemiSupervisedVAE((4,), 3, 2, ()), "give hidden at least one"),
         (lambda: SemiSupervisedVAE((4,), 0, 2), "sizes of at least 1"),
         (lambda: check(small(), X, MIXED[:2]), r"a label for each datum, \[6\], .*got \[2\]"),
-        (lambda: partly_labelled(X, MISSING, K), "no datum has a label"),
-        (lambda: partly_labelled(X, MIXED, K, 1.0), "between 0 and 1; got 1.0"),
-        (lambda: partly_labelled(X, MIXED[:2], K), r"got \[2\]"),
+        (lambda: partly_labeled(X, MISSING, K), "no datum has a label"),
+        (lambda: partly_labeled(X, MIXED, K, 1.0), "between 0 and 1; got 1.0"),
+        (lambda: partly_labeled(X, MIXED[:2], K), r"got \[2\]"),
     ],
 )
 def test_refuses(call: Any, message: str) -> None:

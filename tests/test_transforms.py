@@ -1,4 +1,4 @@
-"""Steps of normalising flows: laws that hold for each, and each against its formula or Pyro's own."""
+"""Steps of normalizing flows: laws that hold for each, and each against its formula or Pyro's own."""
 
 from __future__ import annotations
 
@@ -720,12 +720,12 @@ def test_what_is_no_step() -> None:
 
 def test_transform_of() -> None:
     context, z = torch.randn(4, CONTEXT), torch.randn(4, LATENT)
-    shared, amortised = Planar(LATENT), Planar(LATENT, CONTEXT)
+    shared, amortized = Planar(LATENT), Planar(LATENT, CONTEXT)
     torch.testing.assert_close(transform_of(shared)(z), shared()(z))
     torch.testing.assert_close(transform_of(shared, context)(z), shared()(z))
-    torch.testing.assert_close(transform_of(amortised, context)(z), amortised(context)(z))
+    torch.testing.assert_close(transform_of(amortized, context)(z), amortized(context)(z))
     with pytest.raises(ValueError, match="needs a context"):
-        transform_of(amortised)
+        transform_of(amortized)
     conditional = pyro_transforms.conditional_planar(LATENT, CONTEXT)
     torch.testing.assert_close(transform_of(conditional, context)(z), conditional.condition(context)(z))
     with pytest.raises(ValueError, match=r"ConditionalPlanar.*needs a context"):

@@ -25,8 +25,8 @@ from pyro_vae import (
     evidence,
     fit,
 )
-from pyro_vae.contract import run
 from pyro_vae.models.variational_gp import JITTER, VariationalGP, conditional
+from pyro_vae.pair import run
 
 SHAPE = (1, 3, 2)
 
@@ -202,7 +202,7 @@ class Ring(nn.Module):
 
 
 def test_a_ring_that_a_gaussian_is_far_from() -> None:
-    """The best diagonal Gaussian, optimised by itself from three starts, has the bound -2.65; log p(x) is -1.18."""
+    """The best diagonal Gaussian, optimized by itself from three starts, has the bound -2.65; log p(x) is -1.18."""
     torch.manual_seed(1)
     x = torch.ones(8, 1)
     pair = VariationalGP((1,), 2, hidden=(16,), num_inducing=10, input_dim=1, likelihood=Ring)

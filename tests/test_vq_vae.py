@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, check, cli, diagnostics, evidence, fit
-from pyro_vae.contract import run
 from pyro_vae.likelihoods import DiscretizedLogistic
 from pyro_vae.models.vq_vae import VQVAE, AutoregressiveCodes, CodeBook, CodePrior, Codes, PixelCNN
 from pyro_vae.networks.masked import MaskedConv2d
+from pyro_vae.pair import run
 
 SMALL = {"num_codes": 6, "code_dim": 4, "channels": 8, "num_blocks": 1, "block_channels": 4}
 
@@ -228,9 +228,9 @@ def test_usage_of_each_level(stage):
 
 def test_held_codes_are_those_of_the_datum():
     pair, x = CodePrior(make(), channels=4, num_layers=1).eval(), binary(3, 1, 8, 8)
-    held = diagnostics.resample(pair, x, held=["z2", "z1"], num_samples=2)
+    held = diagnostics.resample(pair, x, fixed=["z2", "z1"], num_samples=2)
     torch.testing.assert_close(held, diagnostics.reconstruct(pair, x)[:, None].expand(3, 2, 1, 8, 8))
-    free = diagnostics.resample(pair, x, held=["z2"], num_samples=2)
+    free = diagnostics.resample(pair, x, fixed=["z2"], num_samples=2)
     assert (free[:, 0] - free[:, 1]).abs().amax((1, 2, 3)).min() > 1e-4
 
 

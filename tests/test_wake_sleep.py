@@ -15,8 +15,8 @@ from pairs import PAIRS, made
 from torch import Tensor, nn
 
 from pyro_vae import IWAE, SGVB_A, VIMCO, Pair, ReweightedWakeSleep, ScoreFunction, WakeSleep
-from pyro_vae.contract import programs
 from pyro_vae.estimators import Estimator
+from pyro_vae.pair import programs
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 LOCAL = [p for p in PAIRS if p.id != "plain_object"]

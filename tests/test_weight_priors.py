@@ -19,7 +19,7 @@ from pyro_vae import SGVB_B, WeightPrior, cli
 from pyro_vae.models import MLPVAE, ConvVAE
 from pyro_vae.networks import BatchNorm
 from pyro_vae.networks.masked import MaskedConv2d
-from pyro_vae.training import Step, fit
+from pyro_vae.training import TrainingStep, fit
 from pyro_vae.training.step import SpectralPrior, WeightPenalty, spectral_norm
 
 MANY = 2000  # iterations until a singular value is exact
@@ -141,7 +141,7 @@ def test_in_a_training_step(mode: Any) -> None:
     x = binary(1, 8, 8)
     found = []
     for prior in (None, SpectralPrior(0.2, 6)):
-        step = Step(pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100)
+        step = TrainingStep(pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100)
         torch.manual_seed(1)
         objective = step((x,), torch.tensor(1.0))
         gradients = {name: p.grad.clone() for name, p in pair.named_parameters()}

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from pyro_vae import evidence
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import as_pair, device_of, evaluating
 from pyro_vae.data import Data, Split, load
-from pyro_vae.data.draws import grey
+from pyro_vae.data.draws import gray
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.models import MLPVAE
+from pyro_vae.pair import as_pair, device_of, evaluating
 from pyro_vae.plotting.anomaly import anomaly as draw
 from pyro_vae.training import Cosine, fit
 
@@ -123,7 +123,7 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
 def compressed(x: Tensor) -> Tensor:
     """The length of each image compressed by zlib, in nats: 8 log 2 for each byte, ``[N]``.
 
-    Pixels are 256 grey levels, a byte each.
+    Pixels are 256 gray levels, a byte each.
 
     Args:
         x: images ``[N, *event]``, pixels in [0, 1].
@@ -156,7 +156,7 @@ def perturbed(split: Split, rate: float) -> Split:
     A pixel g that is 1 with probability g becomes one that is 1 with probability (1 - rate) g + rate / 2.
 
     Raises:
-        ValueError: if ``rate`` is outside of (0, 1], or the split is not binarised dynamically.
+        ValueError: if ``rate`` is outside of (0, 1], or the split is not binarized dynamically.
 
     Source: Ren et al. (2019), section 3.2, whose pixels are replaced uniformly.
     """
@@ -169,13 +169,13 @@ def perturbed(split: Split, rate: float) -> Split:
             f"{split.name!r} has binarization {split.binarization!r}; pixels are perturbed by their draws, so load the "
             'data with binarization="dynamic".'
         )
-    x, *others = ((1 - rate) * grey(split.tensors[0]) + rate / 2, *split.tensors[1:])
+    x, *others = ((1 - rate) * gray(split.tensors[0]) + rate / 2, *split.tensors[1:])
     name = f"{split.name}, perturbed"
     return Split(x, *others, labels=split.labels, binarization="dynamic", seed=split.seed, name=name)
 
 
 def classes(split: Split) -> list[int]:
-    """The classes of a labelled split, in their order.
+    """The classes of a labeled split, in their order.
 
     Raises:
         ValueError: if there are no labels, they are no whole numbers ``[N]``, or all are the same.
@@ -183,7 +183,7 @@ def classes(split: Split) -> list[int]:
     labels = split.labels
     if labels is None:
         raise ValueError(
-            f"{split.name!r} has no labels, so that no class can be held out. Give labelled data: a named set such as "
+            f"{split.name!r} has no labels, so that no class can be held out. Give labeled data: a named set such as "
             "mnist, an .npz file with labels y, or a folder with a subfolder for each class."
         )
     if labels.dim() != 1 or labels.is_floating_point():
@@ -263,13 +263,13 @@ def anomaly(
 ) -> Anomaly:
     """Finds a class that was held out of training, beside PCA and an isolation forest.
 
-    For each class an MLPVAE is trained on the binarised training images of all the others, and one more on the same
+    For each class an MLPVAE is trained on the binarized training images of all the others, and one more on the same
     images with noise, for the likelihood ratio. The test images, of all classes, are then scored; a score is worth the
     AUROC of telling the held-out class from the others. The error of reconstruction by as many principal components as
-    the latent has dimensions, and an isolation forest of 100 trees, are given the grey images.
+    the latent has dimensions, and an isolation forest of 100 trees, are given the gray images.
 
     Args:
-        data: name of a labelled data set, or a file or folder of your own; images with pixels in [0, 1]
+        data: name of a labeled data set, or a file or folder of your own; images with pixels in [0, 1]
         held_out: the class that is anomalous; without it each class in turn
         num_train: only the first so many training images (before a class is held out)
         num_test: only the first so many test images
@@ -341,17 +341,17 @@ def _scores(train: Split, test: Split, settings: Mapping[str, Any], options: Map
     background = _trained(perturbed(train, settings["rate"]), train.mean(), settings, options)
     sampling = {**options, "seed": seed}
     minus_log_p = minus_log_evidence(pair, x, num_samples, **sampling)
-    grey_train, grey_test = (grey(split.tensors[0]).flatten(1).numpy() for split in (train, test))
-    pca = PCA(min(settings["latent_dim"], *grey_train.shape), random_state=seed).fit(grey_train)
-    error = grey_test - pca.inverse_transform(pca.transform(grey_test))
-    forest = IsolationForest(random_state=seed).fit(grey_train)
+    gray_train, gray_test = (gray(split.tensors[0]).flatten(1).numpy() for split in (train, test))
+    pca = PCA(min(settings["latent_dim"], *gray_train.shape), random_state=seed).fit(gray_train)
+    error = gray_test - pca.inverse_transform(pca.transform(gray_test))
+    forest = IsolationForest(random_state=seed).fit(gray_train)
     scores = (
         minus_elbo(pair, x, seed=seed),
         minus_log_p,
         minus_log_p - minus_log_evidence(background, x, num_samples, **sampling),
         minus_log_p - compressed(x),
         torch.as_tensor((error**2).sum(1)),
-        torch.as_tensor(-forest.score_samples(grey_test)),
+        torch.as_tensor(-forest.score_samples(gray_test)),
     )
     return dict(zip(METHODS, scores, strict=True))
 

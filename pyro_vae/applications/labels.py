@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import data_plate, evaluating, pair_method
 from pyro_vae.data import Binarization, Data, Split, load
-from pyro_vae.data.draws import grey
+from pyro_vae.data.draws import gray
 from pyro_vae.estimators import SGVB_A, Enumeration, Estimator
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import MLPVAE, SemiSupervisedVAE
-from pyro_vae.models.semi_supervised import MISSING, partly_labelled
+from pyro_vae.models.semi_supervised import MISSING, partly_labeled
 from pyro_vae.networks import MLP, Centered
+from pyro_vae.pair import data_plate, evaluating, pair_method
 from pyro_vae.plotting.labels import classes_and_styles
 from pyro_vae.training import Cosine, fit
 from pyro_vae.vae import VAE
@@ -33,7 +33,7 @@ from pyro_vae.vae import VAE
 PUBLISHED = {100: {"M2": 11.97, "M1 + M2": 3.33}, 1000: {"M2": 3.60, "M1 + M2": 2.40}}
 _STYLES = 10  # columns of the figure
 _CHUNK = 2000
-_STEPS_ALONE = 1000  # of the classifiers that see the labelled data alone
+_STEPS_ALONE = 1000  # of the classifiers that see the labeled data alone
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Labels:
 
     Attributes:
         num_labels: data with a label.
-        num_data: training data, labelled or not.
+        num_data: training data, labeled or not.
         num_test: test data.
         classes: the labels.
         methods: by name.
@@ -152,16 +152,16 @@ def labels(
     seed: int = 0,
     progress: bool = True,
 ) -> Labels:
-    r"""Learns classes of a few labelled and many unlabelled data, and draws data of each class.
+    r"""Learns classes of a few labeled and many unlabeled data, and draws data of each class.
 
     A VAE of all data (M1), and of its codes a :class:`~pyro_vae.models.SemiSupervisedVAE` (M2) of a class and a style.
-    Beside it what the labelled data alone give: the same classifier network of codes, a classifier of pixels, and the
-    nearest neighbour in both. Error rates are those of the test set. Grey pixels are binarised dynamically to train M1
+    Beside it what the labeled data alone give: the same classifier network of codes, a classifier of pixels, and the
+    nearest neighbor in both. Error rates are those of the test set. Gray pixels are binarized dynamically to train M1
     and the classifier of pixels, and taken as they are for codes and for the test.
 
-    Labelled data are repeated in the mini-batches and weigh less by as much, so that the objective is that of the
+    Labeled data are repeated in the mini-batches and weigh less by as much, so that the objective is that of the
     paper. Its classification term has a larger weight by default: in a short training the bounds of the
-    unlabelled data may otherwise settle what a class is before the labels do.
+    unlabeled data may otherwise settle what a class is before the labels do.
 
     The figure shows p(x | y, z): on the left each class at styles z drawn from the prior, on the right the styles of
     test data in all classes.
@@ -173,8 +173,8 @@ def labels(
         num_features: size of the codes; 0 for the model M2 of the pixels themselves
         latent_dim: size of the style z
         hidden: width of the hidden layer of each network
-        alpha: weight of the classification term, alpha N / num_labels for each labelled datum; 0.1 in the paper
-        share: of labelled data in a mini-batch, by repetition
+        alpha: weight of the classification term, alpha N / num_labels for each labeled datum; 0.1 in the paper
+        share: of labeled data in a mini-batch, by repetition
         feature_epochs: passes of M1 over the training data
         epochs: passes of M2
         batch_size: data in a mini-batch
@@ -186,11 +186,11 @@ def labels(
 
     Raises:
         ValueError: if the data have no labels or no test set, ``num_labels`` is below the number of classes or above
-            that of the data, or there are fewer of a class than are to be labelled.
+            that of the data, or there are fewer of a class than are to be labeled.
 
     Source: Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models.
     """
-    train, y, test, test_y, classes = _labelled(load(data, binarization="dynamic", seed=seed), num_data, seed)
+    train, y, test, test_y, classes = _labeled(load(data, binarization="dynamic", seed=seed), num_data, seed)
     if out is not None and len(train.event_shape) != 3:
         raise ValueError(
             f"the figure shows images [C, H, W], and the data of {data!r} have the shape {list(train.event_shape)}. "
@@ -209,7 +209,7 @@ def labels(
         ).pair.eval()
 
     def alone(x: Tensor, binarization: Binarization) -> Any:
-        """The classifier of the stack, or of pixels, trained on the labelled data."""
+        """The classifier of the stack, or of pixels, trained on the labeled data."""
         few = Split(x, y[rows], binarization=binarization, seed=seed)
         network = MLP(few.event_shape, len(classes), (hidden,))
         steps = math.ceil(num_labels / min(batch_size, num_labels))
@@ -224,7 +224,7 @@ def labels(
             )
         x = train.tensors[0] if features is None else _codes(features, train)
         mixed = Split(
-            *partly_labelled(x, known, len(classes), share).tensors,
+            *partly_labeled(x, known, len(classes), share).tensors,
             binarization=train.binarization if features is None else "none",
             seed=seed,
         )
@@ -241,24 +241,24 @@ def labels(
         name = "M2" if features is None else "M1 + M2"
         methods[name] = _judged(classified(stack, test), test_y, started)
 
-        held, few_grey = _grey(test, slice(None)), _grey(train, rows)
+        held, few_gray = _gray(test, slice(None)), _gray(train, rows)
         started = time.perf_counter()
         predicted = classified(alone(train.tensors[0][rows], train.binarization), test)
-        methods["labelled data alone: classifier"] = _judged(predicted, test_y, started)
-        places = {"nearest neighbour": (few_grey, held)}
+        methods["labeled data alone: classifier"] = _judged(predicted, test_y, started)
+        places = {"nearest neighbor": (few_gray, held)}
         if features is not None:
             held_codes = _codes(features, test)
             started = time.perf_counter()
             classifier = alone(x[rows], "none")
             with torch.no_grad():
                 predicted = classifier.classify(held_codes).logits.argmax(-1)
-            methods["labelled data alone: classifier of codes"] = _judged(predicted, test_y, started)
-            places["nearest neighbour of codes"] = x[rows], held_codes
-        for name, (labelled, unknown) in places.items():
+            methods["labeled data alone: classifier of codes"] = _judged(predicted, test_y, started)
+            places["nearest neighbor of codes"] = x[rows], held_codes
+        for name, (labeled, unknown) in places.items():
             started = time.perf_counter()
-            neighbour = KNeighborsClassifier(1).fit(labelled.flatten(1).numpy(), y[rows].numpy())
-            predicted = torch.from_numpy(neighbour.predict(unknown.flatten(1).numpy()))
-            methods[f"labelled data alone: {name}"] = _judged(predicted, test_y, started)
+            neighbor = KNeighborsClassifier(1).fit(labeled.flatten(1).numpy(), y[rows].numpy())
+            predicted = torch.from_numpy(neighbor.predict(unknown.flatten(1).numpy()))
+            methods[f"labeled data alone: {name}"] = _judged(predicted, test_y, started)
 
     result = Labels(num_labels, len(y), len(test), classes, methods)
     print(_told(result, data))
@@ -275,7 +275,7 @@ def labels(
 
 
 def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
-    """Rows to be labelled, as many of each class, or one more where the number does not divide.
+    """Rows to be labeled, as many of each class, or one more where the number does not divide.
 
     Args:
         y: ``[N]``, classes.
@@ -311,10 +311,10 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 
 
 def classified(pair: Any, data: Split) -> Tensor:
-    """``[N]``: the most probable class of each datum under q(y | x), of grey pixels as they are."""
+    """``[N]``: the most probable class of each datum under q(y | x), of gray pixels as they are."""
     with evaluating(pair), torch.no_grad():
         parts = torch.arange(len(data)).split(_CHUNK)
-        return torch.cat([pair.classify(_grey(data, rows)).logits.argmax(-1).cpu() for rows in parts])
+        return torch.cat([pair.classify(_gray(data, rows)).logits.argmax(-1).cpu() for rows in parts])
 
 
 def by_class(stack: Stacked, z: Tensor) -> Tensor:
@@ -336,7 +336,7 @@ def analogies(stack: Stacked, x: Tensor, y: Tensor | None = None) -> Tensor:
         return by_class(stack, stack.style(x, y))
 
 
-def _labelled(data: Data, num_data: int | None, seed: int) -> tuple[Split, Tensor, Split, Tensor, list[Any]]:
+def _labeled(data: Data, num_data: int | None, seed: int) -> tuple[Split, Tensor, Split, Tensor, list[Any]]:
     """Some of the training data, their classes 0 ... K - 1, the test data, theirs, and what the classes are called."""
     train, test = data.train, data.test
     for split, part in ((train, "training"), (test, "test")):
@@ -366,15 +366,15 @@ def _labelled(data: Data, num_data: int | None, seed: int) -> tuple[Split, Tenso
 
 
 def _codes(features: VAE, split: Split) -> Tensor:
-    """``[N, D]``: E[z | x], of grey pixels as they are."""
+    """``[N, D]``: E[z | x], of gray pixels as they are."""
     with evaluating(features), torch.no_grad():
         parts = torch.arange(len(split)).split(_CHUNK)
-        return torch.cat([_mean(features.posterior(_grey(split, rows))) for rows in parts])
+        return torch.cat([_mean(features.posterior(_gray(split, rows))) for rows in parts])
 
 
-def _grey(split: Split, rows: Any) -> Tensor:
-    """x of some rows before any binarisation, pixels in [0, 1]."""
-    return grey(split.tensors[0][rows]).float()
+def _gray(split: Split, rows: Any) -> Tensor:
+    """x of some rows before any binarization, pixels in [0, 1]."""
+    return gray(split.tensors[0][rows]).float()
 
 
 def _mean(distribution: Any) -> Tensor:

@@ -40,7 +40,7 @@ class Quality:
 
     Attributes:
         dimensions: numbers for each datum.
-        accuracy: of the k-nearest-neighbour classifier on the held data; ``None`` without labels.
+        accuracy: of the k-nearest-neighbor classifier on the held data; ``None`` without labels.
         accuracy_error: its standard error.
         trustworthiness: see :func:`trustworthiness`.
         continuity: see :func:`continuity`.
@@ -63,7 +63,7 @@ class Reduction:
         num_neighbors: k.
         num_train: training data, to which PCA and classifier are fitted.
         num_held: held data that are classified.
-        num_ranked: of these the data among which neighbours are ranked, for trustworthiness and continuity.
+        num_ranked: of these the data among which neighbors are ranked, for trustworthiness and continuity.
         representations: by name; the data themselves are "x".
     """
 
@@ -89,11 +89,11 @@ def reduce(
     seed: int = 0,
     progress: bool = True,
 ) -> Reduction:
-    """Codes of a pair beside principal components: nearest neighbours in them, and where the classes lie.
+    """Codes of a pair beside principal components: nearest neighbors in them, and where the classes lie.
 
-    Measured on the test set (the validation set where there is none): the accuracy of a k-nearest-neighbour classifier
+    Measured on the test set (the validation set where there is none): the accuracy of a k-nearest-neighbor classifier
     fitted to the training set, trustworthiness and continuity; for E[z | x], for PCA of as many dimensions and of as
-    many as z has active units, plain and whitened, and for the data themselves. All see the same x, binarised if the
+    many as z has active units, plain and whitened, and for the data themselves. All see the same x, binarized if the
     data are. Without labels, or labels that are no classes, there is no accuracy.
 
     Args:
@@ -102,14 +102,14 @@ def reduce(
         site: which latent; without it the only one
         num_neighbors: k, for all three
         num_data: training data, and as many held data, drawn at random
-        num_ranked: held data whose neighbours are ranked; the cost is quadratic in it
+        num_ranked: held data whose neighbors are ranked; the cost is quadratic in it
         accuracy: false leaves it out, true insists on labels
         out: folder of the numbers (reduce.json) and the figure (reduce.png)
         seed: of the choice of data, and of codes that are drawn, where E[z | x] is not known
         progress: show a progress bar
 
     Raises:
-        ValueError: if there is nothing but a training set, too few data for k neighbours, no such latent (or several
+        ValueError: if there is nothing but a training set, too few data for k neighbors, no such latent (or several
             and no choice), accuracy without labels, or codes that are not finite.
 
     Source: Kingma & Welling (2019), section 1.7.1; trustworthiness and continuity: Venna & Kaski (2001).
@@ -118,7 +118,7 @@ def reduce(
     source = data.test or data.valid
     if source is None:
         raise ValueError(
-            f"{data.name!r} has only a training set, and nearest neighbours are judged on held data. Give data with a "
+            f"{data.name!r} has only a training set, and nearest neighbors are judged on held data. Give data with a "
             "test or a validation set."
         )
     (batch, labels), (held_batch, held_labels) = (_some(split, num_data, seed) for split in (data.train, source))
@@ -168,7 +168,7 @@ def neighbor_accuracy(
     held_labels: np.ndarray | Tensor,
     num_neighbors: int = 5,
 ) -> float:
-    """The share of held data whose label is that of most of their nearest neighbours among the fitted data.
+    """The share of held data whose label is that of most of their nearest neighbors among the fitted data.
 
     Args:
         codes: ``[N, D]``.
@@ -182,12 +182,12 @@ def neighbor_accuracy(
 
 
 def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
-    r"""How far neighbours among codes are neighbours among the data,
+    r"""How far neighbors among codes are neighbors among the data,
 
     .. math:: 1 - \frac{2}{N k (2 N - 3 k - 1)} \sum_i \sum_{j \in U_k(i)} (r(i, j) - k)
 
-    with :math:`U_k(i)` the data among the k nearest neighbours of i in the codes that are not among those in x, and
-    r(i, j) the rank of j as a neighbour of i in x, 1 the nearest. It is 1 if no neighbour among the codes is a stranger
+    with :math:`U_k(i)` the data among the k nearest neighbors of i in the codes that are not among those in x, and
+    r(i, j) the rank of j as a neighbor of i in x, 1 the nearest. It is 1 if no neighbor among the codes is a stranger
     in the data, and about 1/2 for random codes.
 
     Args:
@@ -206,7 +206,7 @@ def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neig
 
 
 def continuity(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
-    """How far neighbours among the data stay neighbours among the codes: :func:`trustworthiness` with their parts
+    """How far neighbors among the data stay neighbors among the codes: :func:`trustworthiness` with their parts
     exchanged.
 
     Source: Venna & Kaski (2001), equation 3.
@@ -242,8 +242,8 @@ def _check_neighbors(num_neighbors: int, ranked: int, fitted: int | None = None)
         most = min(most, fitted)
     if not 1 <= num_neighbors <= most:
         raise ValueError(
-            f"num_neighbors has to be from 1 to {most}, below half of the {ranked} data whose neighbours are ranked; "
-            f"got {num_neighbors}. Ask for fewer neighbours, or give more data."
+            f"num_neighbors has to be from 1 to {most}, below half of the {ranked} data whose neighbors are ranked; "
+            f"got {num_neighbors}. Ask for fewer neighbors, or give more data."
         )
 
 
@@ -293,16 +293,16 @@ def _told(result: Reduction) -> str:
         share, error = quality.accuracy, quality.accuracy_error
         known = None if share is None else f"{share:.4f} ({error:.4f})"
         rows.append([name, quality.dimensions, known, f"{quality.trustworthiness:.4f}", f"{quality.continuity:.4f}"])
-    labelled = result.representations["x"].accuracy is not None
-    if not labelled:
+    labeled = result.representations["x"].accuracy is not None
+    if not labeled:
         for row in (header, *rows):
             del row[2]
     k, units = result.num_neighbors, "unit is" if result.num_active == 1 else "units are"
     lines = [
         report.table(header, rows),
-        f"{k} nearest neighbours; trustworthiness and continuity among {result.num_ranked:,} held data.",
+        f"{k} nearest neighbors; trustworthiness and continuity among {result.num_ranked:,} held data.",
         f"accuracy (and its standard error) of {result.num_held:,} held data by {result.num_train:,} training data."
-        if labelled
+        if labeled
         else "No accuracy: no labels were used.",
         f"{result.num_active} {units} active in {result.site}.",
     ]

@@ -34,14 +34,14 @@ from tqdm import tqdm
 
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import as_pair, device_of, programs, support_of, vectorized
 from pyro_vae.data import Data, Split
 from pyro_vae.diagnostics import encode
 from pyro_vae.evidence.ais import check_choice, rows, target
 from pyro_vae.evidence.result import arguments
-from pyro_vae.hamiltonian import Density, sample, state, warm_up
-from pyro_vae.joint import Joint
+from pyro_vae.pair import as_pair, device_of, programs, support_of, vectorized
 from pyro_vae.plotting import restorations
+from pyro_vae.sampling.hamiltonian import Density, sample, state, warm_up
+from pyro_vae.sampling.joint import Joint
 
 Task = Literal["denoising", "inpainting", "super-resolution", "all"]
 Method = Literal["map", "sample"]
@@ -175,9 +175,9 @@ class GaussianNoise(Observation):
         E[x \mid z, y] \approx m + V A^\top C^{-1} (y - A m)
 
     exactly where p(x | z) is Gaussian, and otherwise the Gaussian of the same mean and variance, and the best linear
-    estimate. V is 0, the pixels are taken to be their means, where the variance is not known or not finite (discretised
+    estimate. V is 0, the pixels are taken to be their means, where the variance is not known or not finite (discretized
     logistics; Student's t of few degrees of freedom), and where p(x | z) is no density of the data (a Bernoulli that
-    scores grey pixels). C is at least 1e-6.
+    scores gray pixels). C is at least 1e-6.
 
     Args:
         scale: s, in units of x.
@@ -244,7 +244,7 @@ class SaltAndPepper(Observation):
         E[x_i \mid z, y] = k_i y_i + (1 - k_i) E[x_i \mid z]
 
     with the probability :math:`k_i` that the pixel stayed, the share of the first term. That is exact where
-    p(x | z) is a probability (binary pixels, grey levels). Where it is a density, the two atoms would beat it at
+    p(x | z) is a probability (binary pixels, gray levels). Where it is a density, the two atoms would beat it at
     every 0 and 1, also at those of the image; there the second term is read as a density, as if salt and pepper were
     spread over a unit of x each.
 
@@ -532,7 +532,7 @@ def interpolated(y: Tensor) -> dict[str, Tensor]:
     """Images ``[N, C, H, W]`` with NaN where a pixel is missing, filled: nearest, linear, and biharmonic.
 
     Linear interpolation is between the corners of Delaunay triangles, and beyond them the nearest pixel. The biharmonic
-    interpolant is the thin-plate spline, through its 64 nearest neighbours where there are over 1,000 pixels. Where
+    interpolant is the thin-plate spline, through its 64 nearest neighbors where there are over 1,000 pixels. Where
     neither exists (too few pixels, or all on one line), the nearest pixel; 0.5 where there is none.
     """
     images = y.flatten(0, 1).double().numpy()
@@ -635,7 +635,7 @@ def restore(
 ) -> Restorations:
     """Restores degraded test images by inference in a fitted pair, beside filters and interpolations.
 
-    The originals are the images that the pair is a model of: binarised ones where its data are. All restorations are
+    The originals are the images that the pair is a model of: binarized ones where its data are. All restorations are
     clipped to [0, 1]. Table, JSON and figure give the mean square error and the PSNR; the figure has the best of the
     others beside ours. "As it is" has the mean of the observed pixels where one is missing.
 

@@ -35,7 +35,7 @@ class Noise(Messenger):
 
     Args:
         kind: ``"shared"``: one draw of the weights for all data, as the program says. ``"local"``: the outputs W x of a
-            layer are drawn from their own Gaussian (the local reparameterisation), for each datum anew.
+            layer are drawn from their own Gaussian (the local reparameterization), for each datum anew.
             ``"flipout"``: the one draw's deviation from the mean is multiplied by random signs of the layer's inputs
             and outputs, for each datum anew; for :class:`~pyro_vae.bayesian.MeanField` alone, whose deviations are
             symmetric and independent.
@@ -112,7 +112,7 @@ def _signs(like: Tensor, event_dims: tuple[int, int]) -> Tensor:
 def _local(q: Any, layer: Any, x: Tensor) -> Tensor:
     if not layer.is_affine:
         raise ValueError(
-            f"{layer.name} meets its weights at many places of an image, whose outputs the local reparameterisation "
+            f"{layer.name} meets its weights at many places of an image, whose outputs the local reparameterization "
             "would make independent: another distribution. Use noise='flipout' (with posterior=MeanField) or 'shared'."
         )
     x = torch.cat([x, torch.ones_like(x[..., :1])], -1) if layer.has_bias else x
@@ -124,7 +124,7 @@ def _local(q: Any, layer: Any, x: Tensor) -> Tensor:
 def _deviation(q: Any, x: Tensor, like: Tensor) -> Tensor:
     """A draw of (W - E W) x for each row of x: ``[*, C]`` -> ``[*, R]``."""
     raise ValueError(
-        f"the local reparameterisation of a {type(q).__name__} over weights is not known. Use a MeanField, LowRank or "
+        f"the local reparameterization of a {type(q).__name__} over weights is not known. Use a MeanField, LowRank or "
         "MatrixVariate posterior, or noise='shared'."
     )
 

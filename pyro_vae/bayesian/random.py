@@ -37,7 +37,7 @@ def bayesian_(
 
     Each linear layer and convolution becomes a :class:`BayesianLayer`, and what holds it a ``PyroModule``
     (``to_pyro_module_``), so that its weights are sites of the Pyro program that runs it. The gains and shifts of
-    batch, layer and group normalisation stay parameters. Pyro's own guides and MCMC see ordinary sites. In a pair the
+    batch, layer and group normalization stay parameters. Pyro's own guides and MCMC see ordinary sites. In a pair the
     weights stand outside the plate over the data: draw them first, by :func:`sample_prior` in the model and
     :func:`sample_posterior` in the guide.
 
@@ -99,14 +99,14 @@ def _layers_of(module: nn.Module, network: str) -> list[str]:
     for name, part in root.named_modules(prefix=network):
         if isinstance(part, BayesianLayer):
             raise ValueError(f"the layer {name} has random weights already.")
-        parametrised = _is_parametrised(part)
-        if isinstance(part, _NORMALIZATIONS) or not (parametrised or any(True for _ in part.parameters(False))):
+        parametrized = _is_parametrized(part)
+        if isinstance(part, _NORMALIZATIONS) or not (parametrized or any(True for _ in part.parameters(False))):
             continue
-        if parametrised or _kind(part) is None:
-            what = "a parametrised " if parametrised else "a "
+        if parametrized or _kind(part) is None:
+            what = "a parametrized " if parametrized else "a "
             raise ValueError(
                 f"the layer {name or type(part).__name__} is {what}{type(part).__name__}, whose weights cannot be made "
-                f"random: {', '.join(kind.__name__ for kind in LAYERS)} can, without weight normalisation. Build the "
+                f"random: {', '.join(kind.__name__ for kind in LAYERS)} can, without weight normalization. Build the "
                 "network of those, or name the networks that hold no other layer."
             )
         _check_alone(module, name, part)
@@ -116,8 +116,8 @@ def _layers_of(module: nn.Module, network: str) -> list[str]:
     return found
 
 
-def _is_parametrised(layer: nn.Module) -> bool:
-    """Whether the weights are computed from others, by a parametrisation or by a hook, as torch did before."""
+def _is_parametrized(layer: nn.Module) -> bool:
+    """Whether the weights are computed from others, by a parametrization or by a hook, as torch did before."""
     return is_parametrized(layer) or isinstance(vars(layer).get("weight"), Tensor)
 
 

@@ -1,4 +1,4 @@
-"""Name -> tensors, splits, binarisation.
+"""Name -> tensors, splits, binarization.
 
 ``load("mnist", binarization="dynamic")`` gives a :class:`Data`. Its ``train``, ``valid`` and ``test`` are each a
 :class:`Split` (tensors in memory) or a :class:`Stream` (a ``DataLoader``), and both hand out batches alike::
@@ -6,7 +6,7 @@
     for (x,) in data.train.batches(128, shuffle=True, epoch=3):  # x: [B, C, H, W], float32
         ...
 
-Three ways to see a grey image g in [0, 1] (``binarization``):
+Three ways to see a gray image g in [0, 1] (``binarization``):
 
 - ``"none"``: x = g.
 - ``"static"``: x ~ Bernoulli(g) once, when the split is made. The draw is ours, fixed by the seed; it is not the file

@@ -89,7 +89,7 @@ def _bytes(x: Tensor, what: str) -> Tensor:
     if low < 0 or high > 255:
         raise ValueError(
             f"{what} holds integers from {low} to {high}; integer pixels must lie in 0..255. Scale them to 0..255,"
-            " or convert to float (within [0, 1] if you binarise)."
+            " or convert to float (within [0, 1] if you binarize)."
         )
     return x.to(torch.uint8)
 

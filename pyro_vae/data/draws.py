@@ -36,7 +36,7 @@ def permutation(n: int, *key: int) -> Tensor:
 
 
 def bernoulli(x: Tensor, source: np.random.SFC64) -> Tensor:
-    """x ~ Bernoulli(grey), float32 0/1, for x uint8 (grey = x / 255) or float in [0, 1]."""
+    """x ~ Bernoulli(gray), float32 0/1, for x uint8 (gray = x / 255) or float in [0, 1]."""
     if x.dtype != torch.uint8:
         uniform = np.random.Generator(source).random(tuple(x.shape), dtype=np.float32)  # in [0, 1): 0 never, 1 always
         return (_send(torch.from_numpy(uniform), x.device) < x).to(torch.float32)
@@ -54,7 +54,7 @@ def bernoulli(x: Tensor, source: np.random.SFC64) -> Tensor:
     return torch.from_numpy((u < threshold).view(np.uint8).astype(np.float32))
 
 
-def grey(x: Tensor) -> Tensor:
+def gray(x: Tensor) -> Tensor:
     """float32 in [0, 1] from uint8; floats stay as they are."""
     return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
 

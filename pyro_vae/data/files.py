@@ -59,7 +59,7 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     if image_size is not None:
         image_size = whole(image_size, "image_size", 1)
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (colour).")
+        raise ValueError(f"channels is {channels!r}; it must be 1 (gray) or 3 (color).")
 
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     roots = {"train": folder}
@@ -71,11 +71,11 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
             raise ValueError(f"{roots[part]} holds no images ({' '.join(IMAGE_SUFFIXES)}), at any depth.")
 
     if channels is None:
-        channels = 1 if all(_is_grey(path) for found in files.values() for path in found) else 3
+        channels = 1 if all(_is_gray(path) for found in files.values() for path in found) else 3
     # Names of subfolders are labels where every image lies in one and there are several; one numbering for all splits.
     inside = {part: [p.relative_to(roots[part]).parts for p in found] for part, found in files.items()}
     classes = sorted({p[0] for paths in inside.values() for p in paths if len(p) > 1})
-    labelled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
+    labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Parts = {}
     first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
@@ -90,7 +90,7 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
                     f" {path} is {image.shape[1]} x {image.shape[2]}. Give image_size= to crop and resize them to one."
                 )
             x[i] = image
-        result[part] = (x, np.array([classes.index(p[0]) for p in inside[part]]) if labelled else None)
+        result[part] = (x, np.array([classes.index(p[0]) for p in inside[part]]) if labeled else None)
     return result
 
 
@@ -103,7 +103,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} could not be read as an image ({error}). Repair or remove it.")
 
 
-def _is_grey(path: Path) -> bool:
+def _is_gray(path: Path) -> bool:
     from PIL import Image
 
     try:

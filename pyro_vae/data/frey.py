@@ -21,7 +21,7 @@ class FreyFace(VisionDataset):
 
     Args:
         root: the file is ``root/FreyFace/frey_rawface.mat``; its SHA-256 sum is checked before it is read.
-        transform: of the PIL image (grey, 20 wide and 28 high) that ``dataset[i]`` gives. There are no targets.
+        transform: of the PIL image (gray, 20 wide and 28 high) that ``dataset[i]`` gives. There are no targets.
         download: fetch the file where it is missing.
 
     Raises:

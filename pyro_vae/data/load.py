@@ -37,7 +37,7 @@ def load(
       to validate, and the 10,000 test images. Read from ``root/<torchvision's class>/raw``, unpacked or as the
       published .gz files (``root`` may be read-only); else downloaded by torchvision.
     - ``"frey"``: the 1,965 Frey faces, 28 x 20, in the order of the film.
-    - ``"celeba"``: 202,599 faces in colour, the central 148 x 148 pixels resized to 64 x 64; the published
+    - ``"celeba"``: 202,599 faces in color, the central 148 x 148 pixels resized to 64 x 64; the published
       162,770 / 19,867 / 19,962. Read from ``root/celeba`` (``list_eval_partition.txt`` and the unpacked folder
       ``img_align_celeba``, as torchvision lays them out) in minutes, into 2.3 GiB; never downloaded.
 
@@ -62,9 +62,9 @@ def load(
             no test set; ``"shuffled"`` is 1,565 / 200 / 200 by a seeded permutation.
         valid_size: a count (int) or a fraction below 1 (float); 0 for none. For your own data only.
         test_size: likewise.
-        image_size: for a folder: each image is cropped at the centre to a square and resized to this side; without it
+        image_size: for a folder: each image is cropped at the center to a square and resized to this side; without it
             all must have one size. For ``"celeba"``: the side, by default 64.
-        channels: for a folder: 1 or 3; by default 1 if all files are of grey images, else 3.
+        channels: for a folder: 1 or 3; by default 1 if all files are of gray images, else 3.
         download: fetch a named set that ``root`` does not hold.
 
     Raises:

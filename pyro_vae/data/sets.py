@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import dtypes, is_integer, pixels, tensor, whole
-from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, grey
+from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
 
 
 class Split:
@@ -23,7 +23,7 @@ class Split:
         tensors: x: [N, *event] and any further tensors [N, ...]; together they are the arguments of model and guide.
             Tensors or numpy arrays. x is kept as uint8 where it is uint8 (or another integer type within 0..255), bool
             becomes float 0/1, floats become float32. Images are [N, C, H, W]. The further tensors keep their dtype.
-        labels: [N, ...], never passed to the model; for scatter plots and nearest neighbours.
+        labels: [N, ...], never passed to the model; for scatter plots and nearest neighbors.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
             now, from ``seed`` alone; x is then uint8, 0 or 255.
         seed: of the Bernoulli draws.
@@ -88,7 +88,7 @@ class Split:
         return len(self)
 
     def mean(self) -> Tensor:
-        """The mean of x, ``[*event]``, float32, before any dynamic binarisation; pixels in [0, 1]."""
+        """The mean of x, ``[*event]``, float32, before any dynamic binarization; pixels in [0, 1]."""
         x = self.tensors[0]
         total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
         return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()
@@ -106,7 +106,7 @@ class Split:
 
     def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Tensor, ...]:
         x = self.tensors[0].index_select(0, index)
-        x = bernoulli(x, bits(draws.DYNAMIC, self.seed, *key)) if self.binarization == "dynamic" else grey(x)
+        x = bernoulli(x, bits(draws.DYNAMIC, self.seed, *key)) if self.binarization == "dynamic" else gray(x)
         return (x, *(t.index_select(0, index) for t in self.tensors[1:]))
 
     def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Tensor, ...]:
@@ -160,7 +160,7 @@ class Split:
         return iterate()
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
-        other = copy.copy(self)  # not the constructor: what is binarised once stays as it was drawn
+        other = copy.copy(self)  # not the constructor: what is binarized once stays as it was drawn
         other.tensors = tuple(change(t) for t in self.tensors)
         other.labels = None if self.labels is None else change(self.labels)
         return other
@@ -179,7 +179,7 @@ class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
     The loader gives a tensor x: [B, *event], or a tuple or list (x, ...) of tensors. uint8 x becomes float32 x / 255,
-    floats become float32, and ``"dynamic"`` binarises as in :class:`Split`.
+    floats become float32, and ``"dynamic"`` binarizes as in :class:`Split`.
 
     Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch) unless the
     loader has a ``generator`` of its own, which then has its way. ``start`` skips by drawing and dropping.
@@ -214,7 +214,7 @@ class Stream:
         if binarization == "static":
             raise ValueError(
                 'binarization "static" needs all data in memory, and a DataLoader streams them: use "dynamic",'
-                " binarise in the Dataset, or make a Split."
+                " binarize in the Dataset, or make a Split."
             )
         self.loader = loader
         self.binarization: Binarization = binarization
@@ -268,7 +268,7 @@ class Stream:
             yield parts
             item = next(iterator, None)
 
-    def _is_labelled(self, parts: tuple[Tensor, ...]) -> bool:
+    def _is_labeled(self, parts: tuple[Tensor, ...]) -> bool:
         return len(parts) == 2 and parts[1].dim() == 1 and is_integer(parts[1]) and not self.keep_labels
 
     def batches(
@@ -284,13 +284,13 @@ class Stream:
             for k, parts in enumerate(self._raw(seed, epoch)):
                 if k < start:
                     continue
-                x, *others = parts[:1] if self._is_labelled(parts) else parts
+                x, *others = parts[:1] if self._is_labeled(parts) else parts
                 x = pixels(x, self.binarization, f"x of batch {k} of {self.name!r}")
                 if self.device is not None:
                     x, *others = (t.to(self.device, non_blocking=True) for t in (x, *others))
                 if self.binarization == "dynamic":
                     x = bernoulli(x, bits(draws.DYNAMIC, self.seed, seed, epoch, k))
-                yield (grey(x), *others)
+                yield (gray(x), *others)
 
         return iterate()
 
@@ -306,7 +306,7 @@ class Stream:
         if not found:
             raise ValueError(f"the loader of {self.name!r} gives no batch; at least one is needed.")
         tensors = [torch.cat(ts)[:n] for ts in zip(*found, strict=True)]
-        labels = tensors.pop() if self._is_labelled(found[0]) else None
+        labels = tensors.pop() if self._is_labeled(found[0]) else None
         split = Split(*tensors, labels=labels, binarization=self.binarization, seed=self.seed, name=self.name)
         return split if self.device is None else split.to(self.device)
 

@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.contract import as_pair, latent_sites, programs
 from pyro_vae.diagnostics.latents import _on_device, _reading
 from pyro_vae.estimators.base import at_least, family
 from pyro_vae.estimators.units import aggregate, units
+from pyro_vae.pair import as_pair, latent_sites, programs
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit
 

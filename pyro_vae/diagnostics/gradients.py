@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import as_pair, device_of
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.estimators import Estimator
 from pyro_vae.estimators.base import at_least
-from pyro_vae.training.step import Step
+from pyro_vae.pair import as_pair, device_of
+from pyro_vae.training.step import TrainingStep
 
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
 
@@ -253,14 +253,14 @@ class _Source:
         self.seconds, self.count = 0.0, 0
         self.step = self._started(compile)
 
-    def _started(self, compile: Compile) -> Step:
+    def _started(self, compile: Compile) -> TrainingStep:
         """A step that has run once, so that what is timed later is neither traced nor compiled."""
         if compile == "auto":
             try:
                 return self._started("traced")
             except ValueError:
                 return self._started("eager")  # raises the error, if it is not the tracer's alone
-        step = Step(self.pair, self.estimator, compile=compile)
+        step = TrainingStep(self.pair, self.estimator, compile=compile)
         step(self.batch, self.beta, step.prepare(self.batch))
         return step
 

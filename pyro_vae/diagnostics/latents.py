@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
 from torch.nn.functional import normalize
 
-from pyro_vae.contract import (
+from pyro_vae.estimators import Estimator, elbo_of
+from pyro_vae.pair import (
     as_pair,
     data_frame,
     device_of,
@@ -27,7 +28,6 @@ from pyro_vae.contract import (
     programs,
     support_of,
 )
-from pyro_vae.estimators import Estimator, elbo_of
 
 Batches = Iterable[Sequence[Tensor]]
 
@@ -64,7 +64,7 @@ def _shared(trace: Trace) -> set[str]:
 
 
 class _AtMean(poutine.messenger.Messenger):
-    """Puts the centre of its distribution at each latent site, in place of a draw; or at continuous ones by name."""
+    """Puts the center of its distribution at each latent site, in place of a draw; or at continuous ones by name."""
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ class _AtMean(poutine.messenger.Messenger):
             return
         if self.names is not None and (msg["name"] not in self.names or _support(msg["fn"]).is_discrete):
             return
-        centre = _centre(msg["fn"])
-        if centre is not None and centre.shape == msg["value"].shape and centre.isfinite().all():
-            msg["value"] = centre
+        center = _center(msg["fn"])
+        if center is not None and center.shape == msg["value"].shape and center.isfinite().all():
+            msg["value"] = center
 
 
-def _centre(fn: Any) -> Tensor | None:
+def _center(fn: Any) -> Tensor | None:
     """The mean of a distribution, or its mode; of a flow the image of its base's mean; ``None`` where there is none."""
     try:
         mean = fn.mean
@@ -90,12 +90,12 @@ def _centre(fn: Any) -> Tensor | None:
     shape = fn.batch_shape + fn.event_shape
     while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
-    centre = _centre(fn.base_dist) if isinstance(fn, TransformedDistribution) else None
-    if centre is None:
+    center = _center(fn.base_dist) if isinstance(fn, TransformedDistribution) else None
+    if center is None:
         return None
     for transform in fn.transforms:
-        centre = transform(centre)
-    return centre.expand(shape)
+        center = transform(center)
+    return center.expand(shape)
 
 
 _WRAPPERS = (Independent, ExpandedDistribution, MaskedDistribution)
@@ -336,11 +336,11 @@ def _run_model(
     batch: Sequence[Tensor],
     latents: Mapping[str, Tensor],
     draw_shared: bool = False,
-    centred: Collection[str] = (),
+    centered: Collection[str] = (),
 ) -> Trace:
     """A run at given latents. What all data share (weights) has its value from the guide: the mean, or a draw.
 
-    The latents that are ``centred`` are at their mean, and not drawn.
+    The latents that are ``centered`` are at their mean, and not drawn.
     """
     module = as_pair(pair)
     model, guide = programs(module)
@@ -356,7 +356,7 @@ def _run_model(
                 posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
             latents.update({name: posterior[name]["value"] for name in shared if name in posterior})
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
-        with _AtMean(centred):
+        with _AtMean(centered):
             trace = free.get_trace(*batch)
     nodes: Any = trace.nodes
     for name in observed:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
-from pyro_vae.contract import as_pair, latent_sites, run, support_of
 from pyro_vae.diagnostics.latents import (
     _WRAPPERS,
     Batches,
@@ -28,6 +27,7 @@ from pyro_vae.diagnostics.latents import (
 )
 from pyro_vae.estimators import SGVB_A, Estimator, elbo_of
 from pyro_vae.estimators.units import kl_by_unit, units
+from pyro_vae.pair import as_pair, latent_sites, run, support_of
 
 
 def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
@@ -50,54 +50,54 @@ def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
 def resample(
     pair: Any,
     *batch: Tensor,
-    held: Sequence[str] | Mapping[str, Tensor] = (),
-    drawn: Sequence[str] | None = None,
+    fixed: Sequence[str] | Mapping[str, Tensor] = (),
+    sampled: Sequence[str] | None = None,
     num_samples: int = 8,
 ) -> Tensor:
     r"""Means E[x | z] where some latents stay those of a datum and others are drawn from the model given them.
 
-    With the levels above l held, :math:`z_l, \dots, z_1 \sim p(z_l, \dots, z_1 \mid z_L, \dots, z_{l+1})`: what the
-    held levels leave open. With z_l alone drawn, and those below at their mean given it: what level l holds.
+    With the levels above l fixed, :math:`z_l, \dots, z_1 \sim p(z_l, \dots, z_1 \mid z_L, \dots, z_{l+1})`: what the
+    fixed levels leave open. With z_l alone sampled, and those below at their mean given it: what level l holds.
 
     Args:
         pair: the pair.
         batch: arguments of model and guide, P data.
-        held: the latents that stay: names, for E[z | x] of :func:`encode`, or values ``[P, *event]`` by name.
-        drawn: those that are drawn given what the model draws before them, by default all that are not held. What is
-            neither held nor drawn is at its mean given what the model draws before it; one that is discrete or has no
-            mean is drawn as well.
+        fixed: the latents that stay: names, for E[z | x] of :func:`encode`, or values ``[P, *event]`` by name.
+        sampled: those that are drawn given what the model draws before them, by default all that are not fixed. What
+            is neither fixed nor sampled is at its mean given what the model draws before it; one that is discrete or
+            has no mean is drawn as well.
         num_samples: draws for each datum, S.
 
     Returns:
         ``[P, S, *event]``.
 
     Raises:
-        ValueError: if a latent is not one of the model's, both held and drawn, or has another number of values than
+        ValueError: if a latent is not one of the model's, both fixed and sampled, or has another number of values than
             there are data, and as :func:`decode`.
     """
     names = latent_names(pair, *batch)
-    asked = (*held, *(drawn or ()))
+    asked = (*fixed, *(sampled or ()))
     for name in asked:
         if name not in names:
             raise ValueError(f"the model has no latent {name!r}; it has {', '.join(names) or 'none'}.")
         if asked.count(name) > 1:
-            raise ValueError(f"the latent {name!r} is named more than once: hold it, or draw it.")
-    if isinstance(held, Mapping):
-        values = dict(held)
+            raise ValueError(f"the latent {name!r} is named more than once: put it in fixed or in sampled.")
+    if isinstance(fixed, Mapping):
+        values = dict(fixed)
     else:
-        codes = encode(pair, *batch) if held else {}
-        missing = [name for name in held if name not in codes]
+        codes = encode(pair, *batch) if fixed else {}
+        missing = [name for name in fixed if name not in codes]
         if missing:
-            raise ValueError(f"the guide has no latent {missing[0]!r} to be held; it has {', '.join(codes)}.")
-        values = {name: codes[name] for name in held}
+            raise ValueError(f"the guide has no latent {missing[0]!r} to be fixed; it has {', '.join(codes)}.")
+        values = {name: codes[name] for name in fixed}
     size = len(batch[0])
     for name, value in values.items():
         if len(value) != size:
             raise ValueError(f"{size} data need as many values of {name!r}, [{size}, *event]; got {list(value.shape)}.")
     rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
     repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
-    centred = () if drawn is None else set(names) - set(asked)
-    return _observed_mean(_run_model(pair, rows, repeated, centred=centred)).unflatten(0, (size, num_samples))
+    centered = () if sampled is None else set(names) - set(asked)
+    return _observed_mean(_run_model(pair, rows, repeated, centered=centered)).unflatten(0, (size, num_samples))
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
 
 
 def _estimator_of(pair: nn.Module, *batch: Tensor) -> Estimator:
-    """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterised."""
+    """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterized."""
     with _reading(pair), torch.random.fork_rng():
         sites = latent_sites(run(pair, *batch)[1]).values()
     return elbo_of(pair, *batch) if all(site["fn"].has_rsample for site in sites) else SGVB_A()

@@ -22,7 +22,7 @@ class LinearOptimum:
         rate: mean KL(q(z | x) || p(z)).
         distortion: mean of -log p(x | z).
         bound: the ELBO, minus rate and distortion.
-        objective: the ELBO with beta, which is maximised.
+        objective: the ELBO with beta, which is maximized.
         log_likelihood: mean of log p(x).
     """
 

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.contract import evaluating, latent_sites, observed_sites, programs
+from pyro_vae.pair import evaluating, latent_sites, observed_sites, programs
 
 
 class _Scored(Messenger):

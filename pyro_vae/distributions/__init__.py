@@ -21,11 +21,11 @@ from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
-    Levels,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
     QuantizedCategorical,
+    UniformLevels,
 )
 from pyro_vae.distributions.sphere import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
 
@@ -41,7 +41,6 @@ __all__ = [
     "Gumbel",
     "Kumaraswamy",
     "Laplace",
-    "Levels",
     "LogNormal",
     "Logistic",
     "LowRankNormal",
@@ -56,6 +55,7 @@ __all__ = [
     "SphereUniform",
     "StudentT",
     "Uniform",
+    "UniformLevels",
     "VonMisesFisher",
     "Weibull",
     "unit_vector",

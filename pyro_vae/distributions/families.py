@@ -1,4 +1,4 @@
-r"""Families with a reparameterised sampler, by the three ways of Kingma & Welling (2013), section 2.4.
+r"""Families with a reparameterized sampler, by the three ways of Kingma & Welling (2013), section 2.4.
 
 Each is Pyro's distribution with a sampler whose draws stay inside the open support in floating point, where torch's
 own may give exactly 0, 1 or infinity and so an infinite log-probability. A draw that float32 cannot tell from the

@@ -1,6 +1,6 @@
 """Distributions of single pixels and counts, safe in float32 for any parameters that a network may give.
 
-Grey levels are floats in [0, 1], as :mod:`pyro_vae.data` gives them: level k of L is the value k / (L - 1).
+Gray levels are floats in [0, 1], as :mod:`pyro_vae.data` gives them: level k of L is the value k / (L - 1).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(small, series, 1 - size * (-size).exp() / rest + rest.log() - size.log())
 
 
-class Levels(constraints.Constraint):
+class UniformLevels(constraints.Constraint):
     """The values k / (num_levels - 1), k = 0 .. num_levels - 1, to 1/100 of their distance."""
 
     is_discrete = True
@@ -156,7 +156,7 @@ class Levels(constraints.Constraint):
         return ((scaled - scaled.round()).abs() < 0.01) & (scaled > -0.5) & (scaled < self.num_levels - 0.5)
 
     def __repr__(self) -> str:
-        return f"Levels(k / {self.num_levels - 1})"
+        return f"UniformLevels(k / {self.num_levels - 1})"
 
 
 class _OnLevels(TorchDistribution):
@@ -166,7 +166,7 @@ class _OnLevels(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return Levels(self.num_levels)
+        return UniformLevels(self.num_levels)
 
     def _level(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -175,7 +175,7 @@ class _OnLevels(TorchDistribution):
 
 
 class QuantizedCategorical(_OnLevels):
-    r"""Any distribution over the grey levels: :math:`P(x = k / (L - 1)) = \mathrm{softmax}(\mathrm{logits})_k`.
+    r"""Any distribution over the gray levels: :math:`P(x = k / (L - 1)) = \mathrm{softmax}(\mathrm{logits})_k`.
 
     Args:
         logits: ``[*, L]``.
@@ -209,7 +209,7 @@ class QuantizedCategorical(_OnLevels):
 
 
 class DiscretizedLogistic(_OnLevels):
-    r"""A logistic distribution whose mass in the bin around each grey level is the level's, open at both ends:
+    r"""A logistic distribution whose mass in the bin around each gray level is the level's, open at both ends:
 
     .. math:: P(x) = \sigma\Big(\frac{x + h - \mathrm{loc}}{\mathrm{scale}}\Big)
         - \sigma\Big(\frac{x - h - \mathrm{loc}}{\mathrm{scale}}\Big), \qquad h = \frac{1}{2 (L - 1)}
@@ -238,7 +238,7 @@ class DiscretizedLogistic(_OnLevels):
 
     def log_prob(self, value: Tensor) -> Tensor:
         level, top = self._level(value), self.num_levels - 1
-        # Neighbours share an edge to the last digit, so that the masses sum to one also where scale is tiny.
+        # Neighbors share an edge to the last digit, so that the masses sum to one also where scale is tiny.
         below = F.logsigmoid(((level + 0.5) / top - self.loc) / self.scale)
         above = F.logsigmoid((self.loc - (level - 0.5) / top) / self.scale)
         inside = below + above + self._log_between()
@@ -273,7 +273,7 @@ class DiscretizedLogistic(_OnLevels):
 
 
 class DiscretizedLogisticMixture(_OnLevels):
-    r"""A mixture of M discretised logistics, each pixel by itself:
+    r"""A mixture of M discretized logistics, each pixel by itself:
     :math:`P(x) = \sum_m \mathrm{softmax}(\mathrm{logits})_m P_m(x)`.
 
     Args:

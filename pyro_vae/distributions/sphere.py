@@ -133,7 +133,7 @@ class _AroundLoc(TorchDistribution):
         return (self.event_shape[0] - 1) / 2
 
     def _draw(self, concentration: Tensor) -> Tensor:
-        """y, reparameterised, for each of ``concentration`` (float64)."""
+        """y, reparameterized, for each of ``concentration`` (float64)."""
         raise NotImplementedError
 
     def _entropy(self) -> Tensor:
@@ -243,7 +243,7 @@ class VonMisesFisher(_AroundLoc):
     _proposals = 16
 
     def _log_density(self, y: Tensor, concentration: Tensor) -> Tensor:
-        """The log-density of y, up to its normaliser: beta (log s + log(1 - s)) - 2 kappa s, s = sigmoid(y)."""
+        """The log-density of y, up to its normalizer: beta (log s + log(1 - s)) - 2 kappa s, s = sigmoid(y)."""
         return self._half * (logsigmoid(y) + logsigmoid(-y)) - 2 * concentration * y.sigmoid()
 
     def _mode_of_y(self, concentration: Tensor) -> Tensor:

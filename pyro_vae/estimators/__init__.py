@@ -5,7 +5,7 @@ from pyro_vae.estimators.discrete import VIMCO, Enumeration, ScoreFunction
 from pyro_vae.estimators.facts import Facts, facts_table
 from pyro_vae.estimators.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.estimators.monte_carlo_em import MonteCarloEM
-from pyro_vae.estimators.penalised import Balanced, Capacity, FreeBits
+from pyro_vae.estimators.penalized import Balanced, Capacity, FreeBits
 from pyro_vae.estimators.sgvb import SGVB_A, SGVB_B, Annealed, elbo_of
 from pyro_vae.estimators.total_correlation import TCVAE
 from pyro_vae.estimators.wake_sleep import ReweightedWakeSleep, WakeSleep

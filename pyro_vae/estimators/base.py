@@ -19,8 +19,8 @@ from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.contract import as_pair, computing_once, data_frame, latent_sites, programs
 from pyro_vae.estimators.facts import Facts
+from pyro_vae.pair import as_pair, computing_once, data_frame, latent_sites, programs
 
 REMEDY = (
     "Use SGVB_A or, with less variance, ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration where the support "
@@ -111,7 +111,7 @@ class Estimator(Trace_ELBO):
     (:class:`~pyro_vae.estimators.per_datum.PerDatum`).
 
     Args:
-        num_particles: Monte Carlo samples of the latents for each datum, vectorised.
+        num_particles: Monte Carlo samples of the latents for each datum, vectorized.
         beta: weight of the latents' terms, in model and guide alike; a tensor may be moved by a schedule.
         max_plate_nesting: number of nested plates of the pair (the data plate is one).
         num_data: number of data N that share what stands outside the data plate, for :meth:`bound` and

@@ -1,4 +1,4 @@
-"""Latents that are discrete, or cannot be reparameterised for another reason."""
+"""Latents that are discrete, or cannot be reparameterized for another reason."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pyro.poutine import Trace
 from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
-from pyro_vae.contract import latent_sites
 from pyro_vae.estimators.base import Draws, Facts, SiteTerms, Term, at_least, family, inside
 from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
 from pyro_vae.estimators.sgvb import SGVB
+from pyro_vae.pair import latent_sites
 
 Baseline = Literal["auto", "none", "leave_one_out", "batch"]
 
@@ -32,12 +32,12 @@ class ScoreFunction(SGVB):
     - ``"batch"``: the mean of log w over the other data of the batch;
     - ``"auto"``: the first with several particles, else the second; ``"none"``: SGVB_A.
 
-    Latents that can be reparameterised are, unless ``pathwise`` is False.
+    Latents that can be reparameterized are, unless ``pathwise`` is False.
 
     Args:
         num_particles: Monte Carlo samples of the latents for each datum.
         baseline: see above.
-        pathwise: whether latents that can be reparameterised are differentiated that way.
+        pathwise: whether latents that can be reparameterized are differentiated that way.
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
@@ -82,7 +82,7 @@ class ScoreFunction(SGVB):
             site["score_parts"] = ScoreParts(site["log_prob"], site["unscaled_log_prob"], 0)  # type: ignore[arg-type]
         return model_trace, guide_trace
 
-    def _centred(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
+    def _centered(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
         baseline = self.baseline
         if baseline == "auto":
             baseline = "leave_one_out" if self.num_particles > 1 else "batch"
@@ -96,13 +96,13 @@ class ScoreFunction(SGVB):
 
 
 class VIMCO(PerDatum):
-    r"""The importance-weighted bound for latents that cannot be reparameterised.
+    r"""The importance-weighted bound for latents that cannot be reparameterized.
 
     .. math:: \nabla_\phi \mathcal L_K = \sum_k (\mathcal L_K - \mathcal L_{-k}) \nabla_\phi \log q(z_k \mid x)
               + \sum_k \tilde w_k \nabla \log w_k
 
     where :math:`\mathcal L_{-k}` has the geometric mean of the other weights in place of :math:`w_k`. Latents that can
-    be reparameterised take the pathwise gradient.
+    be reparameterized take the pathwise gradient.
 
     Args:
         num_particles: importance samples for each datum, K, at least 2.
@@ -156,15 +156,15 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
 
     A discrete latent that only the model has is summed out of p(x, z) exactly; it belongs to the likelihood, which
     beta does not weigh. Value and gradient are those of ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs.
-    Continuous latents are sampled and have to be reparameterised. With several discrete latents the cost is that of
+    Continuous latents are sampled and have to be reparameterized. With several discrete latents the cost is that of
     all their combinations.
 
     Args:
-        num_particles: samples of the continuous latents for each datum, vectorised.
+        num_particles: samples of the continuous latents for each datum, vectorized.
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
-        ValueError: if a latent can neither be enumerated nor reparameterised, a discrete one stands in a plate within
+        ValueError: if a latent can neither be enumerated nor reparameterized, a discrete one stands in a plate within
             the data plate or is marked not to be enumerated in parallel, a program does not take the shape of all
             values at once, or sites summed over a latent of the model alone differ in their ``poutine.scale``.
 
@@ -174,7 +174,7 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
     facts = Facts(
         bounds="log p(x), from below (ELBO); exact where all latents are enumerated in the model",
         gradient="the ELBO's; without variance in the discrete latents",
-        sites="discrete of finite support, and reparameterised, in the data plate",
+        sites="discrete of finite support, and reparameterized, in the data plate",
         cost="model and guide for all values of the discrete latents, L times",
         source="Bingham et al. 2019 (TraceEnum_ELBO)",
     )
@@ -214,7 +214,7 @@ class Enumeration(PerDatum, TraceEnum_ELBO):
             if not _is_enumerated(site) and not site["fn"].has_rsample:
                 raise ValueError(
                     f"q({name}) is a {family(site['fn'])}{_event(site)}, which can neither be enumerated nor "
-                    "reparameterised. Use ScoreFunction, VIMCO or ReweightedWakeSleep."
+                    "reparameterized. Use ScoreFunction, VIMCO or ReweightedWakeSleep."
                 )
         for name, site in latent_sites(draws.model_trace).items():
             if not _is_enumerated(site) and name not in draws.guide_trace.nodes:

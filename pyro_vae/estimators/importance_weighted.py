@@ -10,17 +10,17 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.contract import latent_sites
 from pyro_vae.estimators.base import Draws, Facts, add_scores, at_least, with_values
 from pyro_vae.estimators.per_datum import PerDatum, log_mean_exp
+from pyro_vae.pair import latent_sites
 
 
 class _Pathwise(PerDatum):
-    """The gradient of the bound itself, through reparameterised draws."""
+    """The gradient of the bound itself, through reparameterized draws."""
 
     def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: Any = ()) -> Draws:
         draws = super()._draw(model, guide, args, kwargs)
-        self._needs_reparameterised(draws.guide_trace)
+        self._needs_reparameterized(draws.guide_trace)
         return draws
 
     def _surrogate(self, draws: Draws) -> Tensor:
@@ -41,7 +41,7 @@ class IWAE(_Pathwise):
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
-        ValueError: if a count is below 1, a latent cannot be reparameterised, or a random variable stands outside the
+        ValueError: if a count is below 1, a latent cannot be reparameterized, or a random variable stands outside the
             data plate.
 
     Source: Burda, Grosse & Salakhutdinov (2015), eq. 8.
@@ -50,7 +50,7 @@ class IWAE(_Pathwise):
     facts = Facts(
         bounds="log p(x), from below; tighter with K",
         gradient="the bound's",
-        sites="reparameterised, in the data plate",
+        sites="reparameterized, in the data plate",
         cost="K model, 1 guide",
         source="Burda et al. 2015, eq. 8",
     )
@@ -60,7 +60,7 @@ class IWAE(_Pathwise):
 
 
 class DReG(IWAE):
-    r"""The importance-weighted bound with the doubly reparameterised gradient of the guide.
+    r"""The importance-weighted bound with the doubly reparameterized gradient of the guide.
 
     .. math:: \nabla_\phi \mathcal L_K = \sum_k \tilde w_k^2 \,
               \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k, \quad
@@ -81,7 +81,7 @@ class DReG(IWAE):
     facts = Facts(
         bounds="log p(x), from below; tighter with K",
         gradient="the IWAE bound's",
-        sites="reparameterised, in the data plate, able to score a given value",
+        sites="reparameterized, in the data plate, able to score a given value",
         cost="K model, 1 guide (2 with several latents)",
         source="Tucker et al. 2019",
     )
@@ -89,7 +89,7 @@ class DReG(IWAE):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide = poutine.trace(guide)
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        self._needs_reparameterised(guide_trace)
+        self._needs_reparameterized(guide_trace)
         add_scores(type(self).__name__, guide, guide_trace, args, kwargs)
         return model_trace, guide_trace
 
@@ -148,7 +148,7 @@ class Renyi(_Pathwise):
     facts = Facts(
         bounds="log p(x), from below for alpha >= 0; for alpha < 0 neither side at finite K",
         gradient="the value's",
-        sites="reparameterised, in the data plate",
+        sites="reparameterized, in the data plate",
         cost="K model, 1 guide",
         source="Li & Turner 2016",
     )
@@ -210,7 +210,7 @@ class MIWAE(_Grouped):
     facts = Facts(
         bounds="log p(x), from below; that of IWAE(K)",
         gradient="the bound's",
-        sites="reparameterised, in the data plate",
+        sites="reparameterized, in the data plate",
         cost="M K model, 1 guide",
         source="Rainforth et al. 2018",
     )
@@ -239,7 +239,7 @@ class CIWAE(_Pathwise):
     facts = Facts(
         bounds="log p(x), from below; between the ELBO and IWAE(K)",
         gradient="the bound's",
-        sites="reparameterised, in the data plate",
+        sites="reparameterized, in the data plate",
         cost="K model, 1 guide",
         source="Rainforth et al. 2018",
     )
@@ -279,7 +279,7 @@ class PIWAE(_Grouped):
     facts = Facts(
         bounds="log p(x), from below; that of IWAE(M K)",
         gradient="model: IWAE(M K)'s; guide: MIWAE(M, K)'s",
-        sites="reparameterised, in the data plate",
+        sites="reparameterized, in the data plate",
         cost="M K model (backward twice), 1 guide",
         source="Rainforth et al. 2018",
     )

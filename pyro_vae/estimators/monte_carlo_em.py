@@ -1,4 +1,4 @@
-"""Monte Carlo expectation maximisation."""
+"""Monte Carlo expectation maximization."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae import hamiltonian
 from pyro_vae.estimators.base import Draws, Facts, at_least
 from pyro_vae.estimators.per_datum import Detached, PerDatum
-from pyro_vae.joint import Joint, Start
+from pyro_vae.sampling import hamiltonian
+from pyro_vae.sampling.joint import Joint, Start
 
 _EXTREME = 200  # transitions in a row that accept nothing, or everything, before it is said
 

@@ -16,8 +16,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
 
-from pyro_vae.contract import check_densities, latent_sites
 from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside, score_anew
+from pyro_vae.pair import check_densities, latent_sites
 
 
 class PerDatum(Estimator):
@@ -27,7 +27,7 @@ class PerDatum(Estimator):
     (:meth:`_surrogate`).
 
     Args:
-        num_particles: samples of the latents for each datum, K, vectorised.
+        num_particles: samples of the latents for each datum, K, vectorized.
         options: beta, max_plate_nesting and num_data, see :class:`Estimator`.
 
     Raises:
@@ -60,7 +60,7 @@ class PerDatum(Estimator):
                 raise ValueError(
                     f"{type(self).__name__} weighs each datum by itself, but {term.name!r} stands outside the data "
                     "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction; or of a FullBayes "
-                    "pair.predictive(), whose weights are drawn, not weighed."
+                    "pair.posterior_predictive(), whose weights are drawn, not weighed."
                 )
         return draws
 
@@ -92,12 +92,12 @@ class PerDatum(Estimator):
         )
         return torch.as_tensor(summed).expand(self.num_particles, plate.size)
 
-    def _needs_reparameterised(self, guide_trace: Trace, gradient: str = "pathwise gradient") -> None:
+    def _needs_reparameterized(self, guide_trace: Trace, gradient: str = "pathwise gradient") -> None:
         for name, site in latent_sites(guide_trace).items():
             if not site["fn"].has_rsample:
                 raise ValueError(
-                    f"the {gradient} of {type(self).__name__} needs reparameterised latents, but q({name}) is a "
-                    f"{family(site['fn'])}, which has no reparameterised sampler. {REMEDY}"
+                    f"the {gradient} of {type(self).__name__} needs reparameterized latents, but q({name}) is a "
+                    f"{family(site['fn'])}, which has no reparameterized sampler. {REMEDY}"
                 )
 
 

@@ -14,8 +14,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.contract import evaluating, latent_sites, run
 from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, family, inside, sample_sites
+from pyro_vae.pair import evaluating, latent_sites, run
 
 
 class SGVB(Estimator):
@@ -81,7 +81,7 @@ class SGVB(Estimator):
         )
 
     def _score_function(self, draws: Draws) -> Tensor | float:
-        """Score-function part of the surrogate: sum of log r * score, Rao-Blackwellised over the plates as in Pyro."""
+        """Score-function part of the surrogate: sum of log r * score, Rao-Blackwellized over the plates as in Pyro."""
         surrogate: Tensor | float = 0.0
         log_r = None
         for _, site in sample_sites(draws.guide_trace):
@@ -92,11 +92,11 @@ class SGVB(Estimator):
                 for term in draws.terms:
                     frames = [frame for frame in term.site["cond_indep_stack"] if frame.vectorized]
                     log_r.add((frames, (term.weight * term.value).detach()))
-            weight = self._centred(draws, log_r.sum_to(site["cond_indep_stack"]), site)
+            weight = self._centered(draws, log_r.sum_to(site["cond_indep_stack"]), site)
             surrogate = surrogate + (weight * site["score_parts"].score_function).sum()
         return surrogate
 
-    def _centred(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
+    def _centered(self, draws: Draws, weight: Tensor, site: Any) -> Tensor:
         """The weight of a score, less a baseline."""
         return weight
 
@@ -106,7 +106,7 @@ class SGVB_A(SGVB):
 
     .. math:: \tilde{\mathcal L}^A(x) = \frac 1 L \sum_l \log p(x, z_l) - \log q(z_l \mid x)
 
-    Works for every pair; a guide that cannot be reparameterised is differentiated by the score function (better:
+    Works for every pair; a guide that cannot be reparameterized is differentiated by the score function (better:
     :class:`~pyro_vae.estimators.ScoreFunction`).
 
     Source: Kingma & Welling (2013), eq. 6.
@@ -115,7 +115,7 @@ class SGVB_A(SGVB):
     facts = Facts(
         bounds="log p(x), from below (ELBO)",
         gradient="the ELBO's",
-        sites="any; without reparameterisation by the score function",
+        sites="any; without reparameterization by the score function",
         cost="L model, 1 guide",
         source="Kingma & Welling 2013, eq. 6; sticking the landing: Roeder et al. 2017",
     )
@@ -137,7 +137,7 @@ class Annealed(SGVB_A):
     facts = Facts(
         bounds="log p(x), from below (ELBO)",
         gradient="that of beta log p(x, z) - log q(z | x)",
-        sites="any; without reparameterisation by the score function",
+        sites="any; without reparameterization by the score function",
         cost="L model, 1 guide",
         source="Rezende & Mohamed 2015, eq. 20",
     )
@@ -155,11 +155,11 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
     .. math:: \tilde{\mathcal L}^B(x) = -\mathrm{KL}(q(z \mid x) \| p(z)) + \frac 1 L \sum_l \log p(x \mid z_l)
 
     Where no closed form is registered a site falls back to sampling, which is said once in a warning. The closed form
-    needs reparameterised latents, and a guide that draws them in the model's order. ``sticking_the_landing`` acts on
+    needs reparameterized latents, and a guide that draws them in the model's order. ``sticking_the_landing`` acts on
     the sites that are sampled: a KL in closed form has no score to leave out.
 
     Raises:
-        ValueError: if a latent cannot be reparameterised, or guide and model draw the latents in different orders.
+        ValueError: if a latent cannot be reparameterized, or guide and model draw the latents in different orders.
 
     Source: Kingma & Welling (2013), eq. 7.
     """
@@ -167,7 +167,7 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
     facts = Facts(
         bounds="log p(x), from below (ELBO)",
         gradient="the ELBO's",
-        sites="reparameterised; KL sampled where no closed form is known; guide in the model's order",
+        sites="reparameterized; KL sampled where no closed form is known; guide in the model's order",
         cost="L model, 1 guide",
         source="Kingma & Welling 2013, eq. 7",
     )
@@ -185,7 +185,7 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
                 terms.append(self._log_p(name, site))
                 continue
             guide_site = guide_trace.nodes[name]
-            _check_reparameterised(estimator, name, guide_site)
+            _check_reparameterized(estimator, name, guide_site)
             kl = analytic_kl(guide_site, site)
             if kl is None:
                 sampled.append(name)
@@ -194,7 +194,7 @@ class SGVB_B(SGVB, TraceMeanField_ELBO):
                 terms.append(Term(name, "kl", -1, self.beta, kl, kl, guide_site))
         for name, site in sample_sites(guide_trace):
             if name not in model_trace.nodes:  # auxiliary variables of the guide
-                _check_reparameterised(estimator, name, site)
+                _check_reparameterized(estimator, name, site)
                 terms.append(self._log_q(name, site))
         self._say_what_is_sampled(sampled)
         return terms
@@ -231,11 +231,11 @@ def transforms_a_delta(fn: Any) -> bool:
     return isinstance(density, Tensor) or density != 0
 
 
-def _check_reparameterised(estimator: str, name: str, site: Any) -> None:
+def _check_reparameterized(estimator: str, name: str, site: Any) -> None:
     if not site["fn"].has_rsample:
         raise ValueError(
-            f"{estimator} needs reparameterised latents, but q({name}) is a {family(site['fn'])}, which has no "
-            f"reparameterised sampler. {REMEDY}"
+            f"{estimator} needs reparameterized latents, but q({name}) is a {family(site['fn'])}, which has no "
+            f"reparameterized sampler. {REMEDY}"
         )
 
 

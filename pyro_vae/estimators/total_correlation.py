@@ -9,10 +9,10 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.contract import data_frame
 from pyro_vae.estimators.base import Draws, Facts, Term, family
-from pyro_vae.estimators.penalised import Penalised, local_latents
+from pyro_vae.estimators.penalized import Penalized, local_latents
 from pyro_vae.estimators.units import aggregate, units
+from pyro_vae.pair import data_frame
 
 Sampling = Literal["stratified", "weighted"]
 
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     dimension_wise_kl: Tensor
 
 
-class TCVAE(Penalised):
+class TCVAE(Penalized):
     r"""The KL as mutual information, total correlation and KL of each unit, with a weight each.
 
     .. math:: \mathbb E_x \mathrm{KL}(q(z \mid x) \| p(z)) =
@@ -67,7 +67,7 @@ class TCVAE(Penalised):
     facts = Facts(
         bounds="log p(x), from below (ELBO); its loss bounds nothing",
         gradient="that of the weighted parts, with q(z) estimated from the batch",
-        sites="reparameterised, of independent units in the guide; guide in the model's order",
+        sites="reparameterized, of independent units in the guide; guide in the model's order",
         cost="L model, 1 guide; L M densities of a code",
         source="Chen et al. 2018, eq. 4",
     )

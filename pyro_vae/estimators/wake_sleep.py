@@ -10,9 +10,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.contract import dream
 from pyro_vae.estimators.base import Draws, Facts, at_least
 from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
+from pyro_vae.pair import simulate
 
 Phase = Literal["wake", "sleep", "both"]
 
@@ -38,7 +38,7 @@ class _Phases(PerDatum):
     def _sleep(self, model: Any, guide: Any, draws: Draws, args: Any, kwargs: Any) -> Tensor:
         """``[B]``: log q(z | x) of dreams z, x ~ p(x, z), one for each datum."""
         with torch.no_grad():
-            dreamt, trace = dream(functools.partial(model, **kwargs), *args)
+            dreamt, trace = simulate(functools.partial(model, **kwargs), *args)
         guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*dreamt, **kwargs)
         guide_trace.compute_log_prob()
         log_q = [

@@ -2,7 +2,7 @@
 
 from pyro_vae.evidence.ais import AIS, ais
 from pyro_vae.evidence.bdmc import BDMC, bdmc
-from pyro_vae.evidence.hmc import HMC, Posterior, hmc, sample_posterior
+from pyro_vae.evidence.hmc import HMC, PosteriorDraws, hmc, sample_posterior
 from pyro_vae.evidence.importance import Importance, importance
 from pyro_vae.evidence.result import Evidence
 
@@ -12,7 +12,7 @@ __all__ = [
     "HMC",
     "Evidence",
     "Importance",
-    "Posterior",
+    "PosteriorDraws",
     "ais",
     "bdmc",
     "hmc",

@@ -14,7 +14,6 @@ from torch.nn.functional import avg_pool1d, pad
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.contract import as_pair, device_of, evaluating, tracing_obstacle
 from pyro_vae.evidence.result import (
     Evidence,
     arguments,
@@ -23,8 +22,9 @@ from pyro_vae.evidence.result import (
     error_of_mean,
     log_mean_exp,
 )
-from pyro_vae.hamiltonian import Kernel, State, StepSize
-from pyro_vae.joint import Ends, Joint, Start, joint_of
+from pyro_vae.pair import as_pair, device_of, evaluating, tracing_obstacle
+from pyro_vae.sampling.hamiltonian import Kernel, State, StepSize
+from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
 
 Schedule = Literal["linear", "sigmoid", "adaptive"]
 EndsAt = Callable[[Tensor], list[Tensor]]  # u -> what Ends gives, for one chunk of data
@@ -92,8 +92,8 @@ def ais(
         \log w = \sum_{k=1}^K (\beta_k - \beta_{k-1}) \log \frac{p(x, z_{k-1})}{f_0(z_{k-1})}, \quad
         z_0 \sim f_0, \; z_k \sim T_{\beta_k}(\cdot \mid z_{k-1})
 
-    The transition T is one step of HMC (:class:`~pyro_vae.hamiltonian.Kernel`). Its step sizes, for each datum and
-    temperature, and the adaptive schedule come from a pilot run (4 chains, 200 steps) and are fixed in the run that
+    The transition T is one step of HMC (:class:`~pyro_vae.sampling.hamiltonian.Kernel`). Its step sizes, for each datum
+    and temperature, and the adaptive schedule come from a pilot run (4 chains, 200 steps) and are fixed in the run that
     counts, so that E[w] = p(x) holds exactly, for any number of steps.
 
     Args:

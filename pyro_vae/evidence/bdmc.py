@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import as_pair, device_of, dream, programs
 from pyro_vae.evidence.ais import AIS, PILOT_CHAINS, Annealer, Schedule, bar, concatenated, rows, target
 from pyro_vae.evidence.result import Evidence, arguments, check_acceptance, check_log_prob, error_of_mean, log_mean_exp
-from pyro_vae.joint import Start
+from pyro_vae.pair import as_pair, device_of, programs, simulate
+from pyro_vae.sampling.joint import Start
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def bdmc(
         bar(-(-len(batch[0]) // count) * 2 * num_steps, progress) as tick,
     ):
         for part in rows(batch, count, device_of(module)):
-            part, trace = dream(programs(module)[0], *part)
+            part, trace = simulate(programs(module)[0], *part)
             path = annealer.pilot(at(*part), joint.draw(start, PILOT_CHAINS, *part))
             u = joint.draw(start, num_chains, *part)
             forward.append((*annealer.run(at(*part), u, path, tick), *path))

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyro_vae.compiled import Compile
-from pyro_vae.contract import as_pair, device_of
 from pyro_vae.evidence.ais import EndsAt, bar, check_choice, check_target, concatenated, rows, target
 from pyro_vae.evidence.result import Evidence, arguments, check_acceptance, check_log_prob, error_of_mean, log_mean_exp
-from pyro_vae.hamiltonian import Density, Kernel, Samples, State, sample, state, warm_up
-from pyro_vae.joint import Joint, Start
+from pyro_vae.pair import as_pair, device_of
+from pyro_vae.sampling.hamiltonian import Density, Kernel, Samples, State, sample, state, warm_up
+from pyro_vae.sampling.joint import Joint, Start
 
 Batch = tuple[Tensor, ...]
 
@@ -53,7 +53,7 @@ class HMC(Evidence):
 
 
 @dataclass(frozen=True)
-class Posterior:
+class PosteriorDraws:
     """Draws of p(z | x) for each datum.
 
     Attributes:
@@ -173,7 +173,7 @@ def sample_posterior(
     max_plate_nesting: int = 1,
     compile: Compile = "auto",
     progress: bool = False,
-) -> Posterior:
+) -> PosteriorDraws:
     r"""Draws z ~ p(z | x) by Hamiltonian Monte Carlo, for continuous latents of any number of dimensions.
 
     The arguments, errors and warnings are those of :func:`hmc`, but for its limits to the dimensions.
@@ -209,7 +209,7 @@ def sample_posterior(
     check_acceptance(acceptance, num_chains * num_samples)
     _check_mixing(r_hat)
     latents = {name: torch.cat([part[name] for part in sites], dims[0]) for name in sites[0]}
-    return Posterior(latents, acceptance, r_hat, step_size)
+    return PosteriorDraws(latents, acceptance, r_hat, step_size)
 
 
 def _after_warm_up(

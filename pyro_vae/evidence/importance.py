@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import as_pair, check_densities, device_of, evaluating, run, tracing_obstacle
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, arguments, check_log_prob
-from pyro_vae.joint import check_local
+from pyro_vae.pair import as_pair, check_densities, device_of, evaluating, run, tracing_obstacle
+from pyro_vae.sampling.joint import check_local
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
 _HEAVY = 0.7  # k-hat above which the error of an importance-sampling estimate does not shrink at a useful rate
@@ -150,7 +150,7 @@ def importance(
 
 
 def pareto_k_hat(log_weights: Tensor, num_samples: int | None = None) -> Tensor:
-    r"""Shape of the tail of importance weights: k of the generalised Pareto distribution fitted to the largest.
+    r"""Shape of the tail of importance weights: k of the generalized Pareto distribution fitted to the largest.
 
     The M = min(S / 5, 3 sqrt(S)) largest weights' excesses over the next one are fitted by Zhang & Stephens; the
     estimate is drawn to 1/2 with the weight of ten draws.

@@ -9,7 +9,7 @@ data                likelihood
 0 and 1             :class:`Bernoulli`
 in [0, 1]           :class:`ContinuousBernoulli`
 levels k / 255      :class:`Categorical`, :class:`DiscretizedLogistic`, :class:`MixtureOfDiscretizedLogistics`
-real                :class:`Gaussian`, :class:`Laplace`, :class:`StudentT`
+real                :class:`Normal`, :class:`Laplace`, :class:`StudentT`
 counts 0, 1, 2 ..   :class:`Poisson`, :class:`NegativeBinomial`
 ==================  ================================================================================================
 
@@ -20,7 +20,7 @@ from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.likelihoods.pixels import Bernoulli, ContinuousBernoulli
 from pyro_vae.likelihoods.quantized import Categorical, DiscretizedLogistic, MixtureOfDiscretizedLogistics
-from pyro_vae.likelihoods.real import Gaussian, Laplace, LocationScale, StudentT
+from pyro_vae.likelihoods.real import Gaussian, Laplace, LocationScale, Normal, StudentT
 from pyro_vae.likelihoods.units import bits_per_dim
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "LocationScale",
     "MixtureOfDiscretizedLogistics",
     "NegativeBinomial",
+    "Normal",
     "Poisson",
     "StudentT",
     "bits_per_dim",

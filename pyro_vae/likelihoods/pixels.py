@@ -14,7 +14,7 @@ from pyro_vae.likelihoods.base import Likelihood
 
 
 class _UnitIntervalBernoulli(dist.Bernoulli):
-    """A Bernoulli whose score is also asked for at grey values: the cross-entropy, not a density of grey values."""
+    """A Bernoulli whose score is also asked for at gray values: the cross-entropy, not a density of gray values."""
 
     support = constraints.unit_interval
 
@@ -24,8 +24,8 @@ class Bernoulli(Likelihood):
 
     Args:
         network: ``z: [*, latent_dim] -> [*, *event]``, the logits of the mean m.
-        support: ``"binary"``, or ``"unit_interval"`` to take grey pixels on purpose. The value is then the negative
-            cross-entropy that papers report for grey MNIST, and no log-probability of the image; for that, see
+        support: ``"binary"``, or ``"unit_interval"`` to take gray pixels on purpose. The value is then the negative
+            cross-entropy that papers report for gray MNIST, and no log-probability of the image; for that, see
             :class:`ContinuousBernoulli`.
 
     Raises:
@@ -52,7 +52,7 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    r"""Independent grey pixels in [0, 1], with a density: the Bernoulli's score and the constant that it lacks there,
+    r"""Independent gray pixels in [0, 1], with a density: the Bernoulli's score and the constant that it lacks there,
 
     .. math:: \log p(x \mid z) = \sum_d x_d \log \lambda_d + (1 - x_d) \log(1 - \lambda_d) + \log C(\lambda_d)
 

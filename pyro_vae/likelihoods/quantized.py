@@ -1,4 +1,4 @@
-"""Likelihoods of grey levels, k / (num_levels - 1) in [0, 1]: probabilities, not densities."""
+"""Likelihoods of gray levels, k / (num_levels - 1) in [0, 1]: probabilities, not densities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_vae.likelihoods.real import LocationScale, check_floor
 
 
 class Categorical(Likelihood):
-    r"""Independent pixels, each with a probability for every grey level:
+    r"""Independent pixels, each with a probability for every gray level:
     :math:`P(x_d = k / (L - 1) \mid z) = \mathrm{softmax}(\mathrm{logits}_d(z))_k`.
 
     Args:
@@ -43,7 +43,7 @@ class Categorical(Likelihood):
 
 
 class DiscretizedLogistic(LocationScale):
-    r"""Independent pixels; the mass of a grey level is that of a logistic distribution in the bin around it,
+    r"""Independent pixels; the mass of a gray level is that of a logistic distribution in the bin around it,
 
     .. math:: P(x_d \mid z) = \sigma\Big(\frac{x_d + h - \mathrm{loc}_d}{\mathrm{scale}_d}\Big)
         - \sigma\Big(\frac{x_d - h - \mathrm{loc}_d}{\mathrm{scale}_d}\Big), \qquad h = \frac{1}{2 (L - 1)}
@@ -82,10 +82,10 @@ class DiscretizedLogistic(LocationScale):
 
 
 class MixtureOfDiscretizedLogistics(Likelihood):
-    r"""Independent pixels, each a mixture of M discretised logistics,
+    r"""Independent pixels, each a mixture of M discretized logistics,
     :math:`P(x_d \mid z) = \sum_m w_{dm} P(x_d; \mathrm{loc}_{dm}, \mathrm{scale}_{dm})`.
 
-    The colours of a pixel are independent given z: the coupling of PixelCNN++, where the mean of green depends on the
+    The colors of a pixel are independent given z: the coupling of PixelCNN++, where the mean of green depends on the
     red of the same pixel, is left out.
 
     Args:
@@ -133,7 +133,7 @@ class MixtureOfDiscretizedLogistics(Likelihood):
 
 
 def _levels(num_levels: int) -> int:
-    return _whole("num_levels, how many grey levels there are from 0 to 1,", num_levels, 2)
+    return _whole("num_levels, how many gray levels there are from 0 to 1,", num_levels, 2)
 
 
 def _whole(name: str, count: int, least: int) -> int:

@@ -1,4 +1,4 @@
-"""Likelihoods of real values with a location and a scale: Gaussian, Laplace and Student's t."""
+"""Likelihoods of real values with a location and a scale: normal, Laplace and Student's t."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LocationScale(Likelihood):
         network: ``z: [*, latent_dim]`` to ``[*, *event]``, the location; or, where ``scale`` is ``None``, to
             ``[*, 2, *event]``, location and log scale of each pixel stacked.
         scale: a known scale, the same for all pixels; ``"shared"`` for one that is learned (the parameter
-            ``log_scale``, which starts at 0); or ``None``, the default but of :class:`Gaussian`, for a scale a pixel
+            ``log_scale``, which starts at 0); or ``None``, the default but of :class:`Normal`, for a scale a pixel
             from the network.
         sigmoid_mean: the location is the sigmoid of the network's output, for data in [0, 1]; otherwise the output.
         min_log_scale: a learned scale stays above exp(min_log_scale), so that constant pixels do not let it collapse.
@@ -94,7 +94,7 @@ class LocationScale(Likelihood):
         return pixels.learned_scale(log_scale, self.min_log_scale)
 
 
-class Gaussian(LocationScale):
+class Normal(LocationScale):
     r"""Independent pixels, :math:`p(x \mid z) = \mathcal N(\mathrm{loc}(z), \mathrm{scale}^2)`.
 
     With ``scale="optimal"`` the scale is that of the greatest likelihood: in training mode its square is the mean
@@ -160,6 +160,10 @@ class Gaussian(LocationScale):
             self.num_batches.add_(1)
             weight = (1 / self.num_batches).clamp(min=self._momentum)
             self.mean_square.lerp_(mean_square.to(self.mean_square), weight.to(self.mean_square))
+
+
+#: The name that the papers give it.
+Gaussian = Normal
 
 
 class Laplace(LocationScale):

@@ -16,11 +16,11 @@ def bits_per_dim(log_prob: Nats, event_shape: Sequence[int], bin_width: float = 
 
     .. math:: -\frac{\log p(x)}{D \log 2} - \log_2 w
 
-    The probability of grey levels (:class:`~pyro_vae.likelihoods.Categorical` and the discretised logistics) has
-    w = 1. A density has units: it compares only where the data were dequantised, by uniform noise of the width w of
+    The probability of gray levels (:class:`~pyro_vae.likelihoods.Categorical` and the discretized logistics) has
+    w = 1. A density has units: it compares only where the data were dequantized, by uniform noise of the width w of
     one level, in the units that the density is over. Level k of 256 becomes (k + u) / 256 with u uniform in [0, 1]:
     w = 1/256, that is 8 bits more. With noise added to data k / 255, of width 1/255, w = 1/255. The bits are then an
-    upper bound, on average over u, on those of the levels' probability. For data that were not dequantised a density
+    upper bound, on average over u, on those of the levels' probability. For data that were not dequantized a density
     gives no bits: it has no upper bound there.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.likelihoods import Gaussian
+from pyro_vae.likelihoods import Normal
 from pyro_vae.models.parts import corruption_of, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP, at_least_float32, shape_of
 from pyro_vae.posteriors import Posterior
@@ -140,7 +140,7 @@ class Autoencoder(VAE):
         decoder_hidden: Sequence[int] | None = None,
         activation: type[nn.Module] = nn.SiLU,
         network: Callable[[Any, Any, Any, Any], nn.Module] = MLP,
-        likelihood: Callable[[nn.Module], nn.Module] = Gaussian,
+        likelihood: Callable[[nn.Module], nn.Module] = Normal,
         mean: Tensor | None = None,
         corruption: nn.Module | None = None,
     ) -> None:

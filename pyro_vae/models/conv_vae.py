@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, corruption_of, decoding, recognition
+from pyro_vae.models.parts import StepFactory, corruption_of, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -33,7 +33,7 @@ class ConvVAE(VAE):
             :class:`~pyro_vae.networks.ConvEncoder`.
         prior: makes p(z) of ``latent_dim``, a class of :mod:`pyro_vae.priors` or a function.
         posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
-        transforms: a normalising flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order. Its
+        transforms: a normalizing flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order. Its
             context is the layer between convolutions and latent (of 256 units where ``hidden`` is ``None``).
         num_transforms: number of steps of the flow, ``transforms`` again and again; by default one of each.
         amortized: whether the flow's parameters come from the encoder.
@@ -61,7 +61,7 @@ class ConvVAE(VAE):
         normalization: Normalization | None = None,
         prior: Callable[[int], nn.Module] = StandardNormal,
         posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
-        transforms: Sequence[Step] = (),
+        transforms: Sequence[StepFactory] = (),
         num_transforms: int | None = None,
         amortized: bool = True,
         gated: bool = False,

@@ -20,7 +20,7 @@ from pyro_vae.bayesian import (
     sample_posterior,
     sample_prior,
 )
-from pyro_vae.contract import Pair, computing_once, pair_method
+from pyro_vae.pair import Pair, computing_once, pair_method
 
 
 class FullBayes(PyroModule):
@@ -39,8 +39,8 @@ class FullBayes(PyroModule):
     The weights stand outside the plate over the data, so that any ELBO counts their KL once for the N data of
     :func:`pyro_vae.fit`, whatever the size of a batch. The bound of held-out data leaves it out: they are scored under
     the posterior that the training data have paid for. Estimators that weigh each datum by itself (IWAE and its kin)
-    take :meth:`predictive`, whose weights are drawn, not weighed; so does ``pyro_vae.evidence.importance``, and
-    ``pyro-vae evaluate`` does by itself.
+    take :meth:`posterior_predictive`, whose weights are drawn, not weighed; so does ``pyro_vae.evidence.importance``,
+    and ``pyro-vae evaluate`` does by itself.
 
     Args:
         pair: the pair, which is changed in place: its weights now are where q(theta) starts.
@@ -88,9 +88,9 @@ class FullBayes(PyroModule):
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """theta ~ q(theta), then the pair's guide."""
         with self._noise():
-            return self._recognise(sample_posterior(self), *args, **kwargs)
+            return self._recognize(sample_posterior(self), *args, **kwargs)
 
-    def _recognise(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    def _recognize(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """The pair's guide, whose networks see the data once for each of K particles, as each has its own weights."""
         particles = next(iter(weights.values())).shape[:-3]
 
@@ -113,17 +113,17 @@ class FullBayes(PyroModule):
         """The names of the sites of the weights."""
         return [f"{name}.weights" for name, _ in bayesian_layers(self)]
 
-    def predictive(self) -> Pair:
+    def posterior_predictive(self) -> Pair:
         r"""The pair for new data under the posterior of the weights, with its latents inside the data plate alone.
 
         Each run draws theta ~ q(theta) in model and guide, unseen: the weights are neither scored nor weighed. So the
         mean weight of a datum is :math:`\int q(\theta) \, p_\theta(x) \, d\theta`, the predictive density of the
         approximate posterior, which importance sampling and the importance-weighted estimators bound as they do
-        log p(x) of any pair. The draw is new at each run: annealing and HMC want :meth:`drawn`.
+        log p(x) of any pair. The draw is new at each run: annealing and HMC want :meth:`sample_weights`.
         """
         return Pair(self._predictive_model, self._predictive_guide, self)
 
-    def drawn(self, seed: int = 0) -> Pair:
+    def sample_weights(self, seed: int = 0) -> Pair:
         """The pair with the weights of one draw from q(theta), the same at every run."""
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -139,7 +139,7 @@ class FullBayes(PyroModule):
     @pair_method
     def _predictive_guide(self, *args: Any, **kwargs: Any) -> Any:
         with Noise("shared"), computing_once(False):  # each program draws weights of its own
-            return self._recognise(sample_posterior(self, traced=False), *args, **kwargs)
+            return self._recognize(sample_posterior(self, traced=False), *args, **kwargs)
 
     @pair_method
     def _drawn_model(self, weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.hierarchy import Ascent, Level, TopDownVAE, joined
+from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Chain, decoding, image_shape
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
@@ -25,7 +25,7 @@ _Map = tuple[int, int, int]
 
 
 def merged(p: Any, loc: Tensor, log_variance: Tensor) -> dist.Distribution:
-    r"""The normalised product of two diagonal Gaussians: a mean weighed by precisions.
+    r"""The normalized product of two diagonal Gaussians: a mean weighed by precisions.
 
     .. math::
         q = \mathcal N\Big(\frac{\mathrm{loc}\, s^{-2} + \mathrm{loc}_p\, s_p^{-2}}{s^{-2} + s_p^{-2}},\;
@@ -45,7 +45,7 @@ def merged(p: Any, loc: Tensor, log_variance: Tensor) -> dist.Distribution:
     return dist.Normal(torch.lerp(above.loc, loc, weight), scale).to_event(len(p.event_shape))
 
 
-class _Rung(Level):
+class _Rung(LatentLayer):
     """A level that knows of those above only the latent of the next one; at the top p(z) = N(0, I), and no merging."""
 
     def __init__(self, latent_dim: int, conditional: nn.Module | None) -> None:
@@ -66,7 +66,7 @@ class _Rung(Level):
 
 
 class LadderVAE(TopDownVAE):
-    r"""The chain of latents of :class:`~pyro_vae.models.HierarchicalVAE`, recognised from the top down.
+    r"""The chain of latents of :class:`~pyro_vae.models.HierarchicalVAE`, recognized from the top down.
 
     .. math::
         z_L \sim \mathcal N(0, I), \quad z_l \sim \mathcal N(\mathrm{MLP}(z_{l+1})), \quad
@@ -129,13 +129,13 @@ class LadderVAE(TopDownVAE):
         heads = [MLP(width, (2, size), ()) for width, size in zip(hidden, latent_dims, strict=True)]
         conditionals = [*(DiagonalNormal(network) for network in chain.downwards()), None]
         super().__init__(
-            Ascent(bodies, heads),
+            BottomUpEncoder(bodies, heads),
             [_Rung(size, conditional) for size, conditional in zip(latent_dims, conditionals, strict=True)],
             chain.decoding(likelihood),
         )
 
 
-class _ConvRung(Level):
+class _ConvRung(LatentLayer):
     """A level of feature maps whose state carries all levels above; at the top p(z) = N(0, I), and no merging."""
 
     def __init__(
@@ -157,7 +157,7 @@ class _ConvRung(Level):
         return _normal(loc, log_variance, 3)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
-        seen = joined(evidence, h, -3)
+        seen = concat(evidence, h, -3)
         loc, log_variance = stacked("ConvLadderVAE", self.posterior_head(seen), 2, seen.dim() - 3)
         return _normal(loc, log_variance, 3) if h is None else merged(p, loc, log_variance)
 
@@ -221,7 +221,7 @@ class ConvLadderVAE(TopDownVAE):
             return [residual_block(shape[0], shape[0], activation, normalization, 1, size) for _ in range(blocks)]
 
         steps: list[nn.Module] = []
-        rungs: list[Level] = []
+        rungs: list[LatentLayer] = []
         for level, (below, shape) in enumerate(itertools.pairwise([image, *shapes])):
             step: nn.Module = Convolutional(below, shape, [*_falling(below, shape, activation), *same(shape)])
             steps.append(Centered(step, mean) if mean is not None and not level else step)
@@ -241,7 +241,7 @@ class ConvLadderVAE(TopDownVAE):
             pixels = (math.prod(out_shape[:-2]), *image[1:])
             return Convolutional(shapes[0], out_shape, _rising(shapes[0], pixels, activation))
 
-        super().__init__(Ascent(steps), rungs, decoding(likelihood, image, decoder, mean))
+        super().__init__(BottomUpEncoder(steps), rungs, decoding(likelihood, image, decoder, mean))
 
 
 def _normal(loc: Tensor, log_variance: Tensor, event_dim: int) -> dist.Distribution:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, corruption_of, dense_decoding, dense_recognition
+from pyro_vae.models.parts import StepFactory, corruption_of, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -43,7 +43,7 @@ class MLPVAE(VAE):
         network: class of the networks, one of :mod:`pyro_vae.networks` with the arguments of ``MLP``.
         prior: makes p(z) of ``latent_dim``, a class of :mod:`pyro_vae.priors` or a function.
         posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
-        transforms: a normalising flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order.
+        transforms: a normalizing flow on the posterior: classes of :mod:`pyro_vae.transforms`, in their order.
         num_transforms: number of steps of the flow, ``transforms`` again and again; by default one of each.
         amortized: whether the flow's parameters come from the encoder.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
@@ -69,7 +69,7 @@ class MLPVAE(VAE):
         network: Callable[[Any, Any, Any, Any], nn.Module] = MLP,
         prior: Callable[[int], nn.Module] = StandardNormal,
         posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
-        transforms: Sequence[Step] = (),
+        transforms: Sequence[StepFactory] = (),
         num_transforms: int | None = None,
         amortized: bool = True,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,

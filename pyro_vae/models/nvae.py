@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyro_vae.hierarchy import Ascent, Level, TopDownVAE
+from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, stacked
@@ -25,7 +25,7 @@ Shape = tuple[int, int, int]
 
 
 class NVAE(TopDownVAE):
-    r"""Groups of latent feature maps, several at each scale, recognised from the top down.
+    r"""Groups of latent feature maps, several at each scale, recognized from the top down.
 
     .. math::
         z_L \sim \mathcal N(0, I), \quad z_l \sim \mathcal N(\mathrm{loc}_l(h_l), \mathrm{scale}_l(h_l)^2), \quad
@@ -57,10 +57,10 @@ class NVAE(TopDownVAE):
             likelihood's network has as many to double it again.
         padding: pixels of zero on each side of the image on the way up, cut away on the way down: 2 makes 32 x 32 of
             28 x 28.
-        iaf: steps of an inverse autoregressive flow over the pixels in each posterior, the order reversed from one to
-            the next; ``True`` is one step. The KL is then sampled.
+        num_flows: steps of an inverse autoregressive flow over the pixels in each posterior, the order reversed from
+            one to the next. The KL is then sampled.
         likelihood: makes p(x | h_0) of the network of ``[*, C, H, W]``, a class of :mod:`pyro_vae.likelihoods` or a
-            function; for colours :class:`~pyro_vae.likelihoods.MixtureOfDiscretizedLogistics`.
+            function; for colors :class:`~pyro_vae.likelihoods.MixtureOfDiscretizedLogistics`.
         checkpointing: in training, what a cell computes inside is computed again for the gradients instead of kept:
             less memory, more time. It acts in an eager step and in a traced one, with the same gradients; the running
             statistics of batch norm move once.
@@ -72,7 +72,7 @@ class NVAE(TopDownVAE):
     Source: Vahdat & Kautz (2020), sections 3.1 and 3.2, table 6; its code for the soft bounds. As published, MNIST has
     ``NVAE((1, 28, 28), 32, 20, groups=(10, 5), preprocess=2, padding=2)``, with three cells for each halving of
     preprocess. Here a cell that doubles the image does so behind its first 1 x 1 convolution, which is the same
-    function for less work; :math:`A_l` starts as the identity; and no weight is normalised.
+    function for less work; :math:`A_l` starts as the identity; and no weight is normalized.
 
     >>> nvae = NVAE((1, 28, 28), channels=8, latent_channels=4, groups=(2, 1), preprocess=1)
     >>> nvae.model().shape, nvae.levels[0].latent_shape, nvae.levels[2].latent_shape
@@ -92,7 +92,7 @@ class NVAE(TopDownVAE):
         multiplier: int = 2,
         preprocess: int = 0,
         padding: int = 0,
-        iaf: bool | int = False,
+        num_flows: int = 0,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         checkpointing: bool = False,
     ) -> None:
@@ -111,7 +111,7 @@ class NVAE(TopDownVAE):
         at_least("multiplier", multiplier, 1)
         at_least("preprocess", preprocess, 0)
         at_least("padding", padding, 0)
-        num_flows = at_least("iaf, the number of steps of a flow,", iaf, 0)
+        at_least("num_flows", num_flows, 0)
         shapes = _scales(
             (channels, image[1] + 2 * padding, image[2] + 2 * padding), multiplier, preprocess + len(groups)
         )
@@ -131,7 +131,7 @@ class NVAE(TopDownVAE):
         scales = shapes[preprocess:]
         of_group = [shape for shape, count in zip(scales, groups, strict=True) for _ in range(count)]
         stages: list[nn.Module] = []
-        levels: list[Level] = []
+        levels: list[LatentLayer] = []
         for level, shape in enumerate(of_group):
             below = of_group[max(level - 1, 0)]
             change_up = [up(shape, below)] if shape != below else []
@@ -146,10 +146,10 @@ class NVAE(TopDownVAE):
             return _maps(scales[0], out_shape, [*post, nn.ZeroPad2d(-padding), nn.SiLU(), last])
 
         stages[0] = nn.Sequential(_maps(image, scales[0], stem), stages[0])
-        super().__init__(Ascent(stages), levels, decoding(likelihood, image, network))
+        super().__init__(BottomUpEncoder(stages), levels, decoding(likelihood, image, network))
 
 
-class _Group(Level):
+class _Group(LatentLayer):
     """One group of latents ``z: [*, C_z, H, W]``, from a state ``[*, C, H, W]`` to the state ``cells.out_shape``."""
 
     def __init__(self, shape: Shape, latent_channels: int, cells: Convolutional, num_flows: int) -> None:

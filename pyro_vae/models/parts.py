@@ -26,7 +26,7 @@ from pyro_vae.networks.layers import normalizer
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
-Step = Callable[[int, int | None], nn.Module]
+StepFactory = Callable[[int, int | None], nn.Module]
 
 
 def with_network(
@@ -154,7 +154,7 @@ def recognition(
     latent_dim: int,
     encoder: Callable[[tuple[int, ...]], nn.Module],
     *,
-    transforms: Sequence[Step] = (),
+    transforms: Sequence[StepFactory] = (),
     num_transforms: int | None = None,
     amortized: bool = True,
     trunk: Callable[[], nn.Module],
@@ -210,13 +210,13 @@ def corruption_of(posterior: Any) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Chain:
-    """The networks between neighbours of a chain of latents, x - z_1 - ... - z_L.
+    """The networks between neighbors of a chain of latents, x - z_1 - ... - z_L.
 
     Args:
         event_shape: shape of x.
         latent_dims: sizes of z_1, ..., z_L.
         hidden: width of the hidden layers between x and z_1, z_1 and z_2, ...
-        depth: number of hidden layers between two neighbours.
+        depth: number of hidden layers between two neighbors.
         activation: class of the non-linearity.
         normalization: of the hidden layers, see :class:`~pyro_vae.networks.MLP`.
         mean: mean of the data, ``[*event_shape]``, about which the encoder sees them, and where a Bernoulli starts.
@@ -251,15 +251,15 @@ class Chain:
 
     def encoder(self, out_shape: int | Sequence[int]) -> nn.Module:
         """A network of x with the hidden layers before z_1, ``[*, *event_shape] -> [*, *out_shape]``."""
-        return self._recognising(out_shape, self.widths(0))
+        return self._recognizing(out_shape, self.widths(0))
 
     def trunk(self) -> nn.Module:
         """The hidden layers before z_1 alone, ``[*, *event_shape] -> [*, hidden[0]]``."""
         width = self.hidden[0]
         last = [*normalizer(width, self.normalization), self.activation()]
-        return nn.Sequential(self._recognising(width, self.widths(0)[1:]), *last)
+        return nn.Sequential(self._recognizing(width, self.widths(0)[1:]), *last)
 
-    def _recognising(self, out_shape: int | Sequence[int], hidden: Sequence[int]) -> nn.Module:
+    def _recognizing(self, out_shape: int | Sequence[int], hidden: Sequence[int]) -> nn.Module:
         network: nn.Module
         if self.channels is None:
             network = MLP(self.event_shape, out_shape, hidden, self.activation, self.normalization)

@@ -1,4 +1,4 @@
-"""The VAE of labelled and unlabelled data."""
+"""The VAE of labeled and unlabeled data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from pyro_vae.contract import data_plate, pair_method
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, with_network
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
+from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
@@ -34,7 +34,7 @@ class SemiSupervisedVAE(PyroModule):
 
     Arguments are ``x: [B, *event]`` and ``y: [B]``, whole numbers 0 ... K - 1, or -1 where the label is missing; a
     batch may mix both. Labels are looked at when a pair first runs, not in each step of training, where one that is
-    no class counts as missing: :func:`partly_labelled` looks at all of them beforehand. Under
+    no class counts as missing: :func:`partly_labeled` looks at all of them beforehand. Under
     :class:`~pyro_vae.estimators.Enumeration`, which sums y out, the bound of a datum is
 
     .. math::
@@ -49,13 +49,13 @@ class SemiSupervisedVAE(PyroModule):
     for all K classes also where the label is known. Without a mask each term belongs to its site, and no sum depends
     on which other data are in the batch.
 
-    Labelled data leave no gradient in q(y | x) but by the classification term of the paper, a factor of the model,
+    Labeled data leave no gradient in q(y | x) but by the classification term of the paper, a factor of the model,
 
     .. math:: \alpha \log q(y \mid x) \quad \text{with a label, in training mode only.}
 
     What is reported of training includes it, and is then no bound; in evaluation mode (``pair.eval()``, as
     :func:`~pyro_vae.check`, validation and :mod:`pyro_vae.evidence` run a pair) the value is the bound above.
-    The paper takes :math:`\alpha = 0.1 \, N / N_\mathrm{labelled}`.
+    The paper takes :math:`\alpha = 0.1 \, N / N_\mathrm{labeled}`.
 
     Args:
         event_shape: shape of one datum, for example (1, 28, 28).
@@ -194,13 +194,13 @@ class SemiSupervisedVAE(PyroModule):
         return (y[..., None] == classes).to(self.of_y.weight.dtype)
 
 
-def partly_labelled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -> TensorDataset:
-    r"""Data of which few have a label, for ``fit``: labelled rows are repeated, so that every mini-batch holds some.
+def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -> TensorDataset:
+    r"""Data of which few have a label, for ``fit``: labeled rows are repeated, so that every mini-batch holds some.
 
-    About ``share`` of the rows have a label. Each of the R copies of a labelled datum weighs 1 / R, others 1, so that a
+    About ``share`` of the rows have a label. Each of the R copies of a labeled datum weighs 1 / R, others 1, so that a
     pass over the rows adds up each datum once,
 
-    .. math:: \sum_\text{labelled} [-\mathcal L(x, y) + \alpha \log q(y \mid x)] + \sum_\text{unlabelled} -\mathcal U(x)
+    .. math:: \sum_\text{labeled} [-\mathcal L(x, y) + \alpha \log q(y \mid x)] + \sum_\text{unlabeled} -\mathcal U(x)
 
     which is the objective of the paper (eq. 9).
 
@@ -208,7 +208,7 @@ def partly_labelled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) 
         x: ``[N, *event]``.
         y: ``[N]``, whole numbers 0 ... K - 1, -1 where the label is missing.
         num_classes: K.
-        share: of labelled rows, in (0, 1).
+        share: of labeled rows, in (0, 1).
 
     Returns:
         Tensors x, y and weight, the arguments of :class:`SemiSupervisedVAE`.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Step, dense_decoding, dense_recognition
+from pyro_vae.models.parts import StepFactory, dense_decoding, dense_recognition
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import VampPrior
@@ -30,7 +30,7 @@ class VampVAE(VAE):
         activation: class of the non-linearity.
         network: class of the networks, one of :mod:`pyro_vae.networks` with the arguments of ``MLP``.
         posterior: makes q(z | x) of the encoder, a class of :mod:`pyro_vae.posteriors` or a function.
-        transforms: a normalising flow on the posterior, see :class:`~pyro_vae.models.MLPVAE`. The prior scores given
+        transforms: a normalizing flow on the posterior, see :class:`~pyro_vae.models.MLPVAE`. The prior scores given
             values with it, for which steps with a fast inverse are the better ones.
         num_transforms: number of steps of the flow; by default one of each.
         likelihood: makes p(x | z) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
@@ -51,7 +51,7 @@ class VampVAE(VAE):
         activation: type[nn.Module] = nn.SiLU,
         network: Callable[[Any, Any, Any, Any], nn.Module] = MLP,
         posterior: Callable[[nn.Module], nn.Module] = DiagonalNormal,
-        transforms: Sequence[Step] = (),
+        transforms: Sequence[StepFactory] = (),
         num_transforms: int | None = None,
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,

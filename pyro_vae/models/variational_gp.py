@@ -12,10 +12,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.contract import data_plate, pair_method
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import dense_decoding
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
+from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.priors import StandardNormal
 
 JITTER = 1e-4  # white noise of the process, as a share of its variance: float32 then factors coinciding points

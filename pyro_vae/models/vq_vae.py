@@ -1,4 +1,4 @@
-"""Vector-quantised autoencoders as pairs, and the second stage: an autoregressive prior over their codes."""
+"""Vector-quantized autoencoders as pairs, and the second stage: an autoregressive prior over their codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 from torch.nn import functional as F
 
-from pyro_vae.hierarchy import Ascent, Level, TopDownVAE, joined
+from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, Residual, at_least_float32, shape_of
@@ -206,7 +206,7 @@ class _Laid(torch.autograd.Function):
         return gradient.clone(memory_format=torch.contiguous_format)
 
 
-class CodeLevel(Level):
+class CodeLevel(LatentLayer):
     r"""One map of codes: uniform a priori, the nearest codes of a network of x and of the codes above a posteriori.
 
     .. math:: p(z_l \mid h_l) = K^{-hw}, \qquad q(z_l \mid h_l, x) = \delta(z_l - \mathrm{nearest}(e_l(x, h_l)))
@@ -240,7 +240,7 @@ class CodeLevel(Level):
         return dist.OneHotCategorical(logits=self.book.codes.new_zeros(self.event_shape)).to_event(2)
 
     def posterior(self, p: dist.Distribution, h: Tensor | None, evidence: Tensor) -> dist.Distribution:
-        e = self.encoder(joined(evidence, h, -3))
+        e = self.encoder(concat(evidence, h, -3))
         z = self.book.nearest(e)
         if self.training:
             distance = (at_least_float32(e) - self.book(z.detach())).square().sum((-3, -2, -1))
@@ -249,13 +249,13 @@ class CodeLevel(Level):
 
     def distances(self, h: Tensor | None, evidence: Tensor) -> Tensor:
         """|e - c_k|^2 of each position, up to what is the same for all k, ``[*, h, w, K]``."""
-        return self.book.distances(self.encoder(joined(evidence, h, -3)))
+        return self.book.distances(self.encoder(concat(evidence, h, -3)))
 
     def forward(self, h: Tensor | None, z: Tensor) -> Tensor:
-        return self.decoder(joined(self.book(z), h, -3))
+        return self.decoder(concat(self.book(z), h, -3))
 
 
-class _Softened(Level):
+class _Softened(LatentLayer):
     """A level whose posterior is drawn to near codes, but has all of them."""
 
     def __init__(self, level: Any, temperature: float) -> None:
@@ -417,7 +417,7 @@ class VQVAE(_CodesVAE):
             ]
             return Convolutional(lowest_state, torch.Size(out_shape), layers)
 
-        super().__init__(Ascent(encoders), levels, decoding(likelihood, image, decoder))
+        super().__init__(BottomUpEncoder(encoders), levels, decoding(likelihood, image, decoder))
 
     def check_batch(self, x: Tensor) -> None:
         """Whether the code books can be trained on batches like ``x: [B, *event]``.
@@ -688,7 +688,7 @@ class CodePrior(_CodesVAE):
         return self
 
 
-class _PriorLevel(Level):
+class _PriorLevel(LatentLayer):
     """A level of the first stage, fixed, with an autoregressive prior."""
 
     def __init__(self, level: CodeLevel, network: PixelCNN) -> None:

@@ -37,7 +37,7 @@ class MLP(_Dense):
         ValueError: if a size is below 1, ``normalization`` is something else, ``dropout`` is not in [0, 1), or the
             input has another event shape.
 
-    Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalisations.
+    Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalizations.
 
     >>> MLP((1, 28, 28), (2, 20), hidden=(400,))(torch.rand(7, 128, 1, 28, 28)).shape
     torch.Size([7, 128, 2, 20])
@@ -163,7 +163,7 @@ def _perceptron(
 class Centered(nn.Module):
     """A network that sees its input about a fixed mean: ``network(x - mean)``.
 
-    Inputs that are not centred, such as pixels in [0, 1], make a poorly conditioned problem of the first layer.
+    Inputs that are not centered, such as pixels in [0, 1], make a poorly conditioned problem of the first layer.
 
     Args:
         network: ``[*, *in_shape] -> [*, *out_shape]``.

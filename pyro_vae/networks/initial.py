@@ -14,8 +14,8 @@ _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generator | None = None) -> nn.Module:
     """Draws every weight from N(0, scale^2) and sets every bias to 0, in place, as Kingma & Welling (2013) did.
 
-    Under weight normalisation it is the weight g v / |v| that is drawn. What is neither (the gain of another
-    normalisation, a scale) stays as it is.
+    Under weight normalization it is the weight g v / |v| that is drawn. What is neither (the gain of another
+    normalization, a scale) stays as it is.
 
     Returns:
         ``module``.
@@ -36,7 +36,7 @@ def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generat
 
 
 def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
-    r"""Starts the weight-normalised layers of a network from one batch, in place.
+    r"""Starts the weight-normalized layers of a network from one batch, in place.
 
     The gain g and bias b of each layer :math:`t = g \, v \cdot x / |v| + b` become such that its outputs have mean 0
     and variance 1 over the batch (and over pixels), each layer behind those that are set already:
@@ -54,7 +54,7 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
         ``module``.
 
     Raises:
-        ValueError: if no layer is weight-normalised, or one has no gain for each of its outputs.
+        ValueError: if no layer is weight-normalized, or one has no gain for each of its outputs.
 
     Source: Salimans & Kingma (2016), equations 5 and 6.
 
@@ -64,7 +64,7 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     layers = [layer for layer in module.modules() if _gain(layer) is not None]
     if not layers:
         raise ValueError(
-            f"no layer of this {type(module).__name__} is weight-normalised. Build its networks with "
+            f"no layer of this {type(module).__name__} is weight-normalized. Build its networks with "
             "normalization='weight', or leave data_dependent_init out."
         )
     modes = [(part, part.training) for part in module.modules()]
@@ -94,7 +94,7 @@ def _standardize(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
     outputs = output.movedim(dim, -1)
     if gain.numel() != outputs.shape[-1]:
         raise ValueError(
-            f"a weight-normalised {type(layer).__name__} has {gain.numel()} gains for {outputs.shape[-1]} outputs. "
+            f"a weight-normalized {type(layer).__name__} has {gain.numel()} gains for {outputs.shape[-1]} outputs. "
             "Give weight_norm the dimension of the weight that counts outputs (dim=1 for transposed convolutions)."
         )
     variance, mean = torch.var_mean(outputs.flatten(0, -2), 0, correction=0)

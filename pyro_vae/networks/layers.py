@@ -1,4 +1,4 @@
-"""Layers: affine maps with their normalisation, gates and residuals."""
+"""Layers: affine maps with their normalization, gates and residuals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors ``[*, C]``, with the statistics of all leading dimensions together.
+    """Batch normalization of vectors ``[*, C]``, with the statistics of all leading dimensions together.
 
     Raises:
         ValueError: in training, if there is but one datum, which has no variance.
@@ -72,7 +72,7 @@ def affine(layer: Affine, normalization: Normalization | None) -> nn.Module:
 
 
 def normalizer(width: int, normalization: Normalization | None, image: bool = False) -> list[nn.Module]:
-    """What normalises ``[*, width]`` or images ``[N, width, H, W]``; nothing for weight normalisation, or none.
+    """What normalizes ``[*, width]`` or images ``[N, width, H, W]``; nothing for weight normalization, or none.
 
     Raises:
         ValueError: if ``normalization`` is something else.
@@ -87,7 +87,7 @@ def normalizer(width: int, normalization: Normalization | None, image: bool = Fa
 
 
 def normalized(layer: Affine, normalization: Normalization | None) -> list[nn.Module]:
-    """``layer`` and the normalisation of its output."""
+    """``layer`` and the normalization of its output."""
     image = not isinstance(layer, nn.Linear)
     width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return [affine(layer, normalization), *normalizer(width, normalization, image)]
@@ -100,7 +100,7 @@ def hidden_layer(
     gated: bool = False,
     dropout: float = 0.0,
 ) -> list[nn.Module]:
-    """An affine layer that ``make`` gives, its normalisation, activation and dropout; two of them where gated.
+    """An affine layer that ``make`` gives, its normalization, activation and dropout; two of them where gated.
 
     Raises:
         ValueError: if ``dropout`` is not in [0, 1).

@@ -77,9 +77,9 @@ def _histogram(ax: Any, name: str, sides: tuple[ArrayLike, ArrayLike]) -> None:
     low, high = np.quantile(both, [0.005, 0.995])
     bins = int(np.clip(3 * np.sqrt(anomalous.size), 10, 40))
     edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
-    for values, label, colour in ((normal, "trained classes", INK), (anomalous, "held-out class", LINES[1])):
+    for values, label, color in ((normal, "trained classes", INK), (anomalous, "held-out class", LINES[1])):
         clipped = values.clip(edges[0], edges[-1])
-        ax.hist(clipped, edges, density=True, histtype="stepfilled", color=colour, alpha=0.45, label=label)
+        ax.hist(clipped, edges, density=True, histtype="stepfilled", color=color, alpha=0.45, label=label)
 
 
 def _areas(values: ArrayLike, name: str, count: int) -> Array:

@@ -28,7 +28,7 @@ def learning_curves(
     published: Sequence[Mapping[str, Any]] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Bounds against training samples seen: one colour for each curve, train dashed and valid solid.
+    """Bounds against training samples seen: one color for each curve, train dashed and valid solid.
 
     What is None or not finite is left out and the line drawn through, so that a bound that was validated every tenth
     epoch is a line. The x axis is logarithmic when it spans more than a decade (an entry at zero has no place on it).
@@ -66,13 +66,13 @@ def learning_curves(
     ax.grid(True)
     handles: list[Line2D] = []
     for i, (name, history) in enumerate(histories.items()):
-        colour = LINES[i % len(LINES)]
-        again = i >= len(LINES)  # the colours come back, with another marker
+        color = LINES[i % len(LINES)]
+        again = i >= len(LINES)  # the colors come back, with another marker
         shape = "os^D"[i // len(LINES) % 4]
         for key, (at, values) in history.items():
-            style: dict[str, Any] = _style(key, colour, shape if again or len(at) <= _FEW else "")
+            style: dict[str, Any] = _style(key, color, shape if again or len(at) <= _FEW else "")
             ax.plot(at, values, markevery=max(1, len(at) // _FEW), label=f"{name}, {key}", **style)
-        handles.append(Line2D([], [], color=colour, marker=shape if again else "", markersize=4, label=name))
+        handles.append(Line2D([], [], color=color, marker=shape if again else "", markersize=4, label=name))
     few = any(len(at) <= _FEW for at, _ in series)
     for key in ("train", "valid"):
         if any(key in history for history in histories.values()):
@@ -116,9 +116,9 @@ def learning_curves(
     return figure
 
 
-def _style(key: str, colour: str, marker: str) -> dict[str, Any]:
-    face = PAGE if key == "train" else colour
-    return {"color": colour, "linestyle": _DASHES[key], "marker": marker, "markersize": 4, "markerfacecolor": face}
+def _style(key: str, color: str, marker: str) -> dict[str, Any]:
+    face = PAGE if key == "train" else color
+    return {"color": color, "linestyle": _DASHES[key], "marker": marker, "markersize": 4, "markerfacecolor": face}
 
 
 def _y_range(lines: Sequence[Array], papers: Sequence[Array]) -> tuple[float, float]:

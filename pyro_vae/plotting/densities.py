@@ -17,7 +17,7 @@ from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
 def densities(
     panels: Mapping[str, ArrayLike], *, extent: float = 4.0, columns: int | None = None, title: str | None = None
 ) -> Figure:
-    """Densities p(z_1, z_2) on a square grid as small pictures, one colour scale for each: 0 is dark.
+    """Densities p(z_1, z_2) on a square grid as small pictures, one color scale for each: 0 is dark.
 
     Args:
         panels: name -> [H, W], values of at least 0 (no logarithms); the entry [i, j] is the density at the i-th value

@@ -34,7 +34,7 @@ def gradients(
     groups: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Gradient estimators, one below the other: a panel for each quantity, a colour for each group of parameters.
+    """Gradient estimators, one below the other: a panel for each quantity, a color for each group of parameters.
 
     Axes are logarithmic. Bars are two standard errors of the logarithm on either side, where errors are known. What is
     zero or not finite has no point.
@@ -89,9 +89,9 @@ def gradients(
 
 
 def _style(i: int) -> dict[str, Any]:
-    """The i-th colour; when the colours come back, with another marker."""
-    colour, again = LINES[i % len(LINES)], i // len(LINES) % len(_MARKERS)
-    return {"color": colour, "marker": _MARKERS[again], "markersize": 4, "markeredgecolor": PAGE, "linestyle": ""}
+    """The i-th color; when the colors come back, with another marker."""
+    color, again = LINES[i % len(LINES)], i // len(LINES) % len(_MARKERS)
+    return {"color": color, "marker": _MARKERS[again], "markersize": 4, "markeredgecolor": PAGE, "linestyle": ""}
 
 
 def _bars(values: Array, errors: Array) -> Array:

@@ -19,8 +19,8 @@ from pyro_vae.plotting.style import CLASSES, LINES, SQUARE, STYLE, HouseFigure
 def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
     """Latent codes in the plane: the two given dimensions, or for D > 2 the two leading principal components.
 
-    Classes (words, truth values or whole numbers, at most 12 of them) get a colour each and a legend; other numbers a
-    colour bar. Components come from a singular value decomposition of the centred codes, each with its sign such that
+    Classes (words, truth values or whole numbers, at most 12 of them) get a color each and a legend; other numbers a
+    color bar. Components come from a singular value decomposition of the centered codes, each with its sign such that
     its largest loading is positive; the axes tell their share of the variance.
 
     Args:
@@ -50,8 +50,8 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
     if kinds is None:
         ax.scatter(points[:, 0], points[:, 1], color=LINES[0], **style)
     elif (classes := _classes(kinds)) is not None:
-        colours = np.array(CLASSES)[np.searchsorted(classes, kinds)]
-        ax.scatter(points[:, 0], points[:, 1], c=list(colours), **style)  # one call: no class lies on top of all others
+        colors = np.array(CLASSES)[np.searchsorted(classes, kinds)]
+        ax.scatter(points[:, 0], points[:, 1], c=list(colors), **style)  # one call: no class lies on top of all others
         dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6, "markeredgewidth": 0}
         dots = [Line2D([], [], color=CLASSES[i], label=_name(c), **dot) for i, c in enumerate(classes)]
         ax.legend(handles=dots, loc="upper left", bbox_to_anchor=(1, 1), title="label", handletextpad=0.2)
@@ -71,15 +71,15 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
 
 def _principal(codes: Array) -> tuple[Array, Array]:
     """The two leading principal components [N, 2] and their shares of the variance [2]."""
-    centred = codes - codes.mean(0)
-    _, scale, directions = np.linalg.svd(centred, full_matrices=False)
+    centered = codes - codes.mean(0)
+    _, scale, directions = np.linalg.svd(centered, full_matrices=False)
     if len(scale) < 2:  # one code: every direction is as good, and all of them give zero
         return np.zeros((len(codes), 2)), np.zeros(2)
     loadings = directions[:2]
     largest = np.abs(loadings).argmax(1)
     loadings = loadings * np.where(loadings[[0, 1], largest] < 0, -1.0, 1.0)[:, None]
     total = float((scale**2).sum())
-    return centred @ loadings.T, scale[:2] ** 2 / total if total > 0 else np.zeros(2)
+    return centered @ loadings.T, scale[:2] ** 2 / total if total > 0 else np.zeros(2)
 
 
 def _labels(value: Any, count: int) -> NDArray[Any]:
@@ -94,14 +94,14 @@ def _labels(value: Any, count: int) -> NDArray[Any]:
         check_finite(labels, "labels")
     elif labels.dtype.kind == "U" and len(np.unique(labels)) > len(CLASSES):
         raise ValueError(
-            f"labels are {len(np.unique(labels))} different words; at most {len(CLASSES)} can be told apart by colour: "
-            "join some of them, or give numbers for a colour bar"
+            f"labels are {len(np.unique(labels))} different words; at most {len(CLASSES)} can be told apart by color: "
+            "join some of them, or give numbers for a color bar"
         )
     return labels
 
 
 def _classes(labels: NDArray[Any]) -> NDArray[Any] | None:
-    """The sorted classes, or None where the labels are numbers for a colour bar."""
+    """The sorted classes, or None where the labels are numbers for a color bar."""
     classes = np.unique(labels)
     whole = labels.dtype.kind != "f" or bool((classes == np.round(classes)).all())
     return classes if whole and len(classes) <= len(CLASSES) else None

@@ -23,7 +23,7 @@ _MANY = 10  # bars of a panel above which none has its numbers written above it
 
 @matplotlib.rc_context(STYLE)
 def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The KL of each latent in nats, beside the share of its units that are used; a colour for each pair.
+    """The KL of each latent in nats, beside the share of its units that are used; a color for each pair.
 
     A unit is used if its own KL is above the threshold or, where the KL of single units is not known, if it is active.
     Of a discrete latent the share is that of its perplexity in the code book. The numbers above the bars are those of

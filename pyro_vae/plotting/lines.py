@@ -26,9 +26,9 @@ def lines(
     log: Literal["", "x", "y", "xy"] = "",
     title: str | None = None,
 ) -> Figure:
-    """Panels of lines side by side, with one y axis, the same colour for the same name, and one legend.
+    """Panels of lines side by side, with one y axis, the same color for the same name, and one legend.
 
-    A name that ends in ``", train"`` is drawn dashed, in the colour of the name without it.
+    A name that ends in ``", train"`` is drawn dashed, in the color of the name without it.
 
     Args:
         panels: title of the panel -> name of the line -> ``(x, y)`` or ``(x, y, error)``, arrays [P]; an error is a
@@ -94,13 +94,13 @@ def _base(name: str) -> str:
 
 
 def _style(index: int, train: bool) -> dict[str, Any]:
-    colour = LINES[index % len(LINES)]
+    color = LINES[index % len(LINES)]
     return {
-        "color": colour,
+        "color": color,
         "linestyle": (0, (4, 2)) if train else "-",
         "marker": "os^D"[index // len(LINES) % 4],
         "markersize": 4,
-        "markerfacecolor": PAGE if train else colour,
+        "markerfacecolor": PAGE if train else color,
     }
 
 

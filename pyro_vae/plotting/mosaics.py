@@ -368,7 +368,7 @@ def as_images(value: Any, name: str) -> Array:
         hint = ": move the channels to the front with np.moveaxis(images, -1, 1)" if array.shape[3] in (1, 3) else ""
         raise ValueError(
             f"{name} are [N, C, H, W] = {list(array.shape)} with C = {array.shape[1]} channels; "
-            f"expected 1 (grey) or 3 (RGB){hint}"
+            f"expected 1 (gray) or 3 (RGB){hint}"
         )
     check_finite(array, name)
     low, high = array.min(), array.max()

@@ -20,7 +20,7 @@ from pyro_vae.plotting.style import CLASSES, LINES, SQUARE, STYLE, HouseFigure
 def planes(
     points: Mapping[str, ArrayLike], labels: ArrayLike | None = None, *, axes: Mapping[str, tuple[str, str]]
 ) -> Figure:
-    """The same data in several planes, a panel for each, with the labels' colours in common.
+    """The same data in several planes, a panel for each, with the labels' colors in common.
 
     Each panel has equal spans in both directions, so that distances in the picture are distances in the plane.
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 INK, MUTED, PAGE = "#222222", "#8a8a8a", "#ffffff"
 
-#: Okabe and Ito's colours for lines (without black, and without yellow, which is lost on white).
+#: Okabe and Ito's colors for lines (without black, and without yellow, which is lost on white).
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-#: Petroff's ten colours (arXiv:2107.02270), picked for colour-blind readers, and two more, for up to twelve classes.
+#: Petroff's ten colors (arXiv:2107.02270), picked for color-blind readers, and two more, for up to twelve classes.
 CLASSES = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59",
     "#e76300", "#b9ac70", "#717581", "#92dadd", "#117733", "#000000",

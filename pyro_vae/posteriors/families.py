@@ -1,6 +1,6 @@
 """Posteriors of the families of :mod:`pyro_vae.distributions.families`.
 
-The three ways to reparameterise of Kingma & Welling (2013), section 2.4: inverse CDF (:class:`Exponential`,
+The three ways to reparameterize of Kingma & Welling (2013), section 2.4: inverse CDF (:class:`Exponential`,
 :class:`Cauchy`, :class:`Logistic`, :class:`Gumbel`, :class:`Weibull`, :class:`Kumaraswamy`), location and scale
 (:class:`Laplace`, :class:`StudentT`, :class:`Uniform`), composition (:class:`LogNormal`, :class:`Gamma`,
 :class:`Beta`, :class:`Dirichlet`). Each has a prior of the same name and support in :mod:`pyro_vae.priors`.

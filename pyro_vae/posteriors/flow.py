@@ -1,4 +1,4 @@
-"""Posteriors by normalising flows."""
+"""Posteriors by normalizing flows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Flow(Posterior):
         base: :math:`q_0`, any posterior of h, for example ``DiagonalNormal(MLP(H, (2, D)))``.
         transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step`, Pyro's
             ``TransformModule`` or ``ConditionalTransformModule``, or a ``Transform`` without parameters:
-            ``ExpTransform()`` for positive z. Amortised steps (with a ``context_dim``) and Pyro's conditional ones
+            ``ExpTransform()`` for positive z. Amortized steps (with a ``context_dim``) and Pyro's conditional ones
             depend on h.
         network: ``x: [*, B, *event] -> [*, B, H]``, shared by base and steps; without it h is x itself.
         event_dim: number of event dimensions of x, see :class:`~pyro_vae.posteriors.Posterior`; without a network that
             of the base.
 
     Raises:
-        ValueError: if there is no step, base and steps are built for latents of different sizes, or amortised steps
+        ValueError: if there is no step, base and steps are built for latents of different sizes, or amortized steps
             would depend on an x of several event dimensions.
         TypeError: if a step is something else.
 
@@ -55,9 +55,9 @@ class Flow(Posterior):
         if not len(self.transforms):
             raise ValueError("a Flow needs at least one step; without any it is its base.")
         self._check_sizes()
-        if network is None and self.event_dim != 1 and any(_is_amortised(step) for step in self.transforms):
+        if network is None and self.event_dim != 1 and any(_is_amortized(step) for step in self.transforms):
             raise ValueError(
-                f"the amortised steps of a Flow depend on a vector, but one datum has {self.event_dim} dimensions. "
+                f"the amortized steps of a Flow depend on a vector, but one datum has {self.event_dim} dimensions. "
                 "Give a network that makes a vector of it: Flow(base, transforms, network=MLP(event_shape, H))."
             )
 
@@ -84,5 +84,5 @@ class Flow(Posterior):
         return dist.TransformedDistribution(self.base(context), transforms)
 
 
-def _is_amortised(step: nn.Module) -> bool:
+def _is_amortized(step: nn.Module) -> bool:
     return isinstance(step, ConditionalTransform) or getattr(step, "context_dim", None) is not None

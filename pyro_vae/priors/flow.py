@@ -1,4 +1,4 @@
-"""A prior that is a normalising flow."""
+"""A prior that is a normalizing flow."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Mixture(dist.TorchDistribution):
     r"""A mixture of K components, :math:`p(z) = \sum_k w_k \, p_k(z)`.
 
     Unlike ``MixtureSameFamily`` it scores a batch of B values without K x B copies of the components' parameters. It is
-    not reparameterised.
+    not reparameterized.
 
     Args:
         logits: ``[K]``, log of the weights w up to a constant.
@@ -124,7 +124,7 @@ class VampPrior(nn.Module):
 
     It evaluates the pair's own posterior, whose parameters stay the posterior's alone: they are in none of this
     module's ``parameters()``, ``state_dict()`` or ``to()``. A copy of the whole pair keeps the two together. Batch
-    normalisation in it takes, in training, the statistics of the pseudo-inputs for them, but keeps running statistics
+    normalization in it takes, in training, the statistics of the pseudo-inputs for them, but keeps running statistics
     of data alone.
 
     Args:
@@ -189,7 +189,7 @@ class VampPrior(nn.Module):
 
 @contextmanager
 def _running_statistics_kept(posterior: Any) -> Iterator[None]:
-    """Batch normalisation uses the statistics of its batch in training, as ever, but does not remember them."""
+    """Batch normalization uses the statistics of its batch in training, as ever, but does not remember them."""
     modules = posterior.modules() if isinstance(posterior, nn.Module) else ()
     layers: list[Any] = [module for module in modules if getattr(module, "track_running_stats", False)]
     for layer in layers:

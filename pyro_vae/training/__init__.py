@@ -1,13 +1,13 @@
 """Training: fit(), the compiled step, checkpoints and schedules."""
 
 from pyro_vae.training.fit import fit
-from pyro_vae.training.recipe import RECIPE
+from pyro_vae.training.recipe import CLI_DEFAULTS
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.schedules import Cosine, Cyclical, Linear, Progress, Schedule
-from pyro_vae.training.step import SpectralPrior, Step, WeightPenalty, WeightPrior
+from pyro_vae.training.step import SpectralPrior, TrainingStep, WeightPenalty, WeightPrior
 
 __all__ = [
-    "RECIPE",
+    "CLI_DEFAULTS",
     "Cosine",
     "Cyclical",
     "Linear",
@@ -16,7 +16,7 @@ __all__ = [
     "Run",
     "Schedule",
     "SpectralPrior",
-    "Step",
+    "TrainingStep",
     "WeightPenalty",
     "WeightPrior",
     "fit",

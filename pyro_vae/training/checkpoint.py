@@ -148,7 +148,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of a torch optimiser as tensors by name, and the rest as JSON can hold it."""
+    """The state of a torch optimizer as tensors by name, and the rest as JSON can hold it."""
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, slots in state["state"].items():

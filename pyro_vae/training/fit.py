@@ -11,9 +11,9 @@ import pyro
 import torch
 
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.contract import as_pair, kept_modes
 from pyro_vae.data import as_data
 from pyro_vae.estimators import Estimator
+from pyro_vae.pair import as_pair, kept_modes
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
@@ -51,7 +51,7 @@ def fit(
     r"""Trains a pair by stochastic gradient variational Bayes.
 
     Each step draws a mini-batch :math:`x_{1..M}`, estimates :math:`\frac 1 M \sum_i \mathcal L(x_i)` and its gradient,
-    and takes one optimiser step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
+    and takes one optimizer step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
     gives the same bits, also when the run was interrupted and resumed. The caller's random state is left as it was.
 
     Args:
@@ -60,9 +60,9 @@ def fit(
             model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these.
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
             order than the model. Its ``num_particles`` is the L samples a datum.
-        optimizer: makes a torch optimiser of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
+        optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
-            makes a torch scheduler of the optimiser, which is stepped once an epoch.
+            makes a torch scheduler of the optimizer, which is stepped once an epoch.
         epochs: passes over the training set.
         batch_size: data in a mini-batch, M.
         weight_prior: a prior over the weights: MAP instead of maximum likelihood. A normal one
@@ -72,10 +72,10 @@ def fit(
             ``{"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)}``. Each step sees the value of its
             place; validation, and the pair in the end, that of the end of the epoch (also where ``patience`` goes back
             to earlier weights). ``average`` leaves them alone.
-        seed: of the noise, the order and the dynamic binarisation. The initial weights are the pair's own.
+        seed: of the noise, the order and the dynamic binarization. The initial weights are the pair's own.
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
-        compile: see :class:`~pyro_vae.training.Step`.
+        compile: see :class:`~pyro_vae.training.TrainingStep`.
         precision: ``"bfloat16"`` for matrix products in bfloat16, the parameters staying in float32; ``"auto"`` for
             that where the machine has them natively (so that another machine may give other bits).
         device: where to train; by default where the pair is.

@@ -32,7 +32,7 @@ class ScheduledBuffer:
             raise TypeError(f"schedules[{name!r}] has to be a Schedule, such as Linear(0.5, 0.0); got {schedule!r}.")
         if name in dict(pair.named_parameters(remove_duplicate=False)):
             raise ValueError(
-                f"schedules names {name!r}, which is a parameter: the optimiser moves it, and no schedule can as well. "
+                f"schedules names {name!r}, which is a parameter: the optimizer moves it, and no schedule can as well. "
                 "Schedules move buffers."
             )
         buffers = dict(pair.named_buffers(remove_duplicate=False))

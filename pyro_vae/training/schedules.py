@@ -12,7 +12,7 @@ class Progress:
     """Where training is.
 
     Attributes:
-        step: optimiser steps taken.
+        step: optimizer steps taken.
         epoch: epochs passed, with the part of the current one.
         fraction: epochs passed over epochs planned, in [0, 1].
     """
@@ -23,7 +23,7 @@ class Progress:
 
 
 class Schedule(ABC):
-    """A number for each place of training; as a learning-rate schedule it multiplies the optimiser's own rate."""
+    """A number for each place of training; as a learning-rate schedule it multiplies the optimizer's own rate."""
 
     @abstractmethod
     def __call__(self, progress: Progress) -> float:
@@ -42,7 +42,7 @@ class Linear(Schedule):
         start: the first number.
         end: the last number.
         duration: of the line, as a fraction of the epochs.
-        steps: its length in optimiser steps, in place of ``duration``.
+        steps: its length in optimizer steps, in place of ``duration``.
 
     Raises:
         ValueError: if ``duration`` is not in (0, 1], or ``steps`` is below 1.
@@ -59,7 +59,7 @@ class Linear(Schedule):
                 f"duration is a fraction of the epochs in (0, 1]; got {self.duration}. A number of steps is steps=..."
             )
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is a number of optimiser steps, at least 1; got {self.steps}.")
+            raise ValueError(f"steps is a number of optimizer steps, at least 1; got {self.steps}.")
 
     def __call__(self, progress: Progress) -> float:
         done = progress.fraction / self.duration if self.steps is None else progress.step / self.steps

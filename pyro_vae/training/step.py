@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.contract import evaluating, programs, tracing_obstacle
 from pyro_vae.estimators import Estimator, Objective
+from pyro_vae.pair import evaluating, programs, tracing_obstacle
 
 
 class WeightPenalty(ABC):
@@ -83,7 +83,7 @@ class WeightPrior(WeightPenalty):
 
 @dataclass(frozen=True)
 class SpectralPrior(WeightPenalty):
-    r"""Spectral regularisation: a penalty on the largest singular value of each layer.
+    r"""Spectral regularization: a penalty on the largest singular value of each layer.
 
     The objective per datum becomes
 
@@ -96,7 +96,7 @@ class SpectralPrior(WeightPenalty):
     The penalty stands beside the loss per datum and is not divided by the number of data N, as in the paper, whose
     strength is 1e-2 to 1e-1. As a prior it is :math:`\log p(\theta) = -N \, \mathrm{strength} \, (\dots)`.
 
-    A convolution with groups is the matrix [out, in / groups k k] (of a depthwise one [out, k k]); a parametrised layer
+    A convolution with groups is the matrix [out, in / groups k k] (of a depthwise one [out, k k]); a parametrized layer
     (weight norm) counts with its effective weights, a masked one with those that its ``mask`` leaves. The singular
     value is found by power iteration anew in each step, from the row with the greatest norm. So :math:`s_l` is never
     above the singular value, and near it where that stands out among the others; its gradient is :math:`u v^\top` of
@@ -239,7 +239,7 @@ class _Function(nn.Module):
         return list(self.function(*inputs))
 
 
-class Step:
+class TrainingStep:
     """Computes the loss per datum of a batch, its terms by site, and the gradients.
 
     Calling it with a batch and beta sets ``.grad`` of every trained parameter and returns the

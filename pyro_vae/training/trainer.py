@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision, resolved
-from pyro_vae.contract import device_of, programs
 from pyro_vae.data import Data, Stream
 from pyro_vae.estimators import SGVB_B, Estimator, Objective, elbo_of
+from pyro_vae.pair import device_of, programs
 from pyro_vae.training import checkpoint
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.scheduled import ScheduledBuffer
 from pyro_vae.training.schedules import Progress, Schedule
-from pyro_vae.training.step import Step, WeightPenalty
+from pyro_vae.training.step import TrainingStep, WeightPenalty
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -135,7 +135,7 @@ class Trainer:
         self.optimizer = self.make_optimizer(self.parameters)
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError(
-                "LBFGS evaluates the loss several times a step, which fit does not do; use another optimiser."
+                "LBFGS evaluates the loss several times a step, which fit does not do; use another optimizer."
             )
         self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.torch_scheduler = None
@@ -159,7 +159,7 @@ class Trainer:
         num_data = self.data.train.num_data
         if num_data is None and self.weight_prior is not None and self.weight_prior.needs_num_data:
             raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
-        self.step = Step(
+        self.step = TrainingStep(
             self.pair,
             self.estimator,
             compile=self.compile,

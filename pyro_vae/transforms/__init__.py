@@ -1,4 +1,4 @@
-"""Transforms: ``context -> bijection``, the steps of a normalising flow; Pyro's own wherever it has them.
+"""Transforms: ``context -> bijection``, the steps of a normalizing flow; Pyro's own wherever it has them.
 
 Each step can score any given value, not its own draws alone: where no inverse in closed form is known, it is computed.
 """

@@ -75,7 +75,7 @@ class Bijection(Transform):
 
 
 class Step(nn.Module):
-    r"""A step of a normalising flow: ``step(context)`` gives a bijection of :math:`\mathbb R^D`.
+    r"""A step of a normalizing flow: ``step(context)`` gives a bijection of :math:`\mathbb R^D`.
 
     The bijection acts on the last dimension, ``z: [*, D] -> y: [*, D]``, and can score any given value. It is a new
     object at each call and remembers its last pair, so that scoring its own draw costs nothing.
@@ -83,7 +83,7 @@ class Step(nn.Module):
     Args:
         latent_dim: D.
         context_dim: ``None`` for a step with parameters of its own, the same for all data; C for parameters that
-            depend on ``context: [*, B, C]`` (amortised), which broadcasts against the leading dimensions of z.
+            depend on ``context: [*, B, C]`` (amortized), which broadcasts against the leading dimensions of z.
 
     Raises:
         ValueError: if a size is below 1. When called: if a context is missing, of another size, or not wanted.
@@ -193,7 +193,7 @@ def steps_of(transforms: Sequence[Any]) -> nn.ModuleList:
 def transform_of(step: Any, context: Tensor | None = None) -> Transform:
     """The bijection of a step of any kind, for ``context: [*, B, C]``.
 
-    A :class:`Step` that is amortised, and one of Pyro's ``ConditionalTransformModule``, is given the context; a step
+    A :class:`Step` that is amortized, and one of Pyro's ``ConditionalTransformModule``, is given the context; a step
     with parameters of its own is not; a plain ``Transform`` (also Pyro's ``TransformModule``) is returned as it is,
     also out of the module :class:`Plain`.
 

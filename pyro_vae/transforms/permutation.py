@@ -17,7 +17,7 @@ class Permutation(Step):
 
     Args:
         latent_dim: D.
-        context_dim: has no effect, as there is nothing to amortise; nor has a context.
+        context_dim: has no effect, as there is nothing to amortize; nor has a context.
         order: ``"reversed"``, or the seed of a random permutation, which is kept with the weights.
 
     Raises:

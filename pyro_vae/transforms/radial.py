@@ -29,9 +29,9 @@ class Radial(Step):
 
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
         super().__init__(latent_dim, context_dim)
-        centre = (2 * torch.rand(latent_dim) - 1) / math.sqrt(latent_dim)
+        center = (2 * torch.rand(latent_dim) - 1) / math.sqrt(latent_dim)
         # beta = softplus(second) - softplus(first), about 0.
-        self.numbers = Parameters(torch.cat((centre, torch.zeros(1), 0.1 * torch.randn(1))), context_dim)
+        self.numbers = Parameters(torch.cat((center, torch.zeros(1), 0.1 * torch.randn(1))), context_dim)
 
     def _transform(self, context: Tensor | None) -> Transform:
         return _Radial(self.latent_dim, self.numbers(context).split((self.latent_dim, 1, 1), -1))
@@ -39,14 +39,14 @@ class Radial(Step):
 
 class _Radial(Bijection, ConditionedRadial):
     def _inverse(self, y: Tensor) -> Tensor:
-        centre, alpha_prime, beta_prime = self._params
+        center, alpha_prime, beta_prime = self._params
         alpha, total = F.softplus(alpha_prime), F.softplus(beta_prime)  # total = alpha + beta
-        difference = y - centre
+        difference = y - center
         radius = difference.norm(dim=-1, keepdim=True)
         # r^2 + (total - radius) r - alpha radius = 0; of its two forms the one without cancellation.
         half = radius - total
         larger = (half.abs() + (half.square() + 4 * alpha * radius).sqrt()) / 2
         r = torch.where(half >= 0, larger, alpha * radius / larger)
-        x = centre + difference * (alpha + r) / (total + r)
+        x = center + difference * (alpha + r) / (total + r)
         self._call(x)  # leaves the log-determinant
         return x

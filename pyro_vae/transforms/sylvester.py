@@ -29,8 +29,8 @@ class Sylvester(Step):
 
     Q: D x M has orthonormal columns, R and :math:`\tilde R` are upper triangular, and a tanh keeps their diagonals in
     (-1, 1), which makes it invertible. The inverse is a back substitution over the M columns with one scalar equation
-    each, solved numerically; its first-order gradients are exact. With one column it is a planar flow. An amortised
-    orthogonal Q is orthogonalised for each datum, which costs most; the other forms need no such thing.
+    each, solved numerically; its first-order gradients are exact. With one column it is a planar flow. An amortized
+    orthogonal Q is orthogonalized for each datum, which costs most; the other forms need no such thing.
 
     Args:
         latent_dim, context_dim: see :class:`Step`.

@@ -10,15 +10,15 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.contract import data_frame, latent_sites
 from pyro_vae.estimators.base import Draws, Facts, Term, inside
 from pyro_vae.estimators.sgvb import SGVB_B
 from pyro_vae.estimators.units import kl_by_unit, units
+from pyro_vae.pair import data_frame, latent_sites
 
 Groups = Literal["unit", "site"]
 
 
-class Penalised(SGVB_B):
+class Penalized(SGVB_B):
     """Minus the ELBO, as :class:`SGVB_B` estimates it, plus a penalty; :meth:`bound` stays the ELBO.
 
     The penalty concerns the latents in the data plate; those outside of it keep their terms of the ELBO.
@@ -62,7 +62,7 @@ def local_latents(model_trace: Trace, guide_trace: Trace) -> list[tuple[str, Any
     ]
 
 
-class Capacity(Penalised):
+class Capacity(Penalized):
     r"""The KL held at a capacity of C nats.
 
     .. math:: -\frac 1 M \sum_i \mathbb E_q \log p(x_i \mid z) + \gamma \,
@@ -87,7 +87,7 @@ class Capacity(Penalised):
     facts = Facts(
         bounds="log p(x), from below (ELBO); its loss bounds nothing",
         gradient="that of -log p(x | z) + gamma |KL - C|",
-        sites="reparameterised; KL sampled where no closed form is known; guide in the model's order",
+        sites="reparameterized; KL sampled where no closed form is known; guide in the model's order",
         cost="L model, 1 guide",
         source="Burgess et al. 2018, eq. 8",
     )
@@ -129,7 +129,7 @@ class Capacity(Penalised):
         return self.gamma * (kl - self.capacity).abs() - kl
 
 
-class FreeBits(Penalised):
+class FreeBits(Penalized):
     r"""The KL of each group of latent units, where it is above a threshold.
 
     .. math:: -\frac 1 M \sum_i \mathbb E_q \log p(x_i \mid z) + \beta \sum_j \max\Big(\lambda,
@@ -154,7 +154,7 @@ class FreeBits(Penalised):
     facts = Facts(
         bounds="log p(x), from below (ELBO); minus its loss lies below the ELBO",
         gradient="the ELBO's, without the KL of groups below the threshold",
-        sites="reparameterised; KL sampled where no closed form is known; guide in the model's order",
+        sites="reparameterized; KL sampled where no closed form is known; guide in the model's order",
         cost="L model, 1 guide",
         source="Kingma et al. 2016, free bits",
     )
@@ -203,7 +203,7 @@ class FreeBits(Penalised):
         return found
 
 
-class Balanced(Penalised):
+class Balanced(Penalized):
     r"""The KL of each latent weighed by how much of it is used, while beta warms up.
 
     .. math:: -\frac 1 M \sum_i \mathbb E_q \log p(x_i \mid z) + \beta \sum_{l=1}^L \gamma_l K_l, \qquad
@@ -235,7 +235,7 @@ class Balanced(Penalised):
     facts = Facts(
         bounds="log p(x), from below (ELBO); minus its loss from beta = 1 on",
         gradient="the ELBO's, the KL of each latent weighed while beta < 1",
-        sites="reparameterised; KL sampled where no closed form is known; guide in the model's order",
+        sites="reparameterized; KL sampled where no closed form is known; guide in the model's order",
         cost="L model, 1 guide",
         source="Vahdat & Kautz 2020, appendix A",
     )

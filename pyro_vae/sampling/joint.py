@@ -20,7 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae.contract import data_frame, latent_sites, observed_sites, programs
+from pyro_vae.pair import data_frame, latent_sites, observed_sites, programs
 
 Start = Literal["prior", "guide"]
 
@@ -195,8 +195,8 @@ class _NothingUnseen(Messenger):
         if (msg["infer"] or {}).get("_do_not_trace"):
             raise ValueError(
                 f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
-                "not meet the same density. Use evidence.importance, or of a FullBayes pair.drawn(), which holds its "
-                "weights at one draw."
+                "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "
+                "holds its weights at one draw."
             )
 
 
@@ -281,8 +281,8 @@ def _check_inside(plate: Any, trace: Trace) -> None:
             raise ValueError(
                 f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
                 "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
-                "FullBayes take pair.predictive() for importance sampling, pair.drawn() for chains; in a pair of your "
-                "own, sample_posterior(self, traced=False) in model and guide hides weights."
+                "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
+                "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
             )
 
 

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo, vectorised: all chains of all data move in one batch.
+"""Hamiltonian Monte Carlo, vectorized: all chains of all data move in one batch.
 
 The state is ``u: [C, N, D]``: C chains for each of N data. The data are independent targets: a step size belongs to a
 datum and is shared by its chains. Step sizes are adapted in a warm-up alone, so that what follows is an exact Markov

@@ -1,0 +1,1 @@
+"""Hamiltonian Monte Carlo, and the joint density that its chains move over."""
