@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import is_dependent
 
+from pyro_vae.distributions.wrappers import family, innermost
 from pyro_vae.estimators import Estimator
 from pyro_vae.estimators.sgvb import analytic_kl, shared_latents
 from pyro_vae.pair import (
@@ -323,7 +324,7 @@ def _support_problems(name: str, p: Any, q: Any) -> list[str]:
     if inside:
         return []
     return [
-        f"At site {name!r} the guide's {_family(q)} lives on {_named(guide)}, the model's {_family(p)} on "
+        f"At site {name!r} the guide's {family(q)} lives on {_named(guide)}, the model's {family(p)} on "
         f"{_named(model)}. Choose a prior and a posterior on the same support: each family of pyro_vae.posteriors has "
         "its prior in pyro_vae.priors."
     ]
@@ -351,8 +352,7 @@ def _named(support: tuple[str, Tensor, Tensor]) -> str:
 
 def _parameter_problems(name: str, which: str, fn: Any) -> list[str]:
     """The parameters that a distribution cannot have, which torch says only while validation is on."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = innermost(fn)
     problems = []
     for parameter, constraint in fn.arg_constraints.items():
         value = vars(fn).get(parameter)
@@ -361,7 +361,7 @@ def _parameter_problems(name: str, which: str, fn: Any) -> list[str]:
         if constraint.check(value).all():
             continue
         low, high = value.min().item(), value.max().item()
-        problem = f"At site {name!r} of the {which} the {parameter} of the {_family(fn)} "
+        problem = f"At site {name!r} of the {which} the {parameter} of the {family(fn)} "
         if math.isnan(low):
             problem += "is not a number. Look at the data and at the weights of the network that gives it."
         elif constraint is constraints.positive or constraint is constraints.nonnegative:
@@ -445,13 +445,12 @@ def _observed_problems(name: str, site: Any, x: Tensor) -> list[str]:
     if inside.all():
         return []
     bad = value[~inside] if inside.shape == value.shape else value
-    family = _family(fn)
     low, high = bad.min().item(), bad.max().item()
     message = (
-        f"At the observed site {name!r} the data leave the support of the {family} likelihood: values in "
+        f"At the observed site {name!r} the data leave the support of the {family(fn)} likelihood: values in "
         f"[{low:.4g}, {high:.4g}] are outside of it."
     )
-    if family == "Bernoulli" and low >= 0 and high <= 1:
+    if family(fn) == "Bernoulli" and low >= 0 and high <= 1:
         message += (
             " Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
             "on purpose by Bernoulli(network, support='unit_interval')."
@@ -490,17 +489,6 @@ def _try(pair: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None, n
             raise PairError([text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}"]) from error
 
 
-def _family(fn: Any) -> str:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in (
-        "Independent",
-        "ExpandedDistribution",
-        "MaskedDistribution",
-    ):
-        fn = fn.base_dist
-    name = type(fn).__name__
-    return "Bernoulli" if name.endswith("Bernoulli") and name.startswith("_") else name
-
-
 def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
     sites = []
     observed = observed_sites(model_trace)
@@ -514,8 +502,8 @@ def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
                 is_observed,
                 tuple(site["fn"].batch_shape),
                 tuple(site["fn"].event_shape),
-                _family(site["fn"]),
-                None if is_observed or q is None else _family(q["fn"]),
+                family(site["fn"]),
+                None if is_observed or q is None else family(q["fn"]),
                 None if is_observed or q is None else in_model == in_guide and analytic_kl(q, site) is not None,
             )
         )

@@ -694,7 +694,7 @@ def test_what_cannot_be_built_is_refused():
         ConvLadderVAE((1, 8, 8), (), (), ())
     with pytest.raises(ValueError, match=r"a convolutional ladder is of images.*got \(64,\)"):
         ConvLadderVAE((64,), (2,), (4,), (2,))
-    with pytest.raises(ValueError, match="blocks has to be an integer of at least 0; got -1"):
+    with pytest.raises(ValueError, match="blocks has to be a whole number of at least 0; got -1"):
         ConvLadderVAE((1, 8, 8), (2,), (4,), (2,), blocks=-1)
     for system in (HierarchicalVAE, LadderVAE):
         with pytest.raises(ValueError, match="depth has to hold sizes of at least 1"):

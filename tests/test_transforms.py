@@ -373,9 +373,9 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Planar(0), "latent_dim has to be an integer of at least 1; got 0"),
-        (lambda: Planar(3, 0), "context_dim has to be an integer of at least 1; got 0"),
-        (lambda: Radial("2"), "latent_dim has to be an integer of at least 1; got '2'"),
+        (lambda: Planar(0), "latent_dim has to be a whole number of at least 1; got 0"),
+        (lambda: Planar(3, 0), "context_dim has to be a whole number of at least 1; got 0"),
+        (lambda: Radial("2"), "latent_dim has to be a whole number of at least 1; got '2'"),
         (lambda: Householder(3, num_reflections=0), "num_reflections has to be"),
         (lambda: Sylvester(4, form="round"), "one of orthogonal, householder, triangular; got 'round'"),
         (lambda: Sylvester(4, form="triangular", num_columns=2), "as many columns.*num_columns=2"),
@@ -383,7 +383,7 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
         (lambda: Sylvester(4, reverse=True), "form='triangular'; got form='orthogonal'"),
         (lambda: InverseAutoregressive(9, hidden=(16, 8)), r"got hidden=\(16, 8\). Give hidden=\(9, ...\)"),
         (lambda: SplineCoupling(1), "at least 2 dimensions.*Planar"),
-        (lambda: SplineCoupling(4, num_bins=1), "num_bins has to be an integer of at least 2"),
+        (lambda: SplineCoupling(4, num_bins=1), "num_bins has to be a whole number of at least 2"),
         (lambda: SplineCoupling(4, num_bins=1000), "at most 500; got 1000"),
         (lambda: SplineCoupling(4, bound=0.0), "bound.*positive and finite; got 0.0"),
         (lambda: Permutation(4, order="random"), "'reversed' or an integer, the seed; got 'random'"),

@@ -36,6 +36,7 @@ from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Data, Split
 from pyro_vae.diagnostics import encode
+from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.evidence.ais import check_choice, rows, target
 from pyro_vae.evidence.result import arguments
 from pyro_vae.pair import as_pair, device_of, programs, support_of, vectorized
@@ -63,7 +64,8 @@ class Pixels:
     def __init__(self, fn: Any, shape: Sequence[int]) -> None:
         self._leading, self._event = fn.batch_shape, fn.event_shape
         self.shape = tuple(shape)
-        self.is_density = not (isinstance(support_of(fn), type(constraints.unit_interval)) and _is_bernoulli(fn))
+        is_bernoulli = isinstance(innermost(fn), torch.distributions.Bernoulli)
+        self.is_density = not (isinstance(support_of(fn), type(constraints.unit_interval)) and is_bernoulli)
         while isinstance(fn, (Independent, ExpandedDistribution)):
             fn = fn.base_dist
         if fn.event_shape or self._event.numel() != math.prod(self.shape):
@@ -97,12 +99,6 @@ class Pixels:
 
     def _shaped(self, value: Tensor) -> Tensor:
         return value.expand(*self._leading, *self._event).reshape(*self._leading, *self.shape)
-
-
-def _is_bernoulli(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, torch.distributions.Bernoulli)
 
 
 class Observation(nn.Module):

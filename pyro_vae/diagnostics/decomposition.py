@@ -9,8 +9,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae._checks import whole
 from pyro_vae.diagnostics.latents import _on_device, _reading
-from pyro_vae.estimators.base import at_least, family
+from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.units import aggregate, units
 from pyro_vae.pair import as_pair, latent_sites, programs
 
@@ -70,7 +71,7 @@ def kl_decomposition(
 
     Source: Chen et al. (2018), eq. 2; Hoffman & Johnson (2016).
     """
-    at_least(2, num_samples=num_samples)
+    whole(2, num_samples=num_samples)
     module = as_pair(pair)
     batch = _on_device(module, batch)
     if not batch or not len(batch[0]):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.estimators import Estimator
-from pyro_vae.estimators.base import at_least
 from pyro_vae.pair import as_pair, device_of
 from pyro_vae.training.step import TrainingStep
 
@@ -187,7 +187,7 @@ def gradient_statistics(
     (2024), Dimension-agnostic inference using cross U-statistics.
     """
     num_reference_draws = 4 * num_draws if num_reference_draws is None else num_reference_draws
-    at_least(4, num_draws=num_draws, num_reference_draws=num_reference_draws)
+    whole(4, num_draws=num_draws, num_reference_draws=num_reference_draws)
     named = _named(estimators)
     module = as_pair(pair)
     tensors = tuple(t.to(device_of(module)) for t in ((batch,) if isinstance(batch, Tensor) else batch))

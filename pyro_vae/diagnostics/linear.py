@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.estimators.base import at_least
+from pyro_vae._checks import whole
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0,
 
     Source: Tipping & Bishop (1999); Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO! (beta = 1).
     """
-    at_least(1, latent_dim=latent_dim)
+    whole(1, latent_dim=latent_dim)
     if eigenvalues.dim() != 1 or not len(eigenvalues) or not bool((eigenvalues >= 0).all()):
         raise ValueError(f"eigenvalues are those of a covariance: [D], none negative; got {eigenvalues}.")
     for name, value in (("scale", scale), ("beta", beta)):

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from pyro import poutine
-from pyro.distributions import Independent
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
@@ -19,6 +18,8 @@ from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyro_vae._checks import whole
+from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.pair import as_pair, computing_once, data_frame, latent_sites, programs
 
@@ -134,9 +135,9 @@ class Estimator(Trace_ELBO):
         max_plate_nesting: int = 1,
         num_data: float | None = None,
     ) -> None:
-        at_least(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         if num_data is not None and num_data != math.inf:
-            at_least(1, num_data=num_data)
+            whole(1, num_data=num_data)
         if not isinstance(beta, Tensor) and not 0 <= beta < float("inf"):
             raise ValueError(f"beta weighs the latents' terms: it is finite and cannot be negative; got {beta!r}.")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
@@ -370,13 +371,6 @@ class Estimator(Trace_ELBO):
         return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
 
 
-def at_least(least: int, **counts: Any) -> None:
-    """Raises a ``ValueError`` for what is no whole number of at least ``least``."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < least:
-            raise ValueError(f"{name} has to be a whole number of at least {least}; got {count!r}.")
-
-
 def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
     """``(name, site)`` of the random variables, observed or not."""
     return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
@@ -398,13 +392,6 @@ def with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
     for name, site in trace.nodes.items():
         copied.add_node(name, **{**site, **({"value": values[name]} if name in values else {})})
     return copied
-
-
-def family(fn: Any) -> str:
-    """The name of a distribution's family, seen through ``to_event``."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return type(fn).__name__
 
 
 def path(site: Any) -> Tensor:

@@ -12,7 +12,9 @@ from pyro.poutine import Trace
 from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
-from pyro_vae.estimators.base import Draws, Facts, SiteTerms, Term, at_least, family, inside
+from pyro_vae._checks import whole
+from pyro_vae.distributions.wrappers import family
+from pyro_vae.estimators.base import Draws, Facts, SiteTerms, Term, inside
 from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
 from pyro_vae.estimators.sgvb import SGVB
 from pyro_vae.pair import latent_sites
@@ -123,7 +125,7 @@ class VIMCO(PerDatum):
     )
 
     def __init__(self, num_particles: int, **options: Any) -> None:
-        at_least(2, num_particles=num_particles)
+        whole(2, num_particles=num_particles)
         super().__init__(num_particles, **options)
 
     def _reduce(self, log_weights: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.estimators.base import Draws, Facts, add_scores, at_least, with_values
+from pyro_vae._checks import whole
+from pyro_vae.estimators.base import Draws, Facts, add_scores, with_values
 from pyro_vae.estimators.per_datum import PerDatum, log_mean_exp
 from pyro_vae.pair import latent_sites
 
@@ -179,7 +180,7 @@ class _Grouped(_Pathwise):
     """M groups of K importance samples each."""
 
     def __init__(self, num_groups: int, samples_per_group: int, **options: Any) -> None:
-        at_least(1, num_groups=num_groups, samples_per_group=samples_per_group)
+        whole(1, num_groups=num_groups, samples_per_group=samples_per_group)
         super().__init__(num_groups * samples_per_group, **options)
         self.num_groups, self.samples_per_group = num_groups, samples_per_group
 

@@ -11,7 +11,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.estimators.base import Draws, Facts, at_least
+from pyro_vae._checks import whole
+from pyro_vae.estimators.base import Draws, Facts
 from pyro_vae.estimators.per_datum import Detached, PerDatum
 from pyro_vae.sampling import hamiltonian
 from pyro_vae.sampling.joint import Joint, Start
@@ -74,7 +75,7 @@ class MonteCarloEM(PerDatum):
         max_plate_nesting: int = 1,
         num_data: float | None = None,
     ) -> None:
-        at_least(
+        whole(
             1,
             num_chains=num_chains,
             num_transitions=num_transitions,

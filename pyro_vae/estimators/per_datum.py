@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, TransformedDistribution
+from pyro.distributions import TransformedDistribution
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -16,7 +16,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
 
-from pyro_vae.estimators.base import REMEDY, Draws, Estimator, family, inside, score_anew
+from pyro_vae.distributions.wrappers import family, without_events
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, inside, score_anew
 from pyro_vae.pair import check_densities, latent_sites
 
 
@@ -125,9 +126,7 @@ class Detached(Messenger):
 
 
 def _transformed(fn: Any) -> bool:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return isinstance(fn, TransformedDistribution)
+    return isinstance(without_events(fn), TransformedDistribution)
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:

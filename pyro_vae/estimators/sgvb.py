@@ -14,7 +14,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, family, inside, sample_sites
+from pyro_vae.distributions.wrappers import family, innermost
+from pyro_vae.estimators.base import REMEDY, Draws, Estimator, Facts, Term, add_scores, inside, sample_sites
 from pyro_vae.pair import evaluating, latent_sites, run
 
 
@@ -225,9 +226,7 @@ def analytic_kl(guide_site: Any, model_site: Any) -> Tensor | None:
 
 def transforms_a_delta(fn: Any) -> bool:
     """A ``Delta`` with a log-density stands for a transformed variable, which its registered KL forgets."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    density = getattr(fn, "log_density", 0)
+    density = getattr(innermost(fn), "log_density", 0)
     return isinstance(density, Tensor) or density != 0
 
 

@@ -9,7 +9,8 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.estimators.base import Draws, Facts, Term, family
+from pyro_vae.distributions.wrappers import family
+from pyro_vae.estimators.base import Draws, Facts, Term
 from pyro_vae.estimators.penalized import Penalized, local_latents
 from pyro_vae.estimators.units import aggregate, units
 from pyro_vae.pair import data_frame

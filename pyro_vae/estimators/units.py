@@ -6,15 +6,15 @@ from typing import Any
 
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
+from pyro_vae.distributions.wrappers import without_events
 from pyro_vae.estimators.sgvb import transforms_a_delta
 
 
 def units(fn: Any) -> Distribution | None:
     """The distribution ``[*batch, *event]`` of the single units, which ``fn`` takes as independent; else ``None``."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn = without_events(fn)
     return None if fn.event_shape else fn
 
 

@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.estimators.base import Draws, Facts, at_least
+from pyro_vae._checks import whole
+from pyro_vae.estimators.base import Draws, Facts
 from pyro_vae.estimators.per_datum import Detached, PerDatum, log_mean_exp
 from pyro_vae.pair import simulate
 
@@ -123,7 +124,7 @@ class ReweightedWakeSleep(_Phases):
     )
 
     def __init__(self, num_particles: int, *, guide: Phase = "wake", **options: Any) -> None:
-        at_least(2, num_particles=num_particles)
+        whole(2, num_particles=num_particles)
         if guide not in get_args(Phase):
             raise ValueError(f"guide is the phase in which it learns, {', '.join(get_args(Phase))}; got {guide!r}.")
         super().__init__(num_particles, **options)

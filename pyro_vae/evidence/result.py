@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.estimators.base import at_least
+from pyro_vae._checks import whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def arguments(x: Tensor | Sequence[Tensor], **counts: Any) -> tuple[Tensor, ...]
     Raises:
         ValueError: if there are no data, or one of ``counts`` is no whole number of at least 1.
     """
-    at_least(1, **counts)
+    whole(1, **counts)
     batch = (x,) if isinstance(x, Tensor) else tuple(x)
     if not batch or not len(batch[0]):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")

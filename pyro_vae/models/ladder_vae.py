@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Chain, decoding, image_shape
@@ -19,7 +20,6 @@ from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, resid
 from pyro_vae.networks.layers import hidden_layer
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.transforms.base import at_least
 
 _Map = tuple[int, int, int]
 
@@ -214,7 +214,7 @@ class ConvLadderVAE(TopDownVAE):
     ) -> None:
         image = image_shape("a convolutional ladder", event_shape)
         shapes = _pyramid(image, latent_dims, channels, strides)
-        at_least("blocks", blocks, 0)
+        whole(0, blocks=blocks)
 
         def same(shape: _Map) -> list[nn.Module]:
             size = 3 if max(shape[1:]) > 1 else 1

@@ -15,11 +15,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from pyro_vae._checks import whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, stacked
-from pyro_vae.transforms.base import Bijection, at_least
+from pyro_vae.transforms.base import Bijection
 
 Shape = tuple[int, int, int]
 
@@ -97,21 +98,18 @@ class NVAE(TopDownVAE):
         checkpointing: bool = False,
     ) -> None:
         image = image_shape("an NVAE", event_shape)
-        groups = tuple(at_least("the number of groups of a scale", count, 1) for count in groups)
+        groups = tuple(groups)
         if not groups:
             raise ValueError("an NVAE has groups at one scale at least; got groups=(). Give for example groups=(8, 4).")
-        at_least("channels", channels, 1)
-        at_least("latent_channels", latent_channels, 1)
-        at_least("cells", cells, 1)
-        at_least("expansion", expansion, 1)
-        if at_least("kernel", kernel, 1) % 2 == 0:
+        for count in groups:
+            whole(groups=count)
+        whole(channels=channels, latent_channels=latent_channels, cells=cells, expansion=expansion, kernel=kernel)
+        whole(multiplier=multiplier)
+        whole(0, preprocess=preprocess, padding=padding, num_flows=num_flows)
+        if kernel % 2 == 0:
             raise ValueError(
                 f"the kernel of a depthwise convolution has a pixel in its middle, so it is odd; got {kernel}."
             )
-        at_least("multiplier", multiplier, 1)
-        at_least("preprocess", preprocess, 0)
-        at_least("padding", padding, 0)
-        at_least("num_flows", num_flows, 0)
         shapes = _scales(
             (channels, image[1] + 2 * padding, image[2] + 2 * padding), multiplier, preprocess + len(groups)
         )

@@ -20,6 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair import data_frame, latent_sites, observed_sites, programs
 
 Start = Literal["prior", "guide"]
@@ -291,19 +292,13 @@ def _check_continuous(name: str, fn: Any) -> None:
         if fn.support.is_discrete:
             raise ValueError(
                 f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
-                f"{_family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
+                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
                 "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
                 "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
             )
         biject_to(fn.support)
     except NotImplementedError as error:
         raise ValueError(
-            f"no bijection from the real numbers to the support of {name!r}, a {_family(fn)}, is registered. "
+            f"no bijection from the real numbers to the support of {name!r}, a {family(fn)}, is registered. "
             "Register one with torch.distributions.biject_to, or use importance sampling."
         ) from error
-
-
-def _family(fn: Any) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from types import MethodType
@@ -16,6 +15,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.nn import functional as F
 
+from pyro_vae._checks import whole
 from pyro_vae.networks import at_least_float32
 
 
@@ -91,8 +91,10 @@ class Step(nn.Module):
 
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
         super().__init__()
-        self.latent_dim = at_least("latent_dim", latent_dim, 1)
-        self.context_dim = None if context_dim is None else at_least("context_dim", context_dim, 1)
+        whole(latent_dim=latent_dim)
+        if context_dim is not None:
+            whole(context_dim=context_dim)
+        self.latent_dim, self.context_dim = latent_dim, context_dim
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, context_dim={self.context_dim}"
@@ -262,14 +264,3 @@ def _fresh(transform: Any, change: Callable[[Tensor], Tensor] = lambda tensor: t
         fields["_modules"] = {name: of(part) for name, part in transform._modules.items()}
     vars(fresh).update(fields, _inv=None, _cache_size=1, _cached_x_y=(None, None))
     return fresh
-
-
-def at_least(name: str, size: Any, least: int) -> int:
-    """``size`` as an integer of at least ``least``; an error calls it ``name``."""
-    try:
-        number = operator.index(size)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{name} has to be an integer of at least {least}; got {size!r}.")
-    return number

@@ -7,7 +7,8 @@ from pyro.distributions.transforms.householder import ConditionedHouseholder
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_vae.transforms.base import Bijection, Parameters, Step, at_least
+from pyro_vae._checks import whole
+from pyro_vae.transforms.base import Bijection, Parameters, Step
 
 
 class Householder(Step):
@@ -27,7 +28,8 @@ class Householder(Step):
 
     def __init__(self, latent_dim: int, context_dim: int | None = None, *, num_reflections: int = 1) -> None:
         super().__init__(latent_dim, context_dim)
-        self.num_reflections = at_least("num_reflections", num_reflections, 1)
+        whole(num_reflections=num_reflections)
+        self.num_reflections = num_reflections
         self.numbers = Parameters(reflections(num_reflections, latent_dim).flatten(), context_dim)
 
     def extra_repr(self) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.nn import functional as F
 
+from pyro_vae._checks import whole
 from pyro_vae.networks import MLP, at_least_float32, normal_init
-from pyro_vae.transforms.base import Bijection, Step, at_least, broadcast
+from pyro_vae.transforms.base import Bijection, Step, broadcast
 
 _Knots = Callable[[Tensor, "Tensor | None"], "tuple[Tensor, Tensor, Tensor]"]
 
@@ -56,7 +57,8 @@ class SplineCoupling(Step):
                 "a SplineCoupling needs two halves, so a latent of at least 2 dimensions; got latent_dim=1. "
                 "Take another step, for example Planar or InverseAutoregressive."
             )
-        self.num_bins = at_least("num_bins", num_bins, 2)
+        whole(2, num_bins=num_bins)
+        self.num_bins = num_bins
         if self.num_bins * _LEAST > 0.5:
             raise ValueError(f"num_bins of a SplineCoupling is at most {round(0.5 / _LEAST)}; got {num_bins}.")
         if not 0 < bound < math.inf:

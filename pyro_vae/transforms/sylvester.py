@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_vae.transforms.base import Bijection, Parameters, Step, at_least
+from pyro_vae._checks import whole
+from pyro_vae.transforms.base import Bijection, Parameters, Step
 from pyro_vae.transforms.householder import HouseholderProduct, reflections
 from pyro_vae.transforms.roots import tanh_root
 
@@ -67,14 +68,16 @@ class Sylvester(Step):
         if reverse and form != "triangular":
             raise ValueError(f"reverse=True is for a Sylvester step with form='triangular'; got form={form!r}.")
         columns = max(1, latent_dim // 2) if form == "orthogonal" else latent_dim
-        self.num_columns = at_least("num_columns", columns if num_columns is None else num_columns, 1)
+        self.num_columns = columns if num_columns is None else num_columns
+        whole(num_columns=self.num_columns)
         if self.num_columns > latent_dim:
             raise ValueError(
                 f"a Sylvester step has at most as many columns as the latent has dimensions, {latent_dim}; "
                 f"got num_columns={num_columns}."
             )
         self.form = form
-        self.num_reflections = at_least("num_reflections", num_reflections, 1)
+        whole(num_reflections=num_reflections)
+        self.num_reflections = num_reflections
         self.reverse = reverse
         m = self.num_columns
         # A small R makes the start nearly the identity; the diagonal of R~ is tanh(1).
