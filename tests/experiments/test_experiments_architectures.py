@@ -20,7 +20,7 @@ SHAPE = (1, 6, 5)
 
 @pytest.fixture
 def architectures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
     return importlib.import_module("architectures")
 
 
