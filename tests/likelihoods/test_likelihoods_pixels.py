@@ -17,11 +17,11 @@ from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
-    Levels,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
     QuantizedCategorical,
+    UniformLevels,
     logarithmic_above,
     soft_floor,
 )
@@ -140,12 +140,12 @@ def test_a_mixture_is_the_weighted_sum() -> None:
 
 def test_levels_know_what_is_off() -> None:
     for num_levels in (2, 16, 256):
-        support, x = Levels(num_levels), levels(num_levels)
+        support, x = UniformLevels(num_levels), levels(num_levels)
         assert support.check(x).all()
         assert not support.check(x + 0.5 / (num_levels - 1)).any()
         assert not support.check(x + 0.02 / (num_levels - 1)).any()
         assert support.check(x.double()).all()
-    assert not Levels(256).check(torch.tensor([-1 / 255, 256 / 255, math.nan, math.inf])).any()
+    assert not UniformLevels(256).check(torch.tensor([-1 / 255, 256 / 255, math.nan, math.inf])).any()
 
 
 def continuous_bernoulli(logit: float, x: float) -> tuple[float, float, float, float]:
