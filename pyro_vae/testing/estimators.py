@@ -1,0 +1,5 @@
+"""The laws of an estimator."""
+
+
+class EstimatorLaws:
+    """What holds for every estimator."""
