@@ -6,13 +6,15 @@ The lists of the tests are made of these rows, so that a new system or part is a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from laws import MADE, VARIANTS
 from pairs import binary
 from torch import nn
 
+from pyro_vae.estimators import Estimator
 from pyro_vae.models import (
     MLPVAE,
     NVAE,
@@ -120,3 +122,24 @@ SYSTEMS: dict[str, System] = {
     "VQVAE": System(VQVAE, vq_vae, discrete=True),
     "CodePrior": System(CodePrior, code_prior, discrete=True),
 }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A row of an estimator: how it is made, and see :class:`~pyro_vae.testing.EstimatorLaws`."""
+
+    make: Callable[..., Estimator]
+    unbiased: tuple[str, ...] = ("model", "guide")
+    side: str | None = "below"
+
+
+def _objectives() -> dict[str, Objective]:
+    rows = {name: Objective(make) for name, make in {**MADE, **VARIANTS}.items()}
+    for name in rows:
+        if name.startswith(("PIWAE", "WakeSleep", "ReweightedWakeSleep")):
+            rows[name] = replace(rows[name], unbiased=("model",))
+    rows["Renyi, negative"] = replace(rows["Renyi, negative"], side=None)
+    return rows
+
+
+ESTIMATORS = _objectives()
