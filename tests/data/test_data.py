@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 import gzip
 import hashlib
-import importlib
 import io
 import os
 import pickle
-import pkgutil
 import re
 import struct
 import subprocess
@@ -958,13 +955,6 @@ def test_refusals_of_a_folder(tmp_path, monkeypatch):
     for channels in (None, 3):
         with pytest.raises(ValueError, match=r"c\.png could not be read as an image"):
             load(tmp_path, image_size=4, channels=channels)
-
-
-def test_docstrings_are_true():
-    modules = [importlib.import_module(f"pyro_vae.data.{m.name}") for m in pkgutil.iter_modules(data.__path__)]
-    results = [doctest.testmod(module) for module in modules if hasattr(module, "__file__")]
-    assert sum(r.attempted for r in results) > 0
-    assert sum(r.failed for r in results) == 0
 
 
 def test_the_mean_is_that_of_gray_pixels_however_they_are_drawn():

@@ -1,0 +1,43 @@
+"""The laws of pairs, estimators, transforms and distributions, as test classes to inherit.
+
+Each suite is a class whose tests need one method, ``make``. A test of a part of your own inherits it::
+
+    from pyro_vae.testing import PairLaws
+
+    class TestMyPair(PairLaws):
+        def make(self):
+            return MyPair(), (torch.rand(5, 784),)
+
+and ``pytest`` runs every law over it; the docstring of a law says what it asserts and why. A law that does not apply
+(Hamiltonian Monte Carlo of a discrete latent) is skipped and says so.
+
+This room needs pytest (``pip install 'pyro-vae[test]'``), so that it is imported when it is asked for, as
+``pyro_vae.testing``, and not by ``import pyro_vae``.
+"""
+
+# ruff: noqa: E402
+
+import pytest
+
+# The asserts of the laws then explain themselves as those of a test file do; so it has to come before their import.
+pytest.register_assert_rewrite(*(f"pyro_vae.testing.{name}" for name in ("comparing", "estimators", "pairs")))
+
+from pyro_vae.testing.comparing import assert_mean, assert_means_equal, assert_same, gradients, seeded
+from pyro_vae.testing.estimators import EstimatorLaws
+from pyro_vae.testing.examples import Chain, Coin, OneLatent, Outside, Pixels
+from pyro_vae.testing.pairs import PairLaws
+
+__all__ = [
+    "Chain",
+    "Coin",
+    "EstimatorLaws",
+    "OneLatent",
+    "Outside",
+    "PairLaws",
+    "Pixels",
+    "assert_mean",
+    "assert_means_equal",
+    "assert_same",
+    "gradients",
+    "seeded",
+]

@@ -1,0 +1,50 @@
+"""What the laws compare: runs at equal seeds, gradients, and means of random draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def seeded(seed: int, call: Callable[..., Any], *args: Any) -> Any:
+    """``call(*args)`` after ``torch.manual_seed(seed)``."""
+    torch.manual_seed(seed)
+    return call(*args)
+
+
+def gradients(pair: nn.Module, loss: Callable[[], Any], seed: int = 1) -> dict[str, Tensor]:
+    """The gradients that ``loss()`` leaves behind, or those of the tensor that it gives, by name of the parameter."""
+    pair.zero_grad()
+    value = seeded(seed, loss)
+    if isinstance(value, Tensor):
+        value.backward()
+    return {name: p.grad.clone() for name, p in pair.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], rtol: float = 1e-5, atol: float = 1e-5) -> None:
+    """Tensors by name are equal, and there are some; a difference is said with its name."""
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def assert_mean(draws: Tensor, expected: Tensor | float, errors: float = 4.5) -> None:
+    """The mean of independent ``draws`` is ``expected``, which is told from zero, within its standard error."""
+    mean, error = draws.mean().item(), (draws.std() / math.sqrt(len(draws))).item()
+    assert abs(mean - float(expected)) < errors * error, f"{mean} +- {error}, expected {float(expected)}"
+    assert abs(float(expected)) > 2 * errors * error, f"{mean} +- {error} cannot be told from zero"
+
+
+def assert_means_equal(one: Tensor, other: Tensor, errors: float = 4.5) -> None:
+    """Two samples, drawn independently, have one mean, which is told from zero."""
+    error = math.sqrt((one.var() / len(one) + other.var() / len(other)).item())
+    difference = (one.mean() - other.mean()).item()
+    assert abs(difference) < errors * error, f"{difference} +- {error}"
+    assert abs(other.mean().item()) > 2 * errors * error, f"{other.mean().item()} +- {error} cannot be told from zero"
