@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
+
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Outputs = list[Tensor]
@@ -115,8 +117,6 @@ class Compiled:
         return results[:split], results[split:]
 
     def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         names = [*trained, *fixed]
         tied = _tied(self._module)
 
@@ -139,7 +139,7 @@ class Compiled:
         devices = [value.device for value in flat if value.device.type == "cuda"][:1]
         try:
             with torch.random.fork_rng(devices), pyro.validation_enabled(False):
-                graph = make_fx(compute, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
+                graph = traced(compute, flat)
         except Exception as error:
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
             raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
@@ -151,11 +151,9 @@ class Compiled:
         return graph
 
     def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
-        import torch._inductor
-
         try:
             with _quiet(), torch.no_grad():
-                return torch._inductor.compile(graph, list(flat), options={"fallback_random": True})
+                return compiled_by_inductor(graph, flat)
         except Exception as error:
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
             return graph
@@ -199,9 +197,9 @@ def _apart(gradients: Sequence[Tensor | None]) -> Gradients:
     storages = set()
     for gradient in gradients:
         if gradient is not None and gradient.layout == torch.strided:
-            if gradient.untyped_storage()._cdata in storages or 0 in gradient.stride():
+            if memory(gradient) in storages or 0 in gradient.stride():
                 gradient = gradient.clone(memory_format=torch.contiguous_format)
-            storages.add(gradient.untyped_storage()._cdata)
+            storages.add(memory(gradient))
         apart.append(gradient)
     return apart
 
@@ -246,7 +244,4 @@ def _quiet() -> Iterator[None]:
 def _has_compiler(module: nn.Module) -> bool:
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
         return True  # Triton, not C++
-    from torch._inductor import config
-
-    names = config.cpp.cxx
-    return any(name is not None and shutil.which(name) for name in (names if isinstance(names, tuple) else (names,)))
+    return any(shutil.which(name) for name in cpp_compilers())

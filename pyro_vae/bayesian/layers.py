@@ -12,6 +12,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_vae._pyro import UNSEEN, full_name, hold
 from pyro_vae.bayesian.noise import POSTERIOR, product
 
 
@@ -54,7 +55,7 @@ class BayesianLayer(PyroModule):
     @property
     def name(self) -> str:
         """How messages call it."""
-        return f"the layer {self._pyro_name or type(self).__name__}"
+        return f"the layer {full_name(self) or type(self).__name__}"
 
     @staticmethod
     @abstractmethod
@@ -71,12 +72,12 @@ class BayesianLayer(PyroModule):
         Not ``traced``, the draw is no site for an estimator: nothing scores it.
         """
         q = self.posterior()
-        infer: Any = {POSTERIOR: q} if traced else {"_do_not_trace": True, "is_auxiliary": True}
-        return self.fix(pyro.sample(self._pyro_get_fullname("weights"), q, infer=infer))
+        infer: Any = {POSTERIOR: q} if traced else UNSEEN
+        return self.fix(pyro.sample(full_name(self, "weights"), q, infer=infer))
 
     def fix(self, weights: Tensor) -> Tensor:
         """Gives the weights their value in this run of the program, which then draws none."""
-        self._pyro_context.set(self._pyro_get_fullname("weights"), weights)
+        hold(self, "weights", weights)
         return weights
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pyro.nn import PyroModule
-from pyro.nn.module import _Context, to_pyro_module_
+from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pyro_vae._pyro import BatchNorm, is_running, make_root
 from pyro_vae.bayesian.layers import LAYERS, BayesianLayer
 from pyro_vae.bayesian.posteriors import MeanField
 from pyro_vae.bayesian.priors import IsotropicNormal
@@ -18,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 #: Their gains and shifts, a few numbers a unit, stay parameters.
 _NORMALIZATIONS = (
-    nn.modules.batchnorm._BatchNorm,
+    BatchNorm,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -76,12 +76,7 @@ def bayesian_(
         to_pyro_module_(part, recurse=False)  # which puts those that are PyroModules last, also in a Sequential
         for key in order:
             part._modules[key] = part._modules.pop(key)
-    # What has run by itself before counts as a root of its own, and cannot become a part.
-    for part in module.modules():
-        if isinstance(part, PyroModule):
-            part._pyro_context = _Context()
-    root: Any = module
-    root._pyro_set_supermodule("", root._pyro_context)
+    make_root(module)
     return module
 
 
@@ -170,7 +165,7 @@ def _layers_in_use(statement: str, module: nn.Module) -> Iterator[tuple[str, Any
             "is built: bayesian_(module)."
         )
     for name, layer in layers.items():
-        if not layer._pyro_context.active:
+        if not is_running(layer):
             raise ValueError(
                 f"{statement}: the weights of {name} would be drawn anew at each use, as no program of theirs is "
                 "running. Write the pair as a PyroModule with the network as its attribute, decorate model and guide "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
 from torch.nn.functional import normalize
 
+from pyro_vae._pyro import is_subsample
 from pyro_vae.estimators import Estimator, elbo_of
 from pyro_vae.pair import (
     as_pair,
@@ -71,7 +72,7 @@ class _AtMean(poutine.messenger.Messenger):
         self.names = names
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+        if msg["is_observed"] or is_subsample(msg):
             return
         if self.names is not None and (msg["name"] not in self.names or _support(msg["fn"]).is_discrete):
             return

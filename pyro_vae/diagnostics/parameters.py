@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_vae._pyro import is_subsample
 from pyro_vae.pair import evaluating, latent_sites, observed_sites, programs
 
 
@@ -22,7 +23,7 @@ class _Scored(Messenger):
         self.log_probs: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if type(msg["fn"]).__name__ != "_Subsample":
+        if not is_subsample(msg):
             self.log_probs[msg["name"]] = msg["fn"].log_prob(msg["value"]).sum()
         if not msg["is_observed"]:
             msg["value"] = msg["value"].detach()

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from pyro_vae._pyro import standard_gamma
+
 LEAST = 1e-6
 """The least positive parameter that :func:`constrained` gives."""
 
@@ -80,7 +82,7 @@ def log_gamma_draw(concentration: Tensor, shape: Any = None) -> Tensor:
     """
     shape = concentration.shape if shape is None else shape
     concentration = concentration.expand(shape)
-    return torch._standard_gamma(concentration + 1).log() - _exponential(concentration, shape) / concentration
+    return standard_gamma(concentration + 1).log() - _exponential(concentration, shape) / concentration
 
 
 class _Drawn:

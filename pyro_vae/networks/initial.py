@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pyro_vae._pyro import weight_norm_gain
+
 _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 
 
@@ -61,7 +63,7 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     >>> from pyro_vae.networks import MLP
     >>> network = data_dependent_init(MLP(784, (2, 20), normalization="weight"), torch.rand(100, 784))
     """
-    layers = [layer for layer in module.modules() if _gain(layer) is not None]
+    layers = [layer for layer in module.modules() if weight_norm_gain(layer) is not None]
     if not layers:
         raise ValueError(
             f"no layer of this {type(module).__name__} is weight-normalized. Build its networks with "
@@ -80,16 +82,8 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     return module
 
 
-def _gain(layer: nn.Module) -> Tensor | None:
-    """g of a layer under ``torch.nn.utils.parametrizations.weight_norm``."""
-    if not is_parametrized(layer, "weight"):
-        return None
-    originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
-    return originals.original0 if hasattr(originals, "original1") else None  # (g, v)
-
-
 def _standardize(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    gain, bias = cast(Tensor, _gain(layer)), cast("Tensor | None", layer.bias)
+    gain, bias = cast(Tensor, weight_norm_gain(layer)), cast("Tensor | None", layer.bias)
     dim = 1 - cast(Tensor, layer.weight).dim()  # of the outputs: the last of a dense layer, the third last of images
     outputs = output.movedim(dim, -1)
     if gain.numel() != outputs.shape[-1]:

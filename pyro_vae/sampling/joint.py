@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import sum_rightmost
@@ -20,6 +19,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_vae._pyro import is_unseen, particles
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair import data_frame, latent_sites, observed_sites, programs
 
@@ -136,8 +136,7 @@ class Joint:
         return self.unconstrained(self._values(self._guide_trace(num_chains, *batch)), *batch)
 
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
-        chains = pyro.plate("num_particles_vectorized", num_chains, dim=-1 - self._nesting)
-        return poutine.trace(chains(program)).get_trace(*batch)
+        return poutine.trace(particles(num_chains, self._nesting)(program)).get_trace(*batch)
 
     def _at(self, u: Tensor, *batch: Any) -> tuple[_AtPoint, Trace]:
         with _AtPoint(self._parts(u)) as at:
@@ -193,7 +192,7 @@ class _NothingUnseen(Messenger):
     """Refuses draws that are noise of the program: with them each run has another density."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if (msg["infer"] or {}).get("_do_not_trace"):
+        if is_unseen(msg):
             raise ValueError(
                 f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
                 "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "

@@ -1,0 +1,175 @@
+"""What the library leans on in Pyro and torch beyond their public interfaces: private names, message texts, attributes.
+
+Each stands here alone, and has a test in ``tests/test_pyro.py`` that fails by its name when a release changes it.
+
+Not here is what both have their users' subclasses write or call: ``_pyro_sample`` and its kin of a messenger,
+``_get_trace`` of an ELBO, ``_validate_args`` and ``_extended_shape`` of a distribution, ``_call`` of a transform; nor
+``_modules``, ``_parameters`` and ``_buffers`` of a module, on which torch's own documentation and saved files rest.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, cast
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from pyro.nn.module import _Context
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+# Sites
+
+#: The plate of vectorized particles, as Pyro's ELBOs call it.
+PARTICLES = "num_particles_vectorized"
+
+#: ``infer=`` of a draw that no trace, and so no estimator, sees.
+UNSEEN: Any = {"_do_not_trace": True, "is_auxiliary": True}
+
+
+def particles(count: int, max_plate_nesting: int) -> pyro.plate:
+    """The plate of ``count`` particles, on the left of the plates of the programs."""
+    return pyro.plate(PARTICLES, count, dim=-1 - max_plate_nesting)
+
+
+def is_unseen(site: Any) -> bool:
+    """Whether no trace records the draw."""
+    return bool((site["infer"] or {}).get("_do_not_trace"))
+
+
+def is_deterministic(site: Any) -> bool:
+    """Whether it is a ``pyro.deterministic`` statement, which Pyro records as an observation."""
+    return bool((site["infer"] or {}).get("_deterministic"))
+
+
+def is_subsample(site: Any) -> bool:
+    """Whether it is the draw of a plate's indices."""
+    return isinstance(site["fn"], _Subsample)
+
+
+def was_observed(site: Any) -> Tensor | None:
+    """What the site observed before ``poutine.uncondition`` made a draw of it; ``None`` where it observed nothing."""
+    return (site.get("infer") or {}).get("obs")
+
+
+# Messages
+
+
+class Mismatch(NamedTuple):
+    """A size that does not fit a plate, as Pyro says it."""
+
+    plate: str
+    site: str
+    dim: int
+    wanted: int
+    got: int
+
+
+_MISMATCH = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)")
+
+
+def mismatch(message: str) -> Mismatch | None:
+    """The mismatch that an error's message tells of, if it does."""
+    found = _MISMATCH.search(message)
+    return None if found is None else Mismatch(found[1], found[2], *(int(found[group]) for group in (3, 4, 5)))
+
+
+def without_shapes(message: str) -> str:
+    """An error's message without the table of shapes that Pyro puts behind it."""
+    return re.split(r"\n? *Trace Shapes:", message, maxsplit=1)[0]
+
+
+# Parameters and modules
+
+
+def remember_unconstrained(value: Any, parameter: Tensor) -> None:
+    """Has Pyro's optimizers find the parameter of which ``value`` is the constrained value."""
+    value.unconstrained = weakref.ref(parameter)
+
+
+def running(module: PyroModule) -> AbstractContextManager[Any]:
+    """A run of a program of ``module``, in which each of its random attributes is drawn once."""
+    return module._pyro_context
+
+
+def is_running(module: PyroModule) -> bool:
+    """Whether a program of the module, or of one around it, is running."""
+    return bool(module._pyro_context.active)
+
+
+def full_name(module: PyroModule, attribute: str = "") -> str:
+    """The dotted name of a running module's attribute, or of the module itself, from the outermost module."""
+    return module._pyro_get_fullname(attribute) if attribute else module._pyro_name
+
+
+def hold(module: PyroModule, attribute: str, value: Tensor) -> None:
+    """Gives a random attribute its value in this run, so that it is not drawn."""
+    module._pyro_context.set(full_name(module, attribute), value)
+
+
+def make_root(module: nn.Module) -> None:
+    """Names the parts of a ``PyroModule`` anew from here, also those that have run by themselves before."""
+    for part in module.modules():
+        if isinstance(part, PyroModule):
+            part._pyro_context = _Context()
+    root = cast(PyroModule, module)
+    root._pyro_set_supermodule("", root._pyro_context)
+
+
+#: Base of torch's batch normalizations, and of its convolutions.
+BatchNorm = nn.modules.batchnorm._BatchNorm
+Convolution = nn.modules.conv._ConvNd
+
+
+def weight_norm_gain(layer: nn.Module) -> Tensor | None:
+    """The gain g of a layer under ``parametrizations.weight_norm``, whose weight is g v / |v|."""
+    if not is_parametrized(layer, "weight"):
+        return None
+    originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+    return originals.original0 if isinstance(originals[0], _WeightNorm) else None
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module inside of what ``torch.compile`` makes of one."""
+    return cast(nn.Module, module._modules.get("_orig_mod", module))
+
+
+# Tensors and graphs
+
+
+def memory(value: Tensor) -> int:
+    """A number of the memory that a tensor lies in, which its views share; also of one without values."""
+    return value.untyped_storage()._cdata
+
+
+def standard_gamma(concentration: Tensor) -> Tensor:
+    """A draw of Gamma(concentration, 1), with its implicit gradient."""
+    return torch._standard_gamma(concentration)
+
+
+def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+    """``function`` as a graph of ATen operators, traced on tensors without values, beside others that have them."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+
+
+def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
+    """A traced graph compiled by inductor, with torch's own random numbers."""
+    import torch._inductor
+
+    return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+
+
+def cpp_compilers() -> tuple[str, ...]:
+    """The programs among which inductor looks for a C++ compiler."""
+    from torch._inductor import config
+
+    names = config.cpp.cxx
+    return tuple(name for name in (names if isinstance(names, tuple) else (names,)) if name is not None)

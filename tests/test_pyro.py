@@ -1,0 +1,214 @@
+"""What the library leans on in Pyro and torch beyond their interfaces: a test of each, named as it is in ``_pyro``."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from pyro_vae import _pyro
+
+
+def sites(model: Any, *args: Any) -> Any:
+    return poutine.trace(model).get_trace(*args).nodes
+
+
+def test_particles() -> None:
+    def model() -> None:
+        with pyro.plate("data", 2):
+            pyro.sample("x", dist.Normal(0.0, 1.0))
+
+    ours = sites(_pyro.particles(3, 1)(model))
+    elbo = Trace_ELBO(3, max_plate_nesting=1, vectorize_particles=True)
+    theirs = next(elbo._get_traces(model, model, (), {}))[0].nodes
+    for nodes in (ours, theirs):
+        plates = {(frame.name, frame.dim, frame.size) for frame in nodes["x"]["cond_indep_stack"]}
+        assert plates == {("data", -1, 2), (_pyro.PARTICLES, -2, 3)}
+
+
+def test_unseen() -> None:
+    seen: list[bool] = []
+
+    class Look(poutine.messenger.Messenger):
+        def _pyro_sample(self, msg: Any) -> None:
+            seen.append(_pyro.is_unseen(msg))
+
+    def model() -> None:
+        pyro.sample("hidden", dist.Normal(0.0, 1.0), infer=_pyro.UNSEEN)
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with Look():
+        assert "hidden" not in sites(model)
+    assert seen == [True, False]
+
+
+def test_is_deterministic() -> None:
+    def model() -> None:
+        pyro.deterministic("sum", torch.ones(()))
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.ones(()))
+
+    nodes = sites(model)
+    assert nodes["sum"]["is_observed"]
+    assert [_pyro.is_deterministic(nodes[name]) for name in ("sum", "x")] == [True, False]
+
+
+def test_is_subsample() -> None:
+    def model() -> None:
+        with pyro.plate("data", 10, subsample_size=3):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    nodes = sites(model)
+    assert [_pyro.is_subsample(nodes[name]) for name in ("data", "z")] == [True, False]
+
+
+def test_was_observed() -> None:
+    x = torch.ones(())
+
+    def model() -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    nodes = sites(poutine.uncondition(model))
+    assert not nodes["x"]["is_observed"]
+    assert _pyro.was_observed(nodes["x"]) is x
+    assert _pyro.was_observed(nodes["z"]) is None
+
+
+def test_mismatch() -> None:
+    def model() -> None:
+        with pyro.plate("data", 5):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0))
+
+    with pytest.raises(ValueError, match="mismatch") as caught:
+        poutine.trace(model).get_trace()
+    assert _pyro.mismatch(str(caught.value)) == _pyro.Mismatch("data", "z", -1, 5, 2)
+    assert _pyro.mismatch("another message") is None
+
+
+def test_without_shapes() -> None:
+    def model() -> None:
+        pyro.sample("a_long_name", dist.Normal(0.0, 1.0))
+        raise ValueError("what went wrong.")
+
+    with pytest.raises(ValueError, match="went wrong") as caught:
+        poutine.trace(model).get_trace()
+    assert "a_long_name" in str(caught.value)
+    assert _pyro.without_shapes(str(caught.value)) == "what went wrong."
+
+
+def test_remember_unconstrained() -> None:
+    held, weight = torch.zeros(2, requires_grad=True), torch.ones(2)
+    _pyro.remember_unconstrained(weight, held)
+    assert pyro.param("other", torch.ones(2)).unconstrained() is not held  # what Pyro's optimizers ask each value for
+    assert weight.unconstrained() is held  # type: ignore[attr-defined]
+
+
+class Random(PyroModule):
+    @PyroSample
+    def weights(self) -> Any:
+        return dist.Normal(torch.zeros(2), 1.0)
+
+    def forward(self) -> Tensor:
+        return self.weights
+
+
+def test_running_full_name_and_hold() -> None:
+    outer: Any = PyroModule()
+    outer.inner = Random()
+    assert not _pyro.is_running(outer.inner)
+    with _pyro.running(outer):
+        assert _pyro.is_running(outer.inner)
+        assert _pyro.full_name(outer.inner) == "inner"
+        assert _pyro.full_name(outer.inner, "weights") == "inner.weights"
+        drawn = outer.inner.weights
+        assert outer.inner.weights is drawn
+        value = torch.ones(2)
+        _pyro.hold(outer.inner, "weights", value)
+        assert outer.inner() is value
+    assert not _pyro.is_running(outer.inner)
+
+
+def test_make_root() -> None:
+    part, outer = Random(), PyroModule()
+    part()  # by itself, so that Pyro refuses it as a part
+    outer._modules["part"] = part
+    _pyro.make_root(outer)
+    with _pyro.running(outer):
+        assert _pyro.full_name(part) == "part"
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
+def test_batch_norm(kind: type[nn.Module]) -> None:
+    assert issubclass(kind, _pyro.BatchNorm)
+    assert not issubclass(nn.InstanceNorm2d, _pyro.BatchNorm)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d])
+def test_convolution(kind: type[nn.Module]) -> None:
+    assert issubclass(kind, _pyro.Convolution)
+    assert not issubclass(nn.Linear, _pyro.Convolution)
+    layer: Any = kind(2, 3, 1)
+    assert layer.transposed == ("Transpose" in kind.__name__)
+
+
+def test_weight_norm_gain() -> None:
+    layer = parametrizations.weight_norm(nn.Linear(2, 3))
+    gain = _pyro.weight_norm_gain(layer)
+    assert gain is not None
+    torch.testing.assert_close(gain[:, 0], layer.weight.norm(dim=1))
+    assert _pyro.weight_norm_gain(nn.Linear(2, 3)) is None
+    assert _pyro.weight_norm_gain(parametrizations.spectral_norm(nn.Linear(2, 3))) is None
+
+
+def test_uncompiled() -> None:
+    module = nn.Linear(2, 3)
+    with pyro.validation_enabled(True):  # which the first use of torch.compile switches off
+        assert _pyro.uncompiled(torch.compile(module)) is module
+    assert _pyro.uncompiled(module) is module
+
+
+def test_memory() -> None:
+    x = torch.zeros(2, 3)
+    assert _pyro.memory(x[1:].T) == _pyro.memory(x) != _pyro.memory(x.clone())
+    empty = torch.zeros(0), torch.zeros(0)
+    assert _pyro.memory(empty[0]) != _pyro.memory(empty[1])
+
+
+def test_standard_gamma() -> None:
+    concentration = torch.full((2000,), 3.0, requires_grad=True)
+    draws = _pyro.standard_gamma(concentration)
+    assert abs(draws.mean().item() - 3) < 5 * (3 / 2000) ** 0.5
+    draws.sum().backward()
+    assert concentration.grad is not None
+    assert abs(concentration.grad.mean().item() - 1) < 0.1  # E[z] = concentration
+
+
+def test_traced() -> None:
+    beside = torch.ones(3)
+    graph = _pyro.traced(lambda x: [x.exp() + beside], [torch.zeros(3)])
+    assert torch.equal(graph(torch.zeros(3))[0], torch.full((3,), 2.0))
+    assert any("exp" in str(node.target) for node in graph.graph.nodes)
+
+
+def test_cpp_compilers() -> None:
+    found = _pyro.cpp_compilers()
+    assert found
+    assert all(isinstance(name, str) for name in found)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, _pyro.cpp_compilers())), reason="inductor needs a C++ compiler")
+def test_compiled_by_inductor() -> None:
+    draw = _pyro.traced(lambda x: [torch.rand_like(x).exp()], [torch.zeros(3)])
+    torch.manual_seed(0)
+    (found,) = _pyro.compiled_by_inductor(draw, [torch.zeros(3)])(torch.zeros(3))
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, torch.rand(3).exp())
