@@ -11,13 +11,14 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import ExpandedDistribution, ImproperUniform, MaskedDistribution
+from pyro.distributions import ImproperUniform
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions import Independent, TransformedDistribution, biject_to, constraints
+from torch.distributions import TransformedDistribution, biject_to, constraints
 from torch.nn.functional import normalize
 
 from pyro_vae._pyro import is_subsample
+from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.estimators import Estimator, elbo_of
 from pyro_vae.pair import (
     as_pair,
@@ -89,17 +90,13 @@ def _center(fn: Any) -> Tensor | None:
     except NotImplementedError:
         pass
     shape = fn.batch_shape + fn.event_shape
-    while isinstance(fn, _WRAPPERS):
-        fn = fn.base_dist
+    fn = unwrapped(fn)
     center = _center(fn.base_dist) if isinstance(fn, TransformedDistribution) else None
     if center is None:
         return None
     for transform in fn.transforms:
         center = transform(center)
     return center.expand(shape)
-
-
-_WRAPPERS = (Independent, ExpandedDistribution, MaskedDistribution)
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
@@ -242,9 +239,7 @@ def _prior(pair: Any, site: str, *batch: Tensor) -> Any:
 
 def _normal_quantiles(fn: Any, quantiles: Tensor) -> Tensor | None:
     """``[D, Q]`` of a Normal that is the same for all data."""
-    base = fn
-    while isinstance(base, _WRAPPERS):
-        base = base.base_dist
+    base = unwrapped(fn)
     if not isinstance(base, torch.distributions.Normal):
         return None
     shape = (-1, fn.event_shape.numel())

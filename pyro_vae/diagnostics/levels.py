@@ -13,7 +13,6 @@ from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
 from pyro_vae.diagnostics.latents import (
-    _WRAPPERS,
     Batches,
     _InPlaceOfAPrior,
     _local_latents,
@@ -25,6 +24,7 @@ from pyro_vae.diagnostics.latents import (
     encode,
     rate_distortion,
 )
+from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.estimators import SGVB_A, Estimator, elbo_of
 from pyro_vae.estimators.units import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
@@ -280,9 +280,7 @@ def _kl_by_unit(guide_site: Any, model_site: Any, ordered: bool) -> Tensor | Non
 
 def _code_probabilities(guide_site: Any, model_site: Any) -> Tensor | None:
     """``[N, K]``: q of each code at N data and positions, or the code itself; ``None`` for what is no code."""
-    support, fn, value = support_of(model_site["fn"]), guide_site["fn"], guide_site["value"]
-    while isinstance(fn, _WRAPPERS):
-        fn = fn.base_dist
+    support, fn, value = support_of(model_site["fn"]), unwrapped(guide_site["fn"]), guide_site["value"]
     if isinstance(support, type(constraints.one_hot)):
         found = fn.probs.expand_as(value) if isinstance(fn, OneHotCategorical) else value
     elif isinstance(support, constraints.integer_interval) and not torch.is_tensor(support.upper_bound):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from pyro_vae._pyro import standard_gamma
+from pyro_vae.distributions.wrappers import bare
 
 LEAST = 1e-6
 """The least positive parameter that :func:`constrained` gives."""
@@ -39,7 +40,7 @@ def unconstrained(constraint: Any, parameter: Tensor) -> Tensor:
 
 
 def _is_positive(constraint: Any) -> bool:
-    constraint = getattr(constraint, "base_constraint", constraint)
+    constraint = bare(constraint)
     if constraint is not constraints.real and constraint is not constraints.positive:
         raise TypeError(f"parameters of a family are real or positive; got {constraint}.")
     return constraint is constraints.positive

@@ -1,10 +1,13 @@
-"""Distributions seen through what is wrapped around them."""
+"""Distributions and supports seen through what is wrapped around them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch.distributions import Independent
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, ZeroInflatedDistribution
+from torch.distributions import Independent, TransformedDistribution, constraints
+
+_ONE_FAMILY = (Independent, ExpandedDistribution, MaskedDistribution)
 
 
 def without_events(fn: Any) -> Any:
@@ -16,9 +19,23 @@ def without_events(fn: Any) -> Any:
 
 def innermost(fn: Any) -> Any:
     """The distribution under all that wraps it: ``to_event``, ``expand``, a mask, transforms."""
-    while hasattr(fn, "base_dist"):
+    while isinstance(fn, (*_ONE_FAMILY, TransformedDistribution, ZeroInflatedDistribution)):
         fn = fn.base_dist
     return fn
+
+
+def unwrapped(fn: Any) -> Any:
+    """The distribution under ``to_event``, ``expand`` and a mask, which leave the family as it is."""
+    while isinstance(fn, _ONE_FAMILY):
+        fn = fn.base_dist
+    return fn
+
+
+def bare(support: Any) -> Any:
+    """The constraint on single numbers under ``to_event`` and mixtures."""
+    while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):
+        support = support.base_constraint
+    return support
 
 
 def family(fn: Any) -> str:
@@ -30,6 +47,4 @@ def family(fn: Any) -> str:
     >>> family(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     'Normal'
     """
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        fn = fn.base_dist
-    return next(kind.__name__ for kind in type(fn).__mro__ if not kind.__name__.startswith("_"))
+    return next(kind.__name__ for kind in type(unwrapped(fn)).__mro__ if not kind.__name__.startswith("_"))

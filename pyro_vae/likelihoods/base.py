@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.networks import at_least_float32, stacked
+from pyro_vae.networks import at_least_float32, event_dim_of, stacked
 
 
 class Likelihood(nn.Module):
@@ -33,7 +33,7 @@ class Likelihood(nn.Module):
 
     def _leading(self, z: Tensor) -> int:
         """How many dimensions of z stand before those of one datum."""
-        return z.dim() - len(getattr(self.network, "in_shape", (1,)))
+        return z.dim() - event_dim_of(self.network)
 
     def _output(self, z: Tensor) -> Tensor:
         """The network's output as it is, ``[*, *event]``, in float32 or better."""

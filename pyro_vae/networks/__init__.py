@@ -25,7 +25,17 @@ from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
 from pyro_vae.networks.initial import data_dependent_init, normal_init
 from pyro_vae.networks.layers import BatchNorm, Gated, Normalization, Residual
 from pyro_vae.networks.masked import MaskedConv2d
-from pyro_vae.networks.shapes import at_least_float32, check_input, shape_of, stacked
+from pyro_vae.networks.shapes import (
+    HasInShape,
+    HasOutShape,
+    at_least_float32,
+    check_input,
+    event_dim_of,
+    in_shape_of,
+    out_shape_of,
+    shape_of,
+    stacked,
+)
 
 __all__ = [
     "MLP",
@@ -39,6 +49,8 @@ __all__ = [
     "Gated",
     "GatedMLP",
     "GaussianNoise",
+    "HasInShape",
+    "HasOutShape",
     "MaskedConv2d",
     "Masking",
     "Network",
@@ -51,7 +63,10 @@ __all__ = [
     "at_least_float32",
     "check_input",
     "data_dependent_init",
+    "event_dim_of",
+    "in_shape_of",
     "normal_init",
+    "out_shape_of",
     "residual_block",
     "shape_of",
     "stacked",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.networks.shapes import at_least_float32
+from pyro_vae.networks.shapes import at_least_float32, in_shape_of
 
 
 class Corruption(nn.Module):
@@ -32,8 +32,13 @@ class Corruption(nn.Module):
         self.initial_level = float(level)
         self.register_buffer("level", torch.tensor(self.initial_level))
 
+    def check_buffer(self, name: str, value: float) -> None:
+        """Refuses what :meth:`check_level` does: a schedule of the level asks it."""
+        if name == "level":
+            self.check_level(value)
+
     def check_level(self, level: float) -> None:
-        """Refuses a level outside of [0, 1]; a schedule of the level goes through it as well.
+        """Refuses a level outside of [0, 1].
 
         Raises:
             ValueError: if it is.
@@ -180,8 +185,8 @@ class Corrupted(nn.Module):
             raise TypeError(f"a corruption is a module, such as Masking(0.5); got {given}.")
         self.network = network
         self.corruption = corruption
-        if hasattr(network, "in_shape"):
-            self.in_shape = network.in_shape
+        if (in_shape := in_shape_of(network)) is not None:
+            self.in_shape = in_shape
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.corruption(x))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer
-from pyro_vae.networks.shapes import check_input, shape_of
+from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
 
 
 class _Dense(Network):
@@ -179,7 +179,8 @@ class Centered(nn.Module):
 
     def __init__(self, network: nn.Module, mean: Tensor) -> None:
         super().__init__()
-        in_shape = getattr(network, "in_shape", mean.shape)
+        in_shape = in_shape_of(network)
+        in_shape = mean.shape if in_shape is None else in_shape
         if mean.shape != in_shape or not mean.isfinite().all():
             raise ValueError(
                 f"the mean of the input has to be finite and of the network's input shape {list(in_shape)}; "

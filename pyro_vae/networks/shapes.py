@@ -4,9 +4,48 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from pyro_vae._pyro import uncompiled
+
+
+@runtime_checkable
+class HasInShape(Protocol):
+    """A network that says what it takes; that of a posterior or likelihood, of which then no ``event_dim`` is asked."""
+
+    @property
+    def in_shape(self) -> Sequence[int]:
+        """Event shape of the input."""
+
+
+@runtime_checkable
+class HasOutShape(Protocol):
+    """A network that says what it gives; a posterior that is built of it then checks the size of its latent."""
+
+    @property
+    def out_shape(self) -> Sequence[int]:
+        """Event shape of the output."""
+
+
+def in_shape_of(network: nn.Module) -> torch.Size | None:
+    """The ``in_shape`` of a network, also of a compiled one; ``None`` where it does not say."""
+    network = uncompiled(network)
+    return torch.Size(network.in_shape) if isinstance(network, HasInShape) else None
+
+
+def out_shape_of(network: nn.Module) -> torch.Size | None:
+    """The ``out_shape`` of a network, as :func:`in_shape_of`."""
+    network = uncompiled(network)
+    return torch.Size(network.out_shape) if isinstance(network, HasOutShape) else None
+
+
+def event_dim_of(network: nn.Module) -> int:
+    """The number of dimensions of one input of a network: what its ``in_shape`` says, or 1."""
+    in_shape = in_shape_of(network)
+    return 1 if in_shape is None else len(in_shape)
 
 
 def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:

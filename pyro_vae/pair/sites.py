@@ -8,6 +8,8 @@ from pyro.distributions import ImproperUniform
 from pyro.poutine import Trace
 from torch.distributions import constraints
 
+from pyro_vae.distributions.wrappers import bare
+
 DATA_PLATE = "data"
 
 
@@ -49,9 +51,7 @@ def support_of(fn: Any) -> constraints.Constraint | None:
         support = fn.support
     except (NotImplementedError, AttributeError):
         return None
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
+    return bare(support)
 
 
 def check_densities(who: str, model_trace: Trace) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.networks import stacked
+from pyro_vae.networks import event_dim_of, stacked
 
 
 class Posterior(nn.Module):
@@ -28,7 +28,7 @@ class Posterior(nn.Module):
     @property
     def event_dim(self) -> int:
         """Number of event dimensions of x."""
-        return len(getattr(self.network, "in_shape", (1,))) if self._event_dim is None else self._event_dim
+        return event_dim_of(self.network) if self._event_dim is None else self._event_dim
 
     @abstractmethod
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_vae.networks import at_least_float32
+from pyro_vae.networks import at_least_float32, out_shape_of
+from pyro_vae.pair.protocols import HasContextDim, HasLatentDim
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.transforms.base import steps_of, transforms_of
 
@@ -48,7 +49,7 @@ class Flow(Posterior):
         event_dim: int | None = None,
     ) -> None:
         if network is None and event_dim is None:
-            event_dim = getattr(base, "event_dim", 1)
+            event_dim = base.event_dim if isinstance(base, Posterior) else 1
         super().__init__(nn.Identity() if network is None else network, event_dim)
         self.base = base
         self.transforms = steps_of(transforms)
@@ -62,11 +63,11 @@ class Flow(Posterior):
             )
 
     def _check_sizes(self) -> None:
-        sizes = [getattr(step, "latent_dim", None) for step in self.transforms]
+        sizes = [step.latent_dim if isinstance(step, HasLatentDim) else None for step in self.transforms]
         known = sorted({size for size in sizes if size is not None})
         if len(known) > 1:
             raise ValueError(f"the steps of a Flow act on one latent, but were built for latent_dim={sizes}.")
-        out_shape = getattr(getattr(self.base, "network", None), "out_shape", None)
+        out_shape = out_shape_of(self.base.network) if isinstance(self.base, Posterior) else None
         if known and out_shape is not None and tuple(out_shape) != self.base.network_shape(known):
             raise ValueError(
                 f"the steps of a Flow were built for latent_dim={known[0]}, for which its base, a "
@@ -85,4 +86,4 @@ class Flow(Posterior):
 
 
 def _is_amortized(step: nn.Module) -> bool:
-    return isinstance(step, ConditionalTransform) or getattr(step, "context_dim", None) is not None
+    return isinstance(step, ConditionalTransform) or (isinstance(step, HasContextDim) and step.context_dim is not None)

@@ -11,7 +11,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.networks import at_least_float32, shape_of, stacked
+from pyro_vae.networks import at_least_float32, in_shape_of, out_shape_of, shape_of, stacked
 from pyro_vae.posteriors.base import Posterior
 
 
@@ -136,15 +136,16 @@ class SemiImplicitNormal(Posterior):
                 f"SemiImplicitNormal needs a noise_dim of at least 1 and num_mixtures of at least 0; got {noise_dim!r} "
                 f"and {num_mixtures!r}."
             )
-        out_shape: Any = getattr(head, "out_shape", None)
-        if latent_shape is None and out_shape is None:
-            raise ValueError("the head of a SemiImplicitNormal does not tell its out_shape: give latent_shape, too.")
+        out_shape = out_shape_of(head)
         self.head = head
         self.noise_dim = noise_dim
         self.num_mixtures = num_mixtures
-        self.latent_shape = (
-            torch.Size(out_shape[1:]) if latent_shape is None else shape_of("latent_shape", latent_shape)
-        )
+        if latent_shape is not None:
+            self.latent_shape = shape_of("latent_shape", latent_shape)
+        elif out_shape is not None:
+            self.latent_shape = out_shape[1:]
+        else:
+            raise ValueError("the head of a SemiImplicitNormal does not tell its out_shape: give latent_shape, too.")
         if out_shape is not None and (len(out_shape) < 2 or tuple(out_shape) != self.head_shape(self.latent_shape)):
             raise ValueError(
                 f"the head of a SemiImplicitNormal gives loc and log variance, [*, 2, *latent_shape]; it was built "
@@ -160,7 +161,7 @@ class SemiImplicitNormal(Posterior):
 
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of h, which the head takes besides the noise; it does not depend on the latent."""
-        in_shape = getattr(self.head, "in_shape", None)
+        in_shape = in_shape_of(self.head)
         if in_shape is None:
             raise ValueError("the head of a SemiImplicitNormal does not tell its in_shape, so h may have any size.")
         return (math.prod(in_shape) - self.noise_dim,)

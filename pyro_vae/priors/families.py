@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained, unconstrained
+from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
 
 Sizes = int | Sequence[int]
@@ -53,8 +54,7 @@ class FamilyPrior(nn.Module):
                 f"{list(self.event_shape)}; got shape {list(parameter.shape)}."
             ) from None
         if not (parameter.isfinite().all() and constraint.check(parameter).all()):
-            kind = getattr(constraint, "base_constraint", constraint)
-            words = "positive and finite" if kind is families.constraints.positive else "finite"
+            words = "positive and finite" if bare(constraint) is families.constraints.positive else "finite"
             raise ValueError(f"{name} of a {family} prior has to be {words}; got {value}.")
         return parameter
 

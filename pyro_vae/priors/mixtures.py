@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
+from pyro_vae.pair.protocols import HasRunningStatistics
 
 
 class Mixture(dist.TorchDistribution):
@@ -40,10 +42,7 @@ class Mixture(dist.TorchDistribution):
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> Any:
         support = self.components.support
-        inner = support
-        while hasattr(inner, "base_constraint"):
-            inner = inner.base_constraint
-        moving = any(isinstance(bound, Tensor) and bound.dim() for bound in vars(inner).values())
+        moving = any(isinstance(bound, Tensor) and bound.dim() for bound in vars(bare(support)).values())
         # The components' own support, unless its bounds differ: samplers know a bijection to it.
         return constraints.MixtureSameFamilyConstraint(support) if moving else support
 
@@ -191,7 +190,7 @@ class VampPrior(nn.Module):
 def _running_statistics_kept(posterior: Any) -> Iterator[None]:
     """Batch normalization uses the statistics of its batch in training, as ever, but does not remember them."""
     modules = posterior.modules() if isinstance(posterior, nn.Module) else ()
-    layers: list[Any] = [module for module in modules if getattr(module, "track_running_stats", False)]
+    layers = [module for module in modules if isinstance(module, HasRunningStatistics) and module.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:

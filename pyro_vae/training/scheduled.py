@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.pair.protocols import ChecksBuffer
 from pyro_vae.training.schedules import Progress, Schedule
 
 
 class ScheduledBuffer:
     """A number among the buffers of a pair, and the schedule that it follows.
 
-    Where the buffer's module has a method ``check_NAME``, such as ``check_level`` of a
-    :class:`~pyro_vae.networks.Corruption`, every value goes through it first.
+    Where the buffer's module checks it (:class:`~pyro_vae.pair.protocols.ChecksBuffer`), as a
+    :class:`~pyro_vae.networks.Corruption` does, every value goes through that first.
 
     Args:
         pair: has the buffer.
@@ -48,7 +48,7 @@ class ScheduledBuffer:
             )
         path, _, self._key = name.rpartition(".")
         self._module = pair.get_submodule(path)
-        self._check: Any = getattr(self._module, f"check_{self._key}", None)
+        self._check = self._module if isinstance(self._module, ChecksBuffer) else None
         self.name, self.schedule = name, schedule
 
     @property
@@ -65,9 +65,9 @@ class ScheduledBuffer:
         value = self.schedule(place)
         if not math.isfinite(value):
             raise ValueError(f"the schedule of {self.name} gives {value} after {place.epoch:g} epochs.")
-        if callable(self._check):
+        if self._check is not None:
             try:
-                self._check(value)
+                self._check.check_buffer(self._key, value)
             except ValueError as error:
                 raise ValueError(f"the schedule of {self.name} after {place.epoch:g} epochs: {error}") from error
         return value

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import evaluating, programs, tracing_obstacle
+from pyro_vae.pair.protocols import HasRandomWeights
 
 
 class WeightPenalty(ABC):
@@ -160,7 +161,7 @@ def spectral_norm(matrices: Tensor, num_iterations: int) -> Tensor:
 
 def _random_weights(pair: nn.Module) -> set[int]:
     """The ids of the parameters of layers with random weights, whose prior is a part of the model."""
-    layers = [module for module in pair.modules() if getattr(module, "random_weights", False)]
+    layers = [part for part in pair.modules() if isinstance(part, HasRandomWeights) and part.random_weights]
     return {id(parameter) for layer in layers for parameter in layer.parameters()}
 
 

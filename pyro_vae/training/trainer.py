@@ -22,6 +22,7 @@ from pyro_vae.compiled import Compile, Precision, resolved
 from pyro_vae.data import Data, Stream
 from pyro_vae.estimators import SGVB_B, Estimator, Objective, elbo_of
 from pyro_vae.pair import device_of, programs
+from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.training import checkpoint
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
@@ -119,8 +120,8 @@ class Trainer:
         batch = self._to_device(next(iter(self.data.train.batches(self.batch_size, epoch=0, seed=self.seed))))
         self.pair.train()
         with torch.random.fork_rng(self.cuda_devices):
-            if callable(check_batch := getattr(self.pair, "check_batch", None)):
-                check_batch(*batch)
+            if isinstance(self.pair, ChecksBatch):
+                self.pair.check_batch(*batch)
             check(self.pair, *batch, estimator=self.estimator if self.asked else None)
             if not self.asked:
                 num_data = self.estimator.num_data

@@ -1,0 +1,130 @@
+"""What the library asks a pair, or a part of one, for where it has it.
+
+Nothing of this is required, and no class has to name a protocol as its base: an object is one by having the method or
+attribute, in its class or set by its ``__init__``. What a pair has to have is said in :mod:`pyro_vae.pair.pair`; the
+protocols of networks are at home in :mod:`pyro_vae.networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from pyro_vae.networks.shapes import HasInShape, HasOutShape
+
+__all__ = [
+    "AnnouncesModules",
+    "ChecksBatch",
+    "ChecksBuffer",
+    "HasContextDim",
+    "HasInShape",
+    "HasLatentDim",
+    "HasNetworkShape",
+    "HasNumLevels",
+    "HasOutShape",
+    "HasPosteriorPredictive",
+    "HasRandomWeights",
+    "HasRunningStatistics",
+    "SamplesWeights",
+]
+
+# Pairs
+
+
+@runtime_checkable
+class ChecksBatch(Protocol):
+    """A pair that cannot be trained on every batch; ``fit`` asks it before the first step, with a first batch."""
+
+    def check_batch(self, *batch: Any) -> None:
+        """Raises a ``ValueError`` that says what is wrong with these arguments of model and guide."""
+
+
+@runtime_checkable
+class HasPosteriorPredictive(Protocol):
+    """A pair with random weights; ``pyro-vae evaluate`` asks it before importance sampling."""
+
+    def posterior_predictive(self) -> nn.Module:
+        """A pair that draws the weights from their posterior at each run, neither scored nor weighed."""
+
+
+@runtime_checkable
+class SamplesWeights(Protocol):
+    """A pair with random weights; ``pyro-vae evaluate`` asks it before annealing and HMC."""
+
+    def sample_weights(self, seed: int = 0) -> nn.Module:
+        """A pair that holds its weights at one draw from their posterior."""
+
+
+@runtime_checkable
+class AnnouncesModules(Protocol):
+    """A pair of programs whose modules are not all its own; asked for these by :func:`~pyro_vae.pair.modules_of`."""
+
+    def reachable(self) -> list[nn.Module]:
+        """The modules that its programs refer to."""
+
+    def claim(self, name: str, parameter: nn.Parameter) -> bool:
+        """Takes in the module of a parameter that a program has just announced by ``name``; False if not found."""
+
+
+# Parts
+
+
+@runtime_checkable
+class ChecksBuffer(Protocol):
+    """A module with a buffer that is not free to be any number; asked before a schedule moves it."""
+
+    def check_buffer(self, name: str, value: float) -> None:
+        """Raises a ``ValueError`` that says why the buffer ``name`` cannot be ``value``."""
+
+
+@runtime_checkable
+class HasRandomWeights(Protocol):
+    """A layer with a prior in the model; a weight prior of ``fit``, which would be a second one, leaves it out."""
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether it is so: then its parameters are those of prior and posterior."""
+
+
+@runtime_checkable
+class HasRunningStatistics(Protocol):
+    """A normalization that remembers its batches, which a ``VampPrior`` stops for its pseudo-inputs."""
+
+    track_running_stats: bool
+
+
+@runtime_checkable
+class HasNetworkShape(Protocol):
+    """A posterior or likelihood of a network; a system asks it what to build."""
+
+    def network_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the network's output for one datum, for a latent (of a likelihood: a datum) of ``shape``."""
+
+
+@runtime_checkable
+class HasLatentDim(Protocol):
+    """A step of a flow that is built for a size of the latent, which a flow compares with its other steps'."""
+
+    @property
+    def latent_dim(self) -> int:
+        """D of z."""
+
+
+@runtime_checkable
+class HasContextDim(Protocol):
+    """A step of a flow whose parameters may depend on a context; a flow that has none to give refuses it."""
+
+    @property
+    def context_dim(self) -> int | None:
+        """Size of the context; ``None`` where its parameters are its own."""
+
+
+@runtime_checkable
+class HasNumLevels(Protocol):
+    """A support of quantized values; asked for the message on data off the levels, and where bits are counted."""
+
+    @property
+    def num_levels(self) -> int:
+        """The values are k / (num_levels - 1)."""
