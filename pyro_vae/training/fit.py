@@ -13,12 +13,13 @@ import torch
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import as_data
 from pyro_vae.estimators import Estimator
-from pyro_vae.pair import as_pair, kept_modes
+from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
-from pyro_vae.training.step import WeightPenalty, WeightPrior
-from pyro_vae.training.trainer import OptimizerFactory, SchedulerFactory, Trainer
+from pyro_vae.training.settings import OptimizerFactory, SchedulerFactory, Settings
+from pyro_vae.training.trainer import Trainer
+from pyro_vae.training.weight_priors import WeightPenalty, WeightPrior
 
 default_optimizer: OptimizerFactory = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
 
@@ -95,37 +96,13 @@ def fit(
 
     Source: Kingma & Welling (2013), algorithm 1.
     """
-    if estimator is not None and not isinstance(estimator, Estimator):
-        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
-        raise TypeError(
-            f"estimator is {what}; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own "
-            "ELBOs go with pyro.infer.SVI."
-        )
-    trainer = Trainer(
-        as_pair(pair),
-        as_data(data),
-        estimator=estimator,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        epochs=epochs,
-        batch_size=batch_size,
-        weight_prior=weight_prior,
-        beta=beta,
-        schedules=schedules,
-        seed=seed,
-        device=device,
-        compile=compile,
-        precision=precision,
-        clip_norm=clip_norm,
-        average=average,
-        patience=patience,
-        checkpoint_every=checkpoint_every,
-        callbacks=callbacks,
-        out=None if out is None else Path(out),
-    )
-    with torch.random.fork_rng(trainer.cuda_devices), kept_modes(trainer.pair), Signals() as signals:
+    settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
+    pair, data = as_pair(pair), as_data(data)
+    pair.to(device_of(pair) if device is None else device)
+    devices = [one] if (one := device_of(pair)).type == "cuda" else []
+    with torch.random.fork_rng(devices), kept_modes(pair), Signals() as signals:
         torch.manual_seed(seed)
-        trainer.prepare(resume)
+        trainer = Trainer(pair, data, settings)
         with pyro.validation_enabled(False):
-            trainer.train(signals, progress)
+            trainer.train(signals)
     return trainer.run

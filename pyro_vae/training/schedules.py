@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from pyro_vae._checks import number, whole
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -58,8 +60,8 @@ class Linear(Schedule):
             raise ValueError(
                 f"duration is a fraction of the epochs in (0, 1]; got {self.duration}. A number of steps is steps=..."
             )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is a number of optimizer steps, at least 1; got {self.steps}.")
+        if self.steps is not None:
+            whole(1, steps=self.steps)
 
     def __call__(self, progress: Progress) -> float:
         done = progress.fraction / self.duration if self.steps is None else progress.step / self.steps
@@ -88,10 +90,8 @@ class Cyclical(Schedule):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_cycles < 1:
-            raise ValueError(f"num_cycles has to be at least 1; got {self.num_cycles}.")
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio is a share of a cycle in (0, 1]; got {self.ratio}.")
+        whole(1, num_cycles=self.num_cycles)
+        number(above=0, most=1, ratio=self.ratio)
 
     def __call__(self, progress: Progress) -> float:
         place = self.num_cycles * progress.fraction
@@ -113,8 +113,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a fraction of the epochs in [0, 1); got {self.warmup}.")
+        number(0, below=1, warmup=self.warmup)
 
     def __call__(self, progress: Progress) -> float:
         if progress.fraction < self.warmup:
