@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,14 @@ from pyro_vae._pyro import lerp_
 class Weights:
     r"""What training moves in a pair, and what validation and the trained pair have in its place.
 
-    With ``average`` that is a moving average, after step t
+    With ``average`` d that is a moving average, by whose form the initial weights are soon forgotten:
 
-    .. math:: \bar\theta_t = d_t \, \bar\theta_{t-1} + (1 - d_t) \, \theta_t, \quad
-              d_t = \min(\mathrm{average}, (1 + t) / (10 + t)),
+    .. math:: \bar\theta_t = d_t \, \bar\theta_{t-1} + (1 - d_t) \, \theta_t, \quad d_t = \min(d, (1 + t) / (10 + t))
 
-    by which the initial weights are soon forgotten.
-
-    Args:
-        pair: whose trained parameters and floating-point buffers: the statistics of a batch norm belong to the weights
-            under which they were taken.
-        fixed: buffers that are left alone.
-        average: d, in (0, 1), or ``None``.
+    The statistics of a batch norm belong to the weights under which they were taken; buffers in ``fixed`` do not.
     """
 
-    def __init__(self, pair: nn.Module, fixed: Sequence[Tensor], average: float | None) -> None:
+    def __init__(self, pair: nn.Module, fixed: Iterable[Tensor], average: float | None) -> None:
         left_out = {id(buffer) for buffer in fixed}
         self._moving: list[Tensor] = [p for p in pair.parameters() if p.requires_grad]
         self._moving += [b for b in pair.buffers() if b.is_floating_point() and id(b) not in left_out]

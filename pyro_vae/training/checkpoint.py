@@ -59,13 +59,14 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
+def digest(tensors: Mapping[Any, Tensor], state: str = "") -> str:
+    """SHA-256 of tensors, with their names, and of a text."""
+    found = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -78,7 +79,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
     """
     text = json.dumps(state)
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"state": text, "sha256": _digest(held, text)}
+    metadata = {"state": text, "sha256": digest(held, text)}
 
     # The newest file is there at every moment, and the one before goes only after the new one has come, so that not
     # even a damaged newest one can be all that is left.
@@ -139,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         state = metadata["state"]
-        whole = metadata["sha256"] == _digest(tensors, state)
+        whole = metadata["sha256"] == digest(tensors, state)
         if whole:
             return tensors, json.loads(state)
     except (SafetensorError, OSError, KeyError, ValueError) as error:

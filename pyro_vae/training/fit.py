@@ -68,11 +68,13 @@ def fit(
         batch_size: data in a mini-batch, M.
         weight_prior: a prior over the weights: MAP instead of maximum likelihood. A normal one
             (:class:`~pyro_vae.WeightPrior`), or one on the layers' norms (:class:`~pyro_vae.SpectralPrior`).
-        beta: weight of the latents' terms, or its schedule; by default the estimator's own.
-        schedules: moves buffers of the pair that are one number, by their names in ``named_buffers()``:
-            ``{"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)}``. Each step sees the value of its
-            place; validation, and the pair in the end, that of the end of the epoch (also where ``patience`` goes back
-            to earlier weights). ``average`` leaves them alone.
+        beta: weight of the latents' terms, or its schedule, short for ``schedules={"beta": ...}``; by default the
+            estimator's own.
+        schedules: moves, by name, numbers of the estimator (:attr:`Estimator.scheduled`: beta, a capacity) and buffers
+            of the pair that are one number: ``{"posterior.network.corruption.level": Linear(0.5, 0.0)}``, as in
+            ``named_buffers()``. Each step sees the value of its place. Validation, and the pair in the end, see a
+            buffer's value of the end of the epoch, also where ``patience`` goes back to earlier weights; ``average``
+            leaves it alone.
         seed: of the noise, the order and the dynamic binarization. The initial weights are the pair's own.
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
@@ -89,8 +91,8 @@ def fit(
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
-            another run, or ``schedules`` names what is no buffer of one number or leaves its range.
-        TypeError: if ``estimator`` is something else, such as a class or an ELBO of Pyro's.
+            another run, a number is out of its range, or ``schedules`` names nothing that it could move.
+        TypeError: if an argument is of another kind, such as a class or an ELBO of Pyro's for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 
@@ -98,11 +100,11 @@ def fit(
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
     pair, data = as_pair(pair), as_data(data)
-    pair.to(device_of(pair) if device is None else device)
-    devices = [one] if (one := device_of(pair)).type == "cuda" else []
-    with torch.random.fork_rng(devices), kept_modes(pair), Signals() as signals:
+    place = device_of(pair) if device is None else torch.device(device)
+    pair.to(place)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), kept_modes(pair), Signals() as signals:
         torch.manual_seed(seed)
-        trainer = Trainer(pair, data, settings)
+        trainer = Trainer(pair, data, settings, place)
         with pyro.validation_enabled(False):
             trainer.train(signals)
     return trainer.run

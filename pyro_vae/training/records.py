@@ -12,12 +12,7 @@ METRICS = "metrics.jsonl"
 
 
 class Recorder:
-    """Writes ``metrics.jsonl`` into a run folder; without a folder it writes nothing.
-
-    Args:
-        out: the folder.
-        history: the epochs that a checkpoint remembers, with which the file starts; later ones are dropped.
-    """
+    """Writes ``metrics.jsonl`` into a run folder, anew from a checkpoint's history; without a folder nothing."""
 
     def __init__(self, out: Path | None, history: list[dict[str, Any]]) -> None:
         self.out = out
@@ -39,9 +34,8 @@ class Recorder:
             file.write(json.dumps(entry) + "\n")
         if self._board is not None:
             numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
-            numbers.update({f"schedules/{name}": value for name, value in entry.get("schedules", {}).items()})
-            for site, kinds in entry["terms"].items():
-                numbers.update({f"{site}/{kind}": value for kind, value in kinds.items()})
+            for group, values in {"schedules": entry.get("schedules", {}), **entry["terms"]}.items():
+                numbers.update({f"{group}/{name}": value for name, value in values.items()})
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, entry["epoch"])
             self._board.flush()

@@ -1,4 +1,4 @@
-"""Schedules: what moves while a pair is trained (beta, the learning rate, a buffer), as functions of the progress."""
+"""Schedules: what moves while a pair is trained, as functions of the progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Progress:
 
 
 class Schedule(ABC):
-    """A number for each place of training; as a learning-rate schedule it multiplies the optimizer's own rate."""
+    """A number for each place of training; as ``fit(scheduler=...)`` it multiplies the optimizer's own rate."""
 
     @abstractmethod
     def __call__(self, progress: Progress) -> float:
@@ -36,15 +36,10 @@ class Schedule(ABC):
 class Linear(Schedule):
     r"""A straight line from ``start`` to ``end`` over the first ``duration`` (a fraction of the epochs), then ``end``.
 
-    With the defaults it is the usual warm-up of beta over the first tenth. ``Linear(0.01, steps=9_900)`` is that of
-    Rezende & Mohamed (2015), :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`; they weigh log p(x, z) by it
-    (:class:`~pyro_vae.estimators.Annealed`), and not the KL.
-
-    Args:
-        start: the first number.
-        end: the last number.
-        duration: of the line, as a fraction of the epochs.
-        steps: its length in optimizer steps, in place of ``duration``.
+    With the defaults it is the usual warm-up of beta. ``Linear(0.01, steps=9_900)`` is that of Rezende & Mohamed
+    (2015), :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`; they weigh log p(x, z) by it
+    (:class:`~pyro_vae.estimators.Annealed`), and not the KL. With ``steps`` the line has that length in optimizer
+    steps, in place of ``duration``.
 
     Raises:
         ValueError: if ``duration`` is not in (0, 1], or ``steps`` is below 1.
@@ -72,11 +67,7 @@ class Linear(Schedule):
 class Cyclical(Schedule):
     """``num_cycles`` equal parts of training; in each a straight line from ``start`` to ``end``, then ``end``.
 
-    Args:
-        num_cycles: how many, M.
-        ratio: share of a cycle in which the number moves, R.
-        start: the number at the start of each cycle.
-        end: the number at the end of each cycle.
+    The line takes the share ``ratio`` of its cycle (M and R in the paper).
 
     Raises:
         ValueError: if ``num_cycles`` is below 1, or ``ratio`` is not in (0, 1].

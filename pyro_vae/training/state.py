@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,12 @@ from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.run import Run
 from pyro_vae.training.scheduled import Schedules
+from pyro_vae.training.schedules import Schedule
 from pyro_vae.training.settings import Settings, described
 
 _COUNTS = ("epoch", "batches_done", "steps", "samples", "seconds", "sums")
 _OUTCOME = ("history", "stopped_early", "best_epoch")
-
-#: What may be another when a run goes on; so may the epochs, where nothing follows a schedule over them.
-FREE = {"out", "resume", "compile", "device", "patience", "checkpoint_every", "progress", "callbacks"}
+_FREE = ("out", "resume", "compile", "device", "epochs", "patience", "checkpoint_every", "progress", "callbacks")
 
 
 @dataclass
@@ -33,8 +31,7 @@ class State:
 
     Attributes:
         scheduler: torch's, of the learning rate.
-        epoch: the epoch under way.
-        batches_done: its batches that have been trained on.
+        epoch: the epoch under way, and ``batches_done`` its batches that have been trained on.
         steps: optimizer steps taken.
         samples: data seen.
         seconds: of training.
@@ -44,9 +41,9 @@ class State:
     pair: nn.Module
     weights: Weights
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None
     estimator: Estimator
     run: Run
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
     epoch: int = 0
     batches_done: int = 0
     steps: int = 0
@@ -65,13 +62,13 @@ class State:
         self.batches_done += 1
 
     def means(self) -> dict[str, Any]:
-        """What the history tells of the data of the epoch."""
-        means: dict[str, Any] = {"terms": {}}
-        for name, value in self.sums.items():
+        """``train``, ``loss`` and ``terms`` of the epoch, as the history tells them."""
+        means = {name: value / self.sums["size"] for name, value in self.sums.items()}
+        terms: dict[str, dict[str, float]] = {}
+        for name in [name for name in means if "/" in name]:
             site, _, kind = name.rpartition("/")
-            (means["terms"].setdefault(site, {}) if site else means)[kind] = value / self.sums["size"]
-        del means["size"]
-        return means
+            terms.setdefault(site, {})[kind] = means[name]
+        return {"train": means["train"], "loss": means["loss"], "terms": terms}
 
     def pack(self, ended: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name, and the rest as JSON can hold it; the pair's are those for use when training has ended."""
@@ -80,7 +77,7 @@ class State:
         scheduler = {} if self.scheduler is None else self.scheduler.state_dict()
         state = {
             **{name: getattr(self, name) for name in _COUNTS},
-            "run": {name: getattr(self.run, name) for name in _OUTCOME},
+            **{name: getattr(self.run, name) for name in _OUTCOME},
             "pair": pair,
             "trained": trained,
             "weights": self.weights.state(),
@@ -93,11 +90,7 @@ class State:
         return tensors, {key: checkpoint.pack(value, tensors, key) for key, value in state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`pack` gave.
-
-        Raises:
-            ValueError: if it is of another pair.
-        """
+        """Takes up what :meth:`pack` gave."""
         state = {key: checkpoint.unpack(value, tensors) for key, value in packed.items()}
         checkpoint.load_weights(self.pair, tensors)
         self.weights.put(state["trained"])
@@ -110,12 +103,11 @@ class State:
         for device, random in zip(self._cuda, state["random"][1:], strict=False):
             torch.cuda.set_rng_state(random, device)
         vars(self).update({name: state[name] for name in _COUNTS})
-        vars(self.run).update(state["run"])
+        vars(self.run).update({name: state[name] for name in _OUTCOME})
 
     @property
     def _cuda(self) -> list[torch.device]:
-        device = device_of(self.pair)
-        return [device] if device.type == "cuda" else []
+        return [device] if (device := device_of(self.pair)).type == "cuda" else []
 
 
 def configuration(
@@ -124,6 +116,7 @@ def configuration(
     """What a run is known again by: its settings, its data with a first batch, and the pair as it was at the start."""
     pair, optimizer = state.pair, state.optimizer
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    follows = any(map(callable, schedules.given.values())) or isinstance(settings.scheduler, Schedule)
     return {
         **settings.described(),
         "pair": f"{type(pair).__module__}.{type(pair).__qualname__}",
@@ -131,18 +124,20 @@ def configuration(
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
         "data": data.describe(),
         # A loader draws its own order, which need not be the same in another process.
-        "first batch": None if isinstance(data.train, Stream) else _digest(batch),
+        "first batch": None if isinstance(data.train, Stream) else checkpoint.digest(dict(enumerate(batch))),
         "estimator": repr(state.estimator),
         "optimizer": f"{type(optimizer).__name__}({described(groups)})",
-        "schedules": described({moved.name: moved.schedule for moved in schedules.buffers}) or None,
+        # A schedule is a function of the share of the epochs: with other epochs it would jump.
+        "scheduled epochs": settings.epochs if follows else None,
+        "schedules": described({name: schedules.given[name] for name in schedules.buffers}) or None,
         **{name: described(schedules.given[name]) for name in schedules.at},
         "precision": resolved(settings.precision, device_of(pair)),
     }
 
 
-def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: set[str], out: Any) -> None:
-    """Raises a ``ValueError`` if two configurations differ in more than what is ``free``."""
-    different = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
+def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], out: Any) -> None:
+    """Raises a ``ValueError`` if two configurations differ in what has to be the same for a run to go on."""
+    different = [key for key in ours if key not in _FREE and ours[key] != theirs.get(key)]
     listed = ", ".join(f"{key} was {theirs.get(key)} and is now {ours[key]}" for key in different)
     if "parameters" in different or "networks" in different:
         listed = "another pair"
@@ -151,10 +146,3 @@ def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: set
             f"{out} belongs to another configuration ({listed}), so this run cannot go on there. "
             "Choose another folder, or use the configuration of that run."
         )
-
-
-def _digest(batch: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in batch:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data
-from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator, Objective
-from pyro_vae.pair import device_of
+from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
@@ -26,29 +25,27 @@ from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.scheduled import Schedules
 from pyro_vae.training.schedules import Progress, Schedule
 from pyro_vae.training.settings import Settings
-from pyro_vae.training.state import FREE, State, check_same_run, configuration
+from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
 
 class Trainer:
     """What a run is made of before its first step, and the loop."""
 
-    def __init__(self, pair: nn.Module, data: Data, settings: Settings) -> None:
+    def __init__(self, pair: nn.Module, data: Data, settings: Settings, device: torch.device) -> None:
         settings.check_data(data)
-        self.pair, self.data, self.settings, self.device = pair, data, settings, device_of(pair)
-        self._cuda = [self.device] if self.device.type == "cuda" else []
-        first = self._to_device(next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
+        self.pair, self.data, self.settings, self.device = pair, data, settings, device
+        batch = self._to_device(next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
         pair.train()
-        estimator = self._checked(first)
+        estimator = self._checked(batch)
         self.parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
         optimizer = self._optimizer()
-        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        scheduler = settings.scheduler
-        by_torch = None if scheduler is None or isinstance(scheduler, Schedule) else scheduler(optimizer)
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
+        self.schedules = Schedules(pair, estimator, settings.moved)
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
-        ends = Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)
-        self.schedules = Schedules(pair, estimator, settings.moved, ends)
+        for end in (Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)):
+            self.schedules.values(end)  # what would be out of range there is refused now
         self.step = TrainingStep(
             pair,
             estimator,
@@ -59,12 +56,20 @@ class Trainer:
         )
         out = None if settings.out is None else Path(settings.out)
         self.run = Run(pair, out=out, mode=self.step.mode)
-        weights = Weights(pair, [moved.tensor() for moved in self.schedules.buffers], settings.average)
-        self.state = State(pair, weights, optimizer, by_torch, estimator, self.run)
-        self.configuration = configuration(settings, data, first, self.state, self.schedules)
         self.folder = None if out is None else out / "checkpoint"
+        weights = Weights(pair, self.schedules.buffers.values(), settings.average)
+        self.state = State(pair, weights, optimizer, estimator, self.run)
+        if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
+            self.state.scheduler = settings.scheduler(optimizer)
+        self.configuration = configuration(settings, data, batch, self.state, self.schedules)
         if self.folder is not None and checkpoint.exists(self.folder):
-            self._resume(self.folder)
+            if not settings.resume:
+                raise ValueError(
+                    f"{out} already holds a trained run. Go on with it by resume=True, or choose another folder."
+                )
+            tensors, state = checkpoint.load(self.folder)
+            check_same_run(self.configuration, state.pop("configuration"), out)
+            self.state.restore(tensors, state)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
 
@@ -85,34 +90,29 @@ class Trainer:
             )
         optimizer = self.settings.optimizer(self.parameters)
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "LBFGS evaluates the loss several times a step, which fit does not do; use another optimizer."
-            )
+            raise ValueError("LBFGS evaluates the loss several times a step, which fit does not do; use another one.")
         return optimizer
-
-    def _resume(self, folder: Path) -> None:
-        if not self.settings.resume:
-            raise ValueError(
-                f"{self.run.out} already holds a trained run. Go on with it by resume=True, or choose another folder."
-            )
-        tensors, state = checkpoint.load(folder)
-        # A schedule is a function of the share of the epochs: with other epochs it would jump.
-        moved = any(isinstance(s, Schedule) for s in (self.settings.scheduler, *self.schedules.given.values()))
-        check_same_run(
-            self.configuration, state.pop("configuration"), FREE if moved else FREE | {"epochs"}, self.run.out
-        )
-        self.state.restore(tensors, state)
 
     # The loop
 
     def train(self, signals: Signals) -> None:
-        """Mini-batches, their gradients and steps along them, until the last epoch or the patience is at its end."""
-        with self._bar() as bar:
+        """Mini-batches and steps along their gradients, until the last epoch or until the bound rises no more."""
+        state, num_batches = self.state, self.num_batches or 0
+        bar = tqdm(
+            total=self.settings.epochs * num_batches or None,
+            initial=state.epoch * num_batches + state.batches_done,
+            unit=" steps",
+            desc="training",
+            disable=not self.settings.progress,
+            dynamic_ncols=True,
+            mininterval=0.3,
+        )
+        with bar:
             while not self._ended:
                 images_per_second = self._train_epoch(signals, bar)
                 self._stop_if_asked(signals)
                 self._end_epoch(images_per_second)
-                bar.set_postfix_str(_bar_text(self.run.history[-1]))
+                bar.set_postfix_str(self._bar_text())
                 self._stop_if_asked(signals)
         self.run.mode = self.step.mode
         if not self._finite():
@@ -120,13 +120,13 @@ class Trainer:
                 f"the parameters are not finite after the last step. Use a smaller learning rate.{self._kept}"
             )
         self._save()
-        self.state.weights.put(self.state.weights.for_use(ended=True))
+        state.weights.put(state.weights.for_use(ended=True))
 
     def _train_epoch(self, signals: Signals, bar: Any) -> float:
         """What is left of the epoch; returns how many data a second it took."""
         state, started, samples = self.state, time.perf_counter(), self.state.samples
-        options: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
-        for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **options):
+        place: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
+        for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
             self._train_batch(self._to_device(batch))
             bar.update()
             if signals.received:
@@ -138,47 +138,41 @@ class Trainer:
         return (state.samples - samples) / max(seconds, 1e-9)
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
-        state = self.state
+        state, schedule = self.state, self.settings.scheduler
         place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
         self.schedules.move(place)
-        if isinstance(self.settings.scheduler, Schedule):
-            factor = self.settings.scheduler(place)
-            for group, rate in zip(state.optimizer.param_groups, self.base_rates, strict=True):
+        if isinstance(schedule, Schedule):
+            factor = schedule(place)
+            for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
         prepared = self.step.prepare(batch)
         for _ in range(state.estimator.num_updates):
-            objective, loss = self._update(batch, prepared)
+            objective = self.step(batch, self.schedules.at, prepared)
+            loss = objective.loss.item()
+            if not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss or its gradient is not finite at epoch {state.epoch + 1}, step {state.steps + 1}; "
+                    f"{self.step.broken(batch, self.schedules.at)}. "
+                    f"Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{self._kept}"
+                )
+            if self.settings.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            state.optimizer.step()
+            state.steps += 1
+            state.weights.follow(state.steps)
         state.add(objective, loss, len(batch[0]))
 
-    def _update(self, batch: tuple[Tensor, ...], prepared: tuple[Tensor, ...]) -> tuple[Objective, float]:
-        """One step along the gradient of the mini-batch's bound."""
-        state = self.state
-        objective = self.step(batch, self.schedules.at, prepared)
-        loss = objective.loss.item()
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss or its gradient is not finite at epoch {state.epoch + 1}, step {state.steps + 1}; "
-                f"{self.step.broken(batch, self.schedules.at)}. "
-                f"Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{self._kept}"
-            )
-        if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        state.optimizer.step()
-        state.steps += 1
-        state.weights.follow(state.steps)
-        return objective, loss
-
     def _end_epoch(self, images_per_second: float) -> None:
-        state, run = self.state, self.run
+        state, run, settings = self.state, self.run, self.settings
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
+        buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         valid = self._validate()
-        buffers = {moved.name: moved.tensor().item() for moved in self.schedules.buffers}
         entry = {
             "epoch": state.epoch + 1,
             "samples": state.samples,
-            "valid": valid,
             **state.means(),
+            "valid": valid,
             **at,
             **({"schedules": buffers} if buffers else {}),
             "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
@@ -191,15 +185,14 @@ class Trainer:
             state.scheduler.step(entry["loss"] if valid is None else -valid)
         elif state.scheduler is not None:
             state.scheduler.step()
-        if self.settings.patience is not None and valid is not None:
+        if settings.patience is not None and valid is not None:
             if state.weights.is_best(valid):
                 run.best_epoch = state.epoch
-            elif state.epoch - (run.best_epoch or 0) >= self.settings.patience:
-                run.stopped_early = True
+            run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
-        for callback in self.settings.callbacks:
+        for callback in settings.callbacks:
             callback(run)
-        if time.monotonic() - self.saved_at > self.settings.checkpoint_every and state.epoch < self.settings.epochs:
+        if time.monotonic() - self.saved_at > settings.checkpoint_every and state.epoch < settings.epochs:
             self._save()
 
     def _validate(self) -> float | None:
@@ -215,32 +208,8 @@ class Trainer:
             self.pair.train()
         return valid
 
-    # What the loop needs
-
-    @property
-    def _ended(self) -> bool:
-        return self.run.stopped_early or self.state.epoch >= self.settings.epochs
-
-    def _place(self, epoch: float) -> Progress:
-        return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
-
-    def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """On the pair's device, and floating-point numbers in the pair's precision."""
-        dtype = next((p.dtype for p in self.pair.parameters() if p.is_floating_point()), torch.float32)
-        return tuple(
-            tensor.to(self.device, dtype if tensor.is_floating_point() else tensor.dtype, non_blocking=True)
-            for tensor in batch
-        )
-
-    def _finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
-
-    @property
-    def _kept(self) -> str:
-        return "" if self.folder is None else f" The last good checkpoint is in {self.folder}."
-
     def _save(self) -> None:
-        if self.folder is not None and self._finite():  # else the next step says so, and the checkpoint before stays
+        if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             tensors, state = self.state.pack(self._ended)
             checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()
@@ -250,19 +219,32 @@ class Trainer:
             self._save()
             signals.end(self.run.out)
 
-    def _bar(self) -> tqdm[Any]:
-        num_batches = self.num_batches or 0
-        return tqdm(
-            total=self.settings.epochs * num_batches or None,
-            initial=self.state.epoch * num_batches + self.state.batches_done,
-            unit=" steps",
-            desc="training",
-            disable=not self.settings.progress,
-            dynamic_ncols=True,
-            mininterval=0.3,
-        )
+    # What it needs
 
+    @property
+    def _ended(self) -> bool:
+        return self.run.stopped_early or self.state.epoch >= self.settings.epochs
 
-def _bar_text(entry: dict[str, Any]) -> str:
-    valid = "" if entry["valid"] is None else f", valid {entry['valid']:.2f}"
-    return f"bound {entry['train']:.2f}{valid} nats, {entry['images_per_second']:,.0f} images/s"
+    @property
+    def _kept(self) -> str:
+        return "" if self.folder is None else f" The last good checkpoint is in {self.folder}."
+
+    @property
+    def _cuda(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def _finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
+
+    def _place(self, epoch: float) -> Progress:
+        return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
+
+    def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """On the pair's device, and floating-point numbers in the pair's precision."""
+        dtype = next((p.dtype for p in self.pair.parameters() if p.is_floating_point()), torch.float32)
+        return tuple(x.to(self.device, dtype if x.is_floating_point() else x.dtype, non_blocking=True) for x in batch)
+
+    def _bar_text(self) -> str:
+        entry = self.run.history[-1]
+        valid = "" if entry["valid"] is None else f", valid {entry['valid']:.2f}"
+        return f"bound {entry['train']:.2f}{valid} nats, {entry['images_per_second']:,.0f} images/s"

@@ -1,4 +1,4 @@
-"""Priors over the weights of a pair, and other penalties on them: maximum a posteriori in place of likelihood."""
+"""Priors over the weights of a pair: maximum a posteriori in place of maximum likelihood."""
 
 from __future__ import annotations
 
@@ -21,19 +21,12 @@ Count = Literal["data", "batch"]
 class WeightPenalty(ABC):
     """What the weights of a pair add to the loss per datum; ``fit(weight_prior=...)`` takes it.
 
-    It is over all trained parameters, or some of them, but those of layers with random weights
-    (:mod:`pyro_vae.bayesian`), which have a prior of their own in the model.
+    It leaves out layers with random weights (:mod:`pyro_vae.bayesian`), which have a prior of their own in the model.
     """
 
     @abstractmethod
     def loss(self, pair: nn.Module, num_data: int, batch_size: int) -> Tensor:
-        """Differentiable, in nats per datum.
-
-        Args:
-            pair: whose weights.
-            num_data: the number of training data N.
-            batch_size: data in the mini-batch, M.
-        """
+        """Differentiable, in nats per datum, for N training data and M in the mini-batch."""
 
     @property
     def needs_num_data(self) -> bool:
@@ -94,11 +87,10 @@ class SpectralPrior(WeightPenalty):
     The penalty stands beside the loss per datum and is not divided by the number of data N, as in the paper, whose
     strength is 1e-2 to 1e-1. As a prior it is :math:`\log p(\theta) = -N \, \mathrm{strength} \, (\dots)`.
 
-    A convolution with groups is the matrix [out, in / groups k k] (of a depthwise one [out, k k]); a parametrized layer
-    (weight norm) counts with its effective weights, a masked one with those that its ``mask`` leaves. The singular
-    value is found by power iteration anew in each step, from the row with the greatest norm. So :math:`s_l` is never
-    above the singular value, and near it where that stands out among the others; its gradient is :math:`u v^\top` of
-    the directions that were found.
+    A convolution with groups is the matrix [out, in / groups k k]; a parametrized layer (weight norm) counts with its
+    effective weights, a masked one with those that its ``mask`` leaves. The singular value is found by power iteration
+    anew in each step, from the row with the greatest norm. So :math:`s_l` is never above the singular value, and near
+    it where that stands out among the others; its gradient is :math:`u v^\top` of the directions that were found.
 
     Args:
         strength: :math:`\lambda`, in nats per datum for a singular value of 1.
@@ -132,7 +124,8 @@ class SpectralPrior(WeightPenalty):
                 "out, or use WeightPrior, which is over all weights."
             )
         if self.batch_norm:
-            norms += [gain.abs().max() for gain in _gains(pair)]
+            gains = (layer.weight for layer in _trained(pair, BatchNorm) if layer.weight is not None)  # [C]
+            norms += [gain.abs().max() for gain in gains]
         return self.strength * torch.stack(norms).sum()
 
 
@@ -175,8 +168,3 @@ def _matrices(pair: nn.Module) -> Iterator[Tensor]:
         if isinstance(layer, Convolution) and layer.transposed:  # [in, out / groups, k, k]
             weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
         yield weight.flatten(1)
-
-
-def _gains(pair: nn.Module) -> Iterator[Tensor]:
-    """``[C]`` of each batch norm that has gains."""
-    return (layer.weight for layer in _trained(pair, BatchNorm) if layer.weight is not None)
