@@ -153,6 +153,11 @@ def standard_gamma(concentration: Tensor) -> Tensor:
     return torch._standard_gamma(concentration)
 
 
+def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """Moves each tensor by ``weight`` towards its end, in place, all at once."""
+    torch._foreach_lerp_(tensors, ends, weight)
+
+
 def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     """``function`` as a graph of ATen operators, traced on tensors without values, beside others that have them."""
     from torch.fx.experimental.proxy_tensor import make_fx

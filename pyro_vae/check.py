@@ -77,11 +77,13 @@ class Report:
         sites: in the model's order.
         num_parameters: how many numbers are trained.
         notes: what is allowed but may not be meant.
+        in_order: whether the guide draws the latents in the model's order, as a KL in closed form needs.
     """
 
     sites: list[Site] = field(default_factory=list)
     num_parameters: int = 0
     notes: list[str] = field(default_factory=list)
+    in_order: bool = True
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("site", "kind", "batch", "event", "p", "q", "KL")]
@@ -508,7 +510,7 @@ def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
             )
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, _notes(pair))
+    return Report(sites, trained, _notes(pair), in_model == in_guide)
 
 
 def _notes(pair: nn.Module) -> list[str]:

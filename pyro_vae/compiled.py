@@ -12,7 +12,8 @@ import contextlib
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyro
@@ -20,16 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyro_vae._checks import one_of
 from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
-Outputs = list[Tensor]
 Gradients = list["Tensor | None"]
 
 
 class Compiled:
-    """A module whose ``forward(*inputs)`` gives a list of tensors, run as a graph.
+    """A module whose ``forward(*inputs, **named)`` gives a list of tensors, or a dictionary of them, run as a graph.
 
     Args:
         module: has ``training`` and all parameters already.
@@ -60,16 +61,13 @@ class Compiled:
         often: bool = True,
         obstacle: str | None = None,
     ) -> None:
-        if compile not in get_args(Compile):
-            raise ValueError(f"compile is one of {', '.join(get_args(Compile))}; got {compile!r}.")
+        one_of(get_args(Compile), compile=compile)
         self._module = module
         self._differentiates = gradients
         self._strict = compile != "auto"
         self._at_once = often or self._strict
         self.mode: str = "inductor" if compile == "auto" else compile
-        self._graphs: dict[Any, Callable[..., Sequence[Any]]] = {}
-        self._uses: dict[Any, int] = {}
-        self._fused: set[Any] = set()  # the keys of the graphs that inductor has compiled
+        self._graphs: dict[Any, _Graph] = {}
         if obstacle is not None and self.mode != "eager":
             self._fall_back("eager", obstacle)
         if self.mode == "inductor" and not _has_compiler(module):
@@ -81,57 +79,63 @@ class Compiled:
         warnings.warn(f"programs run {mode} instead of {self.mode}: {reason}.", stacklevel=4)
         self.mode = mode
 
-    def __call__(self, *inputs: Tensor) -> tuple[Outputs, Gradients]:
+    def __call__(self, *inputs: Tensor, **named: Tensor) -> tuple[Any, Gradients]:
         """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
         if self.mode != "eager":
             try:
-                return self._run(inputs)
+                return self._run(inputs, named)
             except _Untraceable as error:
                 self._fall_back("eager", str(error))
+        with torch.set_grad_enabled(self._differentiates):
+            names, values = _listed(self._module(*inputs, **named))
         if not self._differentiates:
-            with torch.no_grad():
-                return self._module(*inputs), []
-        outputs = self._module(*inputs)
-        return _differentiated(outputs, self._trained().values())
+            return _named(names, values), []
+        values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
+        return _named(names, values), gradients
 
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self._module.named_parameters() if p.requires_grad and self._differentiates}
-
-    def _run(self, inputs: Sequence[Tensor]) -> tuple[Outputs, Gradients]:
-        trained = self._trained()
-        fixed: dict[str, Tensor] = {name: p for name, p in self._module.named_parameters() if name not in trained}
+    def _run(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Any, Gradients]:
+        trained: dict[str, Tensor] = {}
+        fixed: dict[str, Tensor] = {}
+        for name, parameter in self._module.named_parameters():
+            (trained if self._differentiates and parameter.requires_grad else fixed)[name] = parameter
         fixed.update(self._module.named_buffers())
-        flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *inputs]
+        given = [*inputs, *named.values()]
+        flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *given]
         modes = (module.training for module in self._module.modules())
-        key = (*((t.shape, t.dtype, t.device) for t in inputs), *modes, *trained)
+        key = (*((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
         if key not in self._graphs:
-            self._graphs[key] = self._trace(list(trained), list(fixed), flat)
-        uses = self._uses[key] = self._uses.get(key, 0) + 1
-        due = uses >= self._uses_before_compiling or (self._at_once and not self._fused)
-        if self.mode == "inductor" and due and key not in self._fused:
-            self._graphs[key] = self._compile(self._graphs[key], flat)
-            self._fused.add(key)
+            self._graphs[key] = self._trace(list(trained), list(fixed), flat, list(named))
+        graph = self._graphs[key]
+        graph.uses += 1
+        if self.mode == "inductor" and not graph.fused:
+            first = self._at_once and not any(other.fused for other in self._graphs.values())
+            if first or graph.uses >= self._uses_before_compiling:
+                graph.run, graph.fused = self._compile(graph.run, flat), True
         with torch.no_grad():
-            results = list(self._graphs[key](*flat))
+            results = list(graph.run(*flat))
         split = len(results) - len(trained)
-        return results[:split], results[split:]
+        return _named(graph.names, results[:split]), results[split:]
 
-    def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+    def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str] = ()) -> _Graph:
         names = [*trained, *fixed]
         tied = _tied(self._module)
+        outputs: Any = None  # their names
 
         def compute(*flat: Tensor) -> list[Tensor | None]:
+            nonlocal outputs
             leaves = [value.detach().requires_grad_() for value in flat[: len(trained)]]
             state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
+            by_place, by_name = flat[len(names) : len(flat) - len(named)], flat[len(flat) - len(named) :]
             with torch.set_grad_enabled(self._differentiates):
                 # Not by torch's own ties: of a module with two names it would leave the traced tensors behind.
                 state.update({place: state[name] for name in names for place in tied.get(name, ())})
-                outputs = functional_call(self._module, state, flat[len(names) :], tie_weights=False)
+                options = dict(zip(named, by_name, strict=True))
+                outputs, values = _listed(functional_call(self._module, state, by_place, options, tie_weights=False))
             for name, before in zip(names, flat, strict=False):
                 if name in fixed and state[name] is not before:  # a buffer that was assigned, not written in place
                     before.copy_(state[name])
-            outputs, gradients = _differentiated(outputs, leaves) if self._differentiates else (outputs, [])
-            return [*outputs, *gradients]
+            values, gradients = _differentiated(values, leaves) if self._differentiates else (values, [])
+            return [*values, *gradients]
 
         # On fake tensors, which have no values: nothing is written, and a program that looks at a value (`if z > 0`,
         # `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the graph.
@@ -148,7 +152,7 @@ class Compiled:
         for name, parameter in self._module.named_parameters():
             if name in trained and id(parameter) in constants:
                 raise _Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
-        return graph
+        return _Graph(graph, outputs)
 
     def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
         try:
@@ -159,14 +163,33 @@ class Compiled:
             return graph
 
 
+@dataclass
+class _Graph:
+    """What was traced for one shape of the inputs."""
+
+    run: Callable[..., Sequence[Any]]
+    names: list[Any] | None  # of the outputs, if they are a dictionary
+    uses: int = 0
+    fused: bool = False  # compiled by inductor
+
+
+def _listed(outputs: Any) -> tuple[list[Any] | None, list[Tensor]]:
+    """The names of outputs, if they have some, and their values."""
+    return (list(outputs), list(outputs.values())) if isinstance(outputs, dict) else (None, list(outputs))
+
+
+def _named(names: list[Any] | None, values: list[Tensor]) -> Any:
+    return values if names is None else dict(zip(names, values, strict=True))
+
+
 def _tied(module: nn.Module) -> dict[str, list[str]]:
     """By the name of a parameter or buffer, the other places where it is; a module of two names is one place."""
     first: dict[int, str] = {}
     tied: dict[str, list[str]] = {}
+    every = {"recurse": False, "remove_duplicate": False}
     for prefix, part in module.named_modules():
-        for key, value in (*part._parameters.items(), *part._buffers.items()):
-            name = f"{prefix}.{key}" if prefix else key
-            if value is not None and first.setdefault(id(value), name) != name:
+        for name, value in (*part.named_parameters(prefix, **every), *part.named_buffers(prefix, **every)):
+            if first.setdefault(id(value), name) != name:
                 tied.setdefault(first[id(value)], []).append(name)
     return tied
 
@@ -179,12 +202,12 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _differentiated(outputs: Outputs, parameters: Any) -> tuple[Outputs, Gradients]:
+def _differentiated(outputs: list[Tensor], parameters: list[Tensor]) -> tuple[list[Tensor], Gradients]:
     """Gradients of the first output, ``None`` where it does not depend; a guard takes the place of that output."""
     value, *others = outputs
     gradients: Gradients = [None for _ in parameters]
     if value.requires_grad:
-        gradients = _apart(torch.autograd.grad(value, list(parameters), allow_unused=True))
+        gradients = _apart(torch.autograd.grad(value, parameters, allow_unused=True))
     # 0 * gradient is NaN for what is not finite: one number to look at in each step instead of all gradients.
     zeros = [0.0 * gradient.sum() for gradient in gradients if gradient is not None]
     guarded = value.detach() + torch.stack(zeros).sum() if zeros else value.detach()
@@ -210,8 +233,7 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
     Raises:
         ValueError: if ``precision`` is not "float32", "bfloat16" or "auto".
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}.")
+    one_of(get_args(Precision), precision=precision)
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -248,8 +248,7 @@ class _Source:
     def __init__(self, name: str, pair: nn.Module, estimator: Any, batch: Sequence[Tensor], compile: Compile, bar: Any):
         self.name, self.estimator, self.bar = name, copy.deepcopy(estimator), bar
         self.pair, self.batch = pair, batch
-        self.device, dtype = device_of(pair), next(pair.parameters()).dtype
-        self.beta = torch.as_tensor(estimator.beta, dtype=dtype, device=self.device).detach().clone()
+        self.device = device_of(pair)
         self.seconds, self.count = 0.0, 0
         self.step = self._started(compile)
 
@@ -261,7 +260,7 @@ class _Source:
             except ValueError:
                 return self._started("eager")  # raises the error, if it is not the tracer's alone
         step = TrainingStep(self.pair, self.estimator, compile=compile)
-        step(self.batch, self.beta, step.prepare(self.batch))
+        step(self.batch, prepared=step.prepare(self.batch))
         return step
 
     def draws(self, layout: Layout, num_draws: int, seed: int) -> Iterator[Tensor]:
@@ -269,7 +268,7 @@ class _Source:
         torch.manual_seed(seed)
         for _ in range(num_draws):
             start = self._now()
-            self.step(self.batch, self.beta, self.step.prepare(self.batch))
+            self.step(self.batch, prepared=self.step.prepare(self.batch))
             self.seconds += self._now() - start
             self.count += 1
             gradient = layout.gradient()

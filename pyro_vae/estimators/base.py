@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -18,7 +19,7 @@ from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import number, whole
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.pair import as_pair, computing_once, data_frame, latent_sites, programs
@@ -157,6 +158,35 @@ class Estimator(Trace_ELBO):
                 f"{cls.__name__} {cls.no_beta}, so no beta weighs. Leave it out, or use an ELBO (SGVB_A, SGVB_B)."
             )
 
+    @property
+    def scheduled(self) -> dict[str, Tensor]:
+        """What may be moved during training, by name, as it is now."""
+        return {} if self.no_beta else {"beta": torch.as_tensor(self.beta)}
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The schedules that it was given for some of them."""
+        return {}
+
+    def check_scheduled(self, name: str, value: float) -> None:
+        """Refuses by a ``ValueError`` what is not :attr:`scheduled`, or a value that it cannot have."""
+        if name not in self.scheduled:
+            self.check_beta(name == "beta")
+            raise ValueError(f"{type(self).__name__} has no {name} that could be moved.")
+        number(0, **{name: value})
+
+    @contextmanager
+    def _at(self, at: Mapping[str, Tensor] | None, num_data: float | None) -> Iterator[None]:
+        before = self.beta, self.num_data
+        if at:
+            (self.beta,) = at.values()
+        if num_data is not None:
+            self.num_data = num_data
+        try:
+            yield
+        finally:
+            self.beta, self.num_data = before
+
     def _options(self) -> dict[str, Any]:
         """The arguments by which a run folder knows an estimator again."""
         return {"num_particles": self.num_particles}
@@ -256,7 +286,14 @@ class Estimator(Trace_ELBO):
     # For each datum
 
     def objective(
-        self, model: Any, guide: Any, *args: Any, prepared: tuple[Tensor, ...] = (), **kwargs: Any
+        self,
+        model: Any,
+        guide: Any,
+        *args: Any,
+        prepared: tuple[Tensor, ...] = (),
+        at: Mapping[str, Tensor] | None = None,
+        num_data: float | None = None,
+        **kwargs: Any,
     ) -> Objective:
         """What a training step needs of one run, in nats per datum (:class:`Objective`).
 
@@ -265,22 +302,25 @@ class Estimator(Trace_ELBO):
             guide: z ~ q(z | x).
             args: arguments of both.
             prepared: what :meth:`prepare` gave for them; where it is missing, the estimator prepares it itself.
+            at: the values of what is :attr:`scheduled`, in place of the estimator's own.
+            num_data: in place of the estimator's own.
             kwargs: further arguments of both.
         """
-        draws = self._draw(model, guide, args, kwargs, prepared)
-        bound = self._bound(draws, beta=False).detach().mean()
-        means = {
-            name: {kind: value.detach().mean() for kind, value in site.items()}
-            for name, site in self._by_site(draws).items()
-        }
-        return Objective(self._mean_loss(draws), bound, means)
+        with self._at(at, num_data):
+            draws = self._draw(model, guide, args, kwargs, prepared)
+            bound = self._bound(draws, beta=False).detach().mean()
+            means = {
+                name: {kind: value.detach().mean() for kind, value in site.items()}
+                for name, site in self._by_site(draws).items()
+            }
+            return Objective(self._mean_loss(draws), bound, means)
 
     def terms(self, pair: Any, *batch: Any) -> dict[str, SiteTerms]:
         """log p, log q or KL of each site for each datum of ``batch``, before beta, in nats (:class:`SiteTerms`)."""
         with torch.no_grad():
             return self._by_site(self._draw(*programs(as_pair(pair)), batch, {}))
 
-    def bound(self, pair: Any, *batch: Any) -> Tensor:
+    def bound(self, pair: Any, *batch: Any, num_data: float | None = None) -> Tensor:
         """The bound of each datum: ``[B]``, in nats, higher is better.
 
         The pair runs in the mode that it is in: ``pair.eval()`` before, where it has dropout, a batch norm, or a scale
@@ -295,8 +335,8 @@ class Estimator(Trace_ELBO):
         Warns:
             UserWarning: if the bound of a datum is not finite.
         """
-        with torch.no_grad():
-            bound = self._bound(self._draw(*programs(as_pair(pair)), batch, {}))
+        with torch.no_grad(), self._at(None, num_data):
+            bound = self._bound(self._draw(*programs(as_pair(pair)), batch, {}), beta=num_data is None)
         broken = int((~bound.isfinite()).sum())
         if broken:
             warnings.warn(
@@ -320,11 +360,11 @@ class Estimator(Trace_ELBO):
             )
         return self._log_weights(draws, beta=False)
 
-    def mean_bound(self, pair: Any, batches: Iterable[Sequence[Any]]) -> float:
+    def mean_bound(self, pair: Any, batches: Iterable[Sequence[Any]], num_data: float | None = None) -> float:
         """The mean of :meth:`bound` over all data of ``batches``, in nats per datum."""
         total, count = 0.0, 0
         for batch in batches:
-            bound = self.bound(pair, *batch)
+            bound = self.bound(pair, *batch, num_data=num_data)
             total, count = total + bound.double().sum().item(), count + len(bound)
         if count == 0:
             raise ValueError("there are no data to average the bound over: the batches are empty.")

@@ -114,6 +114,14 @@ class Capacity(Penalized):
         """C, or its schedule."""
         return self.beta
 
+    @property
+    def scheduled(self) -> dict[str, Tensor]:
+        return {"capacity": torch.zeros(()) if callable(self.capacity) else torch.as_tensor(self.capacity)}
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        return {"capacity": self.capacity} if callable(self.capacity) else {}
+
     def _options(self) -> dict[str, Any]:
         return {"capacity": self.capacity, "gamma": self.gamma, **super()._options()}
 

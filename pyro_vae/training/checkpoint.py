@@ -59,13 +59,14 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
+def digest(tensors: Mapping[Any, Tensor], state: str = "") -> str:
+    """SHA-256 of tensors, with their names, and of a text."""
+    found = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -78,7 +79,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
     """
     text = json.dumps(state)
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"state": text, "sha256": _digest(held, text)}
+    metadata = {"state": text, "sha256": digest(held, text)}
 
     # The newest file is there at every moment, and the one before goes only after the new one has come, so that not
     # even a damaged newest one can be all that is left.
@@ -139,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         state = metadata["state"]
-        whole = metadata["sha256"] == _digest(tensors, state)
+        whole = metadata["sha256"] == digest(tensors, state)
         if whole:
             return tensors, json.loads(state)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -147,50 +148,32 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of a torch optimizer as tensors by name, and the rest as JSON can hold it."""
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, slots in state["state"].items():
-        for slot, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{slot}"] = value
-            else:
-                numbers[f"{index}/{slot}"] = value
-    groups = [
-        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
-        for group in state["param_groups"]
-    ]
-    return tensors, {"numbers": numbers, "groups": groups}
+def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    """A nest of dictionaries, lists and tuples as JSON can hold it; its tensors go into ``tensors`` by their place."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, pack(item, tensors, f"{name}/{key}")] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        items = [pack(item, tensors, f"{name}/{index}") for index, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    return value
 
 
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]
-) -> None:
-    """Puts back what :func:`pack_optimizer` took."""
-    slots: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = tensor
-    for name, number in packed["numbers"].items():
-        index, slot = name.split("/")
-        slots.setdefault(int(index), {})[slot] = number
-    groups = []
-    for place, group in enumerate(packed["groups"]):
-        own = optimizer.param_groups[place] if place < len(optimizer.param_groups) else {}
-        groups.append({key: value if key == "params" else _like(own.get(key), value) for key, value in group.items()})
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`pack` was given."""
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "tensor":
+        return tensors[held]
+    return dict(unpack(held, tensors)) if kind == "items" else tuple(unpack(held, tensors))
 
 
-def _like(own: Any, value: Any) -> Any:
-    """``value``, as JSON gives it, as the tensor or the tuple that it was."""
-    if isinstance(own, Tensor):
-        return own.new_tensor(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def load_weights(pair: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts the parameters and buffers of a checkpoint into ``pair``.
 
     Raises:

@@ -13,12 +13,13 @@ import torch
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import as_data
 from pyro_vae.estimators import Estimator
-from pyro_vae.pair import as_pair, kept_modes
+from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
-from pyro_vae.training.step import WeightPenalty, WeightPrior
-from pyro_vae.training.trainer import OptimizerFactory, SchedulerFactory, Trainer
+from pyro_vae.training.settings import OptimizerFactory, SchedulerFactory, Settings
+from pyro_vae.training.trainer import Trainer
+from pyro_vae.training.weight_priors import WeightPenalty, WeightPrior
 
 default_optimizer: OptimizerFactory = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
 
@@ -67,11 +68,13 @@ def fit(
         batch_size: data in a mini-batch, M.
         weight_prior: a prior over the weights: MAP instead of maximum likelihood. A normal one
             (:class:`~pyro_vae.WeightPrior`), or one on the layers' norms (:class:`~pyro_vae.SpectralPrior`).
-        beta: weight of the latents' terms, or its schedule; by default the estimator's own.
-        schedules: moves buffers of the pair that are one number, by their names in ``named_buffers()``:
-            ``{"posterior.network.corruption.level": Linear(0.5, 0.0, duration=0.8)}``. Each step sees the value of its
-            place; validation, and the pair in the end, that of the end of the epoch (also where ``patience`` goes back
-            to earlier weights). ``average`` leaves them alone.
+        beta: weight of the latents' terms, or its schedule, short for ``schedules={"beta": ...}``; by default the
+            estimator's own.
+        schedules: moves, by name, numbers of the estimator (:attr:`Estimator.scheduled`: beta, a capacity) and buffers
+            of the pair that are one number: ``{"posterior.network.corruption.level": Linear(0.5, 0.0)}``, as in
+            ``named_buffers()``. Each step sees the value of its place. Validation, and the pair in the end, see a
+            buffer's value of the end of the epoch, also where ``patience`` goes back to earlier weights; ``average``
+            leaves it alone.
         seed: of the noise, the order and the dynamic binarization. The initial weights are the pair's own.
         out: folder for ``metrics.jsonl`` and ``checkpoint/`` (and TensorBoard's files, where it is installed).
         resume: go on from the checkpoint in ``out``, if there is one.
@@ -88,44 +91,20 @@ def fit(
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
-            another run, or ``schedules`` names what is no buffer of one number or leaves its range.
-        TypeError: if ``estimator`` is something else, such as a class or an ELBO of Pyro's.
+            another run, a number is out of its range, or ``schedules`` names nothing that it could move.
+        TypeError: if an argument is of another kind, such as a class or an ELBO of Pyro's for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 
     Source: Kingma & Welling (2013), algorithm 1.
     """
-    if estimator is not None and not isinstance(estimator, Estimator):
-        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
-        raise TypeError(
-            f"estimator is {what}; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own "
-            "ELBOs go with pyro.infer.SVI."
-        )
-    trainer = Trainer(
-        as_pair(pair),
-        as_data(data),
-        estimator=estimator,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        epochs=epochs,
-        batch_size=batch_size,
-        weight_prior=weight_prior,
-        beta=beta,
-        schedules=schedules,
-        seed=seed,
-        device=device,
-        compile=compile,
-        precision=precision,
-        clip_norm=clip_norm,
-        average=average,
-        patience=patience,
-        checkpoint_every=checkpoint_every,
-        callbacks=callbacks,
-        out=None if out is None else Path(out),
-    )
-    with torch.random.fork_rng(trainer.cuda_devices), kept_modes(trainer.pair), Signals() as signals:
+    settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
+    pair, data = as_pair(pair), as_data(data)
+    place = device_of(pair) if device is None else torch.device(device)
+    pair.to(place)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), kept_modes(pair), Signals() as signals:
         torch.manual_seed(seed)
-        trainer.prepare(resume)
+        trainer = Trainer(pair, data, settings, place)
         with pyro.validation_enabled(False):
-            trainer.train(signals, progress)
+            trainer.train(signals)
     return trainer.run

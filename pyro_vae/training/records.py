@@ -12,22 +12,19 @@ METRICS = "metrics.jsonl"
 
 
 class Recorder:
-    """Writes ``metrics.jsonl`` into a run folder; without a folder it writes nothing."""
+    """Writes ``metrics.jsonl`` into a run folder, anew from a checkpoint's history; without a folder nothing."""
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, history: list[dict[str, Any]]) -> None:
         self.out = out
         self._board: Any = None
-
-    def open(self, history: list[dict[str, Any]]) -> None:
-        """Starts the file with the epochs that a checkpoint remembers, dropping later ones that it does not."""
-        if self.out is None:
+        if out is None:
             return
-        write_text(self.out / METRICS, "".join(json.dumps(entry) + "\n" for entry in history))
+        write_text(out / METRICS, "".join(json.dumps(entry) + "\n" for entry in history))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=len(history) + 1)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=len(history) + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Adds the line of one epoch."""
@@ -36,14 +33,11 @@ class Recorder:
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if self._board is not None:
-            for name in ("train", "valid", "loss", "beta", "learning_rate", "images_per_second"):
-                if entry[name] is not None:
-                    self._board.add_scalar(name, entry[name], entry["epoch"])
-            for name, value in entry.get("schedules", {}).items():
-                self._board.add_scalar(f"schedules/{name}", value, entry["epoch"])
-            for site, kinds in entry["terms"].items():
-                for kind, value in kinds.items():
-                    self._board.add_scalar(f"{site}/{kind}", value, entry["epoch"])
+            numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
+            for group, values in {"schedules": entry.get("schedules", {}), **entry["terms"]}.items():
+                numbers.update({f"{group}/{name}": value for name, value in values.items()})
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, entry["epoch"])
             self._board.flush()
 
 

@@ -20,9 +20,10 @@ class Run:
     Attributes:
         pair: the trained pair.
         history: one dictionary an epoch: ``epoch``, ``samples`` seen, ``train`` and ``valid`` bound in nats per datum
-            (``train`` is the mean over the epoch while the parameters moved), ``loss``, ``terms`` by site, ``beta``,
-            ``learning_rate``, ``seconds`` of training so far, ``images_per_second``; with ``schedules`` their values
-            at the end of the epoch.
+            (``train`` is the mean over the epoch while the parameters moved), ``loss``, ``terms`` by site,
+            ``learning_rate``, ``seconds`` of training so far, ``images_per_second``; the estimator's numbers by name
+            (``beta``, ``capacity``) as the last step met them, and in ``schedules`` the buffers that are moved, at the
+            end of the epoch.
         out: the run folder, if one was asked for.
         mode: how the steps ran: ``"inductor"``, ``"traced"`` or ``"eager"``.
         stopped_early: whether the validation bound ended the run before the last epoch.

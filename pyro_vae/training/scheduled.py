@@ -1,81 +1,117 @@
-"""A buffer of a pair that a schedule moves."""
+"""What schedules move while a pair is trained: numbers of the estimator, and buffers of the pair."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from pyro_vae.estimators import Estimator
+from pyro_vae.pair import device_of
 from pyro_vae.pair.protocols import ChecksBuffer
-from pyro_vae.training.schedules import Progress, Schedule
+from pyro_vae.training.schedules import Progress
 
 
-class ScheduledBuffer:
-    """A number among the buffers of a pair, and the schedule that it follows.
+class _Moved(NamedTuple):
+    """A tensor of no dimension, which its module may replace, its schedule, and what refuses a value."""
 
-    Where the buffer's module checks it (:class:`~pyro_vae.pair.protocols.ChecksBuffer`), as a
-    :class:`~pyro_vae.networks.Corruption` does, every value goes through that first.
+    tensor: Callable[[], Tensor]
+    schedule: Callable[[Progress], float]
+    check: Callable[[float], Any]
+
+
+class Schedules:
+    """All that moves in a run, by one mechanism.
+
+    A buffer goes by its dotted name, as in ``named_buffers()``. Where its module checks it
+    (:class:`~pyro_vae.pair.protocols.ChecksBuffer`), every value goes through that first.
 
     Args:
-        pair: has the buffer.
-        name: its dotted name, as in ``named_buffers()``.
-        schedule: its values.
+        pair: has the buffers.
+        estimator: has numbers of its own (:attr:`Estimator.scheduled`).
+        given: schedules by name; beta may also be a value.
+
+    Attributes:
+        given: schedule or value of each of the estimator's numbers and of the buffers that are moved.
+        at: the estimator's numbers, as they are now.
 
     Raises:
-        ValueError: if ``name`` is no buffer, a parameter, or more than one floating-point number.
-        TypeError: if ``schedule`` is something else.
+        ValueError: if a name is nowhere, of a parameter, of more than one number, or of a buffer that another name has,
+            or the estimator refuses a value.
     """
 
-    def __init__(self, pair: nn.Module, name: str, schedule: Schedule) -> None:
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedules[{name!r}] has to be a Schedule, such as Linear(0.5, 0.0); got {schedule!r}.")
-        if name in dict(pair.named_parameters(remove_duplicate=False)):
-            raise ValueError(
-                f"schedules names {name!r}, which is a parameter: the optimizer moves it, and no schedule can as well. "
-                "Schedules move buffers."
-            )
-        buffers = dict(pair.named_buffers(remove_duplicate=False))
-        if name not in buffers:
-            numbers = [key for key, value in buffers.items() if _is_number(value)]
-            near = difflib.get_close_matches(name, numbers, n=3, cutoff=0.3) or numbers[:3]
-            nearest = f"the nearest are {', '.join(near)}" if near else "it has none that is one number"
-            raise ValueError(f"schedules names {name!r}, but {type(pair).__name__} has no such buffer; {nearest}.")
-        if not _is_number(buffers[name]):
-            raise ValueError(
-                f"schedules moves one floating-point number; the buffer {name!r} has shape "
-                f"{list(buffers[name].shape)} and dtype {buffers[name].dtype}."
-            )
-        path, _, self._key = name.rpartition(".")
-        self._module = pair.get_submodule(path)
-        self._check = self._module if isinstance(self._module, ChecksBuffer) else None
-        self.name, self.schedule = name, schedule
+    def __init__(self, pair: nn.Module, estimator: Estimator, given: Mapping[str, Any]) -> None:
+        own, buffers = estimator.scheduled, dict(pair.named_buffers(remove_duplicate=False))
+        self.given = {**own, **estimator.schedules, **given}
+        self.at: dict[str, Tensor] = {}
+        self._moved: dict[str, _Moved] = {}
+        for name, value in self.given.items():
+            check = functools.partial(estimator.check_scheduled, name)
+            if name in own and name in buffers and name in given:
+                raise ValueError(f"{name!r} is a number of the estimator and a buffer of the pair. Rename the buffer.")
+            if name not in own and (name in buffers or name != "beta"):
+                self._moved[name] = _buffer(pair, name, value, [*own])
+            elif callable(value):
+                self.at[name] = torch.zeros((), device=device_of(pair))
+                self._moved[name] = _Moved(functools.partial(self.at.__getitem__, name), value, check)
+            else:
+                check(float(value))
+                self.at[name] = torch.as_tensor(value, dtype=torch.get_default_dtype(), device=device_of(pair))
+        if len({id(buffer) for buffer in self.buffers.values()}) < len(self.buffers):
+            names = ", ".join(self.buffers)
+            raise ValueError(f"two of schedules name the same buffer, of {names}. Keep one name of each buffer.")
 
     @property
-    def buffer(self) -> Tensor:
-        """The buffer, which the module may have replaced."""
-        return getattr(self._module, self._key)
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers that are moved, by name."""
+        return {name: moved.tensor() for name, moved in self._moved.items() if name not in self.at}
 
-    def value(self, place: Progress) -> float:
-        """What the schedule gives at ``place``.
+    def values(self, place: Progress) -> dict[str, float]:
+        """What all are to be at ``place``.
 
         Raises:
-            ValueError: if that is not finite, or the buffer's module refuses it.
+            ValueError: if a value is not finite, or refused.
         """
-        value = self.schedule(place)
-        if not math.isfinite(value):
-            raise ValueError(f"the schedule of {self.name} gives {value} after {place.epoch:g} epochs.")
-        if self._check is not None:
+        values = {}
+        for name, moved in self._moved.items():
+            values[name] = value = moved.schedule(place)
+            if not math.isfinite(value):
+                raise ValueError(f"the schedule of {name} gives {value} after {place.epoch:g} epochs.")
             try:
-                self._check.check_buffer(self._key, value)
+                moved.check(value)
             except ValueError as error:
-                raise ValueError(f"the schedule of {self.name} after {place.epoch:g} epochs: {error}") from error
-        return value
+                raise ValueError(f"the schedule of {name} after {place.epoch:g} epochs: {error}") from error
+        return values
 
     def move(self, place: Progress) -> None:
-        """Sets the buffer to what the schedule gives at ``place``."""
-        self.buffer.fill_(self.value(place))
+        """Sets all to their :meth:`values` at ``place``."""
+        for name, value in self.values(place).items():
+            self._moved[name].tensor().fill_(value)
 
 
-def _is_number(buffer: Tensor) -> bool:
-    return buffer.dim() == 0 and buffer.is_floating_point()
+def _buffer(pair: nn.Module, name: str, schedule: Callable[[Progress], float], others: list[str]) -> _Moved:
+    if name in dict(pair.named_parameters(remove_duplicate=False)):
+        raise ValueError(
+            f"schedules names {name!r}, which is a parameter: the optimizer moves it, and no schedule can as well. "
+            "Schedules move buffers."
+        )
+    buffers = dict(pair.named_buffers(remove_duplicate=False))
+    numbers = [key for key, buffer in buffers.items() if buffer.dim() == 0 and buffer.is_floating_point()]
+    if name not in buffers:
+        near = difflib.get_close_matches(name, [*numbers, *others], n=3, cutoff=0.3) or numbers[:3]
+        nearest = f"the nearest are {', '.join(near)}" if near else "it has none that is one number"
+        raise ValueError(f"schedules names {name!r}, but {type(pair).__name__} has no such buffer; {nearest}.")
+    if name not in numbers:
+        raise ValueError(
+            f"schedules moves one floating-point number; the buffer {name!r} has shape {list(buffers[name].shape)} and "
+            f"dtype {buffers[name].dtype}."
+        )
+    path, _, key = name.rpartition(".")
+    module = pair.get_submodule(path)
+    check = functools.partial(module.check_buffer, key) if isinstance(module, ChecksBuffer) else float
+    return _Moved(functools.partial(getattr, module, key), schedule, check)

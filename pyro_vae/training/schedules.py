@@ -1,10 +1,12 @@
-"""Schedules: what moves while a pair is trained (beta, the learning rate, a buffer), as functions of the progress."""
+"""Schedules: what moves while a pair is trained, as functions of the progress."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+
+from pyro_vae._checks import number, whole
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Progress:
 
 
 class Schedule(ABC):
-    """A number for each place of training; as a learning-rate schedule it multiplies the optimizer's own rate."""
+    """A number for each place of training; as ``fit(scheduler=...)`` it multiplies the optimizer's own rate."""
 
     @abstractmethod
     def __call__(self, progress: Progress) -> float:
@@ -34,15 +36,10 @@ class Schedule(ABC):
 class Linear(Schedule):
     r"""A straight line from ``start`` to ``end`` over the first ``duration`` (a fraction of the epochs), then ``end``.
 
-    With the defaults it is the usual warm-up of beta over the first tenth. ``Linear(0.01, steps=9_900)`` is that of
-    Rezende & Mohamed (2015), :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`; they weigh log p(x, z) by it
-    (:class:`~pyro_vae.estimators.Annealed`), and not the KL.
-
-    Args:
-        start: the first number.
-        end: the last number.
-        duration: of the line, as a fraction of the epochs.
-        steps: its length in optimizer steps, in place of ``duration``.
+    With the defaults it is the usual warm-up of beta. ``Linear(0.01, steps=9_900)`` is that of Rezende & Mohamed
+    (2015), :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`; they weigh log p(x, z) by it
+    (:class:`~pyro_vae.estimators.Annealed`), and not the KL. With ``steps`` the line has that length in optimizer
+    steps, in place of ``duration``.
 
     Raises:
         ValueError: if ``duration`` is not in (0, 1], or ``steps`` is below 1.
@@ -58,8 +55,8 @@ class Linear(Schedule):
             raise ValueError(
                 f"duration is a fraction of the epochs in (0, 1]; got {self.duration}. A number of steps is steps=..."
             )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is a number of optimizer steps, at least 1; got {self.steps}.")
+        if self.steps is not None:
+            whole(1, steps=self.steps)
 
     def __call__(self, progress: Progress) -> float:
         done = progress.fraction / self.duration if self.steps is None else progress.step / self.steps
@@ -70,11 +67,7 @@ class Linear(Schedule):
 class Cyclical(Schedule):
     """``num_cycles`` equal parts of training; in each a straight line from ``start`` to ``end``, then ``end``.
 
-    Args:
-        num_cycles: how many, M.
-        ratio: share of a cycle in which the number moves, R.
-        start: the number at the start of each cycle.
-        end: the number at the end of each cycle.
+    The line takes the share ``ratio`` of its cycle (M and R in the paper).
 
     Raises:
         ValueError: if ``num_cycles`` is below 1, or ``ratio`` is not in (0, 1].
@@ -88,10 +81,8 @@ class Cyclical(Schedule):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_cycles < 1:
-            raise ValueError(f"num_cycles has to be at least 1; got {self.num_cycles}.")
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio is a share of a cycle in (0, 1]; got {self.ratio}.")
+        whole(1, num_cycles=self.num_cycles)
+        number(above=0, most=1, ratio=self.ratio)
 
     def __call__(self, progress: Progress) -> float:
         place = self.num_cycles * progress.fraction
@@ -113,8 +104,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a fraction of the epochs in [0, 1); got {self.warmup}.")
+        number(0, below=1, warmup=self.warmup)
 
     def __call__(self, progress: Progress) -> float:
         if progress.fraction < self.warmup:
