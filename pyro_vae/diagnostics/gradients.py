@@ -249,7 +249,9 @@ class _Source:
         self.name, self.estimator, self.bar = name, copy.deepcopy(estimator), bar
         self.pair, self.batch = pair, batch
         self.device, dtype = device_of(pair), next(pair.parameters()).dtype
-        self.beta = torch.as_tensor(estimator.beta, dtype=dtype, device=self.device).detach().clone()
+        scheduled = estimator.scheduled
+        one = scheduled.get("beta", next(iter(scheduled.values()), torch.ones(())))
+        self.beta = one.to(dtype=dtype, device=self.device).detach().clone()
         self.seconds, self.count = 0.0, 0
         self.step = self._started(compile)
 

@@ -199,14 +199,15 @@ class _Loss(nn.Module):
         pair: nn.Module,
         estimator: Estimator,
         weight_prior: WeightPenalty | None,
-        num_data: int,
+        num_data: int | None,
         precision: Precision,
     ) -> None:
         super().__init__()
         self.pair = pair
         self.estimator = estimator
         self.weight_prior = weight_prior
-        self.num_data = num_data
+        self.num_data = num_data or 1
+        self.shared_by = num_data if estimator.num_data is None else None
         self.precision = precision
         self.programs = programs(pair)
         self.names: list[tuple[str, str]] = []  # of the terms, which come out as a flat list
@@ -215,16 +216,20 @@ class _Loss(nn.Module):
     def forward(self, beta: Tensor, *inputs: Tensor) -> list[Tensor]:
         split = len(inputs) - self.num_prepared
         batch, prepared = inputs[:split], inputs[split:]
-        before, self.estimator.beta = self.estimator.beta, beta
-        try:
-            with autocast(self.precision, batch[0].device):
-                loss, bound, terms = self.estimator.objective(*self.programs, *batch, prepared=prepared)
-        finally:
-            self.estimator.beta = before
+        with autocast(self.precision, batch[0].device):
+            loss, bound, terms = self.estimator.objective(
+                *self.programs, *batch, prepared=prepared, at=moved(self.estimator, beta), num_data=self.shared_by
+            )
         if self.weight_prior is not None:
             loss = loss + self.weight_prior.loss(self.pair, self.num_data, len(batch[0]))
         self.names = [(site, kind) for site, kinds in terms.items() for kind in kinds]
         return [loss, bound, *(value for kinds in terms.values() for value in kinds.values())]
+
+
+def moved(estimator: Estimator, beta: Any) -> dict[str, Any]:
+    """The number that ``beta`` moves, by its name."""
+    name = "beta" if "beta" in estimator.scheduled else next(iter(estimator.scheduled), None)
+    return {} if name is None else {name: beta}
 
 
 class _Function(nn.Module):
@@ -263,7 +268,7 @@ class TrainingStep:
         compile: Compile = "auto",
         precision: Precision = "float32",
         weight_prior: WeightPenalty | None = None,
-        num_data: int = 1,
+        num_data: int | None = None,
     ) -> None:
         self._loss = _Loss(pair, estimator, weight_prior, num_data, precision)
         self._compile: Compile = compile

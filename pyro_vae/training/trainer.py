@@ -28,7 +28,7 @@ from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run
 from pyro_vae.training.scheduled import ScheduledBuffer
 from pyro_vae.training.schedules import Progress, Schedule
-from pyro_vae.training.step import TrainingStep, WeightPenalty
+from pyro_vae.training.step import TrainingStep, WeightPenalty, moved
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -75,14 +75,16 @@ class Trainer:
             raise ValueError("patience needs a validation set; give data=(train, valid), or leave patience out.")
         self.asked = estimator is not None
         estimator = SGVB_B() if estimator is None else copy.copy(estimator)
-        estimator.check_beta(beta is not None)
+        if beta is not None:
+            estimator.check_scheduled("beta", 1.0)
         self.device = _usable(device) if device is not None else device_of(pair)
         self.pair = pair.to(self.device)
         self.data = data
         self.estimator = estimator
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.weight_prior = weight_prior
-        self.beta_schedule = estimator.beta if beta is None else beta
+        own = next((getattr(estimator, name) for name in moved(estimator, None)), 1.0)
+        self.beta_schedule = own if beta is None else beta
         self.beta = torch.ones((), device=self.device)
         if not isinstance(schedules, Mapping | None):
             raise TypeError(
@@ -95,8 +97,6 @@ class Trainer:
         self.clip_norm, self.average, self.patience = clip_norm, average, patience
         self.checkpoint_every, self.callbacks, self.out = checkpoint_every, callbacks, out
         self.run = Run(pair, out=out)
-        if self.estimator.num_data is None:
-            self.estimator.num_data = data.train.num_data
         self.epoch = 0  # the epoch under way
         self.batches_done = 0  # its batches that have been trained on
         self.steps = 0
@@ -123,9 +123,7 @@ class Trainer:
                 check_batch(*batch)
             check(self.pair, *batch, estimator=self.estimator if self.asked else None)
             if not self.asked:
-                num_data = self.estimator.num_data
                 self.estimator = elbo_of(self.pair, *batch)
-                self.estimator.num_data = num_data
         self.parameters = [parameter for parameter in self.pair.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ValueError(
@@ -165,7 +163,7 @@ class Trainer:
             compile=self.compile,
             precision=self.precision,
             weight_prior=self.weight_prior,
-            num_data=num_data or 1,
+            num_data=num_data,
         )
         self.recorder = Recorder(self.out)
         if self.out is not None:
@@ -367,14 +365,13 @@ class Trainer:
         """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
         if self.data.valid is None:
             return None
-        estimator = copy.copy(self.estimator)
-        estimator.beta = 1.0
-        estimator.num_data = math.inf  # the weights, if they are random, are paid for by the training data
+        one = {name: 1.0 for name in ("beta",) if name in self.estimator.scheduled}
         batches = (self._to_device(batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.seed))
         with torch.random.fork_rng(self.cuda_devices), self._weights_in_use():
             torch.manual_seed(self.seed)
             self.pair.eval()
-            valid = estimator.mean_bound(self.pair, batches)
+            # the weights, if they are random, are paid for by the training data
+            valid = self.estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
         return valid
 
