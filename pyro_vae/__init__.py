@@ -15,27 +15,8 @@ from pyro_vae import (
     transforms,
 )
 from pyro_vae.check import PairError, check
-from pyro_vae.estimators import (
-    CIWAE,
-    IWAE,
-    MIWAE,
-    PIWAE,
-    SGVB_A,
-    SGVB_B,
-    TCVAE,
-    VIMCO,
-    Annealed,
-    Balanced,
-    Capacity,
-    DReG,
-    Enumeration,
-    FreeBits,
-    MonteCarloEM,
-    Renyi,
-    ReweightedWakeSleep,
-    ScoreFunction,
-    WakeSleep,
-)
+from pyro_vae.estimators import names as _estimators
+from pyro_vae.estimators.names import *  # noqa: F403
 from pyro_vae.hierarchy import BottomUpEncoder, BottomUpVAE, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder
@@ -49,46 +30,27 @@ if TYPE_CHECKING:
     from pyro_vae import applications, figures, plotting
 
 __all__ = [
-    "CIWAE",
-    "IWAE",
-    "MIWAE",
     "MLP",
-    "PIWAE",
-    "SGVB_A",
-    "SGVB_B",
-    "TCVAE",
     "VAE",
-    "VIMCO",
-    "Annealed",
-    "Balanced",
     "Bernoulli",
     "BottomUpEncoder",
     "BottomUpVAE",
-    "Capacity",
     "Centered",
     "ConvDecoder",
     "ConvEncoder",
     "Cosine",
     "Cyclical",
-    "DReG",
     "DiagonalNormal",
-    "Enumeration",
-    "FreeBits",
     "Gaussian",
     "LatentLayer",
     "Linear",
-    "MonteCarloEM",
     "NonFiniteError",
     "Pair",
     "PairError",
-    "Renyi",
-    "ReweightedWakeSleep",
     "Run",
-    "ScoreFunction",
     "SpectralPrior",
     "StandardNormal",
     "TopDownVAE",
-    "WakeSleep",
     "WeightPrior",
     "applications",
     "bayesian",
@@ -108,6 +70,7 @@ __all__ = [
     "priors",
     "transforms",
 ]
+__all__ += _estimators.__all__
 
 
 def __getattr__(name: str) -> Any:

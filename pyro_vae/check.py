@@ -18,7 +18,7 @@ from torch.distributions.constraints import is_dependent
 
 from pyro_vae.distributions.wrappers import family, innermost
 from pyro_vae.estimators import Estimator
-from pyro_vae.estimators.sgvb import analytic_kl, shared_latents
+from pyro_vae.estimators.kl import closed_kl, shared_latents
 from pyro_vae.pair import (
     DATA_PLATE,
     Pair,
@@ -494,7 +494,7 @@ def _try(pair: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None, n
 def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
     sites = []
     observed = observed_sites(model_trace)
-    in_model, in_guide = shared_latents(model_trace, guide_trace)
+    in_model, in_guide = shared_latents(latent_sites(model_trace), latent_sites(guide_trace))
     for name, site in {**latent_sites(model_trace), **observed}.items():
         q = guide_trace.nodes.get(name)
         is_observed = name in observed
@@ -506,7 +506,9 @@ def _report(pair: nn.Module, model_trace: Trace, guide_trace: Trace) -> Report:
                 tuple(site["fn"].event_shape),
                 family(site["fn"]),
                 None if is_observed or q is None else family(q["fn"]),
-                None if is_observed or q is None else in_model == in_guide and analytic_kl(q, site) is not None,
+                None
+                if is_observed or q is None
+                else in_model == in_guide and closed_kl(q["fn"], site["fn"]) is not None,
             )
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)

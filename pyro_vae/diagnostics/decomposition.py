@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae._checks import whole
 from pyro_vae.diagnostics.latents import _on_device, _reading
 from pyro_vae.distributions.wrappers import family
-from pyro_vae.estimators.units import aggregate, units
+from pyro_vae.estimators.kl import aggregate, units
 from pyro_vae.pair import as_pair, latent_sites, programs
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit

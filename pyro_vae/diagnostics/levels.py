@@ -26,7 +26,7 @@ from pyro_vae.diagnostics.latents import (
 )
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.estimators import SGVB_A, Estimator, elbo_of
-from pyro_vae.estimators.units import kl_by_unit, units
+from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
 
 
@@ -272,7 +272,8 @@ class _Totals:
 def _kl_by_unit(guide_site: Any, model_site: Any, ordered: bool) -> Tensor | None:
     """``[B, U]``; at the draw where guide and model draw in different orders, and a closed form would be biased."""
     if ordered:
-        return kl_by_unit(guide_site, model_site)
+        q, p = guide_site["fn"], model_site["fn"]
+        return kl_by_unit(q, p, guide_site["value"], guide_site["scale"], guide_site["mask"])
     q, p = units(guide_site["fn"]), units(model_site["fn"])
     value = guide_site["value"]
     return None if q is None or p is None else q.log_prob(value) - p.log_prob(value)

@@ -1,63 +1,48 @@
-"""Objectives. Each is a Pyro ELBO, and gives its bound for each datum."""
+"""Objectives. Each is a Pyro ELBO, made of a bound and its gradient, and gives its bound for each datum."""
 
-from pyro_vae.estimators.base import Estimator, Objective, SiteTerms
-from pyro_vae.estimators.discrete import VIMCO, Enumeration, ScoreFunction
+from pyro_vae.estimators import names
+from pyro_vae.estimators.base import Estimator, Objective
+from pyro_vae.estimators.bounds import Bound, ImportanceWeighted, Mean, Mixture, RenyiBound, log_mean_exp
 from pyro_vae.estimators.facts import Facts, facts_table
-from pyro_vae.estimators.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
-from pyro_vae.estimators.monte_carlo_em import MonteCarloEM
-from pyro_vae.estimators.penalized import Balanced, Capacity, FreeBits
-from pyro_vae.estimators.sgvb import SGVB_A, SGVB_B, Annealed, elbo_of
-from pyro_vae.estimators.total_correlation import TCVAE
-from pyro_vae.estimators.wake_sleep import ReweightedWakeSleep, WakeSleep
-
-# In the order of the table of facts.
-ESTIMATORS = (
-    SGVB_A,
-    SGVB_B,
-    Annealed,
-    Capacity,
-    FreeBits,
-    Balanced,
-    TCVAE,
-    IWAE,
-    DReG,
-    Renyi,
-    MIWAE,
-    CIWAE,
-    PIWAE,
-    ScoreFunction,
-    VIMCO,
-    Enumeration,
-    WakeSleep,
-    ReweightedWakeSleep,
-    MonteCarloEM,
+from pyro_vae.estimators.gradients import (
+    DoublyReparameterized,
+    Gradient,
+    LeaveOneOut,
+    Pathwise,
+    Score,
+    Split,
+    StickingTheLanding,
 )
+from pyro_vae.estimators.names import *  # noqa: F403
+from pyro_vae.estimators.names import ESTIMATORS, elbo_of
+from pyro_vae.estimators.objectives import Phases
+from pyro_vae.estimators.penalties import Penalized
+from pyro_vae.estimators.run import Run, Site, SiteTerms
 
 __all__ = [
-    "CIWAE",
     "ESTIMATORS",
-    "IWAE",
-    "MIWAE",
-    "PIWAE",
-    "SGVB_A",
-    "SGVB_B",
-    "TCVAE",
-    "VIMCO",
-    "Annealed",
-    "Balanced",
-    "Capacity",
-    "DReG",
-    "Enumeration",
+    "Bound",
+    "DoublyReparameterized",
     "Estimator",
     "Facts",
-    "FreeBits",
-    "MonteCarloEM",
+    "Gradient",
+    "ImportanceWeighted",
+    "LeaveOneOut",
+    "Mean",
+    "Mixture",
     "Objective",
-    "Renyi",
-    "ReweightedWakeSleep",
-    "ScoreFunction",
+    "Pathwise",
+    "Penalized",
+    "Phases",
+    "RenyiBound",
+    "Run",
+    "Score",
+    "Site",
     "SiteTerms",
-    "WakeSleep",
+    "Split",
+    "StickingTheLanding",
     "elbo_of",
     "facts_table",
+    "log_mean_exp",
 ]
+__all__ += names.__all__

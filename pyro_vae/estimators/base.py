@@ -1,64 +1,37 @@
-"""What every estimator shares: one run of guide and model, accounted for site by site and datum by datum."""
+"""What every estimator is: a bound and a gradient, behind Pyro's interface, and accounted for datum by datum."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
+import re
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pyro import poutine
-from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
-from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_vae._checks import number, whole
-from pyro_vae.distributions.wrappers import family
+from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
-from pyro_vae.pair import as_pair, computing_once, data_frame, latent_sites, programs
+from pyro_vae.estimators.gradients import Gradient, Pathwise
+from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
+from pyro_vae.pair import as_pair, check_densities, computing_once, data_frame, programs
 
-REMEDY = (
-    "Use SGVB_A or, with less variance, ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration where the support "
-    "is finite."
-)
-
-
-@dataclass(frozen=True)
-class SiteTerms:
-    """The terms of one site, in nats per datum; those that the estimator did not need are ``None``.
-
-    Inside the data plate a term is ``[B]``, or ``[num_particles, B]`` with more than one particle. Outside of it the
-    last dimension has size 1 and the term is divided by the number of data N, so that summing over the N data counts
-    the site once.
-
-    Attributes:
-        log_p: log p(site | parents) at the drawn or observed value.
-        log_q: log q(site | x, parents) at the drawn value.
-        kl: KL(q || p) of the site in closed form.
-    """
-
-    log_p: Tensor | None = None
-    log_q: Tensor | None = None
-    kl: Tensor | None = None
-
-    def items(self) -> list[tuple[str, Tensor]]:
-        """``(name, value)`` of the terms that are there."""
-        named = (("log_p", self.log_p), ("log_q", self.log_q), ("kl", self.kl))
-        return [(name, value) for name, value in named if value is not None]
+At = Mapping[str, Number]
 
 
 class Objective(NamedTuple):
     """One run of an estimator, averaged over the data of a batch, in nats per datum.
 
     Attributes:
-        loss: differentiable; minus the bound with beta.
+        loss: differentiable; minus the bound with beta (of an upper bound the bound itself).
         bound: the bound at beta = 1, detached.
         terms: mean of each term by site, ``{"x": {"log_p": ...}, "z": {"kl": ...}}``, detached.
     """
@@ -68,68 +41,63 @@ class Objective(NamedTuple):
     terms: dict[str, dict[str, Tensor]]
 
 
-class Term(NamedTuple):
-    """One summand ``sign * beta * value`` of the log-weight; a sum of terms differentiates ``surrogate`` instead."""
-
-    name: str
-    kind: str  # "log_p", "log_q" or "kl"
-    sign: int
-    beta: Tensor | float
-    value: Tensor
-    surrogate: Tensor
-    site: Any
-
-    @property
-    def weight(self) -> Tensor | float:
-        return self.sign * self.beta
-
-
-class Draws(NamedTuple):
-    """One run of guide and model; ``extra`` is what else they learn from, ``[B]``: dreams, or posterior draws."""
-
-    model_trace: Trace
-    guide_trace: Trace
-    terms: list[Term]
-    extra: Any = None
-
-    @property
-    def plate(self) -> Any:
-        """The plate over the data."""
-        plate = data_frame(self.model_trace)
-        if plate is None:
-            raise ValueError(
-                "the model has no plate over the data, so there is no bound for each datum. "
-                'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
-            )
-        return plate
-
-
 class Estimator(Trace_ELBO):
-    r"""Base of all estimators: a Pyro ELBO that also accounts for each datum.
+    r"""A bound of log p(x) with a gradient: a Pyro ELBO that also accounts for each datum.
 
     :meth:`loss`, :meth:`differentiable_loss` and :meth:`loss_and_grads` keep Pyro's meaning, sign and scale (minus
     the sum over the data, scaled by the plates), so that an estimator stands in ``pyro.infer.SVI``; :meth:`bound` is
-    per datum. A subclass is a sum of terms (:class:`~pyro_vae.estimators.sgvb.SGVB`), or treats each datum by itself
-    (:class:`~pyro_vae.estimators.per_datum.PerDatum`).
+    per datum. An upper bound is minimized, so that its loss has the other sign; it is for a guide, while the model's
+    parameters stay fixed.
+
+    To write one, write a bound: one method, and the side of log p(x) on which it lies.
+
+    >>> from pyro_vae.estimators import Bound, DoublyReparameterized, Estimator
+    >>> class CUBO(Bound):
+    ...     '''The chi upper bound, log E[w^2]^(1/2), of Dieng et al. (2017).'''
+    ...     side = "above"
+    ...     def reduce(self, log_weights):  # [K, *] -> [*]
+    ...         return ((2 * log_weights).logsumexp(0) - math.log(len(log_weights))) / 2
+    >>> cubo = Estimator(CUBO(), DoublyReparameterized(), num_particles=20)
+    >>> cubo.facts.bounds
+    'log p(x), from above: an upper bound'
+
+    A gradient is :meth:`Gradient.surrogate`, a penalty on the ELBO :meth:`Penalized.penalty`. A class with a name of
+    its own is its constructor, ``super().__init__(bound, gradient, num_particles, **options)``.
 
     Args:
+        bound: what the log-weights of a datum are reduced to.
+        gradient: how that is differentiated, by default :class:`~pyro_vae.estimators.Pathwise`.
         num_particles: Monte Carlo samples of the latents for each datum, vectorized.
-        beta: weight of the latents' terms, in model and guide alike; a tensor may be moved by a schedule.
+        beta: weight of the latents' terms, in model and guide alike; a tensor may be moved from outside.
         max_plate_nesting: number of nested plates of the pair (the data plate is one).
         num_data: number of data N that share what stands outside the data plate, for :meth:`bound` and
-            :meth:`objective`. By default the plate's own size; :func:`pyro_vae.fit` sets it to that of the training
-            set, since ``plate("data", len(x))`` knows its batch alone. ``math.inf`` for held-out data, whose bound is
+            :meth:`objective`. By default the plate's own size; :func:`pyro_vae.fit` takes that of the training set,
+            since ``plate("data", len(x))`` knows its batch alone. ``math.inf`` for held-out data, whose bound is
             E[log p(x | theta)] under the guide's theta, without the KL that the training data have paid.
 
     Raises:
-        ValueError: if a count is below 1, or ``beta`` is negative.
+        ValueError: if a count is below 1, ``beta`` is negative, or bound and gradient cannot be combined; from a run,
+            if they cannot take a latent of the pair.
+
+    Attributes:
+        numbers: the names of the attributes that a schedule may move, each a finite number of at least 0.
+        no_beta: why beta is not among them; else empty.
+        known: facts that follow neither from bound and gradient nor from the docstring's source.
+        num_updates: of the weights, for each batch.
     """
 
-    facts: ClassVar[Facts]
-    no_beta: ClassVar[str] = ""  # why, of an estimator whose objective has no place for it
+    numbers: tuple[str, ...] = ("beta",)
+    no_beta: str = ""
+    known: ClassVar[Facts] = Facts()
+    num_updates: int = 1
+    beta: Number
+    _small: ClassVar[tuple[Any, ...]] = (3,)  # the first arguments of an example
+    _runs: ClassVar[type[Run]] = Run
 
     def __init__(
         self,
+        bound: Bound,
+        gradient: Gradient | None = None,
         num_particles: int = 1,
         *,
         beta: float | Tensor = 1.0,
@@ -139,64 +107,94 @@ class Estimator(Trace_ELBO):
         whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         if num_data is not None and num_data != math.inf:
             whole(1, num_data=num_data)
-        if not isinstance(beta, Tensor) and not 0 <= beta < float("inf"):
-            raise ValueError(f"beta weighs the latents' terms: it is finite and cannot be negative; got {beta!r}.")
+        self._bound, self.gradient = bound, gradient or Pathwise()
+        self.gradient.check(type(self).__name__, bound, num_particles)
+        if self.gradient.no_beta:
+            self.numbers, self.no_beta = (), self.gradient.no_beta
+        if "beta" in self.numbers or beta != 1.0:
+            self.check_scheduled("beta", beta)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
-        self.beta = beta
-        self.num_data = num_data
-
-    def __repr__(self) -> str:
-        nesting = self.max_plate_nesting - (self.num_particles > 1)
-        options = {**self._options(), "max_plate_nesting": nesting}
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+        self.beta, self.num_data = beta, num_data
 
     @classmethod
-    def check_beta(cls, given: bool) -> None:
-        """Raises a ``ValueError`` if a beta is ``given`` to an estimator that has no place for it."""
-        if given and cls.no_beta:
-            raise ValueError(
-                f"{cls.__name__} {cls.no_beta}, so no beta weighs. Leave it out, or use an ELBO (SGVB_A, SGVB_B)."
-            )
+    def example(cls, **options: Any) -> Estimator:
+        """A small one, for tables and tests; as it is, its loss is minus its bound."""
+        return cls(*cls._small, **options)
+
+    def __repr__(self) -> str:
+        """The arguments by which a run folder knows an estimator again; an option that is off is left out."""
+        options = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = vars(self).get(name, vars(self).get(f"_{name}"))
+            option = parameter.kind is parameter.KEYWORD_ONLY
+            off = option and (name in ("beta", "num_data") or (not parameter.default and value == parameter.default))
+            if (
+                parameter.kind is not parameter.VAR_KEYWORD
+                and not off
+                and not (name == "gradient" and value == Pathwise())
+            ):
+                options[name] = value
+        options["max_plate_nesting"] = self.max_plate_nesting - (self.num_particles > 1)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     @property
-    def scheduled(self) -> dict[str, Tensor]:
-        """What may be moved during training, by name, as it is now."""
-        return {} if self.no_beta else {"beta": torch.as_tensor(self.beta)}
+    def side(self) -> Side:
+        """Of log p(x) on which the expectation of :meth:`bound` lies: ``"below"``, ``"above"`` or ``"neither"``."""
+        return self._bound.side
 
     @property
-    def schedules(self) -> dict[str, Any]:
-        """The schedules that it was given for some of them."""
-        return {}
-
-    def check_scheduled(self, name: str, value: float) -> None:
-        """Refuses by a ``ValueError`` what is not :attr:`scheduled`, or a value that it cannot have."""
-        if name not in self.scheduled:
-            self.check_beta(name == "beta")
-            raise ValueError(f"{type(self).__name__} has no {name} that could be moved.")
-        number(0, **{name: value})
-
-    @contextmanager
-    def _at(self, at: Mapping[str, Tensor] | None, num_data: float | None) -> Iterator[None]:
-        before = self.beta, self.num_data
-        if at:
-            (self.beta,) = at.values()
-        if num_data is not None:
-            self.num_data = num_data
-        try:
-            yield
-        finally:
-            self.beta, self.num_data = before
-
-    def _options(self) -> dict[str, Any]:
-        """The arguments by which a run folder knows an estimator again."""
-        return {"num_particles": self.num_particles}
+    def per_datum(self) -> bool:
+        """Whether each datum is weighed by itself, so that all latents have to stand in the data plate."""
+        return self.gradient.per_datum or not self._bound.linear
 
     @property
     def evaluations(self) -> tuple[int, int]:
         """Evaluations of the model and of the guide's networks for one gradient and one datum."""
-        return self.num_particles, 1
+        return self.gradient.evaluations(self.num_particles)
 
-    num_updates: int = 1  # of the weights, for each batch
+    @property
+    def facts(self) -> Facts:
+        """What is known of its bound, of its gradient and of itself."""
+        bound, gradient = self._bound, self.gradient
+        _, _, source = inspect.cleandoc(type(self).__doc__ or "").rpartition("\n\nSource: ")
+        facts = Facts(
+            bound.fact,
+            "the ELBO's" if bound.linear else "the bound's",
+            gradient.sites + (", in the data plate" if self.per_datum else ""),
+            f"{'L' if bound.linear else 'K' if bound.num_groups == 1 else 'M K'} {gradient.cost}",
+            re.sub(r"\((\d+)\)", r"\1", " ".join(source.split())).removesuffix("."),
+        )
+        for kind in reversed(type(self).__mro__):
+            facts = vars(kind).get("known", Facts()).over(facts)
+        return facts
+
+    # What a schedule moves
+
+    @property
+    def schedules(self) -> Mapping[str, Callable[[Any], float]]:
+        """Those of :attr:`numbers` that were given as a schedule."""
+        return {name: value for name in self.numbers if callable(value := getattr(self, name))}
+
+    @property
+    def scheduled(self) -> Mapping[str, Tensor]:
+        """The :attr:`numbers` as they are now, 0-d tensors by name; one that was given as a schedule is NaN."""
+        values = {name: getattr(self, name) for name in self.numbers} | dict.fromkeys(self.schedules, math.nan)
+        tensors = {name: v if isinstance(v, Tensor) else torch.tensor(float(v)) for name, v in values.items()}
+        return MappingProxyType(tensors)
+
+    def check_scheduled(self, name: str, value: Any) -> None:
+        """Raises a ``ValueError`` if the estimator has no such number, or it cannot have this value."""
+        if name == "beta" and self.no_beta:
+            raise ValueError(
+                f"{type(self).__name__} {self.no_beta}, so no beta weighs. Leave it out, or use an ELBO (SGVB_A, "
+                "SGVB_B)."
+            )
+        if name not in self.numbers:
+            its = ", ".join(self.numbers) or "none"
+            raise ValueError(f"{type(self).__name__} has no number {name!r} that a schedule moves; it has {its}.")
+        number(0, **{name: value})
+
+    # One run
 
     def prepare(
         self, model: Any, guide: Any, *batch: Any, compiled: Callable[[Any], Any] = lambda function: function
@@ -218,61 +216,103 @@ class Estimator(Trace_ELBO):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up :meth:`state`."""
 
-    # What a subclass says
-
-    @abstractmethod
-    def _value(self, draws: Draws) -> Tensor:
-        """The bound with beta in Pyro's scale: summed over the data of the plates."""
-
-    @abstractmethod
-    def _loss(self, draws: Draws) -> Tensor:
-        """Minus :meth:`_value`, with the estimator's gradient."""
-
-    @abstractmethod
-    def _mean_loss(self, draws: Draws) -> Tensor:
-        """The loss per datum."""
-
-    def _terms(self, model_trace: Trace, guide_trace: Trace) -> list[Term]:
-        """The summands of the log-weight log p(x, z) - log q(z | x)."""
-        log_p = [self._log_p(name, site) for name, site in sample_sites(model_trace)]
-        log_q = [self._log_q(name, site) for name, site in sample_sites(guide_trace)]
-        return log_p + log_q
-
-    def _reduce(self, log_weights: Tensor) -> Tensor:
-        """``[K, B]`` log p(x, z) / q(z | x) -> ``[B]`` the bound; a mean for every ELBO."""
-        return log_weights.mean(0)
-
-    # One run
-
-    def _log_p(self, name: str, site: Any) -> Term:
-        beta = 1.0 if site["is_observed"] else self.beta
-        return Term(name, "log_p", 1, beta, site["log_prob"], site["log_prob"], site)
-
-    def _log_q(self, name: str, site: Any) -> Term:
-        surrogate = site["score_parts"].entropy_term
-        if is_identically_zero(surrogate):
-            surrogate = torch.zeros_like(site["log_prob"])
-        elif "score_log_prob" in site:
-            surrogate = path(site)
-        return Term(name, "log_q", -1, self.beta, site["log_prob"], surrogate, site)
-
-    def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: tuple[Tensor, ...] = ()) -> Draws:
+    def _run(self, call: Call, at: At | None = None, num_data: float | None = None) -> Run:
+        at = at or {}
+        for name in at.keys() - set(self.numbers):
+            self.check_scheduled(name, 1.0)
         with computing_once():
-            model_trace, guide_trace = next(iter(self._get_traces(model, guide, args, kwargs)))
-        return Draws(model_trace, guide_trace, self._terms(model_trace, guide_trace))
+            model_trace, guide_trace, seen, scores = self._traces(call)
+        guide = sites_of(guide_trace)
+        if self.gradient.detached:
+            guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
+        run = self._runs(
+            call,
+            sites_of(model_trace),
+            guide,
+            seen,
+            scores,
+            data_frame(model_trace),
+            {name: at.get(name, getattr(self, name)) for name in self.numbers},
+            self.num_particles,
+            self.max_plate_nesting,
+            self.num_data if num_data is None else num_data,
+        )
+        if self.per_datum:
+            check_densities(type(self).__name__, model_trace)
+            for site in (*run.model.values(), *run.guide.values()):
+                if not run.inside(site):
+                    raise ValueError(
+                        f"{type(self).__name__} weighs each datum by itself, but {site.name!r} stands outside the data "
+                        "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction; or of a FullBayes "
+                        "pair.posterior_predictive(), whose weights are drawn, not weighed."
+                    )
+        self._check(run)
+        return dataclasses.replace(run, terms=self._terms(run))
+
+    def _traces(self, call: Call) -> Any:
+        gradient, vectorized = self.gradient, self._vectorized_num_particles
+        return traced(
+            f"{type(self).__name__} by {gradient!r}",
+            call._replace(model=vectorized(call.model), guide=vectorized(call.guide)),
+            self.max_plate_nesting,
+            detached=gradient.detached,
+            shown=gradient.shown,
+            scored=gradient.scored,
+        )
+
+    def _check(self, run: Run) -> None:
+        """Refuses the latents that the estimator cannot take."""
+        self.gradient.check_sites(type(self).__name__, run)
+
+    def _terms(self, run: Run) -> list[Term]:
+        """The summands of the log-weight log p(x, z) - log q(z | x)."""
+        log_p = [self._log_p(run, site) for site in run.model.values()]
+        return log_p + [self._log_q(run, site) for site in run.guide.values()]
+
+    def _log_p(self, run: Run, site: Site) -> Term:
+        return Term("log_p", 1, self._weight(run, "log_p", site), site.log_prob, site.log_prob, site)
+
+    def _log_q(self, run: Run, site: Site) -> Term:
+        return Term("log_q", -1, self._weight(run, "log_q", site), site.log_prob, run.differentiated(site), site)
+
+    def _weight(self, run: Run, kind: str, site: Site) -> Number:
+        """What a term is weighed by, beside its sign."""
+        return 1.0 if kind == "log_p" and site.observed else run.at.get("beta", 1.0)
+
+    # The bound and its gradient
+
+    def _each(self, run: Run, beta: bool = True) -> Tensor:
+        """``[B]``: the bound of each datum, its parts weighed by beta, or all by 1."""
+        return self._bound.reduce(run.sum(beta=beta))
+
+    def _value(self, run: Run) -> Tensor:
+        """The bound with beta in Pyro's scale: summed over the data of the plates."""
+        return self._each(run).sum() * run.scale if self.per_datum else run.total() / self.num_particles
+
+    def _surrogate(self, run: Run) -> Tensor:
+        """What is differentiated in its place, in the same scale."""
+        surrogate = self.gradient.surrogate(self._bound, run)
+        return surrogate.sum() * run.scale if self.per_datum else surrogate / self.num_particles
+
+    def _loss(self, run: Run) -> Tensor:
+        """Minus :meth:`_value`, with the estimator's gradient."""
+        value = self._surrogate(run)
+        if not self.gradient.exact(run):
+            value = self._value(run).detach() + (value - value.detach())
+        return value if self.side == "above" else -value
 
     # Pyro's interface
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound summed over the data (Pyro's scale); its gradient is the estimator's gradient."""
-        return self._loss(self._draw(model, guide, args, kwargs))
+        return self._loss(self._run(Call(model, guide, args, kwargs)))
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Minus the bound summed over the data (Pyro's scale), as a number."""
         with torch.no_grad():
-            loss = -torch_item(self._value(self._draw(model, guide, args, kwargs)))
-        warn_if_nan(loss, "loss")
-        return loss
+            value = torch_item(self._value(self._run(Call(model, guide, args, kwargs))))
+        warn_if_nan(value, "loss")
+        return value if self.side == "above" else -value
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """As :meth:`loss`, with the gradient added to each parameter's ``.grad``."""
@@ -291,7 +331,7 @@ class Estimator(Trace_ELBO):
         guide: Any,
         *args: Any,
         prepared: tuple[Tensor, ...] = (),
-        at: Mapping[str, Tensor] | None = None,
+        at: At | None = None,
         num_data: float | None = None,
         **kwargs: Any,
     ) -> Objective:
@@ -302,32 +342,30 @@ class Estimator(Trace_ELBO):
             guide: z ~ q(z | x).
             args: arguments of both.
             prepared: what :meth:`prepare` gave for them; where it is missing, the estimator prepares it itself.
-            at: the values of what is :attr:`scheduled`, in place of the estimator's own.
-            num_data: in place of the estimator's own.
+            at: values in the place of those in :attr:`scheduled`, by name.
+            num_data: in the place of the estimator's own.
             kwargs: further arguments of both.
         """
-        with self._at(at, num_data):
-            draws = self._draw(model, guide, args, kwargs, prepared)
-            bound = self._bound(draws, beta=False).detach().mean()
-            means = {
-                name: {kind: value.detach().mean() for kind, value in site.items()}
-                for name, site in self._by_site(draws).items()
-            }
-            return Objective(self._mean_loss(draws), bound, means)
+        run = self._run(Call(model, guide, args, kwargs, prepared), at, num_data)
+        bound = self._each(run, beta=False).detach().mean()
+        means = {
+            name: {kind: value.detach().mean() for kind, value in site.items()} for name, site in run.by_site().items()
+        }
+        return Objective(self._loss(run if self.per_datum else run.shared()) / run.plate.full_size, bound, means)
 
     def terms(self, pair: Any, *batch: Any) -> dict[str, SiteTerms]:
         """log p, log q or KL of each site for each datum of ``batch``, before beta, in nats (:class:`SiteTerms`)."""
         with torch.no_grad():
-            return self._by_site(self._draw(*programs(as_pair(pair)), batch, {}))
+            return self._run(_call(pair, batch)).by_site()
 
-    def bound(self, pair: Any, *batch: Any, num_data: float | None = None) -> Tensor:
-        """The bound of each datum: ``[B]``, in nats, higher is better.
+    def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:
+        """The bound of each datum: ``[B]``, in nats; of a bound from below, higher is better.
 
         The pair runs in the mode that it is in: ``pair.eval()`` before, where it has dropout, a batch norm, or a scale
         that is taken from the batch in training.
 
         Its expectation does not depend on the batch size: what a subsampled plate scales by N/B is scaled back, and
-        what stands outside the data plate counts 1/N for each datum.
+        what stands outside the data plate counts 1/N for each datum. ``at`` and ``num_data`` as in :meth:`objective`.
 
         Raises:
             ValueError: if the model has no plate over the data.
@@ -335,8 +373,8 @@ class Estimator(Trace_ELBO):
         Warns:
             UserWarning: if the bound of a datum is not finite.
         """
-        with torch.no_grad(), self._at(None, num_data):
-            bound = self._bound(self._draw(*programs(as_pair(pair)), batch, {}), beta=num_data is None)
+        with torch.no_grad():
+            bound = self._each(self._run(_call(pair, batch), at, num_data))
         broken = int((~bound.isfinite()).sum())
         if broken:
             warnings.warn(
@@ -347,138 +385,31 @@ class Estimator(Trace_ELBO):
             )
         return bound
 
+    def mean_bound(
+        self, pair: Any, batches: Iterable[Sequence[Any]], *, at: At | None = None, num_data: float | None = None
+    ) -> float:
+        """The mean of :meth:`bound` over all data of ``batches``, in nats per datum."""
+        total, count = 0.0, 0
+        for batch in batches:
+            bound = self.bound(pair, *batch, at=at, num_data=num_data)
+            total, count = total + bound.double().sum().item(), count + len(bound)
+        if count == 0:
+            raise ValueError("there are no data to average the bound over: the batches are empty.")
+        return total / count
+
     def log_weights(self, pair: Any, *batch: Any) -> Tensor:
         """``[num_particles, B]``: log p(x, z) - log q(z | x) of each draw, at beta = 1, in nats.
 
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
         """
-        draws = self._draw(*programs(as_pair(pair)), batch, {})
-        if any(term.kind == "kl" for term in draws.terms):
+        run = self._run(_call(pair, batch))
+        if any(term.kind == "kl" for term in run.terms):
             raise ValueError(
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
             )
-        return self._log_weights(draws, beta=False)
-
-    def mean_bound(self, pair: Any, batches: Iterable[Sequence[Any]], num_data: float | None = None) -> float:
-        """The mean of :meth:`bound` over all data of ``batches``, in nats per datum."""
-        total, count = 0.0, 0
-        for batch in batches:
-            bound = self.bound(pair, *batch, num_data=num_data)
-            total, count = total + bound.double().sum().item(), count + len(bound)
-        if count == 0:
-            raise ValueError("there are no data to average the bound over: the batches are empty.")
-        return total / count
-
-    def _bound(self, draws: Draws, beta: bool = True) -> Tensor:
-        """``[B]``: the bound of each datum, its parts weighed by beta, or all by 1."""
-        return self._reduce(self._log_weights(draws, beta))
-
-    def _log_weights(self, draws: Draws, beta: bool = True) -> Tensor:
-        """``[K, B]``: log p(x, z) / q(z | x) of each draw, its parts weighed by beta, or all by 1."""
-        terms = self._per_datum(draws)
-        summed = torch.as_tensor(sum((term.weight if beta else term.sign) * value for term, value in terms))
-        return summed.expand(self.num_particles, draws.plate.size)
-
-    def _num_data(self, plate: Any) -> float:
-        """The number of data that share what stands outside ``plate``."""
-        if self.num_data is None or (plate.size != plate.full_size and self.num_data != math.inf):
-            return plate.full_size
-        return self.num_data
-
-    def _per_datum(self, draws: Draws) -> list[tuple[Term, Tensor]]:
-        plate = draws.plate
-        num_data = self._num_data(plate)
-        return [(term, self._each_datum(term.value, term.site, plate, num_data)) for term in draws.terms]
-
-    def _each_datum(self, value: Tensor, site: Any, plate: Any, num_data: float) -> Tensor:
-        """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
-        within = inside(site, plate)
-        share = plate.size / plate.full_size if within else 1 / num_data
-        particles = [-self.max_plate_nesting] if self.num_particles > 1 else []
-        kept = [dim + value.dim() for dim in (particles + ([plate.dim] if within else [])) if dim + value.dim() >= 0]
-        summed = [dim for dim in range(value.dim()) if dim not in kept]
-        if summed:
-            value = value.sum(summed)
-        if not within:
-            value = value.unsqueeze(-1)
-        return value * share
-
-    def _by_site(self, draws: Draws) -> dict[str, SiteTerms]:
-        sites: dict[str, dict[str, Tensor]] = {}
-        for term, value in self._per_datum(draws):
-            sites.setdefault(term.name, {})[term.kind] = value
-        return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
+        return run.sum(beta=False)
 
 
-def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
-    """``(name, site)`` of the random variables, observed or not."""
-    return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
-
-
-def inside(site: Any, plate: Any) -> bool:
-    """Whether a site stands in the plate over the data."""
-    return any(frame.name == plate.name for frame in site["cond_indep_stack"])
-
-
-def detached(trace: Trace) -> Trace:
-    """A copy of a trace whose values carry no gradient."""
-    return with_values(trace, {name: site["value"].detach() for name, site in latent_sites(trace).items()})
-
-
-def with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
-    """A copy of a trace with other values, to be replayed."""
-    copied = Trace()
-    for name, site in trace.nodes.items():
-        copied.add_node(name, **{**site, **({"value": values[name]} if name in values else {})})
-    return copied
-
-
-def path(site: Any) -> Tensor:
-    """log q at the site's draw, with the gradient that comes through the draw alone.
-
-    The gradient of log q(z(phi); phi) has two parts: through the draw z, and the score, whose expectation is zero.
-    ``score_log_prob`` has the value of log q and the score alone, so the difference leaves the other part.
-    """
-    score = site["score_log_prob"]
-    return site["log_prob"] - (score - score.detach())
-
-
-def add_scores(estimator: str, guide: Any, guide_trace: Trace, args: Any, kwargs: Any) -> None:
-    """Puts ``score_log_prob`` into the guide's latents: log q as a function of the parameters at fixed draws.
-
-    One latent is scored by the distribution at hand. With several, where a distribution may depend on the draws
-    before it, the guide is run once more on the fixed draws.
-
-    Args:
-        estimator: what needs the scores, for the message.
-        guide: the guide under ``poutine.trace``, as it ran: its trace has the plates' subsamples, too.
-        guide_trace: the trace to put the scores into.
-        args, kwargs: the guide's arguments.
-
-    Raises:
-        ValueError: if a distribution cannot score a given value, as Pyro's planar flow cannot.
-    """
-    sites = latent_sites(guide_trace)
-    fixed = detached(guide.trace)
-    if len(sites) > 1:
-        fixed = poutine.trace(poutine.replay(guide.fn, trace=fixed)).get_trace(*args, **kwargs)
-    for name, site in sites.items():
-        scored: Any = fixed.nodes[name]
-        score = score_anew(estimator, name, scored["fn"], scored["value"])
-        site["score_log_prob"] = scale_and_mask(score, scored["scale"], scored["mask"])
-
-
-def score_anew(estimator: str, name: str, fn: Any, value: Tensor) -> Tensor:
-    """log q at a value that the distribution has not just drawn itself.
-
-    Raises:
-        ValueError: if it cannot, as Pyro's planar flow cannot.
-    """
-    try:
-        return cast(Tensor, fn.log_prob(value))
-    except (NotImplementedError, KeyError) as error:
-        raise ValueError(
-            f"{estimator} scores draws anew, which q({name}), a {family(fn)}, cannot do "
-            f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
-        ) from error
+def _call(pair: Any, batch: tuple[Any, ...]) -> Call:
+    return Call(*programs(as_pair(pair)), batch, {})

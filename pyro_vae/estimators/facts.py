@@ -20,17 +20,22 @@ class Facts:
         source: where it is from.
     """
 
-    bounds: str
-    gradient: str
-    sites: str
-    cost: str
-    source: str
+    bounds: str = ""
+    gradient: str = ""
+    sites: str = ""
+    cost: str = ""
+    source: str = ""
+
+    def over(self, other: Facts) -> Facts:
+        """These facts, and of what they do not say those of ``other``."""
+        return Facts(*(getattr(self, field.name) or getattr(other, field.name) for field in fields(Facts)))
 
 
 def facts_table(estimators: Sequence[Any], width: int = 120) -> str:
-    """The facts of classes of estimators as a table of text, ``width`` characters wide, or as long words ask."""
+    """The facts of estimators, or of classes of them, as a table of ``width`` characters, or as long words ask."""
     header = ["estimator", *(field.name for field in fields(Facts))]
-    rows = [[one.__name__, *(getattr(one.facts, name) for name in header[1:])] for one in estimators]
+    made: list[Any] = [one.example() if isinstance(one, type) else one for one in estimators]
+    rows = [[type(one).__name__, *(getattr(one.facts, column) for column in header[1:])] for one in made]
     first = max(len(row[0]) for row in [header, *rows])
     column = (max(width, 90) - first) // (len(header) - 1) - 2
     cells = [

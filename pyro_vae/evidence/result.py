@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import whole
+from pyro_vae.estimators.bounds import log_mean_exp
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,8 @@ def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high:
         )
 
 
-def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """``[S, N]`` -> ``[N]``, the log of the mean weight."""
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
-
-
 def error_of_mean(log_weights: Tensor) -> Tensor:
-    """``[S, N]`` of independent draws -> ``[N]``, the standard error of :func:`log_mean_exp` by the delta method."""
+    """``[S, N]`` of independent draws -> ``[N]``, the standard error of the log of their mean, by the delta method."""
     if len(log_weights) == 1:
         return torch.full_like(log_weights[0], math.nan)
     return (log_weights - log_mean_exp(log_weights)).exp().std(0) / math.sqrt(len(log_weights))

@@ -203,8 +203,10 @@ class Trainer:
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()
+            estimator = self.state.estimator
+            one = {"beta": 1.0} if "beta" in estimator.scheduled else {}
             # The weights, if they are random, are paid for by the training data.
-            valid = self.state.estimator.mean_bound(self.pair, batches, num_data=math.inf)
+            valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
         return valid
 

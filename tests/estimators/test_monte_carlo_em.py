@@ -157,7 +157,7 @@ def test_leaves_the_model_a_gradient_through_the_draws_alone() -> None:
 
 
 def test_chains_that_do_not_move_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.estimators.monte_carlo_em._EXTREME", 5)
+    monkeypatch.setattr("pyro_vae.estimators.objectives._EXTREME", 5)
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

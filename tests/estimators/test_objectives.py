@@ -33,7 +33,9 @@ from pyro_vae import (
 )
 from pyro_vae.diagnostics import active_units, kl_decomposition, linear_vae_optimum
 from pyro_vae.estimators import TCVAE, Annealed, Balanced, Capacity, Estimator, FreeBits, Objective
-from pyro_vae.estimators.units import aggregate, kl_by_unit, units
+from pyro_vae.estimators.kl import aggregate, kl_by_unit, units
+from pyro_vae.estimators.penalties import log_mixture
+from pyro_vae.estimators.run import Call
 from pyro_vae.pair import programs
 from pyro_vae.pair import run as run_pair
 from pyro_vae.training import TrainingStep
@@ -254,7 +256,7 @@ def test_capacity_moves_by_a_schedule() -> None:
     estimator = Capacity(Linear(0.0, 3.0, duration=0.5), gamma=100.0)
     options: dict[str, Any] = {"compile": "traced", "progress": False, "batch_size": 64, "scheduler": Cosine()}
     run = pyro_vae.fit(vae, x, estimator=estimator, epochs=80, optimizer=adam(1e-2), **options)
-    capacities = [entry["beta"] for entry in run.history]
+    capacities = [entry["capacity"] for entry in run.history]
     kls = [entry["terms"]["z"]["kl"] for entry in run.history]
     assert capacities[19] == pytest.approx(3 * 19.75 / 40, abs=1e-5)  # at the last step of this epoch
     assert capacities[-1] == 3.0
@@ -324,7 +326,8 @@ def test_units_of_any_shape() -> None:
         terms = seeded(1, FreeBits(0.1, "site").terms, pair, torch.zeros(()))
     model_trace, guide_trace = seeded(1, run_pair, pair, torch.zeros(()))
     for name, count in (("z", 6), ("y", 2), ("w", 1)):
-        kl = kl_by_unit(guide_trace.nodes[name], model_trace.nodes[name])
+        q, p = guide_trace.nodes[name], model_trace.nodes[name]
+        kl = kl_by_unit(q["fn"], p["fn"], q["value"], q["scale"], q["mask"])
         assert kl is not None
         assert kl.shape == (5, count)
         expected = terms[name].kl if terms[name].kl is not None else terms[name].log_q - terms[name].log_p
@@ -503,21 +506,22 @@ def test_tcvae_against_loops(sampling: Any, num_data: int) -> None:
     torch.testing.assert_close(
         objective_of(estimator, pair, x).loss, -log_likelihood(pair, x) + kl + ((weights - 1) * parts).sum()
     )
-    draws = seeded(1, estimator._draw, *programs(pair), (x,), {})
-    ours = estimator._parts(draws)
+    run = seeded(1, estimator._run, Call(*programs(pair), (x,), {}))
+    ours = estimator.parts(run)
     torch.testing.assert_close(torch.stack([part.mean() for part in ours]), parts)
-    sites = [trace.nodes["z"]["log_prob"] for trace in (draws.guide_trace, draws.model_trace)]
-    torch.testing.assert_close(torch.stack(ours).sum(0), sites[0] - sites[1])  # whatever the estimate of q(z)
+    torch.testing.assert_close(
+        torch.stack(ours).sum(0), run.guide["z"].log_prob - run.model["z"].log_prob
+    )  # whatever the estimate of q(z)
 
 
 def test_tcvae_with_particles_is_the_mean_of_its_particles() -> None:
     pair, x = vectors()
     estimator = TCVAE(0.5, 6.0, 2.0, 3, num_data=40)
-    draws = seeded(1, estimator._draw, *programs(pair), (x,), {})
-    z = draws.guide_trace.nodes["z"]["value"]
+    run = seeded(1, estimator._run, Call(*programs(pair), (x,), {}))
+    z = run.guide["z"].value
     assert z.shape == (3, 6, 3)
     each = torch.stack([by_hand(pair, particle, 40, "stratified") for particle in z])
-    ours = torch.stack([part.mean(0) for part in estimator._parts(draws)], -1)
+    ours = torch.stack([part.mean(0) for part in estimator.parts(run)], -1)
     torch.testing.assert_close(ours, each)
 
 
@@ -526,12 +530,10 @@ def test_stratified_weights_are_free_of_bias() -> None:
     pair = Vectors(5)
     z = torch.randn(3, dtype=torch.float64)
     log_q = dist.Normal(pair.loc, pair.log_scale.exp()).log_prob(z)
-    estimator = TCVAE(num_data=5)
-    plate = type("Plate", (), {"size": 3, "full_size": 3})
     found = []
     for others in ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)):
         rows = log_q[[0, *others]]
-        found.append(aggregate(rows, estimator._log_mixture(plate, rows)[0]))
+        found.append(aggregate(rows, log_mixture(rows, 3, 5, "stratified")[0]))
     joint = torch.stack([j for j, _ in found]).exp().mean(0)
     single = torch.stack([s for _, s in found]).exp().mean(0)
     torch.testing.assert_close(joint, log_q.sum(-1).exp().mean())
@@ -541,9 +543,7 @@ def test_stratified_weights_are_free_of_bias() -> None:
 def test_the_weighted_total_correlation_is_the_published_one() -> None:
     """Equation 3 of Chen et al. (2018): log of the mean over the batch, less log N."""
     _, x = vectors()
-    log_weights = TCVAE(sampling="weighted", num_data=50)._log_mixture(
-        type("Plate", (), {"size": 6, "full_size": 6}), x
-    )
+    log_weights = log_mixture(x, 6, 50, "weighted")
     assert log_weights.exp().sum(-1).tolist() == pytest.approx([1 / 50] * 6)
 
 

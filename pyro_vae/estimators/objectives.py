@@ -1,26 +1,137 @@
-"""Monte Carlo expectation maximization."""
+"""Objectives of which model and guide each learn another: wake-sleep, and Monte Carlo expectation maximization."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._checks import whole
-from pyro_vae.estimators.base import Draws, Facts
-from pyro_vae.estimators.per_datum import Detached, PerDatum
+from pyro_vae._checks import number, one_of, whole
+from pyro_vae.estimators.base import Estimator
+from pyro_vae.estimators.bounds import Bound, Mean
+from pyro_vae.estimators.facts import Facts
+from pyro_vae.estimators.gradients import Gradient
+from pyro_vae.estimators.run import Call, Run, sites_of, summed_to
+from pyro_vae.pair import simulate
 from pyro_vae.sampling import hamiltonian
 from pyro_vae.sampling.joint import Joint, Start
 
+Phase = Literal["wake", "sleep", "both"]
 _EXTREME = 200  # transitions in a row that accept nothing, or everything, before it is said
 
 
-class MonteCarloEM(PerDatum):
+class Apart(Gradient):
+    """Draws carry no gradient: model and guide learn from terms of their own; here the model alone."""
+
+    reparameterized = False
+    per_datum = True
+    detached = True
+    no_beta = "has one objective for the model and another for the guide"
+    sites = "any"
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        log_p = run.sum("log_p")
+        return bound.reduce(log_p) if bound.linear else (bound.weights(run.sum().detach()) * log_p).sum(0)
+
+
+@dataclass(frozen=True)
+class Phases(Apart):
+    r"""The model learns awake, from data; the guide awake as well, or asleep, from the model's dreams.
+
+    .. math:: \text{model:} \; \sum_k c_k \nabla_\theta \log p(x, z_k), \quad
+              \text{wake guide:} \; \sum_k c_k \nabla_\phi \log q(z_k \mid x), \quad
+              \text{sleep guide:} \; \nabla_\phi \, \mathbb E_{p(x, z)} \log q(z \mid x)
+
+    with the weights :math:`c_k = \partial L / \partial \log w_k` of the bound's samples.
+
+    Args:
+        guide: how the guide learns: ``"wake"``, ``"sleep"``, or ``"both"``, their mean.
+
+    Raises:
+        ValueError: if ``guide`` is something else, or the guide would learn awake with weights that are constant.
+    """
+
+    guide: Phase = "wake"
+
+    def __post_init__(self) -> None:
+        one_of(get_args(Phase), guide=self.guide)
+
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        if self.guide != "sleep" and (bound.linear or num_particles == bound.num_groups):
+            raise ValueError(
+                f"{who}: under {bound!r} with {num_particles} particles all draws weigh the same, from which a guide "
+                "learns nothing awake. Use more particles and ImportanceWeighted(), or guide='sleep'."
+            )
+
+    def evaluations(self, num_particles: int) -> tuple[int, int]:
+        asleep = self.guide != "wake"
+        return num_particles + asleep, 1 + asleep
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        learned = super().surrogate(bound, run)
+        share = 0.5 if self.guide == "both" else 1.0
+        if self.guide != "sleep":
+            learned = learned - share * (bound.weights(run.sum().detach()) * run.sum("log_q")).sum(0)
+        if self.guide != "wake" and torch.is_grad_enabled():
+            learned = learned + share * dreams(run)
+        return learned
+
+
+def dreams(run: Run) -> Tensor:
+    """``[B]``: log q(z | x) of dreams z, x ~ p(x, z), one for each datum."""
+    model, guide, args, kwargs, _ = run.call
+    with torch.no_grad():
+        dreamt, trace = simulate(functools.partial(model, **kwargs), *args)
+    guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*dreamt, **kwargs)
+    guide_trace.compute_log_prob()
+    log_q = [
+        summed_to(site.log_prob, [run.plate.dim]) * run.share
+        for name, site in sites_of(guide_trace).items()
+        if not site.observed and name in trace.nodes
+    ]
+    return torch.as_tensor(sum(log_q))
+
+
+class WakeSleep(Estimator):
+    r"""Wake-sleep.
+
+    .. math:: \text{wake:} \quad \nabla_\theta \, \mathbb E_{q(z \mid x)} \log p(x, z), \qquad
+              \text{sleep:} \quad \nabla_\phi \, \mathbb E_{p(x, z)} \log q(z \mid x)
+
+    The wake phase raises the ELBO, which is its value; the sleep phase fits the guide to dreams of the model, by the
+    KL from the posterior to the guide, so that together they are the gradient of no single function. A dream is a
+    draw of all random variables of the model, one for each datum of the batch. Latents may be discrete.
+
+    Args:
+        num_particles: draws of the guide for each datum in the wake phase.
+        options: max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`; no beta.
+
+    Raises:
+        ValueError: if beta is given, a random variable stands outside the data plate, a distribution of the guide
+            cannot score a given value, as Pyro's planar flow cannot, or a dream cannot be given to the guide, because
+            the observed site is none of the arguments.
+
+    Source: Hinton, Dayan, Frey & Neal (1995).
+    """
+
+    known = Facts(
+        gradient="model: the ELBO's; guide: minus the KL(p(z|x) || q(z|x)) over the model's own data",
+        cost="L + 1 model (one forward only), 2 guide",
+    )
+
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(Mean(), Phases("sleep"), num_particles, **options)
+
+
+class MonteCarloEM(Estimator):
     r"""Monte Carlo EM: latents from the posterior by Hamiltonian Monte Carlo, then updates of the weights.
 
     .. math:: \text{E-step:} \; z_c \sim p(z \mid x) \text{ by HMC}, \qquad
@@ -53,14 +164,12 @@ class MonteCarloEM(PerDatum):
     Source: Kingma & Welling (2013), appendix E; Wei & Tanner (1990).
     """
 
-    facts = Facts(
+    known = Facts(
         bounds="log p(x), from below (the guide's ELBO)",
         gradient="model: log p(x)'s, as far as the chains have converged; guide: minus KL(p(z|x) || q(z|x))",
         sites="continuous, in the data plate",
         cost="E-step: leapfrog steps x transitions x C model; each update: C + 1 model, 2 guide",
-        source="Kingma & Welling 2013, app. E; Wei & Tanner 1990",
     )
-    no_beta = "has one objective for the model and another for the guide"
 
     def __init__(
         self,
@@ -72,35 +181,26 @@ class MonteCarloEM(PerDatum):
         num_updates: int = 5,
         start: Start = "prior",
         fit_guide: bool = True,
-        max_plate_nesting: int = 1,
-        num_data: float | None = None,
+        **options: Any,
     ) -> None:
-        whole(
-            1,
-            num_chains=num_chains,
-            num_transitions=num_transitions,
-            num_leapfrog=num_leapfrog,
-            num_updates=num_updates,
-        )
-        if not 0 < target_acceptance < 1:
-            raise ValueError(f"target_acceptance is a probability between 0 and 1; got {target_acceptance}.")
-        if start not in ("prior", "guide"):
-            raise ValueError(f"start is 'prior' or 'guide'; got {start!r}.")
-        super().__init__(1, max_plate_nesting=max_plate_nesting, num_data=num_data)
+        counts = {"num_chains": num_chains, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
+        whole(1, **counts, num_updates=num_updates)
+        number(above=0, below=1, target_acceptance=target_acceptance)
+        one_of(get_args(Start), start=start)
+        super().__init__(Mean(), Apart(), **options)
         self.num_chains, self.num_transitions, self.num_leapfrog = num_chains, num_transitions, num_leapfrog
         self.target_acceptance, self.num_updates = target_acceptance, num_updates
         self.start: Start = start
         self.fit_guide = fit_guide
-        self._nesting = max_plate_nesting
         # One step size for all data; a floor of the gain, since the posterior moves with the weights.
         self._steps = hamiltonian.StepSize(torch.full((1,), 0.1, dtype=torch.float64), target_acceptance, floor=0.05)
         self._extreme = 0  # transitions in a row that accepted nothing, or everything
         self._joint: tuple[Any, Joint] | None = None  # with the model that it is of
         self._kept: tuple[Any, Tensor, int] | None = None  # the arguments, their draws, and how often they were used
 
-    def _options(self) -> dict[str, Any]:
-        names = ("num_chains", "num_transitions", "num_leapfrog", "target_acceptance", "num_updates", "start")
-        return {name: getattr(self, name) for name in (*names, "fit_guide")}
+    @classmethod
+    def example(cls, **options: Any) -> MonteCarloEM:
+        return cls(2, num_transitions=2, num_leapfrog=3, num_updates=2, **options)
 
     @property
     def evaluations(self) -> tuple[int, int]:
@@ -130,7 +230,7 @@ class MonteCarloEM(PerDatum):
         """The E-step: draws from the posterior of each datum, unconstrained, ``[C, B, D]``."""
         if self._joint is None or self._joint[0] is not model:
             with torch.random.fork_rng():  # it runs the model, which a resumed training does once more
-                self._joint = (model, Joint(model, guide, *batch, max_plate_nesting=self._nesting))
+                self._joint = (model, Joint(model, guide, *batch, max_plate_nesting=self.max_plate_nesting))
         joint = self._joint[1]
         graph = compiled(joint.value_and_grad)
 
@@ -159,33 +259,26 @@ class MonteCarloEM(PerDatum):
                 stacklevel=2,
             )
 
-    def _draw(self, model: Any, guide: Any, args: Any, kwargs: Any, prepared: tuple[Tensor, ...] = ()) -> Draws:
-        draws = super()._draw(model, guide, args, kwargs)
+    def _surrogate(self, run: Run) -> Tensor:
+        """``[B]``: log p(x, z), and log q(z | x), of the draws of the chains."""
         if not torch.is_grad_enabled():
-            return draws
-        (u,) = prepared or self._drawn(model, guide, args)
+            return torch.zeros(())
+        (u,) = run.call.prepared or self._drawn(run.call)
         assert self._joint is not None
-        densities = self._joint[1].densities(u, *args, guide=self.fit_guide)
+        densities = self._joint[1].densities(u, *run.call.args, guide=self.fit_guide)
         learned = densities.prior + densities.likelihood
         if densities.guide is not None:
             learned = learned + densities.guide
-        return draws._replace(extra=learned.mean(0))
+        return learned.mean(0).sum() * run.scale
 
-    def _drawn(self, model: Any, guide: Any, args: Any) -> tuple[Tensor, ...]:
+    def _drawn(self, call: Call) -> tuple[Tensor, ...]:
         """The draws of an E-step, taken once for ``num_updates`` calls with the same arguments."""
         uses = 0
         if self._kept is not None and self._kept[2] < self.num_updates:
             before, u, uses = self._kept
-            if len(before) != len(args) or any(a is not b for a, b in zip(before, args, strict=True)):
+            if len(before) != len(call.args) or any(a is not b for a, b in zip(before, call.args, strict=True)):
                 uses = 0
         if uses == 0:
-            (u,) = self.prepare(model, guide, *args)
-        self._kept = (args, u, uses + 1)
+            (u,) = self.prepare(call.model, call.guide, *call.args)
+        self._kept = (call.args, u, uses + 1)
         return (u,)
-
-    def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
-        with Detached(type(self).__name__):
-            return super()._guide_trace(guide, args, kwargs)
-
-    def _surrogate(self, draws: Draws) -> Tensor:
-        return draws.extra

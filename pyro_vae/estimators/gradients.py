@@ -1,0 +1,305 @@
+"""How a bound is differentiated."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from pyro.distributions.util import is_identically_zero
+from pyro.infer.util import MultiFrameTensor
+from torch import Tensor
+
+from pyro_vae._checks import one_of
+from pyro_vae.distributions.wrappers import family
+from pyro_vae.estimators.bounds import Bound, grouped
+from pyro_vae.estimators.run import Run, Site
+
+REMEDY = (
+    "Use SGVB_A or, with less variance, ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration where the support "
+    "is finite."
+)
+Baseline = Literal["auto", "none", "leave_one_out", "batch"]
+
+
+class Gradient(ABC):
+    """An estimator of the gradient of a bound, from one run of guide and model.
+
+    A gradient of one's own is :meth:`surrogate`; the attributes say what it needs of the run.
+
+    Attributes:
+        reparameterized: whether the latents have to be.
+        per_datum: whether each datum is weighed by itself also under a linear bound, so that all latents have to stand
+            in the data plate.
+        detached: whether the guide's draws carry no gradient.
+        scored: whether the guide's latents are scored once more at fixed draws (``run.scores``).
+        shown: a draw -> what the model sees in its place (``run.seen``).
+        no_beta: why beta has no place in it; empty where it has.
+        sites, cost: for a table of facts; the model is evaluated for each sample.
+    """
+
+    reparameterized: bool = True
+    per_datum: bool = False
+    detached: bool = False
+    scored: bool = False
+    shown: Callable[[Tensor], Tensor] | None = None
+    no_beta: str = ""
+    sites: str = "reparameterized"
+    cost: str = "model, 1 guide"
+
+    @abstractmethod
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        """What is differentiated in the place of the bound (required).
+
+        Returns:
+            a tensor whose sum has the gradient of the bounds of the batch, summed over its data. Under a linear bound
+            a gradient that is not :attr:`per_datum` gives that of ``run.total()``, the sum in Pyro's scale.
+        """
+
+    def exact(self, run: Run) -> bool:
+        """Whether the surrogate's value is the bound's."""
+        return False
+
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:  # noqa: B027
+        """Raises a ``ValueError`` if it cannot be combined with a bound."""
+
+    def check_sites(self, who: str, run: Run) -> None:
+        """Raises a ``ValueError`` if a latent cannot be differentiated in this way."""
+        for name, site in run.latents.items() if self.reparameterized else ():
+            if not site.fn.has_rsample:
+                raise ValueError(
+                    f"the pathwise gradient of {who} needs reparameterized latents, but q({name}) is a "
+                    f"{family(site.fn)}, which has no reparameterized sampler. {REMEDY}"
+                )
+
+    def evaluations(self, num_particles: int) -> tuple[int, int]:
+        """Evaluations of the model and of the guide's networks for one gradient and one datum."""
+        return num_particles, 1
+
+
+@dataclass(frozen=True)
+class Pathwise(Gradient):
+    """The gradient of the bound itself, through reparameterized draws."""
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        return run.total("surrogate") if bound.linear else bound.reduce(run.sum())
+
+    def exact(self, run: Run) -> bool:
+        return True
+
+
+class _OfELBO(Gradient):
+    """Of an ELBO alone: pathwise where that is possible, elsewhere by the score function, as in Pyro."""
+
+    reparameterized = False
+    sites = "any; without reparameterization by the score function"
+    baseline: Baseline = "none"
+
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        if not bound.linear:
+            raise ValueError(
+                f"{who}: {self!r} is of an ELBO, a mean of log-weights; under {bound!r} it would be biased. Use "
+                "DoublyReparameterized(), or LeaveOneOut() where latents cannot be reparameterized."
+            )
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        """Rao-Blackwellized over the plates as in Pyro: of log w what lies in the plates of the draw."""
+        surrogate = run.total("surrogate")
+        log_w = None
+        for site in run.guide.values():
+            if is_identically_zero(site.score):
+                continue
+            if log_w is None:
+                log_w = MultiFrameTensor()
+                for term in run.terms:
+                    frames = [frame for frame in term.site.frames if frame.vectorized]
+                    log_w.add((frames, (term.weight * term.value).detach()))
+            weight = self._centered(run, log_w.sum_to(site.frames), site)
+            surrogate = surrogate + (weight * site.score).sum()
+        return surrogate
+
+    def _centered(self, run: Run, weight: Tensor, site: Site) -> Tensor:
+        """The weight of a score, less the baseline."""
+        baseline = self.baseline
+        if baseline == "auto":
+            baseline = "leave_one_out" if run.num_particles > 1 else "batch"
+        if baseline == "none" or (baseline == "batch" and not run.inside(site)):
+            return weight
+        dim = weight.dim() + (run.plate.dim if baseline == "batch" else -run.nesting)
+        if dim < 0 or weight.shape[dim] == 1:
+            return weight  # one datum alone, or a weight that is the same for all particles
+        others = (weight.sum(dim, keepdim=True) - weight) / (weight.shape[dim] - 1)
+        return weight - others
+
+
+@dataclass(frozen=True)
+class Score(_OfELBO):
+    r"""Pathwise where that is possible, elsewhere by the score function; of an ELBO.
+
+    .. math:: \mathbb E_q\left[(\log w - b) \, \nabla_\phi \log q(z \mid x)\right]
+
+    Args:
+        baseline: b, see :class:`~pyro_vae.estimators.ScoreFunction`.
+        pathwise: whether latents that can be reparameterized are differentiated that way.
+
+    Raises:
+        ValueError: if the baseline is something else.
+    """
+
+    baseline: Baseline = "none"
+    pathwise: bool = True
+
+    def __post_init__(self) -> None:
+        one_of(get_args(Baseline), baseline=self.baseline)
+
+    @property
+    def detached(self) -> bool:  # type: ignore[override]
+        return not self.pathwise
+
+    def exact(self, run: Run) -> bool:
+        return all(is_identically_zero(site.score) for site in run.guide.values())
+
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        super().check(who, bound, num_particles)
+        if self.baseline == "leave_one_out" and num_particles == 1:
+            raise ValueError(
+                "baseline='leave_one_out' needs at least 2 particles; got num_particles=1. Use baseline='batch'."
+            )
+
+
+@dataclass(frozen=True)
+class StickingTheLanding(_OfELBO):
+    """The score of log q(z | x), whose expectation is zero, is left out of the ELBO's gradient (Roeder et al. 2017).
+
+    At the exact posterior the guide's gradient then has no variance. A guide of several latents runs once more for
+    it, and must not draw other noise (dropout) than its latents.
+    """
+
+    scored = True
+
+
+@dataclass(frozen=True)
+class DoublyReparameterized(Gradient):
+    r"""The guide's score is differentiated through the draws as well.
+
+    .. math:: \nabla_\phi L = \sum_k c_k \, (1 - r_k) \, \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k, \quad
+              \nabla_\theta L = \sum_k c_k \nabla_\theta \log p(x, z_k), \quad
+              c_k = \frac{\partial L}{\partial \log w_k}, \quad r_k = \frac{\partial \log c_k}{\partial \log w_k}
+
+    The pathwise gradient has the term :math:`-c_k \nabla_\phi \log q` at a fixed draw, whose expectation is that of
+    :math:`-(\partial c_k / \partial z_k) \nabla_\phi z_k`. Of the importance-weighted bound :math:`c_k (1 - r_k)` is
+    :math:`\tilde w_k^2`; of Renyi's :math:`\tilde w_k (1 - (1 - \alpha) (1 - \tilde w_k))`, with the weights of the
+    tempered log-weights; of a mean 1 / K, so that it is sticking the landing. With beta it is
+    :math:`1 - \beta r_k`. A guide of several latents runs once more, and must not draw other noise (dropout) than its
+    latents.
+
+    Raises:
+        ValueError: if a distribution cannot score a given value, as Pyro's planar flow cannot.
+
+    Source: Tucker, Lawson, Gu & Maddison (2019).
+    """
+
+    per_datum = True
+    scored = True
+    sites = "reparameterized, able to score a given value"
+    cost = "model, 1 guide (2 with several latents)"
+
+    @staticmethod
+    def shown(value: Tensor) -> Tensor:
+        """A copy, at which the gradient from the model is weighed once more."""
+        return value.view_as(value)
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        fixed = run.sum().detach()
+        weights = bound.weights(fixed)
+        again = 1 - run.at.get("beta", 1.0) * bound.curvature(fixed)
+        factor = run.laid(again)
+        for name, value in run.seen.items():
+            if value.requires_grad:
+                weight = factor.reshape(factor.shape + (1,) * run.guide[name].fn.event_dim)
+                value.register_hook(functools.partial(_weighed, weight))
+        return weights * (run.sum("log_p") + again * run.sum("log_q", "surrogate"))
+
+
+def _weighed(weight: Tensor, gradient: Tensor) -> Tensor:
+    return (weight * gradient).reshape(gradient.shape).to(gradient.dtype)  # a draw of bfloat16 keeps its type
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Gradient):
+    r"""The score function, its signal being what a sample adds to the bound; where possible pathwise.
+
+    .. math:: \nabla_\phi L = \sum_k (L - L_{-k}) \nabla_\phi \log q(z_k \mid x) + \sum_k c_k \nabla \log w_k
+
+    where :math:`L_{-k}` has the geometric mean of the other weights (of the group) in the place of :math:`w_k`.
+
+    Raises:
+        ValueError: if there are less than 2 samples in a group.
+
+    Source: Mnih & Rezende (2016), VIMCO.
+    """
+
+    reparameterized = False
+    per_datum = True
+    sites = "any"
+
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        if num_particles < 2 * bound.num_groups:
+            raise ValueError(
+                f"{who}: LeaveOneOut() needs at least 2 samples in each group; got {num_particles} in "
+                f"{bound.num_groups} groups."
+            )
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        log_weights = run.sum()
+        surrogate = bound.reduce(log_weights)
+        scored = [site for site in run.latents.values() if not site.fn.has_rsample]
+        scores = [run.each_datum(torch.as_tensor(site.score), site) * run.scale for site in scored]
+        if not scores:
+            return surrogate
+        fixed = log_weights.detach()
+        groups = grouped(fixed, bound.num_groups)
+        others = ((groups.sum(1, keepdim=True) - groups) / (groups.shape[1] - 1)).reshape(fixed.shape)
+        own = torch.eye(len(fixed), dtype=torch.bool, device=fixed.device)
+        # [K, K, B]: row k has the others' mean, the log of their geometric mean, in place of its own log-weight
+        replaced = torch.where(own[..., None], others[:, None], fixed[None])
+        signal = bound.reduce(fixed) - bound.reduce(replaced.transpose(0, 1))
+        return surrogate + (signal * torch.as_tensor(sum(scores))).sum(0)
+
+
+@dataclass(frozen=True)
+class Split(Gradient):
+    """The model learns by the estimator's bound, the guide by another; an upper one it lowers.
+
+    Args:
+        guide: the guide's bound.
+
+    Source: Rainforth et al. (2018), PIWAE.
+    """
+
+    guide: Bound
+    per_datum = True
+    cost = "model (backward twice), 1 guide"
+
+    @staticmethod
+    def shown(value: Tensor) -> Tensor:
+        """A draw cut off from the guide; the model's gradient reaches it by another weight."""
+        return value.detach().requires_grad_(value.requires_grad)
+
+    def surrogate(self, bound: Bound, run: Run) -> Tensor:
+        fixed = run.sum().detach()
+        weights = self.guide.weights(fixed) * (-1 if self.guide.side == "above" else 1)
+        log_p = run.sum("log_p")
+        surrogate = (bound.weights(fixed) * log_p).sum() + (weights * run.sum("log_q")).sum()
+        seen = {name: value for name, value in run.seen.items() if value.requires_grad}
+        if not seen:
+            return surrogate
+        for_guide = (weights * log_p).sum()
+        gradients = torch.autograd.grad(for_guide, list(seen.values()), retain_graph=True, allow_unused=True)
+        for name, gradient in zip(seen, gradients, strict=True):
+            if gradient is not None:
+                surrogate = surrogate + (gradient * run.guide[name].value).sum()
+        return surrogate

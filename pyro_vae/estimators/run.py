@@ -1,0 +1,340 @@
+"""One run of guide and model: what each random variable was, and what its terms count for each datum."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions import TransformedDistribution
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
+from torch import Tensor
+
+from pyro_vae.distributions.wrappers import family, without_events
+from pyro_vae.pair import latent_sites
+
+Number = Tensor | float
+
+
+class Site(NamedTuple):
+    """A random variable as a program met it.
+
+    ``log_prob`` is its ``density`` at the value, masked and scaled by its plates and handlers. ``path`` is what is
+    differentiated in its place, and ``score`` what the score function differentiates; one of the two is 0.
+    """
+
+    name: str
+    fn: Any
+    value: Tensor
+    observed: bool
+    frames: tuple[Any, ...]
+    scale: Number
+    mask: Tensor | bool | None
+    infer: Mapping[str, Any]
+    density: Tensor
+    log_prob: Tensor
+    score: Number
+    path: Number
+
+
+def sites_of(trace: Trace) -> dict[str, Site]:
+    """The random variables of a program whose log-probabilities have been computed, observed or not."""
+    keys = ("fn", "value", "is_observed", "cond_indep_stack", "scale", "mask", "infer", "unscaled_log_prob", "log_prob")
+    found = {}
+    for name, node in cast("dict[str, Any]", trace.nodes).items():
+        if node["type"] == "sample":
+            _, score, path = node.get("score_parts", (None, 0, node["log_prob"]))
+            found[name] = Site(name, *(node[key] for key in keys), score, path)  # type: ignore[call-arg]
+    return found
+
+
+class Term(NamedTuple):
+    """One summand ``sign * beta * value`` of the log-weight; a sum of terms differentiates ``surrogate`` instead."""
+
+    kind: str  # "log_p", "log_q" or "kl"
+    sign: int
+    beta: Number
+    value: Tensor
+    surrogate: Tensor
+    site: Site
+
+    @property
+    def weight(self) -> Number:
+        return self.sign * self.beta
+
+
+@dataclass(frozen=True)
+class SiteTerms:
+    """The terms of one site, in nats per datum; those that the estimator did not need are ``None``.
+
+    Inside the data plate a term is ``[B]``, or ``[num_particles, B]`` with more than one particle. Outside of it the
+    last dimension has size 1 and the term is divided by the number of data N, so that summing over the N data counts
+    the site once.
+
+    Attributes:
+        log_p: log p(site | parents) at the drawn or observed value.
+        log_q: log q(site | x, parents) at the drawn value.
+        kl: KL(q || p) of the site in closed form.
+    """
+
+    log_p: Tensor | None = None
+    log_q: Tensor | None = None
+    kl: Tensor | None = None
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """``(name, value)`` of the terms that are there."""
+        return [(name, value) for name, value in vars(self).items() if value is not None]
+
+
+class Call(NamedTuple):
+    """The two programs, their arguments, and what an estimator has prepared for them."""
+
+    model: Any
+    guide: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    prepared: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the guide, and of the model against its draws.
+
+    Attributes:
+        call: of which programs.
+        model, guide: their random variables, in the order of the program.
+        seen: the guide's draws as the model saw them, where those are other tensors.
+        scores: log q of the guide's latents at fixed draws, a function of the parameters alone, where it is needed.
+        at: the numbers of the estimator that a schedule may move.
+        num_particles: draws of each latent and datum, K.
+        nesting: nested plates, with that of the particles.
+        terms: the summands of log p(x, z) - log q(z | x).
+    """
+
+    call: Call
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    seen: dict[str, Tensor]
+    scores: dict[str, Tensor]
+    frame: Any | None
+    at: Mapping[str, Any]
+    num_particles: int
+    nesting: int
+    given_num_data: float | None
+    terms: list[Term] = field(default_factory=list)
+
+    @property
+    def plate(self) -> Any:
+        """The plate over the data."""
+        if self.frame is None:
+            raise ValueError(
+                "the model has no plate over the data, so there is no bound for each datum. "
+                'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
+            )
+        return self.frame
+
+    @property
+    def scale(self) -> float:
+        """N / B, by which a subsampled data plate scales its sites."""
+        return self.plate.full_size / self.plate.size
+
+    @property
+    def share(self) -> float:
+        """B / N."""
+        return self.plate.size / self.plate.full_size
+
+    @property
+    def num_data(self) -> float:
+        """The number of data that share what stands outside the data plate."""
+        given = self.given_num_data
+        return self.plate.full_size if given is None or (self.share != 1 and given != math.inf) else given
+
+    @property
+    def latents(self) -> dict[str, Site]:
+        """The guide's random variables."""
+        return {name: site for name, site in self.guide.items() if not site.observed}
+
+    @property
+    def local_latents(self) -> list[tuple[str, Site, Site]]:
+        """``(name, guide's site, model's site)`` of the latents in the data plate, as the guide draws them."""
+        shared = [(name, site, self.model[name]) for name, site in self.latents.items() if name in self.model]
+        return [latent for latent in shared if not latent[2].observed and self.inside(latent[1])]
+
+    def inside(self, site: Site) -> bool:
+        """Whether a site stands in the plate over the data."""
+        return any(frame.name == self.plate.name for frame in site.frames)
+
+    def plates(self, site: Site) -> list[str]:
+        """The names of the plates around a site, but that of the particles."""
+        particles = -self.nesting if self.num_particles > 1 else None
+        return [frame.name for frame in site.frames if frame.vectorized and frame.dim != particles]
+
+    def differentiated(self, site: Site) -> Tensor:
+        """What is differentiated in the place of log q of a draw: nothing where only the score function does.
+
+        The gradient of log q(z(phi); phi) has two parts: through the draw z, and the score, whose expectation is zero.
+        Where the score is known by itself, it is left out.
+        """
+        if is_identically_zero(site.path):
+            return torch.zeros_like(site.log_prob)
+        score = self.scores.get(site.name)
+        return cast(Tensor, site.path) if score is None else site.log_prob - (score - score.detach())
+
+    def laid(self, weights: Tensor) -> Tensor:
+        """``[K, B]`` as the plates lie, to meet a site's ``[*batch_shape]``."""
+        shape = [1] * self.nesting
+        shape[self.plate.dim] = self.plate.size
+        if self.num_particles > 1:
+            shape[-self.nesting] = self.num_particles
+        return weights.reshape(shape)
+
+    def each_datum(self, value: Tensor, site: Site) -> Tensor:
+        """``value`` (a site's log-probability, scaled by its plates) as ``[*particles, B or 1]``, a share per datum."""
+        particles = [-self.nesting] if self.num_particles > 1 else []
+        if self.inside(site):
+            return summed_to(value, [*particles, self.plate.dim]) * self.share
+        return summed_to(value, particles).unsqueeze(-1) * (1 / self.num_data)
+
+    def sum(self, kind: str | None = None, attribute: str = "value", *, beta: bool = True) -> Tensor:
+        """``[K, B]``: the sum of the terms, or of those of a kind, each with its sign and its beta, or with 1."""
+        summed = sum(
+            (term.weight if beta else term.sign) * self.each_datum(getattr(term, attribute), term.site)
+            for term in self.terms
+            if kind is None or term.kind == kind
+        )
+        return torch.as_tensor(summed).expand(self.num_particles, self.plate.size)
+
+    def total(self, attribute: str = "value") -> Tensor:
+        """The sum of the terms in Pyro's scale, of all particles."""
+        return torch.as_tensor(sum(term.weight * getattr(term, attribute).sum() for term in self.terms))
+
+    def shared(self) -> Run:
+        """For a total that is divided by the plate's size: what stands outside of it counts 1/N instead."""
+        share = self.plate.full_size / self.num_data
+
+        def of(term: Term) -> Term:
+            outside = share != 1 and not self.inside(term.site)
+            return term._replace(value=term.value * share, surrogate=term.surrogate * share) if outside else term
+
+        return replace(self, terms=[of(term) for term in self.terms])
+
+    def by_site(self) -> dict[str, SiteTerms]:
+        """The terms of each site for each datum, before beta."""
+        sites: dict[str, dict[str, Tensor]] = {}
+        for term in self.terms:
+            sites.setdefault(term.site.name, {})[term.kind] = self.each_datum(term.value, term.site)
+        return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
+
+
+def summed_to(value: Tensor, dims: Sequence[int]) -> Tensor:
+    """``value`` summed over all of its dimensions but ``dims``, which count from the right."""
+    kept = [dim + value.dim() for dim in dims]
+    summed = [dim for dim in range(value.dim()) if dim not in kept]
+    return value.sum(summed) if summed else value
+
+
+def traced(
+    who: str,
+    call: Call,
+    nesting: int,
+    *,
+    detached: bool = False,
+    shown: Callable[[Tensor], Tensor] | None = None,
+    scored: bool = False,
+) -> tuple[Trace, Trace, dict[str, Tensor], dict[str, Tensor]]:
+    """Runs the guide, and the model against its draws.
+
+    Args:
+        who: needs the run, for the messages.
+        call: the programs, in the plate of the particles, and their arguments.
+        nesting: nested plates, with that of the particles.
+        detached: whether the guide's draws carry no gradient.
+        shown: a draw -> what the model sees in its place.
+        scored: whether the guide's latents are scored once more, at fixed draws.
+
+    Returns:
+        the traces of model and guide, and ``seen`` and ``scores`` of a :class:`Run`.
+
+    Raises:
+        ValueError: if a distribution has to score a given value and cannot, as Pyro's planar flow cannot.
+    """
+    model, guide, args, kwargs, _ = call
+    if not detached and shown is None:
+        recorded = poutine.trace(guide) if scored else guide
+        model_trace, guide_trace = get_importance_trace("flat", nesting, model, recorded, args, kwargs)
+        return model_trace, guide_trace, {}, _scores(who, call, recorded.trace) if scored else {}
+    with _Detached(who) if detached else contextlib.nullcontext():
+        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    seen = {} if shown is None else {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
+    replayed = poutine.replay(model, trace=_with_values(drawn, seen))
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    if is_validation_enabled():
+        check_model_guide_match(model_trace, drawn, nesting)
+    model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(drawn)
+    model_trace.compute_log_prob()
+    guide_trace.compute_score_parts()
+    return model_trace, guide_trace, seen, _scores(who, call, drawn) if scored else {}
+
+
+def _scores(who: str, call: Call, drawn: Trace) -> dict[str, Tensor]:
+    """log q of the guide's latents as a function of the parameters, at the draws of a trace.
+
+    One latent is scored by the distribution at hand; with several, where a distribution may depend on the draws before
+    it, the guide runs once more.
+    """
+    sites = latent_sites(drawn)
+    fixed = _with_values(drawn, {name: site["value"].detach() for name, site in sites.items()})
+    if len(sites) > 1:
+        fixed = poutine.trace(poutine.replay(call.guide, trace=fixed)).get_trace(*call.args, **call.kwargs)
+    found = {}
+    for name in sites:
+        node: Any = fixed.nodes[name]
+        score = _score_anew(who, name, node["fn"], node["value"])
+        found[name] = scale_and_mask(score, node["scale"], node["mask"])
+    return found
+
+
+def _with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
+    """A copy of a trace with other values, to be replayed."""
+    copied = Trace()
+    for name, site in trace.nodes.items():
+        copied.add_node(name, **{**site, **({"value": values[name]} if name in values else {})})
+    return copied
+
+
+def _score_anew(who: str, name: str, fn: Any, value: Tensor) -> Tensor:
+    """log q at a value that the distribution has not just drawn itself."""
+    try:
+        return cast(Tensor, fn.log_prob(value))
+    except (NotImplementedError, KeyError) as error:
+        raise ValueError(
+            f"{who} scores draws anew, which q({name}), a {family(fn)}, cannot do "
+            f"({type(error).__name__}: {error}). Use SGVB_A or IWAE, which score a draw as it is made."
+        ) from error
+
+
+class _Detached(Messenger):
+    """Runs a guide so that its draws carry no gradient.
+
+    A transformed distribution then no longer knows a draw as its own, and has to find its way back from it.
+    """
+
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self.who = who
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["value"], Tensor):
+            msg["value"] = msg["value"].detach()
+            if isinstance(without_events(msg["fn"]), TransformedDistribution):
+                _score_anew(self.who, msg["name"], msg["fn"], msg["value"])
