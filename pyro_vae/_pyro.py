@@ -19,6 +19,7 @@ import pyro
 import torch
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
@@ -86,6 +87,12 @@ def without_shapes(message: str) -> str:
 
 
 # Parameters and modules
+
+
+def announced(name: str) -> tuple[str, str]:
+    """Of a parameter that ``pyro.module`` announces, the module's name and the parameter's path in it."""
+    module, _, path = name.partition(_MODULE_NAMESPACE_DIVIDER)
+    return module, path
 
 
 def remember_unconstrained(value: Any, parameter: Tensor) -> None:

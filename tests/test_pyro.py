@@ -105,6 +105,14 @@ def test_without_shapes() -> None:
     assert _pyro.without_shapes(str(caught.value)) == "what went wrong."
 
 
+def test_announced() -> None:
+    network = nn.Sequential(nn.Linear(2, 3))
+    nodes = poutine.trace(lambda: pyro.module("a.b", network)).get_trace().nodes
+    found = {_pyro.announced(name) for name, site in nodes.items() if site["type"] == "param"}
+    assert found == {("a.b", "0.weight"), ("a.b", "0.bias")}
+    assert _pyro.announced("0.weight") == ("0.weight", "")  # of a PyroModule, by its full name
+
+
 def test_remember_unconstrained() -> None:
     held, weight = torch.zeros(2, requires_grad=True), torch.ones(2)
     _pyro.remember_unconstrained(weight, held)

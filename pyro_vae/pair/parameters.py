@@ -7,8 +7,7 @@ resolves each bare ``pyro.param`` from the pair itself.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,17 +17,26 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-_LOCAL = "pyro_params"
+from pyro_vae._pyro import remember_unconstrained
+
+LOCAL = "pyro_params"
+
+#: Gives a pair the module of a parameter that was announced by a name; False if it is not to be found.
+Claim = Callable[[str, nn.Parameter], bool]
 
 
 class LocalParameters(nn.Module):
     """The bare ``pyro.param`` statements of one pair: unconstrained values and their constraints.
 
     It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them.
+
+    Args:
+        refusal: why there can be none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: str = "") -> None:
         super().__init__()
+        self.refusal = refusal
         self.constraints: dict[str, constraints.Constraint] = {}
         self.unowned: list[str] = []  # parameters of modules that cannot be reached from the pair
 
@@ -40,7 +48,13 @@ class LocalParameters(nn.Module):
         return isinstance(name, str) and self._key(name) in self._parameters
 
     def create(self, name: str, init: Tensor, constraint: constraints.Constraint) -> None:
-        """Adds ``name``, with the value ``init`` in the constrained space."""
+        """Adds ``name``, with the value ``init`` in the constrained space.
+
+        Raises:
+            TypeError: if there can be none.
+        """
+        if self.refusal:
+            raise TypeError(self.refusal.format(name=name))
         with torch.no_grad():
             unconstrained = transform_to(constraint).inv(init.detach()).clone().contiguous()
         self.constraints[name] = constraint
@@ -56,37 +70,26 @@ class LocalParameters(nn.Module):
         """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimizers expect."""
         unconstrained = cast(Tensor, self._parameters[self._key(name)])
         value = transform_to(self.constraints[name])(unconstrained)
-        value.unconstrained = weakref.ref(unconstrained)
+        remember_unconstrained(value, unconstrained)
         return value
 
 
 class _ResolveParameters(Messenger):
     """Answers ``pyro.param`` from the pair instead of from Pyro's global store."""
 
-    def __init__(self, pair: nn.Module) -> None:
+    def __init__(self, pair: nn.Module, claim: Claim) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.claim = pair, claim
         self.owned = {id(parameter) for parameter in pair.parameters()}
 
     def _local(self) -> LocalParameters:
-        local = self.pair._modules.get(_LOCAL)
-        if local is None:
-            local = LocalParameters()
-            self.pair._modules[_LOCAL] = local
-        return cast(LocalParameters, local)
-
-    def _claim(self, name: str, parameter: nn.Parameter) -> None:
-        """Gives the pair a parameter that a program has announced: with its module, where that can be found."""
-        claim = getattr(self.pair, "claim", None)
-        if claim is None or not claim(name, parameter):
-            self._local().adopt(name, parameter)
-        self.owned = {id(parameter) for parameter in self.pair.parameters()}
+        return cast(LocalParameters, self.pair._modules.setdefault(LOCAL, LocalParameters()))
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["done"]:
             return  # answered by an isolation further in, or by the user's own handler
         name, *rest = msg["args"]
-        local = cast("LocalParameters | None", self.pair._modules.get(_LOCAL))
+        local = _local_of(self.pair)
         if local is None or name not in local:
             init = rest[0] if rest else msg["kwargs"].get("init_tensor")
             if init is None:
@@ -97,8 +100,10 @@ class _ResolveParameters(Messenger):
             is_parameter = isinstance(init, nn.Parameter) or id(init) in self.owned
             if is_parameter and constraint is constraints.real:  # pyro.module, or a parameter of a PyroModule
                 if id(init) not in self.owned:
-                    self._claim(name, init)
-                init.unconstrained = weakref.ref(init)
+                    if not self.claim(name, init):
+                        self._local().adopt(name, init)
+                    self.owned = {id(parameter) for parameter in self.pair.parameters()}
+                remember_unconstrained(init, init)
                 msg["value"], msg["done"] = init, True
                 return
             local = self._local()
@@ -107,21 +112,32 @@ class _ResolveParameters(Messenger):
 
 
 @contextmanager
-def isolated(pair: nn.Module) -> Iterator[None]:
-    """Runs Pyro programs of ``pair`` so that they see the parameters of this pair and leave Pyro's store as it was."""
+def isolated(pair: nn.Module, claim: Claim = lambda name, parameter: False) -> Iterator[None]:
+    """Runs Pyro programs of ``pair`` so that they see the parameters of this pair and leave Pyro's store as it was.
+
+    Args:
+        pair: the pair.
+        claim: called with what a program announces and the pair does not have yet. Where it gives False, the parameter
+            alone becomes the pair's.
+    """
     store = pyro.get_param_store()
     try:
-        with store.scope(), _ResolveParameters(pair):
+        with store.scope(), _ResolveParameters(pair, claim):
             yield
     finally:
         # Leaving a scope strips the weak references by which Pyro's optimizers find a parameter.
         for _, parameter in store.named_parameters():
-            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+            remember_unconstrained(parameter, parameter)
 
 
 def tracing_obstacle(pair: nn.Module) -> str | None:
     """Why the pair's programs cannot be run on exchanged parameters; ``None`` if they can."""
-    local = pair._modules.get(_LOCAL)
-    if isinstance(local, LocalParameters) and local.unowned:
+    local = _local_of(pair)
+    if local is not None and local.unowned:
         return f"the module of parameter {local.unowned[0]} cannot be found; pass it as Pair(model, guide, module)"
     return None
+
+
+def _local_of(pair: nn.Module) -> LocalParameters | None:
+    local = pair._modules.get(LOCAL)
+    return local if isinstance(local, LocalParameters) else None

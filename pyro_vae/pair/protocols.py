@@ -15,7 +15,6 @@ from torch import nn
 from pyro_vae.networks.shapes import HasInShape, HasOutShape
 
 __all__ = [
-    "AnnouncesModules",
     "ChecksBatch",
     "ChecksBuffer",
     "HasContextDim",
@@ -55,17 +54,6 @@ class SamplesWeights(Protocol):
 
     def sample_weights(self, seed: int = 0) -> nn.Module:
         """A pair that holds its weights at one draw from their posterior."""
-
-
-@runtime_checkable
-class AnnouncesModules(Protocol):
-    """A pair of programs whose modules are not all its own; asked for these by :func:`~pyro_vae.pair.modules_of`."""
-
-    def reachable(self) -> list[nn.Module]:
-        """The modules that its programs refer to."""
-
-    def claim(self, name: str, parameter: nn.Parameter) -> bool:
-        """Takes in the module of a parameter that a program has just announced by ``name``; False if not found."""
 
 
 # Parts

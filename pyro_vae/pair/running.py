@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.pair.pair import programs
+from pyro_vae._pyro import is_deterministic, memory, particles, was_observed
+from pyro_vae.pair.pair import modules_of, programs
+from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, observed_sites
 
 
 @contextmanager
 def kept_modes(pair: nn.Module) -> Iterator[None]:
     """Puts back the training mode of each part of a pair, also of modules that the programs have yet to announce."""
-    modules = [pair, *getattr(pair, "reachable", list)()]
-    modes = [(part, part.training) for module in modules for part in module.modules()]
+    modes = [(part, part.training) for module in modules_of(pair) for part in module.modules()]
     try:
         yield
     finally:
@@ -34,15 +33,14 @@ def kept_modes(pair: nn.Module) -> Iterator[None]:
 def evaluating(pair: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, for all parts of a pair."""
     with kept_modes(pair):
-        for module in (pair, *getattr(pair, "reachable", list)()):
+        for module in modules_of(pair):
             module.eval()
         yield
 
 
 def device_of(pair: nn.Module) -> torch.device:
     """Where a pair is: the device of its first parameter, also of one that its programs have yet to announce."""
-    modules = (pair, *getattr(pair, "reachable", list)())
-    first = next((parameter for module in modules for parameter in module.parameters()), None)
+    first = next((parameter for module in modules_of(pair) for parameter in module.parameters()), None)
     return torch.device("cpu") if first is None else first.device
 
 
@@ -51,84 +49,34 @@ def data_plate(x: Tensor | None) -> pyro.plate:
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)
 
 
+class PairRun(NamedTuple):
+    """One run of a guide, and of the model against its draws."""
+
+    model_trace: Trace
+    guide_trace: Trace
+
+
 def vectorized(
     pair: nn.Module, num_particles: int | None = None, max_plate_nesting: int = 1
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``(model, guide)`` of :func:`programs`, in a plate of ``num_particles`` on the left of their own plates."""
     model, guide = programs(pair)
     if num_particles is not None:
-        plate = pyro.plate("num_particles_vectorized", num_particles, dim=-1 - max_plate_nesting)
+        plate = particles(num_particles, max_plate_nesting)
         model, guide = plate(model), plate(guide)
     return model, guide
 
 
-def run(
-    pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1
-) -> tuple[Trace, Trace]:
+def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1) -> PairRun:
     """Runs the guide on ``batch`` and the model against its draws.
 
-    Returns:
-        ``(model_trace, guide_trace)``. With ``num_particles`` the draws have one more dimension on the left of the
-        plates: a latent inside the data plate is ``[num_particles, B, *event]``.
+    With ``num_particles`` the draws have one more dimension on the left of the plates: a latent inside the data plate
+    is ``[num_particles, B, *event]``.
     """
     model, guide = vectorized(pair, num_particles, max_plate_nesting)
     with computing_once():
         guide_trace = poutine.trace(guide).get_trace(*batch)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    return model_trace, guide_trace
-
-
-_results: ContextVar[dict[Any, tuple[tuple[Any, ...], Any]] | None] = ContextVar("pyro_vae_results", default=None)
-
-
-@contextmanager
-def computing_once(active: bool = True) -> Iterator[None]:
-    """For one run of a guide and of the model against its draws, in which :func:`once` computes nothing twice.
-
-    Args:
-        active: False where guide and model are to compute apart, such as with weights that each of them draws.
-    """
-    token = _results.set({} if active else None)
-    try:
-        yield
-    finally:
-        _results.reset(token)
-
-
-def once(function: Callable[..., Any], *inputs: Any) -> Any:
-    """``function(*inputs)``; what the guide has computed of the same inputs is not computed again by the model.
-
-    A guide that runs top-down draws z_l by what p(z_l | z_{l+1}) and the data say together, so that it walks
-    through the decoder, which the model then does a second time on the same draws. A pair that calls its decoder by
-    ``once(self.decoder, z)`` in both programs walks through it once, forwards and backwards, under the estimators of
-    this library. Elsewhere, as under Pyro's SVI, and on other inputs (other tensors, be their values the same) it is
-    the plain call. So it is where the function has ``pyro.sample`` statements, which belong to both programs. Other
-    noise (dropout) is the same in both.
-
-    Args:
-        function: of tensors; in the two programs the same function, or method of the same object.
-        inputs: tensors, or what else is the same object in both.
-    """
-    results = _results.get()
-    if results is None:
-        return function(*inputs)
-    key = (function, torch.is_grad_enabled(), *map(id, inputs))
-    if key not in results:
-        with _Sampling() as sampling:
-            value = function(*inputs)
-        if sampling.sites:
-            return value
-        results[key] = inputs, value  # inputs that are kept cannot pass their id on to others
-    return results[key][1]
-
-
-class _Sampling(Messenger):
-    """Counts the sample statements."""
-
-    sites = 0
-
-    def _pyro_sample(self, msg: Any) -> None:
-        self.sites += 1
+        return PairRun(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace)
 
 
 def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], Trace]:
@@ -148,14 +96,17 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     given = [v.clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in batch]
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*given)
-    sites: Any = {name: site for name, site in trace.nodes.items() if "obs" in (site.get("infer") or {})}
     found = list(given)
-    for name, site in sites.items():
-        site["is_observed"] = True
-        observed = site["infer"]["obs"]
-        if site["infer"].get("_deterministic"):
+    nodes: Any = trace.nodes
+    for name, site in nodes.items():
+        observed = was_observed(site)
+        if observed is None:
             continue
-        index = next((i for i, value in enumerate(given) if _shares_memory(value, observed)), None)
+        site["is_observed"] = True
+        if is_deterministic(site):
+            continue
+        places = (i for i, value in enumerate(given) if isinstance(value, Tensor) and memory(value) == memory(observed))
+        index = next(places, None)
         if index is None:
             raise ValueError(
                 f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
@@ -166,7 +117,3 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
     return tuple(found), trace
-
-
-def _shares_memory(value: Any, other: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.untyped_storage()._cdata == other.untyped_storage()._cdata

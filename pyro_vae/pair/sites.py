@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyro.distributions import ImproperUniform
 from pyro.poutine import Trace
 from torch.distributions import constraints
 
+from pyro_vae._pyro import is_deterministic, is_subsample
 from pyro_vae.distributions.wrappers import bare
 
 DATA_PLATE = "data"
@@ -32,7 +32,7 @@ def observed_sites(trace: Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] and not (site["infer"] or {}).get("_deterministic")
+        if site["type"] == "sample" and site["is_observed"] and not is_deterministic(site)
     }
 
 
@@ -41,8 +41,13 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
+        if site["type"] == "sample" and not site["is_observed"] and not is_subsample(site)
     }
+
+
+def random_sites(trace: Trace) -> dict[str, Any]:
+    """The latents, and behind them the observed sites."""
+    return {**latent_sites(trace), **observed_sites(trace)}
 
 
 def support_of(fn: Any) -> constraints.Constraint | None:
@@ -52,22 +57,3 @@ def support_of(fn: Any) -> constraints.Constraint | None:
     except (NotImplementedError, AttributeError):
         return None
     return bare(support)
-
-
-def check_densities(who: str, model_trace: Trace) -> None:
-    """Refuses latents without a density, for what takes p(x, z) / q(z | x) as a weight of each datum.
-
-    Args:
-        who: needs the densities, for the message.
-        model_trace: a run of the model.
-
-    Raises:
-        ValueError: if the prior of a latent is improper, as an autoencoder's.
-    """
-    for name, site in latent_sites(model_trace).items():
-        if isinstance(site["fn"], ImproperUniform):
-            raise ValueError(
-                f"{who} needs densities p({name}) and q({name}), but the prior is improper: an autoencoder has no "
-                f"prior, and its q({name}) is a point without a density: there are no importance weights, and no p(x). "
-                "Train it by SGVB_A or SGVB_B, or take a VAE, such as pyro_vae.models.MLPVAE."
-            )

@@ -19,9 +19,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._pyro import is_unseen, particles
-from pyro_vae.distributions.wrappers import family
-from pyro_vae.pair import data_frame, latent_sites, observed_sites, programs
+from pyro_vae._pyro import particles
+from pyro_vae.pair import latent_sites, observed_sites, programs
+from pyro_vae.pair.structure import NothingUnseen, check_continuous, check_inside, check_local
 
 Start = Literal["prior", "guide"]
 
@@ -68,7 +68,7 @@ class Joint:
         max_plate_nesting: int = 1,
     ) -> None:
         self._model, self._guide, self._nesting = model, guide, max_plate_nesting
-        with _NothingUnseen():
+        with NothingUnseen():
             trace = self._trace(model, 1, *batch)
         self._plate: Any = check_local(trace)
         if self._plate is None:
@@ -77,7 +77,7 @@ class Joint:
                 'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
             )
         for name, site in latent_sites(trace).items():
-            _check_continuous(name, site["fn"])
+            check_continuous(name, site["fn"])
         self._batch_dims = 1 + max_plate_nesting  # chains and plates
         self.data_dim = self._batch_dims + self._plate.dim
         self.shapes = {name: self._rows(site).shape[2:] for name, site in latent_sites(trace).items()}
@@ -153,7 +153,7 @@ class Joint:
                 f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
                 "is no density of the model's latents. Start from the prior: start='prior'."
             )
-        _check_inside(self._plate, trace)
+        check_inside(self._plate, trace)
         return trace
 
     def _values(self, trace: Trace) -> dict[str, Tensor]:
@@ -186,18 +186,6 @@ class Joint:
             others = [dim for dim in range(1, term.dim()) if dim != term.dim() + self._plate.dim]
             total = total + (term.sum(others) if others else term)
         return torch.as_tensor(total)
-
-
-class _NothingUnseen(Messenger):
-    """Refuses draws that are noise of the program: with them each run has another density."""
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if is_unseen(msg):
-            raise ValueError(
-                f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
-                "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "
-                "holds its weights at one draw."
-            )
 
 
 class _AtPoint(Messenger):
@@ -260,44 +248,3 @@ class Ends(nn.Module):
 def joint_of(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Joint:
     """The :class:`Joint` of a pair, with the pair's own parameters."""
     return Joint(*programs(pair), *batch, max_plate_nesting=max_plate_nesting)
-
-
-def check_local(*traces: Trace) -> Any | None:
-    """The data plate of a model, the first trace; ``None`` if it has none.
-
-    Raises:
-        ValueError: if a random variable of a trace stands outside of it, so that the data share it.
-    """
-    plate = data_frame(traces[0])
-    if plate is not None:
-        for trace in reversed(traces):
-            _check_inside(plate, trace)
-    return plate
-
-
-def _check_inside(plate: Any, trace: Trace) -> None:
-    for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
-        if all(frame.name != plate.name for frame in site["cond_indep_stack"]):
-            raise ValueError(
-                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
-                "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
-                "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
-            )
-
-
-def _check_continuous(name: str, fn: Any) -> None:
-    try:
-        if fn.support.is_discrete:
-            raise ValueError(
-                f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
-                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
-                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
-                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
-            )
-        biject_to(fn.support)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"no bijection from the real numbers to the support of {name!r}, a {family(fn)}, is registered. "
-            "Register one with torch.distributions.biject_to, or use importance sampling."
-        ) from error

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -16,10 +16,7 @@ from pairs import (
     BATCH,
     PAIRS,
     SAMPLED,
-    UserModule,
-    UserObject,
     UserPyroModule,
-    binary,
     functions,
     linear_gaussian,
     real,
@@ -265,16 +262,6 @@ def test_functions_with_networks_are_not_copied() -> None:
         copy.deepcopy(pair)
 
 
-def test_deepcopy_of_an_object_takes_its_pair_along() -> None:
-    user = UserObject()
-    pair = as_pair(user)
-    check(user, binary(6))
-    copied = copy.deepcopy(user)
-    assert as_pair(copied) is not pair
-    assert as_pair(copied)._programs[0].__self__ is copied
-    assert as_pair(copy.copy(user))._programs[0].__self__ is not user
-
-
 @pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 def test_state_dict_round_trips(factory: Any) -> None:
     pair, batch = factory()
@@ -499,41 +486,7 @@ def test_isolated_needs_no_pyro_param() -> None:
     assert "there" not in pair.pyro_params
 
 
-# Messages
-
-
-class Frozen(NamedTuple):
-    model: Any
-    guide: Any
-
-
-def test_what_is_no_pair() -> None:
-    with pytest.raises(TypeError, match=r"got the class MLPVAE itself.*Pair\(model, guide\)"):
-        as_pair(MLPVAE)
-    with pytest.raises(TypeError, match=r"two methods, model and guide; got an object of Linear"):
-        as_pair(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match=r"an object of dict"):
-        as_pair({"model": print, "guide": print})
-    with pytest.raises(TypeError, match=r"an object of SimpleNamespace"):
-        as_pair(SimpleNamespace(model=print, guide=3))
-    with pytest.raises(TypeError, match=r"object of Frozen cannot hold.*pair = Pair\("):
-        as_pair(Frozen(print, print))
-    with pytest.raises(TypeError, match=r"the guide of a pair has to be a Pyro program.*got Normal"):
-        Pair(print, torch.distributions.Normal(0, 1))
-    with pytest.raises(TypeError, match=r"the model of a pair"):
-        Pair(None, print)  # type: ignore[arg-type]
-
-
-def test_what_is_a_pair() -> None:
-    module = UserModule()
-    assert as_pair(module) is module
-    user = UserObject()
-    assert as_pair(user) is as_pair(user)
-    namespace = SimpleNamespace(model=print, guide=print)
-    before = as_pair(namespace)
-    namespace.guide = len
-    assert as_pair(namespace) is not before
-    assert as_pair(namespace)._programs == (print, len)
+# Without data
 
 
 def test_guide_of_a_vae_without_data() -> None:

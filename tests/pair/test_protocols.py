@@ -12,7 +12,7 @@ import torch
 from pairs import binary
 from torch import Tensor, nn
 
-from pyro_vae import MLP, Bernoulli, DiagonalNormal, Pair, StandardNormal, fit, transforms
+from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal, fit, transforms
 from pyro_vae.bayesian import BayesianLayer, bayesian_, bayesian_layers
 from pyro_vae.distributions import UniformLevels
 from pyro_vae.distributions.wrappers import bare, innermost
@@ -28,12 +28,7 @@ def random_layer() -> BayesianLayer:
     return next(layer for _, layer in bayesian_layers(bayesian_(nn.Sequential(nn.Linear(2, 3)))))
 
 
-def programs(x: Tensor) -> None:
-    """A program of a pair."""
-
-
 HAVE: list[tuple[Any, Callable[[], Any], Callable[[], Any]]] = [
-    (protocols.AnnouncesModules, lambda: Pair(programs, programs), lambda: MLPVAE((6,), 2)),
     (protocols.ChecksBatch, lambda: CodePrior, lambda: MLPVAE),
     (protocols.ChecksBuffer, lambda: Masking(0.5), lambda: nn.Dropout(0.5)),
     (protocols.HasContextDim, lambda: transforms.Planar(2), lambda: dist.transforms.Planar(2)),

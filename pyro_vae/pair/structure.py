@@ -1,0 +1,365 @@
+"""What a bound or an evidence may be taken of, read off a run of guide and model.
+
+:func:`problems` gives a sentence for each thing that is wrong with a pair in itself. Each ``check_...`` raises, for
+those who compute a number that asks for more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from pyro.distributions import Delta, ImproperUniform, Unit
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import is_dependent
+
+from pyro_vae._pyro import is_unseen
+from pyro_vae.distributions.wrappers import family, innermost
+from pyro_vae.pair.protocols import HasNumLevels
+from pyro_vae.pair.running import PairRun
+from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_sites, random_sites, support_of
+
+
+def plate_nesting(run: PairRun) -> int:
+    """How many plates a pair nests; that of the data is one."""
+    frames = [frame for trace in run for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
+    return max((-frame.dim for frame in frames if frame.vectorized), default=1)
+
+
+def shared_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The latents that both programs draw, in the model's and in the guide's order.
+
+    A closed-form KL of one site given another is right only where guide and model share the order of dependence.
+
+    Args:
+        model, guide: names of sites, in the order of the program; of the guide its latents alone.
+    """
+    model, guide = list(model), list(guide)
+    return [name for name in model if name in guide], [name for name in guide if name in model]
+
+
+# What is wrong with a pair
+
+
+def problems(run: PairRun, size: int) -> list[str]:
+    """What is wrong, by a run without particles on a batch of ``size`` data; a sentence for each thing."""
+    latents, drawn, observed = (
+        latent_sites(run.model_trace),
+        latent_sites(run.guide_trace),
+        observed_sites(run.model_trace),
+    )
+    found = [*_plate_problems(run, size), *_name_problems(run)]
+    for name in [name for name in latents if name in drawn]:
+        found += _latent_problems(name, latents[name], drawn[name])
+    for name, site in observed.items():
+        found += _data_problems(name, site)
+    for which, trace in _guide_first(run):
+        for name, site in random_sites(trace).items():
+            found += _parameter_problems(f"At site {name!r} of the {which} the", innermost(site["fn"]))
+    return found
+
+
+def density_problems(run: PairRun) -> list[str]:
+    """Where log-probabilities, computed already, are not finite."""
+    return [
+        f"At site {name!r} of the {which} the log-probability is not finite for {int((~finite).sum())} of "
+        f"{finite.numel()} values. Look for a scale close to 0 or very large data, and rescale or bound them."
+        for which, trace in _guide_first(run)
+        for name, site in random_sites(trace).items()
+        if not (finite := torch.isfinite(site["log_prob"])).all()
+    ]
+
+
+def wrong_size(plate: str, which: str, got: int, size: int) -> str:
+    """What to say of a plate of the model, or of the guide, over the data of a batch."""
+    return (
+        f"The {plate} of the {which} has size {got}, but the batch has {size} data. "
+        f'Size it by the batch: pyro.plate("{DATA_PLATE}", len(x)).'
+    )
+
+
+def _guide_first(run: PairRun) -> tuple[tuple[str, Trace], ...]:
+    return ("guide", run.guide_trace), ("model", run.model_trace)
+
+
+def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
+    for which, trace in (("model", run.model_trace), ("guide", run.guide_trace)):
+        plate = data_frame(trace)
+        if plate is None and which == "model":
+            yield (
+                "The model has no plate over the data, so that its data would not be independent. Put what belongs to "
+                f'a datum inside `with pyro.plate("{DATA_PLATE}", len(x)):`, in model and guide.'
+            )
+            return
+        if plate is not None and plate.dim != -1:
+            yield f"The data plate of the {which} is at dimension {plate.dim}; it has to be the rightmost, dim=-1."
+        elif plate is not None and plate.size != size:
+            yield wrong_size("data plate", which, plate.size, size)
+        for name, site in random_sites(trace).items():
+            shape, plates = site["fn"].batch_shape, {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+            loose = [shape[dim] for dim in range(-len(shape), 0) if dim not in plates and shape[dim] != 1]
+            if loose and size in loose and not plates:
+                yield (
+                    f"At site {name!r} of the {which} a dimension of size {size}, that of the data, is in no plate. "
+                    f'Put it inside `with pyro.plate("{DATA_PLATE}", len(x)):`.'
+                )
+            elif loose:
+                yield (
+                    f"At site {name!r} of the {which} the dimensions {loose} are neither in a plate nor declared as "
+                    f"event dimensions. Add .to_event({len(loose)})."
+                )
+    in_model, in_guide = (
+        {plate.name: plate.full_size for site in random_sites(trace).values() for plate in site["cond_indep_stack"]}
+        for trace in run
+    )
+    for name in [name for name in in_model if in_guide.get(name, in_model[name]) != in_model[name]]:
+        yield (
+            f"The plate {name!r} has size {in_model[name]} in the model and {in_guide[name]} in the guide. "
+            f'Size both by the batch: pyro.plate("{name}", len(x)).'
+        )
+
+
+def _name_problems(run: PairRun) -> Iterator[str]:
+    in_model, in_guide = latent_sites(run.model_trace), latent_sites(run.guide_trace)
+    observed, plate = observed_sites(run.model_trace), data_frame(run.model_trace)
+    # An observation says something of the data, and so does a factor in their plate.
+    if all(isinstance(site["fn"], Unit) and (plate is None or not _inside(site, plate)) for site in observed.values()):
+        yield 'The model observes nothing. Pass the data: pyro.sample("x", ..., obs=x).'
+    else:
+        for name in [name for name in in_model if name not in in_guide]:
+            yield (
+                f"The latent {name!r} is in the model but not in the guide. Sample it in the guide as well, or, if it "
+                f'is data, pass obs= in the model: pyro.sample("{name}", ..., obs=x).'
+            )
+    for name in [name for name in observed if name in random_sites(run.guide_trace)]:
+        yield (
+            f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: "
+            f"remove {name!r} from it."
+        )
+    for name, site in in_guide.items():
+        if name not in in_model and name not in observed and not site["infer"].get("is_auxiliary"):
+            yield (
+                f"The latent {name!r} is in the guide but not in the model. Sample it in the model under the same "
+                'name, or mark it by infer={"is_auxiliary": True}.'
+            )
+
+
+def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
+    p, q = model["fn"], guide["fn"]
+    plates = [sorted(f.name for f in site["cond_indep_stack"] if f.vectorized) for site in (model, guide)]
+    if p.event_shape != q.event_shape:
+        yield (
+            f"At site {name!r} the model's event shape is {list(p.event_shape)}, the guide's {list(q.event_shape)}. "
+            "Give both the same size and the same to_event(n)."
+        )
+    elif p.shape() != q.shape():
+        yield (
+            f"At site {name!r} the model draws {list(p.shape())}, the guide {list(q.shape())}. "
+            "Put both inside the same plates."
+        )
+    elif plates[0] != plates[1] and all(plates):
+        yield (
+            f"Site {name!r} is in other plates in the model ({', '.join(plates[0])}) than in the guide "
+            f"({', '.join(plates[1])}). Give the plates the same names in both."
+        )
+    on_p, on_q = _support(p), _support(q)
+    if on_p is None or on_q is None or isinstance(q, Delta):
+        return
+    if on_p[0] != on_q[0] or not ((on_p[1] <= on_q[1]).all() and (on_q[2] <= on_p[2]).all()):
+        yield (
+            f"At site {name!r} the guide's {family(q)} lives on {_named(on_q)}, the model's {family(p)} on "
+            f"{_named(on_p)}. Choose a prior and a posterior on the same support: each family of pyro_vae.posteriors "
+            "has its prior in pyro_vae.priors."
+        )
+
+
+_BOUNDED = (constraints.interval, constraints.half_open_interval)
+_FROM = (*_BOUNDED, constraints.greater_than, constraints.greater_than_eq)
+_TO = (*_BOUNDED, constraints.less_than)
+
+
+def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
+    """The kind of set and its bounds; ``None`` where a distribution does not say."""
+    support: Any = support_of(fn)
+    if support is None or is_dependent(support):
+        return None
+    if support.is_discrete:
+        return "discrete values", torch.zeros(()), torch.zeros(())
+    low = torch.as_tensor(support.lower_bound if isinstance(support, _FROM) else -math.inf)
+    high = torch.as_tensor(support.upper_bound if isinstance(support, _TO) else math.inf)
+    if support is constraints.real or low.isfinite().all() or high.isfinite().all():
+        kind = {(False, False): "the real line", (True, True): "an interval"}
+        return kind.get((bool(low.isfinite().all()), bool(high.isfinite().all())), "a half-line"), low, high
+    return f"a {type(support).__name__.strip('_').lower()}", torch.zeros(()), torch.zeros(())
+
+
+def _named(support: tuple[str, Tensor, Tensor]) -> str:
+    kind, low, high = support
+    return f"({low.min().item():g}, {high.max().item():g})" if kind in ("an interval", "a half-line") else kind
+
+
+def _data_problems(name: str, site: Any) -> Iterator[str]:
+    fn, value, at = site["fn"], site["value"], f"At the observed site {name!r}"
+    if value.shape != fn.shape():
+        yield (
+            f"{at} the data have shape {list(value.shape)}, but the likelihood is over {list(fn.shape())}. Give the "
+            "decoder an output of the data's event shape, or reshape the data."
+        )
+        return
+    if value.is_floating_point() and site["mask"] is None and not torch.isfinite(value).all():
+        yield (
+            f"{at} {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers of the data are NaN or infinite. "
+            "Remove or replace them."
+        )
+        return
+    support: Any = support_of(fn)
+    inside = torch.ones_like(value, dtype=torch.bool) if support is None else support.check(value)
+    if inside.all():
+        return
+    bad = value[~inside] if inside.shape == value.shape else value
+    low, high = bad.min().item(), bad.max().item()
+    if family(fn) == "Bernoulli" and low >= 0 and high <= 1:
+        remedy = (
+            "Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
+            "on purpose by Bernoulli(network, support='unit_interval')."
+        )
+    elif isinstance(support, HasNumLevels):
+        last = support.num_levels - 1
+        remedy = (
+            f"Quantized pixels are k / {last} for k = 0 to {last}: round the data to them, or choose a likelihood for "
+            "continuous values."
+        )
+    else:
+        remedy = "Rescale the data, or choose a likelihood for such values."
+    yield (
+        f"{at} the data leave the support of the {family(fn)} likelihood: values in [{low:.4g}, {high:.4g}] are "
+        f"outside of it. {remedy}"
+    )
+
+
+def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
+    """The parameters that a distribution cannot have, which torch says only while validation is on."""
+    for parameter, constraint in fn.arg_constraints.items():
+        value = vars(fn).get(parameter)
+        if not isinstance(value, Tensor) or is_dependent(constraint) or not value.numel():
+            continue
+        if constraint.check(value).all():
+            continue
+        low, high = value.min().item(), value.max().item()
+        if math.isnan(low):
+            what = "is not a number. Look at the data and at the weights of the network that gives it."
+        elif constraint is constraints.positive or constraint is constraints.nonnegative:
+            what = f"is not positive: it goes down to {low:.4g}. Give it as network(...).exp() or through softplus."
+        elif constraint is constraints.unit_interval:
+            what = f"is outside of [0, 1]: it spans [{low:.4g}, {high:.4g}]. Give logits= instead, or a sigmoid."
+        else:
+            what = f"has to be {constraint}; its values span [{low:.4g}, {high:.4g}]."
+        yield f"{at_site} {parameter} of the {family(fn)} {what}"
+
+
+# What a number asks for
+
+
+def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
+    """Refuses latents that guide and model draw in different orders, for what takes a KL in closed form.
+
+    Raises:
+        ValueError: if they do, given as to :func:`shared_latents`.
+    """
+    in_model, in_guide = shared_latents(model, guide)
+    if in_model != in_guide:
+        raise ValueError(
+            f"{who} needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
+            f"the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use SGVB_A, or reorder the guide."
+        )
+
+
+def check_densities(who: str, model_trace: Trace) -> None:
+    """Refuses latents without a density, for what takes p(x, z) / q(z | x) as a weight of each datum.
+
+    Raises:
+        ValueError: if the prior of a latent is improper, as an autoencoder's.
+    """
+    for name, site in latent_sites(model_trace).items():
+        if isinstance(site["fn"], ImproperUniform):
+            raise ValueError(
+                f"{who} needs densities p({name}) and q({name}), but the prior is improper: an autoencoder has no "
+                f"prior, and its q({name}) is a point without a density: there are no importance weights, and no p(x). "
+                "Train it by SGVB_A or SGVB_B, or take a VAE, such as pyro_vae.models.MLPVAE."
+            )
+
+
+def check_local(*traces: Trace) -> Any | None:
+    """The data plate of a model, the first trace; ``None`` if it has none.
+
+    Raises:
+        ValueError: if a random variable of a trace stands outside of it, so that the data share it.
+    """
+    plate = data_frame(traces[0])
+    if plate is not None:
+        for trace in reversed(traces):
+            check_inside(plate, trace)
+    return plate
+
+
+def check_inside(plate: Any, trace: Trace) -> None:
+    """Refuses random variables outside the data plate, for what is a number of each datum.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for name, site in random_sites(trace).items():
+        if not _inside(site, plate):
+            raise ValueError(
+                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
+                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
+                "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
+                "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
+            )
+
+
+def _inside(site: Any, plate: Any) -> bool:
+    return any(frame.name == plate.name for frame in site["cond_indep_stack"])
+
+
+def check_continuous(name: str, fn: Any) -> None:
+    """Refuses a latent on which no chain can move.
+
+    Raises:
+        ValueError: if it is discrete, or no bijection to its support is known.
+    """
+    try:
+        if fn.support.is_discrete:
+            raise ValueError(
+                f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
+                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
+                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
+                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
+            )
+        biject_to(fn.support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"no bijection from the real numbers to the support of {name!r}, a {family(fn)}, is registered. "
+            "Register one with torch.distributions.biject_to, or use importance sampling."
+        ) from error
+
+
+class NothingUnseen(Messenger):
+    """Refuses draws that are noise of the program, for chains: with them each run has another density.
+
+    Raises:
+        ValueError: at such a draw.
+    """
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_unseen(msg):
+            raise ValueError(
+                f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
+                "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "
+                "holds its weights at one draw."
+            )
