@@ -237,7 +237,7 @@ def _kept_of(owner: Any) -> _Kept | None:
     known = _kept.get(key)
     if known is None or known[0]() is not owner or not known[1].is_of(programs):
         try:
-            known = _kept[key] = weakref.ref(owner, lambda _, all=_kept: all.pop(key, None)), _Kept(programs)
+            known = _kept[key] = weakref.ref(owner, lambda _: _kept.pop(key, None)), _Kept(programs)
         except TypeError:
             return None
     return known[1]
