@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions.pixels import UniformLevels
 from pyro_vae.estimators.bounds import log_mean_exp
+from pyro_vae.pair.protocols import HasNumLevels
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def chain_reliability(standard_error: Tensor, acceptance: Tensor) -> dict[str, f
 
 def gray_levels(supports: Mapping[str, Any], batch: Sequence[Tensor]) -> int | None:
     """:attr:`Evidence.num_dims` of data, by the supports of the sites that the model observes."""
-    quantized = any(isinstance(support, UniformLevels) for support in supports.values())
+    quantized = any(isinstance(support, HasNumLevels) for support in supports.values())
     return batch[0].shape[1:].numel() if quantized else None
 
 
