@@ -24,9 +24,9 @@ from shared import cached_fit, cached_json, options, store, table, training_seco
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Bernoulli, Cosine, Gaussian, diagnostics, plotting
-from pyro_vae.cli import open_run
 from pyro_vae.data import Data, load
 from pyro_vae.models import MLPVAE
+from pyro_vae.runs import open_run
 
 HIDDEN = {"mnist": (300, 300), "frey": (200, 200)}
 EPOCHS = {"quick": {"mnist": 30, "frey": 150}, "full": {"mnist": 500, "frey": 2000}}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import functools
-import importlib
 import inspect
-import json
 import os
 import re
 import shutil
@@ -15,39 +13,37 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from torch import nn
 from tqdm import tqdm
 
-from pyro_vae import applications, evidence, figures
+from pyro_vae import applications, evidence, figures, runs
+from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.data import Data, Split, load
+from pyro_vae.data import Data, Split
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
-from pyro_vae.likelihoods import bits_per_dim
-from pyro_vae.models import CodePrior
-from pyro_vae.pair import observed_sites, support_of
-from pyro_vae.pair import run as run_pair
-from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
+from pyro_vae.evidence.ais import AnnealingSchedule
+from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
+from pyro_vae.sampling.joint import Start
+from pyro_vae.training import CLI_DEFAULTS, checkpoint, fit
 from pyro_vae.training.records import read_metrics
 
-CONFIG, EVALUATION = "config.yaml", "evaluation.json"
-DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
 _USAGE = """\
 usage: pyro-vae COMMAND [options]
 
 Variational autoencoders as Pyro programs.
 
 commands:
-  train      fit a pair to data and write a run folder
-  evaluate   log p(x) of a run: importance sampling, annealed importance sampling, BDMC, HMC
-  plot       draw the figures of a run again
-  apply      what pairs are good for, beside baselines
-  estimators what is known of each estimator
+  train       fit a pair to data and write a run folder
+  evaluate    log p(x) of a run: importance sampling, annealed importance sampling, BDMC, HMC
+  plot        draw the figures of a run again
+  apply       what pairs are good for, beside baselines
+  estimators  what is known of each estimator
 
 `pyro-vae COMMAND --help` tells the options of a command.
 """
@@ -56,13 +52,19 @@ commands:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    commands = {"train": train, "evaluate": evaluate, "plot": plot, "apply": apply, "estimators": estimators}
+    commands = {
+        "train": train,
+        "evaluate": functools.partial(_run, evaluate),
+        "plot": functools.partial(_run, plot),
+        "apply": apply,
+        "estimators": functools.partial(_run, estimators),
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in commands:
-        return _fail(f"there is no command {name!r}{_nearest(name, commands)}. Commands: {', '.join(commands)}.")
+        return _fail(f"there is no command {name!r}{runs.nearest(name, commands)}. Commands: {', '.join(commands)}.")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that --model my_file.MyPair finds a file beside the user
     try:
@@ -86,13 +88,6 @@ def _warn(message: Warning | str, *where: Any, **options: Any) -> None:
     tqdm.write(f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _sentence(message: str) -> str:
-    """A message without what the parser and Pyro lay around it: the classes of a union, the shapes of a trace."""
-    message = message.partition("\nTrace Shapes:")[0]
-    buried = re.findall(r"^ +- (?!Expected )(.+)$", message, re.MULTILINE) if "Union subtypes" in message else []
-    return " ".join(buried) or message
-
-
 def _dashes(argument: str) -> str:
     """``--num-samples`` is ``--num_samples``."""
     if not argument.startswith("--"):
@@ -101,179 +96,54 @@ def _dashes(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _nearest(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(close)}" if close else ""
-
-
-# The configuration of a run
-
-
-def _import_pair(name: str) -> type:
-    """The class of a pair, by its dotted name."""
-    module_name, _, class_name = name.rpartition(".")
-    if not module_name:
-        module_name = "pyro_vae.models"
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"the module {module_name!r} of --model {name} cannot be imported ({error}). "
-            "Give the dotted name of a class, for example pyro_vae.models.ConvVAE, or my_file.MyPair for a class in "
-            "my_file.py in this folder."
-        ) from error
-    found = getattr(module, class_name, None)
-    if found is None:
-        pairs = [key for key, value in vars(module).items() if _is_pair_class(value)]
-        raise ValueError(
-            f"{module_name} has no class {class_name!r}{_nearest(class_name, pairs)}. "
-            f"Its pairs: {', '.join(pairs) or 'none'}."
-        )
-    if not _is_pair_class(found):
-        raise ValueError(f"{name} is no class with the methods model and guide, so it is no pair.")
-    return found
-
-
-def _is_pair_class(value: Any) -> bool:
-    return isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("model", "guide"))
-
-
-def _model_name(arguments: Sequence[str]) -> str:
-    """The class named by --model or, behind that, by the file of --config."""
-    name = DEFAULT_MODEL
-    for index, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if not equals:
-            value = arguments[index + 1] if index + 1 < len(arguments) else ""
-        if option == "--config" and value:
-            name = _configured_model(Path(value)) or name
-        elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
-            name = value
-    return name
-
-
-def _configured_model(path: Path) -> str | None:
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no configuration file {path}.")
-    try:
-        model = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("model")
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
-    return model.get("class_path") if isinstance(model, dict) else model
-
-
-@functools.lru_cache(maxsize=1)
-def _load(name: str, *options: Any) -> Data:
-    return load(name, **dict(zip(_LOAD_OPTIONS, options, strict=True)))
-
-
-_LOAD_OPTIONS = ("root", "binarization", "split", "valid_size", "test_size", "image_size", "channels", "download")
-
-
 class _Parser(ArgumentParser):
-    """Shows docstrings in a terminal: without the marks of reStructuredText."""
+    """Shows docstrings as they read in a terminal, and errors as one sentence."""
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         text = _plain(super().format_help(*arguments, **options))
-        return re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
+        text = re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
+        return re.sub(r"\n*Linked arguments:\n(?: .*\n?)*", "\n", text)  # which no one can give
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ValueError(f"{_sentence(message).rstrip('.')}. `{self.prog} --help` tells the options.") from ex
 
 
 def _plain(text: str) -> str:
+    """Without the marks of reStructuredText, and with options as they are typed."""
     text = re.sub(r":mod:`([^`]*)`", r"\1", text)
-    return re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text).replace("``", "")
+    text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text).replace("``", "")
+    return re.sub(r"(?<![\w-])--\w+", lambda match: match[0].replace("_", "-"), text)
 
 
-def _train_parser(model: type) -> ArgumentParser:
-    parser = _Parser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
-    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
-    parser.add_argument(
-        "--data", type=str, default="digits", help="name of a data set, or a file or folder of your own"
-    )
-    parser.add_function_arguments(load, skip={"name_or_path", "seed"})
-    name = f"{model.__module__}.{model.__qualname__}"
-    parser.add_subclass_arguments(model, "model", default={"class_path": name}, help="the pair, and its arguments")
-    sources = ("data", *_LOAD_OPTIONS)
-    parameters = inspect.signature(model).parameters
-    for argument, compute in (("event_shape", _event_shape), ("mean", _mean)):  # what the data answer
-        if argument in parameters:
-            parser.link_arguments(sources, f"model.init_args.{argument}", compute_fn=compute, apply_on="parse")
-        if "pair" in parameters:  # and a pair inside, if it has such an argument
-            target = f"model.init_args.pair.init_args.{argument}"
-            parser.link_arguments(sources, target, compute_fn=compute, apply_on="parse")
-    if issubclass(model, CodePrior) and "first" in parameters:
-        parser.add_argument("--first", type=str, default="", help="the run folder of the first stage")
-        parser.link_arguments("first", "model.init_args.first", compute_fn=_first_stage, apply_on="parse")
-    parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
-    parser.set_defaults(
-        {"binarization": "dynamic", **{name: _as_option(value) for name, value in CLI_DEFAULTS.items()}}
-    )
-    return parser
+_AROUND = re.compile(  # what jsonargparse says around a reason
+    r"""Parser\ key\ "[\w.]+": | Does\ not\ validate\ against.* | Subtypes:\ \[.* | Errors:$ | Given\ value\ type:.*
+    | Subclass\ types\ expect\ one\ of:(?:\n\ +-\ .*)+ | Type\ .*?\ expects\ a\ function\ or\ a\ callable\ class:
+    | -\ Expected\ a\ (?:<class\ 'NoneType'>|path\ but\ .*) | (?:\.\ Got|^\ *Given)\ value:\ Namespace\(.*""",
+    re.VERBOSE | re.MULTILINE,
+)
 
 
-def _as_option(value: Any) -> Any:
-    """A value as the parser writes it: classes by their dotted names."""
-    if isinstance(value, functools.partial):
-        return {"class_path": f"{value.func.__module__}.{value.func.__qualname__}", "init_args": dict(value.keywords)}
-    if isinstance(value, Schedule):
-        return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": dict(vars(value))}
-    return value
-
-
-def _event_shape(name: str, *options: Any) -> tuple[int, ...]:
-    try:
-        return tuple(_load(name, *options).event_shape)
-    except (ValueError, TypeError, OSError):
-        return (1,)  # the parser would bury the reason: the data are loaded once more, and tell it themselves
-
-
-def _mean(name: str, *options: Any) -> torch.Tensor:
-    try:
-        train = _load(name, *options).train
-    except (ValueError, TypeError, OSError):
-        return torch.zeros(1)
-    assert isinstance(train, Split)
-    return train.mean()
-
-
-def _first_stage(run: str) -> nn.Module:
-    if not run:
-        raise ValueError("a second stage needs the run of the first: --first FOLDER, which pyro-vae train has written.")
-    return open_run(run)[0]
-
-
-def _build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
-    """The pair, the data and the arguments of fit() of a configuration."""
-    data = _load(config.data, *(config[option] for option in _LOAD_OPTIONS))
-    torch.manual_seed(config.seed)  # of the initial weights
-    built = _instantiate(parser, config)
-    skipped = {"config", "data", "model", "first", *_LOAD_OPTIONS}
-    return built.model, data, {key: value for key, value in vars(built).items() if key not in skipped}
-
-
-def _instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    return parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
-
-
-def open_run(run: str) -> tuple[nn.Module, Data, Path]:
-    """The trained pair, the data and the path of a run folder.
-
-    Raises:
-        ValueError: if ``run`` is no folder that ``pyro-vae train`` has written.
-    """
-    out = Path(run)
-    if not (out / CONFIG).is_file():
-        raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
-    parser = _train_parser(_import_pair(_configured_model(out / CONFIG) or DEFAULT_MODEL))
-    config = parser.parse_args(["--config", str(out / CONFIG)])
-    pair, data, _ = _build(parser, config)
-    tensors, _ = checkpoint.load(out / "checkpoint")
-    batch = next(iter(data.train.batches(2)))
-    with torch.random.fork_rng():
-        run_pair(pair, *batch)  # parameters that a program makes when it first runs
-    checkpoint.load_weights(pair, tensors)
-    return pair.eval(), data, out
+def _sentence(message: str) -> str:
+    """A message without what the parser and Pyro lay around it: the classes of a union, the shapes of a trace."""
+    message = re.sub(r"Call to compute_fn of link .* with args \(.*\) failed: ", "", without_shapes(message))
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    if not keys and "Union subtypes" not in message:
+        return message
+    lines = [line.strip() for line in _AROUND.sub("", message).splitlines() if line.strip()]
+    if any(re.match("- (?!Expected )", line) for line in lines):  # the reason of the class that was meant
+        lines = [line for line in lines if not line.startswith("- Expected ")]
+    text = "; ".join(line.removeprefix("- ") for line in lines).replace(":; ", ": ")
+    for pattern, words in (
+        (r"Problem with given class_path '([^']+)'", r"\1"),
+        (r"Expected a dot import path string: [^;]+", "expected the dotted name of a class"),
+        (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
+        (r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1"),
+        (r"\. Got value: |; Given value: ", "; got "),
+    ):
+        text = re.sub(pattern, words, text)
+    return _plain(f"--{'.'.join(keys)}: " if keys else "") + text
 
 
 # The commands
@@ -281,24 +151,24 @@ def open_run(run: str) -> tuple[nn.Module, Data, Path]:
 
 def train(arguments: Sequence[str]) -> None:
     """Fits a pair to data; writes configuration, metrics, checkpoints and figures."""
-    parser = _train_parser(_import_pair(_model_name(arguments)))
+    parser = _Parser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
+    runs.add_options(parser, runs.import_pair(_model_name(arguments)))
     config = parser.parse_args(list(arguments))
     if config.out is None:
-        config.out = _free_folder(Path("runs"), Path(config.data).stem)
+        config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
-    size = _load(config.data, *(config[option] for option in _LOAD_OPTIONS)).train.num_data
+    size = runs.data_of(config).train.num_data
     if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
         config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
-    pair, data, options = _build(parser, config)
+    pair, data, options = runs.build(parser, config)
     print(data.describe())
-    (batch,) = [next(iter(data.train.batches(min(config.batch_size, 100))))]
+    batch = next(iter(data.train.batches(min(config.batch_size, 100))))
     print(check(pair, *batch), flush=True)
     if not checkpoint.exists(out / "checkpoint"):
         saved = config.clone()
         saved.pop("config", None)
         saved.resume = False
-        text = parser.dump(saved)
-        checkpoint.write_text(out / CONFIG, text)
+        checkpoint.write_text(out / runs.CONFIG, parser.dump(saved))
     started = time.perf_counter()
     run = fit(pair, data, **{**options, "out": out})
     last = run.history[-1]
@@ -313,11 +183,18 @@ def train(arguments: Sequence[str]) -> None:
         print(f"log p(x): pyro-vae evaluate {out}")
 
 
-def _free_folder(parent: Path, stem: str) -> str:
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return str(parent / f"{stem}-{number}")
+def _model_name(arguments: Sequence[str]) -> str:
+    """The class named by --model or, behind that, by the file of --config."""
+    name = runs.DEFAULT_MODEL
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if option == "--config" and value:
+            name = runs.configured_model(Path(value)) or name
+        elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
+            name = value
+    return name
 
 
 def _draw(out: Path, pair: nn.Module, data: Data) -> None:
@@ -325,20 +202,30 @@ def _draw(out: Path, pair: nn.Module, data: Data) -> None:
     print(f"figures: {out / 'figures'} ({', '.join(path.stem for path in paths)})")
 
 
-def _score(
+_ANNEALED = {"num_chains": 16, "num_steps": 1000, "start": "prior", "schedule": "adaptive"}
+_METHODS: dict[str, dict[str, Any]] = {  # the options that a method has to itself, and their defaults
+    "importance": {"num_samples": 5000, "precision": "float32"},
+    "ais": _ANNEALED,
+    "bdmc": _ANNEALED,
+    "hmc": {"num_samples": 100, "num_chains": 16, "num_steps": 1000, "start": "guide"},
+}
+_FEW = 100  # data for which chains are run where nothing else is asked for
+
+
+def evaluate(
     run: str,
     split: Literal["train", "valid", "test"] = "test",
     method: Literal["importance", "ais", "bdmc", "hmc"] = "importance",
     num_samples: int | None = None,
-    num_chains: int = 16,
-    num_steps: int = 1000,
-    start: Literal["prior", "guide"] | None = None,
-    schedule: Literal["linear", "sigmoid", "adaptive"] = "adaptive",
+    num_chains: int | None = None,
+    num_steps: int | None = None,
+    start: Start | None = None,
+    schedule: AnnealingSchedule | None = None,
     limit: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
     compile: Compile = "auto",
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     progress: bool = True,
 ) -> None:
     """Estimates log p(x) of a run, prints it and stores it in the run folder.
@@ -354,193 +241,115 @@ def _score(
         method: importance sampling from the guide; ais, annealed importance sampling; bdmc, annealing from both ends
             for data drawn from the model; hmc, the estimator of Kingma & Welling's appendix D
         num_samples: importance samples for each datum (5,000), or draws of each chain of hmc (100)
-        num_chains: chains for each datum, for ais, bdmc and hmc
-        num_steps: steps of the annealing, for ais and bdmc; of the warm-up, for hmc
+        num_chains: chains for each datum, for ais, bdmc and hmc (16)
+        num_steps: steps of the annealing, for ais and bdmc; of the warm-up, for hmc (1,000)
         start: where chains start (ais and bdmc: prior, hmc: guide)
-        schedule: of the annealing
+        schedule: of the annealing, for ais and bdmc (adaptive)
         limit: only the first so many data; without it all for importance, the first 100 for the others
         chunk: draws or chains held in memory at once
         seed: of the draws
         compile: how the pair is run
-        precision: bfloat16 for matrix products in bfloat16, for importance
+        precision: bfloat16 for matrix products in bfloat16, for importance (float32)
         progress: show a progress bar
     """
-    for option, given, methods in (
-        ("num-samples", num_samples is not None, ("importance", "hmc")),
-        ("start", start is not None, ("ais", "bdmc", "hmc")),
-        ("precision", precision != "float32", ("importance",)),
-    ):
-        if given and method not in methods:
-            raise ValueError(f"--{option} has no part in --method {method}, but in {', '.join(methods)}. Leave it out.")
-    pair, data, out = open_run(run)
-    chosen = getattr(data, split)
-    if chosen is None:
-        there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
-        raise ValueError(f"{data.name} has no {split} set; use --split {' or '.join(there)}.")
-    limit = _FEW if limit is None and method != "importance" else limit
-    held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
-    held = held.take(limit) if limit is not None else held
+    own = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
+    own |= {"start": start, "schedule": schedule, "precision": precision}
+    draws = {**_METHODS[method], **{option: value for option, value in own.items() if value is not None}}
+    for option in draws:
+        if option not in _METHODS[method]:
+            methods = ", ".join(name for name, options in _METHODS.items() if option in options)
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} has no part in --method {method}, but in {methods}. Leave it out.")
+    if method == "hmc":
+        draws["num_warmup"] = draws.pop("num_steps")
+    pair, data, out = runs.open_run(run)
+    held = _held(data, split, _FEW if limit is None and method != "importance" else limit)
     x = held.batch(torch.arange(len(held)))
-    effort: dict[str, Any]
-    options: dict[str, Any] = {"seed": seed, "compile": compile, "progress": progress}
-    if chunk is not None:
-        options["chunk"] = chunk
-    if start is not None:
-        options["start"] = start
-    weights: dict[str, str] = {}
-    random: Any = pair
-    if method == "importance" and hasattr(pair, "posterior_predictive"):
-        pair, weights = random.posterior_predictive(), {"weights": "posterior_predictive"}
-    elif method != "importance" and hasattr(pair, "sample_weights"):
-        pair, weights = random.sample_weights(seed), {"weights": "sample"}
+    pair, weights, words = _with_weights(pair, method, seed)
+    memory = {} if chunk is None else {"chunk": chunk}
     started = time.perf_counter()
-    result: Any
-    if method == "importance":
-        num_samples = 5000 if num_samples is None else num_samples
-        result = evidence.importance(pair, x, num_samples, precision=precision, **options)
-        effort = {"num_samples": num_samples}
-    elif method == "hmc":
-        num_samples = 100 if num_samples is None else num_samples
-        result = evidence.hmc(pair, x, num_samples, num_chains, num_steps, **options)
-        effort = {"num_samples": num_samples, "num_chains": num_chains, "num_warmup": num_steps}
-    else:
-        function = evidence.ais if method == "ais" else evidence.bdmc
-        result = function(pair, x, num_chains, num_steps, schedule=schedule, **options)
-        effort = {"num_chains": num_chains, "num_steps": num_steps, "schedule": schedule}
+    result: evidence.Evidence = getattr(evidence, method)(
+        pair, x, **draws, **memory, seed=seed, compile=compile, progress=progress
+    )
+    result = dataclasses.replace(result, effort=result.effort + words, seconds=time.perf_counter() - started)
     entry = {
         "method": method,
         "split": "simulated" if method == "bdmc" else split,
         "data": len(held),
-        **effort,
+        "precision": "float32",
+        **draws,
         **weights,
         "seed": seed,
-        "precision": precision if method == "importance" else "float32",
-        "nll": result.nll,
-        "nll_standard_error": result.nll_standard_error,
-        **_bits(pair, x, result.nll),
-        **_diagnostics(method, result),
-        "seconds": time.perf_counter() - started,
+        **result.summary(),
     }
-    usage = None
+    print(result if method == "bdmc" else f"{split} {result}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:
             usage = levels(pair, chunks(*x))
             entry["levels"] = usage.as_rows()
-    path = out / EVALUATION
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
-    print(_said(entry))
-    if usage is not None:
-        print(usage)
-    print(f"stored: {path}")
+            print(usage)
+    print(f"stored: {runs.store_evaluation(out, entry)}")
 
 
-_FEW = 100  # data for which chains are run where nothing else is asked for
+def _held(data: Data, split: str, limit: int | None) -> Split:
+    """The first data of one set."""
+    sets = {"train": data.train, "valid": data.valid, "test": data.test}
+    chosen = sets[split]
+    if chosen is None:
+        there = " or ".join(name for name, found in sets.items() if found is not None)
+        raise ValueError(f"{data.name} has no {split} set; use --split {there}.")
+    held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
+    return held if limit is None else held.take(limit)
 
 
-def _bits(pair: nn.Module, batch: Sequence[torch.Tensor], nll: float) -> dict[str, float]:
-    """Bits per dimension, where the likelihood is one of quantized data."""
-    with torch.no_grad(), torch.random.fork_rng():
-        model_trace, _ = run_pair(pair, *(tensor[:2] for tensor in batch))
-    for site in observed_sites(model_trace).values():
-        if hasattr(support_of(site["fn"]), "num_levels"):
-            return {"bits_per_dim": bits_per_dim(-nll, batch[0].shape[1:])}
-    return {}
+def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, str], str]:
+    """The pair with its random weights, if it has such, drawn; and how, as an entry and in words."""
+    if method == "importance" and isinstance(pair, HasPosteriorPredictive):
+        words = ", weights drawn from their posterior for each sample"
+        return pair.posterior_predictive(), {"weights": "posterior_predictive"}, words
+    if method != "importance" and isinstance(pair, SamplesWeights):
+        return pair.sample_weights(seed), {"weights": "sample"}, ", weights of one draw from their posterior"
+    return pair, {}, ""
 
 
-def _diagnostics(method: str, result: Any) -> dict[str, float]:
-    """What tells whether an estimate can be trusted, over the data."""
-    if method == "importance":
-        return {
-            "effective_sample_size_median": result.effective_sample_size.median().item(),
-            "k_hat_median": result.k_hat.median().item(),
-            "k_hat_above_0.7": (result.k_hat > 0.7).double().mean().item(),
-        }
-    found = {"standard_error_median": result.standard_error.median().item()}
-    if method == "bdmc":
-        acceptance = result.forward.acceptance
-        for side, error in (("lower", result.standard_error), ("upper", result.upper_standard_error)):
-            found[side] = getattr(result, side).double().mean().item()
-            found[f"{side}_standard_error"] = error.double().square().sum().sqrt().item() / len(error)
-    else:
-        acceptance = result.acceptance
-    if method == "hmc":
-        found["r_hat_largest"] = result.r_hat.max().item()
-    return {**found, "acceptance_mean": acceptance.mean().item()}
-
-
-def _said(entry: dict[str, Any]) -> str:
-    """The line for an entry of the evaluation file."""
-    over = f"{entry['data']:,} data, " + {
-        "importance": "{num_samples:,} samples each",
-        "hmc": "{num_chains} chains of {num_samples:,} draws, twice",
-        "ais": "{num_chains} chains of {num_steps:,} steps",
-        "bdmc": "{num_chains} chains of {num_steps:,} steps",
-    }[entry["method"]].format(**entry)
-    if "weights" in entry:
-        over += {
-            "posterior_predictive": ", weights drawn from their posterior for each sample",
-            "sample": ", weights of one draw from their posterior",
-        }[entry["weights"]]
-    if "bits_per_dim" in entry:
-        over = f"{entry['bits_per_dim']:.3f} bits per dimension; {over}"
-    if entry["method"] == "importance":
-        trust = (
-            f"median effective sample size {entry['effective_sample_size_median']:.1f}, "
-            f"k-hat above 0.7 for {entry['k_hat_above_0.7']:.0%}"
-        )
-    else:
-        trust = (
-            f"median standard error of a datum {entry['standard_error_median']:.3f}, "
-            f"acceptance {entry['acceptance_mean']:.2f}"
-        )
-    if entry["method"] == "bdmc":
-        lower, upper = (
-            f"{entry[side]:.3f} (standard error {entry[f'{side}_standard_error']:.3f})" for side in ("lower", "upper")
-        )
-        return (
-            f"data drawn from the model: mean log p(x) from below {lower}, from above {upper} nats "
-            f"({over}, {trust}, {entry['seconds']:.0f} s)"
-        )
-    return (
-        f"{entry['split']} NLL {entry['nll']:.3f} nats (standard error over the data "
-        f"{entry['nll_standard_error']:.3f}; {over}, {trust}, {entry['seconds']:.0f} s)"
-    )
-
-
-def _run_parser(
-    name: str, function: Callable[..., Any], skip: set[str | int] | None = None, trained: bool = False
-) -> ArgumentParser:
-    """The options of a function; with ``trained`` the folder of a run before them."""
-    about = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
-    parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
-    if trained:
-        parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
-    return parser
-
-
-def evaluate(arguments: Sequence[str]) -> None:
-    """log p(x) of a run."""
-    parser = _run_parser("evaluate", _score)
-    _score(**vars(parser.parse_args(list(arguments))))
-
-
-def _plot(run: str) -> None:
+def plot(run: str) -> None:
     """Draws the figures of a run again.
 
     Args:
         run: folder of the run
     """
-    pair, data, out = open_run(run)
+    pair, data, out = runs.open_run(run)
     _draw(out, pair, data)
 
 
-def plot(arguments: Sequence[str]) -> None:
-    """The figures of a run."""
-    parser = _run_parser("plot", _plot)
-    _plot(**vars(parser.parse_args(list(arguments))))
+def estimators(width: int | None = None) -> None:
+    """A table of the estimators: what the value bounds, what the gradient is unbiased for, sites, cost, source.
+
+    Args:
+        width: of the table in characters, by default that of the terminal
+    """
+    print(facts_table(ESTIMATORS, shutil.get_terminal_size((120, 24)).columns if width is None else width))
+    print(
+        "K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "
+        "--estimator.num_particles 5"
+    )
+
+
+def _parser_of(name: str, function: Callable[..., Any], trained: bool = False) -> ArgumentParser:
+    """The options of a function; if it takes a trained pair and its data, a run folder in the place of these."""
+    about = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
+    if trained:
+        parser.add_argument("run", type=str, help="folder of the run")
+    skip = {"pair", "data"} if trained else set()
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
+    return parser
+
+
+def _run(function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """A function as a command of its name."""
+    function(**vars(_parser_of(function.__name__, function).parse_args(list(arguments))))
 
 
 def apply(arguments: Sequence[str]) -> None:
@@ -551,17 +360,18 @@ def apply(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name not in names:
-        raise ValueError(f"there is no application {name!r}{_nearest(name, names)}. Applications: {', '.join(names)}.")
+        near = runs.nearest(name, names)
+        raise ValueError(f"there is no application {name!r}{near}. Applications: {', '.join(names)}.")
     function = applications.function(name)
     trained = _takes_a_run(function)
-    parser = _run_parser(f"apply {name}", function, skip={"pair", "data"} if trained else set(), trained=trained)
-    options = vars(_instantiate(parser, parser.parse_args(rest)))
+    parser = _parser_of(f"apply {name}", function, trained)
+    options = vars(runs.instantiate(parser, parser.parse_args(rest)))
     if trained:
-        pair, data, folder = open_run(options.pop("run"))
+        pair, data, folder = runs.open_run(options.pop("run"))
         out = options["out"] = options["out"] or str(folder)
         function(pair, data, **options)
     else:
-        out = options["out"] = options["out"] or _free_folder(Path("runs"), name)
+        out = options["out"] = options["out"] or runs.free_folder(Path("runs"), name)
         function(**options)
     print(f"written: {out}")
 
@@ -586,22 +396,3 @@ def _listing(names: Sequence[str]) -> str:
 
 def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
-
-
-def _facts(width: int | None = None) -> None:
-    """A table of the estimators: what the value bounds, what the gradient is unbiased for, sites, cost, source.
-
-    Args:
-        width: of the table in characters, by default that of the terminal
-    """
-    print(facts_table(ESTIMATORS, shutil.get_terminal_size((120, 24)).columns if width is None else width))
-    print(
-        "K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "
-        "--estimator.num_particles 5"
-    )
-
-
-def estimators(arguments: Sequence[str]) -> None:
-    """The table of facts."""
-    parser = _run_parser("estimators", _facts)
-    _facts(**vars(parser.parse_args(list(arguments))))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pyro_vae.applications import report
 from pyro_vae.data import Data, Split, Stream, as_data
 from pyro_vae.diagnostics import encode
-from pyro_vae.diagnostics.latents import _local_latents
+from pyro_vae.diagnostics.latents import local_latents
 from pyro_vae.plotting import planes
 
 _CHUNK = 1000
@@ -250,7 +250,7 @@ def _check_neighbors(num_neighbors: int, ranked: int, fitted: int | None = None)
 def _chosen(pair: Any, site: str | None, batch: Sequence[Tensor]) -> str:
     """The latent that is asked for, or the only one that each datum has."""
     two = tuple(tensor[:2] for tensor in batch)
-    local = _local_latents(pair, *two)
+    local = local_latents(pair, *two)
     names = [name for name in encode(pair, *two) if name in local]
     if site is None and len(names) == 1:
         return names[0]

@@ -18,30 +18,29 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import ExpandedDistribution
-from pyro.ops.stats import split_gelman_rubin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+from pyro_vae._checks import batch_of, one_of, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Data, Split
 from pyro_vae.diagnostics import encode
 from pyro_vae.distributions.wrappers import innermost
-from pyro_vae.evidence.ais import check_choice, rows, target
-from pyro_vae.evidence.result import arguments
-from pyro_vae.pair import as_pair, device_of, programs, support_of, vectorized
+from pyro_vae.pair import as_pair, programs, support_of, vectorized
 from pyro_vae.plotting import restorations
-from pyro_vae.sampling.hamiltonian import Density, sample, state, warm_up
+from pyro_vae.sampling.chains import Chunk, over_chunks, r_hat
+from pyro_vae.sampling.hamiltonian import Density, run_chains
 from pyro_vae.sampling.joint import Joint
 
 Task = Literal["denoising", "inpainting", "super-resolution", "all"]
@@ -283,7 +282,7 @@ class Observed(nn.Module):
     """The pair of a degraded image: z ~ p(z), y ~ p(y | z), with the guide q(z | crude image of y).
 
     Whatever takes a pair of continuous latents takes it, with y in the place of x: ``evidence.ais(observed, y)`` is
-    log p(y), ``evidence.sample_posterior(observed, y, start="prior")`` draws of p(z | y). The model returns
+    log p(y), ``evidence.posterior_draws(observed, y, start="prior")`` draws of p(z | y). The model returns
     E[x | z, y], ``[*, B, *event]``.
 
     Args:
@@ -399,47 +398,37 @@ def infer(
         ValueError: if there are no data, a count is too small, the pixels are not independent given z, a latent is
             discrete or shared by the data, or log p(y, z) is not finite.
     """
-    batch = arguments(y, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
-    if not isinstance(num_samples, int) or num_samples < 0:
-        raise ValueError(f"num_samples, the draws of each chain, is a whole number of at least 0; got {num_samples!r}.")
+    batch = batch_of(y)
+    whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
+    whole(0, num_samples=num_samples)
     observed = Observed(pair, observation)
-    count = max(1, chunk // num_chains)
-    gradients = num_steps + (num_warmup + num_samples) * num_leapfrog * (num_samples > 0)
-    parts: list[dict[str, Tensor]] = []
-    with (
-        target(observed, *batch, seed=seed, max_plate_nesting=1, compile=compile) as (joint, at),
-        tqdm(total=-(-len(batch[0]) // count) * gradients, desc="restoring", disable=not progress) as bar,
-    ):
-        for part in rows(batch, count, device_of(observed)):
-            density = _density(at(*part), bar)
-            u, log_prob = _ascended(density, _starts(observed, joint, num_chains, *part), num_steps, learning_rate)
-            best = log_prob.argmax(0)
-            found = {
-                "maximum": _restored(observed, joint, _picked(u, best[None]), *part)[0],
-                "log_prob": log_prob.amax(0),
-            }
-            if num_samples:
-                chosen = torch.multinomial(log_prob.T.softmax(-1), num_chains, replacement=True).T
-                chains, kernel = warm_up(
-                    density, state(density, _picked(u, chosen)), num_warmup, num_leapfrog=num_leapfrog, jitter=0.5
-                )
-                draws = sample(density, chains, kernel, num_samples)
-                means = [_restored(observed, joint, draw, *part).mean(0) for draw in draws.u]
-                found["mean"] = torch.stack(means).mean(0)
-                found["acceptance"] = draws.acceptance.mean(0)
-                few = num_samples < 4
-                found["r_hat"] = log_prob[0] * math.nan if few else split_gelman_rubin(draws.u, 1, 0).amax(-1)
-            parts.append(found)
+
+    def restored(part: Chunk) -> dict[str, Tensor]:
+        starts = _starts(observed, part.joint, num_chains, *part.batch)
+        u, log_prob = _ascended(part.posterior, starts, num_steps, learning_rate)
+        best = _picked(u, log_prob.argmax(0)[None])
+        found = {"maximum": _restored(observed, part.joint, best, *part.batch)[0], "log_prob": log_prob.amax(0)}
+        if num_samples:
+            chosen = torch.multinomial(log_prob.T.softmax(-1), num_chains, replacement=True).T
+            chains, sampler = part.warmed_up(_picked(u, chosen), num_warmup, num_leapfrog)
+            draws = run_chains(sampler, chains, num_samples)
+            means = [_restored(observed, part.joint, draw, *part.batch).mean(0) for draw in draws.u]
+            found |= {"mean": torch.stack(means).mean(0), "acceptance": draws.acceptance.mean(0), "r_hat": r_hat(draws)}
+        return found
+
+    parts, _ = over_chunks(
+        restored,
+        observed,
+        batch,
+        num_chains=num_chains,
+        num_steps=num_steps + (num_warmup + num_samples) * num_leapfrog * (num_samples > 0),
+        chunk=chunk,
+        seed=seed,
+        compile=compile,
+        progress=progress,
+        title="restoring",
+    )
     return Restored(**{name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]})
-
-
-def _density(ends: Any, bar: Any) -> Density:
-    def density(u: Tensor) -> tuple[Tensor, Tensor]:
-        bar.update()
-        prior, likelihood, prior_gradient, likelihood_gradient = ends(u)
-        return prior + likelihood, prior_gradient + likelihood_gradient
-
-    return density
 
 
 def _starts(observed: Observed, joint: Joint, num_starts: int, *batch: Tensor) -> Tensor:
@@ -659,8 +648,8 @@ def restore(
             or the pair cannot be inferred in (see :func:`infer`).
         OSError: if the mask cannot be read, or the results not be written.
     """
-    check_choice("task", task, Task)
-    check_choice("method", method, Method)
+    one_of(get_args(Task), task=task)
+    one_of(get_args(Method), method=method)
     check_share("level", level)
     check_share("missing", missing)
     batch = _held(data, num_images)

@@ -1,30 +1,32 @@
 """What a pair does with data, and what its gradients are worth."""
 
-from pyro_vae.diagnostics.decomposition import KLDecomposition, kl_decomposition
-from pyro_vae.diagnostics.gradients import (
-    EstimatorStatistics,
-    GradientStatistics,
-    GroupStatistics,
-    gradient_statistics,
-)
-from pyro_vae.diagnostics.latents import (
-    ActiveUnits,
-    RateDistortion,
-    active_units,
-    chunks,
+from pyro_vae.diagnostics.codes import (
     decode,
     encode,
     has_prior,
     interpolate,
+    latent_names,
     prior_quantiles,
-    rate_distortion,
     reconstruct,
-    reconstruction_mse,
+    resample,
     sample,
     support,
 )
-from pyro_vae.diagnostics.levels import Levels, LevelUsage, latent_names, levels, resample
+from pyro_vae.diagnostics.decomposition import KLDecomposition, kl_decomposition
+from pyro_vae.diagnostics.gradients import gradient_statistics
+from pyro_vae.diagnostics.latents import chunks
 from pyro_vae.diagnostics.linear import LinearOptimum, linear_vae_optimum
+from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
+from pyro_vae.diagnostics.usage import (
+    ActiveUnits,
+    Levels,
+    LevelUsage,
+    RateDistortion,
+    active_units,
+    levels,
+    rate_distortion,
+    reconstruction_mse,
+)
 
 __all__ = [
     "ActiveUnits",

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._checks import whole
-from pyro_vae.diagnostics.latents import _on_device, _reading
+from pyro_vae._checks import batch_of, whole
+from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units
-from pyro_vae.pair import as_pair, latent_sites, programs
+from pyro_vae.pair import latent_sites, run
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit
 
@@ -72,19 +71,9 @@ def kl_decomposition(
     Source: Chen et al. (2018), eq. 2; Hoffman & Johnson (2016).
     """
     whole(2, num_samples=num_samples)
-    module = as_pair(pair)
-    batch = _on_device(module, batch)
-    if not batch or not len(batch[0]):
-        raise ValueError("there are no data: give the arguments of model and guide, x of shape [N, *event] first.")
-    model, guide = programs(module)
-    with _reading(module), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        latents = latent_sites(guide_trace)
-        if site not in latents:
-            raise ValueError(f"the guide has no latent {site!r}; it has {', '.join(latents) or 'none'}.")
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-        fn, prior = latents[site]["fn"], latent_sites(model_trace)[site]["fn"]
+    with opened(pair, batch_of(batch), seed) as (module, batch):
+        model, guide = map(latent_sites, run(module, *batch))
+        fn, prior = named(guide, site)["fn"], model[site]["fn"]
         q, p = units(fn), units(prior)
         num_data = len(batch[0])
         if q is None or fn.batch_shape != (num_data,):

@@ -240,10 +240,10 @@ class MonteCarloEM(Estimator):
 
         # A trajectory that leaves for infinity is a rejection, not an error.
         with torch.no_grad(), pyro.validation_enabled(False):
-            state = hamiltonian.state(density, joint.draw(self.start, self.num_chains, *batch))
+            state = hamiltonian.Hamiltonian(density).init(joint.draw(self.start, self.num_chains, *batch))
             for _ in range(self.num_transitions):
-                step_size = self._steps.current.to(state.u).expand(state.u.shape[1])
-                state, acceptance = hamiltonian.Kernel(step_size, self.num_leapfrog)(density, state)
+                sampler = hamiltonian.Hamiltonian(density, self._steps.current, self.num_leapfrog)
+                state, acceptance = sampler.step(state)
                 self._steps.update(acceptance.double().mean().reshape(1, 1))
                 self._watch(acceptance.mean().item())
         return (state.u,)

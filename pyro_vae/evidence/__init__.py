@@ -2,7 +2,7 @@
 
 from pyro_vae.evidence.ais import AIS, ais
 from pyro_vae.evidence.bdmc import BDMC, bdmc
-from pyro_vae.evidence.hmc import HMC, PosteriorDraws, hmc, sample_posterior
+from pyro_vae.evidence.hmc import HMC, PosteriorDraws, hmc, posterior_draws
 from pyro_vae.evidence.importance import Importance, importance
 from pyro_vae.evidence.result import Evidence
 
@@ -17,5 +17,5 @@ __all__ = [
     "bdmc",
     "hmc",
     "importance",
-    "sample_posterior",
+    "posterior_draws",
 ]

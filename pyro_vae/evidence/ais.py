@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-import pyro
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
-from tqdm import tqdm
 
-from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.evidence.result import (
-    Evidence,
-    arguments,
-    check_acceptance,
-    check_log_prob,
-    error_of_mean,
-    log_mean_exp,
-)
-from pyro_vae.pair import as_pair, device_of, evaluating, tracing_obstacle
-from pyro_vae.sampling.hamiltonian import Kernel, State, StepSize
-from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
+from pyro_vae._checks import batch_of, number, one_of, whole
+from pyro_vae.compiled import Compile
+from pyro_vae.estimators.bounds import log_mean_exp
+from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
+from pyro_vae.pair import as_pair
+from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
+from pyro_vae.sampling.hamiltonian import Hamiltonian, State, StepSize
+from pyro_vae.sampling.joint import Start
 
-Schedule = Literal["linear", "sigmoid", "adaptive"]
-EndsAt = Callable[[Tensor], list[Tensor]]  # u -> what Ends gives, for one chunk of data
+AnnealingSchedule = Literal["linear", "sigmoid", "adaptive"]
 
-PILOT_CHAINS = 4
+_PILOT_CHAINS = 4
 _PILOT_STEPS = 200
 
 
@@ -53,10 +45,6 @@ class AIS(Evidence):
     beta: Tensor
     step_size: Tensor
 
-    @classmethod
-    def of(cls, log_weights: Tensor, acceptance: Tensor, beta: Tensor, step_size: Tensor) -> AIS:
-        return cls(log_mean_exp(log_weights), log_weights, acceptance, beta, step_size)
-
     @property
     def effective_sample_size(self) -> Tensor:
         r"""``[N]``, :math:`(\sum_c w_c)^2 / \sum_c w_c^2`, between 1 and the number of chains."""
@@ -68,6 +56,10 @@ class AIS(Evidence):
         """``[N]``: standard error of each ``log_prob`` over the chains, by the delta method; NaN for one chain."""
         return error_of_mean(self.log_weights)
 
+    def reliability(self) -> dict[str, float]:
+        """The median of :attr:`standard_error`, and the mean acceptance."""
+        return chain_reliability(self.standard_error, self.acceptance)
+
 
 def ais(
     pair: Any,
@@ -77,7 +69,7 @@ def ais(
     *,
     num_leapfrog: int = 10,
     start: Start = "prior",
-    schedule: Schedule = "adaptive",
+    schedule: AnnealingSchedule = "adaptive",
     target_acceptance: float = 0.65,
     chunk: int = 4096,
     seed: int = 0,
@@ -92,7 +84,7 @@ def ais(
         \log w = \sum_{k=1}^K (\beta_k - \beta_{k-1}) \log \frac{p(x, z_{k-1})}{f_0(z_{k-1})}, \quad
         z_0 \sim f_0, \; z_k \sim T_{\beta_k}(\cdot \mid z_{k-1})
 
-    The transition T is one step of HMC (:class:`~pyro_vae.sampling.hamiltonian.Kernel`). Its step sizes, for each datum
+    The transition T is a step of :class:`~pyro_vae.sampling.hamiltonian.Hamiltonian`. Its step sizes, for each datum
     and temperature, and the adaptive schedule come from a pilot run (4 chains, 200 steps) and are fixed in the run that
     counts, so that E[w] = p(x) holds exactly, for any number of steps.
 
@@ -122,22 +114,26 @@ def ais(
 
     Source: Neal (2001), Annealed importance sampling; Wu, Burda, Salakhutdinov & Grosse (2016), section 3.
     """
-    annealer = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance)
-    batch = arguments(x, num_chains=num_chains, num_steps=num_steps, num_leapfrog=num_leapfrog, chunk=chunk)
-    module, count = as_pair(pair), max(1, chunk // num_chains)
-    parts = []
-    with (
-        target(module, *batch, start=start, seed=seed, max_plate_nesting=max_plate_nesting, compile=compile) as (
-            joint,
-            at,
-        ),
-        bar(-(-len(batch[0]) // count) * num_steps, progress) as tick,
-    ):
-        for part in rows(batch, count, device_of(module)):
-            path = annealer.pilot(at(*part), joint.draw(start, PILOT_CHAINS, *part))
-            u = joint.draw(start, num_chains, *part)
-            parts.append((*annealer.run(at(*part), u, path, tick), *path))
-    result = AIS.of(*concatenated(parts))
+    annealer, batch = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance), batch_of(x)
+
+    def anneal(part: Chunk) -> tuple[Tensor, ...]:
+        path = annealer.pilot(part)
+        return *annealer.run(part, part.draw(start, num_chains), path), *path
+
+    parts, joint = over_chunks(
+        anneal,
+        as_pair(pair),
+        batch,
+        num_chains=num_chains,
+        num_steps=num_steps,
+        start=start,
+        chunk=chunk,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+        compile=compile,
+        progress=progress,
+    )
+    result = annealer.result(parts, gray_levels(joint.observed, batch))
     check_log_prob(result.log_prob)
     check_acceptance(result.acceptance, num_chains * (num_steps - 1))
     return result
@@ -165,46 +161,53 @@ class Annealer:
     num_steps: int
     num_leapfrog: int
     start: Start
-    schedule: Schedule
+    schedule: AnnealingSchedule
     target_acceptance: float
 
     def __post_init__(self) -> None:
-        check_choice("start", self.start, Start)
-        check_choice("schedule", self.schedule, Schedule)
-        check_target(self.target_acceptance)
+        whole(1, num_chains=self.num_chains, num_steps=self.num_steps, num_leapfrog=self.num_leapfrog)
+        one_of(get_args(Start), start=self.start)
+        one_of(get_args(AnnealingSchedule), schedule=self.schedule)
+        number(above=0, below=1, target_acceptance=self.target_acceptance)
 
-    def run(self, ends: EndsAt, u: Tensor, path: Path, tick: Any) -> tuple[Tensor, Tensor]:
+    def result(self, parts: Sequence[Sequence[Tensor]], num_dims: int | None) -> AIS:
+        """Of what :meth:`run` gives of each chunk, and its path."""
+        log_weights, *others = concatenated(parts)
+        effort = f"{self.num_chains} chains of {self.num_steps:,} steps"
+        return AIS(log_mean_exp(log_weights), log_weights, *others, num_dims=num_dims, effort=effort)
+
+    def run(self, chunk: Chunk, u: Tensor, path: Path) -> tuple[Tensor, Tensor]:
         """Anneals chains from ``u: [C, N, D]``, a draw from the first end of ``path``.
 
         Returns:
             ``(log_weights [C, N], acceptance [N])``. Along a reversed path, from draws of p(z | x), the weights are
             the inverse ones: their expectation is 1 / p(x).
         """
-        values: Sequence[Tensor] = ends(u)
+        values: Sequence[Tensor] = chunk.ends(u)
         log_weights, accepted = torch.zeros_like(values[1], dtype=torch.float64), torch.zeros_like(values[1])
         for step in range(self.num_steps):
             log_weights += (path.beta[step + 1] - path.beta[step]) * values[1]
             if step < self.num_steps - 1:
-                kernel = Kernel(path.step_size[step], self.num_leapfrog)
-                u, values, acceptance = _move(ends, u, values, path.beta[step + 1], kernel)
+                u, values, acceptance = self._move(chunk, u, values, path.beta[step + 1], path.step_size[step])
                 accepted += acceptance
-            tick.update()
+            chunk.tick()
         acceptance = accepted.mean(0) / (self.num_steps - 1) if self.num_steps > 1 else accepted.mean(0) * torch.nan
         return log_weights.to(u.dtype), acceptance
 
-    def pilot(self, ends: EndsAt, u: Tensor) -> Path:
-        """The schedule, and step sizes for it, learned by annealing ``u: [C, N, D]`` once."""
+    def pilot(self, chunk: Chunk) -> Path:
+        """The schedule, and step sizes for it, learned by annealing a few chains once."""
+        u = chunk.draw(self.start, _PILOT_CHAINS)
         size = u.shape[1]
         if self.num_steps == 1:
             return Path(_linear(1, u)[:, None].expand(-1, size), u.new_empty(0, size))
         # From the prior nearly all happens where the likelihood sets in.
         grid = _linear(_PILOT_STEPS, u) ** (4 if self.start == "prior" else 1)
         steps = StepSize(u.new_full((size,), 0.25), self.target_acceptance, floor=0.25)
-        values: Sequence[Tensor] = ends(u)
+        values: Sequence[Tensor] = chunk.ends(u)
         spreads, log_steps = [_log_spread(values[1])], [steps.current.log()]
         burn_in = _PILOT_STEPS // 5
         for beta in (*[grid[1]] * burn_in, *grid[1:]):
-            u, values, acceptance = _move(ends, u, values, beta, Kernel(steps.current, self.num_leapfrog))
+            u, values, acceptance = self._move(chunk, u, values, beta, steps.current)
             steps.update(acceptance)
             spreads.append(_log_spread(values[1]))
             log_steps.append(steps.current.log())
@@ -212,6 +215,23 @@ class Annealer:
         spread, log_step = (_smooth(torch.stack(column[burn_in:])) for column in (spreads, log_steps))
         beta = self._beta(grid, spread.exp())
         return Path(beta, _interpolated(beta[1:-1], grid, log_step.double()).exp().to(u.dtype))
+
+    def _move(
+        self, chunk: Chunk, u: Tensor, values: Sequence[Tensor], beta: Tensor, step_size: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """One transition at ``beta``, ``[]`` or ``[N]``, and what ``chunk.ends`` gives where it leads."""
+        beta = beta.to(u.dtype)
+
+        def tempered(first: Tensor, ratio: Tensor, first_slope: Tensor, ratio_slope: Tensor) -> tuple[Tensor, Tensor]:
+            return first + beta * ratio, first_slope + beta[..., None] * ratio_slope
+
+        def density(u: Tensor) -> tuple[Tensor, ...]:
+            values = chunk.ends(u)
+            return *tempered(*values), *values
+
+        sampler = Hamiltonian(density, step_size, self.num_leapfrog)
+        state, acceptance = sampler.step(State(u, *tempered(*values), tuple(values)))
+        return state.u, state.carried, acceptance
 
     def _beta(self, grid: Tensor, spread: Tensor) -> Tensor:
         """``[K + 1, N]``; ``spread`` is the standard deviation of log p(x, z) - log f_0 at ``grid: [P + 1, N]``."""
@@ -224,23 +244,6 @@ class Annealer:
         length = torch.cumulative_trapezoid(spread, grid, dim=0)
         length = torch.cat([torch.zeros_like(length[:1]), length / length[-1]])
         return _interpolated(time, 0.9 * length + 0.1 * grid, grid)  # nowhere ten times thinner than linear
-
-
-def _move(
-    ends: EndsAt, u: Tensor, values: Sequence[Tensor], beta: Tensor, kernel: Kernel
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """One transition at ``beta``, ``[]`` or ``[N]``, and what ``ends`` gives where it leads."""
-    beta = beta.to(u.dtype)
-
-    def tempered(first: Tensor, ratio: Tensor, first_gradient: Tensor, ratio_gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return first + beta * ratio, first_gradient + beta[..., None] * ratio_gradient
-
-    def density(u: Tensor) -> tuple[Tensor, ...]:
-        values = ends(u)
-        return *tempered(*values), *values
-
-    state, acceptance = kernel(density, State(u, *tempered(*values), tuple(values)))
-    return state.u, state.carried, acceptance
 
 
 def _linear(num_steps: int, like: Tensor) -> Tensor:
@@ -263,65 +266,3 @@ def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
     right = torch.searchsorted(x.T.contiguous(), at.T.contiguous()).T.clamp(1, len(x) - 1)
     (x0, x1), (y0, y1) = ((values.gather(0, right - 1), values.gather(0, right)) for values in (x, y))
     return torch.lerp(y0, y1, ((at - x0) / (x1 - x0)).clamp(0, 1))
-
-
-@contextmanager
-def target(
-    pair: Any, *batch: Tensor, start: Start = "prior", seed: int, max_plate_nesting: int, compile: Compile
-) -> Iterator[tuple[Joint, Callable[..., EndsAt]]]:
-    """``(joint, at)`` of a pair: its densities, and ``at(*batch)``, both ends of the path as a graph.
-
-    Inside, the pair is in evaluation mode and all draws come from ``seed``.
-    """
-    module = as_pair(pair)
-    first = tuple(tensor[:1].to(device_of(module)) for tensor in batch)
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-        torch.manual_seed(seed)
-        joint = joint_of(module, *first, max_plate_nesting=max_plate_nesting)
-        if start == "guide":
-            _check_guide(joint, *first)
-        obstacle = tracing_obstacle(module)
-        ends = Compiled(Ends(module, joint, start), compile=compile, often=False, obstacle=obstacle)
-        yield joint, lambda *part: lambda u: ends(u.contiguous(), *part)[0]  # a graph is made for its strides
-
-
-def rows(batch: Sequence[Tensor], count: int, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """The batch cut into parts of ``count`` data."""
-    for start in range(0, len(batch[0]), count):
-        yield tuple(tensor[start : start + count].to(device).contiguous() for tensor in batch)
-
-
-def concatenated(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The results of the parts, each ``[..., N]``, as one."""
-    return [torch.cat(column, -1).cpu() for column in zip(*parts, strict=True)]
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises a ValueError if ``value`` is none of the ``choices``, a ``Literal``."""
-    if value not in get_args(choices):
-        raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}; got {value!r}.")
-
-
-def check_target(acceptance: float) -> None:
-    """Raises a ValueError if ``acceptance`` is no share that step sizes can be adapted to."""
-    if not 0 < acceptance < 1:
-        raise ValueError(f"target_acceptance is a probability between 0 and 1; got {acceptance!r}.")
-
-
-def _check_guide(joint: Joint, *batch: Tensor) -> None:
-    u = joint.draw("guide", 1, *batch)
-    try:
-        scored = joint.densities(u.clone(), *batch, guide=True).guide
-        reason = "it is NaN" if scored is None or scored.isnan().any() else None
-    except Exception as error:  # each family fails in its own way
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    if reason is not None:
-        raise ValueError(
-            "the density of the guide cannot be computed at values that it has not just drawn itself, as for Pyro's "
-            f"planar flow ({reason}). Start from the prior, which needs no guide: start='prior'."
-        )
-
-
-def bar(total: int, progress: bool) -> Any:
-    """A progress bar, or none."""
-    return tqdm(total=total, unit=" steps", desc="Hamiltonian Monte Carlo", disable=not progress, dynamic_ncols=True)

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._checks import batch_of
 from pyro_vae.compiled import Compile
-from pyro_vae.evidence.ais import AIS, PILOT_CHAINS, Annealer, Schedule, bar, concatenated, rows, target
-from pyro_vae.evidence.result import Evidence, arguments, check_acceptance, check_log_prob, error_of_mean, log_mean_exp
-from pyro_vae.pair import as_pair, device_of, programs, simulate
+from pyro_vae.estimators.bounds import log_mean_exp
+from pyro_vae.evidence.ais import AIS, Annealer, AnnealingSchedule
+from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
+from pyro_vae.pair import as_pair
+from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
 from pyro_vae.sampling.joint import Start
 
 
@@ -58,6 +61,23 @@ class BDMC(Evidence):
         """``[N]``: as :attr:`standard_error`. The reverse chains of a datum share their first state, which it omits."""
         return error_of_mean(self.log_inverse_weights)
 
+    def reliability(self) -> dict[str, float]:
+        """Of the lower bound's chains; and each bound's mean over the data, with its standard error over the draws."""
+        found = chain_reliability(self.standard_error, self.forward.acceptance)
+        bounds = {"lower": (self.lower, self.standard_error), "upper": (self.upper, self.upper_standard_error)}
+        for side, (bound, error) in bounds.items():
+            found[side] = bound.double().mean().item()
+            found[f"{side}_standard_error"] = error.double().square().sum().sqrt().item() / len(error)
+        return found
+
+    def __str__(self) -> str:
+        found = self.reliability()
+        lower, upper = (
+            f"{found[side]:.3f} (standard error {found[f'{side}_standard_error']:.3f})" for side in ("lower", "upper")
+        )
+        means = f"mean log p(x) from below {lower}, from above {upper} nats"
+        return f"data drawn from the model: {means} ({self._details()})"
+
 
 def bdmc(
     pair: Any,
@@ -67,7 +87,7 @@ def bdmc(
     *,
     num_leapfrog: int = 10,
     start: Start = "prior",
-    schedule: Schedule = "adaptive",
+    schedule: AnnealingSchedule = "adaptive",
     target_acceptance: float = 0.65,
     chunk: int = 4096,
     seed: int = 0,
@@ -100,26 +120,30 @@ def bdmc(
 
     Source: Grosse, Ghahramani & Adams (2015); Wu, Burda, Salakhutdinov & Grosse (2016), section 3.1.
     """
-    annealer = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance)
-    batch = arguments(x, num_chains=num_chains, num_steps=num_steps, num_leapfrog=num_leapfrog, chunk=chunk)
-    module, count = as_pair(pair), max(1, chunk // num_chains)
-    forward, reverse, data = [], [], []
-    with (
-        target(module, *batch, start=start, seed=seed, max_plate_nesting=max_plate_nesting, compile=compile) as (
-            joint,
-            at,
-        ),
-        bar(-(-len(batch[0]) // count) * 2 * num_steps, progress) as tick,
-    ):
-        for part in rows(batch, count, device_of(module)):
-            part, trace = simulate(programs(module)[0], *part)
-            path = annealer.pilot(at(*part), joint.draw(start, PILOT_CHAINS, *part))
-            u = joint.draw(start, num_chains, *part)
-            forward.append((*annealer.run(at(*part), u, path, tick), *path))
-            exact = joint.of(trace).expand_as(u)
-            reverse.append(annealer.run(at(*part), exact, path.reversed(), tick))
-            data.append(part)
-    lower = AIS.of(*concatenated(forward))
+    annealer, batch = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance), batch_of(x)
+
+    def sandwich(part: Chunk) -> tuple[Any, ...]:
+        part, exact = part.simulated()
+        path = annealer.pilot(part)
+        u = part.draw(start, num_chains)
+        forward = (*annealer.run(part, u, path), *path)
+        return forward, annealer.run(part, exact.expand_as(u), path.reversed()), part.batch
+
+    parts, joint = over_chunks(
+        sandwich,
+        as_pair(pair),
+        batch,
+        num_chains=num_chains,
+        num_steps=2 * num_steps,
+        start=start,
+        chunk=chunk,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+        compile=compile,
+        progress=progress,
+    )
+    forward, reverse, data = zip(*parts, strict=True)
+    lower = annealer.result(forward, gray_levels(joint.observed, batch))
     log_inverse_weights, reverse_acceptance = concatenated(reverse)
     result = BDMC(
         log_prob=lower.log_prob,
@@ -128,6 +152,8 @@ def bdmc(
         log_inverse_weights=log_inverse_weights,
         reverse_acceptance=reverse_acceptance,
         data=tuple(torch.cat(column).cpu() for column in zip(*data, strict=True)),
+        num_dims=lower.num_dims,
+        effort=lower.effort,
     )
     check_log_prob(result.lower)
     check_log_prob(-result.upper)

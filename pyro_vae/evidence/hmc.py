@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pyro_vae._checks import batch_of, number, one_of, whole
 from pyro_vae.compiled import Compile
-from pyro_vae.evidence.ais import EndsAt, bar, check_choice, check_target, concatenated, rows, target
-from pyro_vae.evidence.result import Evidence, arguments, check_acceptance, check_log_prob, error_of_mean, log_mean_exp
-from pyro_vae.pair import as_pair, device_of
-from pyro_vae.sampling.hamiltonian import Density, Kernel, Samples, State, sample, state, warm_up
-from pyro_vae.sampling.joint import Joint, Start
-
-Batch = tuple[Tensor, ...]
+from pyro_vae.estimators.bounds import log_mean_exp
+from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
+from pyro_vae.pair import as_pair
+from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks, r_hat
+from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, run_chains
+from pyro_vae.sampling.joint import Start
 
 _DIMENSIONS = 5  # of the latents, up to which the paper uses the estimator
 _MIXED = 1.1  # R-hat above which chains of one datum do not agree
@@ -50,6 +49,11 @@ class HMC(Evidence):
     def standard_error(self) -> Tensor:
         """``[N]``: standard error of each ``log_prob`` from the spread of the chains, by the delta method, in nats."""
         return error_of_mean(self.log_inverse_weights)
+
+    def reliability(self) -> dict[str, float]:
+        """The median of :attr:`standard_error`, the largest R-hat and the mean acceptance."""
+        found = chain_reliability(self.standard_error, self.acceptance)
+        return {**found, "r_hat_largest": self.r_hat.max().item()}
 
 
 @dataclass(frozen=True)
@@ -122,43 +126,46 @@ def hmc(
     Source: Kingma & Welling (2013), appendix D.
     """
 
-    def estimate(joint: Joint, part: Batch, density: Density, chains: State, kernel: Kernel) -> tuple[Tensor, ...]:
-        first = sample(density, chains, kernel, num_samples)
-        second = sample(density, first.state, kernel, num_samples)
+    _check(start, target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
+    batch = batch_of(x)
+
+    def estimate(part: Chunk) -> tuple[Tensor, ...]:
+        chains, sampler = part.warmed_up(part.draw(start, num_chains), num_warmup, num_leapfrog, target_acceptance)
+        first = run_chains(sampler, chains, num_samples)
+        second = run_chains(sampler, first.state, num_samples)
         log_ratio = _fitted(first.u).log_prob(second.u.double()) - second.log_density
-        return log_mean_exp(log_ratio).to(second.u.dtype), *_diagnostics(second, kernel)
+        return log_mean_exp(log_ratio).to(second.u.dtype), *_diagnostics(second, sampler)
 
-    def check(joint: Joint) -> None:
-        _check_dimensions(joint.dim, num_samples * num_chains)
-
-    log_inverse_weights, acceptance, r_hat, step_size = concatenated(
-        _after_warm_up(
-            estimate,
-            check,
-            pair,
-            x,
-            sets=2,
-            num_samples=num_samples,
-            num_chains=num_chains,
-            num_warmup=num_warmup,
-            num_leapfrog=num_leapfrog,
-            start=start,
-            target_acceptance=target_acceptance,
-            chunk=chunk,
-            seed=seed,
-            max_plate_nesting=max_plate_nesting,
-            compile=compile,
-            progress=progress,
-        )
+    parts, joint = over_chunks(
+        estimate,
+        as_pair(pair),
+        batch,
+        num_chains=num_chains,
+        num_steps=(num_warmup + 2 * num_samples) * num_leapfrog,
+        check=lambda joint: _check_dimensions(joint.dim, num_samples * num_chains),
+        chunk=chunk,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+        compile=compile,
+        progress=progress,
     )
-    result = HMC(-log_mean_exp(log_inverse_weights), log_inverse_weights, acceptance, r_hat, step_size)
+    log_inverse_weights, acceptance, split_r_hat, step_size = concatenated(parts)
+    result = HMC(
+        -log_mean_exp(log_inverse_weights),
+        log_inverse_weights,
+        acceptance,
+        split_r_hat,
+        step_size,
+        num_dims=gray_levels(joint.observed, batch),
+        effort=f"{num_chains} chains of {num_samples:,} draws, twice",
+    )
     check_log_prob(-result.log_prob)
     check_acceptance(acceptance, num_chains * num_samples)
-    _check_mixing(r_hat)
+    _check_mixing(split_r_hat)
     return result
 
 
-def sample_posterior(
+def posterior_draws(
     pair: Any,
     x: Tensor | Sequence[Tensor],
     num_samples: int = 100,
@@ -179,100 +186,45 @@ def sample_posterior(
     The arguments, errors and warnings are those of :func:`hmc`, but for its limits to the dimensions.
     """
 
-    def draw(joint: Joint, part: Batch, density: Density, chains: State, kernel: Kernel) -> tuple[Any, ...]:
-        samples = sample(density, chains, kernel, num_samples)
-        draws = [joint.latents(u, *part) for u in samples.u]
-        by_site = {name: torch.stack([draw[name] for draw in draws]).cpu() for name in joint.shapes}
-        return joint.data_dim + 1, by_site, *_diagnostics(samples, kernel)
+    _check(start, target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
 
-    dims, sites, *columns = zip(
-        *_after_warm_up(
-            draw,
-            None,
-            pair,
-            x,
-            num_samples=num_samples,
-            num_chains=num_chains,
-            num_warmup=num_warmup,
-            num_leapfrog=num_leapfrog,
-            start=start,
-            target_acceptance=target_acceptance,
-            chunk=chunk,
-            seed=seed,
-            max_plate_nesting=max_plate_nesting,
-            compile=compile,
-            progress=progress,
-        ),
-        strict=True,
+    def draw(part: Chunk) -> tuple[Tensor, ...]:
+        chains, sampler = part.warmed_up(part.draw(start, num_chains), num_warmup, num_leapfrog, target_acceptance)
+        samples = run_chains(sampler, chains, num_samples)
+        draws = [part.joint.latents(u, *part.batch) for u in samples.u]
+        by_site = [torch.stack([draw[name] for draw in draws]).cpu() for name in part.joint.shapes]
+        return *_diagnostics(samples, sampler), *by_site
+
+    parts, joint = over_chunks(
+        draw,
+        as_pair(pair),
+        batch_of(x),
+        num_chains=num_chains,
+        num_steps=(num_warmup + num_samples) * num_leapfrog,
+        chunk=chunk,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+        compile=compile,
+        progress=progress,
     )
-    acceptance, r_hat, step_size = (torch.cat(column).cpu() for column in columns)
+    acceptance, split_r_hat, step_size = concatenated([part[:3] for part in parts])
     check_acceptance(acceptance, num_chains * num_samples)
-    _check_mixing(r_hat)
-    latents = {name: torch.cat([part[name] for part in sites], dims[0]) for name in sites[0]}
-    return PosteriorDraws(latents, acceptance, r_hat, step_size)
+    _check_mixing(split_r_hat)
+    sites = zip(*(part[3:] for part in parts), strict=True)
+    latents = {name: torch.cat(column, joint.data_dim + 1) for name, column in zip(joint.shapes, sites, strict=True)}
+    return PosteriorDraws(latents, acceptance, split_r_hat, step_size)
 
 
-def _after_warm_up(
-    work: Callable[[Joint, Batch, Density, State, Kernel], tuple[Any, ...]],
-    check: Callable[[Joint], None] | None,
-    pair: Any,
-    x: Tensor | Sequence[Tensor],
-    *,
-    sets: int = 1,
-    num_samples: int,
-    num_chains: int,
-    num_warmup: int,
-    num_leapfrog: int,
-    start: Start,
-    target_acceptance: float,
-    chunk: int,
-    seed: int,
-    max_plate_nesting: int,
-    compile: Compile,
-    progress: bool,
-) -> list[tuple[Any, ...]]:
-    """What ``work`` makes of the chains of each part of the data, warmed up; the arguments are those of :func:`hmc`."""
-    check_choice("start", start, Start)
-    check_target(target_acceptance)
-    counts = {"num_samples": num_samples, "num_chains": num_chains, "num_warmup": num_warmup}
-    batch = arguments(x, **counts, num_leapfrog=num_leapfrog, chunk=chunk)
-    module, count = as_pair(pair), max(1, chunk // num_chains)
-    gradients = -(-len(batch[0]) // count) * (num_warmup + sets * num_samples) * num_leapfrog
-    results = []
-    with (
-        target(module, *batch, seed=seed, max_plate_nesting=max_plate_nesting, compile=compile) as (joint, at),
-        bar(gradients, progress) as tick,
-    ):
-        if check is not None:
-            check(joint)
-        for part in rows(batch, count, device_of(module)):
-            density = _posterior(at(*part), tick)
-            chains, kernel = warm_up(
-                density,
-                state(density, joint.draw(start, num_chains, *part)),
-                num_warmup,
-                num_leapfrog=num_leapfrog,
-                target_acceptance=target_acceptance,
-                jitter=0.5,  # four steps in few dimensions are easily a whole period
-            )
-            results.append(work(joint, part, density, chains, kernel))
-    return results
+def _check(start: Start, target_acceptance: float, *counts: int) -> None:
+    one_of(get_args(Start), start=start)
+    number(above=0, below=1, target_acceptance=target_acceptance)
+    names = ("num_samples", "num_chains", "num_warmup", "num_leapfrog")
+    whole(1, **dict(zip(names, counts, strict=True)))
 
 
-def _posterior(ends: EndsAt, tick: Any) -> Density:
-    def density(u: Tensor) -> tuple[Tensor, Tensor]:
-        tick.update()
-        prior, likelihood, prior_gradient, likelihood_gradient = ends(u)
-        return prior + likelihood, prior_gradient + likelihood_gradient
-
-    return density
-
-
-def _diagnostics(samples: Samples, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
+def _diagnostics(samples: Samples, sampler: Hamiltonian) -> tuple[Tensor, Tensor, Tensor]:
     """``(acceptance, r_hat, step_size)``, each ``[N]``."""
-    few = len(samples.u) < 4
-    r_hat = samples.acceptance[0] * torch.nan if few else split_gelman_rubin(samples.u, 1, 0).amax(-1)
-    return samples.acceptance.mean(0), r_hat, kernel.step_size
+    return samples.acceptance.mean(0), r_hat(samples), torch.as_tensor(sampler.step_size)
 
 
 def _fitted(u: Tensor) -> MultivariateNormal:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae._checks import batch_of, whole
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
-from pyro_vae.evidence.result import Evidence, arguments, check_log_prob
-from pyro_vae.pair import as_pair, check_densities, device_of, evaluating, run, tracing_obstacle
-from pyro_vae.sampling.joint import check_local
+from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
+from pyro_vae.pair import as_pair, check_densities, device_of, run, tracing_obstacle
+from pyro_vae.pair.reading import reading
+from pyro_vae.sampling.joint import check_local, observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
 _HEAVY = 0.7  # k-hat above which the error of an importance-sampling estimate does not shrink at a useful rate
@@ -47,6 +48,21 @@ class Importance(Evidence):
     def standard_error(self) -> Tensor:
         """``[N]``: standard error of each ``log_prob`` over the draws, by the delta method, in nats."""
         return (1 / self.effective_sample_size - 1 / self.num_samples).clamp_min(0).sqrt()
+
+    def reliability(self) -> dict[str, float]:
+        """The median effective sample size and k-hat, and the share of data whose k-hat is above 0.7."""
+        return {
+            "effective_sample_size_median": self.effective_sample_size.median().item(),
+            "k_hat_median": self.k_hat.median().item(),
+            "k_hat_above_0.7": (self.k_hat > _HEAVY).double().mean().item(),
+        }
+
+    def _reliability(self) -> str:
+        found = self.reliability()
+        return (
+            f"median effective sample size {found['effective_sample_size_median']:.1f}, "
+            f"k-hat above 0.7 for {found['k_hat_above_0.7']:.0%}"
+        )
 
 
 class _LogWeights(nn.Module):
@@ -102,19 +118,20 @@ def importance(
 
     Source: Rezende, Mohamed & Wierstra (2014), appendix E; Burda et al. (2015), section 5.
     """
-    module, batch = as_pair(pair), arguments(x, num_samples=num_samples, chunk=chunk)
+    whole(1, num_samples=num_samples, chunk=chunk)
+    module, batch = as_pair(pair), batch_of(x)
     size = len(batch[0])
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
     draws = min(num_samples, max(1, chunk // rows))
     plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
     device = device_of(module)
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-        torch.manual_seed(seed)
+    with reading(module, seed):
         # One run, so that the pair's parameters are there and latents that the data share are refused.
         traces = run(module, *(tensor[:1].to(device) for tensor in batch))
         check_local(*traces)
         check_densities("importance sampling", traces[0])
+        num_dims = gray_levels(observed_supports(traces[0]), batch)
         runs = {
             count: Compiled(
                 _LogWeights(module, count, max_plate_nesting, precision),
@@ -144,6 +161,8 @@ def importance(
         effective_sample_size=(2 * first_moment - second_moment).exp().nan_to_num(1.0).clamp(1, num_samples),
         num_samples=num_samples,
         k_hat=k_hat,
+        num_dims=num_dims,
+        effort=f"{num_samples:,} samples each",
     )
     _warn(result)
     return result

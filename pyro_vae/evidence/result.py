@@ -5,26 +5,32 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import whole
 from pyro_vae.estimators.bounds import log_mean_exp
+from pyro_vae.pair.protocols import HasNumLevels
 
 
 @dataclass(frozen=True)
 class Evidence(ABC):
-    """Estimates of log p(x) for each datum; a subclass says from which side they approach it.
+    """Estimates of log p(x) for each datum; a subclass says from which side they approach it. Printed, a sentence.
 
     Attributes:
         log_prob: ``[N]``, in nats.
+        num_dims: how many numbers a datum has, where they are gray levels, so that :attr:`bits_per_dim` compares.
+        effort: what was drawn for each datum, in words.
+        seconds: how long it took, where that was measured.
     """
 
     log_prob: Tensor
+    num_dims: int | None = field(default=None, kw_only=True)
+    effort: str = field(default="", kw_only=True)
+    seconds: float | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
@@ -41,18 +47,55 @@ class Evidence(ABC):
         """Standard error of :attr:`nll` as an estimate for further data of the same kind, in nats."""
         return (self.log_prob.double().std() / math.sqrt(len(self.log_prob))).item()
 
+    @property
+    def bits_per_dim(self) -> float | None:
+        """:attr:`nll` in bits per dimension, where the likelihood is one of gray levels."""
+        return None if self.num_dims is None else self.nll / (self.num_dims * math.log(2))
 
-def arguments(x: Tensor | Sequence[Tensor], **counts: Any) -> tuple[Tensor, ...]:
-    """``x`` as the arguments of model and guide.
+    @abstractmethod
+    def reliability(self) -> dict[str, float]:
+        """Numbers over the data that tell whether the estimate can be trusted."""
 
-    Raises:
-        ValueError: if there are no data, or one of ``counts`` is no whole number of at least 1.
-    """
-    whole(1, **counts)
-    batch = (x,) if isinstance(x, Tensor) else tuple(x)
-    if not batch or not len(batch[0]):
-        raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
-    return batch
+    def summary(self) -> dict[str, Any]:
+        """Numbers over the data, by name: what ``pyro-vae evaluate`` stores."""
+        found: dict[str, Any] = {"nll": self.nll, "nll_standard_error": self.nll_standard_error}
+        if self.bits_per_dim is not None:
+            found["bits_per_dim"] = self.bits_per_dim
+        found |= self.reliability()
+        return found if self.seconds is None else {**found, "seconds": self.seconds}
+
+    def __str__(self) -> str:
+        return (
+            f"NLL {self.nll:.3f} nats (standard error over the data {self.nll_standard_error:.3f}; {self._details()})"
+        )
+
+    def _details(self) -> str:
+        bits = "" if self.bits_per_dim is None else f"{self.bits_per_dim:.3f} bits per dimension; "
+        seconds = "" if self.seconds is None else f"{self.seconds:.0f} s"
+        parts = (f"{len(self.log_prob):,} data", self.effort, self._reliability(), seconds)
+        return bits + ", ".join(part for part in parts if part)
+
+    def _reliability(self) -> str:
+        """In words, of chains."""
+        found = self.reliability()
+        return (
+            f"median standard error of a datum {found['standard_error_median']:.3f}, "
+            f"acceptance {found['acceptance_mean']:.2f}"
+        )
+
+
+def chain_reliability(standard_error: Tensor, acceptance: Tensor) -> dict[str, float]:
+    """:meth:`Evidence.reliability` of chains, both ``[N]``."""
+    return {
+        "standard_error_median": standard_error.median().item(),
+        "acceptance_mean": acceptance.mean().item(),
+    }
+
+
+def gray_levels(supports: Mapping[str, Any], batch: Sequence[Tensor]) -> int | None:
+    """:attr:`Evidence.num_dims` of data, by the supports of the sites that the model observes."""
+    quantized = any(isinstance(support, HasNumLevels) for support in supports.values())
+    return batch[0].shape[1:].numel() if quantized else None
 
 
 def check_log_prob(log_prob: Tensor) -> None:
@@ -77,45 +120,6 @@ def check_log_prob(log_prob: Tensor) -> None:
             f"all importance weights of {zero:,} of {len(log_prob):,} data are 0, so that their log p(x) is estimated "
             "as minus infinity: p(x, z) is 0 at each draw. Use more samples, or see whether the model can produce "
             "these data at all.",
-            stacklevel=3,
-        )
-
-
-def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high: float = 0.95) -> None:
-    """Looks at the mean acceptance of Hamiltonian Monte Carlo for each datum, ``[N]``, over ``proposals`` of each.
-
-    With fewer than 100 proposals a datum's mean says little; then it is the mean over all data that is looked at.
-
-    Raises:
-        ValueError: if nothing is accepted for more than one datum in a hundred.
-
-    Warns:
-        UserWarning: if it is outside of [low, high] for more than one datum in a hundred.
-    """
-    mean, size = acceptance.mean().item(), len(acceptance)
-    judged = acceptance if proposals >= 100 else acceptance.mean(0, keepdim=True)
-
-    def many(bad: Tensor) -> str:
-        count = int(bad.sum())
-        return "" if count <= 0.01 * len(judged) else f"{count:,} of {size:,} data" if proposals >= 100 else "all data"
-
-    if data := many(judged < 1e-3):
-        raise ValueError(
-            f"Hamiltonian Monte Carlo accepts nothing for {data}: either log p(x, z) or its gradient is not finite, or "
-            "the density is so rough that no step size is small enough. Look for NaN in the parameters, compute in "
-            "float64, or use importance sampling."
-        )
-    if data := many((judged < low) | (judged > high)):
-        remedy = (
-            "Chains hardly move: use a higher target_acceptance, fewer leapfrog steps for each transition, more steps, "
-            "or float64."
-            if (judged < low).sum() >= (judged > high).sum()
-            else "Steps are smaller than they need be, or the density is flat: use a lower target_acceptance, more "
-            "leapfrog steps, or a longer warm-up."
-        )
-        warnings.warn(
-            f"the mean acceptance of Hamiltonian Monte Carlo is outside of [{low}, {high}] for {data} (the mean of all "
-            f"is {mean:.2f}). {remedy}",
             stacklevel=3,
         )
 

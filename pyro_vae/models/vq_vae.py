@@ -20,6 +20,7 @@ from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, Residual, at_least_float32, shape_of
 from pyro_vae.networks.masked import Mask, MaskedConv2d
+from pyro_vae.pair.protocols import TrainedPair
 
 _ONE_HOT = constraints.independent(constraints.one_hot, 2)
 
@@ -652,7 +653,7 @@ class CodePrior(_CodesVAE):
     """
 
     def __init__(
-        self, first: VQVAE, channels: int = 64, num_layers: int = 5, kernel_size: int = 3, dropout: float = 0.0
+        self, first: TrainedPair, channels: int = 64, num_layers: int = 5, kernel_size: int = 3, dropout: float = 0.0
     ) -> None:
         if not isinstance(first, VQVAE):
             raise TypeError(f"a CodePrior is a prior over the codes of a VQVAE; got {type(first).__name__}.")

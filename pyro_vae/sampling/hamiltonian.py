@@ -2,14 +2,15 @@
 
 The state is ``u: [C, N, D]``: C chains for each of N data. The data are independent targets: a step size belongs to a
 datum and is shared by its chains. Step sizes are adapted in a warm-up alone, so that what follows is an exact Markov
-kernel. The noise comes from torch's generator.
+kernel. The noise comes from torch's generator. A sampler is a value with ``init(u)``, which makes a state, and
+``step(state)``, which makes the next one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,25 +36,20 @@ class State(NamedTuple):
     carried: tuple[Tensor, ...] = ()
 
 
-def state(density: Density, u: Tensor) -> State:
-    """The chains at ``u: [C, N, D]``."""
-    log_density, gradient, *carried = density(u)
-    return State(u, log_density, gradient, tuple(carried))
-
-
 @dataclass(frozen=True)
-class Kernel:
-    r"""One step of HMC: leapfrog, then accepted or rejected, for each chain by itself.
+class Hamiltonian:
+    r"""HMC of a density, a sampler: leapfrog, then accepted or rejected, for each chain by itself.
 
     .. math::
         p \sim N(0, I), \quad (u, p) \to (u', p') \text{ by leapfrog}, \quad
         \alpha = \min(1, e^{H(u, p) - H(u', p')}), \quad H = \tfrac 1 2 |p|^2 - \log f(u)
 
-    It leaves the density invariant and is reversible, whatever the step size. An energy that is not finite is a
+    A step leaves the density invariant and is reversible, whatever the step size. An energy that is not finite is a
     rejection.
 
     Attributes:
-        step_size: ``[N]``.
+        density: :math:`\log f` and its gradient.
+        step_size: ``[N]``, or one for all data.
         num_leapfrog: leapfrog steps.
         scale: ``[N, D]``, the spread of u along each coordinate (the mass is its inverse square); ``None`` is 1.
         jitter: each chain multiplies its step size by a draw from [1 - jitter, 1 + jitter], so that no trajectory
@@ -62,15 +58,21 @@ class Kernel:
     Source: Neal (2011), MCMC using Hamiltonian dynamics, sections 2, 3 and 4.2.
     """
 
-    step_size: Tensor
+    density: Density
+    step_size: float | Tensor = 0.1
     num_leapfrog: int = 10
     scale: Tensor | None = None
     jitter: float = 0.2
 
-    def __call__(self, density: Density, state: State) -> tuple[State, Tensor]:
+    def init(self, u: Tensor) -> State:
+        """The chains at ``u: [C, N, D]``."""
+        log_density, gradient, *carried = self.density(u)
+        return State(u, log_density, gradient, tuple(carried))
+
+    def step(self, state: State) -> tuple[State, Tensor]:
         """``(the new state, the probability of acceptance [C, N])``."""
         u, momentum = state.u, torch.randn_like(state.u)
-        step = self.step_size[:, None]
+        step = torch.as_tensor(self.step_size).to(u)[..., None]
         if self.jitter:
             step = step * (1 + self.jitter * (2 * torch.rand_like(u[..., :1]) - 1))
         if self.scale is not None:
@@ -79,7 +81,7 @@ class Kernel:
         momentum = momentum + 0.5 * step * state.gradient
         for last in (*[False] * (self.num_leapfrog - 1), True):
             u = torch.addcmul(u, step, momentum)
-            log_density, gradient, *carried = density(u)
+            log_density, gradient, *carried = self.density(u)
             momentum = torch.addcmul(momentum, step, gradient, value=0.5 if last else 1.0)
         proposed = 0.5 * momentum.square().sum(-1) - log_density
         acceptance = torch.where(proposed.isfinite(), (energy - proposed).clamp(max=0).exp(), 0.0).nan_to_num(0.0)
@@ -158,46 +160,34 @@ class StepSize:
 
 
 def warm_up(
-    density: Density,
-    state: State,
-    num_steps: int,
-    *,
-    num_leapfrog: int = 10,
-    target_acceptance: float = 0.8,
-    step_size: float | Tensor = 0.1,
-    scale: Tensor | None = None,
-    learn_scale: bool = True,
-    jitter: float = 0.2,
-) -> tuple[State, Kernel]:
-    """Moves the chains towards the target while a kernel is fitted to it.
+    sampler: Hamiltonian, state: State, num_steps: int, *, target_acceptance: float = 0.8, learn_scale: bool = True
+) -> tuple[State, Hamiltonian]:
+    """Moves the chains towards the target while the sampler is fitted to it.
 
     Args:
-        density: the target.
+        sampler: its step size and scale (for instance the guide's) are the first to try.
         state: where the chains start.
         num_steps: of HMC. In the second quarter of them the spread of each coordinate is learned, in the second half
             the step size is adapted to it.
-        num_leapfrog: leapfrog steps of each.
         target_acceptance: the mean probability of acceptance to adapt the step sizes to.
-        step_size: the first to try, a number or ``[N]``.
-        scale: ``[N, D]``, the first to use, for instance the guide's.
-        learn_scale: whether to learn the spread; otherwise ``scale`` stays.
-        jitter: of the kernel.
+        learn_scale: whether to learn the spread; otherwise the sampler's stays.
 
     Returns:
-        ``(state, kernel)``, the kernel frozen.
+        ``(state, sampler)``, a step size for each datum.
     """
-    steps = StepSize(torch.as_tensor(step_size).to(state.u).expand(state.u.shape[1]), target_acceptance)
-    moments = _Moments()
+    first = torch.as_tensor(sampler.step_size).to(state.u).expand(state.u.shape[1])
+    steps, moments = StepSize(first, target_acceptance), _Moments()
     for step in range(num_steps):
         if learn_scale and moments.count and step == num_steps // 2:
-            before, scale = scale, moments.scale()
+            before, scale = sampler.scale, moments.scale()
             shrink = scale if before is None else scale / before
+            sampler = replace(sampler, scale=scale)
             steps = StepSize(steps.average / shrink.amin(-1), target_acceptance)
-        state, acceptance = Kernel(steps.current, num_leapfrog, scale, jitter)(density, state)
+        state, acceptance = replace(sampler, step_size=steps.current).step(state)
         steps.update(acceptance)
         if num_steps // 4 <= step < num_steps // 2:
             moments.add(state.u)
-    return state, Kernel(steps.average, num_leapfrog, scale, jitter)
+    return state, replace(sampler, step_size=steps.average)
 
 
 class _Moments:
@@ -237,11 +227,11 @@ class Samples(NamedTuple):
     state: State
 
 
-def sample(density: Density, state: State, kernel: Kernel, num_samples: int) -> Samples:
+def run_chains(sampler: Hamiltonian, state: State, num_samples: int) -> Samples:
     """``num_samples`` steps of each chain, all kept."""
     draws, log_densities, total = [], [], torch.zeros_like(state.log_density)
     for _ in range(num_samples):
-        state, acceptance = kernel(density, state)
+        state, acceptance = sampler.step(state)
         draws.append(state.u)
         log_densities.append(state.log_density)
         total = total + acceptance

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import particles
-from pyro_vae.pair import latent_sites, observed_sites, programs
+from pyro_vae.pair import latent_sites, observed_sites, programs, simulate, support_of
 from pyro_vae.pair.structure import NothingUnseen, check_continuous, check_inside, check_local
 
 Start = Literal["prior", "guide"]
@@ -54,6 +54,7 @@ class Joint:
     Attributes:
         shapes: for each latent site the shape of its part of u: of one datum, plates inside the data plate first.
         dim: D.
+        observed: see :func:`observed_supports`.
         data_dim: the dimension of :meth:`latents` that is the data's.
 
     Raises:
@@ -81,6 +82,7 @@ class Joint:
         self._batch_dims = 1 + max_plate_nesting  # chains and plates
         self.data_dim = self._batch_dims + self._plate.dim
         self.shapes = {name: self._rows(site).shape[2:] for name, site in latent_sites(trace).items()}
+        self.observed = observed_supports(trace)
         self.dim = sum(math.prod(shape) for shape in self.shapes.values())
         if not self.dim:
             raise ValueError("the model has no latent variable: log p(x) is the sum of its observed sites.")
@@ -134,6 +136,15 @@ class Joint:
         if start == "prior":
             return self.of(self._trace(self._model, num_chains, *batch))
         return self.unconstrained(self._values(self._guide_trace(num_chains, *batch)), *batch)
+
+    def simulate(self, *batch: Any) -> tuple[tuple[Any, ...], Tensor]:
+        """``(batch, u)``: the arguments with data drawn from the model, and the latents of these, ``u: [1, N, D]``.
+
+        Raises:
+            ValueError: if what the model observes is no argument, see :func:`pyro_vae.pair.simulate`.
+        """
+        drawn, trace = simulate(self._model, *batch)
+        return drawn, self.of(trace)
 
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
         return poutine.trace(particles(num_chains, self._nesting)(program)).get_trace(*batch)
@@ -248,3 +259,8 @@ class Ends(nn.Module):
 def joint_of(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Joint:
     """The :class:`Joint` of a pair, with the pair's own parameters."""
     return Joint(*programs(pair), *batch, max_plate_nesting=max_plate_nesting)
+
+
+def observed_supports(trace: Trace) -> dict[str, Any]:
+    """For each observed site the support of one value, or ``None`` where it is not known."""
+    return {name: support_of(site["fn"]) for name, site in observed_sites(trace).items()}

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pyro_vae import Pair
 from pyro_vae.estimators import SGVB_A
-from pyro_vae.evidence import AIS, BDMC, HMC, ais, bdmc, hmc, importance, sample_posterior
-from pyro_vae.evidence.result import check_acceptance
+from pyro_vae.evidence import AIS, BDMC, HMC, ais, bdmc, hmc, importance, posterior_draws
 from pyro_vae.pair import as_pair, programs, simulate
+from pyro_vae.sampling.chains import check_acceptance
 from pyro_vae.sampling.joint import joint_of
 
 SCHEDULES = ("linear", "sigmoid", "adaptive")
@@ -354,7 +354,7 @@ def test_hmc_of_the_linear_gaussian_pair() -> None:
 def test_posterior_draws() -> None:
     """z | x ~ Gamma(2 + x, 2)."""
     x = repeated(0.0, 4.0, times=20)
-    result = sample_posterior(GammaPoisson(), x, 50, 8, 80, compile="traced", num_leapfrog=5)
+    result = posterior_draws(GammaPoisson(), x, 50, 8, 80, compile="traced", num_leapfrog=5)
     z = result.latents["z"]
     assert z.shape == (50, 8, 40)
     assert (z > 0).all()
@@ -367,7 +367,7 @@ def test_posterior_draws() -> None:
 
 def test_posterior_draws_of_a_hierarchy() -> None:
     pair, (x,) = made(hierarchy)
-    result = sample_posterior(pair, x, 10, 2, 20, chunk=4, compile="traced", num_leapfrog=5)
+    result = posterior_draws(pair, x, 10, 2, 20, chunk=4, compile="traced", num_leapfrog=5)
     assert {name: tuple(value.shape) for name, value in result.latents.items()} == {
         "z2": (10, 2, BATCH, 2),
         "z1": (10, 2, BATCH, 3),
@@ -408,7 +408,7 @@ def test_chains_that_do_not_agree_are_said() -> None:
             pyro.sample("x", dist.Normal(z.abs(), 0.05), obs=x)
 
     with pytest.warns(UserWarning, match=r"chains of 2 of 2 data do not agree \(split R-hat above 1\.1\)") as caught:
-        sample_posterior(Pair(model, model), torch.tensor([3.0, 4.0]), 30, 6, 60, start="prior", compile="traced")
+        posterior_draws(Pair(model, model), torch.tensor([3.0, 4.0]), 30, 6, 60, start="prior", compile="traced")
     assert caught[-1].filename == __file__
 
 
@@ -434,7 +434,7 @@ def discrete(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z.float(), 1.0), obs=x)
 
 
-@pytest.mark.parametrize("method", [ais, bdmc, hmc, sample_posterior])
+@pytest.mark.parametrize("method", [ais, bdmc, hmc, posterior_draws])
 def test_a_discrete_latent_is_refused(method: Any) -> None:
     with pytest.raises(
         ValueError, match=r"'z' is a Categorical, which is discrete\. For log p\(x\) use evidence\.importance"
@@ -442,7 +442,7 @@ def test_a_discrete_latent_is_refused(method: Any) -> None:
         method(Pair(discrete, discrete), torch.zeros(3))
 
 
-@pytest.mark.parametrize("method", [ais, sample_posterior])
+@pytest.mark.parametrize("method", [ais, posterior_draws])
 def test_nothing_accepted(method: Any) -> None:
     with pytest.raises(ValueError, match=r"accepts nothing for all data.*gradient is not finite"):
         method(Pair(without_gradient, without_gradient), torch.zeros(3), 3, 3, num_leapfrog=2, compile="traced")
@@ -508,14 +508,14 @@ def test_planar_flow_cannot_be_a_start() -> None:
         (ais, {"x": torch.zeros(0)}, "there are no data: x is empty"),
         (ais, {"start": "posterior"}, "start is one of 'prior', 'guide'; got 'posterior'"),
         (ais, {"schedule": "cosine"}, "schedule is one of 'linear', 'sigmoid', 'adaptive'; got 'cosine'"),
-        (ais, {"target_acceptance": 1.0}, r"target_acceptance is a probability between 0 and 1; got 1\.0"),
+        (ais, {"target_acceptance": 1.0}, r"target_acceptance has to be a finite number above 0 and below 1; got 1\.0"),
         (ais, {"compile": "jit"}, "compile is one of"),
         (bdmc, {"num_chains": -1}, "num_chains .* got -1"),
         (bdmc, {"schedule": "cosine"}, "schedule is one of"),
         (hmc, {"num_samples": 0}, "num_samples .* got 0"),
         (hmc, {"num_warmup": 0}, "num_warmup .* got 0"),
         (hmc, {"start": "posterior"}, "start is one of"),
-        (sample_posterior, {"target_acceptance": 0.0}, "target_acceptance is a probability"),
+        (posterior_draws, {"target_acceptance": 0.0}, "target_acceptance has to be a finite number above 0"),
     ],
 )
 def test_refuses(method: Any, arguments: dict[str, Any], message: str) -> None:

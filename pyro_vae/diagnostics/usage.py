@@ -1,9 +1,9 @@
-"""What each of several latents z1, ..., zL holds, and how far it is used."""
+"""How far latents are used: rate and distortion, active units, and what each of several latents z1, ..., zL holds."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,92 +12,100 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
-from pyro_vae.diagnostics.latents import (
-    Batches,
-    _InPlaceOfAPrior,
-    _local_latents,
-    _observed_mean,
-    _on_device,
-    _reading,
-    _run_model,
-    _some,
-    encode,
-    rate_distortion,
-)
+from pyro_vae.diagnostics.codes import encode, reconstruct
+from pyro_vae.diagnostics.latents import Batches, named, opened, some
+from pyro_vae.diagnostics.table import columns
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.estimators import SGVB_A, Estimator, elbo_of
 from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
 
 
-def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
-    """The latents of a datum in the order in which the model draws them: of a hierarchy ``("zL", ..., "z1")``.
+def reconstruction_mse(pair: Any, batches: Batches) -> float:
+    """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data."""
+    total, count = 0.0, 0
+    for batch in batches:
+        error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2
+        total, count = total + error.double().sum().item(), count + len(batch[0])
+    return total / some(count)
 
-    The caller's random state is left as it was.
 
-    Args:
-        pair: the pair.
-        batch: arguments of the model; one datum is enough.
+@dataclass(frozen=True)
+class RateDistortion:
+    """The two sides of the bound, in nats per datum: bound = -(rate + distortion).
+
+    Attributes:
+        rate: E[KL(q(z | x) || p(z))], what the latent tells of x.
+        distortion: -E[log p(x | z)].
+        rates: the rate of each latent site.
     """
-    one = tuple(tensor[:1] for tensor in batch)
-    with torch.random.fork_rng():
-        with _InPlaceOfAPrior(pair):
-            sites = latent_sites(_run_model(pair, one, {}))
-        local = _local_latents(pair, *one)
-    return tuple(name for name in sites if name in local)
+
+    rate: float
+    distortion: float
+    rates: dict[str, float]
 
 
-def resample(
-    pair: Any,
-    *batch: Tensor,
-    fixed: Sequence[str] | Mapping[str, Tensor] = (),
-    sampled: Sequence[str] | None = None,
-    num_samples: int = 8,
-) -> Tensor:
-    r"""Means E[x | z] where some latents stay those of a datum and others are drawn from the model given them.
-
-    With the levels above l fixed, :math:`z_l, \dots, z_1 \sim p(z_l, \dots, z_1 \mid z_L, \dots, z_{l+1})`: what the
-    fixed levels leave open. With z_l alone sampled, and those below at their mean given it: what level l holds.
+def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = None) -> RateDistortion:
+    """Rate and distortion over data.
 
     Args:
         pair: the pair.
-        batch: arguments of model and guide, P data.
-        fixed: the latents that stay: names, for E[z | x] of :func:`encode`, or values ``[P, *event]`` by name.
-        sampled: those that are drawn given what the model draws before them, by default all that are not fixed. What
-            is neither fixed nor sampled is at its mean given what the model draws before it; one that is discrete or
-            has no mean is drawn as well.
-        num_samples: draws for each datum, S.
+        batches: the arguments of model and guide, batch by batch.
+        estimator: tells log p, log q and KL apart by site, by default as in :func:`pyro_vae.fit`; its draws use torch's
+            generator.
 
-    Returns:
-        ``[P, S, *event]``.
+    Source: Alemi et al. (2018).
+    """
+    rates: dict[str, float] = {}
+    distortion, count = 0.0, 0
+    for batch in batches:
+        with opened(pair, batch) as (module, batch):
+            estimator = estimator or elbo_of(module, *batch)
+            sites = estimator.terms(module, *batch)
+        for name, terms in sites.items():
+            value = {kind: term.double().mean().item() * len(batch[0]) for kind, term in terms.items()}
+            if "kl" in value or "log_q" in value:
+                rate = value["kl"] if "kl" in value else value["log_q"] - value.get("log_p", 0.0)
+                rates[name] = rates.get(name, 0.0) + rate
+            else:
+                distortion -= value["log_p"]
+        count += len(batch[0])
+    rates = {name: value / some(count) for name, value in rates.items()}
+    return RateDistortion(sum(rates.values()), distortion / some(count), rates)
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """Which units of a latent the pair uses.
+
+    Attributes:
+        variances: ``[D]``, Var_x(E[z_d | x]) over the data.
+        threshold: above which a unit is active.
+        codes: ``[N, D]``, E[z | x].
+    """
+
+    variances: Tensor
+    threshold: float
+    codes: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many units are active."""
+        return int((self.variances > self.threshold).sum())
+
+
+def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: float = 0.01) -> ActiveUnits:
+    """Units of ``site`` whose mean moves with the data: Var_x(E[z_d | x]) > threshold.
 
     Raises:
-        ValueError: if a latent is not one of the model's, both fixed and sampled, or has another number of values than
-            there are data, and as :func:`decode`.
+        ValueError: if the guide has no such latent.
+
+    Source: Burda et al. (2015), section 5.2.
     """
-    names = latent_names(pair, *batch)
-    asked = (*fixed, *(sampled or ()))
-    for name in asked:
-        if name not in names:
-            raise ValueError(f"the model has no latent {name!r}; it has {', '.join(names) or 'none'}.")
-        if asked.count(name) > 1:
-            raise ValueError(f"the latent {name!r} is named more than once: put it in fixed or in sampled.")
-    if isinstance(fixed, Mapping):
-        values = dict(fixed)
-    else:
-        codes = encode(pair, *batch) if fixed else {}
-        missing = [name for name in fixed if name not in codes]
-        if missing:
-            raise ValueError(f"the guide has no latent {missing[0]!r} to be fixed; it has {', '.join(codes)}.")
-        values = {name: codes[name] for name in fixed}
-    size = len(batch[0])
-    for name, value in values.items():
-        if len(value) != size:
-            raise ValueError(f"{size} data need as many values of {name!r}, [{size}, *event]; got {list(value.shape)}.")
-    rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
-    repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
-    centered = () if sampled is None else set(names) - set(asked)
-    return _observed_mean(_run_model(pair, rows, repeated, centered=centered)).unflatten(0, (size, num_samples))
+    parts = [named(encode(pair, *batch), site).reshape(len(batch[0]), -1).cpu() for batch in batches]
+    some(len(parts))
+    held = torch.cat(parts)
+    return ActiveUnits(held.double().var(0, correction=0), threshold, held)
 
 
 @dataclass(frozen=True)
@@ -164,22 +172,17 @@ class Levels:
 
     def __str__(self) -> str:
         above = f"{self.threshold:g}"
-        header = ["latent", "KL (nats)", "units", f"active (variance > {above})", f"informative (KL > {above} nats)"]
-        rows = [
-            [level.site, f"{level.rate:.2f}", f"{level.num_units:,}", level.num_active, level.num_informative]
-            for level in self
-        ]
-        if any(level.perplexity is not None for level in self):
-            header += ["perplexity", "codes"]
-            for row, level in zip(rows, self, strict=True):
-                row += [None if level.perplexity is None else f"{level.perplexity:.1f}", level.num_codes]
-        if all(level.perplexity is not None for level in self):
-            header, rows = [*header[:3], *header[5:]], [[*row[:3], *row[5:]] for row in rows]
-        cells = [header, *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in cells
-        )
+        table = {
+            "latent": [level.site for level in self],
+            "KL (nats)": [f"{level.rate:.2f}" for level in self],
+            "units": [f"{level.num_units:,}" for level in self],
+            f"active (variance > {above})": [level.num_active for level in self],
+            f"informative (KL > {above} nats)": [level.num_informative for level in self],
+            "perplexity": [None if level.perplexity is None else f"{level.perplexity:.1f}" for level in self],
+            "codes": [level.num_codes for level in self],
+        }
+        shown = [(head, *cells) for head, cells in table.items() if any(cell is not None for cell in cells)]
+        return columns([["-" if cell is None else str(cell) for cell in row] for row in zip(*shown, strict=True)])
 
 
 def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: Estimator | None = None) -> Levels:
@@ -205,26 +208,25 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
     totals: dict[str, _Totals] = {}
     count = 0
     for batch in batches:
-        estimator = _estimator_of(module, *_on_device(module, batch)) if estimator is None else estimator
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*no closed-form KL is registered")  # a table needs none
-            rates = rate_distortion(module, [batch], estimator).rates
-        codes = encode(module, *batch)
-        with _reading(module):
-            model_trace, guide_trace = run(module, *_on_device(module, batch))
-        model, guide = latent_sites(model_trace), latent_sites(guide_trace)
+        with opened(module, batch) as (_, batch):
+            estimator = estimator or _estimator_of(module, *batch)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*no closed-form KL is registered")  # a table needs none
+                rates = rate_distortion(module, [batch], estimator).rates
+            codes = encode(module, *batch)
+            model, guide = map(latent_sites, run(module, *batch))
         ordered = [name for name in model if name in guide] == [name for name in guide if name in model]
         for name in reversed(model):
             if name in codes and name in rates:
                 totals.setdefault(name, _Totals()).add(rates[name], codes[name], guide[name], model[name], ordered)
         count += len(batch[0])
-    _some(count)
+    some(count)
     return Levels({name: total.usage(name, threshold) for name, total in totals.items()}, threshold, count)
 
 
 def _estimator_of(pair: nn.Module, *batch: Tensor) -> Estimator:
     """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterized."""
-    with _reading(pair), torch.random.fork_rng():
+    with torch.random.fork_rng():
         sites = latent_sites(run(pair, *batch)[1]).values()
     return elbo_of(pair, *batch) if all(site["fn"].has_rsample for site in sites) else SGVB_A()
 

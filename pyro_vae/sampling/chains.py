@@ -1,0 +1,187 @@
+"""Chains over the posterior of each datum, chunk by chunk: what AIS, BDMC, HMC and restorations have in common."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from pyro.ops.stats import split_gelman_rubin
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_vae._checks import whole
+from pyro_vae.compiled import Compile, Compiled
+from pyro_vae.pair import device_of, tracing_obstacle
+from pyro_vae.pair.reading import reading
+from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
+from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of the data, and the densities that their chains move over.
+
+    Attributes:
+        batch: N data, as the arguments of model and guide.
+        joint: the densities of the pair.
+        graph: what :class:`~pyro_vae.sampling.joint.Ends` computes.
+        tick: to be called after each step, for the progress bar.
+    """
+
+    batch: tuple[Tensor, ...]
+    joint: Joint
+    graph: Compiled
+    tick: Callable[[], Any]
+
+    def draw(self, start: Start, num_chains: int) -> Tensor:
+        """``u: [C, N, D]`` from the prior, or from the guide."""
+        return self.joint.draw(start, num_chains, *self.batch)
+
+    def ends(self, u: Tensor) -> list[Tensor]:
+        """Both ends of the path at ``u: [C, N, D]``, see :class:`~pyro_vae.sampling.joint.Ends`."""
+        return self.graph(u.contiguous(), *self.batch)[0]  # a graph is made for its strides
+
+    def posterior(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, z) ``[C, N]`` at ``u: [C, N, D]``, and its gradient, for chains whose path starts at the prior."""
+        self.tick()
+        prior, likelihood, prior_gradient, likelihood_gradient = self.ends(u)
+        return prior + likelihood, prior_gradient + likelihood_gradient
+
+    def warmed_up(
+        self, u: Tensor, num_warmup: int, num_leapfrog: int, target_acceptance: float = 0.8
+    ) -> tuple[State, Hamiltonian]:
+        """Chains of p(z | x) from ``u: [C, N, D]``, and the sampler fitted to it in ``num_warmup`` steps."""
+        # Four steps in few dimensions are easily a whole period.
+        sampler = Hamiltonian(self.posterior, num_leapfrog=num_leapfrog, jitter=0.5)
+        return warm_up(sampler, sampler.init(u), num_warmup, target_acceptance=target_acceptance)
+
+    def simulated(self) -> tuple[Chunk, Tensor]:
+        """The chunk with data drawn from the model in place of its own, and their latents ``u: [1, N, D]``."""
+        batch, u = self.joint.simulate(*self.batch)
+        return replace(self, batch=batch), u
+
+
+def over_chunks(
+    work: Callable[[Chunk], Result],
+    pair: nn.Module,
+    batch: Sequence[Tensor],
+    *,
+    num_chains: int,
+    num_steps: int,
+    start: Start = "prior",
+    check: Callable[[Joint], Any] | None = None,
+    chunk: int,
+    seed: int,
+    max_plate_nesting: int = 1,
+    compile: Compile,
+    progress: bool,
+    title: str = "Hamiltonian Monte Carlo",
+) -> tuple[list[Result], Joint]:
+    """What ``work`` makes of each chunk of the data, and the densities of the pair.
+
+    Meanwhile the pair is in evaluation mode, nothing is differentiated or validated, and all draws come from ``seed``.
+
+    Args:
+        work: moves chains.
+        pair: the pair.
+        batch: arguments of model and guide.
+        num_chains: of each datum.
+        num_steps: of a chunk, for the progress bar.
+        start: of the path, see :class:`~pyro_vae.sampling.joint.Ends`.
+        check: is shown the densities before the first chunk.
+        chunk: chains (over data) of a chunk.
+        seed, max_plate_nesting, compile, progress: as for :func:`pyro_vae.evidence.ais`.
+        title: of the progress bar.
+
+    Raises:
+        ValueError: as :class:`~pyro_vae.sampling.joint.Joint`, and if the guide is the start and cannot be scored.
+    """
+    whole(1, num_chains=num_chains, chunk=chunk)
+    device, count = device_of(pair), max(1, chunk // num_chains)
+    chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
+    total = len(chunks) * num_steps
+    with (
+        reading(pair, seed),
+        tqdm(total=total, unit=" steps", desc=title, disable=not progress, dynamic_ncols=True) as bar,
+    ):
+        first = tuple(tensor[:1].to(device) for tensor in batch)
+        joint = joint_of(pair, *first, max_plate_nesting=max_plate_nesting)
+        if start == "guide":
+            _check_guide(joint, *first)
+        if check is not None:
+            check(joint)
+        obstacle = tracing_obstacle(pair)
+        graph = Compiled(Ends(pair, joint, start), compile=compile, often=False, obstacle=obstacle)
+        parts = (tuple(tensor[rows].to(device).contiguous() for tensor in batch) for rows in chunks)
+        return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint
+
+
+def _check_guide(joint: Joint, *batch: Tensor) -> None:
+    u = joint.draw("guide", 1, *batch)
+    try:
+        scored = joint.densities(u.clone(), *batch, guide=True).guide
+        reason = "it is NaN" if scored is None or scored.isnan().any() else None
+    except Exception as error:  # each family fails in its own way
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    if reason is not None:
+        raise ValueError(
+            "the density of the guide cannot be computed at values that it has not just drawn itself, as for Pyro's "
+            f"planar flow ({reason}). Start from the prior, which needs no guide: start='prior'."
+        )
+
+
+def concatenated(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The results of the chunks, each ``[..., N]``, as one."""
+    return [torch.cat(column, -1).cpu() for column in zip(*parts, strict=True)]
+
+
+def r_hat(samples: Samples) -> Tensor:
+    """``[N]``: split R-hat of the chains, the largest of all coordinates; NaN with fewer than four draws."""
+    if len(samples.u) < 4:
+        return torch.full_like(samples.acceptance[0], math.nan)
+    return split_gelman_rubin(samples.u, 1, 0).amax(-1)
+
+
+def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high: float = 0.95) -> None:
+    """Looks at the mean acceptance of Hamiltonian Monte Carlo for each datum, ``[N]``, over ``proposals`` of each.
+
+    With fewer than 100 proposals a datum's mean says little; then it is the mean over all data that is looked at.
+
+    Raises:
+        ValueError: if nothing is accepted for more than one datum in a hundred.
+
+    Warns:
+        UserWarning: if it is outside of [low, high] for more than one datum in a hundred.
+    """
+    mean, size = acceptance.mean().item(), len(acceptance)
+    judged = acceptance if proposals >= 100 else acceptance.mean(0, keepdim=True)
+
+    def many(bad: Tensor) -> str:
+        count = int(bad.sum())
+        return "" if count <= 0.01 * len(judged) else f"{count:,} of {size:,} data" if proposals >= 100 else "all data"
+
+    if data := many(judged < 1e-3):
+        raise ValueError(
+            f"Hamiltonian Monte Carlo accepts nothing for {data}: either log p(x, z) or its gradient is not finite, or "
+            "the density is so rough that no step size is small enough. Look for NaN in the parameters, compute in "
+            "float64, or use importance sampling."
+        )
+    if data := many((judged < low) | (judged > high)):
+        remedy = (
+            "Chains hardly move: use a higher target_acceptance, fewer leapfrog steps for each transition, more steps, "
+            "or float64."
+            if (judged < low).sum() >= (judged > high).sum()
+            else "Steps are smaller than they need be, or the density is flat: use a lower target_acceptance, more "
+            "leapfrog steps, or a longer warm-up."
+        )
+        warnings.warn(
+            f"the mean acceptance of Hamiltonian Monte Carlo is outside of [{low}, {high}] for {data} (the mean of all "
+            f"is {mean:.2f}). {remedy}",
+            stacklevel=3,
+        )
