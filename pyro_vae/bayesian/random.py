@@ -70,6 +70,9 @@ def bayesian_(
         parent, _, key = name.rpartition(".")
         module.get_submodule(parent)._modules[key] = layer
     around = {"", *(name[:end] for name in layers for end, character in enumerate(name) if character == ".")}
+    for network in networks:  # as PyroModules, normalizations announce their parameters to Pyro
+        parts = module.get_submodule(network).named_modules(prefix=network)
+        around.update(name for name, part in parts if isinstance(part, _NORMALIZATIONS))
     for name in around:
         part = module.get_submodule(name)
         order = list(part._modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class PairLaws:
         at_first = loss()
         trained = self._trained(made) if self.isolated else dict(pyro.get_param_store().named_parameters())
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        steps_of(made.raw, made.batch, 12, elbo(2, **options))
+        steps_of(made.raw, made.batch, 10, elbo(2, **options))
         assert loss() < at_first
         assert before
         for name, parameter in trained.items():
@@ -194,15 +195,10 @@ class PairLaws:
                 with kept_buffers(made.pair):
                     value = seeded(1, one.loss, model, guide, *made.batch)
                 with kept_buffers(made.pair):
-                    loss = gradients(made.pair, lambda one=one: one.differentiable_loss(model, guide, *made.batch))
-                with kept_buffers(made.pair):
-                    direct = gradients(made.pair, lambda one=one: one.loss_and_grads(model, guide, *made.batch))
-                found.append((value, loss, direct))
+                    call = functools.partial(one.loss_and_grads, model, guide, *made.batch)
+                    found.append((value, gradients(made.pair, call)))
             assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-            for one, other in zip(found[0][1:], found[1][1:], strict=True):
-                assert_same(
-                    one, other, rtol=1e-4, atol=1e-4 * max(value.abs().max().item() for value in other.values())
-                )
+            assert_same(found[0][1], found[1][1], rtol=1e-4, atol=1e-4 * largest(found[1][1]))
 
     # Its own parameters
 
