@@ -95,11 +95,11 @@ def svi(pair: Any, x: Tensor, elbo: type, validate: bool) -> Row:
 
 def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
     optimizer = torch.optim.Adam(pair.parameters(), fused=True)
-    step, beta = TrainingStep(pair, SGVB_B(), compile=mode), torch.ones(())
+    step = TrainingStep(pair, SGVB_B(), compile=mode)
 
     def run() -> None:
         with pyro.validation_enabled(False):
-            objective = step((x,), beta)
+            objective = step((x,))
             optimizer.step()
             objective.loss.item()
 

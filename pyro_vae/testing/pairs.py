@@ -338,7 +338,7 @@ class PairLaws:
             step = TrainingStep(made.pair, SGVB_A(2, max_plate_nesting=nesting_of(made)), compile=mode)
             torch.manual_seed(3)
             for _ in range(2):  # the second time the graph is there
-                objective = step(made.batch, torch.tensor(0.6))
+                objective = step(made.batch, {"beta": torch.tensor(0.6)})
             assert step.mode == mode
             grads = {name: p.grad.clone() for name, p in made.pair.named_parameters() if p.grad is not None}
             found.append((objective, grads, dict(made.pair.named_buffers())))

@@ -691,7 +691,7 @@ def test_traced_gradient(make: Make) -> None:
             step = TrainingStep(pair, make(), compile=mode)
             torch.manual_seed(3)
             for _ in range(2):  # the second run of the graph draws anew
-                objective = step(batch, torch.tensor(1.0 if make().no_beta else 0.6))
+                objective = step(batch, dict.fromkeys(make().scheduled, torch.tensor(0.6)))
             assert step.mode == mode
             results.append((objective, {name: p.grad.clone() for name, p in pair.named_parameters()}))
         (eager, ours), (traced, theirs) = results
@@ -710,7 +710,7 @@ def test_compiled_gradient(estimator: Estimator, pair: nn.Module) -> None:
     results = []
     for mode in ("eager", "inductor"):
         step = TrainingStep(pair, estimator, compile=mode)
-        seeded(3, step, (torch.tensor([0.5, 2.0, 1.0, -1.0]),), torch.tensor(1.0))
+        seeded(3, step, (torch.tensor([0.5, 2.0, 1.0, -1.0]),))
         results.append({name: p.grad.clone() for name, p in pair.named_parameters()})
     assert_same(*results)
 

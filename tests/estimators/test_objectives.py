@@ -128,7 +128,8 @@ def test_traces(make: Make) -> None:
     for mode in ("eager", "traced"):
         step = TrainingStep(pair, make(), compile=mode)
         torch.manual_seed(3)
-        losses = [step(batch, weight).loss for weight in (beta, beta, 2 * beta)]  # the weight is an input of the graph
+        weights = (dict.fromkeys(make().scheduled, weight) for weight in (beta, beta, 2 * beta))  # inputs of the graph
+        losses = [step(batch, weight).loss for weight in weights]
         assert step.mode == mode
         results.append((torch.stack(losses), {name: p.grad.clone() for name, p in pair.named_parameters()}))
     (eager, ours), (traced, theirs) = results
@@ -466,7 +467,7 @@ def test_balanced_warm_up_ends_as_the_elbo() -> None:
     plain = TrainingStep(pair, SGVB_B(2), compile="traced")
     differences = []
     for beta in (0.3, 0.9, 1.0, 1.5):
-        ours, theirs = (seeded(2, each, batch, torch.tensor(beta)).loss for each in (step, plain))
+        ours, theirs = (seeded(2, each, batch, {"beta": torch.tensor(beta)}).loss for each in (step, plain))
         differences.append(abs(ours - theirs).item())
     assert min(differences[:2]) > 1e-3
     assert max(differences[2:]) < 1e-6

@@ -66,7 +66,7 @@ def test_pair_is_a_pair(name: str, estimator: Any) -> None:
     found = []
     for mode in ("eager", "traced"):
         torch.manual_seed(3)
-        objective = TrainingStep(pair, one, compile=mode)([x], torch.tensor(1.0))
+        objective = TrainingStep(pair, one, compile=mode)([x])
         found.append([objective.loss, *(p.grad for p in pair.parameters() if p.grad is not None)])
     for eager, traced in zip(*found, strict=True):
         torch.testing.assert_close(eager, traced, rtol=1e-4, atol=1e-5)
@@ -215,7 +215,7 @@ def test_weight_prior_is_for_point_weights_alone() -> None:
     for given in (None, prior):
         torch.manual_seed(0)
         losses.append(
-            TrainingStep(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x], torch.tensor(1.0))
+            TrainingStep(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x])
         )
     square = sum(value.square().sum() for value in pair.pair.posterior.parameters())
     torch.testing.assert_close(losses[1].loss - losses[0].loss, square / (2 * 0.25) / 7, rtol=1e-4, atol=1e-4)

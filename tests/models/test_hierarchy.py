@@ -556,7 +556,7 @@ def test_a_step_traced_is_the_step_eager(system):
         pair = SYSTEMS[system](normalization="batch")
         torch.manual_seed(1)
         step = TrainingStep(pair, SGVB_A(), compile=mode)
-        objective = step((x,), torch.ones(()))
+        objective = step((x,))
         statistics = [buffer.clone() for buffer in pair.buffers()]
         found.append(([objective.loss], [p.grad for p in pair.parameters()], statistics))
     for eager, traced in zip(*found, strict=True):

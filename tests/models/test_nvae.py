@@ -182,7 +182,7 @@ def step_of(
     pair = small(groups=(1, 1), **arguments)
     step = TrainingStep(pair, estimator or SGVB_B(), compile=mode)
     torch.manual_seed(1)
-    loss = step([x], torch.tensor(0.7)).loss
+    loss = step([x], {"beta": torch.tensor(0.7)}).loss
     assert step.mode == mode
     return loss, {name: p.grad for name, p in pair.named_parameters()}, pair, step
 
