@@ -53,11 +53,13 @@ class Estimator(Trace_ELBO):
 
     >>> from pyro_vae.estimators import Bound, DoublyReparameterized, Estimator
     >>> class CUBO(Bound):
-    ...     '''The chi upper bound, log E[w^2]^(1/2), of Dieng et al. (2017).'''
+    ...     '''log E[w^2]^(1/2) (Dieng et al. 2017), with the log's tangent at a guess, so that it holds at any K.'''
     ...     side = "above"
+    ...     def __init__(self, guess):
+    ...         self.guess = guess
     ...     def reduce(self, log_weights):  # [K, *] -> [*]
-    ...         return ((2 * log_weights).logsumexp(0) - math.log(len(log_weights))) / 2
-    >>> cubo = Estimator(CUBO(), DoublyReparameterized(), num_particles=20)
+    ...         return self.guess + ((2 * (log_weights - self.guess)).exp().mean(0) - 1) / 2
+    >>> cubo = Estimator(CUBO(-90.0), DoublyReparameterized(), num_particles=20)
     >>> cubo.facts.bounds
     'log p(x), from above: an upper bound'
 
@@ -107,6 +109,8 @@ class Estimator(Trace_ELBO):
         whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         if num_data is not None and num_data != math.inf:
             whole(1, num_data=num_data)
+        if num_particles % bound.num_groups:
+            raise ValueError(f"num_particles has to be a multiple of the groups of {bound!r}; got {num_particles}.")
         self._bound, self.gradient = bound, gradient or Pathwise()
         self.gradient.check(type(self).__name__, bound, num_particles)
         if self.gradient.no_beta:
@@ -124,15 +128,11 @@ class Estimator(Trace_ELBO):
     def __repr__(self) -> str:
         """The arguments by which a run folder knows an estimator again; an option that is off is left out."""
         options = {}
-        for name, parameter in inspect.signature(type(self)).parameters.items():
+        for name, given in inspect.signature(type(self)).parameters.items():
             value = vars(self).get(name, vars(self).get(f"_{name}"))
-            option = parameter.kind is parameter.KEYWORD_ONLY
-            off = option and (name in ("beta", "num_data") or (not parameter.default and value == parameter.default))
-            if (
-                parameter.kind is not parameter.VAR_KEYWORD
-                and not off
-                and not (name == "gradient" and value == Pathwise())
-            ):
+            value = None if isinstance(value, Pathwise) else value
+            off = name in ("beta", "num_data") or (not given.default and value == given.default)
+            if given.kind is not given.VAR_KEYWORD and not (given.kind is given.KEYWORD_ONLY and off):
                 options[name] = value
         options["max_plate_nesting"] = self.max_plate_nesting - (self.num_particles > 1)
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
@@ -156,13 +156,13 @@ class Estimator(Trace_ELBO):
     def facts(self) -> Facts:
         """What is known of its bound, of its gradient and of itself."""
         bound, gradient = self._bound, self.gradient
-        _, _, source = inspect.cleandoc(type(self).__doc__ or "").rpartition("\n\nSource: ")
+        _, said, source = inspect.cleandoc(type(self).__doc__ or "").rpartition("\n\nSource: ")
         facts = Facts(
             bound.fact,
             "the ELBO's" if bound.linear else "the bound's",
             gradient.sites + (", in the data plate" if self.per_datum else ""),
             f"{'L' if bound.linear else 'K' if bound.num_groups == 1 else 'M K'} {gradient.cost}",
-            re.sub(r"\((\d+)\)", r"\1", " ".join(source.split())).removesuffix("."),
+            re.sub(r"\((\d+)\)", r"\1", " ".join(source.split())).removesuffix(".") if said else "",
         )
         for kind in reversed(type(self).__mro__):
             facts = vars(kind).get("known", Facts()).over(facts)

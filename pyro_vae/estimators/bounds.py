@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import number, whole
+from pyro_vae.estimators.facts import Axis
 
 Side = Literal["below", "above", "neither"]
 
 
-class Bound(ABC):
+class Bound(Axis, ABC):
     r"""A function L of the log-weights of a datum, :math:`\log w_k = \log p(x, z_k) - \log q(z_k \mid x)`.
 
     A bound of one's own is :meth:`reduce`, and :attr:`side` where it does not lie below log p(x). What its gradients
@@ -24,6 +25,7 @@ class Bound(ABC):
 
     Attributes:
         side: of log p(x) on which the expectation of L lies: ``"below"``, ``"above"`` (an upper bound), ``"neither"``.
+            (A log of a mean of powers lies above it in the limit alone: at a finite K it falls short of that.)
         linear: whether L is the mean of the log-weights, which is a sum over the sites; then latents may stand outside
             the data plate.
         num_groups: groups of samples over which L is a mean.

@@ -8,6 +8,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 
+class Axis:
+    """A part of an estimator, by whose options a run folder knows it again."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
 @dataclass(frozen=True)
 class Facts:
     """The known facts of an estimator, with K, L, M as in its docstring.
@@ -34,7 +41,7 @@ class Facts:
 def facts_table(estimators: Sequence[Any], width: int = 120) -> str:
     """The facts of estimators, or of classes of them, as a table of ``width`` characters, or as long words ask."""
     header = ["estimator", *(field.name for field in fields(Facts))]
-    made: list[Any] = [one.example() if isinstance(one, type) else one for one in estimators]
+    made = [one if isinstance(one.facts, Facts) else one.example() for one in estimators]
     rows = [[type(one).__name__, *(getattr(one.facts, column) for column in header[1:])] for one in made]
     first = max(len(row[0]) for row in [header, *rows])
     column = (max(width, 90) - first) // (len(header) - 1) - 2

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae._checks import one_of
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.bounds import Bound, grouped
+from pyro_vae.estimators.facts import Axis
 from pyro_vae.estimators.run import Run, Site
 
 REMEDY = (
@@ -25,7 +26,7 @@ REMEDY = (
 Baseline = Literal["auto", "none", "leave_one_out", "batch"]
 
 
-class Gradient(ABC):
+class Gradient(Axis, ABC):
     """An estimator of the gradient of a bound, from one run of guide and model.
 
     A gradient of one's own is :meth:`surrogate`; the attributes say what it needs of the run.
@@ -63,7 +64,7 @@ class Gradient(ABC):
         """Whether the surrogate's value is the bound's."""
         return False
 
-    def check(self, who: str, bound: Bound, num_particles: int) -> None:  # noqa: B027
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
         """Raises a ``ValueError`` if it cannot be combined with a bound."""
 
     def check_sites(self, who: str, run: Run) -> None:
@@ -137,17 +138,7 @@ class _OfELBO(Gradient):
 
 @dataclass(frozen=True)
 class Score(_OfELBO):
-    r"""Pathwise where that is possible, elsewhere by the score function; of an ELBO.
-
-    .. math:: \mathbb E_q\left[(\log w - b) \, \nabla_\phi \log q(z \mid x)\right]
-
-    Args:
-        baseline: b, see :class:`~pyro_vae.estimators.ScoreFunction`.
-        pathwise: whether latents that can be reparameterized are differentiated that way.
-
-    Raises:
-        ValueError: if the baseline is something else.
-    """
+    """Pathwise where that is possible, elsewhere by the score function; see :class:`ScoreFunction` for both options."""
 
     baseline: Baseline = "none"
     pathwise: bool = True
@@ -230,16 +221,12 @@ def _weighed(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LeaveOneOut(Gradient):
-    r"""The score function, its signal being what a sample adds to the bound; where possible pathwise.
+    """The score function, its signal being what a sample adds to the bound; where possible pathwise.
 
-    .. math:: \nabla_\phi L = \sum_k (L - L_{-k}) \nabla_\phi \log q(z_k \mid x) + \sum_k c_k \nabla \log w_k
-
-    where :math:`L_{-k}` has the geometric mean of the other weights (of the group) in the place of :math:`w_k`.
+    Its formula is that of :class:`VIMCO`, for any bound L; the others are those of the group.
 
     Raises:
         ValueError: if there are less than 2 samples in a group.
-
-    Source: Mnih & Rezende (2016), VIMCO.
     """
 
     reparameterized = False
@@ -272,7 +259,7 @@ class LeaveOneOut(Gradient):
 
 @dataclass(frozen=True)
 class Split(Gradient):
-    """The model learns by the estimator's bound, the guide by another; an upper one it lowers.
+    """The model learns by the estimator's bound, the guide by another; an upper one is lowered.
 
     Args:
         guide: the guide's bound.
@@ -291,7 +278,8 @@ class Split(Gradient):
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         fixed = run.sum().detach()
-        weights = self.guide.weights(fixed) * (-1 if self.guide.side == "above" else 1)
+        opposed = (self.guide.side == "above") != (bound.side == "above")  # one is raised, and the other lowered
+        weights = self.guide.weights(fixed) * (-1 if opposed else 1)
         log_p = run.sum("log_p")
         surrogate = (bound.weights(fixed) * log_p).sum() + (weights * run.sum("log_q")).sum()
         seen = {name: value for name, value in run.seen.items() if value.requires_grad}

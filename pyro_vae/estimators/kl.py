@@ -21,16 +21,7 @@ from pyro_vae.estimators.run import Run, Term
 
 
 class ClosedForm(Estimator, TraceMeanField_ELBO):
-    """The ELBO, with the KL of a site in closed form where one is registered.
-
-    Args:
-        num_particles: Monte Carlo samples of the latents for each datum.
-        sticking_the_landing: see :class:`~pyro_vae.estimators.SGVB_B`.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
-
-    Raises:
-        ValueError: if a latent cannot be reparameterized, or guide and model draw the latents in different orders.
-    """
+    """The ELBO, with the KL of a site in closed form where one is registered (:class:`~pyro_vae.SGVB_B`)."""
 
     known = Facts(sites="reparameterized; KL sampled where no closed form is known; guide in the model's order")
 

@@ -126,7 +126,7 @@ class IWAE(Estimator):
 
     Args:
         num_particles: importance samples for each datum, K.
-        gradient: another than the pathwise one, such as ``DoublyReparameterized()`` (:class:`DReG`) or
+        gradient: in place of the pathwise one, such as ``DoublyReparameterized()`` (:class:`DReG`) or
             ``LeaveOneOut()`` (:class:`VIMCO`) of :mod:`pyro_vae.estimators`.
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
@@ -150,9 +150,8 @@ class DReG(IWAE):
               \tilde w_k = w_k / \textstyle\sum_j w_j
 
     Value and expected gradient are those of :class:`IWAE`; the signal-to-noise ratio of the guide's gradient rises
-    with K. With beta, :math:`\tilde w_k \, (1 - \beta (1 - \tilde w_k))` stands in the place of :math:`\tilde w_k^2`.
-    A guide of several latents is run once more, and must not draw other noise (dropout) than its latents. At K = 1 it
-    is sticking the landing. Of other bounds: ``gradient=DoublyReparameterized()``.
+    with K. At K = 1 it is sticking the landing. See :class:`~pyro_vae.estimators.DoublyReparameterized`, also for beta,
+    for what it asks of the guide, and for other bounds.
 
     Raises:
         ValueError: as :class:`IWAE`, and if a distribution cannot score a given value, as Pyro's planar flow cannot.
@@ -176,8 +175,7 @@ class Renyi(Estimator):
     Args:
         alpha: order, of either sign, not 1.
         num_particles: importance samples for each datum, K.
-        gradient: as of :class:`IWAE`.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+        gradient, options: as of :class:`IWAE`.
 
     Raises:
         ValueError: if alpha is 1 or not finite, and as :class:`IWAE`.
@@ -202,11 +200,7 @@ class MIWAE(Estimator):
     Args:
         num_groups: M.
         samples_per_group: K.
-        gradient: as of :class:`IWAE`.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
-
-    Raises:
-        ValueError: as :class:`IWAE`.
+        gradient, options, and what it raises: as of :class:`IWAE`.
 
     Source: Rainforth et al. (2018).
     """
@@ -230,8 +224,7 @@ class CIWAE(Estimator):
         elbo_weight: the weight of the ELBO, beta in the paper, from 0 (IWAE) to 1 (ELBO). (The option ``beta`` is that
             of all estimators: the weight of the latents' terms.)
         num_particles: importance samples for each datum, K.
-        gradient: as of :class:`IWAE`.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+        gradient, options: as of :class:`IWAE`.
 
     Raises:
         ValueError: if the weight is outside of [0, 1], and as :class:`IWAE`.
@@ -261,10 +254,7 @@ class PIWAE(Estimator):
     Args:
         num_groups: M.
         samples_per_group: K.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
-
-    Raises:
-        ValueError: as :class:`IWAE`.
+        options, and what it raises: as of :class:`IWAE`.
 
     Source: Rainforth et al. (2018).
     """

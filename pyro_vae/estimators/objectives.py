@@ -37,6 +37,10 @@ class Apart(Gradient):
     no_beta = "has one objective for the model and another for the guide"
     sites = "any"
 
+    def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        if bound.side == "above":
+            raise ValueError(f"{who}: {self!r} raises log p(x, z); {bound!r} is an upper bound. Use one from below.")
+
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         log_p = run.sum("log_p")
         return bound.reduce(log_p) if bound.linear else (bound.weights(run.sum().detach()) * log_p).sum(0)
@@ -46,11 +50,8 @@ class Apart(Gradient):
 class Phases(Apart):
     r"""The model learns awake, from data; the guide awake as well, or asleep, from the model's dreams.
 
-    .. math:: \text{model:} \; \sum_k c_k \nabla_\theta \log p(x, z_k), \quad
-              \text{wake guide:} \; \sum_k c_k \nabla_\phi \log q(z_k \mid x), \quad
-              \text{sleep guide:} \; \nabla_\phi \, \mathbb E_{p(x, z)} \log q(z \mid x)
-
-    with the weights :math:`c_k = \partial L / \partial \log w_k` of the bound's samples.
+    The formulas are those of :class:`ReweightedWakeSleep`, with :math:`c_k = \partial L / \partial \log w_k` of any
+    bound as the weights.
 
     Args:
         guide: how the guide learns: ``"wake"``, ``"sleep"``, or ``"both"``, their mean.
@@ -65,6 +66,7 @@ class Phases(Apart):
         one_of(get_args(Phase), guide=self.guide)
 
     def check(self, who: str, bound: Bound, num_particles: int) -> None:
+        super().check(who, bound, num_particles)
         if self.guide != "sleep" and (bound.linear or num_particles == bound.num_groups):
             raise ValueError(
                 f"{who}: under {bound!r} with {num_particles} particles all draws weigh the same, from which a guide "

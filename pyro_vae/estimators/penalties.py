@@ -70,8 +70,7 @@ class Capacity(Penalized):
     Args:
         capacity: C, in nats per datum, or its schedule, such as ``Linear(0.0, 25.0, duration=0.5)``.
         gamma: weight of the distance.
-        num_particles: Monte Carlo samples of the latents for each datum.
-        options: max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`; no beta.
+        num_particles, options: as of :class:`SGVB_B`, but no beta.
 
     Raises:
         ValueError: if ``capacity`` or ``gamma`` is negative, beta is given, a schedule meets a loss outside of fit,
@@ -123,8 +122,7 @@ class FreeBits(Penalized):
         free_nats: :math:`\lambda`, in nats per group and datum.
         per: ``"unit"`` where each unit of each latent is a group, for which guide and model have to take the units of
             a latent as independent (``Normal(...).to_event(1)``); ``"site"`` where each latent is one.
-        num_particles: Monte Carlo samples of the latents for each datum.
-        options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+        num_particles, options: as of :class:`SGVB_B`.
 
     Raises:
         ValueError: if ``free_nats`` is negative, ``per`` is something else, the units of a latent are not independent,
@@ -195,11 +193,7 @@ class Balanced(Penalized):
     all would have a weight of zero.
 
     Args:
-        num_particles: Monte Carlo samples of the latents for each datum.
-        options: as of :class:`SGVB_B`; beta is a tensor or a number, or moved by fit.
-
-    Raises:
-        ValueError: as :class:`SGVB_B`.
+        num_particles, options, and what it raises: as of :class:`SGVB_B`.
 
     Source: Vahdat & Kautz (2020), appendix A; Vahdat et al. (2018), DVAE++, appendix H.
     """
@@ -262,9 +256,8 @@ class TCVAE(Penalized):
         alpha: weight of the mutual information of code and datum.
         beta: weight of the total correlation.
         gamma: weight of the units' KL.
-        num_particles: Monte Carlo samples of the latents for each datum.
         sampling: how q(z) is estimated, see above.
-        options: max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
+        num_particles, options: as of :class:`SGVB_B`.
 
     Raises:
         ValueError: if a weight is negative, ``sampling`` is something else, the units of q(z | x) are not independent,

@@ -258,9 +258,7 @@ def traced(
         who: needs the run, for the messages.
         call: the programs, in the plate of the particles, and their arguments.
         nesting: nested plates, with that of the particles.
-        detached: whether the guide's draws carry no gradient.
-        shown: a draw -> what the model sees in its place.
-        scored: whether the guide's latents are scored once more, at fixed draws.
+        detached, shown, scored: see :class:`~pyro_vae.estimators.Gradient`.
 
     Returns:
         the traces of model and guide, and ``seen`` and ``scores`` of a :class:`Run`.
