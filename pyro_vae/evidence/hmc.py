@@ -109,11 +109,7 @@ def hmc(
         num_leapfrog: leapfrog steps of a transition.
         start: where the chains start, a draw from the "guide" or the "prior".
         target_acceptance: what the step sizes are adapted to.
-        chunk: chains (over data) that are held in memory at once.
-        seed: of all draws; the caller's random state is left as it was.
-        max_plate_nesting: number of nested plates of the pair.
-        compile: see :class:`~pyro_vae.compiled.Compiled`.
-        progress: show a progress bar.
+        chunk, seed, max_plate_nesting, compile, progress: as for :func:`~pyro_vae.evidence.ais`.
 
     Raises:
         ValueError: if an argument is out of its range, there are no data, a latent is discrete or shared by the data,

@@ -59,7 +59,7 @@ class Chunk:
         """Chains of p(z | x) from ``u: [C, N, D]``, and the sampler fitted to it in ``num_warmup`` steps."""
         # Four steps in few dimensions are easily a whole period.
         sampler = Hamiltonian(self.posterior, num_leapfrog=num_leapfrog, jitter=0.5)
-        return warm_up(sampler, sampler.init(u), num_warmup, target_acceptance=target_acceptance)
+        return warm_up(sampler, sampler.init(u), num_warmup, target_acceptance)
 
     def simulated(self) -> tuple[Chunk, Tensor]:
         """The chunk with data drawn from the model in place of its own, and their latents ``u: [1, N, D]``."""

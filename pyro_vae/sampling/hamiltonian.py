@@ -9,7 +9,7 @@ kernel. The noise comes from torch's generator. A sampler is a value with ``init
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -81,24 +81,17 @@ class Hamiltonian:
         momentum = momentum + 0.5 * step * state.gradient
         for last in (*[False] * (self.num_leapfrog - 1), True):
             u = torch.addcmul(u, step, momentum)
-            log_density, gradient, *carried = self.density(u)
-            momentum = torch.addcmul(momentum, step, gradient, value=0.5 if last else 1.0)
-        proposed = 0.5 * momentum.square().sum(-1) - log_density
+            end = self.init(u)
+            momentum = torch.addcmul(momentum, step, end.gradient, value=0.5 if last else 1.0)
+        proposed = 0.5 * momentum.square().sum(-1) - end.log_density
         acceptance = torch.where(proposed.isfinite(), (energy - proposed).clamp(max=0).exp(), 0.0).nan_to_num(0.0)
         accepted = torch.rand_like(acceptance) < acceptance
-        return _chosen(accepted, State(u, log_density, gradient, tuple(carried)), state), acceptance
 
+        def chosen(new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+            places = [accepted.reshape(*accepted.shape, *[1] * (value.dim() - 2)) for value in new]
+            return [torch.where(*values) for values in zip(places, new, old, strict=True)]
 
-def _chosen(accepted: Tensor, new: State, old: State) -> State:
-    def choose(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b)
-
-    return State(
-        choose(new.u, old.u),
-        choose(new.log_density, old.log_density),
-        choose(new.gradient, old.gradient),
-        tuple(choose(a, b) for a, b in zip(new.carried, old.carried, strict=True)),
-    )
+        return State(*chosen(end[:3], state[:3]), tuple(chosen(end.carried, state.carried))), acceptance
 
 
 class StepSize:
@@ -160,29 +153,26 @@ class StepSize:
 
 
 def warm_up(
-    sampler: Hamiltonian, state: State, num_steps: int, *, target_acceptance: float = 0.8, learn_scale: bool = True
+    sampler: Hamiltonian, state: State, num_steps: int, target_acceptance: float = 0.8
 ) -> tuple[State, Hamiltonian]:
     """Moves the chains towards the target while the sampler is fitted to it.
 
     Args:
-        sampler: its step size and scale (for instance the guide's) are the first to try.
+        sampler: its step size is the first to try.
         state: where the chains start.
         num_steps: of HMC. In the second quarter of them the spread of each coordinate is learned, in the second half
             the step size is adapted to it.
         target_acceptance: the mean probability of acceptance to adapt the step sizes to.
-        learn_scale: whether to learn the spread; otherwise the sampler's stays.
 
     Returns:
-        ``(state, sampler)``, a step size for each datum.
+        ``(state, sampler)``, with a step size for each datum and a scale.
     """
     first = torch.as_tensor(sampler.step_size).to(state.u).expand(state.u.shape[1])
     steps, moments = StepSize(first, target_acceptance), _Moments()
     for step in range(num_steps):
-        if learn_scale and moments.count and step == num_steps // 2:
-            before, scale = sampler.scale, moments.scale()
-            shrink = scale if before is None else scale / before
-            sampler = replace(sampler, scale=scale)
-            steps = StepSize(steps.average / shrink.amin(-1), target_acceptance)
+        if moments.count and step == num_steps // 2:
+            sampler = replace(sampler, scale=moments.scale())
+            steps = StepSize(steps.average / moments.scale().amin(-1), target_acceptance)
         state, acceptance = replace(sampler, step_size=steps.current).step(state)
         steps.update(acceptance)
         if num_steps // 4 <= step < num_steps // 2:
