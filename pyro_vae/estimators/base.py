@@ -18,6 +18,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_vae._checks import number, whole
+from pyro_vae._pyro import particles
 from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
@@ -250,10 +251,13 @@ class Estimator(Trace_ELBO):
         return dataclasses.replace(run, terms=self._terms(run))
 
     def _traces(self, call: Call) -> Any:
-        gradient, vectorized = self.gradient, self._vectorized_num_particles
+        gradient = self.gradient
+        if self.num_particles > 1:
+            plate = particles(self.num_particles, self.max_plate_nesting - 1)
+            call = call._replace(model=plate(call.model), guide=plate(call.guide))
         return traced(
             f"{type(self).__name__} by {gradient!r}",
-            call._replace(model=vectorized(call.model), guide=vectorized(call.guide)),
+            call,
             self.max_plate_nesting,
             detached=gradient.detached,
             shown=gradient.shown,

@@ -20,6 +20,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
 
+from pyro_vae._pyro import PARTICLES
 from pyro_vae.distributions.wrappers import family, without_events
 from pyro_vae.pair import latent_sites
 
@@ -176,8 +177,7 @@ class Run:
 
     def plates(self, site: Site) -> list[str]:
         """The names of the plates around a site, but that of the particles."""
-        particles = -self.nesting if self.num_particles > 1 else None
-        return [frame.name for frame in site.frames if frame.vectorized and frame.dim != particles]
+        return [frame.name for frame in site.frames if frame.vectorized and frame.name != PARTICLES]
 
     def differentiated(self, site: Site) -> Tensor:
         """What is differentiated in the place of log q of a draw: nothing where only the score function does.

@@ -214,9 +214,7 @@ def test_weight_prior_is_for_point_weights_alone() -> None:
     prior, losses = pv.WeightPrior(0.5), []
     for given in (None, prior):
         torch.manual_seed(0)
-        losses.append(
-            TrainingStep(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x])
-        )
+        losses.append(TrainingStep(pair, pv.SGVB_B(), compile="eager", weight_prior=given, num_data=7)([x]))
     square = sum(value.square().sum() for value in pair.pair.posterior.parameters())
     torch.testing.assert_close(losses[1].loss - losses[0].loss, square / (2 * 0.25) / 7, rtol=1e-4, atol=1e-4)
 
