@@ -43,17 +43,6 @@ def small(**options: Any) -> SemiSupervisedVAE:
     return SemiSupervisedVAE((EVENT,), K, D, (5,), **given).double()
 
 
-class Exact(nn.Module):
-    """log p(y) + log p(x | y), without its constant: the logits of p(y | x)."""
-
-    def __init__(self, loc: Tensor, covariance: Tensor) -> None:
-        super().__init__()
-        self.density = dist.MultivariateNormal(loc, covariance)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.density.log_prob(x[..., None, :])
-
-
 def exact() -> tuple[SemiSupervisedVAE, Tensor]:
     """x | y, z ~ N(W (z + c_y), s^2 I), with exact guides; and log p(x, y) of X, ``[B, K]``.
 
@@ -208,30 +197,18 @@ def blobs(size: int) -> tuple[Tensor, Tensor]:
     return torch.randn(size, EVENT, generator=generator) * 0.3 + (2 * y[:, None] - 1) * torch.tensor([2.0, 1, 0, 0]), y
 
 
-def test_training_is_the_same_traced_and_classifies() -> None:
+def test_two_labels_are_enough_where_the_data_are_seen() -> None:
     x, y = blobs(120)
     few = torch.where(torch.arange(120) < 2, y, -1)
-    histories, gradients = [], []
-    for compile in ("traced", "eager"):
-        torch.manual_seed(0)
-        likelihood = functools.partial(Gaussian, scale=0.3, sigmoid_mean=False)
-        pair = SemiSupervisedVAE((EVENT,), 2, 1, (8,), alpha=1000.0, likelihood=likelihood)
-        run = fit_pair(
-            pair,
-            partly_labeled(x, few, 2, 0.3),
-            estimator=Enumeration(),
-            optimizer=functools.partial(torch.optim.Adam, lr=1e-2),
-            epochs=6 if compile == "traced" else 2,
-            batch_size=20,
-            compile=compile,
-            progress=False,
-        )
-        assert run.mode == compile
-        histories.append([entry["loss"] for entry in run.history[:2]])
-        gradients.append(pair)
-    assert histories[0] == pytest.approx(histories[1], rel=1e-4)
-    assert (gradients[0].classify(x).probs.argmax(1) == y).double().mean() > 0.97
-    assert (gradients[0].conditional(torch.zeros(2, 1), torch.arange(2)).mean[:, 0] > 0).tolist() == [False, True]
+    likelihood = functools.partial(Gaussian, scale=0.3, sigmoid_mean=False)
+    pair = SemiSupervisedVAE((EVENT,), 2, 1, (8,), alpha=1000.0, likelihood=likelihood)
+    run = fit_pair(
+        pair, partly_labeled(x, few, 2, 0.3), estimator=Enumeration(), epochs=6, batch_size=20, compile="traced",
+        optimizer=functools.partial(torch.optim.Adam, lr=1e-2), progress=False,
+    )  # fmt: skip
+    assert run.mode == "traced"
+    assert (pair.classify(x).probs.argmax(1) == y).double().mean() > 0.97
+    assert (pair.conditional(torch.zeros(2, 1), torch.arange(2)).mean[:, 0] > 0).tolist() == [False, True]
 
 
 def test_it_is_a_pair() -> None:
@@ -254,17 +231,13 @@ def test_it_is_a_pair() -> None:
     rows = pair.conditional(z, y).mean
     assert rows.shape == (5, K, EVENT)
     torch.testing.assert_close(rows[3, 2], pair.conditional(z[3, 0], torch.tensor(2)).mean)
-    float32 = pair.float()
-    assert Enumeration().bound(float32, X.float(), MIXED).dtype == torch.float32
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
+def test_the_gradient_reaches_every_parameter_in_any_order_of_the_data() -> None:
     pair = small(alpha=0.1, mean=X.mean(0))
     found = gradients_of(Enumeration(2), pair, X, MIXED)
     assert found.keys() == dict(pair.named_parameters()).keys()
-    for name, value in found.items():
-        assert value.isfinite().all(), name
-        assert value.any(), name
+    assert all(value.isfinite().all() and value.any() for value in found.values())
     assert_same(found, gradients_of(Enumeration(2), pair, X.flip(0), MIXED.flip(0)))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import gradients_of
 from pairs import binary, real
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
@@ -130,22 +132,11 @@ def test_the_mean_weight_is_the_evidence(amortized: bool) -> None:
     assert ((weights.mean(0) - 1).abs() < 4 * error).all()
 
 
-def test_annealed_importance_sampling_gives_the_evidence() -> None:
+def test_annealed_importance_sampling_gives_the_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[evidence.ais.__module__], "_PILOT_STEPS", 60)
     pair, x, exact = linear()
     result = evidence.ais(pair, x, num_chains=32, num_steps=20, num_leapfrog=3, schedule="sigmoid", compile="eager")
     torch.testing.assert_close(result.log_prob.double(), exact, atol=0.2, rtol=0)
-
-
-@amortized
-def test_the_gradient_reaches_every_parameter(amortized: bool) -> None:
-    pair, x = small(amortized_inputs=amortized, mean=binary(*SHAPE).mean(0)), binary(*SHAPE)
-    for estimator in (SGVB_A(3), IWAE(3)):
-        pair.zero_grad()
-        estimator.loss_and_grads(pair.model, pair.guide, x)
-        for name, parameter in pair.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().sum() > 0, name
 
 
 @amortized
@@ -159,17 +150,9 @@ def test_it_is_a_pair(amortized: bool) -> None:
         pair.guide()
     with pytest.raises(ValueError, match="the model draws z, xi, f, the guide xi, f, z"):
         SGVB_B().bound(pair, x)
-    assert IWAE(4).bound(pair, x).shape == (len(x),)
+    for estimator in (IWAE(4), DReG(3)):
+        assert all(value.isfinite().all() and value.any() for value in gradients_of(estimator, pair, x).values())
     assert evidence.importance(pair, x, 40, compile="eager").log_prob.isfinite().all()
-
-
-@pytest.mark.parametrize("estimator", [SGVB_A(), IWAE(3), DReG(3)], ids=repr)
-def test_training_raises_the_bound(estimator: Any) -> None:
-    pair, x = small(), binary(*SHAPE, size=32)
-    before = SGVB_A(200).bound(pair, x).mean()
-    optimizer = functools.partial(torch.optim.Adam, lr=1e-2)
-    fit(pair, x, estimator=estimator, epochs=15, optimizer=optimizer, batch_size=16, compile="traced", progress=False)
-    assert SGVB_A(200).bound(pair, x).mean() > before + 0.3
 
 
 def test_the_mean_of_the_data_is_where_the_networks_start() -> None:
@@ -201,6 +184,7 @@ class Ring(nn.Module):
         return dist.Normal(z.square().sum(-1, keepdim=True), 0.3).to_event(1)
 
 
+@pytest.mark.slow
 def test_a_ring_that_a_gaussian_is_far_from() -> None:
     """The best diagonal Gaussian, optimized by itself from three starts, has the bound -2.65; log p(x) is -1.18."""
     torch.manual_seed(1)
