@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pairs import PAIRS, linear_gaussian, made
+from programs import program
 from scipy import optimize
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -19,6 +19,8 @@ from torch.distributions import kl_divergence
 from pyro_vae import SGVB_B, Pair
 from pyro_vae.diagnostics import KLDecomposition, decomposition, kl_decomposition, linear_vae_optimum
 from pyro_vae.estimators import TCVAE
+from pyro_vae.estimators.run import Call
+from pyro_vae.pair import programs
 
 PARTS = ("index_code_mutual_information", "total_correlation", "dimension_wise_kl", "kl")
 
@@ -29,15 +31,9 @@ class Codes(nn.Module):
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.loc, self.scale = loc, scale
-
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(self.loc[0]), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
+        prior = dist.Normal(torch.zeros_like(loc[0]), 1.0).to_event(1)
+        self.model = program(z=lambda x: prior, x=lambda x, z: dist.Normal(z.sum(-1), 1.0))
+        self.guide = program(z=lambda x: dist.Normal(loc, scale).to_event(1))
 
 
 def codes(size: int = 4) -> Codes:
@@ -98,8 +94,8 @@ def test_the_estimator_agrees_where_the_batch_is_all_the_data() -> None:
     pair, (expected, _) = codes(), by_quadrature(codes())
     estimator = TCVAE(num_particles=20_000)
     torch.manual_seed(0)
-    draws = estimator._draw(pair.model, pair.guide, (torch.zeros(4),), {})
-    for name, part in estimator._parts(draws)._asdict().items():
+    run = estimator._run(Call(*programs(pair), (torch.zeros(4),), {}))
+    for name, part in estimator.parts(run)._asdict().items():
         error = part.var(1).div(20_000).sum().sqrt().item() / 4
         assert abs(part.mean().item() - expected[name]) < 4.5 * error, name
         assert error < 0.02 * expected[name]
@@ -108,21 +104,14 @@ def test_the_estimator_agrees_where_the_batch_is_all_the_data() -> None:
 def test_discrete_codes_by_enumeration() -> None:
     """Bits: q(z_u | x_n) = Bernoulli(p_nu), p(z_u) = Bernoulli(0.3); all codes are listed."""
     p = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.1, 0.6], [0.5, 0.7, 0.3]], dtype=torch.float64)
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", 3):
-            bits = pyro.sample("bits", dist.Bernoulli(torch.full((3,), 0.3, dtype=p.dtype)).to_event(1))
-            pyro.sample("x", dist.Normal(bits.sum(-1), 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", 3):
-            pyro.sample("bits", dist.Bernoulli(p).to_event(1))
-
+    coin = dist.Bernoulli(torch.full((3,), 0.3, dtype=p.dtype))
+    model = program(bits=lambda x: coin.to_event(1), x=lambda x, bits: dist.Normal(bits.sum(-1), 1.0))
+    guide = program(bits=lambda x: dist.Bernoulli(p).to_event(1))
     z = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)), dtype=p.dtype)
     each = dist.Bernoulli(p).log_prob(z[:, None]).sum(-1).exp()  # [8, N]
     joint = each.mean(1)
     product = dist.Bernoulli(p.mean(0)).log_prob(z).sum(-1).exp()
-    prior = dist.Bernoulli(torch.full((3,), 0.3, dtype=p.dtype)).log_prob(z).sum(-1).exp()
+    prior = coin.log_prob(z).sum(-1).exp()
     expected = {
         "index_code_mutual_information": (each * (each / joint[:, None]).log()).sum(0).mean().item(),
         "total_correlation": (joint * (joint / product).log()).sum().item(),
@@ -182,11 +171,8 @@ def test_a_prior_whose_units_depend_has_no_kl_by_unit() -> None:
     pair = codes()
     covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
 
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", 4):
-            pyro.sample("z", dist.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance))
-
-    found = kl_decomposition(Pair(model, pair.guide), torch.zeros(4))
+    prior = dist.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance)
+    found = kl_decomposition(Pair(program(z=lambda x: prior), pair.guide), torch.zeros(4))
     assert found.by_unit is None
     assert found.kl == pytest.approx(found.index_code_mutual_information + found.marginal_kl)
 

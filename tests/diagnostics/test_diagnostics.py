@@ -10,7 +10,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, linear_gaussian
+from pairs import PAIRS, linear_gaussian, made, plain_object, two_arguments
+from programs import program, standard
 from scipy import stats
 from torch import Tensor, nn
 
@@ -19,12 +20,14 @@ from pyro_vae.diagnostics import (
     active_units,
     decode,
     encode,
+    interpolate,
+    prior_quantiles,
     rate_distortion,
     reconstruct,
     reconstruction_mse,
     sample,
+    support,
 )
-from pyro_vae.diagnostics.latents import interpolate, prior_quantiles, support
 from pyro_vae.distributions import SphereUniform
 from pyro_vae.pair import as_pair
 
@@ -53,17 +56,8 @@ def vae() -> VAE:
 
 def functions() -> Pair:
     """The same as two functions."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=Logits()(z)).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(Fixed()(x)[..., 0, :], 0.5).to_event(1))
-
-    return Pair(model, guide)
+    model = program(z=standard(2), x=lambda x, z: dist.Bernoulli(logits=Logits()(z)).to_event(1))
+    return Pair(model, program(z=lambda x: dist.Normal(Fixed()(x)[..., 0, :], 0.5).to_event(1)))
 
 
 class Unfinished:
@@ -173,27 +167,17 @@ def test_active_units(make: Callable[[], Any]) -> None:
 
 
 def test_a_posterior_that_ignores_the_data_has_no_active_unit() -> None:
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.ones(2), 1.0).to_event(1))
-
+    guide = program(z=lambda x: dist.Normal(torch.ones(2), 1.0).to_event(1))
     assert active_units(Pair(functions()._programs[0], guide), [(X,)] * 3).count == 0
 
 
 def test_hierarchy_at_its_means() -> None:
     """q(z2 | x), q(z1 | z2, x): the second is conditioned on the mean of the first."""
 
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
-            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
-            pyro.sample("x", dist.Normal(10 * z1 + z2, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(2 * x, 1.0))
-            pyro.sample("z1", dist.LogNormal(3 * z2, 0.1))
-
+    model = program(
+        z2=standard(), z1=lambda x, z2: dist.Normal(z2, 1.0), x=lambda x, z2, z1: dist.Normal(10 * z1 + z2, 1.0)
+    )
+    guide = program(z2=lambda x: dist.Normal(2 * x, 1.0), z1=lambda x, z2: dist.LogNormal(3 * z2, 0.1))
     pair, x = Pair(model, guide), torch.tensor([0.5, -0.2])
     codes = encode(pair, x)
     torch.testing.assert_close(codes["z2"], 2 * x)
@@ -216,23 +200,14 @@ def test_hierarchy_at_its_means() -> None:
     ids=["not implemented", "nan", "no mean"],
 )
 def test_a_family_without_a_mean_gives_a_draw(posterior: Callable[[Tensor], Any]) -> None:
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", posterior(x))
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", posterior(x))
-            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
-
-    codes = encode(Pair(model, guide), torch.zeros(5))["z"]
+    model = program(z=posterior, x=lambda x, z: dist.Normal(0.0, 1.0))
+    codes = encode(Pair(model, program(z=posterior)), torch.zeros(5))["z"]
     assert codes.shape == (5,)
     assert codes.isfinite().all()
 
 
 def test_several_arguments() -> None:
-    torch.manual_seed(0)
-    pair, (x, y) = next(p.values[0] for p in PAIRS if p.id == "two_arguments")()
+    pair, (x, y) = made(two_arguments)
     codes = encode(pair, x, y)["z"]
     torch.testing.assert_close(decode(pair, codes, x, y), reconstruct(pair, x, y))
     torch.testing.assert_close(decode(pair, codes[2:3], x[2:3], y[2:3]), reconstruct(pair, x, y)[2:3])
@@ -264,7 +239,7 @@ def test_shapes_over_all_pairs(factory: Factory) -> None:
 
 def test_a_latent_that_the_data_share() -> None:
     torch.manual_seed(0)
-    user, (x,) = next(p.values[0] for p in PAIRS if p.id == "plain_object")()
+    user, (x,) = plain_object()
     z, bias = torch.randn(4, 2), torch.randn(6)
     expected = torch.sigmoid(user.networks["decoder"](z) + bias).detach()
     for latents in ({"z": z, "bias": bias}, {"bias": bias, "z": z}):
@@ -273,18 +248,9 @@ def test_a_latent_that_the_data_share() -> None:
 
 
 def test_no_image_to_take() -> None:
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-            pyro.sample("y", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
+    model = program(z=standard(), x=lambda x, z: dist.Normal(z, 1.0), x2=lambda x, z, x1: dist.Normal(z, 1.0))
     with pytest.raises(ValueError, match="the model observes 2 sites; an image can be taken from exactly one"):
-        reconstruct(Pair(model, guide), torch.zeros(2))
+        reconstruct(Pair(model, program(z=standard())), torch.zeros(2))
     with pytest.raises(ValueError, match="the model observes 0 sites"):
         sample(vae(), 2)
 
@@ -298,15 +264,9 @@ def test_evaluation_mode_for_the_time_of_a_call() -> None:
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
         seen.append(decoder[0].training)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+        program(z=standard(2), x=lambda x, z: dist.Normal(decoder(z), 1.0).to_event(1))(x)
 
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-
-    pair = Pair(model, guide)
+    pair = Pair(model, program(z=standard(2)))
     first = reconstruct(pair, X)
     assert torch.equal(first, reconstruct(pair, X))
     rate_distortion(pair, [(X,)])
@@ -341,16 +301,9 @@ def flow(x: Tensor) -> Any:
 def test_the_code_of_a_flow_is_the_image_of_the_mean_of_its_base(wrap: Callable[[Tensor], Any]) -> None:
     x = torch.tensor([[0.3, -0.2], [0.3, -0.2], [0.3, -0.2]])
 
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", wrap(x))
-
-    pair = Pair(model, guide)
+    prior = dist.LogNormal(torch.zeros(2), 1.0).to_event(1)
+    model = program(z=lambda x: prior, x=lambda x, z: dist.Normal(z, 1.0).to_event(1))
+    pair = Pair(model, program(z=wrap))
     expected = (2 * x + 1).exp()
     torch.testing.assert_close(encode(pair, x)["z"], expected)
     torch.testing.assert_close(reconstruct(pair, x), expected)
@@ -359,62 +312,45 @@ def test_the_code_of_a_flow_is_the_image_of_the_mean_of_its_base(wrap: Callable[
 
 def with_prior(prior: Any, posterior: Callable[[Tensor], Any]) -> Pair:
     """x | z ~ N(10 z, 1)."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", prior)
-            pyro.sample("x", dist.Normal(10 * z, 1.0).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", posterior(x))
-
-    return Pair(model, guide)
+    model = program(z=lambda x: prior, x=lambda x, z: dist.Normal(10 * z, 1.0).to_event(1))
+    return Pair(model, program(z=posterior))
 
 
 QUANTILES = [0.02, 0.5, 0.9]
 
 
-@pytest.mark.parametrize(
-    "prior",
-    [
-        dist.Gamma(torch.tensor([2.0, 3.0]), 1.5),
-        dist.Beta(torch.tensor([0.5, 3.0]), 2.0),
-        dist.Uniform(torch.tensor([0.0, -3.0]), 5.0),
-        dist.Normal(torch.tensor([1.0, -1.0]), torch.tensor([0.1, 10.0])),
-    ],
-    ids=["Gamma", "Beta", "Uniform", "Normal"],
-)
-def test_quantiles_are_the_priors(prior: Any) -> None:
-    pair = with_prior(prior.to_event(1), lambda x: prior.expand((len(x), 2)).to_event(1))
-    x = torch.zeros(3, 2)
+GAMMA, BETA, LOW, CENTER = torch.tensor([[2.0, 3.0], [0.5, 3.0], [0.0, -3.0], [1.0, -1.0]])
+SCALE = torch.tensor([0.1, 10.0])
+LAWS = {
+    "Gamma": (dist.Gamma(GAMMA, 1.5), lambda unit: stats.gamma(GAMMA[unit], scale=1 / 1.5)),
+    "Beta": (dist.Beta(BETA, 2.0), lambda unit: stats.beta(BETA[unit], 2.0)),
+    "Uniform": (dist.Uniform(LOW, 5.0), lambda unit: stats.uniform(LOW[unit], 5.0 - LOW[unit])),
+    "Normal": (dist.Normal(CENTER, SCALE), lambda unit: stats.norm(CENTER[unit], SCALE[unit])),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_quantiles_are_the_priors(name: str) -> None:
+    prior, law = LAWS[name]
+    pair, x = with_prior(prior.to_event(1), lambda x: prior.expand((len(x), 2)).to_event(1)), torch.zeros(3, 2)
     state = torch.get_rng_state()
     found = prior_quantiles(pair, QUANTILES, x, num_samples=5000)
     assert torch.equal(torch.get_rng_state(), state)
     assert found.shape == (2, 3)
-    for unit in range(2):
-        if isinstance(prior, dist.Normal):
-            law = stats.norm(prior.loc[unit], prior.scale[unit])
-            assert found[unit].tolist() == pytest.approx(law.ppf(QUANTILES), rel=1e-5)
+    for unit, row in enumerate(found.tolist()):
+        if name == "Normal":
+            assert row == pytest.approx(law(unit).ppf(QUANTILES), rel=1e-5)
             continue
-        if isinstance(prior, dist.Gamma):
-            law = stats.gamma(prior.concentration[unit], scale=1 / 1.5)
-        elif isinstance(prior, dist.Beta):
-            law = stats.beta(prior.concentration1[unit], 2.0)
-        else:
-            law = stats.uniform(prior.low[unit], 5.0 - prior.low[unit])
-        errors = [math.sqrt(q * (1 - q) / 5000) for q in QUANTILES]
-        for q, value, error in zip(QUANTILES, found[unit].tolist(), errors, strict=True):
-            assert abs(law.cdf(value) - q) < 4 * error + 1e-3
+        for q, value in zip(QUANTILES, row, strict=True):
+            assert abs(law(unit).cdf(value) - q) < 4 * math.sqrt(q * (1 - q) / 5000) + 1e-3
 
 
 def test_quantiles_of_a_latent_that_depends_on_another_one() -> None:
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(0.0, 3.0))
-            z1 = pyro.sample("z1", dist.Normal(z2, 4.0))
-            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
-
+    model = program(
+        z2=lambda x: dist.Normal(0.0, 3.0),
+        z1=lambda x, z2: dist.Normal(z2, 4.0),
+        x=lambda x, z2, z1: dist.Normal(z1, 1.0),
+    )
     pair = Pair(model, lambda x: None)
     found = prior_quantiles(pair, [0.16, 0.84], torch.zeros(2), site="z1", num_samples=20_000)
     assert found.flatten().tolist() == pytest.approx([-5, 5], abs=0.2)  # not those of p(z1 | z2)
@@ -458,8 +394,7 @@ def test_interpolation_on_the_sphere_keeps_the_length() -> None:
 
 
 def test_interpolation_of_several_arguments_and_of_all_pairs() -> None:
-    torch.manual_seed(0)
-    pair, (x, y) = next(p.values[0] for p in PAIRS if p.id == "two_arguments")()
+    pair, (x, y) = made(two_arguments)
     path = interpolate(pair, (x[:2], y[:2]), (x[2:4], y[:2]), 3)
     torch.testing.assert_close(path[:, 0], reconstruct(pair, x[:2], y[:2]))
     torch.testing.assert_close(path[:, -1], reconstruct(pair, x[2:4], y[:2]))

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pairs
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import PAIRS, linear_gaussian, made
+from pairs import linear_gaussian, made
+from programs import program, standard
 from scipy import stats
 from torch import Tensor, nn
 
@@ -403,7 +405,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("name", "expected"), FOUND, ids=[name for name, _ in FOUND])
 def test_groups(name: str, expected: dict[str, set[str]]) -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == name))
+    pair, batch = made(getattr(pairs, name))
     result = gradient_statistics(pair, batch, [SGVB_A()], 4, compile="eager")
     parts = set().union(*expected.values())
     assert set(result.parameters) == set(expected) | parts | {"all"}
@@ -420,7 +422,7 @@ def test_a_site_has_the_parameters_of_its_own_density_also_of_a_flow() -> None:
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z1 = pyro.sample("z1", standard(2)(x))
             z2 = pyro.sample("z2", dist.Normal(second(z1), 1.0).to_event(1))
             pyro.deterministic("twice", 2 * z2)
             pyro.sample("x", dist.Normal(fixed(z2), 1.0).to_event(1), obs=x[:, :2])
@@ -441,7 +443,7 @@ def test_a_site_has_the_parameters_of_its_own_density_also_of_a_flow() -> None:
 
 
 def test_groups_of_ones_own() -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
+    pair, batch = made(pairs.hierarchy)
 
     def layer(name: str) -> str | None:
         return name.split("_")[0] if name.endswith("weight") else None
@@ -456,7 +458,7 @@ def test_groups_of_ones_own() -> None:
 @pytest.mark.parametrize("mode", ["eager", "traced"])
 def test_equals_a_loop_over_gradients(mode: Any) -> None:
     """Every number of two draws and four of the reference, computed anew; also what weighs by beta."""
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "gaussian_vae"))
+    pair, batch = made(pairs.gaussian_vae)
     estimator = SGVB_A(2, beta=0.3)
     result = gradient_statistics(pair, batch, {"one": estimator}, 6, num_reference_draws=8, seed=5, compile=mode)
     parameters = list(pair.parameters())
@@ -494,7 +496,7 @@ def test_equals_a_loop_over_gradients(mode: Any) -> None:
 
 
 def test_all_estimators() -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "mlp_vae"))
+    pair, batch = made(pairs.mlp_vae)
     estimators = [
         SGVB_A(),
         SGVB_B(2),
@@ -526,7 +528,7 @@ def test_all_estimators() -> None:
 
 
 def test_traced_equals_eager_and_a_seed_is_a_seed() -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "hierarchy"))
+    pair, batch = made(pairs.hierarchy)
 
     def numbers(seed: int, mode: Any) -> list[float]:
         result = gradient_statistics(pair, batch, [SGVB_A(), DReG(3), WakeSleep()], 10, seed=seed, compile=mode)
@@ -540,7 +542,7 @@ def test_traced_equals_eager_and_a_seed_is_a_seed() -> None:
 
 
 def test_what_cannot_be_traced_runs_eagerly() -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "functions"))
+    pair, batch = made(pairs.functions)
     inner = pair._programs[0]
 
     def model(x: Tensor) -> None:
@@ -561,15 +563,12 @@ def test_everything_is_left_as_it_was() -> None:
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+        program(z=standard(2), x=lambda x, z: dist.Normal(decoder(z), 1.0).to_event(1))(x)
 
     def guide(x: Tensor) -> None:
         pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            loc, log_scale = encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+        loc, log_scale = encoder(x).chunk(2, -1)
+        program(z=lambda x: dist.Normal(loc, log_scale.exp()).to_event(1))(x)
 
     pair, x = Pair(model, guide), torch.randn(5, 6)
     encoder[2].weight.grad = marked = torch.full((4, 6), 7.0)
@@ -629,7 +628,7 @@ def test_a_gradient_without_noise() -> None:
 
 
 def test_table_and_rows(separate: tuple[Separate, GradientStatistics]) -> None:
-    pair, batch = made(next(p.values[0] for p in PAIRS if p.id == "mlp_vae"))
+    pair, batch = made(pairs.mlp_vae)
     long = ScoreFunction(4, pathwise=False)
     result = gradient_statistics(pair, batch, [SGVB_A(), long], 10)
     text = str(result)
@@ -649,16 +648,7 @@ def test_table_and_rows(separate: tuple[Separate, GradientStatistics]) -> None:
     assert separate[1].parameters["all"][0] == "loc.0"
 
 
-class Empty:
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-
+EMPTY = Pair(program(z=standard(), x=lambda x, z: dist.Normal(z, 1.0)), program(z=standard()))
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"num_draws": 3}, ValueError, "num_draws has to be a whole number of at least 4; got 3"),
     ({"num_reference_draws": 0}, ValueError, "num_reference_draws has to be a whole number of at least 4; got 0"),
@@ -669,9 +659,9 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"estimators": {"a": pyro.infer.Trace_ELBO()}}, TypeError, "estimators holds Trace_ELBO, which is no estimator"),
     ({"estimators": [SGVB_A(), SGVB_A(beta=0.5)]}, ValueError, r"two estimators are called SGVB_A\(1\); give them"),
     ({"reference": 3}, TypeError, "reference is a int; expected an estimator"),
-    ({"batch": torch.zeros(0)}, ValueError, "there are no data: batch is empty"),
-    ({"batch": ()}, ValueError, "there are no data: batch is empty"),
-    ({"pair": Empty()}, ValueError, "the pair has no parameters that are trained"),
+    ({"batch": torch.zeros(0)}, ValueError, "there are no data: x is empty"),
+    ({"batch": ()}, ValueError, "there are no data: x is empty"),
+    ({"pair": EMPTY}, ValueError, "the pair has no parameters that are trained"),
     ({"pair": 3}, TypeError, "a pair has two methods"),
     ({"compile": "fast"}, ValueError, "compile is one of"),
     (
@@ -697,16 +687,12 @@ def test_a_broken_gradient_is_named_and_leaves_nothing_behind() -> None:
 
 
 def test_an_estimators_own_refusal_comes_through() -> None:
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Bernoulli(0.5))
-            pyro.sample("x", dist.Normal(pyro.param("w", torch.tensor(1.0)) * z, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.2)).expand(len(x))))
-
-    pair = Pair(model, guide)
+    pair = Pair(
+        program(
+            z=lambda x: dist.Bernoulli(0.5), x=lambda x, z: dist.Normal(pyro.param("w", torch.tensor(1.0)) * z, 1.0)
+        ),
+        program(z=lambda x: dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.2)).expand(len(x)))),
+    )
     with pytest.raises(ValueError, match=r"IWAE needs reparameterized latents, but q\(z\) is a Bernoulli"):
         gradient_statistics(pair, torch.ones(3), [IWAE(2)], 4)
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import PAIRS, binary, made
+from programs import program, standard
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -204,17 +205,15 @@ def test_usage_of_each_level() -> None:
 def test_the_kl_of_a_unit_is_not_biased_where_the_guide_runs_upwards() -> None:
     """z2 = z1 = 2 x up to small noise; with the closed form, E[KL(q(z1 | x) || p(z1 | z2))], the rate is another."""
 
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            z1 = pyro.sample("z1", dist.Normal(z2, 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 2**0.5).to_event(1))
-            pyro.sample("z2", dist.Normal(z1 / 2, 0.5**0.5).to_event(1))  # the exact p(z2 | z1): KL 0 in all
-
+    model = program(
+        z2=standard(2),
+        z1=lambda x, z2: dist.Normal(z2, 1.0).to_event(1),
+        x=lambda x, z2, z1: dist.Normal(z1, 1.0).to_event(1),
+    )
+    guide = program(  # with the exact p(z2 | z1): KL 0 in all
+        z1=lambda x: dist.Normal(torch.zeros_like(x), 2**0.5).to_event(1),
+        z2=lambda x, z1: dist.Normal(z1 / 2, 0.5**0.5).to_event(1),
+    )
     torch.manual_seed(0)
     found = levels(Pair(model, guide), [(torch.zeros(20_000, 2),)], threshold=0.4)
     # E log q(z1) - log p(z1 | z2) = -0.5 log 2 by unit, E log q(z2 | z1) - log p(z2) = 0.5 log 2
@@ -243,25 +242,14 @@ def test_levels_of_any_pair(factory: Any) -> None:
 def usage_of(numbers: Tensor, kind: str) -> Any:
     """Levels of a pair whose code at N data and 3 positions is ``numbers: [N, 3]`` of 4, as a site of one kind."""
     hot = one_hot(numbers, 4).float()
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            prior = dist.Categorical if kind == "integer" else dist.OneHotCategorical
-            z = pyro.sample("z", prior(torch.ones(3, 4)).to_event(1))
-            pyro.sample("x", dist.Normal(z.float().reshape(len(x), -1).sum(-1), 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        code = hot[x.long()]
-        with pyro.plate("data", len(x)):
-            if kind == "delta":
-                pyro.sample("z", dist.Delta(code, event_dim=2))
-            elif kind == "one-hot":
-                pyro.sample("z", dist.OneHotCategorical(code).to_event(1))
-            else:
-                pyro.sample("z", dist.Categorical(code).to_event(1))
-
+    prior = dist.Categorical if kind == "integer" else dist.OneHotCategorical
+    family = {"delta": lambda code: dist.Delta(code, event_dim=1)}.get(kind, prior)
+    model = program(
+        z=lambda x: prior(torch.ones(3, 4)).to_event(1),
+        x=lambda x, z: dist.Normal(z.float().reshape(len(x), -1).sum(-1), 1.0),
+    )
     x = torch.arange(float(len(numbers)))
-    return levels(Pair(model, guide), [(x[:3],), (x[3:],)])
+    return levels(Pair(model, program(z=lambda x: family(hot[x.long()]).to_event(1))), [(x[:3],), (x[3:],)])
 
 
 @pytest.mark.parametrize("kind", ["delta", "one-hot", "integer"])
@@ -280,16 +268,8 @@ def test_perplexity_of_codes(kind: str) -> None:
 
 def test_perplexity_counts_the_probabilities_of_codes() -> None:
     """Not the draws: over a single datum a draw would have perplexity 1."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(4)))
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.OneHotCategorical(torch.tensor([0.5, 0.25, 0.25, 0.0]).expand(len(x), 4)))
-
+    model = program(z=lambda x: dist.OneHotCategorical(torch.ones(4)), x=lambda x, z: dist.Normal(z.sum(-1), 1.0))
+    guide = program(z=lambda x: dist.OneHotCategorical(torch.tensor([0.5, 0.25, 0.25, 0.0]).expand(len(x), 4)))
     found = levels(Pair(model, guide), [(torch.zeros(1),)])["z"]
     assert found.perplexity == pytest.approx(2**1.5)
 
