@@ -8,7 +8,7 @@ protocols of networks are at home in :mod:`pyro_vae.networks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
@@ -28,7 +28,11 @@ __all__ = [
     "HasRandomWeights",
     "HasRunningStatistics",
     "SamplesWeights",
+    "TrainedPair",
 ]
+
+#: A pair. On the command line, an argument of this type is the folder of the run that trained it.
+TrainedPair: TypeAlias = Annotated[nn.Module, "run folder"]
 
 # Pairs
 
