@@ -100,6 +100,10 @@ class Split:
         total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
         return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()
 
+    def gray(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """x of some data before dynamic binarization, ``[B, *event]``, float32; of uint8 a 255th."""
+        return gray(self.tensors[0][rows])
+
     def num_batches(self, batch_size: int) -> int:
         """ceil(N / batch_size)."""
         whole(batch_size=batch_size)
@@ -178,6 +182,12 @@ class Split:
         """The first n data (all of them where there are fewer), sharing memory with this split."""
         whole(n=n)
         return self._with(lambda t: t[:n])
+
+    def at(self, rows: Tensor, name: str) -> Split:
+        """The data at ``rows: [B]``, whole numbers from 0, as a split of its own."""
+        other = self._with(lambda t: t[rows])
+        other.name = name
+        return other
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on ``device``."""
