@@ -32,7 +32,7 @@ from pyro_vae import SGVB_B, Cosine, diagnostics, plotting
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import MLPVAE
-from pyro_vae.plotting.mosaics import gap
+from pyro_vae.plotting.tiles import gap
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
 
 SCALES: dict[str, Any] = {"unit": 1.0, "per pixel": None, "shared": "shared", "optimal": "optimal"}

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from pyro_vae import plotting
-from pyro_vae.plotting.mosaics import as_images, gap, tile
+from pyro_vae.plotting.tiles import as_images, gap, tile
 from pyro_vae.plotting.style import png
 
 RNG = np.random.default_rng(0)
