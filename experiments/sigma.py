@@ -32,8 +32,8 @@ from pyro_vae import SGVB_B, Cosine, diagnostics, plotting
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import MLPVAE
-from pyro_vae.plotting.mosaics import gap
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
+from pyro_vae.plotting.tiles import gap
 
 SCALES: dict[str, Any] = {"unit": 1.0, "per pixel": None, "shared": "shared", "optimal": "optimal"}
 NETWORKS = {"frey": (10, (200,)), "mnist": (20, (300,))}  # N_z and hidden units

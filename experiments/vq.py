@@ -33,8 +33,8 @@ from pyro_vae.hierarchy import LatentLayer, concat
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import VQVAE, CodePrior
 from pyro_vae.networks import Convolutional
-from pyro_vae.plotting.mosaics import gap
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
+from pyro_vae.plotting.tiles import gap
 
 TITLES = {"mnist": "MNIST", "frey": "Frey faces"}
 LIKELIHOODS = {"mnist": Bernoulli, "frey": DiscretizedLogistic}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
-from pyro_vae.data import Data, Split
+from pyro_vae.data import Data
 
 _MOST_CODES = 5000
 _MOST_ROWS = 8  # of a mosaic of levels
@@ -50,10 +50,8 @@ def _figures(
 ) -> Iterator[tuple[str, Any]]:
     if any(histories.values()):
         yield "learning_curves", plotting.learning_curves(histories)
-    split = data.test or data.valid or data.train
-    held = split if isinstance(split, Split) else split.take(_MOST_CODES)
-    held = held.take(_MOST_CODES)
-    batch = held.batch(torch.arange(len(held)))
+    held = data.held(_MOST_CODES)
+    batch = held.batch(slice(None))
     shape = data.event_shape
     images = len(shape) == 3 and shape[0] in (1, 3)
     drawable = diagnostics.has_prior(pair, *batch)

@@ -9,8 +9,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_vae.networks import Corrupted
 from pyro_vae.pair import data_plate, pair_method
 
 
@@ -47,6 +48,12 @@ class VAE(PyroModule):
         self.prior = prior
         self.posterior = posterior
         self.likelihood = likelihood
+
+    @property
+    def corruption(self) -> nn.Module | None:
+        """What corrupts x on its way into the posterior's network in training; ``None`` where nothing does."""
+        modules = self.posterior.modules() if isinstance(self.posterior, nn.Module) else ()
+        return next((module.corruption for module in modules if isinstance(module, Corrupted)), None)
 
     @pair_method
     def model(self, x: Tensor | None = None) -> Tensor:

@@ -1,4 +1,7 @@
-"""Anomaly detection: what a pair makes of a class that it was not trained on."""
+"""Anomaly detection: what a pair makes of a class that it was not trained on.
+
+A score is a function of a pair and of data ``x: [N, *event]``; it is ``[N]``, and the higher, the stranger.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,30 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import evidence
+from pyro_vae._checks import number
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Data, Split, load
-from pyro_vae.data.draws import gray
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.models import MLPVAE
 from pyro_vae.pair import as_pair, device_of, evaluating
-from pyro_vae.plotting.anomaly import anomaly as draw
+from pyro_vae.plotting.anomaly import held_out_classes
 from pyro_vae.training import Cosine, fit
 
 METHODS = ("-ELBO", "-log p(x)", "likelihood ratio", "corrected for complexity", "PCA", "isolation forest")
 
 
 def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, chunk: int = 16384) -> Tensor:
-    r"""Minus the evidence lower bound, in nats: the higher, the stranger.
+    r"""Minus the evidence lower bound by L draws, ``[N]`` in nats for ``x: [N, *event]``.
 
     .. math:: -\frac 1 L \sum_l [\log p(x, z_l) - \log q(z_l \mid x)], \quad z_l \sim q(z \mid x)
 
     Args:
         pair: the pair.
-        x: the data, ``[N, *event]``.
-        num_samples: draws for each datum, L.
+        x: the data.
+        num_samples: L.
         seed: of the draws; the caller's random state is left as it was.
         chunk: draws held in memory at once.
-
-    Returns:
-        ``[N]``.
 
     Source: An & Cho (2015), whose reconstruction probability is its first part.
     """
@@ -54,16 +54,9 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
 
 
 def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
-    r"""Minus log p(x) by importance sampling, in nats: the higher, the stranger.
+    r"""Minus log p(x) by importance sampling, ``[N]`` in nats for ``x: [N, *event]``.
 
-    Args:
-        pair: the pair.
-        x: the data, ``[N, *event]``.
-        num_samples: importance samples for each datum.
-        options: see :func:`pyro_vae.evidence.importance`.
-
-    Returns:
-        ``[N]``.
+    The arguments are those of :func:`pyro_vae.evidence.importance`.
 
     Source: Bishop (1994), novelty detection by the density of the inputs.
     """
@@ -71,7 +64,7 @@ def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: A
 
 
 def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
-    r"""How much better a background model explains x, in nats: the higher, the stranger.
+    r"""How much better a background model explains x, ``[N]`` in nats for ``x: [N, *event]``.
 
     .. math:: \log p_\text{background}(x) - \log p(x)
 
@@ -82,12 +75,9 @@ def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 5
     Args:
         pair: the pair.
         background: a pair of the same x, trained on perturbed data.
-        x: the data, ``[N, *event]``.
+        x: the data.
         num_samples: importance samples for each datum and pair.
         options: see :func:`pyro_vae.evidence.importance`.
-
-    Returns:
-        ``[N]``.
 
     Source: Ren, Liu, Fertig, Snoek, Poplin, DePristo, Dillon & Lakshminarayanan (2019), eq. 4.
     """
@@ -96,8 +86,7 @@ def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 5
 
 
 def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
-    r"""How much longer the code of x is under the pair than under a general compressor, in nats: the higher, the
-    stranger.
+    r"""How much longer the code of x is under the pair than under a general compressor, ``[N]`` in nats.
 
     .. math:: -\log p(x) - L(x)
 
@@ -106,14 +95,7 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
     and strange it scores lower than -log p(x) does. A general compressor is a poor model of a few hundred pixels: of
     small images L(x) is several times -log p(x) and varies more, so that the score is mostly -L(x).
 
-    Args:
-        pair: the pair.
-        x: images ``[N, *event]``, pixels in [0, 1].
-        num_samples: importance samples for each datum.
-        options: see :func:`pyro_vae.evidence.importance`.
-
-    Returns:
-        ``[N]``.
+    The arguments are those of :func:`pyro_vae.evidence.importance`; x are images ``[N, *event]``, pixels in [0, 1].
 
     Source: Serra, Alvarez, Gomez, Slizovskaia, Nunez & Luque (2020), eq. 1.
     """
@@ -121,12 +103,9 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
 
 
 def compressed(x: Tensor) -> Tensor:
-    """The length of each image compressed by zlib, in nats: 8 log 2 for each byte, ``[N]``.
+    """The length of each image ``[N, *event]`` compressed by zlib, in nats: 8 log 2 for each byte, ``[N]``.
 
-    Pixels are 256 gray levels, a byte each.
-
-    Args:
-        x: images ``[N, *event]``, pixels in [0, 1].
+    Pixels, in [0, 1], are 256 gray levels, a byte each.
 
     Raises:
         ValueError: if a pixel is outside of [0, 1].
@@ -160,16 +139,13 @@ def perturbed(split: Split, rate: float) -> Split:
 
     Source: Ren et al. (2019), section 3.2, whose pixels are replaced uniformly.
     """
-    if not 0 < rate <= 1:
-        raise ValueError(
-            f"the rate of perturbed pixels is {rate}; give a probability above 0 and up to 1, such as 0.2."
-        )
+    number(most=1, above=0, rate=rate)
     if split.binarization != "dynamic":
         raise ValueError(
             f"{split.name!r} has binarization {split.binarization!r}; pixels are perturbed by their draws, so load the "
             'data with binarization="dynamic".'
         )
-    x, *others = ((1 - rate) * gray(split.tensors[0]) + rate / 2, *split.tensors[1:])
+    x, *others = (1 - rate) * split.gray() + rate / 2, *split.tensors[1:]
     name = f"{split.name}, perturbed"
     return Split(x, *others, labels=split.labels, binarization="dynamic", seed=split.seed, name=name)
 
@@ -180,18 +156,13 @@ def classes(split: Split) -> list[int]:
     Raises:
         ValueError: if there are no labels, they are no whole numbers ``[N]``, or all are the same.
     """
-    labels = split.labels
-    if labels is None:
+    if split.classes is None:
         raise ValueError(
-            f"{split.name!r} has no labels, so that no class can be held out. Give labeled data: a named set such as "
-            "mnist, an .npz file with labels y, or a folder with a subfolder for each class."
+            f"{split.name!r} has no labels, so that no class can be held out: expected one whole number for each "
+            "datum. Give a named set such as mnist, an .npz file with labels y, or a folder with a subfolder for each "
+            "class."
         )
-    if labels.dim() != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"the labels of {split.name!r} have shape {list(labels.shape)} and dtype {labels.dtype}; expected one "
-            "whole number for each datum."
-        )
-    found = labels.unique().tolist()
+    found = split.classes.unique().tolist()
     if len(found) < 2:
         raise ValueError(f"all data of {split.name!r} have the label {found[0]}: with it held out none are left.")
     return found
@@ -203,17 +174,14 @@ def without(split: Split, held_out: int) -> Split:
     Raises:
         ValueError: if there is no such class, or no labels.
     """
-    found = classes(split)
+    found, labels = classes(split), split.labels
+    assert labels is not None
     if held_out not in found:
         raise ValueError(
             f"held_out is {held_out}, and {split.name!r} has no such class; its classes are "
             f"{', '.join(map(str, found))}."
         )
-    assert split.labels is not None
-    rows = (split.labels != held_out).nonzero()[:, 0]
-    x, *others = (tensor[rows] for tensor in split.tensors)
-    options: Any = {"binarization": split.binarization, "seed": split.seed}
-    return Split(x, *others, labels=split.labels[rows], name=f"{split.name} without {held_out}", **options)
+    return split.at((labels != held_out).nonzero()[:, 0], name=f"{split.name} without {held_out}")
 
 
 @dataclass(frozen=True)
@@ -325,7 +293,7 @@ def anomaly(
     if out is not None:
         numbers = {**asdict(result), "mean": result.mean, "test_size": len(test), "train_size": len(train), **settings}
         typical = _typical(chosen, found["-log p(x)"])
-        figure = draw(found, chosen, shown[typical], str(typical))
+        figure = held_out_classes(found, chosen, shown[typical], str(typical))
         report.write(Path(out), "anomaly", numbers, {"anomaly": figure})
     return result
 
@@ -341,7 +309,7 @@ def _scores(train: Split, test: Split, settings: Mapping[str, Any], options: Map
     background = _trained(perturbed(train, settings["rate"]), train.mean(), settings, options)
     sampling = {**options, "seed": seed}
     minus_log_p = minus_log_evidence(pair, x, num_samples, **sampling)
-    gray_train, gray_test = (gray(split.tensors[0]).flatten(1).numpy() for split in (train, test))
+    gray_train, gray_test = (split.gray().flatten(1).numpy() for split in (train, test))
     pca = PCA(min(settings["latent_dim"], *gray_train.shape), random_state=seed).fit(gray_train)
     error = gray_test - pca.inverse_transform(pca.transform(gray_test))
     forest = IsolationForest(random_state=seed).fit(gray_train)

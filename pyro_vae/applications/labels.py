@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from pyro.nn import PyroModule
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from pyro_vae._checks import whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Binarization, Data, Split, load
-from pyro_vae.data.draws import gray
 from pyro_vae.estimators import SGVB_A, Enumeration, Estimator
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import MLPVAE, SemiSupervisedVAE
@@ -37,7 +38,7 @@ _STEPS_ALONE = 1000  # of the classifiers that see the labeled data alone
 
 
 @dataclass(frozen=True)
-class Method:
+class ErrorRate:
     """What a method makes of the test set.
 
     Attributes:
@@ -67,7 +68,7 @@ class Labels:
     num_data: int
     num_test: int
     classes: list[Any]
-    methods: dict[str, Method]
+    methods: dict[str, ErrorRate]
 
 
 class Classifier(PyroModule):
@@ -204,9 +205,8 @@ def labels(
     methods = {}
 
     def trained(pair: Any, on: Split, epochs: int, estimator: Estimator | None = None) -> Any:
-        return fit(
-            pair, on, epochs=epochs, estimator=estimator, batch_size=min(batch_size, len(on)), **options
-        ).pair.eval()
+        size = min(batch_size, len(on))
+        return fit(pair, on, epochs=epochs, estimator=estimator, batch_size=size, **options).pair.eval()
 
     def alone(x: Tensor, binarization: Binarization) -> Any:
         """The classifier of the stack, or of pixels, trained on the labeled data."""
@@ -219,16 +219,12 @@ def labels(
         torch.manual_seed(seed)
         started, features = time.perf_counter(), None
         if num_features:
-            features = trained(
-                MLPVAE(train.event_shape, num_features, (hidden,), mean=train.mean()), train, feature_epochs
-            )
+            pair = MLPVAE(train.event_shape, num_features, (hidden,), mean=train.mean())
+            features = trained(pair, train, feature_epochs)
         x = train.tensors[0] if features is None else _codes(features, train)
-        mixed = Split(
-            *partly_labeled(x, known, len(classes), share).tensors,
-            binarization=train.binarization if features is None else "none",
-            seed=seed,
-        )
-        pair = SemiSupervisedVAE(
+        of_x: Binarization = "dynamic" if features is None else "none"
+        mixed = Split(*partly_labeled(x, known, len(classes), share).tensors, binarization=of_x, seed=seed)
+        second = SemiSupervisedVAE(
             mixed.event_shape,
             len(classes),
             latent_dim,
@@ -237,11 +233,11 @@ def labels(
             likelihood=Bernoulli if features is None else functools.partial(Gaussian, sigmoid_mean=False),
             mean=mixed.mean(),
         )
-        stack = Stacked(trained(pair, mixed, epochs, Enumeration()), features)
+        stack = Stacked(trained(second, mixed, epochs, Enumeration()), features)
         name = "M2" if features is None else "M1 + M2"
         methods[name] = _judged(classified(stack, test), test_y, started)
 
-        held, few_gray = _gray(test, slice(None)), _gray(train, rows)
+        held, few_gray = test.gray(), train.gray(rows)
         started = time.perf_counter()
         predicted = classified(alone(train.tensors[0][rows], train.binarization), test)
         methods["labeled data alone: classifier"] = _judged(predicted, test_y, started)
@@ -312,9 +308,7 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 
 def classified(pair: Any, data: Split) -> Tensor:
     """``[N]``: the most probable class of each datum under q(y | x), of gray pixels as they are."""
-    with evaluating(pair), torch.no_grad():
-        parts = torch.arange(len(data)).split(_CHUNK)
-        return torch.cat([pair.classify(_gray(data, rows)).logits.argmax(-1).cpu() for rows in parts])
+    return _of_all(pair, lambda x: pair.classify(x).logits.argmax(-1), data)
 
 
 def by_class(stack: Stacked, z: Tensor) -> Tensor:
@@ -338,52 +332,49 @@ def analogies(stack: Stacked, x: Tensor, y: Tensor | None = None) -> Tensor:
 
 def _labeled(data: Data, num_data: int | None, seed: int) -> tuple[Split, Tensor, Split, Tensor, list[Any]]:
     """Some of the training data, their classes 0 ... K - 1, the test data, theirs, and what the classes are called."""
-    train, test = data.train, data.test
+    train: Any = data.train
+    test: Any = data.test
     for split, part in ((train, "training"), (test, "test")):
         if not isinstance(split, Split):
             raise ValueError(f"{data.name!r} has no {part} set in memory, on which a classifier could be judged.")
-        if split.labels is None or split.labels.dim() != 1 or split.labels.is_floating_point():
+        if split.classes is None:
             raise ValueError(
                 f"the {part} set of {data.name!r} has no labels, one whole number for each datum. Give data with "
                 "labels: mnist, fashion-mnist, digits, an .npz with y_train and y_test, or a folder of folders."
             )
-    assert isinstance(train, Split)
-    assert isinstance(test, Split)
-    assert train.labels is not None
-    assert test.labels is not None
-    if num_data is not None and num_data < 1:
-        raise ValueError(f"num_data is a number of training data, at least 1; got {num_data}.")
+    whole(num_data=1 if num_data is None else num_data)
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:num_data]
-    some = Split(train.tensors[0][rows], labels=train.labels[rows], binarization="dynamic", seed=seed, name=train.name)
-    classes, y = torch.unique(train.labels[rows], return_inverse=True)
-    unseen = ~torch.isin(test.labels, classes)
+    labels, test_labels = train.labels[rows], test.labels
+    some = Split(train.tensors[0][rows], labels=labels, binarization="dynamic", seed=seed, name=train.name)
+    classes, y = torch.unique(labels, return_inverse=True)
+    unseen = ~torch.isin(test_labels, classes)
     if unseen.any():
         raise ValueError(
-            f"the test set of {data.name!r} has the class {int(test.labels[unseen][0])}, which the {len(rows)} "
+            f"the test set of {data.name!r} has the class {int(test_labels[unseen][0])}, which the {len(rows)} "
             "training data have not. Give more data by num_data."
         )
-    return some, y, test, torch.searchsorted(classes, test.labels), classes.tolist()
+    return some, y, test, torch.searchsorted(classes, test_labels), classes.tolist()
 
 
 def _codes(features: VAE, split: Split) -> Tensor:
     """``[N, D]``: E[z | x], of gray pixels as they are."""
-    with evaluating(features), torch.no_grad():
-        parts = torch.arange(len(split)).split(_CHUNK)
-        return torch.cat([_mean(features.posterior(_gray(split, rows))) for rows in parts])
+    return _of_all(features, lambda x: _mean(features.posterior(x)), split)
 
 
-def _gray(split: Split, rows: Any) -> Tensor:
-    """x of some rows before any binarization, pixels in [0, 1]."""
-    return gray(split.tensors[0][rows]).float()
+def _of_all(pair: nn.Module, function: Callable[[Tensor], Tensor], split: Split) -> Tensor:
+    """``function`` of the gray pixels, in chunks."""
+    with evaluating(pair), torch.no_grad():
+        chunks = (split.gray(slice(start, start + _CHUNK)) for start in range(0, len(split), _CHUNK))
+        return torch.cat([function(x).cpu() for x in chunks])
 
 
 def _mean(distribution: Any) -> Tensor:
     return distribution.mean
 
 
-def _judged(predicted: Tensor, y: Tensor, started: float) -> Method:
+def _judged(predicted: Tensor, y: Tensor, started: float) -> ErrorRate:
     error = (predicted != y).double().mean().item()
-    return Method(error, math.sqrt(error * (1 - error) / len(y)), time.perf_counter() - started)
+    return ErrorRate(error, math.sqrt(error * (1 - error) / len(y)), time.perf_counter() - started)
 
 
 def _told(result: Labels, data: str) -> str:

@@ -9,6 +9,7 @@ PCA, plain and whitened, stand in the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae._checks import whole
 from pyro_vae.applications import report
 from pyro_vae.data import Data, Split, Stream, as_data
 from pyro_vae.diagnostics import encode
@@ -226,20 +228,14 @@ def _rows(values: np.ndarray | Tensor) -> np.ndarray:
 
 def _some(split: Split | Stream, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
     """So many data at random, of a stream the first, and their labels, if these are classes."""
-    if count < 1:
-        raise ValueError(f"num_data is a number of data, at least 1; got {count}.")
+    whole(num_data=count)
     held = split.take(count) if isinstance(split, Stream) else split
     rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:count]
-    labels = held.labels
-    if labels is None or labels.dim() != 1 or labels.is_floating_point():
-        return held.batch(rows), None
-    return held.batch(rows), _array(labels)[rows]
+    return held.batch(rows), None if held.classes is None else _array(held.classes)[rows]
 
 
-def _check_neighbors(num_neighbors: int, ranked: int, fitted: int | None = None) -> None:
-    most = (ranked - 1) // 2
-    if fitted is not None:
-        most = min(most, fitted)
+def _check_neighbors(num_neighbors: int, ranked: int, fitted: float = math.inf) -> None:
+    most = min((ranked - 1) // 2, fitted)
     if not 1 <= num_neighbors <= most:
         raise ValueError(
             f"num_neighbors has to be from 1 to {most}, below half of the {ranked} data whose neighbors are ranked; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +10,6 @@ import torch
 from torch import Tensor
 
 IN_MEMORY_LIMIT = 8 * 2**30  # bytes of one set that may be gathered into a Split; beyond it a DataLoader is asked for
-
-
-def whole(value: Any, what: str, least: int) -> int:
-    """``value`` as an int of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{what} is {value!r}; it must be a whole number of at least {least}.")
-    if value < least:
-        raise ValueError(f"{what} is {value}; it must be a whole number of at least {least}.")
-    return int(value)
 
 
 def check_size(n_bytes: int, what: str) -> None:

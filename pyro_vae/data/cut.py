@@ -10,12 +10,12 @@ import numpy as np
 
 from pyro_vae.data import draws
 
-Parts = dict[str, tuple[Any, Any]]  # part -> x, and labels or None
+Arrays = dict[str, tuple[Any, Any]]  # part -> x, and labels or None
 
 PARTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}  # and their names in files
 
 
-def cut(parts: Parts, valid_size: int | float | None, test_size: int | float | None, seed: int, what: str) -> Parts:
+def cut(parts: Arrays, valid_size: int | float | None, test_size: int | float | None, seed: int, what: str) -> Arrays:
     """Completes ``parts`` by cutting what is missing off the train set, by a seeded permutation."""
     alone = set(parts) == {"train"}
     for part, size in (("valid", valid_size), ("test", test_size)):

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._checks import one_of
+
 Binarization = Literal["none", "dynamic", "static"]
 
 # The first word of a key says what is drawn, so that no two purposes share a stream.
@@ -21,8 +23,7 @@ STATIC, DYNAMIC, ORDER, SPLIT, LOADER = range(1, 6)
 
 
 def check_binarization(binarization: str) -> None:
-    if binarization not in get_args(Binarization):
-        raise ValueError(f'binarization is {binarization!r}; it must be one of "none", "dynamic", "static".')
+    one_of(get_args(Binarization), binarization=binarization)
 
 
 def bits(*key: int) -> np.random.SFC64:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data.arrays import check_size, images, tensor, whole
-from pyro_vae.data.cut import PARTS, Parts
+from pyro_vae._checks import whole
+from pyro_vae.data.arrays import check_size, images, tensor
+from pyro_vae.data.cut import PARTS, Arrays
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
-def array_file(path: Path) -> Parts:
+def array_file(path: Path) -> Arrays:
     """The sets of a .npy or .npz file. Nothing is ever unpickled."""
     try:
         found = np.load(path, allow_pickle=False)
@@ -42,7 +43,7 @@ def array_file(path: Path) -> Parts:
             f"{path} has the arrays {sorted(arrays)}; expected were train, valid, test (or x_train, x_valid, x_test)"
             " with labels y_train, y_valid, y_test, or x with labels y, or a single array."
         )
-    parts: Parts = {}
+    parts: Arrays = {}
     for part, (x_key, y_key) in chosen.items():
         x, y, what = arrays[x_key], arrays.get(y_key), f"{path} ({part})"
         if y is not None and y.shape[:1] != x.shape[:1]:
@@ -54,10 +55,10 @@ def array_file(path: Path) -> Parts:
     return parts
 
 
-def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Parts:
+def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Arrays:
     """The images below ``folder``, uint8 [N, C, H, W]; the arguments are those of :func:`pyro_vae.data.load`."""
     if image_size is not None:
-        image_size = whole(image_size, "image_size", 1)
+        whole(image_size=image_size)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (gray) or 3 (color).")
 
@@ -77,7 +78,7 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     classes = sorted({p[0] for paths in inside.values() for p in paths if len(p) > 1})
     labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
-    result: Parts = {}
+    result: Arrays = {}
     first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.data.arrays import whole
+from pyro_vae._checks import whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization, check_binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
@@ -74,7 +74,7 @@ def load(
             message says which files to put where.
     """
     check_binarization(binarization)
-    seed = whole(seed, "seed", 0)
+    whole(0, seed=seed)
     text = os.fspath(name_or_path)
     name, path = _key(text), Path(text).expanduser()
     sizes = {"valid_size": valid_size, "test_size": test_size}

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data.arrays import check_size, whole
-from pyro_vae.data.cut import Parts, cut
+from pyro_vae._checks import whole
+from pyro_vae.data.arrays import check_size
+from pyro_vae.data.cut import Arrays, cut
 from pyro_vae.data.files import read_image
 
 NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey", "celeba")
@@ -28,17 +29,17 @@ def named(
     seed: int,
     download: bool,
     image_size: int | None = None,
-) -> Parts:
+) -> Arrays:
     """The data set ``name``, one of ``NAMES``; the arguments are those of :func:`pyro_vae.data.load`."""
     folder = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
     if name == "digits":
         return _digits(seed)
     if name == "celeba":
-        return _celeba(folder, 64 if image_size is None else whole(image_size, "image_size", 1))
+        return _celeba(folder, 64 if image_size is None else image_size)
     return _frey(folder, split, seed, download) if name == "frey" else _mnist(name, folder, download)
 
 
-def _digits(seed: int) -> Parts:
+def _digits(seed: int) -> Arrays:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -46,7 +47,7 @@ def _digits(seed: int) -> Parts:
     return cut({"train": (x, digits.target)}, 250, 250, seed, "digits")
 
 
-def _frey(root: Path, split: str | None, seed: int, download: bool) -> Parts:
+def _frey(root: Path, split: str | None, seed: int, download: bool) -> Arrays:
     from pyro_vae.data.frey import FreyFace
 
     if split not in (None, "published", "shuffled"):
@@ -57,7 +58,8 @@ def _frey(root: Path, split: str | None, seed: int, download: bool) -> Parts:
     return {"train": (x[:1500], None), "valid": (x[1500:], None)}
 
 
-def _celeba(root: Path, image_size: int) -> Parts:
+def _celeba(root: Path, image_size: int) -> Arrays:
+    whole(image_size=image_size)
     folder, partition = root / "celeba" / "img_align_celeba", root / "celeba" / "list_eval_partition.txt"
     if not (folder.is_dir() and partition.is_file()):
         raise FileNotFoundError(
@@ -68,7 +70,7 @@ def _celeba(root: Path, image_size: int) -> Parts:
     rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
     if any(len(row) != 2 or row[1] not in ("0", "1", "2") for row in rows):
         raise ValueError(f"{partition} is damaged: a file name and 0, 1 or 2 were expected in each line. Replace it.")
-    parts: Parts = {}
+    parts: Arrays = {}
     for key, part in (("0", "train"), ("1", "valid"), ("2", "test")):
         files = [folder / name for name, split in rows if split == key]
         check_size(3 * len(files) * image_size**2, f"the {part} set of 'celeba' ({len(files):,} images)")
@@ -79,7 +81,7 @@ def _celeba(root: Path, image_size: int) -> Parts:
     return parts
 
 
-def _mnist(name: str, root: Path, download: bool) -> Parts:
+def _mnist(name: str, root: Path, download: bool) -> Arrays:
     from torchvision import datasets
 
     class_name = _TORCHVISION[name]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_vae._checks import whole
 from pyro_vae.data import draws
-from pyro_vae.data.arrays import dtypes, is_integer, pixels, tensor, whole
+from pyro_vae.data.arrays import dtypes, is_integer, pixels, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
 
 
@@ -54,9 +55,9 @@ class Split:
         check_binarization(binarization)
         if not tensors:
             raise ValueError("Split() was given no tensors; the first one is x: [N, *event].")
+        whole(0, seed=seed)
         self.binarization: Binarization = binarization
-        self.seed = whole(seed, "seed", 0)
-        self.name = name
+        self.seed, self.name = seed, name
         what = f"x of {name!r}"
         x = pixels(tensor(tensors[0], what), binarization, what).contiguous()
         if x.dtype == torch.uint8 and int(x.max()) == 1:
@@ -87,15 +88,26 @@ class Split:
         """Number of data, N."""
         return len(self)
 
+    @property
+    def classes(self) -> Tensor | None:
+        """The labels, if they are classes, a whole number for each datum; else ``None``."""
+        labels = self.labels
+        return labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None
+
     def mean(self) -> Tensor:
         """The mean of x, ``[*event]``, float32, before any dynamic binarization; pixels in [0, 1]."""
         x = self.tensors[0]
         total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
         return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()
 
+    def gray(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """x of some data before dynamic binarization, ``[B, *event]``, float32; of uint8 a 255th."""
+        return gray(self.tensors[0][rows])
+
     def num_batches(self, batch_size: int) -> int:
         """ceil(N / batch_size)."""
-        return -(-len(self) // whole(batch_size, "batch_size", 1))
+        whole(batch_size=batch_size)
+        return -(-len(self) // batch_size)
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -132,7 +144,8 @@ class Split:
         outside = rows[(rows < 0) | (rows >= n)]
         if len(outside):
             raise IndexError(f"index {int(outside[0])} is outside of {self.name!r}, which has {n} data (0 to {n - 1}).")
-        return self._gather(rows.to(self.tensors[0].device), (whole(draw, "draw", 0),))
+        whole(0, draw=draw)
+        return self._gather(rows.to(self.tensors[0].device), (draw,))
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
@@ -147,8 +160,8 @@ class Split:
         Raises:
             ValueError: if batch_size < 1, or epoch, seed or start is negative.
         """
-        batch_size = whole(batch_size, "batch_size", 1)
-        epoch, seed, start = whole(epoch, "epoch", 0), whole(seed, "seed", 0), whole(start, "start", 0)
+        whole(batch_size=batch_size)
+        whole(0, epoch=epoch, seed=seed, start=start)
 
         def iterate() -> Iterator[tuple[Tensor, ...]]:
             n = len(self)
@@ -167,8 +180,14 @@ class Split:
 
     def take(self, n: int) -> Split:
         """The first n data (all of them where there are fewer), sharing memory with this split."""
-        n = whole(n, "n", 1)
+        whole(n=n)
         return self._with(lambda t: t[:n])
+
+    def at(self, rows: Tensor, name: str) -> Split:
+        """The data at ``rows: [B]``, whole numbers from 0, as a split of its own."""
+        other = self._with(lambda t: t[rows])
+        other.name = name
+        return other
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on ``device``."""
@@ -217,9 +236,9 @@ class Stream:
                 " binarize in the Dataset, or make a Split."
             )
         self.loader = loader
+        whole(0, seed=seed)
         self.binarization: Binarization = binarization
-        self.seed = whole(seed, "seed", 0)
-        self.name = name
+        self.seed, self.name = seed, name
         self.keep_labels = keep_labels
         self.device: torch.device | None = None
         self._event_shape: torch.Size | None = None
@@ -278,7 +297,7 @@ class Stream:
 
         Dynamic draws depend on (the stream's seed, seed, epoch, k) alone for the batch at place k.
         """
-        epoch, seed, start = whole(epoch, "epoch", 0), whole(seed, "seed", 0), whole(start, "start", 0)
+        whole(0, epoch=epoch, seed=seed, start=start)
 
         def iterate() -> Iterator[tuple[Tensor, ...]]:
             for k, parts in enumerate(self._raw(seed, epoch)):
@@ -296,7 +315,7 @@ class Stream:
 
     def take(self, n: int) -> Split:
         """The first n data of a pass, in memory; labels that :meth:`batches` leaves out become the split's labels."""
-        n = whole(n, "n", 1)
+        whole(n=n)
         found, count = [], 0
         for parts in self._raw(0, 0):
             found.append(parts)
@@ -343,6 +362,10 @@ class Data:
     def event_shape(self) -> torch.Size:
         """The shape of one x, e.g. (1, 28, 28)."""
         return self.train.event_shape
+
+    def held(self, n: int) -> Split:
+        """The first n data of the test set, or of the validation or training set where there is none, in memory."""
+        return (self.test or self.valid or self.train).take(n)
 
     def describe(self) -> str:
         """One line: counts, shape and binarization.

@@ -1,6 +1,7 @@
 """Systems: one file each, a model/guide pair with its networks."""
 
 from pyro_vae.models.autoencoder import Autoencoder
+from pyro_vae.models.code_prior import CodePrior
 from pyro_vae.models.conv_vae import ConvVAE
 from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
@@ -10,7 +11,7 @@ from pyro_vae.models.nvae import NVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
-from pyro_vae.models.vq_vae import VQVAE, CodePrior
+from pyro_vae.models.vq_vae import VQVAE
 
 __all__ = [
     "MLPVAE",

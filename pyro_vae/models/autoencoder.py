@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.distributions.point import Point
 from pyro_vae.likelihoods import Normal
-from pyro_vae.models.parts import corruption_of, dense_decoding, dense_recognition
+from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, at_least_float32, shape_of
 from pyro_vae.posteriors import Posterior
 from pyro_vae.vae import VAE
@@ -35,22 +36,6 @@ class Flat(dist.ImproperUniform):
             "an autoencoder has no prior: there is no p(z) to draw latents from, and no p(x). Decode the codes of data "
             "(diagnostics.reconstruct, diagnostics.interpolate), or train a VAE, such as pyro_vae.models.MLPVAE."
         )
-
-
-class Point(dist.Delta):
-    """All mass at one value, with the log-density 0 there, as Pyro counts it; KL(point || flat) = 0.
-
-    Args:
-        v: the value, ``[*, *event]``.
-        event_dim: number of event dimensions.
-    """
-
-    def __init__(self, v: Tensor, event_dim: int = 0) -> None:
-        super().__init__(v, event_dim=event_dim)
-        self.log_density = 0.0  # a number: a tensor would stand for a transformed variable
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Point:
-        return Point(self.v.expand(*batch_shape, *self.event_shape), self.event_dim)
 
 
 class FlatPrior(nn.Module):
@@ -144,13 +129,7 @@ class Autoencoder(VAE):
         mean: Tensor | None = None,
         corruption: nn.Module | None = None,
     ) -> None:
-        q = dense_recognition(
-            PointPosterior, event_shape, latent_dim, hidden, activation, network, mean, corruption=corruption
-        )
-        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
+        dense = Dense(event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
+        q = dense.recognition(PointPosterior, corruption=corruption)
+        p = dense.decoding(likelihood)
         super().__init__(FlatPrior(latent_dim), q, p)
-
-    @property
-    def corruption(self) -> nn.Module | None:
-        """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
-        return corruption_of(self.posterior)

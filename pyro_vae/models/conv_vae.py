@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import StepFactory, corruption_of, decoding, recognition
+from pyro_vae.models.parts import StepFactory, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -67,30 +68,28 @@ class ConvVAE(VAE):
         gated: bool = False,
         corruption: nn.Module | None = None,
     ) -> None:
+        options: Any = {"activation": activation, "normalization": normalization, "gated": gated}
         width = hidden or 256
+
+        def encoder(out_shape: tuple[int, ...]) -> nn.Module:
+            return ConvEncoder(event_shape, out_shape, channels, hidden, **options)
+
+        def trunk() -> nn.Module:
+            return nn.Sequential(ConvEncoder(event_shape, width, channels, None, **options), activation())
+
+        def decoder(out_shape: tuple[int, ...]) -> nn.Module:
+            return ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, **options)
+
         q = recognition(
             posterior,
             latent_dim,
-            lambda out_shape: ConvEncoder(event_shape, out_shape, channels, hidden, activation, normalization, gated),
+            encoder,
+            trunk,
+            width,
             transforms=transforms,
             num_transforms=num_transforms,
             amortized=amortized,
-            trunk=lambda: nn.Sequential(
-                ConvEncoder(event_shape, width, channels, None, activation, normalization, gated), activation()
-            ),
-            width=width,
             corruption=corruption,
         )
-        p = decoding(
-            likelihood,
-            event_shape,
-            lambda out_shape: ConvDecoder(
-                latent_dim, out_shape, tuple(reversed(channels)), hidden, activation, normalization, gated
-            ),
-        )
+        p = decoding(likelihood, event_shape, decoder)
         super().__init__(prior(latent_dim), q, p)
-
-    @property
-    def corruption(self) -> nn.Module | None:
-        """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
-        return corruption_of(self.posterior)

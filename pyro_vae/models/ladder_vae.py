@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pyro_vae._checks import whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import Chain, decoding, image_shape
+from pyro_vae.models.chain import Chain, ChainVAE
+from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
 from pyro_vae.networks.layers import hidden_layer
 from pyro_vae.posteriors import DiagonalNormal
@@ -65,7 +66,7 @@ class _Rung(LatentLayer):
         return z
 
 
-class LadderVAE(TopDownVAE):
+class LadderVAE(ChainVAE, TopDownVAE):
     r"""The chain of latents of :class:`~pyro_vae.models.HierarchicalVAE`, recognized from the top down.
 
     .. math::
@@ -83,22 +84,7 @@ class LadderVAE(TopDownVAE):
     The paper trains it with batch norm and a warm-up of beta:
     ``fit(LadderVAE(shape, normalization="batch"), data, beta=Linear(0.005, 1.0, duration=0.1))``.
 
-    Args:
-        event_shape: shape of one datum, for example (1, 28, 28).
-        latent_dims: sizes of z_1, ..., z_L, from the data upwards.
-        hidden: width of the hidden layers between x and z_1, z_1 and z_2, ..., as many as there are latents.
-        depth: number of hidden layers of each network.
-        activation: class of the non-linearity.
-        normalization: of the hidden layers: ``"batch"``, ``"layer"``, ``"weight"`` or ``None``, see
-            :class:`~pyro_vae.networks.MLP`.
-        likelihood: makes p(x | z_1) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
-        mean: mean of the training data, of shape ``event_shape``. The encoder then sees x - mean, and a Bernoulli
-            decoder starts at it.
-        channels: of convolutions between x and the hidden layer of z_1, each of which halves the image, and of
-            transposed ones on the way back; by default none. ``depth`` does not count there.
-
-    Raises:
-        ValueError: if there is not one width for each latent, a size is below 1, or ``mean`` is of another shape.
+    The arguments are those of :class:`~pyro_vae.models.chain.ChainVAE`.
 
     Source: Sonderby, Raiko, Maaloe, Sonderby & Winther (2016), Ladder Variational Autoencoders.
 
@@ -107,32 +93,17 @@ class LadderVAE(TopDownVAE):
     torch.Size([1, 1, 8, 8])
     """
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        latent_dims: Sequence[int] = (64, 32, 16, 8, 4),
-        hidden: Sequence[int] = (512, 256, 128, 64, 32),
-        depth: int = 2,
-        activation: type[nn.Module] = nn.SiLU,
-        normalization: Normalization | None = None,
-        likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
-        mean: Tensor | None = None,
-        channels: Sequence[int] | None = None,
-    ) -> None:
-        chain = Chain(event_shape, latent_dims, hidden, depth, activation, normalization, mean, channels)
-        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
+    def _parts(self, chain: Chain, likelihood: Callable[[nn.Module], nn.Module]) -> tuple[Any, ...]:
+        layer = functools.partial(hidden_layer, activation=chain.activation, normalization=chain.normalization)
         bodies = [chain.trunk()]
-        for level in range(1, len(latent_dims)):
-            sizes = [hidden[level - 1], *chain.widths(level)]
-            makers = [functools.partial(nn.Linear, *pair) for pair in itertools.pairwise(sizes)]
+        for level in range(1, len(chain.latent_dims)):
+            sizes = itertools.pairwise([chain.hidden[level - 1], *chain.widths(level)])
+            makers = [functools.partial(nn.Linear, *pair) for pair in sizes]
             bodies.append(nn.Sequential(*(part for make in makers for part in layer(make))))
-        heads = [MLP(width, (2, size), ()) for width, size in zip(hidden, latent_dims, strict=True)]
+        heads = [MLP(width, (2, size), ()) for width, size in zip(chain.hidden, chain.latent_dims, strict=True)]
         conditionals = [*(DiagonalNormal(network) for network in chain.downwards()), None]
-        super().__init__(
-            BottomUpEncoder(bodies, heads),
-            [_Rung(size, conditional) for size, conditional in zip(latent_dims, conditionals, strict=True)],
-            chain.decoding(likelihood),
-        )
+        rungs = [_Rung(size, above) for size, above in zip(chain.latent_dims, conditionals, strict=True)]
+        return BottomUpEncoder(bodies, heads), rungs, chain.decoding(likelihood)
 
 
 class _ConvRung(LatentLayer):

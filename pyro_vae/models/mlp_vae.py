@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import StepFactory, corruption_of, dense_decoding, dense_recognition
+from pyro_vae.models.parts import Dense, StepFactory
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -76,23 +76,13 @@ class MLPVAE(VAE):
         mean: Tensor | None = None,
         corruption: nn.Module | None = None,
     ) -> None:
-        q = dense_recognition(
+        dense = Dense(event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
+        q = dense.recognition(
             posterior,
-            event_shape,
-            latent_dim,
-            hidden,
-            activation,
-            network,
-            mean,
             transforms=transforms,
             num_transforms=num_transforms,
             amortized=amortized,
             corruption=corruption,
         )
-        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
+        p = dense.decoding(likelihood)
         super().__init__(prior(latent_dim), q, p)
-
-    @property
-    def corruption(self) -> nn.Module | None:
-        """The module at ``posterior.network.corruption``; ``None`` where nothing is corrupted."""
-        return corruption_of(self.posterior)

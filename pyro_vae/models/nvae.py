@@ -134,16 +134,16 @@ class NVAE(TopDownVAE):
             below = of_group[max(level - 1, 0)]
             change_up = [up(shape, below)] if shape != below else []
             change_down = [down(below, shape)] if shape != below else []
-            stages.append(_maps(below, shape, [*change_up, *(up(shape) for _ in range(cells))]))
-            cells_down = _maps(shape, below, [*change_down, *(down(below) for _ in range(cells))])
+            stages.append(Convolutional(below, shape, [*change_up, *(up(shape) for _ in range(cells))]))
+            cells_down = Convolutional(shape, below, [*change_down, *(down(below) for _ in range(cells))])
             kind = _TopGroup if level == len(of_group) - 1 else _Group
             levels.append(kind(shape, latent_channels, cells_down, num_flows))
 
         def network(out_shape: tuple[int, ...]) -> nn.Module:
             last = nn.Conv2d(channels, math.prod(out_shape[:-2]), 3, padding=1)
-            return _maps(scales[0], out_shape, [*post, nn.ZeroPad2d(-padding), nn.SiLU(), last])
+            return Convolutional(scales[0], out_shape, [*post, nn.ZeroPad2d(-padding), nn.SiLU(), last])
 
-        stages[0] = nn.Sequential(_maps(image, scales[0], stem), stages[0])
+        stages[0] = nn.Sequential(Convolutional(image, scales[0], stem), stages[0])
         super().__init__(BottomUpEncoder(stages), levels, decoding(likelihood, image, network))
 
 
@@ -155,7 +155,7 @@ class _Group(LatentLayer):
         channels = shape[0]
         self.latent_shape = (latent_channels, *shape[1:])
         self.residual = self._head(shape, normal_init(nn.Conv2d(channels, 2 * latent_channels, 3, padding=1)))
-        self.added = _maps(self.latent_shape, shape, [nn.Conv2d(latent_channels, channels, 1)])
+        self.added = Convolutional(self.latent_shape, shape, [nn.Conv2d(latent_channels, channels, 1)])
         self.cells = cells
         self.flows = nn.ModuleList(
             _Autoregressive(self.latent_shape, shape, index % 2 == 1) for index in range(num_flows)
@@ -166,13 +166,13 @@ class _Group(LatentLayer):
         """What the state of the levels above goes through."""
         channels = shape[0]
         self.conditional = self._head(shape, normal_init(nn.Conv2d(channels, 2 * self.latent_shape[0], 1)))
-        self.met = _maps(shape, shape, [nn.Conv2d(channels, channels, 1)])
+        self.met = Convolutional(shape, shape, [nn.Conv2d(channels, channels, 1)])
         identity = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.dirac_(identity.weight)
-        self.kept = _maps(shape, shape, [identity])
+        self.kept = Convolutional(shape, shape, [identity])
 
     def _head(self, shape: Shape, layer: nn.Module) -> Convolutional:
-        return _maps(shape, (2, *self.latent_shape), [nn.ELU(), layer])
+        return Convolutional(shape, (2, *self.latent_shape), [nn.ELU(), layer])
 
     def prior(self, h: Any) -> dist.Distribution:
         loc, log_scale = _loc_and_log_scale(self.conditional, h)
@@ -217,11 +217,11 @@ class _Autoregressive(nn.Module):
         super().__init__()
         channels = shape[0]
         self.latent_shape, self.reverse = latent_shape, reverse
-        self.context = _maps(shape, shape, [nn.Conv2d(channels, channels, 1)])
-        self.first = _maps(latent_shape, shape, [MaskedConv2d(latent_shape[0], channels, 5, "A")])
+        self.context = Convolutional(shape, shape, [nn.Conv2d(channels, channels, 1)])
+        self.first = Convolutional(latent_shape, shape, [MaskedConv2d(latent_shape[0], channels, 5, "A")])
         last = normal_init(MaskedConv2d(channels, 2 * latent_shape[0], 1, "B"))
         hidden = [nn.ELU(), MaskedConv2d(channels, channels, 3, "B"), nn.ELU(), last]
-        self.last = _maps(shape, (2, *latent_shape), hidden)
+        self.last = Convolutional(shape, (2, *latent_shape), hidden)
 
     def forward(self, features: Tensor) -> Transform:
         context = self._turned(self.context(features))
@@ -272,10 +272,6 @@ class _AffineMaps(Bijection):
             x = torch.where(place == pixel, (y - shift) * (-log_scale).exp(), x)
         self._cached_logDetJ = log_scale.sum((-3, -2, -1))  # the last pass saw all pixels that it depends on
         return x
-
-
-def _maps(shape: Sequence[int], shape_out: Sequence[int], layers: Sequence[nn.Module]) -> Convolutional:
-    return Convolutional(torch.Size(shape), torch.Size(shape_out), layers)
 
 
 def _loc_and_log_scale(network: Convolutional, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import decoding, with_network
-from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
+from pyro_vae.models.parts import Dense, with_network
+from pyro_vae.networks import MLP, at_least_float32, shape_of
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -105,19 +105,12 @@ class SemiSupervisedVAE(PyroModule):
         if not 0 <= alpha < float("inf"):
             raise ValueError(f"alpha weighs the classification term: it is finite and not negative; got {alpha}.")
         shape_of("num_classes and latent_dim", (num_classes, latent_dim))
-        self.event_shape, self.num_classes, self.latent_dim = (
-            shape_of("event_shape", event_shape),
-            num_classes,
-            latent_dim,
-        )
-
-        def encoder(out_shape: Sequence[int], hidden: Sequence[int]) -> nn.Module:
-            net = network(event_shape, out_shape, hidden, activation)
-            return net if mean is None else Centered(net, mean)
-
-        self.classifier = encoder((num_classes,), hidden) if classifier is None else classifier
+        self.event_shape = shape_of("event_shape", event_shape)
+        self.num_classes, self.latent_dim = num_classes, latent_dim
+        dense = Dense(event_shape, latent_dim + num_classes, hidden, activation, network, mean)
+        self.classifier = dense.encoder((num_classes,)) if classifier is None else classifier
         # The first layer of a network of (x, y): W x + V y + b, so that W x is computed once for all classes.
-        self.of_x = encoder((hidden[0],), ())
+        self.of_x = dense.encoder((hidden[0],), ())
         self.of_y = nn.Linear(num_classes, hidden[0], bias=False)
         self.posterior = with_network(
             posterior,
@@ -126,12 +119,7 @@ class SemiSupervisedVAE(PyroModule):
             default=(2, latent_dim),
         )
         self.prior = prior(latent_dim)
-        self.likelihood = decoding(
-            likelihood,
-            event_shape,
-            lambda shape: network(latent_dim + num_classes, shape, tuple(reversed(hidden)), activation),
-            mean,
-        )
+        self.likelihood = dense.decoding(likelihood)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
 
     @pair_method

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import StepFactory, dense_decoding, dense_recognition
+from pyro_vae.models.parts import Dense, StepFactory
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import VampPrior
@@ -56,16 +56,7 @@ class VampVAE(VAE):
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
     ) -> None:
-        q = dense_recognition(
-            posterior,
-            event_shape,
-            latent_dim,
-            hidden,
-            activation,
-            network,
-            mean,
-            transforms=transforms,
-            num_transforms=num_transforms,
-        )
-        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, network, mean)
+        dense = Dense(event_shape, latent_dim, hidden, activation, network, mean)
+        q = dense.recognition(posterior, transforms=transforms, num_transforms=num_transforms)
+        p = dense.decoding(likelihood)
         super().__init__(VampPrior(q, event_shape, num_components, mean), q, p)

@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.models.parts import dense_decoding
+from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.priors import StandardNormal
@@ -104,7 +104,8 @@ class VariationalGP(PyroModule):
         if mean is not None:
             encoder = Centered(q, mean)
             auxiliary = Centered(r, torch.cat([mean.flatten(), mean.new_zeros(latent_dim)]))
-        p = dense_decoding(likelihood, event_shape, latent_dim, hidden, activation, MLP, mean, decoder_hidden)
+        dense = Dense(event_shape, latent_dim, hidden, activation, MLP, mean, decoder_hidden)
+        p = dense.decoding(likelihood)
         self.prior, self.likelihood, self.encoder, self.auxiliary = prior(latent_dim), p, encoder, auxiliary
         self.inputs = nn.Parameter(inputs)
         self.amortized_inputs = amortized_inputs

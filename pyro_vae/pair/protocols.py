@@ -30,6 +30,9 @@ __all__ = [
     "TrainedPair",
 ]
 
+#: A pair. On the command line, an argument of this type is the folder of the run that trained it.
+TrainedPair: TypeAlias = Annotated[nn.Module, "run folder"]
+
 # Pairs
 
 #: A pair. On the command line, an argument of this type is the folder of the run that trained it.

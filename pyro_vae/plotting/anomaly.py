@@ -15,7 +15,7 @@ from pyro_vae.plotting.style import INK, LINES, MUTED, STYLE, HouseFigure
 
 
 @matplotlib.rc_context(STYLE)
-def anomaly(
+def held_out_classes(
     auroc: Mapping[str, ArrayLike],
     classes: Sequence[Any],
     scores: Mapping[str, tuple[ArrayLike, ArrayLike]],

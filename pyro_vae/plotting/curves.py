@@ -10,13 +10,24 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from pyro_vae.plotting.arrays import Array, check_finite, minus, real
-from pyro_vae.plotting.style import INK, LINES, MUTED, PAGE, STYLE, HouseFigure
+from pyro_vae.plotting.style import (
+    DASHED,
+    INK,
+    LINES,
+    MUTED,
+    PAGE,
+    STYLE,
+    HouseFigure,
+    color_and_marker,
+    log_ticks,
+    paper_style,
+)
 
-_DASHES: dict[str, Any] = {"train": (0, (4, 2)), "valid": "-"}
+_DASHES: dict[str, Any] = {"train": DASHED, "valid": "-"}
 _FEW = 12  # points of a line up to which each has a marker
 
 
@@ -66,9 +77,8 @@ def learning_curves(
     ax.grid(True)
     handles: list[Line2D] = []
     for i, (name, history) in enumerate(histories.items()):
-        color = LINES[i % len(LINES)]
+        color, shape = color_and_marker(i)
         again = i >= len(LINES)  # the colors come back, with another marker
-        shape = "os^D"[i // len(LINES) % 4]
         for key, (at, values) in history.items():
             style: dict[str, Any] = _style(key, color, shape if again or len(at) <= _FEW else "")
             ax.plot(at, values, markevery=max(1, len(at) // _FEW), label=f"{name}, {key}", **style)
@@ -83,8 +93,7 @@ def learning_curves(
             for value in reported:
                 ax.axhline(value, **style)
         else:
-            style = {"color": INK, "linestyle": "", "marker": "osD^vPX*"[i % 8], "markersize": 6}
-            style |= {"markerfacecolor": PAGE, "zorder": 3}
+            style = paper_style("osD^vPX*"[i % 8])
             ax.plot(place, reported, **style)
         handles.append(Line2D([], [], label=label, **style))
 
@@ -92,9 +101,7 @@ def learning_curves(
     seen = places[places > 0]
     if seen.size and seen.max() > 10 * seen.min():
         ax.set_xscale("log")
-        # Labels at 1, 2 and 5 of each decade: matplotlib's own labels of minor ticks run into each other.
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        log_ticks(ax.xaxis)
     elif x == "epoch":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if x == "samples":

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from pyro_vae.plotting.arrays import Array, real
-from pyro_vae.plotting.style import LINES, MUTED, PAGE, STYLE, HouseFigure
+from pyro_vae.plotting.style import MUTED, PAGE, STYLE, HouseFigure, color_and_marker
 
 _LABELS = {
     "variance": "variance of one gradient (nats² / unit²)",
@@ -23,7 +23,6 @@ _LABELS = {
     "variance_seconds": "variance × time (nats² s / unit²)",
     "variance_evaluations": "variance × evaluations (nats² / unit²)",
 }
-_MARKERS = "os^D"
 
 
 @matplotlib.rc_context(STYLE)
@@ -61,10 +60,8 @@ def gradients(
     places = np.arange(len(estimators))
     for ax, quantity in zip(axes, quantities, strict=True):
         for i, group in enumerate(shown):
-            values = np.array([table.get((estimator, group), {}).get(quantity, np.nan) for estimator in estimators])
-            errors = np.array(
-                [table.get((estimator, group), {}).get(f"{quantity}_error", np.nan) for estimator in estimators]
-            )
+            found = [table.get((estimator, group), {}) for estimator in estimators]
+            values, errors = (np.array([row.get(k, np.nan) for row in found]) for k in (quantity, f"{quantity}_error"))
             seen = np.isfinite(values) & (values > 0)
             bars = _bars(values[seen], np.where(np.isfinite(errors), errors, 0.0)[seen])
             offset = (i - (len(shown) - 1) / 2) * 0.7 / len(shown)
@@ -89,9 +86,8 @@ def gradients(
 
 
 def _style(i: int) -> dict[str, Any]:
-    """The i-th color; when the colors come back, with another marker."""
-    color, again = LINES[i % len(LINES)], i // len(LINES) % len(_MARKERS)
-    return {"color": color, "marker": _MARKERS[again], "markersize": 4, "markeredgecolor": PAGE, "linestyle": ""}
+    color, marker = color_and_marker(i)
+    return {"color": color, "marker": marker, "markersize": 4, "markeredgecolor": PAGE, "linestyle": ""}
 
 
 def _bars(values: Array, errors: Array) -> Array:

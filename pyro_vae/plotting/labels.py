@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import Array, real
-from pyro_vae.plotting.mosaics import _centres, _label_rows, _show, as_images, gap, tile
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
+from pyro_vae.plotting.tiles import apart, as_grid, as_images, centres, gap, label_rows, show, tile
 
 
 @matplotlib.rc_context(STYLE)
@@ -31,7 +29,7 @@ def classes_and_styles(
         ValueError: if the shapes do not fit, or as :func:`~pyro_vae.plotting.image_grid` does.
         TypeError: as :func:`~pyro_vae.plotting.image_grid` does.
     """
-    left, right = (_rows(value, name) for value, name in ((samples, "samples"), (analogies, "analogies")))
+    left, right = as_grid(samples, "samples", "K, S"), as_grid(analogies, "analogies", "N, K")
     data = as_images(originals, "originals")
     count = len(classes)
     if len(left) != count or right.shape[:2] != (len(data), count) or left.shape[2:] != data.shape[1:]:
@@ -41,32 +39,18 @@ def classes_and_styles(
             "images of one shape"
         )
     space, width = gap(data.shape), data.shape[3]
-    page = np.ones((tile(data, len(data), 1).shape[0], 4 * space, *((3,) if data.shape[1] == 3 else ())))
-    styles = tile(left.reshape(-1, *left.shape[2:]), count, left.shape[1])
-    moved = tile(right.reshape(-1, *right.shape[2:]), len(data), count)
-    mosaics = styles, np.concatenate([tile(data, len(data), 1), page, moved], axis=1)
+    styles, moved = tile(left, count, left.shape[1]), tile(right, len(data), count)
+    mosaics = styles, apart([tile(data, len(data), 1), moved], 4 * space, axis=1)
     scale = 10.0 / sum(mosaic.shape[1] for mosaic in mosaics)
     figure = HouseFigure(figsize=(10.8, max(mosaic.shape[0] for mosaic in mosaics) * scale + 0.7), layout=SQUARE)
     engine: Any = figure.get_layout_engine()
     engine.set(wspace=0.05)
     axes = figure.subplots(1, 2, width_ratios=[mosaic.shape[1] for mosaic in mosaics])
     for ax, mosaic in zip(axes, mosaics, strict=True):
-        _show(mosaic, ax)
+        show(mosaic, ax)
     names = [str(name) for name in classes]
-    _label_rows(axes[0], names, left.shape[1:])
+    label_rows(axes[0], names, left.shape)
     axes[0].set(ylabel="class $y$", xlabel="style $z$ from the prior, one for each column")
-    centres = width + page.shape[1] + _centres(count, width, space)
-    axes[1].set_xticks([(width - 1) / 2, *centres], ["datum", *names])
+    axes[1].set_xticks([(width - 1) / 2, *(width + 4 * space + centres(count, width, space))], ["datum", *names])
     axes[1].set_xlabel("class $y$, at the style $z$ of the datum")
     return figure
-
-
-def _rows(value: ArrayLike, name: str) -> Array:
-    """[R, S, C, H, W]."""
-    array = real(value, name)
-    if array.ndim not in (4, 5) or 0 in array.shape:
-        raise ValueError(
-            f"{name} have shape {list(array.shape)}; expected [R, S, C, H, W] or [R, S, H, W], none of them empty"
-        )
-    tiles = as_images(array.reshape(-1, *array.shape[2:]), f"{name} (in one row after the other)")
-    return tiles.reshape(*array.shape[:2], *tiles.shape[1:])

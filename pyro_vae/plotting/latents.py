@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
@@ -42,31 +44,44 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
     if dims > 2:
         points, share = _principal(points)
         names = [f"principal component {i + 1} of {dims} ({share[i]:.0%} of the variance)" for i in range(2)]
-    kinds = None if labels is None else _labels(labels, len(points))
-
+    kinds = None if labels is None else as_labels(labels, len(points))
     figure = HouseFigure(figsize=(4.7 if kinds is None else 5.4, 4.5), layout=SQUARE)
-    ax = figure.add_subplot()
-    style: dict[str, Any] = {"s": float(np.clip(12000 / len(points), 4, 30)), "linewidths": 0, "alpha": 0.8}
-    if kinds is None:
-        ax.scatter(points[:, 0], points[:, 1], color=LINES[0], **style)
-    elif (classes := _classes(kinds)) is not None:
-        colors = np.array(CLASSES)[np.searchsorted(classes, kinds)]
-        ax.scatter(points[:, 0], points[:, 1], c=list(colors), **style)  # one call: no class lies on top of all others
+    scatter([figure.add_subplot()], [points], [(names[0], names[1])], kinds, float(np.clip(12000 / len(points), 4, 30)))
+    return figure
+
+
+def scatter(
+    axes: Sequence[Axes],
+    panels: Sequence[Array],
+    names: Sequence[tuple[str, str]],
+    labels: NDArray[Any] | None,
+    size: float,
+) -> None:
+    """Draws points [N, 2] in each of the axes, with the colors of :func:`as_labels` and one legend or color bar."""
+    style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.8}
+    classes = None if labels is None else _classes(labels)
+    if labels is None:
+        style["color"] = LINES[0]
+    elif classes is not None:  # one call for all: no class lies on top of all others
+        style["c"] = list(np.array(CLASSES)[np.searchsorted(classes, labels)])
+    else:
+        style |= {"c": labels.astype(float), "cmap": "viridis"}
+    for ax, points, (first, second) in zip(axes, panels, names, strict=True):
+        cloud = ax.scatter(points[:, 0], points[:, 1], **style)
+        # A square of equal spans: distances in the picture are distances in the plane.
+        middle, half = (points.max(0) + points.min(0)) / 2, 0.55 * float(np.ptp(points, axis=0).max()) or 1.0
+        ax.set_box_aspect(1)
+        ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+        ax.set_xlabel(first)
+        ax.set_ylabel(second)
+    if classes is not None:
         dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6, "markeredgewidth": 0}
         dots = [Line2D([], [], color=CLASSES[i], label=_name(c), **dot) for i, c in enumerate(classes)]
         ax.legend(handles=dots, loc="upper left", bbox_to_anchor=(1, 1), title="label", handletextpad=0.2)
-    else:
-        cloud = ax.scatter(points[:, 0], points[:, 1], c=kinds.astype(float), cmap="viridis", **style)
-        bar = figure.colorbar(cloud, ax=ax, label="label", pad=0.02)
+    elif labels is not None:
+        bar = ax.figure.colorbar(cloud, ax=list(axes), label="label", pad=0.02)
         bar.outline.set_visible(False)
         bar.solids.set_alpha(1.0)  # type: ignore[union-attr]
-    # A square of equal spans: distances in the picture are distances in latent space.
-    middle, half = (points.max(0) + points.min(0)) / 2, 0.55 * float(np.ptp(points, axis=0).max()) or 1.0
-    ax.set_box_aspect(1)
-    ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
-    ax.set_xlabel(names[0])
-    ax.set_ylabel(names[1])
-    return figure
 
 
 def _principal(codes: Array) -> tuple[Array, Array]:
@@ -82,7 +97,8 @@ def _principal(codes: Array) -> tuple[Array, Array]:
     return centered @ loadings.T, scale[:2] ** 2 / total if total > 0 else np.zeros(2)
 
 
-def _labels(value: Any, count: int) -> NDArray[Any]:
+def as_labels(value: Any, count: int) -> NDArray[Any]:
+    """[N] numbers, truth values or words, at most as many different words as there are colors."""
     labels = array(value, "labels")
     if labels.dtype.kind == "O" and all(isinstance(item, str) for item in labels.flat):
         labels = labels.astype(str)

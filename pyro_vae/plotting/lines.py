@@ -8,10 +8,10 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from pyro_vae.plotting.arrays import check_finite, real
-from pyro_vae.plotting.style import INK, LINES, PAGE, STYLE, HouseFigure
+from pyro_vae.plotting.style import DASHED, INK, PAGE, STYLE, HouseFigure, color_and_marker, log_ticks, paper_style
 
 Panel = Mapping[str, Sequence[Any]]
 
@@ -68,16 +68,15 @@ def lines(
             if axis.axis_name in log:
                 scale("log")
                 low, high = axis.get_view_interval()
-                if high < 1000 * low:  # numbers at 1, 2 and 5 of each decade; 10k in place of 10^4
-                    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-                    axis.set_minor_formatter(NullFormatter())
+                if high < 1000 * low:  # 10k in place of 10^4
+                    log_ticks(axis)
                     axis.set_major_formatter(EngFormatter(sep="") if high >= 1000 else FuncFormatter(_plain))
         ax.set_xlabel(x)
         ax.set_title(heading)
     axes[0].set_ylabel(y)
     handles = [Line2D([], [], label=name, **_style(index, False)) for index, name in enumerate(names)]
     if any(name != _base(name) for panel in panels.values() for name in panel):
-        handles.append(Line2D([], [], label="train", color=INK, linestyle=(0, (4, 2))))
+        handles.append(Line2D([], [], label="train", color=INK, linestyle=DASHED))
     handles += [Line2D([], [], label=label, **_paper(index)) for index, label in enumerate(labels)]
     figure.legend(handles=handles, loc="outside right upper")
     if title:
@@ -94,25 +93,13 @@ def _base(name: str) -> str:
 
 
 def _style(index: int, train: bool) -> dict[str, Any]:
-    color = LINES[index % len(LINES)]
-    return {
-        "color": color,
-        "linestyle": (0, (4, 2)) if train else "-",
-        "marker": "os^D"[index // len(LINES) % 4],
-        "markersize": 4,
-        "markerfacecolor": PAGE if train else color,
-    }
+    color, marker = color_and_marker(index)
+    style: dict[str, Any] = {"color": color, "linestyle": DASHED if train else "-", "marker": marker, "markersize": 4}
+    return {**style, "markerfacecolor": PAGE if train else color}
 
 
 def _paper(index: int) -> dict[str, Any]:
-    return {
-        "color": INK,
-        "linestyle": "",
-        "marker": "sD^vPX*o"[index % 8],
-        "markersize": 6,
-        "markerfacecolor": PAGE,
-        "zorder": 3,
-    }
+    return paper_style("sD^vPX*o"[index % 8])
 
 
 def _line(line: Sequence[Any], name: str) -> tuple[Any, Any, Any]:

@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import Array
-from pyro_vae.plotting.mosaics import _fitted, _show, as_images, gap, tile
 from pyro_vae.plotting.style import STYLE
+from pyro_vae.plotting.tiles import apart, as_images, centres, fitted, gap, show, tile
 
 
 @matplotlib.rc_context(STYLE)
@@ -26,7 +25,8 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
         ValueError: if there are no rows, or they differ in their shape, or as :func:`image_grid` does.
         TypeError: as :func:`image_grid` does.
     """
-    rows = [(label, as_images(images, label)) for group in groups for label, images in group.items()]
+    blocks = [[(label, as_images(images, label)) for label, images in group.items()] for group in groups]
+    rows = [row for block in blocks for row in block]
     if not rows:
         raise ValueError("there are no rows: give groups of images, for example [{'original': images}]")
     shape = rows[0][1].shape
@@ -37,20 +37,10 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
                 "data, so give as many images of one shape in each"
             )
     space = gap(shape)
-    parts: list[Array] = []
-    labels: list[str] = []
-    centres: list[float] = []
-    top = 0
-    for group in groups:
-        for label, images in group.items():
-            mosaic = tile(as_images(images, label), 1, shape[0])
-            parts += [mosaic, np.ones((space, *mosaic.shape[1:]))]
-            labels.append(label)
-            centres.append(top + (shape[2] - 1) / 2)
-            top += shape[2] + space
-        parts.append(np.ones((3 * space, *mosaic.shape[1:])))
-        top += 3 * space
-    whole = np.concatenate(parts[:-2])
-    ax = _show(whole)
-    ax.set_yticks(centres, labels)
-    return _fitted(ax, whole, len(rows), shape[0])
+    mosaics = [tile(np.stack([images for _, images in block]), len(block), shape[0]) for block in blocks]
+    whole = apart(mosaics, 4 * space, axis=0)
+    ax = show(whole)
+    tops = np.cumsum([0, *(len(mosaic) + 4 * space for mosaic in mosaics[:-1])])
+    places = [top + centres(len(block), shape[2], space) for top, block in zip(tops, blocks, strict=True)]
+    ax.set_yticks(np.concatenate(places), [label for label, _ in rows])
+    return fitted(ax, whole, len(rows), shape[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 INK, MUTED, PAGE = "#222222", "#8a8a8a", "#ffffff"
 
@@ -21,6 +22,8 @@ CLASSES = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59",
     "#e76300", "#b9ac70", "#717581", "#92dadd", "#117733", "#000000",
 )  # fmt: skip
+
+DASHED: Any = (0, (4, 2))  # what was trained on; the rest is solid
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -62,6 +65,23 @@ STYLE: Any = {
 SQUARE: Any = "compressed"
 
 
+def color_and_marker(index: int) -> tuple[str, str]:
+    """Color and marker of a line; when the colors come back, with another marker."""
+    return LINES[index % len(LINES)], "os^D"[index // len(LINES) % 4]
+
+
+def paper_style(marker: str) -> dict[str, Any]:
+    """The style of what a paper reports: open markers in ink."""
+    style: dict[str, Any] = {"color": INK, "linestyle": "", "marker": marker, "markersize": 6}
+    return {**style, "markerfacecolor": PAGE, "zorder": 3}
+
+
+def log_ticks(axis: Any) -> None:
+    """Labels at 1, 2 and 5 of each decade: matplotlib's own labels of minor ticks run into each other."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_formatter(NullFormatter())
+
+
 class HouseFigure(Figure):
     """A matplotlib figure that is drawn in the house style and shows itself in a notebook, with pyplot or without."""
 
@@ -101,10 +121,10 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path is {str(path)!r}; save writes PNG, so give a name that ends in .png")
-    return write(path, png(figure, dpi=150))
+    return write_file(path, png(figure, dpi=150))
 
 
-def write(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """Writes a file whole or not at all, and returns its path."""
     folder = path.parent
     try:

@@ -15,7 +15,7 @@ from pyro_vae import plotting
 from pyro_vae.applications import anomaly as room
 from pyro_vae.applications import report
 from pyro_vae.data import Split, load
-from pyro_vae.plotting.anomaly import anomaly as draw
+from pyro_vae.plotting.anomaly import held_out_classes as draw
 
 
 def legacy_state():
@@ -269,7 +269,7 @@ def test_sentences(tmp_path):
         room.classes(Split(images, labels=np.zeros(60, int)))
     with pytest.raises(ValueError, match="perturbed by their draws"):
         room.perturbed(split, 0.2)
-    with pytest.raises(ValueError, match="the rate of perturbed pixels is 0"):
+    with pytest.raises(ValueError, match=r"rate has to be .* above 0 and at most 1"):
         room.perturbed(Split(images, binarization="dynamic"), 0)
     with pytest.raises(ValueError, match="num_samples"):
         room.minus_log_evidence(LinearGaussian(), torch.zeros(3, 5), 0)

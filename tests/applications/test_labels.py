@@ -139,7 +139,7 @@ def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeyp
     [
         ({"num_labels": 1}, "num_labels=1 has to be from 2"),
         ({"num_labels": 201}, "to 200, the number of training data"),
-        ({"num_labels": 2, "num_data": 0}, "num_data is a number of training data, at least 1; got 0"),
+        ({"num_labels": 2, "num_data": 0}, "num_data has to be a whole number of at least 1; got 0"),
         ({"num_labels": 2, "num_data": 1}, "has the class ., which the 1 training data have not"),
     ],
 )

@@ -202,7 +202,7 @@ def test_one_of_several_latents() -> None:
         ({"num_neighbors": 0}, "from 1 to 149"),
         ({"num_neighbors": 150}, "from 1 to 149, below half of the 300"),
         ({"num_neighbors": 6, "num_ranked": 12}, "from 1 to 5"),
-        ({"num_data": 0}, "num_data is a number of data, at least 1; got 0"),
+        ({"num_data": 0}, "num_data has to be a whole number of at least 1; got 0"),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from pyro_vae import MLP, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal, likelihoods, plotting
 from pyro_vae.applications.restoration import (
-    GaussianNoise,
-    Missing,
+    GaussianObservation,
+    MaskedObservation,
     Observation,
     Pixels,
-    SaltAndPepper,
+    SaltAndPepperObservation,
     infer,
     interpolated,
     psnr,
@@ -67,9 +67,9 @@ def cases() -> list[tuple[str, tuple[int, ...], Observation, Tensor, float]]:
     rows, columns = torch.arange(16) // 4, torch.arange(16) % 4
     blocks = torch.stack([((rows // 2 == i) & (columns // 2 == j)).double() / 4 for i in (0, 1) for j in (0, 1)])
     return [
-        ("inpainting", (6,), Missing(kept), eye[kept], 0.0),
-        ("denoising", (6,), GaussianNoise(0.7), eye, 0.7),
-        ("super-resolution", (1, 4, 4), GaussianNoise(0.1, 2), blocks, 0.1),
+        ("inpainting", (6,), MaskedObservation(kept), eye[kept], 0.0),
+        ("denoising", (6,), GaussianObservation(0.7), eye, 0.7),
+        ("super-resolution", (1, 4, 4), GaussianObservation(0.1, 2), blocks, 0.1),
     ]
 
 
@@ -98,7 +98,7 @@ def test_linear_gaussian(shape: tuple[int, ...], observation: Observation, A: Te
 
 def test_nothing_observed_is_the_prior_and_everything_is_the_image() -> None:
     pair, x, _, b = linear(6)
-    nothing, everything = Missing(torch.zeros(6)), Missing(torch.ones(6))
+    nothing, everything = MaskedObservation(torch.zeros(6)), MaskedObservation(torch.ones(6))
     torch.testing.assert_close(
         infer(pair, nothing, nothing.degrade(x)).maximum, b.expand_as(x).detach(), atol=1e-4, rtol=0
     )
@@ -117,17 +117,17 @@ def test_missing_is_the_sum_over_the_observed(index: int) -> None:
     fn = pixels()[index]
     x = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
     mask = torch.tensor([[True, False, True, False], [False, False, True, True]])
-    y = Missing(mask).degrade(x)
+    y = MaskedObservation(mask).degrade(x)
     expected = (fn.base_dist.log_prob(x) * mask).sum(-1)
-    torch.testing.assert_close(Missing(mask).log_prob(Pixels(fn, (4,)), y), expected)
-    torch.testing.assert_close(Missing(mask).mean(Pixels(fn, (4,)), y), torch.where(mask, x, fn.mean))
+    torch.testing.assert_close(MaskedObservation(mask).log_prob(Pixels(fn, (4,)), y), expected)
+    torch.testing.assert_close(MaskedObservation(mask).mean(Pixels(fn, (4,)), y), torch.where(mask, x, fn.mean))
 
 
 def test_salt_and_pepper_of_binary_pixels_is_exact() -> None:
     """By enumeration of x: p(y | z) = sum_x p(x | z) p(y | x), and E[x | z, y] by Bayes' rule."""
     fn, level = pixels()[0], 0.4
     y = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-    observation, white = SaltAndPepper(level), fn.base_dist.probs
+    observation, white = SaltAndPepperObservation(level), fn.base_dist.probs
     terms = [(1 - level) * (y == x) + level / 2 for x in (0, 1)]
     total = (1 - white) * terms[0] + white * terms[1]
     torch.testing.assert_close(observation.log_prob(Pixels(fn, (4,)), y), total.log().sum(-1))
@@ -138,22 +138,22 @@ def test_salt_and_pepper_of_binary_pixels_is_exact() -> None:
 def test_salt_and_pepper_at_the_extremes(level: float) -> None:
     fn = pixels()[0]
     y = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 2)
-    found = SaltAndPepper(level).mean(Pixels(fn, (4,)), y)
+    found = SaltAndPepperObservation(level).mean(Pixels(fn, (4,)), y)
     torch.testing.assert_close(found, y.expand_as(found) if level == 0 else fn.mean)
-    assert SaltAndPepper(level).log_prob(Pixels(fn, (4,)), y).isfinite().all()
+    assert SaltAndPepperObservation(level).log_prob(Pixels(fn, (4,)), y).isfinite().all()
 
 
 def test_degradations_draw_what_they_say() -> None:
     torch.manual_seed(0)
     x = torch.full((1, 1, 300, 300), 0.25)
-    hit = SaltAndPepper(0.4).degrade(x)
+    hit = SaltAndPepperObservation(0.4).degrade(x)
     for value in (0.0, 1.0):
         assert (hit == value).double().mean().item() == pytest.approx(0.2, abs=5 * 0.4 / 300)
-    noisy = GaussianNoise(0.3, 3).degrade(x)
+    noisy = GaussianObservation(0.3, 3).degrade(x)
     assert noisy.shape == (1, 1, 100, 100)
     assert noisy.std().item() == pytest.approx(0.3, abs=5 * 0.3 / 141)
     ramp = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert GaussianNoise(0.0, 2).degrade(ramp).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert GaussianObservation(0.0, 2).degrade(ramp).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
 
 
 def test_a_score_of_gray_pixels_has_no_variance() -> None:
@@ -166,7 +166,9 @@ def test_a_score_of_gray_pixels_has_no_variance() -> None:
 
 
 @pytest.mark.parametrize("factory", [functions, hierarchy])
-@pytest.mark.parametrize("observation", [GaussianNoise(0.3), SaltAndPepper(0.2)], ids=["gaussian", "salt"])
+@pytest.mark.parametrize(
+    "observation", [GaussianObservation(0.3), SaltAndPepperObservation(0.2)], ids=["gaussian", "salt"]
+)
 def test_any_pair(factory: Any, observation: Observation) -> None:
     pair, (x,) = made(factory)
     found = infer(pair, observation, x, num_samples=4, num_chains=2, num_steps=3, num_warmup=4, num_leapfrog=2)
@@ -180,7 +182,7 @@ def test_any_pair(factory: Any, observation: Observation) -> None:
 def test_shared_latents_are_refused() -> None:
     pair, (x,) = made(plain_object)
     with pytest.raises(ValueError, match="bias"):
-        infer(pair, SaltAndPepper(0.2), x)
+        infer(pair, SaltAndPepperObservation(0.2), x)
 
 
 def test_dependent_pixels_are_refused() -> None:
@@ -274,8 +276,8 @@ def test_restore_with_a_mask_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": 1.5}, "level is between 0 and 1; got 1.5"),
-        ({"missing": -0.1}, "missing is between 0 and 1"),
+        ({"level": 1.5}, "level has to be .* at least 0 and at most 1; got 1.5"),
+        ({"missing": -0.1}, "missing has to be .* at most 1"),
         ({"task": "coloring"}, "task is one of"),
         ({"method": "guess"}, "method is one of"),
         ({"task": "super-resolution", "factor": 3}, "divides height and width"),
@@ -298,13 +300,13 @@ def test_restore_refuses_what_is_no_image() -> None:
 
 def test_a_mask_of_another_shape_and_a_negative_scale() -> None:
     with pytest.raises(ValueError, match=r"mask has shape \[3\]"):
-        Missing(torch.ones(3)).degrade(torch.ones(2, 6))
+        MaskedObservation(torch.ones(3)).degrade(torch.ones(2, 6))
     with pytest.raises(ValueError, match="at least 0"):
-        GaussianNoise(-1.0)
-    with pytest.raises(ValueError, match="whole number from 1 on"):
-        GaussianNoise(0.1, 0)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        SaltAndPepper(1.1)
+        GaussianObservation(-1.0)
+    with pytest.raises(ValueError, match="factor has to be a whole number of at least 1"):
+        GaussianObservation(0.1, 0)
+    with pytest.raises(ValueError, match=r"at most 1; got 1\.1"):
+        SaltAndPepperObservation(1.1)
 
 
 def test_figure() -> None:

@@ -33,8 +33,9 @@ from pyro_vae import figures as drawing
 from pyro_vae import fit as train
 from pyro_vae.data import Data, Split
 from pyro_vae.diagnostics import has_prior
+from pyro_vae.distributions.point import Point
 from pyro_vae.models import MLPVAE, Autoencoder
-from pyro_vae.models.autoencoder import Flat, Point
+from pyro_vae.models.autoencoder import Flat
 from pyro_vae.networks import Centered, GaussianNoise, Masking
 from pyro_vae.pair import programs
 

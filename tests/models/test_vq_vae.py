@@ -16,7 +16,9 @@ from torch import nn
 
 from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, check, cli, diagnostics, evidence, fit, runs
 from pyro_vae.likelihoods import DiscretizedLogistic
-from pyro_vae.models.vq_vae import VQVAE, AutoregressiveCodes, CodeBook, CodePrior, Codes, PixelCNN
+from pyro_vae.models import VQVAE, CodePrior
+from pyro_vae.models.code_book import CodeBook, Codes
+from pyro_vae.models.code_prior import AutoregressiveCodes, PixelCNN
 from pyro_vae.networks.masked import MaskedConv2d
 from pyro_vae.pair import run
 
@@ -471,10 +473,11 @@ def test_both_stages_from_the_command_line(tmp_path, capsys, monkeypatch):
     for arguments, message in (
         ([], "needs a trained pair: --first FOLDER"),
         (["--first", "nowhere"], "nowhere is no run folder"),
-        (["--first", "prior"], "VQVAE"),
     ):
         assert cli.main(["train", *options, *second, *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert cli.main(["train", *options, *second, "--first", "prior"]) == 2
+    assert "codes of a VQVAE; got CodePrior" in capsys.readouterr().err
 
 
 # Bad input
@@ -487,9 +490,9 @@ def test_both_stages_from_the_command_line(tmp_path, capsys, monkeypatch):
         ({"strides": (3,)}, r"powers of 2, such as \(4, 2\); got \(3,\)"),
         ({"event_shape": (64,)}, r"a VQVAE is of images, .*; got \(64,\)"),
         ({"num_codes": 3}, "num_codes=3 one-hot vectors .* but code_dim=4"),
-        ({"decay": 1.0}, "decay is in"),
-        ({"revival": 1.0}, "revival in"),
-        ({"commitment": -1.0}, "commitment is a weight"),
+        ({"decay": 1.0}, "decay has to be .* above 0 and below 1"),
+        ({"revival": 1.0}, "revival has to be .* at least 0 and below 1"),
+        ({"commitment": -1.0}, "commitment has to be .* at least 0"),
         ({"block_channels": 0}, "channels and block_channels"),
     ],
 )
@@ -515,7 +518,7 @@ def test_refuses_what_is_no_first_stage_and_no_temperature():
     with pytest.raises(TypeError, match="codes of a VQVAE; got Linear"):
         CodePrior(nn.Linear(1, 1))
     for temperature in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="temperature of a softened guide"):
+        with pytest.raises(ValueError, match=r"temperature has to be .* above 0"):
             make().softened(temperature)
     with pytest.raises(ValueError, match="needs data"):
         make().guide()

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from pyro_vae import plotting
-from pyro_vae.plotting.mosaics import as_images, gap, tile
 from pyro_vae.plotting.style import png
+from pyro_vae.plotting.tiles import as_images, gap, tile
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.uniform(0.05, 0.95, (12, 28, 20))  # Frey's shape, and nowhere the white of a gap
