@@ -191,6 +191,12 @@ def test_memory() -> None:
     assert _pyro.memory(empty[0]) != _pyro.memory(empty[1])
 
 
+def test_lerp() -> None:
+    tensors = [torch.zeros(2), torch.ones(3)]
+    _pyro.lerp_(tensors, [torch.ones(2), torch.full((3,), 5.0)], 0.25)
+    assert [tensor.tolist() for tensor in tensors] == [[0.25] * 2, [2.0] * 3]
+
+
 def test_standard_gamma() -> None:
     concentration = torch.full((2000,), 3.0, requires_grad=True)
     draws = _pyro.standard_gamma(concentration)

@@ -70,13 +70,7 @@ def digest(tensors: Mapping[Any, Tensor], state: str = "") -> str:
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint; the newest one there becomes the one before.
-
-    Args:
-        folder: is made if it is not there.
-        tensors: by name.
-        state: what JSON can hold.
-    """
+    """Writes a checkpoint of tensors and of what JSON can hold; the newest one there becomes the one before."""
     text = json.dumps(state)
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"state": text, "sha256": digest(held, text)}
@@ -117,10 +111,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: if there is none, or none is whole.
     """
     problems = []
-    for name in (LAST, PREVIOUS):
-        path = folder / name
-        if not path.exists():
-            continue
+    for path in (path for path in (folder / LAST, folder / PREVIOUS) if path.exists()):
         try:
             loaded = _read(path)
         except CheckpointError as error:
@@ -139,10 +130,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        state = metadata["state"]
-        whole = metadata["sha256"] == digest(tensors, state)
-        if whole:
-            return tensors, json.loads(state)
+        if metadata["sha256"] == digest(tensors, metadata["state"]):
+            return tensors, json.loads(metadata["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
@@ -151,6 +140,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
     """A nest of dictionaries, lists and tuples as JSON can hold it; its tensors go into ``tensors`` by their place."""
     if isinstance(value, Tensor):
+        while name in tensors:
+            name += "'"
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, Mapping):
@@ -183,8 +174,8 @@ def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     try:
         pair.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).splitlines()
+        differences = " ".join(str(error).splitlines()[1:3]).strip()
         raise ValueError(
-            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {' '.join(first[1:3]).strip()} "
-            "Build the pair with the arguments that it was trained with."
+            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {differences} Build the pair "
+            "with the arguments that it was trained with."
         ) from error

@@ -16,7 +16,7 @@ class Progress:
     Attributes:
         step: optimizer steps taken.
         epoch: epochs passed, with the part of the current one.
-        fraction: epochs passed over epochs planned, in [0, 1].
+        fraction: of the epochs planned, in [0, 1].
     """
 
     step: int

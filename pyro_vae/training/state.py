@@ -27,29 +27,20 @@ _FREE = ("out", "resume", "compile", "device", "epochs", "patience", "checkpoint
 
 @dataclass
 class State:
-    """All that moves while a pair is trained, which is what a checkpoint holds.
-
-    Attributes:
-        scheduler: torch's, of the learning rate.
-        epoch: the epoch under way, and ``batches_done`` its batches that have been trained on.
-        steps: optimizer steps taken.
-        samples: data seen.
-        seconds: of training.
-        sums: of what the history tells of the epoch under way, over its data.
-    """
+    """All that moves while a pair is trained, which is what a checkpoint holds."""
 
     pair: nn.Module
     weights: Weights
     optimizer: torch.optim.Optimizer
     estimator: Estimator
     run: Run
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
-    epoch: int = 0
-    batches_done: int = 0
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # torch's, of the learning rate
+    epoch: int = 0  # under way
+    batches_done: int = 0  # of that epoch
+    steps: int = 0  # of the optimizer
+    samples: int = 0  # data seen
+    seconds: float = 0.0  # of training
+    sums: dict[str, float] = field(default_factory=dict)  # of what the history tells of the epoch, over its data
 
     def add(self, objective: Objective, loss: float, size: int) -> None:
         """Takes in a batch that was trained on."""
@@ -63,12 +54,11 @@ class State:
 
     def means(self) -> dict[str, Any]:
         """``train``, ``loss`` and ``terms`` of the epoch, as the history tells them."""
-        means = {name: value / self.sums["size"] for name, value in self.sums.items()}
-        terms: dict[str, dict[str, float]] = {}
-        for name in [name for name in means if "/" in name]:
+        means: dict[str, Any] = {"terms": {}}
+        for name, value in self.sums.items():
             site, _, kind = name.rpartition("/")
-            terms.setdefault(site, {})[kind] = means[name]
-        return {"train": means["train"], "loss": means["loss"], "terms": terms}
+            (means["terms"].setdefault(site, {}) if site else means)[kind] = value / self.sums["size"]
+        return {name: means[name] for name in ("train", "loss", "terms")}
 
     def pack(self, ended: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name, and the rest as JSON can hold it; the pair's are those for use when training has ended."""

@@ -26,18 +26,16 @@ class _Function(nn.Module):
 
 
 class TrainingStep:
-    """Computes the loss per datum of a batch, its terms by site, and the gradients.
+    """Sets ``.grad`` of every trained parameter by a batch, and gives the loss per datum and its terms by site.
 
-    Calling it with a batch sets ``.grad`` of every trained parameter and returns the
-    :class:`~pyro_vae.estimators.Objective`, in nats per datum, whose loss is NaN where a gradient is not finite.
+    They come as the :class:`~pyro_vae.estimators.Objective`, whose loss is NaN where a gradient is not finite.
 
     Args:
         pair: the pair; its parameters have to be there already (run :func:`pyro_vae.check` first).
         estimator: the objective.
         compile: see :class:`~pyro_vae.compiled.Compiled`.
         precision: ``"bfloat16"`` runs the matrix products in bfloat16.
-        weight_prior: a prior over the weights (:class:`WeightPrior`, :class:`SpectralPrior`), or ``None`` for
-            maximum likelihood.
+        weight_prior: a prior over the weights; by default maximum likelihood.
         num_data: number of training data N, for ``weight_prior`` and, where it has none of its own, the estimator.
 
     Raises:

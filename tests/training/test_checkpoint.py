@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -62,17 +64,15 @@ def test_round_trip_is_bitwise(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [LAST]
 
 
-def test_nothing_to_save(tmp_path: Path) -> None:
-    save(tmp_path, {}, {})
-    assert load(tmp_path) == ({}, {})
-
-
 def test_what_is_saved_is_of_that_moment(tmp_path: Path) -> None:
     tensor = torch.zeros(3)
     save(tmp_path, {"w": tensor, "same": tensor}, {})  # shared memory is no obstacle
     tensor.add_(1)
-    tensors, _ = load(tmp_path)
+    tensors, state = load(tmp_path)
     assert tensors["w"].tolist() == tensors["same"].tolist() == [0, 0, 0]
+    assert state == {}
+    save(tmp_path, {}, {})
+    assert load(tmp_path) == ({}, {})
 
 
 def test_keeps_the_newest_and_the_one_before(tmp_path: Path) -> None:
@@ -105,69 +105,38 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 # Damage
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
+def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in content
+    return content.replace(old, new)
 
 
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def edited_tensor(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def edited_state(path: Path) -> None:
-    content = path.read_bytes()
-    assert b'step\\": 1' in content
-    path.write_bytes(content.replace(b'step\\": 1', b'step\\": 9'))
-
-
-def edited_digest(path: Path) -> None:
-    content = path.read_bytes()
+def other_digest(content: bytes) -> bytes:
     at = content.index(b"sha256") + 12
-    path.write_bytes(content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :])
+    return content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :]
 
 
-def renamed_tensor(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"weight"', b'"weighs"'))
+def of_torch(content: bytes) -> bytes:
+    torch.save({"w": torch.ones(2)}, file := io.BytesIO())
+    return file.getvalue()
 
 
-def other_shape(path: Path) -> None:
-    content = path.read_bytes()
-    assert b"[2,3]" in content
-    path.write_bytes(content.replace(b"[2,3]", b"[3,2]"))
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[:-5],
+    "cut short": lambda content: content[:20],
+    "emptied": lambda content: b"",
+    "edited tensor": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "edited state": lambda content: replaced(content, b'step\\": 1', b'step\\": 9'),
+    "edited digest": other_digest,
+    "renamed tensor": lambda content: replaced(content, b'"weight"', b'"weighs"'),
+    "other shape": lambda content: replaced(content, b"[2,3]", b"[3,2]"),
+    "foreign": of_torch,
+    "without metadata": lambda content: safetensors.torch.save({"weight": torch.ones(2, 3)}),
+}
+damages = pytest.mark.parametrize("damage", DAMAGES)
 
 
-def foreign(path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, path)
-
-
-def without_metadata(path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"weight": torch.ones(2, 3)}, path)
-
-
-DAMAGES = [
-    cut,
-    cut_short,
-    emptied,
-    edited_tensor,
-    edited_state,
-    edited_digest,
-    renamed_tensor,
-    other_shape,
-    foreign,
-    without_metadata,
-]
-damages = pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
+def harm(path: Path, damage: str) -> None:
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
 
 
 def two(folder: Path) -> None:
@@ -176,9 +145,9 @@ def two(folder: Path) -> None:
 
 
 @damages
-def test_a_damaged_file_is_noticed_and_the_one_before_is_taken(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_file_is_noticed_and_the_one_before_is_taken(tmp_path: Path, damage: str) -> None:
     two(tmp_path)
-    damage(tmp_path / LAST)
+    harm(tmp_path / LAST, damage)
     with pytest.warns(UserWarning, match=r"last\.safetensors (cannot be read|has been altered)") as caught:
         tensors, state = load(tmp_path)
     assert f"Going on from the checkpoint before it, {tmp_path / PREVIOUS}" in str(caught[0].message)
@@ -188,17 +157,17 @@ def test_a_damaged_file_is_noticed_and_the_one_before_is_taken(tmp_path: Path, d
 
 
 @damages
-def test_both_damaged(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_both_damaged(tmp_path: Path, damage: str) -> None:
     two(tmp_path)
-    damage(tmp_path / LAST)
-    cut(tmp_path / PREVIOUS)
+    harm(tmp_path / LAST, damage)
+    harm(tmp_path / PREVIOUS, "cut")
     with pytest.raises(CheckpointError, match=r"last\..*previous\..*no other checkpoint; train again"):
         load(tmp_path)
 
 
 def test_an_undamaged_file_gives_no_warning(tmp_path: Path) -> None:
     two(tmp_path)
-    cut(tmp_path / PREVIOUS)
+    harm(tmp_path / PREVIOUS, "cut")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load(tmp_path)[1] == {"step": 1}
@@ -207,7 +176,7 @@ def test_an_undamaged_file_gives_no_warning(tmp_path: Path) -> None:
 def test_a_damaged_file_is_never_all_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest is damaged, training goes on from the one before, and the next save is killed at its last moment."""
     two(tmp_path)
-    cut(tmp_path / LAST)
+    harm(tmp_path / LAST, "cut")
     with pytest.warns(UserWarning, match="Going on"):
         load(tmp_path)
     replace, moves = os.replace, []
@@ -313,35 +282,37 @@ def advance(module: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable
         optimizer.step()
 
 
-OPTIMIZERS = {
-    "sgd": functools.partial(torch.optim.SGD, lr=0.01),
-    "momentum": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True),
-    "adam": functools.partial(torch.optim.Adam, lr=0.01),
-    "adam fused": functools.partial(torch.optim.Adam, lr=0.01, fused=True),
-    "adagrad": functools.partial(torch.optim.Adagrad, lr=0.01),
-    "adamw amsgrad": functools.partial(torch.optim.AdamW, lr=0.01, betas=(0.8, 0.95), amsgrad=True, weight_decay=0.1),
-    "adam tensor rate": functools.partial(torch.optim.Adam, lr=torch.tensor(0.01)),
-    "adamax": functools.partial(torch.optim.Adamax, lr=0.01),
-    "rmsprop": functools.partial(torch.optim.RMSprop, lr=0.01, momentum=0.5, centered=True),
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": (torch.optim.Adam, {}),
+    "adam fused": (torch.optim.Adam, {"fused": True}),
+    "adam tensor rate": (torch.optim.Adam, {"lr": torch.tensor(0.01)}),
+    "adamw amsgrad": (torch.optim.AdamW, {"betas": (0.8, 0.95), "amsgrad": True, "weight_decay": 0.1}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adamax": (torch.optim.Adamax, {}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
-    make = OPTIMIZERS[name]
+    kind, options = OPTIMIZERS[name]
+    make = functools.partial(kind, **{"lr": 0.01, **options})
     whole, broken = quadratic(), quadratic()
     optimizer = make(whole.parameters())
     advance(whole, optimizer, range(6))
 
     first = make(broken.parameters())
     advance(broken, first, range(3))
-    tensors, packed = checkpoint.pack_optimizer(first)
+    tensors: dict[str, Tensor] = {}
+    packed = checkpoint.pack(first.state_dict(), tensors, "optimizer")
     save(tmp_path, {**tensors, **broken.state_dict(prefix="pair/")}, {"optimizer": packed})
     tensors, state = load(tmp_path)
     resumed = quadratic()
-    resumed.load_state_dict({k.removeprefix("pair/"): v for k, v in tensors.items() if k.startswith("pair/")})
+    checkpoint.load_weights(resumed, tensors)
     second = make(resumed.parameters())
-    checkpoint.unpack_optimizer(second, tensors, state["optimizer"])
+    second.load_state_dict(checkpoint.unpack(state["optimizer"], tensors))
 
     before, after = first.state_dict(), second.state_dict()
     assert before["state"].keys() == after["state"].keys()
@@ -358,27 +329,48 @@ def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
         assert bits(one) == bits(other)
 
 
-def test_groups_and_moved_rates_are_kept(tmp_path: Path) -> None:
+def test_groups_and_moved_rates_are_kept() -> None:
     module = quadratic()
     groups = [{"params": module[0].parameters(), "lr": 0.5}, {"params": module[2].parameters(), "weight_decay": 0.3}]
     optimizer = torch.optim.Adam(groups, lr=0.1, betas=(0.5, 0.6))
     optimizer.param_groups[1]["lr"] = 0.017
     advance(module, optimizer, range(2))
-    tensors, packed = checkpoint.pack_optimizer(optimizer)
-    packed = json.loads(json.dumps(packed))
+    tensors: dict[str, Tensor] = {}
+    packed = json.loads(json.dumps(checkpoint.pack(optimizer.state_dict(), tensors, "optimizer")))
     fresh = torch.optim.Adam([{"params": module[0].parameters()}, {"params": module[2].parameters()}])
-    checkpoint.unpack_optimizer(fresh, {**tensors, "other": torch.ones(1)}, packed)
+    fresh.load_state_dict(checkpoint.unpack(packed, {**tensors, "other": torch.ones(1)}))
     assert [group["lr"] for group in fresh.param_groups] == [0.5, 0.017]
     assert [group["weight_decay"] for group in fresh.param_groups] == [0, 0.3]
     assert fresh.param_groups[0]["betas"] == (0.5, 0.6)
     with pytest.raises(ValueError, match="different number of parameter groups"):
-        checkpoint.unpack_optimizer(torch.optim.Adam(module.parameters()), tensors, packed)
+        torch.optim.Adam(module.parameters()).load_state_dict(checkpoint.unpack(packed, tensors))
 
 
 def test_an_optimizer_that_has_not_stepped() -> None:
-    module = quadratic()
-    tensors, packed = checkpoint.pack_optimizer(torch.optim.Adam(module.parameters(), lr=0.3))
+    module, tensors = quadratic(), {}
+    packed = checkpoint.pack(torch.optim.Adam(module.parameters(), lr=0.3).state_dict(), tensors, "optimizer")
     assert tensors == {}
     fresh = torch.optim.Adam(module.parameters())
-    checkpoint.unpack_optimizer(fresh, tensors, json.loads(json.dumps(packed)))
+    fresh.load_state_dict(checkpoint.unpack(json.loads(json.dumps(packed)), tensors))
     assert fresh.param_groups[0]["lr"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "value", [1, None, "a", [], (), {}, [1, (2.5, [True])], {"a/b": {3: (4,)}, 5: [{}]}, {"tensor": {"items": "b"}}]
+)
+def test_what_is_packed_is_unpacked(value: Any) -> None:
+    """Keys, lists and tuples are what they were, also where a dictionary looks like what packing makes."""
+    tensors = {}
+    packed = checkpoint.pack([value, {"x": torch.ones(2)}], tensors, "state")
+    assert list(tensors) == ["state/1/x"]
+    again, _ = checkpoint.unpack(json.loads(json.dumps(packed)), tensors)
+    assert again == value
+    assert repr(again) == repr(value)
+
+
+def test_each_tensor_that_is_packed_has_a_name_of_its_own() -> None:
+    nest = {"a/b": torch.zeros(2), "a": {"b": torch.ones(2)}}
+    packed = checkpoint.pack(nest, tensors := {}, "state")
+    again = checkpoint.unpack(packed, tensors)
+    assert torch.equal(again["a/b"], nest["a/b"])
+    assert torch.equal(again["a"]["b"], nest["a"]["b"])

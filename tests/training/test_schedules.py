@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pyro_vae import Cosine, Linear
+from pyro_vae import SGVB_B, Capacity, Cosine, Linear, WakeSleep
+from pyro_vae.estimators import Estimator
 from pyro_vae.networks import Corrupted, GaussianNoise, Masking
 from pyro_vae.training import Cyclical, Progress, Schedule
-from pyro_vae.training.scheduled import ScheduledBuffer
+from pyro_vae.training.scheduled import Schedules
 
 
 def at(fraction: float) -> Progress:
@@ -90,37 +92,34 @@ def test_or_on_the_steps_alone() -> None:
     assert schedule(Progress(70, 1.0, 0.05)) == schedule(Progress(70, 3.5, 0.9)) == 0.07
 
 
-@pytest.mark.parametrize("duration", [0.0, -0.1, 1.5, math.nan])
-def test_linear_refuses(duration: float) -> None:
-    with pytest.raises(ValueError, match=rf"duration is a fraction of the epochs in \(0, 1\]; got {duration}"):
-        Linear(duration=duration)
-
-
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "arguments", "message"),
     [
-        (lambda: Linear(steps=0), "steps is a number of optimizer steps, at least 1; got 0"),
-        (lambda: Linear(duration=10_000), r"got 10000. A number of steps is steps=..."),
-        (lambda: Cyclical(0), "num_cycles has to be at least 1; got 0"),
-        (lambda: Cyclical(ratio=0.0), r"ratio is a share of a cycle in \(0, 1\]; got 0.0"),
-        (lambda: Cyclical(ratio=math.nan), r"ratio is a share of a cycle in \(0, 1\]; got nan"),
+        (Linear, {"duration": 0.0}, r"duration is a fraction of the epochs in \(0, 1\]; got 0\.0"),
+        (Linear, {"duration": -0.1}, r"got -0\.1"),
+        (Linear, {"duration": math.nan}, "got nan"),
+        (Linear, {"duration": 10_000}, r"got 10000\. A number of steps is steps=\.\.\."),
+        (Linear, {"steps": 0}, "steps has to be a whole number of at least 1; got 0"),
+        (Cosine, {"warmup": 1.0}, r"warmup has to be a finite number at least 0 and below 1; got 1\.0"),
+        (Cosine, {"warmup": -0.1}, r"got -0\.1"),
+        (Cosine, {"warmup": math.nan}, "got nan"),
+        (Cyclical, {"ratio": 0.0}, r"ratio has to be a finite number above 0 and at most 1; got 0\.0"),
+        (Cyclical, {"ratio": math.nan}, "got nan"),
+        (Cyclical, {"num_cycles": 0}, "num_cycles has to be a whole number of at least 1; got 0"),
     ],
 )
-def test_refuses(make: Callable[[], Schedule], message: str) -> None:
+def test_refuses(make: Callable[..., Schedule], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("warmup", [1.0, -0.1, math.nan])
-def test_cosine_refuses(warmup: float) -> None:
-    with pytest.raises(ValueError, match=rf"warmup is a fraction of the epochs in \[0, 1\); got {warmup}"):
-        Cosine(warmup=warmup)
+        make(**arguments)
 
 
 def test_schedules_are_abstract_or_final() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Schedule()  # type: ignore[abstract]
     assert repr(Linear(0.1, 1.0, 0.2)) == "Linear(start=0.1, end=1.0, duration=0.2, steps=None)"
+
+
+# What they move
 
 
 class Buffers(nn.Module):
@@ -138,19 +137,41 @@ class Buffers(nn.Module):
         self.noise = GaussianNoise(0.1)
 
 
-def test_a_buffer_follows_its_schedule_in_place() -> None:
+def moving(given: dict[str, Any], pair: nn.Module | None = None, estimator: Estimator | None = None) -> Schedules:
+    return Schedules(pair or Buffers(), estimator or SGVB_B(beta=0.3), given)
+
+
+def test_buffers_and_numbers_follow_their_schedules_in_place() -> None:
     module = Buffers()
     held = module.temperature
-    scheduled = ScheduledBuffer(module, "temperature", Linear(1.0, 3.0, duration=1.0))
+    schedules = moving({"temperature": Linear(1.0, 3.0, 1.0), "beta": Linear(0.0, 0.5, 1.0)}, module)
+    beta = schedules.at["beta"]
     for fraction in (0.0, 0.25, 1.0):
-        scheduled.move(at(fraction))
-        assert held.item() == scheduled.buffer.item() == pytest.approx(1 + 2 * fraction, abs=1e-12)
+        schedules.move(at(fraction))
+        assert held.item() == schedules.buffers["temperature"].item() == pytest.approx(1 + 2 * fraction, abs=1e-12)
+        assert beta.item() == pytest.approx(0.5 * fraction)
     assert held is module.temperature
+    assert beta is schedules.at["beta"]
     module.temperature = torch.tensor(9.0)  # one that the module replaces
-    scheduled.move(at(0.5))
+    schedules.move(at(0.5))
     assert module.temperature.item() == 2
-    ScheduledBuffer(module, "also.level", Linear(0.5, 0.5)).move(at(0.0))
+    moving({"also.level": Linear(0.5, 0.5)}, module).move(at(0.0))
     assert module.encoder.corruption.level.item() == 0.5
+
+
+def test_numbers_of_the_estimator() -> None:
+    """As they are without a schedule; its own schedules; and the number that fit is given."""
+    assert moving({}).at == {"beta": torch.tensor(0.3)}
+    assert moving({"beta": 2}).at["beta"].dtype == torch.float32
+    tensor = torch.tensor(0.4)
+    assert moving({}, estimator=SGVB_B(beta=tensor)).at["beta"] is tensor  # which its owner may move
+    fixed = moving({"beta": Linear()}, estimator=SGVB_B(beta=tensor))
+    fixed.move(at(1.0))
+    assert (fixed.at["beta"].item(), tensor.item()) == (1.0, pytest.approx(0.4))
+    capacity = moving({}, estimator=Capacity(Linear(0.0, 3.0, 1.0)))
+    capacity.move(at(0.5))
+    assert capacity.at["capacity"].item() == 1.5
+    assert "beta" not in capacity.at
 
 
 @pytest.mark.parametrize(
@@ -159,6 +180,7 @@ def test_a_buffer_follows_its_schedule_in_place() -> None:
         ("encoder.corruption.levels", r"Buffers has no such buffer; the nearest are encoder\.corruption\.level"),
         ("corruption.level", r"no such buffer; the nearest are .*encoder\.corruption\.level"),
         ("0", "no such buffer; the nearest are temperature"),
+        ("betas", "no such buffer; the nearest are beta"),
         ("encoder.network.weight", "is a parameter: the optimizer moves it"),
         ("mean", r"one floating-point number; the buffer 'mean' has shape \[1\] and dtype torch.float32"),
         ("count", r"the buffer 'count' has shape \[\] and dtype torch.int64"),
@@ -166,21 +188,38 @@ def test_a_buffer_follows_its_schedule_in_place() -> None:
 )
 def test_what_no_schedule_moves(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ScheduledBuffer(Buffers(), name, Linear())
+        moving({name: Linear()})
     with pytest.raises(ValueError, match="Linear has no such buffer; it has none that is one number"):
-        ScheduledBuffer(nn.Linear(1, 1), "level", Linear())
+        moving({"level": Linear()}, nn.Linear(1, 1))
+
+
+def test_names_of_two_things() -> None:
+    module = Buffers()
+    module.register_buffer("beta", torch.ones(()))
+    assert moving({}, module).buffers == {}
+    with pytest.raises(ValueError, match="'beta' is a number of the estimator and a buffer of the pair"):
+        moving({"beta": Linear()}, module)
+    moving({"beta": Linear(0.2, 0.2)}, module, WakeSleep()).move(at(0.0))
+    assert module.beta.item() == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"two of schedules name the same buffer, of also.level, encoder.corr"):
+        moving({"also.level": Linear(), "encoder.corruption.level": Linear()})
 
 
 def test_a_schedule_out_of_range() -> None:
-    module = Buffers()
-    masking = ScheduledBuffer(module, "encoder.corruption.level", Linear(0.5, -0.5, duration=1.0))
-    masking.move(at(0.5))
+    module, level = Buffers(), "encoder.corruption.level"
+    schedules = moving({level: Linear(0.5, -0.5, duration=1.0)}, module)
+    schedules.move(at(0.5))
     with pytest.raises(ValueError, match=r"encoder\.corruption\.level after 10 epochs: .* in \[0, 1\]; got -0.5"):
-        masking.move(at(1.0))
+        schedules.move(at(1.0))
     assert module.encoder.corruption.level.item() == 0.0
-    ScheduledBuffer(module, "noise.level", Linear(2.0, 2.0)).move(at(0.0))
+    moving({"noise.level": Linear(2.0, 2.0)}, module).move(at(0.0))
     assert module.noise.level == 2
     with pytest.raises(ValueError, match="the schedule of temperature gives nan after 0 epochs"):
-        ScheduledBuffer(module, "temperature", Linear(math.nan)).move(at(0.0))
-    with pytest.raises(TypeError, match=r"schedules\['temperature'\] has to be a Schedule, .*; got 0.5"):
-        ScheduledBuffer(module, "temperature", 0.5)  # type: ignore[arg-type]
+        moving({"temperature": Linear(math.nan)}).move(at(0.0))
+    with pytest.raises(ValueError, match=r"the schedule of beta after 0 epochs: .*got -1\.0"):
+        moving({"beta": Linear(-1.0)}).values(at(0.0))
+    for beta in (0.5, Linear()):
+        with pytest.raises(ValueError, match="no beta weighs"):
+            moving({"beta": beta}, estimator=WakeSleep()).values(at(0.0))
+    with pytest.raises(ValueError, match=r"got -0\.5"):
+        moving({"beta": -0.5})

@@ -1,7 +1,4 @@
-"""Priors over the weights: norms of layers against the singular value decomposition, and what training makes of them.
-
-The normal prior is tested with the compiled step, in test_compiled.
-"""
+"""Priors over the weights: norms of layers beside the singular value decomposition, and what training makes of them."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from pyro_vae.models import MLPVAE, ConvVAE
 from pyro_vae.networks import BatchNorm
 from pyro_vae.networks.masked import MaskedConv2d
 from pyro_vae.training import TrainingStep, fit
-from pyro_vae.training.step import SpectralPrior, WeightPenalty, spectral_norm
+from pyro_vae.training.weight_priors import SpectralPrior, WeightPenalty, spectral_norm
 
 MANY = 2000  # iterations until a singular value is exact
 
@@ -133,28 +130,40 @@ def test_leaves_out_what_is_not_trained_or_random() -> None:
     torch.testing.assert_close(norms(pair) + decoder, whole)
 
 
+@pytest.mark.parametrize("count", ["data", "batch"])
+def test_the_normal_prior_is_a_share_of_the_log_density(count: Any) -> None:
+    """Up to its constant; over what is trained."""
+    pair: Any = seeded(lambda: MLPVAE((1, 4, 4), 2, (5,)))
+    first, *others = pair.parameters()
+    first.requires_grad_(False)
+    normal = torch.distributions.Normal(0.0, 0.5)
+    expected = sum((normal.log_prob(torch.zeros_like(p)) - normal.log_prob(p)).sum() for p in others)
+    found = WeightPrior(0.5, count).loss(pair, 100, 5)
+    torch.testing.assert_close(found, expected / (100 if count == "data" else 5))
+
+
 @pytest.mark.parametrize("mode", ["eager", "traced"])
-def test_in_a_training_step(mode: Any) -> None:
-    """The loss and the gradients of a step gain those of the penalty, and the bound nothing."""
+@pytest.mark.parametrize("prior", [WeightPrior(0.5), WeightPrior(0.5, "batch"), SpectralPrior(0.2, 6)])
+def test_in_a_training_step(prior: WeightPenalty, mode: Any) -> None:
+    """The loss and the gradients of a step gain those of the penalty, and the bound nothing, at each batch size."""
     torch.manual_seed(0)
     pair: Any = ConvVAE((1, 8, 8), 3, (2, 4), 8, normalization="batch")
-    x = binary(1, 8, 8)
-    found = []
-    for prior in (None, SpectralPrior(0.2, 6)):
-        step = TrainingStep(pair, SGVB_B(), compile=mode, weight_prior=prior, num_data=100)
-        torch.manual_seed(1)
-        objective = step((x,), torch.tensor(1.0))
-        gradients = {name: p.grad.clone() for name, p in pair.named_parameters()}
-        assert step.mode == mode
-        found.append((objective, gradients))
-    (plain, without), (objective, gradients) = found
-    penalty = SpectralPrior(0.2, 6).loss(pair, 100, 5)
-    expected = torch.autograd.grad(penalty, list(pair.parameters()), allow_unused=True)
-    assert objective.bound == plain.bound
-    torch.testing.assert_close(objective.loss - plain.loss, penalty.detach(), rtol=1e-4, atol=1e-4)
-    for (name, gradient), share in zip(gradients.items(), expected, strict=True):
-        share = torch.zeros_like(gradient) if share is None else share
-        torch.testing.assert_close(gradient - without[name], share, rtol=1e-3, atol=1e-4)
+    plain, step = (
+        TrainingStep(pair, SGVB_B(), compile=mode, weight_prior=given, num_data=100) for given in (None, prior)
+    )
+    for x in (binary(1, 8, 8), binary(1, 8, 8)[:2]):
+        found = []
+        for one in (plain, step):
+            torch.manual_seed(1)
+            found.append((one((x,)), [p.grad.clone() for p in pair.parameters()]))
+        (without, before), (objective, gradients) = found
+        penalty = prior.loss(pair, 100, len(x))
+        expected = torch.autograd.grad(penalty, list(pair.parameters()), allow_unused=True, materialize_grads=True)
+        assert objective.bound == without.bound
+        torch.testing.assert_close(objective.loss - without.loss, penalty.detach(), rtol=1e-4, atol=1e-4)
+        for gradient, other, share in zip(gradients, before, expected, strict=True):
+            torch.testing.assert_close(gradient - other, share, rtol=1e-3, atol=1e-4)
+    assert step.mode == mode
 
 
 def largest(pair: nn.Module) -> float:
@@ -197,7 +206,7 @@ def test_resuming_with_another_prior_is_refused(tmp_path: Any) -> None:
         (['--weight_prior={"scale": 2.0, "count": "batch"}'], WeightPrior(2.0, "batch")),
         (["--weight_prior", "pyro_vae.WeightPrior", "--weight_prior.count", "batch"], WeightPrior(count="batch")),
         (
-            ["--weight_prior", "pyro_vae.training.step.SpectralPrior", "--weight_prior.strength", "0.1"],
+            ["--weight_prior", "pyro_vae.training.SpectralPrior", "--weight_prior.strength", "0.1"],
             SpectralPrior(0.1),
         ),
         ([], None),
@@ -217,17 +226,19 @@ def test_a_stream_needs_a_length_for_the_prior_that_is_shared_by_the_data_alone(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "message"),
     [
-        ({"strength": -1.0}, r"strength of a spectral prior is finite and cannot be negative; got -1.0"),
-        ({"strength": float("nan")}, r"cannot be negative; got nan"),
-        ({"num_iterations": 0}, r"whole number of at least 1; got 0"),
-        ({"num_iterations": 2.0}, r"whole number of at least 1; got 2.0"),
+        (lambda: WeightPrior(0.0), r"scale has to be a finite number above 0; got 0\.0"),
+        (lambda: WeightPrior(count="epoch"), "count is one of 'data', 'batch'; got 'epoch'"),  # type: ignore[arg-type]
+        (lambda: SpectralPrior(-1.0), r"strength has to be a finite number at least 0; got -1\.0"),
+        (lambda: SpectralPrior(float("nan")), "strength has to be a finite number at least 0; got nan"),
+        (lambda: SpectralPrior(num_iterations=0), "num_iterations has to be a whole number of at least 1; got 0"),
+        (lambda: SpectralPrior(num_iterations=2.0), r"whole number of at least 1; got 2\.0"),  # type: ignore[arg-type]
     ],
 )
-def test_refuses(arguments: dict[str, Any], message: str) -> None:
+def test_refuses(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SpectralPrior(**arguments)
+        make()
 
 
 def test_refuses_a_pair_without_layers() -> None:
