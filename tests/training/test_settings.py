@@ -47,11 +47,7 @@ def test_they_are_the_keywords_of_fit() -> None:
         (ValueError, {"checkpoint_every": -1}, "checkpoint_every has to be a finite number at least 0; got -1"),
         (ValueError, {"beta": float("nan")}, "beta has to be a finite number; got nan"),
         (ValueError, {"beta": lambda place: 1.0}, "beta has to be a finite number; got <function"),
-        (
-            ValueError,
-            {"beta": 0.5, "schedules": {"beta": Linear()}},
-            r"short for schedules=\{'beta': \.\.\.\}. Give one",
-        ),
+        (ValueError, {"beta": 0.5, "schedules": {"beta": Linear()}}, r"short for schedules=\{'beta': .* Give one"),
         (ValueError, {"compile": "fast"}, "compile is one of 'auto', 'inductor', 'traced', 'eager'; got 'fast'"),
         (ValueError, {"precision": "float16"}, "precision is one of 'float32', 'bfloat16', 'auto'; got 'float16'"),
         (TypeError, {"estimator": SGVB_A}, r"estimator is the class SGVB_A; .*such as SGVB_A\(\)"),
