@@ -106,10 +106,7 @@ def over_chunks(
     device, count = device_of(pair), max(1, chunk // num_chains)
     chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
     total = len(chunks) * num_steps
-    with (
-        reading(pair, seed),
-        tqdm(total=total, unit=" steps", desc=title, disable=not progress, dynamic_ncols=True) as bar,
-    ):
+    with reading(pair, seed):
         first = tuple(tensor[:1].to(device) for tensor in batch)
         joint = joint_of(pair, *first, max_plate_nesting=max_plate_nesting)
         if start == "guide":
@@ -119,7 +116,8 @@ def over_chunks(
         obstacle = tracing_obstacle(pair)
         graph = Compiled(Ends(pair, joint, start), compile=compile, often=False, obstacle=obstacle)
         parts = (tuple(tensor[rows].to(device).contiguous() for tensor in batch) for rows in chunks)
-        return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint
+        with tqdm(total=total, unit=" steps", desc=title, disable=not progress, dynamic_ncols=True) as bar:
+            return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint
 
 
 def _check_guide(joint: Joint, *batch: Tensor) -> None:
