@@ -5,15 +5,20 @@ The lists of the tests are made of these rows, so that a new system or part is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pyro.distributions as dist
+import scipy.stats
 import torch
 from laws import MADE, VARIANTS
 from pairs import binary
 from torch import nn
 
+from pyro_vae import distributions
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import (
     MLPVAE,
@@ -30,6 +35,7 @@ from pyro_vae.models import (
     VampVAE,
     VariationalGP,
 )
+from pyro_vae.testing.distributions import Points
 
 IMAGE = (1, 8, 8)
 
@@ -143,3 +149,194 @@ def _objectives() -> dict[str, Objective]:
 
 
 ESTIMATORS = _objectives()
+
+
+# Distributions: what differs of each from pyro_vae.testing.DistributionLaws
+
+
+def _negative_binomial(total_count: Any, logits: Any) -> Any:
+    # scipy's p is the probability of what stops the count.
+    return scipy.stats.nbinom(total_count, 1 / (1 + np.exp(logits)))
+
+
+def _levels(p: Any) -> Points:
+    values = torch.arange(p.num_levels, dtype=torch.float64) / (p.num_levels - 1)
+    return Points(values, torch.ones_like(values))
+
+
+class Kumaraswamy:
+    """By hand: scipy has none."""
+
+    def __init__(self, concentration1: Any, concentration0: Any) -> None:
+        self.a, self.b = concentration1, concentration0
+
+    def logpdf(self, z: Any) -> Any:
+        return np.log(self.a * self.b) + (self.a - 1) * np.log(z) + (self.b - 1) * np.log1p(-(z**self.a))
+
+
+def _to_sphere(family: Any) -> Callable[..., Any]:
+    return lambda loc, concentration: family(loc / loc.norm(dim=-1, keepdim=True), concentration)
+
+
+_LOC_SCALE = {"parameters": {"loc": 0.4, "scale": 1.7}, "other": {"loc": -0.3, "scale": 0.9}}
+_BAD_SCALE = {"bad": {"scale": -1.0, "loc": math.nan}}
+_MIXTURE = {"logits": [0.3, -0.5], "loc": [0.2, 0.9], "scale": [0.07, 0.5]}
+_MATRIX = {"loc": [[0.3, -0.2], [0.1, 0.5]], "row_tril": [[0.7, 0.0], [0.3, 1.1]], "column_tril": [[0.9, 0], [-0.4, 0.6]]}
+_CORRELATED = {"loc": [0.4, -0.3, 0.1], "scale": [0.7, 1.2, 0.9], "factor": [[0.5, 0.1], [-0.3, 0.4], [0.2, 0.6]]}
+_TRIL = [[0.7, 0.0], [-0.4, 1.2]]
+_SPHERE = {
+    "parameters": {"loc": [0.6, -0.48, 0.64], "concentration": 2.0},
+    "other": {"concentration": 0.7},
+    "proposal": lambda p: distributions.SphereUniform(3, dtype=torch.float64),
+    "priors": (lambda: distributions.SphereUniform(3, dtype=torch.float64),),
+    "num_draws": 10_000,
+    "extremes": [{"concentration": value} for value in (0.0, 1e-3, 1.0, 1e4)],
+}
+
+
+def _normal(*shape: int) -> Callable[[], Any]:
+    return lambda: dist.Normal(torch.full(shape, 0.2).double(), 1.3).to_event(len(shape))
+
+
+DISTRIBUTIONS: dict[str, dict[str, Any]] = {
+    "Exponential": {
+        "make": distributions.Exponential,
+        "parameters": {"rate": 1.7},
+        "other": {"rate": 0.6},
+        "reference": lambda rate: scipy.stats.expon(scale=1 / rate),
+        "bad": {"rate": 0.0},
+    },
+    "Cauchy": {"make": distributions.Cauchy, "reference": scipy.stats.cauchy, **_LOC_SCALE, **_BAD_SCALE},
+    "Logistic": {"make": distributions.Logistic, "reference": scipy.stats.logistic, **_LOC_SCALE},
+    "Gumbel": {"make": distributions.Gumbel, "reference": scipy.stats.gumbel_r, **_LOC_SCALE, **_BAD_SCALE},
+    "Laplace": {"make": distributions.Laplace, "reference": scipy.stats.laplace, **_LOC_SCALE, **_BAD_SCALE},
+    "LogNormal": {
+        "make": distributions.LogNormal,
+        "reference": lambda loc, scale: scipy.stats.lognorm(scale, scale=np.exp(loc)),
+        "parameters": {"loc": 0.4, "scale": 0.7},
+        "other": {"loc": -0.3, "scale": 0.9},
+    },
+    "Weibull": {
+        "make": distributions.Weibull,
+        "parameters": {"scale": 1.7, "concentration": 0.8},
+        "other": {"scale": 0.4, "concentration": 1.8},
+        "reference": lambda scale, concentration: scipy.stats.weibull_min(concentration, scale=scale),
+        "extremes": [{"scale": 0.02, "concentration": 0.02}],
+    },
+    "Kumaraswamy": {
+        "make": distributions.Kumaraswamy,
+        "parameters": {"concentration1": 0.8, "concentration0": 1.7},
+        "other": {"concentration1": 1.3},
+        "reference": Kumaraswamy,
+        "extremes": [{"concentration1": 0.02, "concentration0": 0.02}],
+    },
+    "StudentT": {
+        "make": distributions.StudentT,
+        "parameters": {"df": 2.6, "loc": 0.4, "scale": 1.7},
+        "other": {"df": 5.0},
+        "reference": scipy.stats.t,
+    },
+    "Uniform": {
+        "make": distributions.Uniform,
+        "parameters": {"low": 0.3, "high": 0.8},
+        "other": {"low": 0.1, "high": 1.3},
+        "reference": lambda low, high: scipy.stats.uniform(low, high - low),
+        "extremes": [{"low": 1.0, "high": 1 + 4e-7}, {"low": -1.0, "high": -1 + 4e-7}],
+    },
+    "Gamma": {
+        "make": distributions.Gamma,
+        "parameters": {"concentration": 0.6, "rate": 1.7},
+        "other": {"concentration": 1.4, "rate": 0.9},
+        "reference": lambda concentration, rate: scipy.stats.gamma(concentration, scale=1 / rate),
+    },
+    "Beta": {
+        "make": distributions.Beta,
+        "parameters": {"concentration1": 0.6, "concentration0": 1.7},
+        "other": {"concentration1": 1.3, "concentration0": 1.1},
+        "reference": lambda concentration1, concentration0: scipy.stats.beta(concentration1, concentration0),
+    },
+    "Dirichlet": {
+        "make": distributions.Dirichlet,
+        "parameters": {"concentration": [0.6, 1.7, 2.5]},
+        "other": {"concentration": [1.1, 0.9, 1.4]},
+        "proposal": lambda p: dist.Dirichlet(torch.tensor([0.8, 1.0, 1.0]).double()),
+    },
+    "PowerSpherical": {"make": _to_sphere(distributions.PowerSpherical), **_SPHERE},
+    "VonMisesFisher": {"make": _to_sphere(distributions.VonMisesFisher), **_SPHERE},
+    "MultivariateNormal": {
+        "make": lambda loc, scale_tril: distributions.MultivariateNormal(loc, scale_tril=scale_tril),
+        "parameters": {"loc": [0.4, -0.3], "scale_tril": _TRIL},
+        "other": {"loc": [0.1, 0.2]},
+        "reference": lambda loc, scale_tril: scipy.stats.multivariate_normal(loc, scale_tril @ scale_tril.T),
+        "priors": (_normal(2),),
+    },
+    "LowRankNormal": {
+        "make": distributions.LowRankNormal,
+        "parameters": _CORRELATED,
+        "other": {"loc": [0.1, 0.2, 0.3]},
+        "reference": lambda loc, scale, factor: scipy.stats.multivariate_normal(
+            loc, (np.eye(3) + factor @ factor.T) * scale * scale[:, None]
+        ),
+        "priors": (_normal(3),),
+    },
+    "MatrixNormal": {
+        "make": distributions.MatrixNormal,
+        "parameters": _MATRIX,
+        "other": {"loc": [[0.1, 0.2], [0.3, 0.4]]},
+        "reference": lambda loc, row_tril, column_tril: scipy.stats.matrix_normal(
+            loc, row_tril @ row_tril.T, column_tril @ column_tril.T
+        ),
+        "priors": (_normal(2, 2),),
+    },
+    "Rows": {
+        "make": lambda loc, scale_tril: distributions.Rows(
+            distributions.MultivariateNormal(loc, scale_tril=scale_tril), (1, 2)
+        ),
+        "parameters": {"loc": [0.4, -0.3], "scale_tril": _TRIL},
+        "other": {"loc": [0.1, 0.2]},
+        "priors": (_normal(1, 2),),
+    },
+    "ContinuousBernoulli": {
+        "make": lambda logits: distributions.ContinuousBernoulli(logits=logits),
+        "parameters": {"logits": 0.7},
+        "other": {"logits": -3.0},
+        "extremes": [{"logits": sign * value} for sign in (-1, 1) for value in (0.0, 1e-8, 0.999, 17.0, 1e4, 1e30)],
+    },
+    "Poisson": {
+        "make": distributions.Poisson,
+        "parameters": {"log_rate": 1.1},
+        "other": {"log_rate": 0.3},
+        "reference": lambda log_rate: scipy.stats.poisson(np.exp(log_rate)),
+        "extremes": [{"log_rate": value} for value in (-200.0, 15.0)],
+        "reparameterized": False,
+    },
+    "NegativeBinomial": {
+        "make": lambda total_count, logits: distributions.NegativeBinomial(total_count, logits=logits),
+        "parameters": {"total_count": 7.0, "logits": 0.3},
+        "other": {"total_count": 19.0},
+        "reference": _negative_binomial,
+        "reparameterized": False,
+    },
+    "QuantizedCategorical": {
+        "make": distributions.QuantizedCategorical,
+        "parameters": {"logits": [0.3, -0.5, 1.0, 0.0, 0.7]},
+        "other": {"logits": [0.0, 0.1, 0.2, 0.3, 0.4]},
+        "points": _levels,
+        "reparameterized": False,
+    },
+    "DiscretizedLogistic": {
+        "make": lambda loc, scale: distributions.DiscretizedLogistic(loc, scale, 8),
+        "parameters": {"loc": 0.4, "scale": 0.07},
+        "other": {"loc": 0.9, "scale": 0.5},
+        "points": _levels,
+        "extremes": [{"scale": math.exp(value)} for value in (-30.0, -8.0, 40.0, 80.0)],
+        "reparameterized": False,
+    },
+    "DiscretizedLogisticMixture": {
+        "make": lambda logits, loc, scale: distributions.DiscretizedLogisticMixture(logits, loc, scale, 8),
+        "parameters": _MIXTURE,
+        "other": {"loc": [0.5, 0.6]},
+        "points": _levels,
+        "reparameterized": False,
+    },
+}

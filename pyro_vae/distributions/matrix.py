@@ -90,7 +90,9 @@ class MatrixNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MatrixNormal:
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return MatrixNormal(loc, self.row_tril, self.column_tril, validate_args=False)
+        new = MatrixNormal(loc, self.row_tril, self.column_tril, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -99,6 +101,8 @@ class MatrixNormal(TorchDistribution):
             return self.loc + self.row_tril @ noise @ self.column_tril.mT
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         with full_precision(self.loc):
             left = torch.linalg.solve_triangular(self.row_tril, value - self.loc, upper=False)
             both = torch.linalg.solve_triangular(self.column_tril, left.mT, upper=False)
