@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,17 @@ from pyro_vae.models import (
     VariationalGP,
 )
 from pyro_vae.testing.distributions import Points
+from pyro_vae.transforms import (
+    Householder,
+    InverseAutoregressive,
+    MaskedAutoregressive,
+    Permutation,
+    Planar,
+    Radial,
+    SplineCoupling,
+    Step,
+    Sylvester,
+)
 
 IMAGE = (1, 8, 8)
 
@@ -181,7 +193,11 @@ def _to_sphere(family: Any) -> Callable[..., Any]:
 _LOC_SCALE = {"parameters": {"loc": 0.4, "scale": 1.7}, "other": {"loc": -0.3, "scale": 0.9}}
 _BAD_SCALE = {"bad": {"scale": -1.0, "loc": math.nan}}
 _MIXTURE = {"logits": [0.3, -0.5], "loc": [0.2, 0.9], "scale": [0.07, 0.5]}
-_MATRIX = {"loc": [[0.3, -0.2], [0.1, 0.5]], "row_tril": [[0.7, 0.0], [0.3, 1.1]], "column_tril": [[0.9, 0], [-0.4, 0.6]]}
+_MATRIX = {
+    "loc": [[0.3, -0.2], [0.1, 0.5]],
+    "row_tril": [[0.7, 0.0], [0.3, 1.1]],
+    "column_tril": [[0.9, 0], [-0.4, 0.6]],
+}
 _CORRELATED = {"loc": [0.4, -0.3, 0.1], "scale": [0.7, 1.2, 0.9], "factor": [[0.5, 0.1], [-0.3, 0.4], [0.2, 0.6]]}
 _TRIL = [[0.7, 0.0], [-0.4, 1.2]]
 _SPHERE = {
@@ -339,4 +355,34 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         "points": _levels,
         "reparameterized": False,
     },
+}
+
+
+# Steps of flows: (make, what differs from pyro_vae.testing.TransformLaws)
+
+_AUTOREGRESSIVE = {"network": True, "in_order": True}
+TRANSFORMS: dict[str, tuple[Callable[..., Step], dict[str, Any]]] = {
+    "Planar": (Planar, {}),
+    "Radial": (Radial, {}),
+    "Householder": (Householder, {}),
+    "Householder, 4": (partial(Householder, num_reflections=4), {}),
+    "Sylvester": (Sylvester, {}),
+    "Sylvester, square": (lambda *sizes: Sylvester(*sizes, num_columns=sizes[0]), {}),
+    "Sylvester, householder": (partial(Sylvester, form="householder", num_reflections=3), {}),
+    "Sylvester, triangular": (partial(Sylvester, form="triangular"), {}),
+    "Sylvester, reversed": (partial(Sylvester, form="triangular", reverse=True), {}),
+    "InverseAutoregressive": (partial(InverseAutoregressive, hidden=(16, 8)), _AUTOREGRESSIVE),
+    "InverseAutoregressive, affine": (
+        partial(InverseAutoregressive, hidden=(16,), gated=False, reverse=False),
+        _AUTOREGRESSIVE,
+    ),
+    "MaskedAutoregressive": (partial(MaskedAutoregressive, hidden=(16,)), _AUTOREGRESSIVE),
+    "MaskedAutoregressive, gated": (partial(MaskedAutoregressive, hidden=(16,), gated=True), _AUTOREGRESSIVE),
+    "SplineCoupling": (partial(SplineCoupling, hidden=(16,)), {"least_dim": 2, "network": True}),
+    "SplineCoupling, narrow": (
+        partial(SplineCoupling, hidden=(16,), num_bins=3, bound=1.0),
+        {"least_dim": 2, "network": True},
+    ),
+    "Permutation": (Permutation, {"learned": False}),
+    "Permutation, seeded": (partial(Permutation, order=3), {"learned": False}),
 }

@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, kl_divergence, register_kl
 
+from pyro_vae.distributions.base import validated
 from pyro_vae.distributions.normal import full_precision, to_independent
 
 
@@ -101,8 +102,7 @@ class MatrixNormal(TorchDistribution):
             return self.loc + self.row_tril @ noise @ self.column_tril.mT
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+        validated(self, value)
         with full_precision(self.loc):
             left = torch.linalg.solve_triangular(self.row_tril, value - self.loc, upper=False)
             both = torch.linalg.solve_triangular(self.column_tril, left.mT, upper=False)
