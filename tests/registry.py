@@ -19,7 +19,7 @@ from laws import MADE, VARIANTS
 from pairs import binary
 from torch import nn
 
-from pyro_vae import distributions
+from pyro_vae import MLP, VAE, Bernoulli, DiagonalNormal, distributions, posteriors, priors
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import (
     MLPVAE,
@@ -385,4 +385,114 @@ TRANSFORMS: dict[str, tuple[Callable[..., Step], dict[str, Any]]] = {
     ),
     "Permutation": (Permutation, {"learned": False}),
     "Permutation, seeded": (partial(Permutation, order=3), {"learned": False}),
+}
+
+
+# Latents
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A row of a prior with a posterior of its support.
+
+    Attributes:
+        make: both, for the latent's shape and data of 6 numbers.
+        closed_form: whether a KL from the posterior to the prior is registered.
+        learned: whether the prior has parameters.
+        shapes: of latents that they take.
+    """
+
+    make: Callable[[tuple[int, ...]], tuple[Any, Any]]
+    closed_form: bool = True
+    learned: bool = False
+    shapes: tuple[tuple[int, ...], ...] = ((3,), (2, 4))
+
+    def prior(self, shape: tuple[int, ...] = (3,)) -> Any:
+        return self.make(shape)[0]
+
+    def posterior(self, shape: tuple[int, ...] = (3,)) -> Any:
+        return self.make(shape)[1]
+
+    def pair(self) -> VAE:
+        return VAE(*self.make((3,)), Bernoulli(MLP(3, 6, (4,))))
+
+
+def encoder(kind: Any = DiagonalNormal, shape: tuple[int, ...] = (3,), **options: Any) -> Any:
+    """A posterior of a class, for data of 6 numbers, with the network that it asks for."""
+    return kind(MLP(6, kind(nn.Identity(), **options).network_shape(shape), (4,)), **options)
+
+
+def _both(prior: Any, kind: Any = DiagonalNormal, **options: Any) -> Callable[..., Any]:
+    return lambda shape: (prior(shape), encoder(kind, shape, **options))
+
+
+def _vamp(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    posterior = encoder(shape=shape)
+    return priors.VampPrior(posterior, 6, 4), posterior
+
+
+def _flow_prior(shape: tuple[int, ...]) -> Any:
+    return priors.Flow(priors.LearnedNormal(shape, 0.4, 1.3), [Radial(shape[-1])], invert=True)
+
+
+def _flow_posterior(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    steps = [Planar(shape[-1]), Planar(shape[-1], 6)]
+    return priors.StandardNormal(shape), posteriors.Flow(encoder(shape=shape), steps)
+
+
+def _semi_implicit(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    q = posteriors.SemiImplicitNormal(MLP(6, 4, (4,)), MLP(4 + 2, (2, *shape), (4,)), noise_dim=2, num_mixtures=2)
+    return priors.StandardNormal(shape), q
+
+
+_VECTOR: dict[str, Any] = {"shapes": ((3,),)}
+# The families whose prior and posterior are of one name, and whether the KL between them is in closed form.
+FAMILIES = {
+    "Exponential": True,
+    "Cauchy": True,
+    "Logistic": False,
+    "Gumbel": True,
+    "Weibull": True,
+    "Kumaraswamy": False,
+    "Laplace": True,
+    "StudentT": False,
+    "LogNormal": True,
+    "Gamma": True,
+    "Beta": True,
+    "Dirichlet": True,
+}
+
+
+def _of_families(**options: Any) -> dict[str, Latent]:
+    suffix = ", learned" if options else ""
+    return {
+        f"{name}{suffix}": Latent(
+            _both(partial(getattr(priors, name), **options), getattr(posteriors.families, name)), closed, bool(options)
+        )
+        for name, closed in FAMILIES.items()
+    }
+
+
+PRIORS: dict[str, Latent] = {
+    "StandardNormal": Latent(_both(priors.StandardNormal)),
+    "LearnedNormal": Latent(_both(priors.LearnedNormal), learned=True),
+    "MixtureOfNormals": Latent(_both(partial(priors.MixtureOfNormals, num_components=4)), False, True),
+    "VampPrior": Latent(_vamp, False, True),
+    "Flow": Latent(lambda shape: (_flow_prior(shape), encoder(shape=shape)), False, True),
+    "Uniform": Latent(_both(priors.Uniform, posteriors.families.Uniform)),
+    "SparseBeta": Latent(_both(priors.SparseBeta, posteriors.Beta)),
+    **_of_families(),
+    **_of_families(learned=True),
+    "SphereUniform": Latent(_both(priors.SphereUniform, posteriors.PowerSpherical), **_VECTOR),
+}
+POSTERIORS: dict[str, Latent] = {
+    "DiagonalNormal": PRIORS["StandardNormal"],
+    "Uniform": PRIORS["Uniform"],
+    **_of_families(),
+    "FullNormal": Latent(_both(priors.StandardNormal, posteriors.FullNormal), **_VECTOR),
+    "LowRankNormal": Latent(_both(priors.StandardNormal, posteriors.LowRankNormal, rank=2), **_VECTOR),
+    "PowerSpherical": PRIORS["SphereUniform"],
+    "VonMisesFisher": Latent(_both(priors.SphereUniform, posteriors.VonMisesFisher), **_VECTOR),
+    "Flow": Latent(_flow_posterior, False, **_VECTOR),
+    "SemiImplicitNormal": Latent(_semi_implicit, False),
 }
