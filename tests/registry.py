@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
+import scipy.special
 import scipy.stats
 import torch
 from laws import MADE, VARIANTS
@@ -206,7 +208,7 @@ _SPHERE = {
     "proposal": lambda p: distributions.SphereUniform(3, dtype=torch.float64),
     "priors": (lambda: distributions.SphereUniform(3, dtype=torch.float64),),
     "num_draws": 10_000,
-    "extremes": [{"concentration": value} for value in (0.0, 1e-3, 1.0, 1e4)],
+    "bad": {"concentration": -1.0, "loc": [0.0, 0.0, 0.0]},
 }
 
 
@@ -275,10 +277,17 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         "make": distributions.Dirichlet,
         "parameters": {"concentration": [0.6, 1.7, 2.5]},
         "other": {"concentration": [1.1, 0.9, 1.4]},
+        "reference": lambda concentration: SimpleNamespace(
+            logpdf=lambda x: scipy.stats.dirichlet(concentration).logpdf((x / x.sum(-1, keepdims=True)).T)
+        ),
         "proposal": lambda p: dist.Dirichlet(torch.tensor([0.8, 1.0, 1.0]).double()),
     },
     "PowerSpherical": {"make": _to_sphere(distributions.PowerSpherical), **_SPHERE},
-    "VonMisesFisher": {"make": _to_sphere(distributions.VonMisesFisher), **_SPHERE},
+    "VonMisesFisher": {
+        "make": _to_sphere(distributions.VonMisesFisher),
+        **_SPHERE,
+        "parameters": {"loc": [-0.8, 0.0, -0.6], "concentration": 2.0},
+    },
     "MultivariateNormal": {
         "make": lambda loc, scale_tril: distributions.MultivariateNormal(loc, scale_tril=scale_tril),
         "parameters": {"loc": [0.4, -0.3], "scale_tril": _TRIL},
@@ -338,6 +347,9 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         "parameters": {"logits": [0.3, -0.5, 1.0, 0.0, 0.7]},
         "other": {"logits": [0.0, 0.1, 0.2, 0.3, 0.4]},
         "points": _levels,
+        "reference": lambda logits: SimpleNamespace(
+            logpmf=lambda x: scipy.special.log_softmax(logits)[np.rint(4 * x).astype(int)]
+        ),
         "reparameterized": False,
     },
     "DiscretizedLogistic": {
@@ -345,7 +357,6 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         "parameters": {"loc": 0.4, "scale": 0.07},
         "other": {"loc": 0.9, "scale": 0.5},
         "points": _levels,
-        "extremes": [{"scale": math.exp(value)} for value in (-30.0, -8.0, 40.0, 80.0)],
         "reparameterized": False,
     },
     "DiscretizedLogisticMixture": {
@@ -356,6 +367,11 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         "reparameterized": False,
     },
 }
+for _name in (
+    *("Exponential", "Cauchy", "Gumbel", "Laplace", "LogNormal", "Weibull", "Uniform", "Gamma", "Beta", "Dirichlet"),
+    *("MultivariateNormal", "ContinuousBernoulli"),
+):
+    DISTRIBUTIONS[_name] = {**DISTRIBUTIONS[_name], "closed_form": True}
 
 
 # Steps of flows: (make, what differs from pyro_vae.testing.TransformLaws)
