@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import mpmath
-import pyro
 import pytest
 import scipy.stats
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import pixels
 from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -312,5 +310,3 @@ def test_optimal_normal_without_an_error_stays_finite() -> None:
     log_prob.sum().backward()
     assert loc.grad is not None
     assert torch.isfinite(loc.grad).all()
-
-
