@@ -430,12 +430,12 @@ class Latent:
         return self.make(shape)[1]
 
     def pair(self) -> VAE:
-        return VAE(*self.make((3,)), Bernoulli(MLP(3, 6, (4,))))
+        return VAE(*self.make((3,)), Bernoulli(MLP(3, 6, ())))
 
 
 def encoder(kind: Any = DiagonalNormal, shape: tuple[int, ...] = (3,), **options: Any) -> Any:
-    """A posterior of a class, for data of 6 numbers, with the network that it asks for."""
-    return kind(MLP(6, kind(nn.Identity(), **options).network_shape(shape), (4,)), **options)
+    """A posterior of a class, for data of 6 numbers, with the linear network that it asks for."""
+    return kind(MLP(6, kind(nn.Identity(), **options).network_shape(shape), ()), **options)
 
 
 def _both(prior: Any, kind: Any = DiagonalNormal, **options: Any) -> Callable[..., Any]:
