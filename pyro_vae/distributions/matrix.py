@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, kl_divergence, register_kl
 
+from pyro_vae.distributions.base import validated
 from pyro_vae.distributions.normal import full_precision, to_independent
 
 
@@ -90,7 +91,9 @@ class MatrixNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MatrixNormal:
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return MatrixNormal(loc, self.row_tril, self.column_tril, validate_args=False)
+        new = MatrixNormal(loc, self.row_tril, self.column_tril, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -99,6 +102,7 @@ class MatrixNormal(TorchDistribution):
             return self.loc + self.row_tril @ noise @ self.column_tril.mT
 
     def log_prob(self, value: Tensor) -> Tensor:
+        validated(self, value)
         with full_precision(self.loc):
             left = torch.linalg.solve_triangular(self.row_tril, value - self.loc, upper=False)
             both = torch.linalg.solve_triangular(self.column_tril, left.mT, upper=False)
@@ -118,9 +122,7 @@ class MatrixNormal(TorchDistribution):
     def mean(self) -> Tensor:
         return self.loc
 
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    mode = mean
 
     @property
     def variance(self) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_vae.networks import at_least_float32, out_shape_of
-from pyro_vae.pair.protocols import HasContextDim, HasLatentDim
+from pyro_vae.pair.protocols import HasLatentDim
 from pyro_vae.posteriors.base import Posterior
-from pyro_vae.transforms.base import steps_of, transforms_of
+from pyro_vae.transforms import NormalizingFlow
+from pyro_vae.transforms.steps import Steps
 
 
 class Flow(Posterior):
@@ -52,11 +52,9 @@ class Flow(Posterior):
             event_dim = base.event_dim if isinstance(base, Posterior) else 1
         super().__init__(nn.Identity() if network is None else network, event_dim)
         self.base = base
-        self.transforms = steps_of(transforms)
-        if not len(self.transforms):
-            raise ValueError("a Flow needs at least one step; without any it is its base.")
+        self.transforms = Steps(transforms)
         self._check_sizes()
-        if network is None and self.event_dim != 1 and any(_is_amortized(step) for step in self.transforms):
+        if network is None and self.event_dim != 1 and self.transforms.amortized:
             raise ValueError(
                 f"the amortized steps of a Flow depend on a vector, but one datum has {self.event_dim} dimensions. "
                 "Give a network that makes a vector of it: Flow(base, transforms, network=MLP(event_shape, H))."
@@ -81,9 +79,5 @@ class Flow(Posterior):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         context = at_least_float32(self.network(x))
-        transforms = [part for step in self.transforms for part in transforms_of(step, context)]
-        return dist.TransformedDistribution(self.base(context), transforms)
-
-
-def _is_amortized(step: nn.Module) -> bool:
-    return isinstance(step, ConditionalTransform) or (isinstance(step, HasContextDim) and step.context_dim is not None)
+        transforms = self.transforms(context)
+        return NormalizingFlow(self.base(context), transforms)

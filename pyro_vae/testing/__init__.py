@@ -20,24 +20,31 @@ This room needs pytest (``pip install 'pyro-vae[test]'``), so that it is importe
 import pytest
 
 # The asserts of the laws then explain themselves as those of a test file do; so it has to come before their import.
-pytest.register_assert_rewrite(*(f"pyro_vae.testing.{name}" for name in ("comparing", "estimators", "pairs")))
+ROOMS = ("comparing", "distributions", "estimators", "pairs", "steps", "transforms")
+pytest.register_assert_rewrite(*(f"pyro_vae.testing.{name}" for name in ROOMS))
 
 from pyro_vae.testing.comparing import assert_mean, assert_means_equal, assert_same, gradients, seeded
+from pyro_vae.testing.distributions import DistributionLaws
 from pyro_vae.testing.estimators import EstimatorLaws
 from pyro_vae.testing.examples import Chain, Coin, OneLatent, Outside, Pixels
 from pyro_vae.testing.pairs import PairLaws
+from pyro_vae.testing.steps import assert_traced_step
+from pyro_vae.testing.transforms import TransformLaws
 
 __all__ = [
     "Chain",
     "Coin",
+    "DistributionLaws",
     "EstimatorLaws",
     "OneLatent",
     "Outside",
     "PairLaws",
     "Pixels",
+    "TransformLaws",
     "assert_mean",
     "assert_means_equal",
     "assert_same",
+    "assert_traced_step",
     "gradients",
     "seeded",
 ]

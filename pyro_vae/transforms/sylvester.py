@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
-from pyro_vae._checks import whole
-from pyro_vae.transforms.base import Bijection, Parameters, Step
-from pyro_vae.transforms.householder import HouseholderProduct, reflections
+from pyro_vae._checks import one_of, whole
+from pyro_vae.transforms.base import Parameters, Step
+from pyro_vae.transforms.householder import reflected, reflections
 from pyro_vae.transforms.roots import tanh_root
 
 Form = Literal["orthogonal", "householder", "triangular"]
@@ -58,98 +57,94 @@ class Sylvester(Step):
         reverse: bool = False,
     ) -> None:
         super().__init__(latent_dim, context_dim)
-        if form not in get_args(Form):
-            raise ValueError(f"form of a Sylvester step is one of {', '.join(get_args(Form))}; got {form!r}.")
-        if form != "orthogonal" and num_columns not in (None, latent_dim):
-            raise ValueError(
-                f"a Sylvester step with form={form!r} has as many columns as the latent has dimensions, {latent_dim}; "
-                f"got num_columns={num_columns}. Leave it out, or take form='orthogonal'."
-            )
+        one_of(get_args(Form), form=form)
         if reverse and form != "triangular":
             raise ValueError(f"reverse=True is for a Sylvester step with form='triangular'; got form={form!r}.")
-        columns = max(1, latent_dim // 2) if form == "orthogonal" else latent_dim
-        self.num_columns = columns if num_columns is None else num_columns
-        whole(num_columns=self.num_columns)
-        if self.num_columns > latent_dim:
+        any_number = form == "orthogonal"
+        if num_columns is None:
+            num_columns = max(1, latent_dim // 2) if any_number else latent_dim
+        whole(num_columns=num_columns, num_reflections=num_reflections)
+        if num_columns > latent_dim or not (any_number or num_columns == latent_dim):
             raise ValueError(
-                f"a Sylvester step has at most as many columns as the latent has dimensions, {latent_dim}; "
-                f"got num_columns={num_columns}."
+                f"a Sylvester step with form={form!r} has {'at most ' * any_number}as many columns as the latent has "
+                f"dimensions, {latent_dim}; got num_columns={num_columns}."
             )
-        self.form = form
-        whole(num_reflections=num_reflections)
-        self.num_reflections = num_reflections
-        self.reverse = reverse
-        m = self.num_columns
+        self.form, self.reverse = form, reverse
+        self.num_columns = m = num_columns
         # A small R makes the start nearly the identity; the diagonal of R~ is tanh(1).
-        start = (0.01 * torch.randn(m * m), torch.ones(m), torch.zeros(m), self._frame_start())
-        self._sizes = [len(part) for part in start]
-        self.numbers = Parameters(torch.cat(start), context_dim)
+        start = [0.01 * torch.randn(m, m), torch.ones(m), torch.zeros(m)]
+        if form == "orthogonal":
+            start.append(torch.nn.init.orthogonal_(torch.empty(latent_dim, m)))
+        elif form == "householder":
+            start.append(reflections(num_reflections, latent_dim))
+        self.numbers = Parameters(start, context_dim)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, form={self.form!r}, num_columns={self.num_columns}"
 
-    def _frame_start(self) -> Tensor:
-        if self.form == "orthogonal":
-            return torch.nn.init.orthogonal_(torch.empty(self.latent_dim, self.num_columns)).flatten()
-        if self.form == "householder":
-            return reflections(self.num_reflections, self.latent_dim).flatten()
-        return torch.empty(0)
-
-    def _transform(self, context: Tensor | None) -> Transform:
-        square, diagonal, bias, frame = self.numbers(context).split(self._sizes, -1)
+    def theta(self, context: Tensor | None) -> Columns:
         # One square matrix holds R in its upper triangle and what R~ has above the diagonal, transposed, in its lower.
-        square = square.unflatten(-1, (self.num_columns, self.num_columns))
+        square, diagonal, bias, *frame = super().theta(context)
         r = square.triu(1) + torch.diag_embed(square.diagonal(dim1=-2, dim2=-1).tanh())
         r_tilde = square.mT.triu(1) + torch.diag_embed(diagonal.tanh())
-        return _Sylvester(self.latent_dim, r, r_tilde, bias, *self._frame(frame))
+        return Columns(r, r_tilde, bias, *self._frame(*frame))
 
-    def _frame(self, frame: Tensor) -> tuple[Map, Map]:
+    def _frame(self, frame: Tensor | None = None) -> tuple[Map, Map]:
         """The maps z -> Q^T z and a -> Q a."""
-        if self.form == "triangular":
+        if frame is None:
             maps = (lambda x: x.flip(-1)) if self.reverse else (lambda x: x)
             return maps, maps
         if self.form == "householder":
-            vectors = frame.unflatten(-1, (self.num_reflections, self.latent_dim))
-            q = HouseholderProduct(self.latent_dim, vectors)
-            return q._inverse, q._call
-        matrix = orthonormal(frame.unflatten(-1, (self.latent_dim, self.num_columns)))
+            return lambda x: reflected(x, frame, back=True), lambda a: reflected(a, frame)
+        matrix = orthonormal(frame)
         return lambda x: _product(matrix.mT, x), lambda a: _product(matrix, a)
 
+    def call_and_ladj(self, z: Tensor, theta: Columns) -> tuple[Tensor, Tensor]:
+        shift, ladj = theta.shift_and_ladj(theta.into(z))
+        return z + shift, ladj
 
-class _Sylvester(Bijection):
-    def __init__(self, latent_dim: int, r: Tensor, r_tilde: Tensor, bias: Tensor, into: Map, out: Map) -> None:
-        super().__init__(latent_dim, cache_size=1)
-        self._r, self._r_tilde, self._bias, self._into, self._out = r, r_tilde, bias, into, out
+    def inverse_and_ladj(self, y: Tensor, theta: Columns) -> tuple[Tensor, Tensor]:
+        shift, ladj = theta.shift_and_ladj(theta.solved(theta.into(y)))
+        return y - shift, -ladj
 
-    def _slopes(self) -> Tensor:
-        return 1 + self._r.diagonal(dim1=-2, dim2=-1) * self._r_tilde.diagonal(dim1=-2, dim2=-1)
 
-    def _shift(self, a: Tensor) -> Tensor:
-        """Q R tanh(R~ a + b); leaves the log-determinant."""
-        t = (_product(self._r_tilde, a) + self._bias).tanh()
+class Columns(NamedTuple):
+    """What a Sylvester step does in the M columns of Q, by the maps z -> Q^T z (``into``) and a -> Q a (``out``)."""
+
+    r: Tensor
+    r_tilde: Tensor
+    bias: Tensor
+    into: Map
+    out: Map
+
+    def slopes(self) -> Tensor:
+        """1 + r r~, by the diagonals."""
+        return 1 + self.r.diagonal(dim1=-2, dim2=-1) * self.r_tilde.diagonal(dim1=-2, dim2=-1)
+
+    def shift_and_ladj(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Q R tanh(R~ a + b), and the log-determinant of the step there."""
+        t = self._tanh(a)
         # 1 + (slope - 1) (1 - t^2), as a sum of what is not negative.
-        self._cached_logDetJ = (t.square() + (1 - t.square()) * self._slopes()).log().sum(-1)
-        return self._out(_product(self._r, t))
+        ladj = (t.square() + (1 - t.square()) * self.slopes()).log().sum(-1)
+        return self.out(_product(self.r, t)), ladj
 
-    def _call(self, x: Tensor) -> Tensor:
-        return x + self._shift(self._into(x))
+    def _tanh(self, a: Tensor) -> Tensor:
+        return (_product(self.r_tilde, a) + self.bias).tanh()
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        c = self._into(y)
-        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+    def solved(self, c: Tensor) -> Tensor:
+        """a with a + R tanh(R~ a + b) = c, with the gradients of the implicit function."""
+        with torch.no_grad(), torch.autocast(c.device.type, enabled=False):
             a = self._back_substitution(c)
-            t = (_product(self._r_tilde, a) + self._bias).tanh()
+            t = self._tanh(a)
             # d/da of a + R tanh(R~ a + b), upper triangular
-            jacobian = self._r @ ((1 - t.square()).unsqueeze(-1) * self._r_tilde)
+            jacobian = self.r @ ((1 - t.square()).unsqueeze(-1) * self.r_tilde)
             jacobian = jacobian + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        residual = a + _product(self._r, (_product(self._r_tilde, a) + self._bias).tanh()) - c
-        a = a - torch.linalg.solve_triangular(jacobian, residual.unsqueeze(-1), upper=True).squeeze(-1)
-        return y - self._shift(a)
+        residual = a + _product(self.r, self._tanh(a)) - c
+        return a - torch.linalg.solve_triangular(jacobian, residual.unsqueeze(-1), upper=True).squeeze(-1)
 
     def _back_substitution(self, c: Tensor) -> Tensor:
-        """a with a + R tanh(R~ a + b) = c."""
-        r, r_tilde, slopes = self._r, self._r_tilde, self._slopes()
-        rest, inner = c, self._bias
+        r, r_tilde, slopes = self.r, self.r_tilde, self.slopes()
+        rest, inner = c, self.bias
         a = []
         for m in reversed(range(c.shape[-1])):
             t = tanh_root(slopes[..., m], r_tilde[..., m, m] * rest[..., m] + inner[..., m], 6).tanh()

@@ -13,7 +13,6 @@ from pairs import real
 from scipy import stats
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import MLP, distributions
 from pyro_vae.distributions import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
@@ -139,23 +138,6 @@ def test_von_mises_fisher_draws_move_along_their_quantile(concentration: float) 
     torch.testing.assert_close(slope, exact, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_gradient_by_the_direction(family: Any, sign: float) -> None:
-    # E[(a'z)^2] = (a'loc)^2 (E[t^2] - s) + s, s = E[1 - t^2] / (D - 1), for a of length 1.
-    dim, a = 4, direction(4).flip(0)
-    loc = sign * torch.tensor([0.6, 0.0, 0.8, 0.0], dtype=torch.double)
-    kappa = torch.tensor(3.0, dtype=torch.double)
-    second = expected(family(loc, kappa), lambda t, _: t**2)
-    s = (1 - second) / (dim - 1)
-    each = loc.repeat(20000, 1).requires_grad_()
-    value = (family(each / each.norm(dim=-1, keepdim=True), kappa).rsample() @ a) ** 2
-    within_standard_errors(value.detach(), (a @ loc) ** 2 * (second - s) + s)
-    (slope,) = torch.autograd.grad(value.sum(), each)
-    exact = 2 * (a @ loc) * (second - s) * (a - (a @ loc) * loc)
-    within_standard_errors(slope, exact)
-
-
 @pytest.mark.parametrize("dim", [2, 3, 50])
 @pytest.mark.parametrize("concentration", [0.0, 1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -179,31 +161,11 @@ def test_extremes_in_float32(family: Any, concentration: float, dim: int) -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shapes_and_expand(family: Any) -> None:
-    loc, kappa = torch.stack([direction(3)] * 4).float(), torch.rand(4)
-    q = family(loc, kappa).expand((2, 4))
-    assert type(q) is family
-    assert q.batch_shape == (2, 4)
-    z = q.rsample((5,))
-    assert z.shape == (5, 2, 4, 3)
-    assert (z[0, 0] != z[0, 1]).any()
-    torch.testing.assert_close(q.log_prob(z)[:, 1], family(loc, kappa).log_prob(z[:, 1]))
-    assert kl_divergence(q, SphereUniform(3)).shape == (2, 4)
-    assert family(loc[0], kappa).batch_shape == (4,)
-    with pytest.raises(NotImplementedError):
-        kl_divergence(q, Independent(Normal(torch.zeros(3), 1.0), 1))
-    with pytest.raises(NotImplementedError):
-        kl_divergence(q, SphereUniform(4))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_validation(family: Any) -> None:
-    with pytest.raises(ValueError, match="loc"):
-        family(torch.ones(3), torch.ones(()), validate_args=True)
-    with pytest.raises(ValueError, match="concentration"):
-        family(direction(3), -torch.ones(()), validate_args=True)
-    with pytest.raises(ValueError, match="support"):
-        family(direction(3), torch.ones(()), validate_args=True).log_prob(torch.ones(3))
+def test_what_there_is_not(family: Any) -> None:
+    q = family(direction(3), torch.ones((), dtype=torch.double))
+    for p in (Independent(Normal(torch.zeros(3), 1.0), 1), SphereUniform(4)):
+        with pytest.raises(NotImplementedError):
+            kl_divergence(q, p)
     with pytest.raises(ValueError, match="at least 2 dimensions; got 1"):
         family(torch.ones(1), torch.ones(()))
 
@@ -220,38 +182,21 @@ def test_uniform(dim: int) -> None:
     within_standard_errors(z.flatten(0, 1).square(), 1 / dim)
 
 
-def test_prior() -> None:
-    prior = SpherePrior(3)
-    assert prior().event_shape == (3,)
-    assert prior.double()().sample().dtype == torch.float64
-    assert not prior.state_dict()
+def test_prior_has_no_state() -> None:
+    assert not SpherePrior(3).state_dict()
     with pytest.raises(ValueError, match="at least 2 dimensions; got 1"):
         SpherePrior(1)
 
 
-@pytest.mark.parametrize("leading", [(5,), (3, 5)])
 @pytest.mark.parametrize("posterior", POSTERIORS)
-def test_posteriors(posterior: Any, leading: tuple[int, ...]) -> None:
-    q_of = posterior(MLP(6, posterior(MLP(6, 1)).network_shape((3,)), (4,)))
-    x = real(6).expand(*leading, 6)
-    q = q_of(x)
-    assert q.batch_shape == leading
-    assert q.event_shape == (3,)
-    output = q_of.network(x)
-    torch.testing.assert_close(q.loc, output[..., :3] / output[..., :3].norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(q.concentration, output[..., 3].exp().log1p())
-    with torch.autocast("cpu", torch.bfloat16):
-        q = q_of(x)
-        assert q.rsample().dtype == q.log_prob(q.loc).dtype == torch.float32
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-8, 1e30])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-8, 1.0, 1e30])
 def test_directions_of_any_length(posterior: Any, size: float) -> None:
     x = (size * torch.tensor([[3.0, -4.0, 0.0, -2.0]])).requires_grad_()
     q = posterior(torch.nn.Identity())(x)
     expected_loc = [[1.0, 0.0, 0.0]] if size == 0 else [[0.6, -0.8, 0.0]]
     torch.testing.assert_close(q.loc, torch.tensor(expected_loc))
+    if size <= 1:
+        torch.testing.assert_close(q.concentration, x[:, 3].exp().log1p())
     (gradient,) = torch.autograd.grad(q.rsample().sum() + q.entropy().sum(), x)
     assert gradient[..., 3].isfinite().all()
     if size != 1e-30:  # the slope of a direction is one over its length
@@ -268,23 +213,6 @@ def test_posterior_errors(posterior: Any) -> None:
         posterior(MLP(6, (2, 4)))(real(6))
     with pytest.raises(ValueError, match=r"at least 2 numbers.*got \(1,\)"):
         posterior(MLP(6, 4)).network_shape((1,))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_traces(family: Any) -> None:
-    def compute(loc: Tensor, kappa: Tensor) -> tuple[Tensor, ...]:
-        kappa = kappa.detach().requires_grad_()
-        q = family(loc, kappa, validate_args=False)
-        z = q.rsample((2,))
-        return torch.autograd.grad((z[..., 0] + q.log_prob(z)).sum() + kl_divergence(q, SphereUniform(3)).sum(), kappa)
-
-    loc, kappa = torch.stack([direction(3)] * 4).float(), torch.rand(4)
-    graph = make_fx(compute, tracing_mode="fake")(loc, kappa)
-    other = torch.roll(loc, 1, -1), 50 * kappa
-    torch.manual_seed(1)
-    (traced,) = graph(*other)
-    torch.manual_seed(1)
-    torch.testing.assert_close(traced, compute(*other)[0])
 
 
 def test_the_constraint_does_not_hide_its_module() -> None:

@@ -1,22 +1,21 @@
-"""Posteriors against their formulae."""
+"""Posteriors against their formulae; the laws of all are in test_posterior_laws.py."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
-import pyro
+import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from pairs import real
+from registry import FAMILIES, POSTERIORS, encoder
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_vae import MLP, SGVB_A, SGVB_B, VAE, ConvEncoder, DiagonalNormal, Gaussian, StandardNormal, check, fit
-from pyro_vae.posteriors import Flow, FullNormal, LowRankNormal, PowerSpherical, VonMisesFisher
-from pyro_vae.priors.sphere import SphereUniform
-from pyro_vae.transforms.planar import Planar
+from pyro_vae import MLP, ConvEncoder, DiagonalNormal, StandardNormal, posteriors, priors
+from pyro_vae.posteriors import FullNormal, LowRankNormal
 
 
 def parts(posterior: DiagonalNormal, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,36 +25,20 @@ def parts(posterior: DiagonalNormal, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("leading", [(5,), (2, 5), (3, 2, 5)])
-def test_diagonal_normal(leading: tuple[int, ...]) -> None:
-    posterior = DiagonalNormal(MLP(6, (2, 3), (4,)))
-    x = real(6).expand(*leading, 6)
-    q = posterior(x)
-    assert q.batch_shape == leading
-    assert q.event_shape == (3,)
-    assert q.has_rsample
-    loc, log_variance = parts(posterior, x)
-    z = torch.randn(*leading, 3)
-    by_hand = -0.5 * (math.log(2 * math.pi) + log_variance + (z - loc) ** 2 / log_variance.exp()).sum(-1)
-    torch.testing.assert_close(q.log_prob(z), by_hand)
-
-
-def test_kl_from_the_standard_normal() -> None:
-    # Kingma & Welling (2013), appendix B.
-    posterior = DiagonalNormal(MLP(6, (2, 3), (4,)))
-    x = 3 * real(6)
-    loc, log_variance = parts(posterior, x)
-    by_hand = -0.5 * (1 + log_variance - loc**2 - log_variance.exp()).sum(-1)
-    torch.testing.assert_close(kl_divergence(posterior(x), StandardNormal(3)()), by_hand)
-
-
-@pytest.mark.parametrize("latent_dim", [1, 2, 3])
-def test_the_stacked_dimension_is_the_right_one(latent_dim: int) -> None:
-    # A latent of two dimensions has a 2 on both sides.
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])  # one of two dimensions has a 2 on both sides
+def test_diagonal_normal(latent_dim: int, leading: tuple[int, ...]) -> None:
     posterior = DiagonalNormal(MLP(6, (2, latent_dim), (4,)))
-    q = posterior(real(6, size=2))
-    loc, log_variance = parts(posterior, real(6, size=2))
+    x = 3 * real(6).expand(*leading, 6)
+    q = posterior(x)
+    loc, log_variance = parts(posterior, x)
     torch.testing.assert_close(q.base_dist.loc, loc)
     torch.testing.assert_close(q.base_dist.scale, log_variance.exp().sqrt())
+    z = torch.randn(*leading, latent_dim)
+    by_hand = -0.5 * (math.log(2 * math.pi) + log_variance + (z - loc) ** 2 / log_variance.exp()).sum(-1)
+    torch.testing.assert_close(q.log_prob(z), by_hand)
+    # Kingma & Welling (2013), appendix B.
+    by_hand = -0.5 * (1 + log_variance - loc**2 - log_variance.exp()).sum(-1)
+    torch.testing.assert_close(kl_divergence(q, StandardNormal(latent_dim)()), by_hand)
 
 
 def test_images() -> None:
@@ -65,19 +48,6 @@ def test_images() -> None:
     assert DiagonalNormal(own, event_dim=3)(x).batch_shape == (5,)
     with pytest.raises(ValueError, match=r"event_dim=1 here"):
         DiagonalNormal(own)(x)
-
-
-def test_network_without_two_parameters() -> None:
-    with pytest.raises(ValueError, match=r"DiagonalNormal has 2 parameters.*\[5, 3\]"):
-        DiagonalNormal(MLP(6, 3))(real(6))
-
-
-def test_bfloat16_networks_give_float32_distributions() -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        q = DiagonalNormal(MLP(6, (2, 3), (4,)))(real(6))
-        z = q.rsample()
-    assert z.dtype == torch.float32
-    assert q.log_prob(z).dtype == torch.float32
 
 
 def full(leading: tuple[int, ...] = (5,), dim: int = 3) -> tuple[Any, Tensor, Tensor]:
@@ -108,55 +78,33 @@ def low_rank(leading: tuple[int, ...] = (5,), dim: int = 3) -> tuple[Any, Tensor
 CORRELATED = [full, low_rank]
 
 
+def torch_normal(loc: Tensor, scale: Any = 1.0) -> Any:
+    return torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
+
+
 @pytest.mark.parametrize("leading", [(5,), (2, 5)])
 @pytest.mark.parametrize("dim", [1, 2, 3, 6])
 @pytest.mark.parametrize("make", CORRELATED)
 def test_correlated_normals(make: Any, dim: int, leading: tuple[int, ...]) -> None:
+    """They are torch's of the covariance by hand; LowRankNormal and MultivariateNormal have laws of their own."""
     q, loc, covariance = make(leading, dim)
-    assert q.batch_shape == leading
-    assert q.event_shape == (dim,)
+    p = torch.distributions.MultivariateNormal(loc, covariance)
     z = torch.randn(*leading, dim)
-    torch.testing.assert_close(
-        q.log_prob(z), torch.distributions.MultivariateNormal(loc, covariance).log_prob(z), rtol=1e-4, atol=1e-4
-    )
-    draws = q.expand((4000, *leading)).rsample()
-    error = 5 * covariance.diagonal(dim1=-2, dim2=-1).sqrt() / math.sqrt(4000)
-    assert ((draws.mean(0) - loc).abs() < error).all()
-    centered = draws - loc
-    scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    error = 8 * scale[..., :, None] * scale[..., None, :] / math.sqrt(4000)
-    assert ((torch.einsum("k...i,k...j->...ij", centered, centered) / 4000 - covariance).abs() < error).all()
-
-
-@pytest.mark.parametrize("make", CORRELATED)
-def test_kl_of_correlated_normals(make: Any) -> None:
-    q, loc, covariance = make()
-    prior_loc, prior_scale = torch.randn(3), torch.rand(3) + 0.5
-    p = pyro.distributions.Normal(prior_loc, prior_scale).to_event(1).expand((5,))
-    kl = kl_divergence(q, p)
-    normal = torch.distributions.MultivariateNormal
-    by_torch = kl_divergence(normal(loc, covariance), normal(prior_loc, scale_tril=prior_scale.diag()))
-    torch.testing.assert_close(kl, by_torch, rtol=1e-4, atol=1e-4)
-    z = q.rsample((20000,))
-    ratio = q.log_prob(z) - p.log_prob(z)
-    assert ((ratio.mean(0) - kl).abs() < 5 * ratio.std(0) / math.sqrt(20000)).all()
-    expanded = q.expand((2, 5))
-    assert type(expanded) is type(q)
-    torch.testing.assert_close(kl_divergence(expanded, p), kl.expand(2, 5))
-    # The module's prior, and torch's own Normal.
-    torch.testing.assert_close(kl_divergence(q, StandardNormal(3)()), kl_divergence(q, torch_normal(torch.zeros(3))))
-
-
-def torch_normal(loc: Tensor) -> Any:
-    return torch.distributions.Independent(torch.distributions.Normal(loc, 1.0), 1)
-
-
-@pytest.mark.parametrize("make", CORRELATED)
-def test_moments_of_correlated_normals(make: Any) -> None:
-    q, loc, covariance = make()
+    torch.testing.assert_close(q.log_prob(z), p.log_prob(z), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(q.mean, loc)
     torch.testing.assert_close(q.variance, covariance.diagonal(dim1=-2, dim2=-1))
-    torch.testing.assert_close(q.entropy(), torch.distributions.MultivariateNormal(loc, covariance).entropy())
+    torch.testing.assert_close(q.entropy(), p.entropy(), rtol=1e-4, atol=1e-4)
+    centered = q.expand((4000, *leading)).rsample() - loc
+    scale = q.variance.sqrt()
+    assert (centered.mean(0).abs() < 5 * scale / math.sqrt(4000)).all()
+    error = 8 * scale[..., :, None] * scale[..., None, :] / math.sqrt(4000)
+    assert ((torch.einsum("k...i,k...j->...ij", centered, centered) / 4000 - covariance).abs() < error).all()
+    prior_loc, prior_scale = torch.randn(dim), torch.rand(dim) + 0.5
+    kl = kl_divergence(q, dist.Normal(prior_loc, prior_scale).to_event(1).expand(leading))
+    prior = torch.distributions.MultivariateNormal(prior_loc, scale_tril=prior_scale.diag())
+    torch.testing.assert_close(kl, kl_divergence(p, prior), rtol=1e-4, atol=1e-4)
+    # torch's own Normal is as good.
+    torch.testing.assert_close(kl_divergence(q, torch_normal(prior_loc, prior_scale)), kl)
 
 
 @pytest.mark.parametrize("make", CORRELATED)
@@ -175,7 +123,7 @@ def test_no_other_kl_is_given(make: Any) -> None:
     with pytest.raises(NotImplementedError):
         kl_divergence(torch.distributions.MultivariateNormal(loc, covariance), torch_normal(torch.zeros(3)))
     with pytest.raises(NotImplementedError):
-        kl_divergence(pyro.distributions.MultivariateNormal(loc, covariance), torch_normal(torch.zeros(3)))
+        kl_divergence(dist.MultivariateNormal(loc, covariance), torch_normal(torch.zeros(3)))
 
 
 @pytest.mark.parametrize("log_variance", [-60.0, 0.0, 60.0])
@@ -206,7 +154,7 @@ def test_words_of_correlated_normals() -> None:
         FullNormal(MLP(6, (1, 9)))(real(6))
     with pytest.raises(ValueError, match=r"LowRankNormal has 4 parameters.*\[5, 3, 3\]"):
         LowRankNormal(MLP(6, (3, 3)), rank=2)(real(6))
-    with pytest.raises(ValueError, match=r"rank of a LowRankNormal is at least 1; got 0"):
+    with pytest.raises(ValueError, match=r"rank has to be a whole number of at least 1; got 0"):
         LowRankNormal(MLP(6, (2, 3)), rank=0)
     for posterior in (FullNormal(nn.Identity()), LowRankNormal(nn.Identity(), 2)):
         with pytest.raises(ValueError, match=r"its latent is a vector, of shape \(D,\); got \(2, 3\)"):
@@ -215,41 +163,61 @@ def test_words_of_correlated_normals() -> None:
         LowRankNormal(MLP(6, (4, 2, 3)), rank=2)(real(6))
 
 
-def near_normal() -> dict[str, Any]:
-    """Name -> prior and posterior of a latent of size 3, for data of size 6."""
-    return {
-        "FullNormal": (StandardNormal(3), FullNormal(MLP(6, 9, (8,)))),
-        "LowRankNormal": (StandardNormal(3), LowRankNormal(MLP(6, (3, 3), (8,)))),
-        "PowerSpherical": (SphereUniform(3), PowerSpherical(MLP(6, 4, (8,)))),
-        "VonMisesFisher": (SphereUniform(3), VonMisesFisher(MLP(6, 4, (8,)))),
-        "Flow": (StandardNormal(3), Flow(DiagonalNormal(MLP(6, (2, 3), (8,))), [Planar(3), Planar(3, 6)])),
-    }
+# Families
 
 
-@pytest.mark.parametrize("name", near_normal())
-def test_contract(name: str) -> None:
-    x = real(6, size=16)
-    closed_form = name != "Flow"
-    for estimator in (SGVB_A(2), SGVB_B()) if closed_form else (SGVB_A(2),):
-        torch.manual_seed(0)
-        prior, posterior = near_normal()[name]
-        vae = VAE(prior, posterior, Gaussian(MLP(3, 6, (8,)), sigmoid_mean=False))
-        report = check(vae, x, estimator=estimator)
-        assert report.sites[0].analytic_kl == closed_form
-        before = [parameter.detach().clone() for parameter in posterior.parameters()]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            fit(vae, x, estimator=estimator, epochs=1, batch_size=8, compile="traced", progress=False)
-        assert all((new != old).any() for new, old in zip(posterior.parameters(), before, strict=True))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_by_hand(name: str) -> None:
+    posterior = POSTERIORS[name].posterior()
+    q, output = posterior(real(6)), posterior.network(real(6))
+    of_one = q if name == "Dirichlet" else q.base_dist
+    for place, parameter in enumerate(of_one.arg_constraints):
+        raw = output[:, place]
+        least = {("Weibull", "concentration"): 0.3, ("StudentT", "df"): 1.0}.get((name, parameter), 0.0)
+        shift = math.log(math.e**2 - 1) if parameter == "df" else 0.0
+        by_hand = raw if parameter == "loc" else least + nn.functional.softplus(raw + shift)
+        torch.testing.assert_close(getattr(of_one, parameter), by_hand)
+    z = q.sample()
+    by_pyro = getattr(dist, name)(*(getattr(of_one, parameter) for parameter in of_one.arg_constraints)).log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), by_pyro if name == "Dirichlet" else by_pyro.sum(-1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["FullNormal", "LowRankNormal", "PowerSpherical", "VonMisesFisher"])
-def test_bfloat16_networks_give_full_precision(name: str) -> None:
-    prior, posterior = near_normal()[name]
-    with torch.autocast("cpu", torch.bfloat16):
-        q = posterior(real(6))
-        z = q.rsample()
-        log_q, kl = q.log_prob(z), kl_divergence(q, prior())
-    assert z.dtype == log_q.dtype == kl.dtype == torch.float32
-    torch.testing.assert_close(log_q, q.log_prob(z))
-    torch.testing.assert_close(kl, kl_divergence(q, prior()))
+def test_student_starts_at_the_df_of_the_prior() -> None:
+    outputs = torch.tensor([-50.0, -3.0, 0.0, 50.0]).reshape(-1, 1, 1, 1).expand(4, 5, 3, 2)
+    q = posteriors.StudentT(nn.Identity(), event_dim=2)(outputs)
+    torch.testing.assert_close(q.base_dist.df[2, 0], priors.StudentT(2)().base_dist.df)
+    assert q.mean.isfinite().all()
+
+
+def test_student_of_given_df() -> None:
+    posterior = encoder(posteriors.StudentT, df=4.5)
+    q, (loc, raw) = posterior(real(6)), posterior.network(real(6)).unbind(1)
+    z = q.sample()
+    by_scipy = scipy.stats.t(4.5, loc.detach(), nn.functional.softplus(raw).detach()).logpdf(z).sum(-1)
+    torch.testing.assert_close(q.log_prob(z), torch.as_tensor(by_scipy).float())
+    with pytest.raises(ValueError, match=r"StudentT has 2 parameters"):
+        posteriors.StudentT(MLP(6, (3, 3)), df=4.5)(real(6))
+    for df in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="df has to be a finite number above 0; got"):
+            posteriors.StudentT(nn.Identity(), df=df)
+
+
+def test_uniform_is_a_part_of_the_prior() -> None:
+    x = 50 * real(6, size=1000)
+    posterior = encoder(posteriors.families.Uniform, low=-1.0, high=3.0)
+    q = posterior(x)
+    place, width = posterior.network(x).sigmoid().unbind(1)
+    low, high = q.base_dist.low, q.base_dist.high
+    assert (low >= -1).all()
+    assert (high <= 3).all()
+    torch.testing.assert_close((high - low) / 4, width.clamp(min=1e-4), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(low, -1 + 4 * (1 - width) * place, rtol=1e-3, atol=1e-3)
+    kl = kl_divergence(q, priors.Uniform(3, -1.0, 3.0)())
+    torch.testing.assert_close(kl, -((high - low) / 4).log().sum(-1))
+
+
+def test_bounds_that_cannot_be() -> None:
+    for low, high in ((1.0, 0.0), (0.0, 0.0), (0.0, math.inf), (math.nan, 1.0)):
+        for make in (lambda *b: posteriors.families.Uniform(nn.Identity(), None, *b), lambda *b: priors.Uniform(3, *b)):
+            with pytest.raises(ValueError, match=r"the bounds of a Uniform .* low below high; got"):
+                make(low, high)

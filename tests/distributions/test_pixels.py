@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import mpmath
-import pyro
 import pytest
 import scipy.stats
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import pixels
 from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -53,40 +51,16 @@ def levels(num_levels: int) -> Tensor:
 
 @pytest.mark.parametrize("num_levels", [2, 8, 256])
 @pytest.mark.parametrize("which", range(3))
-def test_masses_sum_to_one_and_give_the_mean(which: int, num_levels: int) -> None:
+def test_masses_are_those_of_draws_and_of_the_mean(which: int, num_levels: int) -> None:
     p, x = quantized(num_levels)[which], levels(num_levels)
     masses = p.log_prob(x).double().exp()
     torch.testing.assert_close(masses.sum(0), torch.ones(4, dtype=torch.float64), atol=1e-5, rtol=0)
     torch.testing.assert_close(p.mean.double(), (masses * x).sum(0), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("which", range(3))
-def test_draws_are_levels_of_the_right_frequency(which: int) -> None:
-    p, count = quantized(8)[which], 20_000
-    draws = p.sample((count,))
-    assert draws.shape == (count, 4)
-    assert p.support.check(draws).all()
-    masses = p.log_prob(levels(8)).exp()
-    frequencies = (draws.unsqueeze(0) == levels(8).unsqueeze(1)).double().mean(1)
-    error = (masses * (1 - masses) / count).sqrt()
-    assert ((frequencies - masses).abs() <= 4.5 * error + 1e-6).all()
-
-
-def test_categorical_by_hand() -> None:
-    logits, x = tensors(3, 5), torch.tensor([0.0, 0.75, 1.0])
-    by_hand = logits.log_softmax(-1)[torch.arange(3), torch.tensor([0, 3, 4])]
-    torch.testing.assert_close(QuantizedCategorical(logits).log_prob(x), by_hand)
-
-
-def test_discretized_logistic_is_a_difference_of_cdfs() -> None:
-    loc, scale, k = 0.3, 0.04, torch.arange(256.0)
-    cdf = scipy.stats.logistic(loc, scale).cdf
-    upper, lower = cdf((k.double() + 0.5) / 255), cdf((k.double() - 0.5) / 255)
-    upper[-1], lower[0] = 1.0, 0.0
-    p = DiscretizedLogistic(torch.tensor(loc), torch.tensor(scale))
-    torch.testing.assert_close(
-        p.log_prob(k / 255).double(), torch.from_numpy(upper - lower).log(), atol=2e-5, rtol=1e-5
-    )
+    if num_levels == 8:
+        draws = p.sample((20_000,))
+        assert p.support.check(draws).all()
+        frequencies = (draws == x.unsqueeze(1)).double().mean(1)
+        assert ((frequencies - masses).abs() <= 4.5 * (masses * (1 - masses) / 20_000).sqrt() + 1e-6).all()
 
 
 def log_mass(k: int, loc: float, scale: float) -> float:
@@ -218,23 +192,10 @@ def test_continuous_bernoulli_draws_in_its_support(logit: float) -> None:
     assert 0.9 < draws.var() / p.variance < 1.1
 
 
-def test_continuous_bernoulli_agrees_with_torch_where_that_is_accurate() -> None:
-    logits, x = torch.linspace(-6, 6, 40, dtype=torch.float64), torch.rand(40, dtype=torch.float64)
-    ours, theirs = ContinuousBernoulli(logits=logits), torch.distributions.ContinuousBernoulli(logits=logits)
-    torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x))
-    torch.testing.assert_close(ours.mean, theirs.mean)
-    torch.testing.assert_close(ours.icdf(x), theirs.icdf(x))
-    torch.testing.assert_close(ours.entropy(), theirs.entropy())
-
-
 @pytest.mark.parametrize("rate", [1e-3, 0.7, 30.0, 1000.0])
 def test_poisson(rate: float) -> None:
     p, x = Poisson(torch.tensor(rate, dtype=torch.float64).log()), torch.arange(2000.0, dtype=torch.float64)
     torch.testing.assert_close(p.log_prob(x), torch.from_numpy(scipy.stats.poisson(rate).logpmf(x.numpy())))
-    assert p.log_prob(x).exp().sum().item() == pytest.approx(1)
-    draws = p.sample((10_000,))
-    assert p.support.check(draws).all()
-    assert abs(draws.mean() - p.mean) < 4.5 * (p.variance / 10_000) ** 0.5
     assert p.mean.item() == pytest.approx(rate)
 
 
@@ -265,45 +226,6 @@ def test_negative_binomial_of_a_large_count_is_a_poisson() -> None:
         p = NegativeBinomial(torch.tensor(count), logits=torch.tensor(math.log(rate / count)))
         by_hand = Poisson(torch.tensor(math.log(rate))).log_prob(x)
         torch.testing.assert_close(p.log_prob(x), by_hand, atol=1e-4, rtol=1e-5)
-
-
-EXPANDABLE: list[Any] = [
-    (lambda: QuantizedCategorical(tensors(5, 8)), levels(8)[:5, 0]),
-    (lambda: DiscretizedLogistic(tensors(5), tensors(5).exp(), 8), levels(8)[:5, 0]),
-    (lambda: DiscretizedLogisticMixture(tensors(5, 2), tensors(5, 2), tensors(5, 2).exp(), 8), levels(8)[:5, 0]),
-    (lambda: ContinuousBernoulli(logits=tensors(5)), levels(8)[:5, 0]),
-    (lambda: Poisson(tensors(5)), torch.arange(5.0)),
-    (lambda: NegativeBinomial(tensors(5).exp(), logits=tensors(5)), torch.arange(5.0)),
-    (lambda: OptimalNormal(tensors(5, 2), torch.tensor(0.5), 1), tensors(5, 2, seed=4)),
-]
-
-
-@pytest.mark.parametrize(("make", "x"), EXPANDABLE)
-def test_expanded_in_plates(make: Any, x: Tensor) -> None:
-    p = make()
-    with pyro.plate("particles", 3, dim=-2), pyro.plate("data", 5, dim=-1):
-        observed = pyro.poutine.trace(lambda: pyro.sample("x", make(), obs=x)).get_trace()
-        observed.compute_log_prob()
-        drawn = pyro.sample("y", make())
-    torch.testing.assert_close(observed.nodes["x"]["log_prob"], p.log_prob(x).expand(3, 5))
-    assert drawn.shape == (3, 5, *p.event_shape)
-    assert p.support.check(drawn).all()
-    expanded = p.expand((3, 5))
-    assert type(expanded) is type(p)
-    assert expanded.mean.shape == (3, 5, *p.event_shape)
-    assert expanded.sample((2,)).shape == (2, 3, 5, *p.event_shape)
-
-
-@pytest.mark.parametrize(("make", "x"), EXPANDABLE[:-1])
-def test_values_off_the_support_are_refused_while_validating(make: Any, x: Tensor) -> None:
-    with pyro.validation_enabled(True):
-        p = make()
-        p.log_prob(x)
-        for bad in (x - 1.5, x + 0.5 / 255 + 1):
-            with pytest.raises(ValueError, match="support"):
-                p.log_prob(bad)
-            with pytest.raises(ValueError, match="support"):
-                p.expand((3, 5)).log_prob(bad)
 
 
 def test_soft_floor() -> None:
@@ -373,6 +295,14 @@ def test_optimal_normal_differentiates_through_its_scale() -> None:
     assert torch.autograd.gradcheck(weighted, loc)
 
 
+def test_optimal_normal_in_plates() -> None:
+    p, x = OptimalNormal(tensors(5, 2), torch.tensor(0.5), 1), tensors(5, 2, seed=4)
+    wide = p.expand((3, 5))
+    assert type(wide) is OptimalNormal
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x).expand(3, 5))
+    assert wide.sample((2,)).shape == (2, 3, 5, 2)
+
+
 def test_optimal_normal_without_an_error_stays_finite() -> None:
     loc = torch.zeros(4, 3, requires_grad=True)
     log_prob = OptimalNormal(loc, torch.tensor(1.0), 1).log_prob(torch.zeros(4, 3))
@@ -380,8 +310,3 @@ def test_optimal_normal_without_an_error_stays_finite() -> None:
     log_prob.sum().backward()
     assert loc.grad is not None
     assert torch.isfinite(loc.grad).all()
-
-
-def test_the_package_registers_no_divergence_for_them() -> None:
-    with pytest.raises(NotImplementedError):
-        torch.distributions.kl_divergence(pixels.Poisson(torch.zeros(2)), pixels.Poisson(torch.zeros(2)))
