@@ -52,7 +52,7 @@ commands:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    commands = {
+    commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
         "evaluate": functools.partial(_run, evaluate),
         "plot": functools.partial(_run, plot),
@@ -252,7 +252,7 @@ def evaluate(
         precision: bfloat16 for matrix products in bfloat16, for importance (float32)
         progress: show a progress bar
     """
-    own = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
+    own: dict[str, Any] = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
     own |= {"start": start, "schedule": schedule, "precision": precision}
     draws = {**_METHODS[method], **{option: value for option, value in own.items() if value is not None}}
     for option in draws:
@@ -342,7 +342,7 @@ def _parser_of(name: str, function: Callable[..., Any], trained: bool = False) -
     parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
     if trained:
         parser.add_argument("run", type=str, help="folder of the run")
-    skip = {"pair", "data"} if trained else set()
+    skip: set[str | int] = {"pair", "data"} if trained else set()
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
     return parser
 

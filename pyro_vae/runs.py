@@ -118,10 +118,11 @@ def add_options(parser: ArgumentParser, model: type) -> None:
 
 def trained_pairs(model: type) -> list[str]:
     """The arguments of a class that are a :data:`~pyro_vae.pair.protocols.TrainedPair`."""
+    init: Any = inspect.getattr_static(model, "__init__")
     try:
-        hints = get_type_hints(model.__init__, include_extras=True)
+        hints = get_type_hints(init, include_extras=True)
     except NameError:  # a name that only a type checker imports
-        hints = inspect.get_annotations(model.__init__)
+        hints = inspect.get_annotations(init)
     return [name for name, hint in hints.items() if hint is TrainedPair or str(hint).split(".")[-1] == "TrainedPair"]
 
 

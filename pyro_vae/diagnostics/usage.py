@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ class Levels:
 
     def __str__(self) -> str:
         above = f"{self.threshold:g}"
-        table = {
+        table: dict[str, Sequence[Any]] = {
             "latent": [level.site for level in self],
             "KL (nats)": [f"{level.rate:.2f}" for level in self],
             "units": [f"{level.num_units:,}" for level in self],

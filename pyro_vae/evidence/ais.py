@@ -120,19 +120,8 @@ def ais(
         path = annealer.pilot(part)
         return *annealer.run(part, part.draw(start, num_chains), path), *path
 
-    parts, joint = over_chunks(
-        anneal,
-        as_pair(pair),
-        batch,
-        num_chains=num_chains,
-        num_steps=num_steps,
-        start=start,
-        chunk=chunk,
-        seed=seed,
-        max_plate_nesting=max_plate_nesting,
-        compile=compile,
-        progress=progress,
-    )
+    options = (chunk, seed, max_plate_nesting, compile, progress)
+    parts, joint = over_chunks(anneal, as_pair(pair), batch, num_chains, num_steps, *options, start=start)
     result = annealer.result(parts, gray_levels(joint.observed, batch))
     check_log_prob(result.log_prob)
     check_acceptance(result.acceptance, num_chains * (num_steps - 1))

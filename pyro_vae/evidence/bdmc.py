@@ -129,19 +129,8 @@ def bdmc(
         forward = (*annealer.run(part, u, path), *path)
         return forward, annealer.run(part, exact.expand_as(u), path.reversed()), part.batch
 
-    parts, joint = over_chunks(
-        sandwich,
-        as_pair(pair),
-        batch,
-        num_chains=num_chains,
-        num_steps=2 * num_steps,
-        start=start,
-        chunk=chunk,
-        seed=seed,
-        max_plate_nesting=max_plate_nesting,
-        compile=compile,
-        progress=progress,
-    )
+    options = (chunk, seed, max_plate_nesting, compile, progress)
+    parts, joint = over_chunks(sandwich, as_pair(pair), batch, num_chains, 2 * num_steps, *options, start=start)
     forward, reverse, data = zip(*parts, strict=True)
     lower = annealer.result(forward, gray_levels(joint.observed, batch))
     log_inverse_weights, reverse_acceptance = concatenated(reverse)

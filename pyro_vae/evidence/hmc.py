@@ -19,7 +19,7 @@ from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob
 from pyro_vae.pair import as_pair
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, run_chains
-from pyro_vae.sampling.joint import Start
+from pyro_vae.sampling.joint import Joint, Start
 
 _DIMENSIONS = 5  # of the latents, up to which the paper uses the estimator
 _MIXED = 1.1  # R-hat above which chains of one datum do not agree
@@ -132,19 +132,14 @@ def hmc(
         log_ratio = _fitted(first.u).log_prob(second.u.double()) - second.log_density
         return log_mean_exp(log_ratio).to(second.u.dtype), *_diagnostics(second, sampler)
 
-    parts, joint = over_chunks(
-        estimate,
-        as_pair(pair),
-        batch,
-        num_chains=num_chains,
-        num_steps=(num_warmup + 2 * num_samples) * num_leapfrog,
-        check=lambda joint: _check_dimensions(joint.dim, num_samples * num_chains),
-        chunk=chunk,
-        seed=seed,
-        max_plate_nesting=max_plate_nesting,
-        compile=compile,
-        progress=progress,
+    def check(joint: Joint) -> None:
+        _check_dimensions(joint.dim, num_samples * num_chains)
+
+    num_steps, options = (
+        (num_warmup + 2 * num_samples) * num_leapfrog,
+        (chunk, seed, max_plate_nesting, compile, progress),
     )
+    parts, joint = over_chunks(estimate, as_pair(pair), batch, num_chains, num_steps, *options, check=check)
     log_inverse_weights, acceptance, split_r_hat, step_size = concatenated(parts)
     result = HMC(
         -log_mean_exp(log_inverse_weights),
@@ -191,18 +186,9 @@ def posterior_draws(
         by_site = [torch.stack([draw[name] for draw in draws]).cpu() for name in part.joint.shapes]
         return *_diagnostics(samples, sampler), *by_site
 
-    parts, joint = over_chunks(
-        draw,
-        as_pair(pair),
-        batch_of(x),
-        num_chains=num_chains,
-        num_steps=(num_warmup + num_samples) * num_leapfrog,
-        chunk=chunk,
-        seed=seed,
-        max_plate_nesting=max_plate_nesting,
-        compile=compile,
-        progress=progress,
-    )
+    num_steps = (num_warmup + num_samples) * num_leapfrog
+    options = (chunk, seed, max_plate_nesting, compile, progress)
+    parts, joint = over_chunks(draw, as_pair(pair), batch_of(x), num_chains, num_steps, *options)
     acceptance, split_r_hat, step_size = concatenated([part[:3] for part in parts])
     check_acceptance(acceptance, num_chains * num_samples)
     _check_mixing(split_r_hat)

@@ -71,16 +71,16 @@ def over_chunks(
     work: Callable[[Chunk], Result],
     pair: nn.Module,
     batch: Sequence[Tensor],
-    *,
     num_chains: int,
     num_steps: int,
-    start: Start = "prior",
-    check: Callable[[Joint], Any] | None = None,
     chunk: int,
     seed: int,
-    max_plate_nesting: int = 1,
+    max_plate_nesting: int,
     compile: Compile,
     progress: bool,
+    *,
+    start: Start = "prior",
+    check: Callable[[Joint], Any] | None = None,
     title: str = "Hamiltonian Monte Carlo",
 ) -> tuple[list[Result], Joint]:
     """What ``work`` makes of each chunk of the data, and the densities of the pair.
@@ -93,10 +93,9 @@ def over_chunks(
         batch: arguments of model and guide.
         num_chains: of each datum.
         num_steps: of a chunk, for the progress bar.
+        chunk, seed, max_plate_nesting, compile, progress: as for :func:`pyro_vae.evidence.ais`.
         start: of the path, see :class:`~pyro_vae.sampling.joint.Ends`.
         check: is shown the densities before the first chunk.
-        chunk: chains (over data) of a chunk.
-        seed, max_plate_nesting, compile, progress: as for :func:`pyro_vae.evidence.ais`.
         title: of the progress bar.
 
     Raises:

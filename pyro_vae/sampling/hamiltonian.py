@@ -9,7 +9,7 @@ kernel. The noise comes from torch's generator. A sampler is a value with ``init
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -87,11 +87,11 @@ class Hamiltonian:
         acceptance = torch.where(proposed.isfinite(), (energy - proposed).clamp(max=0).exp(), 0.0).nan_to_num(0.0)
         accepted = torch.rand_like(acceptance) < acceptance
 
-        def chosen(new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
-            places = [accepted.reshape(*accepted.shape, *[1] * (value.dim() - 2)) for value in new]
-            return [torch.where(*values) for values in zip(places, new, old, strict=True)]
+        def chosen(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(accepted.reshape(*accepted.shape, *[1] * (new.dim() - 2)), new, old)
 
-        return State(*chosen(end[:3], state[:3]), tuple(chosen(end.carried, state.carried))), acceptance
+        u, log_density, gradient = map(chosen, end[:3], state[:3])
+        return State(u, log_density, gradient, tuple(map(chosen, end.carried, state.carried))), acceptance
 
 
 class StepSize:

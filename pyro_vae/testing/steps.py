@@ -33,7 +33,7 @@ def assert_traced_step(
         step = TrainingStep(pair, SGVB_A() if estimator is None else estimator, compile=mode)
         torch.manual_seed(1)
         for _ in range(2):  # the second time the graph is there
-            objective = step(batch, torch.tensor(0.6))
+            objective = step(batch, {"beta": torch.tensor(0.6)})
         assert step.mode == mode
         grads = {name: p.grad.clone() for name, p in pair.named_parameters() if p.grad is not None}
         found.append((objective, grads, dict(pair.named_buffers())))

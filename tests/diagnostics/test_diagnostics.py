@@ -29,7 +29,7 @@ from pyro_vae.diagnostics import (
     support,
 )
 from pyro_vae.distributions import SphereUniform
-from pyro_vae.pair import as_pair
+from pyro_vae.pair import as_pair, modules_of
 
 Factory = Callable[[], tuple[Any, tuple[Any, ...]]]
 
@@ -211,7 +211,7 @@ def test_several_arguments() -> None:
     codes = encode(pair, x, y)["z"]
     torch.testing.assert_close(decode(pair, codes, x, y), reconstruct(pair, x, y))
     torch.testing.assert_close(decode(pair, codes[2:3], x[2:3], y[2:3]), reconstruct(pair, x, y)[2:3])
-    decoder = next(m for m in pair.reachable() if m.in_features == 5)
+    decoder = next(m for m in modules_of(pair) if getattr(m, "in_features", None) == 5)
     condition = nn.functional.one_hot(y, 3).float()
     expected = torch.sigmoid(decoder(torch.cat([codes, condition], -1))).detach()  # to each datum its own label
     torch.testing.assert_close(reconstruct(pair, x, y), expected)
