@@ -158,18 +158,9 @@ def infer(
             found |= {"mean": torch.stack(means).mean(0), "acceptance": draws.acceptance.mean(0), "r_hat": r_hat(draws)}
         return found
 
-    parts, _ = over_chunks(
-        restored,
-        observed,
-        batch,
-        num_chains=num_chains,
-        num_steps=num_steps + (num_warmup + num_samples) * num_leapfrog * (num_samples > 0),
-        chunk=chunk,
-        seed=seed,
-        compile=compile,
-        progress=progress,
-        title="restoring",
-    )
+    steps = num_steps + (num_warmup + num_samples) * num_leapfrog * (num_samples > 0)
+    options = (chunk, seed, 1, compile, progress)
+    parts, _ = over_chunks(restored, observed, batch, num_chains, steps, *options, title="restoring")
     return Restored(**{name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]})
 
 
