@@ -12,22 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from pyro_vae.networks.shapes import HasInShape, HasOutShape
-
-__all__ = [
-    "ChecksBatch",
-    "ChecksBuffer",
-    "HasContextDim",
-    "HasInShape",
-    "HasLatentDim",
-    "HasNetworkShape",
-    "HasNumLevels",
-    "HasOutShape",
-    "HasPosteriorPredictive",
-    "HasRandomWeights",
-    "HasRunningStatistics",
-    "SamplesWeights",
-]
+from pyro_vae.networks.shapes import HasInShape as HasInShape
+from pyro_vae.networks.shapes import HasOutShape as HasOutShape
 
 # Pairs
 

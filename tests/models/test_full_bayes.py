@@ -403,7 +403,7 @@ def test_predictions_of_pyro() -> None:
     ("arguments", "message"),
     [
         ({"networks": ("decoder",)}, "no network 'decoder'.*likelihood.network"),
-        ({"noise": "global"}, "shared, local, flipout"),
+        ({"noise": "global"}, "'shared', 'local', 'flipout'"),
     ],
 )
 def test_bad_input(arguments: Any, message: str) -> None:
