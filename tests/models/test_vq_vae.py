@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import sys
@@ -23,6 +24,9 @@ from pyro_vae.networks.masked import MaskedConv2d
 from pyro_vae.pair import run
 
 SMALL = {"num_codes": 6, "code_dim": 4, "channels": 8, "num_blocks": 1, "block_channels": 4}
+
+
+adam = functools.partial(torch.optim.Adam, lr=1e-2)
 
 
 def binary(*shape):
@@ -69,10 +73,9 @@ def test_masked_convolution_sees_what_comes_before(kernel_size):
 
 
 def test_masked_convolution_refuses():
-    with pytest.raises(ValueError, match="sizes are odd; got 4"):
-        MaskedConv2d(1, 1, 4, "A")
-    with pytest.raises(ValueError, match=r"'A' .* or 'B' .*; got 'C'"):
-        MaskedConv2d(1, 1, 3, "C")
+    for arguments, message in (((4, "A"), "sizes are odd; got 4"), ((3, "C"), r"'A' .* or 'B' .*; got 'C'")):
+        with pytest.raises(ValueError, match=message):
+            MaskedConv2d(1, 1, *arguments)
     with pytest.raises(TypeError, match="no stride"):
         MaskedConv2d(1, 1, 3, "A", stride=2)
 
@@ -100,8 +103,9 @@ def gradients(loss, pair):
     return {name: g for (name, _), g in zip(pair.named_parameters(), found, strict=True)}
 
 
-@pytest.mark.parametrize("strides", [(2,), (2, 2), (1, 2, 2)])
-@pytest.mark.parametrize("estimator", [SGVB_A(), SGVB_B(), SGVB_A(3)])
+@pytest.mark.parametrize(
+    ("strides", "estimator"), [((2,), SGVB_B()), ((2, 2), SGVB_A(3)), ((1, 2, 2), SGVB_A())], ids=repr
+)
 def test_gradient_is_straight_through(strides, estimator):
     pair, x = make(strides=strides).eval(), binary(5, 1, 8, 8)
     reconstruction, _ = textbook(pair, x)
@@ -239,64 +243,22 @@ def test_held_codes_are_those_of_the_datum():
 # Training
 
 
-@pytest.mark.parametrize("strides", [(4,), (2, 2)])
-def test_traced_is_eager(strides):
-    x = binary(48, 1, 8, 8)
-    pairs = []
-    for compile in ("eager", "traced", "traced"):
-        pairs.append(make(strides=strides))
-        fit(pairs[-1], x, epochs=2, batch_size=20, compile=compile, progress=False)
-    eager, traced, again = (pair.state_dict() for pair in pairs)
-    for name, value in eager.items():
-        torch.testing.assert_close(traced[name], value, rtol=1e-4, atol=1e-5)
-        assert torch.equal(traced[name], again[name])
-    assert eager["levels.0.book.usage"].min() > 0
-
-
-def test_resumed_is_the_same_bits(tmp_path):
-    x = binary(40, 1, 8, 8)
-    arguments = {"epochs": 4, "batch_size": 20, "checkpoint_every": 0.0, "compile": "traced", "progress": False}
-    whole = fit(make(), x, out=tmp_path / "whole", **arguments)
-
-    def stop(run):
-        if len(run.history) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(make(), x, out=tmp_path / "parts", callbacks=[stop], **arguments)
-    resumed = fit(make(seed=9), x, out=tmp_path / "parts", resume=True, **arguments)
-    for name, value in whole.pair.state_dict().items():
-        assert torch.equal(resumed.pair.state_dict()[name], value), name
-    assert resumed.history[-1]["train"] == whole.history[-1]["train"]
-
-
+@pytest.mark.slow
 def test_fit_raises_the_bound():
     x = binary(4, 1, 8, 8).repeat(32, 1, 1, 1)  # four images
     pair = make(strides=(4, 2))
     before = SGVB_B().mean_bound(pair.eval(), [(x,)])
-    optimizer = lambda parameters: torch.optim.Adam(parameters, lr=1e-2)  # noqa: E731
-    fit(pair, x, epochs=30, batch_size=64, compile="traced", optimizer=optimizer, average=0.9, progress=False)
+    fit(pair, x, epochs=30, batch_size=64, compile="traced", optimizer=adam, average=0.9, progress=False)
     pair.eval()
     assert SGVB_B().mean_bound(pair, [(x,)]) > before + 10
     assert diagnostics.reconstruct(pair, x[:4]).sub(x[:4]).abs().mean() < 0.4
 
 
-def test_pyro_trains_it():
-    pair, x = make(), binary(32, 1, 8, 8)
-    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        losses = [svi.step(x) for _ in range(60)]
-    assert losses[-1] < losses[0] - 50
-
-
-def test_bfloat16_and_float64():
-    x = binary(32, 1, 8, 8)
-    run = fit(make(), x, epochs=2, batch_size=32, precision="bfloat16", compile="traced", progress=False)
+def test_codes_stay_in_float32_in_bfloat16():
+    x = binary(8, 1, 8, 8)
+    run = fit(make(), x, epochs=2, batch_size=8, precision="bfloat16", compile="eager", progress=False)
     assert run.pair.levels[0].book.codes.dtype == torch.float32
-    pair = make().double().train()
-    assert SGVB_B().bound(pair, x.double()).dtype == torch.float64
-    assert pair.levels[1].book.codes.dtype == torch.float64
+    assert run.pair.levels[0].book.usage.min() > 0
 
 
 def test_likelihoods_and_shapes():
@@ -411,18 +373,16 @@ def test_code_prior_takes_its_context():
     assert (other - alone).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("compile", ["traced", "eager"])
-def test_code_prior_is_fitted(compile):
+def test_code_prior_is_fitted():
     x = binary(6, 1, 8, 8).repeat(10, 1, 1, 1)
     first = make().train()
     first.guide(x)
     state = copy.deepcopy(first.state_dict())
     torch.manual_seed(2)
     pair = CodePrior(first, channels=8, num_layers=2)
-    optimizer = lambda parameters: torch.optim.Adam(parameters, lr=1e-2)  # noqa: E731
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(pair, x, epochs=12, batch_size=30, compile=compile, optimizer=optimizer, progress=False)
+        fit(pair, x, epochs=12, batch_size=30, compile="eager", optimizer=adam, progress=False)
     uniform, fitted = (SGVB_B().bound(p.eval(), x).mean() for p in (first, pair))
     assert fitted > uniform + 8
     assert first.levels[0].encoder.layers[0].weight.requires_grad
@@ -456,6 +416,7 @@ def test_code_prior_runs_as_it_is_made():
         run(CodePrior(make(), channels=4, num_layers=1), binary(2, 1, 8, 8))
 
 
+@pytest.mark.slow
 def test_both_stages_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -10,11 +10,13 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from pyro_vae import IWAE, SGVB_A, SGVB_B, evidence
+from pyro_vae import IWAE, SGVB_A, SGVB_B, TopDownVAE, evidence
 from pyro_vae.estimators import Estimator
-from pyro_vae.pair import once, run
+from pyro_vae.hierarchy import LatentLayer
+from pyro_vae.pair import computing_once, once, run
 
 
 class Shared(nn.Module):
@@ -79,3 +81,91 @@ def test_twice_under_pyros_own_tools() -> None:
     Predictive(pair.model, guide=pair.guide, num_samples=2)(X)
     assert pair.calls == pair.runs > 2
     assert torch.equal(once(pair.features, X), pair.network(X))
+
+
+def test_once_keeps_gradients_and_forgets_afterwards() -> None:
+    calls = []
+
+    def square(z: Tensor) -> Tensor:
+        calls.append(z)
+        return z**2
+
+    z = torch.tensor(3.0, requires_grad=True)
+    with computing_once():
+        first, second = once(square, z), once(square, z)
+        assert first is second
+        assert once(square, z.clone()) is not first  # another tensor, be it equal
+        with torch.no_grad():
+            assert not once(square, z).requires_grad
+        with computing_once(False):
+            assert once(square, z) is not first
+        assert once(square, z) is first
+    (first + second).backward()
+    assert z.grad == 12
+    count = len(calls)
+    once(square, z), once(square, z)
+    assert len(calls) == count + 2
+
+
+class Random(PyroModule, LatentLayer):
+    """A level whose weight is a random variable of model and guide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = PyroSample(dist.Normal(torch.ones(2), 0.1).to_event(1))
+
+    def prior(self, h: Any) -> Any:
+        return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    def posterior(self, p: Any, h: Any, evidence: Tensor) -> Any:
+        return dist.Normal(evidence, 0.5).to_event(1)
+
+    def forward(self, h: Any, z: Tensor) -> Tensor:
+        return self.weight * z
+
+
+class Sum(Random):
+    """A level like it without a weight."""
+
+    def __init__(self) -> None:
+        PyroModule.__init__(self)
+
+    def forward(self, h: Any, z: Tensor) -> Tensor:
+        return h + z
+
+
+def test_what_has_sample_statements_is_run_in_both_programs() -> None:
+    class Likelihood(nn.Module):
+        def forward(self, h: Tensor) -> Any:
+            return dist.Normal(h, 1.0).to_event(1)
+
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [x, x]
+
+    model, guide = run(TopDownVAE(Both(), [Sum(), Random()], Likelihood()), torch.randn(4, 2))
+    assert torch.equal(model.nodes["weight"]["value"], guide.nodes["weight"]["value"])
+    with computing_once():
+        drawn = [once(lambda: pyro.sample("a", dist.Normal(0.0, 1.0))) for _ in range(2)]
+        assert drawn[0] != drawn[1]
+
+
+def test_other_noise_is_the_same_in_both_programs() -> None:
+    dropout, z = nn.Dropout(0.5), torch.ones(50)
+    with computing_once():
+        assert torch.equal(once(dropout, z), once(dropout, z))
+    assert not torch.equal(once(dropout, z), once(dropout, z))
+
+
+def test_runs_inside_one_another_and_of_two_pairs_know_nothing_of_each_other() -> None:
+    first, second, z = nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1)
+    with computing_once():
+        outer = once(first, z)
+        assert once(second, z) is not outer
+        with torch.no_grad():
+            first.weight.add_(1.0)
+        with computing_once():
+            assert once(first, z) != outer
+        assert once(first, z) is outer
+    with computing_once():
+        assert once(first, z) == outer + 1  # the next run sees weights that have moved
