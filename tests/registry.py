@@ -9,18 +9,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
-import scipy.special
-import scipy.stats
 import torch
 from laws import MADE, VARIANTS
 from pairs import BATCH, binary, real
+from scipy import stats
+from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from pyro_vae import (
@@ -334,9 +334,12 @@ ESTIMATORS = _objectives()
 # Distributions: what differs of each from pyro_vae.testing.DistributionLaws
 
 
-def _negative_binomial(total_count: Any, logits: Any) -> Any:
-    # scipy's p is the probability of what stops the count.
-    return scipy.stats.nbinom(total_count, 1 / (1 + np.exp(logits)))
+def _family(make: Any, names: str, values: Any, other: Any, reference: Any = None, **options: Any) -> dict[str, Any]:
+    """A row; ``reference`` takes the parameters by position, as scipy does."""
+    parameters, others = (dict(zip(names.split(), given, strict=False)) for given in (values, other))
+    if reference is not None:
+        options["reference"] = lambda **parameters: reference(*parameters.values())
+    return {"make": make, "parameters": parameters, "other": others, **options}
 
 
 def _levels(p: Any) -> Points:
@@ -354,190 +357,130 @@ class Kumaraswamy:
         return np.log(self.a * self.b) + (self.a - 1) * np.log(z) + (self.b - 1) * np.log1p(-(z**self.a))
 
 
-def _to_sphere(family: Any) -> Callable[..., Any]:
-    return lambda loc, concentration: family(loc / loc.norm(dim=-1, keepdim=True), concentration)
+def _dirichlet(concentration: Any) -> Any:
+    scipys = stats.dirichlet(concentration)
+    return SimpleNamespace(logpdf=lambda x: scipys.logpdf((x / x.sum(-1, keepdims=True)).T))
 
 
-_LOC_SCALE = {"parameters": {"loc": 0.4, "scale": 1.7}, "other": {"loc": -0.3, "scale": 0.9}}
-_BAD_SCALE = {"bad": {"scale": -1.0, "loc": math.nan}}
-_MIXTURE = {"logits": [0.3, -0.5], "loc": [0.2, 0.9], "scale": [0.07, 0.5]}
-_MATRIX = {
-    "loc": [[0.3, -0.2], [0.1, 0.5]],
-    "row_tril": [[0.7, 0.0], [0.3, 1.1]],
-    "column_tril": [[0.9, 0], [-0.4, 0.6]],
-}
-_CORRELATED = {"loc": [0.4, -0.3, 0.1], "scale": [0.7, 1.2, 0.9], "factor": [[0.5, 0.1], [-0.3, 0.4], [0.2, 0.6]]}
-_TRIL = [[0.7, 0.0], [-0.4, 1.2]]
-_SPHERE = {
-    "parameters": {"loc": [0.6, -0.48, 0.64], "concentration": 2.0},
-    "other": {"concentration": 0.7},
-    "proposal": lambda p: distributions.SphereUniform(3, dtype=torch.float64),
-    "priors": (lambda: distributions.SphereUniform(3, dtype=torch.float64),),
-    "num_draws": 10_000,
-    "bad": {"concentration": -1.0, "loc": [0.0, 0.0, 0.0]},
-}
+def _softmax(logits: Any) -> Any:
+    return SimpleNamespace(logpmf=lambda x: log_softmax(logits)[np.rint(4 * x).astype(int)])
 
 
-def _normal(*shape: int) -> Callable[[], Any]:
-    return lambda: dist.Normal(torch.full(shape, 0.2).double(), 1.3).to_event(len(shape))
+def _low_rank(loc: Any, scale: Any, factor: Any) -> Any:
+    return stats.multivariate_normal(loc, (np.eye(3) + factor @ factor.T) * scale * scale[:, None])
 
+
+def _on_sphere(family: Any, loc: list[float]) -> dict[str, Any]:
+    def make(loc: Any, concentration: Any) -> Any:
+        return family(loc / loc.norm(dim=-1, keepdim=True), concentration)
+
+    def uniform(p: Any = None) -> Any:
+        return distributions.SphereUniform(3, dtype=torch.float64)
+
+    options: dict[str, Any] = {"proposal": uniform, "priors": (uniform,), "num_draws": 10_000}
+    bad = {"concentration": -1.0, "loc": [0.0, 0.0, 0.0]}
+    return _family(make, "loc concentration", (loc, 2.0), (loc, 0.7), bad=bad, **options)
+
+
+def _to_normal(*shape: int) -> dict[str, Any]:
+    return {"priors": (lambda: dist.Normal(torch.full(shape, 0.2).double(), 1.3).to_event(len(shape)),)}
+
+
+def _multivariate(loc: Any, scale_tril: Any) -> Any:
+    return distributions.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+_LOC_SCALE: tuple[Any, ...] = ("loc scale", (0.4, 1.7), (-0.3, 0.9))
+_AB: tuple[Any, ...] = ("concentration1 concentration0", (0.7, 1.7), (1.3, 1.1))
+_BAD: dict[str, Any] = {"bad": {"scale": -1.0, "loc": math.nan}}
+_DISCRETE: dict[str, Any] = {"reparameterized": False}
+_TRIL: tuple[Any, ...] = ("loc scale_tril", ([0.4, -0.3], [[0.7, 0.0], [-0.4, 1.2]]), ([0.1, 0.2],))
+_FACTOR = ([0.4, -0.3, 0.1], [0.7, 1.2, 0.9], [[0.5, 0.1], [-0.3, 0.4], [0.2, 0.6]])
+_MATRIX = ([[0.3, -0.2], [0.1, 0.5]], [[0.7, 0], [0.3, 1.1]], [[0.9, 0], [-0.4, 0.6]])
+_LOGITS = [sign * value for sign in (-1, 1) for value in (0.0, 1e-8, 0.999, 17.0, 1e4, 1e30)]
+_NARROW = [{"low": 1.0, "high": 1 + 4e-7}, {"low": -1.0, "high": -1 + 4e-7}]
+_of = distributions
 
 DISTRIBUTIONS: dict[str, dict[str, Any]] = {
-    "Exponential": {
-        "make": distributions.Exponential,
-        "parameters": {"rate": 1.7},
-        "other": {"rate": 0.6},
-        "reference": lambda rate: scipy.stats.expon(scale=1 / rate),
-        "bad": {"rate": 0.0},
-    },
-    "Cauchy": {"make": distributions.Cauchy, "reference": scipy.stats.cauchy, **_LOC_SCALE, **_BAD_SCALE},
-    "Logistic": {"make": distributions.Logistic, "reference": scipy.stats.logistic, **_LOC_SCALE},
-    "Gumbel": {"make": distributions.Gumbel, "reference": scipy.stats.gumbel_r, **_LOC_SCALE, **_BAD_SCALE},
-    "Laplace": {"make": distributions.Laplace, "reference": scipy.stats.laplace, **_LOC_SCALE, **_BAD_SCALE},
-    "LogNormal": {
-        "make": distributions.LogNormal,
-        "reference": lambda loc, scale: scipy.stats.lognorm(scale, scale=np.exp(loc)),
-        "parameters": {"loc": 0.4, "scale": 0.7},
-        "other": {"loc": -0.3, "scale": 0.9},
-    },
-    "Weibull": {
-        "make": distributions.Weibull,
-        "parameters": {"scale": 1.7, "concentration": 0.8},
-        "other": {"scale": 0.4, "concentration": 1.8},
-        "reference": lambda scale, concentration: scipy.stats.weibull_min(concentration, scale=scale),
-        "extremes": [{"scale": 0.02, "concentration": 0.02}],
-    },
-    "Kumaraswamy": {
-        "make": distributions.Kumaraswamy,
-        "parameters": {"concentration1": 0.8, "concentration0": 1.7},
-        "other": {"concentration1": 1.3},
-        "reference": Kumaraswamy,
-        "extremes": [{"concentration1": 0.02, "concentration0": 0.02}],
-    },
-    "StudentT": {
-        "make": distributions.StudentT,
-        "parameters": {"df": 2.6, "loc": 0.4, "scale": 1.7},
-        "other": {"df": 5.0},
-        "reference": scipy.stats.t,
-    },
-    "Uniform": {
-        "make": distributions.Uniform,
-        "parameters": {"low": 0.3, "high": 0.8},
-        "other": {"low": 0.1, "high": 1.3},
-        "reference": lambda low, high: scipy.stats.uniform(low, high - low),
-        "extremes": [{"low": 1.0, "high": 1 + 4e-7}, {"low": -1.0, "high": -1 + 4e-7}],
-    },
-    "Gamma": {
-        "make": distributions.Gamma,
-        "parameters": {"concentration": 0.6, "rate": 1.7},
-        "other": {"concentration": 1.4, "rate": 0.9},
-        "reference": lambda concentration, rate: scipy.stats.gamma(concentration, scale=1 / rate),
-    },
-    "Beta": {
-        "make": distributions.Beta,
-        "parameters": {"concentration1": 0.6, "concentration0": 1.7},
-        "other": {"concentration1": 1.3, "concentration0": 1.1},
-        "reference": lambda concentration1, concentration0: scipy.stats.beta(concentration1, concentration0),
-    },
-    "Dirichlet": {
-        "make": distributions.Dirichlet,
-        "parameters": {"concentration": [0.6, 1.7, 2.5]},
-        "other": {"concentration": [1.1, 0.9, 1.4]},
-        "reference": lambda concentration: SimpleNamespace(
-            logpdf=lambda x: scipy.stats.dirichlet(concentration).logpdf((x / x.sum(-1, keepdims=True)).T)
-        ),
-        "proposal": lambda p: dist.Dirichlet(torch.tensor([0.8, 1.0, 1.0]).double()),
-    },
-    "PowerSpherical": {"make": _to_sphere(distributions.PowerSpherical), **_SPHERE},
-    "VonMisesFisher": {
-        "make": _to_sphere(distributions.VonMisesFisher),
-        **_SPHERE,
-        "parameters": {"loc": [-0.8, 0.0, -0.6], "concentration": 2.0},
-    },
-    "MultivariateNormal": {
-        "make": lambda loc, scale_tril: distributions.MultivariateNormal(loc, scale_tril=scale_tril),
-        "parameters": {"loc": [0.4, -0.3], "scale_tril": _TRIL},
-        "other": {"loc": [0.1, 0.2]},
-        "reference": lambda loc, scale_tril: scipy.stats.multivariate_normal(loc, scale_tril @ scale_tril.T),
-        "priors": (_normal(2),),
-    },
-    "LowRankNormal": {
-        "make": distributions.LowRankNormal,
-        "parameters": _CORRELATED,
-        "other": {"loc": [0.1, 0.2, 0.3]},
-        "reference": lambda loc, scale, factor: scipy.stats.multivariate_normal(
-            loc, (np.eye(3) + factor @ factor.T) * scale * scale[:, None]
-        ),
-        "priors": (_normal(3),),
-    },
-    "MatrixNormal": {
-        "make": distributions.MatrixNormal,
-        "parameters": _MATRIX,
-        "other": {"loc": [[0.1, 0.2], [0.3, 0.4]]},
-        "reference": lambda loc, row_tril, column_tril: scipy.stats.matrix_normal(
-            loc, row_tril @ row_tril.T, column_tril @ column_tril.T
-        ),
-        "priors": (_normal(2, 2),),
-    },
-    "Rows": {
-        "make": lambda loc, scale_tril: distributions.Rows(
-            distributions.MultivariateNormal(loc, scale_tril=scale_tril), (1, 2)
-        ),
-        "parameters": {"loc": [0.4, -0.3], "scale_tril": _TRIL},
-        "other": {"loc": [0.1, 0.2]},
-        "priors": (_normal(1, 2),),
-    },
-    "ContinuousBernoulli": {
-        "make": lambda logits: distributions.ContinuousBernoulli(logits=logits),
-        "parameters": {"logits": 0.7},
-        "other": {"logits": -3.0},
-        "extremes": [{"logits": sign * value} for sign in (-1, 1) for value in (0.0, 1e-8, 0.999, 17.0, 1e4, 1e30)],
-    },
-    "Poisson": {
-        "make": distributions.Poisson,
-        "parameters": {"log_rate": 1.1},
-        "other": {"log_rate": 0.3},
-        "reference": lambda log_rate: scipy.stats.poisson(np.exp(log_rate)),
-        "extremes": [{"log_rate": value} for value in (-200.0, 15.0)],
-        "reparameterized": False,
-    },
-    "NegativeBinomial": {
-        "make": lambda total_count, logits: distributions.NegativeBinomial(total_count, logits=logits),
-        "parameters": {"total_count": 7.0, "logits": 0.3},
-        "other": {"total_count": 19.0},
-        "reference": _negative_binomial,
-        "reparameterized": False,
-    },
-    "QuantizedCategorical": {
-        "make": distributions.QuantizedCategorical,
-        "parameters": {"logits": [0.3, -0.5, 1.0, 0.0, 0.7]},
-        "other": {"logits": [0.0, 0.1, 0.2, 0.3, 0.4]},
-        "points": _levels,
-        "reference": lambda logits: SimpleNamespace(
-            logpmf=lambda x: scipy.special.log_softmax(logits)[np.rint(4 * x).astype(int)]
-        ),
-        "reparameterized": False,
-    },
-    "DiscretizedLogistic": {
-        "make": lambda loc, scale: distributions.DiscretizedLogistic(loc, scale, 8),
-        "parameters": {"loc": 0.4, "scale": 0.07},
-        "other": {"loc": 0.9, "scale": 0.5},
-        "points": _levels,
-        "reparameterized": False,
-    },
-    "DiscretizedLogisticMixture": {
-        "make": lambda logits, loc, scale: distributions.DiscretizedLogisticMixture(logits, loc, scale, 8),
-        "parameters": _MIXTURE,
-        "other": {"loc": [0.5, 0.6]},
-        "points": _levels,
-        "reparameterized": False,
-    },
+    "Exponential": _family(_of.Exponential, "rate", (1.7,), (0.6,), lambda r: stats.expon(0, 1 / r), bad={"rate": 0}),
+    "Cauchy": _family(_of.Cauchy, *_LOC_SCALE, stats.cauchy, **_BAD),
+    "Logistic": _family(_of.Logistic, *_LOC_SCALE, stats.logistic),
+    "Gumbel": _family(_of.Gumbel, *_LOC_SCALE, stats.gumbel_r, **_BAD),
+    "Laplace": _family(_of.Laplace, *_LOC_SCALE, stats.laplace, **_BAD),
+    "LogNormal": _family(
+        _of.LogNormal, "loc scale", (0.4, 0.7), (-0.3, 0.9), lambda loc, scale: stats.lognorm(scale, 0, np.exp(loc))
+    ),
+    # At 0.02 torch's own draws of the next two leave the support.
+    "Weibull": _family(
+        *(_of.Weibull, "scale concentration", (1.7, 0.8), (0.4, 1.8), lambda a, c: stats.weibull_min(c, 0, a)),
+        extremes=[{"scale": 0.02, "concentration": 0.02}],
+    ),
+    "Kumaraswamy": _family(
+        _of.Kumaraswamy, *_AB, Kumaraswamy, extremes=[{"concentration1": 0.02, "concentration0": 0.02}]
+    ),
+    "StudentT": _family(_of.StudentT, "df loc scale", (2.6, 0.4, 1.7), (5.0,), stats.t),
+    "Uniform": _family(
+        _of.Uniform, "low high", (0.3, 0.8), (0.1, 1.3), lambda a, b: stats.uniform(a, b - a), extremes=_NARROW
+    ),
+    "Gamma": _family(_of.Gamma, "concentration rate", (0.6, 1.7), (1.4, 0.9), lambda c, r: stats.gamma(c, 0, 1 / r)),
+    "Beta": _family(_of.Beta, *_AB, stats.beta),
+    "Dirichlet": _family(
+        *(_of.Dirichlet, "concentration", ([0.6, 1.7, 2.5],), ([1.1, 0.9, 1.4],), _dirichlet),
+        proposal=lambda p: dist.Dirichlet(torch.tensor([0.8, 1.0, 1.0]).double()),
+    ),
+    "PowerSpherical": _on_sphere(_of.PowerSpherical, [0.6, -0.48, 0.64]),
+    "VonMisesFisher": _on_sphere(_of.VonMisesFisher, [-0.8, 0.0, -0.6]),
+    "MultivariateNormal": _family(
+        _multivariate, *_TRIL, lambda loc, tril: stats.multivariate_normal(loc, tril @ tril.T), **_to_normal(2)
+    ),
+    "LowRankNormal": _family(
+        _of.LowRankNormal, "loc scale factor", _FACTOR, ([0.1, 0.2, 0.3],), _low_rank, **_to_normal(3)
+    ),
+    "MatrixNormal": _family(
+        *(_of.MatrixNormal, "loc row_tril column_tril", _MATRIX, ([[0.1, 0.2], [0.3, 0.4]],)),
+        lambda loc, a, b: stats.matrix_normal(loc, a @ a.T, b @ b.T),
+        **_to_normal(2, 2),
+    ),
+    "Rows": _family(lambda **of: _of.Rows(_multivariate(**of), (1, 2)), *_TRIL, **_to_normal(1, 2)),
+    "ContinuousBernoulli": _family(
+        *(lambda logits: _of.ContinuousBernoulli(logits=logits), "logits", (0.7,), (-3.0,)),
+        extremes=[{"logits": value} for value in _LOGITS],
+    ),
+    "Poisson": _family(
+        *(_of.Poisson, "log_rate", (1.1,), (0.3,), lambda log_rate: stats.poisson(np.exp(log_rate))),
+        extremes=[{"log_rate": -200.0}, {"log_rate": 15.0}],
+        **_DISCRETE,
+    ),
+    "NegativeBinomial": _family(  # scipy asks for the probability of what stops the count
+        *(lambda total_count, logits: _of.NegativeBinomial(total_count, logits=logits), "total_count logits"),
+        *((7.0, 0.3), (19.0, 0.3), lambda count, logits: stats.nbinom(count, 1 / (1 + np.exp(logits)))),
+        **_DISCRETE,
+    ),
+    "QuantizedCategorical": _family(
+        *(_of.QuantizedCategorical, "logits", ([0.3, -0.5, 1.0, 0.0, 0.7],), ([0.0, 0.1, 0.2, 0.3, 0.4],), _softmax),
+        points=_levels,
+        **_DISCRETE,
+    ),
+    "DiscretizedLogistic": _family(
+        *(partial(_of.DiscretizedLogistic, num_levels=8), "loc scale", (0.4, 0.07), (0.9, 0.5)),
+        points=_levels,
+        **_DISCRETE,
+    ),
+    "DiscretizedLogisticMixture": _family(
+        *(partial(_of.DiscretizedLogisticMixture, num_levels=8), "logits loc scale"),
+        *(([0.3, -0.5], [0.2, 0.9], [0.07, 0.5]), ([0.3, -0.5], [0.5, 0.6])),
+        points=_levels,
+        **_DISCRETE,
+    ),
 }
-for _name in (
-    *("Exponential", "Cauchy", "Gumbel", "Laplace", "LogNormal", "Weibull", "Uniform", "Gamma", "Beta", "Dirichlet"),
-    *("MultivariateNormal", "ContinuousBernoulli"),
-):
-    DISTRIBUTIONS[_name] = {**DISTRIBUTIONS[_name], "closed_form": True}
+# The families, and whether a KL from one of them to another is in closed form.
+FAMILIES = {
+    **dict.fromkeys(("Exponential", "Cauchy", "Gumbel", "Weibull", "Laplace", "LogNormal", "Gamma", "Beta"), True),
+    **{"Dirichlet": True, "Logistic": False, "Kumaraswamy": False, "StudentT": False},
+}
+for _name, _row in DISTRIBUTIONS.items():
+    others = ("Uniform", "MultivariateNormal", "ContinuousBernoulli")
+    _row["closed_form"] = FAMILIES.get(_name, _name in others)
 
 
 # Steps of flows: (make, what differs from pyro_vae.testing.TransformLaws)
@@ -628,21 +571,6 @@ def _semi_implicit(shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 _VECTOR: dict[str, Any] = {"shapes": ((3,),)}
-# The families whose prior and posterior are of one name, and whether the KL between them is in closed form.
-FAMILIES = {
-    "Exponential": True,
-    "Cauchy": True,
-    "Logistic": False,
-    "Gumbel": True,
-    "Weibull": True,
-    "Kumaraswamy": False,
-    "Laplace": True,
-    "StudentT": False,
-    "LogNormal": True,
-    "Gamma": True,
-    "Beta": True,
-    "Dirichlet": True,
-}
 
 
 def _of_families(**options: Any) -> dict[str, Latent]:
@@ -677,4 +605,77 @@ POSTERIORS: dict[str, Latent] = {
     "VonMisesFisher": Latent(_both(priors.SphereUniform, posteriors.VonMisesFisher), **_VECTOR),
     "Flow": Latent(_flow_posterior, False, **_VECTOR),
     "SemiImplicitNormal": Latent(_semi_implicit, False),
+}
+
+
+# Likelihoods
+
+
+def gray(*event_shape: int, size: int = 5) -> torch.Tensor:
+    """Gray levels, the lowest and the highest among them."""
+    k = torch.randint(256, (size, *event_shape), generator=torch.Generator().manual_seed(5))
+    k.view(-1)[:2] = torch.tensor([0, 255])
+    return k / 255
+
+
+def uniform(*event_shape: int, size: int = 5) -> torch.Tensor:
+    return torch.rand(size, *event_shape, generator=torch.Generator().manual_seed(4))
+
+
+def counts(*event_shape: int, size: int = 5) -> torch.Tensor:
+    return torch.randint(20, (size, *event_shape), generator=torch.Generator().manual_seed(6)).float()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A row of a likelihood.
+
+    Attributes:
+        kind: the class.
+        data: of an event shape, in the support.
+        options: of the class.
+        off: data that leave the support.
+    """
+
+    kind: Any
+    data: Callable[..., torch.Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    off: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(self, network: nn.Module | None = None, event: tuple[int, ...] = (6,), **options: Any) -> Any:
+        """With the network given, or with the one that it asks for, from a latent of 2."""
+        options = {**self.options, **options}
+        shape = self.kind(nn.Identity(), **options).network_shape(event)
+        return self.kind(MLP(2, shape, (8,)) if network is None else network, **options)
+
+    def pair(self, event: tuple[int, ...] = (6,)) -> VAE:
+        return VAE(priors.StandardNormal(2), DiagonalNormal(MLP(event, (2, 2), (8,))), self(event=event))
+
+
+def _half_a_level(x: torch.Tensor) -> torch.Tensor:
+    return x + 0.5 / 255
+
+
+LIKELIHOODS: dict[str, Pixels] = {
+    "Bernoulli": Pixels(likelihoods.Bernoulli, binary),
+    "Bernoulli, gray": Pixels(likelihoods.Bernoulli, uniform, {"support": "unit_interval"}, lambda x: x + 1),
+    "ContinuousBernoulli": Pixels(likelihoods.ContinuousBernoulli, uniform, off=lambda x: x + 1),
+    "Categorical": Pixels(likelihoods.Categorical, gray, off=_half_a_level),
+    "DiscretizedLogistic": Pixels(likelihoods.DiscretizedLogistic, gray, off=_half_a_level),
+    "DiscretizedLogistic, shared": Pixels(
+        likelihoods.DiscretizedLogistic, gray, {"scale": "shared", "sigmoid_mean": False}
+    ),
+    "MixtureOfDiscretizedLogistics": Pixels(likelihoods.MixtureOfDiscretizedLogistics, gray, off=lambda x: 255 * x),
+    "Normal": Pixels(likelihoods.Normal, real),
+    "Normal, a scale a pixel": Pixels(likelihoods.Normal, uniform, {"scale": None}),
+    "Normal, shared": Pixels(likelihoods.Normal, real, {"scale": "shared", "sigmoid_mean": False}),
+    "Normal, optimal": Pixels(likelihoods.Normal, real, {"scale": "optimal", "sigmoid_mean": False}),
+    "Laplace": Pixels(likelihoods.Laplace, real, {"scale": 0.5}),
+    "Laplace, a scale a pixel": Pixels(likelihoods.Laplace, real, {"sigmoid_mean": False}),
+    "Laplace, shared": Pixels(likelihoods.Laplace, real, {"scale": "shared"}),
+    "StudentT": Pixels(likelihoods.StudentT, real, {"scale": 0.5}),
+    "StudentT, a scale a pixel": Pixels(likelihoods.StudentT, real, {"sigmoid_mean": False, "df": 3.0}),
+    "StudentT, shared": Pixels(likelihoods.StudentT, real, {"scale": "shared"}),
+    "Poisson": Pixels(likelihoods.Poisson, counts, off=lambda x: x + 0.5),
+    "NegativeBinomial": Pixels(likelihoods.NegativeBinomial, counts, off=lambda x: x + 0.5),
 }
