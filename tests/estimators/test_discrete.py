@@ -187,7 +187,10 @@ def test_score_function_of_what_stands_outside() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ScoreFunction(baseline="mean"), "baseline is one of auto, none, leave_one_out, batch; got 'mean'"),
+        (
+            lambda: ScoreFunction(baseline="mean"),
+            "baseline is one of 'auto', 'none', 'leave_one_out', 'batch'; got 'mean'",
+        ),
         (lambda: ScoreFunction(baseline="leave_one_out"), "needs at least 2 particles.*baseline='batch'"),
         (lambda: ScoreFunction(0), "num_particles has to be a whole number of at least 1; got 0"),
         (lambda: ScoreFunction(2, sticking_the_landing=True), "leaves out the score.*use SGVB_A"),
