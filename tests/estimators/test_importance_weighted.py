@@ -16,6 +16,7 @@ from laws import (
     EVERY,
     GUIDE,
     Chain,
+    Coin,
     OneLatent,
     Pixels,
     again,
@@ -29,6 +30,7 @@ from laws import (
 )
 from pairs import PAIRS, linear_gaussian, made
 from pyro.infer import RenyiELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae import CIWAE, IWAE, MIWAE, PIWAE, SGVB_A, VIMCO, DReG, Pair, Renyi, ReweightedWakeSleep, WakeSleep
@@ -135,28 +137,28 @@ def test_does_not_depend_on_the_subsample_size(estimator: Estimator, size: int) 
 
 @pytest.mark.parametrize("make", EVERY)
 def test_subsampled_gradient_has_pyros_scale(make: Callable[..., Estimator]) -> None:
-    """A batch of B in a plate of 3 B data: three times the gradient of the batch by itself."""
-    estimator, pair, x = make(), OneLatent(4), torch.tensor([0.5, -1.0, 2.0, 0.1])
+    """A batch of B in a plate of 3 B data: three times the gradient of the batch alone, also of a coin."""
+    estimator, x = make(), torch.tensor([0.5, -1.0, 2.0, 0.1])
+    for pair in (OneLatent(4), Coin(4)) if estimator.facts.sites.startswith(("any", "discrete")) else (OneLatent(4),):
+        alone = gradients_of(estimator, pair, x)
+        wide = Pair(*(_widened(program) for program in (pair.model, pair.guide)), pair)
+        found = gradients(pair, lambda p=wide: estimator.loss_and_grads(p.model, p.guide, x))
+        assert_same(found, {name: 3 * value for name, value in alone.items()})
+        objective = gradients(pair, lambda p=wide: estimator.objective(p.model, p.guide, x).loss)
+        assert_same(objective, {name: value / 4 for name, value in alone.items()})
 
-    def scaled(program: Callable[..., Any]) -> Callable[..., Any]:
-        def run(x: Tensor) -> None:
-            with pyro.plate("data", 12, subsample=x):
-                program(x)
 
-        return run
+def _widened(program: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """The program with its data plate three times as large as the batch."""
 
-    def model(x: Tensor) -> None:
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(pair.w * z, 1.0), obs=x)
+    class Wide(Messenger):
+        def _pyro_sample(self, msg: Any) -> None:
+            if msg["name"] != "data":
+                msg["scale"] = 3 * msg["scale"]
+                frame = msg["cond_indep_stack"][-1]._replace(full_size=12)
+                msg["cond_indep_stack"] = (*msg["cond_indep_stack"][:-1], frame)
 
-    def guide(x: Tensor) -> None:
-        pyro.sample("z", dist.Normal(pair.a * x + pair.b, pair.s.exp()))
-
-    alone = gradients_of(estimator, pair, x)
-    found = gradients(pair, lambda: estimator.loss_and_grads(scaled(model), scaled(guide), x))
-    assert_same(found, {name: 3 * value for name, value in alone.items()})
-    objective = gradients(pair, lambda: estimator.objective(scaled(model), scaled(guide), x).loss)
-    assert_same(objective, {name: value / 4 for name, value in alone.items()})
+    return Wide()(program)
 
 
 @pytest.mark.parametrize("factory", LOCAL)
