@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from laws import MADE, VARIANTS, Coin, OneLatent, Pixels, assert_mean, assert_same, gradients, gradients_of, seeded
+from laws import EVERY, Coin, OneLatent, Pixels, assert_mean, assert_same, gradients, gradients_of, seeded
 from pairs import PAIRS, SAMPLED, flow_vae, linear_gaussian, made
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -480,7 +480,6 @@ def test_num_data_shares_what_stands_outside_a_plate_of_the_batch() -> None:
 
 # All of them
 
-EVERY = [pytest.param(make, id=name) for name, make in {**MADE, **VARIANTS}.items()]
 Make = Callable[..., Estimator]
 
 

@@ -179,8 +179,8 @@ def test_chains_that_do_not_move_are_said(monkeypatch: pytest.MonkeyPatch) -> No
         ({"num_transitions": 0}, "num_transitions has to be"),
         ({"num_leapfrog": 1.5}, "num_leapfrog has to be"),
         ({"num_updates": 0}, "num_updates has to be"),
-        ({"target_acceptance": 1.0}, "target_acceptance is a probability between 0 and 1; got 1.0"),
-        ({"start": "posterior"}, "start is 'prior' or 'guide'; got 'posterior'"),
+        ({"target_acceptance": 1.0}, "target_acceptance has to be a finite number above 0 and below 1; got 1.0"),
+        ({"start": "posterior"}, "start is one of 'prior', 'guide'; got 'posterior'"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:
@@ -207,5 +207,8 @@ def test_takes_no_beta() -> None:
         fit(small(), real(6), estimator=MonteCarloEM(), beta=0.5, batch_size=5, progress=False)
 
 
-def test_repr_has_the_options() -> None:
-    assert "num_transitions=7" in repr(MonteCarloEM(num_transitions=7))
+def test_repr_makes_it_again() -> None:
+    estimator = MonteCarloEM.example(start="guide", fit_guide=False, max_plate_nesting=2)
+    again = eval(repr(estimator))
+    assert repr(again) == repr(estimator)
+    assert (again.num_transitions, again.start, again.fit_guide, again.max_plate_nesting) == (2, "guide", False, 2)
