@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -21,6 +21,7 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -138,6 +139,45 @@ def weight_norm_gain(layer: nn.Module) -> Tensor | None:
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module inside of what ``torch.compile`` makes of one."""
     return cast(nn.Module, module._modules.get("_orig_mod", module))
+
+
+# Transforms
+
+
+def parts_of(transform: Transform) -> list[Transform]:
+    """A ``Transform`` and all that are inside of it, however it holds them."""
+    found: dict[int, Any] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, (Transform, nn.Module)):
+            if id(value) not in found:
+                found[id(value)] = value
+                visit(vars(value))
+        elif isinstance(value, dict):
+            visit(list(value.values()))
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                visit(part)
+
+    visit(transform)
+    return [part for part in found.values() if isinstance(part, Transform)]
+
+
+@contextmanager
+def forgetful(transform: Transform) -> Iterator[None]:
+    """A ``Transform`` that knows no pair yet; afterwards it and its parts have the attributes that they had before.
+
+    torch and Pyro keep the last pair, its log-determinant and an inverse in attributes of several names.
+    """
+    before = [(part, dict(vars(part))) for part in parts_of(transform)]
+    for part, _ in before:
+        part._cached_x_y = None, None
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)
 
 
 # Tensors and graphs

@@ -10,7 +10,6 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -20,7 +19,8 @@ from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import Convolutional, MaskedConv2d, Residual, normal_init, stacked
-from pyro_vae.transforms.base import Bijection
+from pyro_vae.transforms import Bijection, NormalizingFlow, Step
+from pyro_vae.transforms.autoregressive import solved_in_order
 
 Shape = tuple[int, int, int]
 
@@ -183,7 +183,7 @@ class _Group(LatentLayer):
         loc, log_scale = _loc_and_log_scale(self.residual, features)
         prior = p.base_dist
         q = dist.Normal(prior.loc + loc, prior.scale * log_scale.exp()).to_event(3)
-        return dist.TransformedDistribution(q, [flow(features) for flow in self.flows]) if self.flows else q
+        return NormalizingFlow(q, [flow(features) for flow in self.flows]) if self.flows else q
 
     def forward(self, h: Any, z: Tensor) -> Tensor:
         return self.cells(self.kept(h) + self.added(z))
@@ -203,7 +203,7 @@ class _TopGroup(_Group):
         return self.cells(self.start + self.added(z))
 
 
-class _Autoregressive(nn.Module):
+class _Autoregressive(Step):
     r"""A step of an inverse autoregressive flow on maps ``z: [*, C_z, H, W]``, from features ``[*, C, H, W]``.
 
     .. math:: y = \sigma z + (1 - \sigma) m, \quad \sigma = \mathrm{sigmoid}(s + 2)
@@ -214,7 +214,7 @@ class _Autoregressive(nn.Module):
     """
 
     def __init__(self, latent_shape: Shape, shape: Shape, reverse: bool) -> None:
-        super().__init__()
+        super().__init__(math.prod(latent_shape))
         channels = shape[0]
         self.latent_shape, self.reverse = latent_shape, reverse
         self.context = _maps(shape, shape, [nn.Conv2d(channels, channels, 1)])
@@ -223,55 +223,28 @@ class _Autoregressive(nn.Module):
         hidden = [nn.ELU(), MaskedConv2d(channels, channels, 3, "B"), nn.ELU(), last]
         self.last = _maps(shape, (2, *latent_shape), hidden)
 
-    def forward(self, features: Tensor) -> Transform:
-        context = self._turned(self.context(features))
+    def forward(self, features: Tensor) -> Bijection:  # type: ignore[override]
+        return Bijection(self, self._turned(self.context(features)))
 
-        def shift_and_log_scale(z: Tensor) -> tuple[Tensor, Tensor]:
-            hidden = context + self.first(self._turned(z))
-            m, s = map(self._turned, stacked("a step of a flow", self.last(hidden), 2, hidden.dim() - 3))
-            log_scale = F.logsigmoid(_held(s) + 2)
-            return -torch.expm1(log_scale) * m, log_scale
+    def call_and_ladj(self, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._log_scale_and_shift(z, theta)
+        ladj = log_scale.sum((-3, -2, -1))
+        return log_scale.exp() * z + shift, ladj
 
-        return _AffineMaps(self.latent_shape, shift_and_log_scale, self._turned)
+    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        _, height, width = self.latent_shape
+        order = self._turned(torch.arange(height * width, device=y.device).reshape(height, width))
+        z, log_scale = solved_in_order(lambda z: self._log_scale_and_shift(z, theta), y, order)
+        return z, -log_scale.sum((-3, -2, -1))
+
+    def _log_scale_and_shift(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = context + self.first(self._turned(z))
+        m, s = map(self._turned, stacked("a step of a flow", self.last(hidden), 2, hidden.dim() - 3))
+        log_scale = F.logsigmoid(_held(s) + 2)
+        return log_scale, -torch.expm1(log_scale) * m
 
     def _turned(self, maps: Tensor) -> Tensor:
         return maps.flip((-2, -1)) if self.reverse else maps
-
-
-class _AffineMaps(Bijection):
-    """The affine map of each pixel given those before it; the inverse takes a pass for each pixel."""
-
-    domain = constraints.independent(constraints.real, 3)
-    codomain = domain
-    sign = 1
-
-    def __init__(
-        self,
-        shape: Shape,
-        shift_and_log_scale: Callable[[Tensor], tuple[Tensor, Tensor]],
-        order: Callable[[Tensor], Tensor],
-    ) -> None:
-        super().__init__(math.prod(shape), cache_size=1)
-        self._shape, self._shift_and_log_scale, self._order = shape, shift_and_log_scale, order
-
-    def _check(self, shape: Sequence[int]) -> None:
-        if tuple(shape[-3:]) != self._shape:
-            raise ValueError(f"this step was built for latents of shape {[*self._shape]}; got {list(shape)}.")
-
-    def _call(self, x: Tensor) -> Tensor:
-        shift, log_scale = self._shift_and_log_scale(x)
-        self._cached_logDetJ = log_scale.sum((-3, -2, -1))
-        return log_scale.exp() * x + shift
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        _, height, width = self._shape
-        place = self._order(torch.arange(height * width, device=y.device).reshape(height, width))
-        x = torch.zeros_like(y)
-        for pixel in range(height * width):
-            shift, log_scale = self._shift_and_log_scale(x)
-            x = torch.where(place == pixel, (y - shift) * (-log_scale).exp(), x)
-        self._cached_logDetJ = log_scale.sum((-3, -2, -1))  # the last pass saw all pixels that it depends on
-        return x
 
 
 def _maps(shape: Sequence[int], shape_out: Sequence[int], layers: Sequence[nn.Module]) -> Convolutional:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_vae.networks import at_least_float32, out_shape_of
-from pyro_vae.pair.protocols import HasContextDim, HasLatentDim
+from pyro_vae.networks import at_least_float32
 from pyro_vae.posteriors.base import Posterior
-from pyro_vae.transforms.base import steps_of, transforms_of
+from pyro_vae.transforms import NormalizingFlow
+from pyro_vae.transforms.steps import Steps
 
 
 class Flow(Posterior):
@@ -49,25 +48,23 @@ class Flow(Posterior):
         event_dim: int | None = None,
     ) -> None:
         if network is None and event_dim is None:
-            event_dim = base.event_dim if isinstance(base, Posterior) else 1
+            event_dim = getattr(base, "event_dim", 1)
         super().__init__(nn.Identity() if network is None else network, event_dim)
         self.base = base
-        self.transforms = steps_of(transforms)
-        if not len(self.transforms):
-            raise ValueError("a Flow needs at least one step; without any it is its base.")
+        self.transforms = Steps(transforms)
         self._check_sizes()
-        if network is None and self.event_dim != 1 and any(_is_amortized(step) for step in self.transforms):
+        if network is None and self.event_dim != 1 and self.transforms.amortized:
             raise ValueError(
                 f"the amortized steps of a Flow depend on a vector, but one datum has {self.event_dim} dimensions. "
                 "Give a network that makes a vector of it: Flow(base, transforms, network=MLP(event_shape, H))."
             )
 
     def _check_sizes(self) -> None:
-        sizes = [step.latent_dim if isinstance(step, HasLatentDim) else None for step in self.transforms]
+        sizes = [getattr(step, "latent_dim", None) for step in self.transforms]
         known = sorted({size for size in sizes if size is not None})
         if len(known) > 1:
             raise ValueError(f"the steps of a Flow act on one latent, but were built for latent_dim={sizes}.")
-        out_shape = out_shape_of(self.base.network) if isinstance(self.base, Posterior) else None
+        out_shape = getattr(getattr(self.base, "network", None), "out_shape", None)
         if known and out_shape is not None and tuple(out_shape) != self.base.network_shape(known):
             raise ValueError(
                 f"the steps of a Flow were built for latent_dim={known[0]}, for which its base, a "
@@ -81,9 +78,5 @@ class Flow(Posterior):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         context = at_least_float32(self.network(x))
-        transforms = [part for step in self.transforms for part in transforms_of(step, context)]
-        return dist.TransformedDistribution(self.base(context), transforms)
-
-
-def _is_amortized(step: nn.Module) -> bool:
-    return isinstance(step, ConditionalTransform) or (isinstance(step, HasContextDim) and step.context_dim is not None)
+        transforms = self.transforms(context)
+        return NormalizingFlow(self.base(context), transforms)

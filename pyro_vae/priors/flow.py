@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import pyro.distributions as dist
 from torch import nn
 from torch.distributions import Transform
 
 from pyro_vae.priors.normal import StandardNormal
-from pyro_vae.transforms import InverseAutoregressive
-from pyro_vae.transforms.base import steps_of, transform_of, transforms_of
+from pyro_vae.transforms import InverseAutoregressive, NormalizingFlow
+from pyro_vae.transforms.steps import Steps
 
 
 class Flow(nn.Module):
@@ -53,21 +51,18 @@ class Flow(nn.Module):
     def __init__(self, base: nn.Module, transforms: Sequence[nn.Module | Transform], invert: bool = False) -> None:
         super().__init__()
         self.base = base
-        self.transforms = steps_of(transforms)
+        self.transforms = Steps(transforms)
         self.invert = invert
-        if not len(self.transforms):
-            raise ValueError("a Flow needs at least one step; without any it is its base.")
-        for step in self.transforms:
-            transform_of(step)  # refuses one that needs a context
+        self.transforms()  # refuses a step that needs a context
 
     def extra_repr(self) -> str:
         return f"invert={self.invert}"
 
-    def forward(self) -> Any:
-        transforms = [part for step in self.transforms for part in transforms_of(step)]
+    def forward(self) -> NormalizingFlow:
+        transforms = self.transforms()
         if self.invert:
             transforms = [transform.inv for transform in reversed(transforms)]
-        return dist.TransformedDistribution(self.base(), transforms)
+        return NormalizingFlow(self.base(), transforms)
 
 
 class MaskedAutoregressiveFlow(Flow):

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Transform
 from torch.nn import functional as F
 
 from pyro_vae.networks import at_least_float32, normal_init, shape_of
-from pyro_vae.transforms.base import Bijection, Step, broadcast
-from pyro_vae.transforms.permutation import _Permute
+from pyro_vae.transforms.base import Step, broadcast
 
 
 class InverseAutoregressive(Step):
@@ -39,9 +37,10 @@ class InverseAutoregressive(Step):
     Raises:
         ValueError: if a hidden layer is narrower than D, which leaves a dimension without a unit.
 
-    Source: Kingma, Salimans, Jozefowicz et al. (2016), eqs. 10 to 14 and algorithm 1; Germain et al. (2015) for MADE;
-    Pyro's ``AffineAutoregressive``.
+    Source: Kingma, Salimans, Jozefowicz et al. (2016), eqs. 10 to 14 and algorithm 1; Germain et al. (2015) for MADE.
     """
+
+    _reversal: Tensor
 
     def __init__(
         self,
@@ -68,27 +67,37 @@ class InverseAutoregressive(Step):
         order: Any = torch.arange(latent_dim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input_dim = 1")
+            options: Any = {"hidden_dims": widths, "permutation": order, "nonlinearity": activation()}
             if context_dim is None:
-                self.network = AutoRegressiveNN(latent_dim, widths, permutation=order, nonlinearity=activation())
+                self.network = AutoRegressiveNN(latent_dim, **options)
             else:
-                self.network = ConditionalAutoRegressiveNN(
-                    latent_dim, context_dim, widths, permutation=order, nonlinearity=activation()
-                )
+                self.network = ConditionalAutoRegressiveNN(latent_dim, context_dim, **options)
         normal_init(self.network.layers[-1])
         self.register_buffer("_reversal", order.flip(0), persistent=False)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, gated={self.gated}, reverse={self.reverse}"
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        def network(z: Tensor) -> tuple[Tensor, ...]:
-            m, s = self.network(z) if context is None else self.network(*broadcast(z, context))
-            return at_least_float32(m), at_least_float32(s)
+    def call_and_ladj(self, z: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._log_scale_and_shift(z, theta)
+        ladj = log_scale.sum(-1)
+        y = log_scale.exp() * z + shift
+        return self._turned(y), ladj
 
-        affine = _Affine(self.latent_dim, network, self.sigmoid_bias if self.gated else None)
-        if not self.reverse:
-            return affine
-        return ComposeTransform([affine, _Permute(self.latent_dim, self._reversal)])
+    def inverse_and_ladj(self, y: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        order = torch.arange(self.latent_dim, device=y.device)
+        z, log_scale = solved_in_order(lambda z: self._log_scale_and_shift(z, theta), self._turned(y), order)
+        return z, -log_scale.sum(-1)
+
+    def _turned(self, y: Tensor) -> Tensor:
+        return y.index_select(-1, self._reversal) if self.reverse else y
+
+    def _log_scale_and_shift(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        m, s = map(at_least_float32, self.network(z) if context is None else self.network(*broadcast(z, context)))
+        if not self.gated:
+            return _held(s), m
+        log_scale = _held(F.logsigmoid(s + self.sigmoid_bias))
+        return log_scale, -torch.expm1(log_scale) * m
 
 
 class MaskedAutoregressive(InverseAutoregressive):
@@ -117,41 +126,31 @@ class MaskedAutoregressive(InverseAutoregressive):
     ) -> None:
         super().__init__(latent_dim, context_dim, gated=gated, **options)
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        return super()._transform(context).inv
+    def call_and_ladj(self, z: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        return super().inverse_and_ladj(z, theta)
+
+    def inverse_and_ladj(self, y: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        return super().call_and_ladj(y, theta)
 
 
-class _Affine(Bijection):
-    """The affine map of each dimension, gated where there is a bias of the gate."""
+def solved_in_order(
+    log_scale_and_shift: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor, order: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The z with exp(log_scale) z + shift = y, where each number's own scale and shift depend on those before it.
 
-    sign = 1
+    Args:
+        log_scale_and_shift: of z, each ``[*, *event]``.
+        y: ``[*, *event]``.
+        order: the places of the numbers of an event, from 0; ``[*event]``, or what broadcasts to it.
 
-    def __init__(
-        self, latent_dim: int, network: Callable[[Tensor], tuple[Tensor, ...]], sigmoid_bias: float | None
-    ) -> None:
-        super().__init__(latent_dim, cache_size=1)
-        self._network, self._sigmoid_bias = network, sigmoid_bias
-
-    def _log_scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        m, s = self._network(x)
-        if self._sigmoid_bias is None:
-            return _held(s), m
-        log_scale = _held(F.logsigmoid(s + self._sigmoid_bias))
-        return log_scale, -torch.expm1(log_scale) * m
-
-    def _call(self, x: Tensor) -> Tensor:
-        log_scale, shift = self._log_scale_and_shift(x)
-        self._cached_logDetJ = log_scale.sum(-1)
-        return log_scale.exp() * x + shift
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        dimension = torch.arange(self.latent_dim, device=y.device)
-        x = torch.zeros_like(y)
-        for d in range(self.latent_dim):
-            log_scale, shift = self._log_scale_and_shift(x)
-            x = torch.where(dimension == d, (y - shift) * (-log_scale).exp(), x)
-        self._cached_logDetJ = log_scale.sum(-1)  # of the last pass, which saw all dimensions that it depends on
-        return x
+    Returns:
+        z, and the log scale there.
+    """
+    z = torch.zeros_like(y)
+    for place in range(order.numel()):
+        log_scale, shift = log_scale_and_shift(z)
+        z = torch.where(order == place, (y - shift) * (-log_scale).exp(), z)
+    return z, log_scale  # of the last pass, which saw all numbers that it depends on
 
 
 def _held(log_scale: Tensor) -> Tensor:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pyro.distributions.transforms.householder import ConditionedHouseholder
 from torch import Tensor
-from torch.distributions import Transform
 
 from pyro_vae._checks import whole
-from pyro_vae.transforms.base import Bijection, Parameters, Step
+from pyro_vae.transforms.base import Parameters, Step
 
 
 class Householder(Step):
@@ -23,7 +21,7 @@ class Householder(Step):
         latent_dim, context_dim: see :class:`Step`.
         num_reflections: R.
 
-    Source: Tomczak & Welling (2016); Pyro's ``ConditionedHouseholder``.
+    Source: Tomczak & Welling (2016).
     """
 
     def __init__(self, latent_dim: int, context_dim: int | None = None, *, num_reflections: int = 1) -> None:
@@ -35,19 +33,28 @@ class Householder(Step):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_reflections={self.num_reflections}"
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        vectors = self.numbers(context).unflatten(-1, (self.num_reflections, self.latent_dim))
-        return HouseholderProduct(self.latent_dim, vectors)
+    def theta(self, context: Tensor | None) -> Tensor:
+        return self.numbers(context).unflatten(-1, (self.num_reflections, self.latent_dim))
+
+    def call_and_ladj(self, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        y = reflected(z, theta)
+        return y, y.new_zeros(y.shape[:-1])
+
+    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        z = reflected(y, theta, back=True)
+        return z, z.new_zeros(z.shape[:-1])
 
 
-class HouseholderProduct(Bijection, ConditionedHouseholder):
-    def u(self) -> Tensor:
-        norm = torch.linalg.vector_norm(self.u_unnormed, dim=-1, keepdim=True)
-        short = norm < 1e-12
-        return torch.where(short, 0.0, self.u_unnormed / torch.where(short, 1.0, norm))
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(torch.broadcast_shapes(x.shape, y.shape)[:-1])
+def reflected(z: Tensor, vectors: Tensor, back: bool = False) -> Tensor:
+    """``z: [*, D]`` behind the reflections at ``vectors: [*, R, D]``, the first one first, or last on the way back."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    short = norm < 1e-12
+    units = torch.where(short, 0.0, vectors / torch.where(short, 1.0, norm))
+    count = range(units.size(-2))
+    for i in reversed(count) if back else count:
+        unit = units[..., i, :]
+        z = z - 2.0 * ((unit * z).sum(dim=-1, keepdim=True) * unit)
+    return z
 
 
 def reflections(count: int, dim: int) -> Tensor:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pyro.distributions.transforms import Permute
 from torch import Tensor
-from torch.distributions import Transform
 
 from pyro_vae.transforms.base import Bijection, Step
 
@@ -22,8 +20,6 @@ class Permutation(Step):
 
     Raises:
         ValueError: if ``latent_dim`` is below 1, or ``order`` is neither.
-
-    Source: Pyro's ``Permute``.
     """
 
     permutation: Tensor
@@ -44,14 +40,11 @@ class Permutation(Step):
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, order={self.order!r}"
 
-    def forward(self, context: Tensor | None = None) -> Transform:
-        return self._transform(None)
+    def forward(self, context: Tensor | None = None) -> Bijection:
+        return super().forward()
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        return _Permute(self.latent_dim, self.permutation)
+    def call_and_ladj(self, z: Tensor, theta: None) -> tuple[Tensor, Tensor]:
+        return z.index_select(-1, self.permutation), z.new_zeros(z.shape[:-1])
 
-
-class _Permute(Bijection, Permute):
-    log_abs_det_jacobian = Permute.log_abs_det_jacobian
-    domain = Permute.domain
-    codomain = Permute.codomain
+    def inverse_and_ladj(self, y: Tensor, theta: None) -> tuple[Tensor, Tensor]:
+        return y.index_select(-1, self.permutation.argsort()), y.new_zeros(y.shape[:-1])

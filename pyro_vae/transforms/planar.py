@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from pyro.distributions.transforms.planar import ConditionedPlanar
 from torch import Tensor
-from torch.distributions import Transform
 from torch.nn import functional as F
 
-from pyro_vae.transforms.base import Bijection, Parameters, Step
+from pyro_vae.transforms.base import Parameters, Step
 from pyro_vae.transforms.roots import tanh_root
 
 
@@ -26,7 +24,7 @@ class Planar(Step):
     Args:
         latent_dim, context_dim: see :class:`Step`.
 
-    Source: Rezende & Mohamed (2015), eqs. 10 to 12 and appendix A.1; Pyro's ``ConditionedPlanar``.
+    Source: Rezende & Mohamed (2015), eqs. 10 to 12 and appendix A.1.
     """
 
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
@@ -36,34 +34,32 @@ class Planar(Step):
         u = math.log(math.e - 1) * w / w.square().sum() + 0.01 * torch.randn(latent_dim)
         self.numbers = Parameters(torch.cat((torch.zeros(1), u, w)), context_dim)
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        sizes = (1, self.latent_dim, self.latent_dim)
-        return _Planar(self.latent_dim, self.numbers(context).split(sizes, -1))
+    def theta(self, context: Tensor | None) -> tuple[Tensor, ...]:
+        return self.numbers(context).split((1, self.latent_dim, self.latent_dim), -1)
 
+    def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        bias, u_hat, w, slope = _constrained(*theta)
+        # No matrix product, which autocast would run in half precision.
+        t = ((w * z).sum(-1, keepdim=True) + bias).tanh()
+        ladj = _log_det(t, slope)
+        return z + u_hat * t, ladj
 
-class _Planar(Bijection, ConditionedPlanar):
-    """Pyro's, without matrix products (autocast runs them in half precision), and with an inverse."""
-
-    def _constrained(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        bias, u, w = self._params
-        product = (w * u).sum(-1, keepdim=True)
-        square = w.square().sum(-1, keepdim=True)
-        flat = square < torch.finfo(square.dtype).tiny ** 0.5
-        slope = torch.where(flat, 1 + product, F.softplus(product))  # 1 + w.u_hat
-        return bias, u + (slope - 1 - product) * w / torch.where(flat, 1.0, square), w, slope
-
-    def _log_det(self, t: Tensor, slope: Tensor) -> Tensor:
-        # 1 + (slope - 1) (1 - t^2), as a sum of what is not negative.
-        return (t.square() + (1 - t.square()) * slope).log().squeeze(-1)
-
-    def _call(self, x: Tensor) -> Tensor:
-        bias, u_hat, w, slope = self._constrained()
-        t = ((w * x).sum(-1, keepdim=True) + bias).tanh()
-        self._cached_logDetJ = self._log_det(t, slope)
-        return x + u_hat * t
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        bias, u_hat, w, slope = self._constrained()
+    def inverse_and_ladj(self, y: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        bias, u_hat, w, slope = _constrained(*theta)
         t = tanh_root(slope, (w * y).sum(-1, keepdim=True) + bias).tanh()
-        self._cached_logDetJ = self._log_det(t, slope)
-        return y - u_hat * t
+        ladj = _log_det(t, slope)
+        return y - u_hat * t, -ladj
+
+
+def _constrained(bias: Tensor, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """b, u_hat, w, and the slope 1 + w.u_hat."""
+    product = (w * u).sum(-1, keepdim=True)
+    square = w.square().sum(-1, keepdim=True)
+    flat = square < torch.finfo(square.dtype).tiny ** 0.5
+    slope = torch.where(flat, 1 + product, F.softplus(product))
+    return bias, u + (slope - 1 - product) * w / torch.where(flat, 1.0, square), w, slope
+
+
+def _log_det(t: Tensor, slope: Tensor) -> Tensor:
+    # 1 + (slope - 1) (1 - t^2), as a sum of what is not negative.
+    return (t.square() + (1 - t.square()) * slope).log().squeeze(-1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from pyro.distributions.transforms.radial import ConditionedRadial
 from torch import Tensor
-from torch.distributions import Transform
 from torch.nn import functional as F
 
-from pyro_vae.transforms.base import Bijection, Parameters, Step
+from pyro_vae.transforms.base import Parameters, Step
 
 
 class Radial(Step):
@@ -24,7 +22,7 @@ class Radial(Step):
     Args:
         latent_dim, context_dim: see :class:`Step`.
 
-    Source: Rezende & Mohamed (2015), eq. 14 and appendix A.2; Pyro's ``ConditionedRadial``.
+    Source: Rezende & Mohamed (2015), eq. 14 and appendix A.2.
     """
 
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
@@ -33,13 +31,23 @@ class Radial(Step):
         # beta = softplus(second) - softplus(first), about 0.
         self.numbers = Parameters(torch.cat((center, torch.zeros(1), 0.1 * torch.randn(1))), context_dim)
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        return _Radial(self.latent_dim, self.numbers(context).split((self.latent_dim, 1, 1), -1))
+    def theta(self, context: Tensor | None) -> tuple[Tensor, ...]:
+        return self.numbers(context).split((self.latent_dim, 1, 1), -1)
 
+    def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        center, alpha_prime, beta_prime = theta
+        alpha = F.softplus(alpha_prime)
+        beta = -alpha + F.softplus(beta_prime)
+        difference = z - center
+        r = difference.norm(dim=-1, keepdim=True)
+        h = (alpha + r).reciprocal()
+        slope = -(h**2)
+        beta_h = beta * h
+        ladj = ((self.latent_dim - 1) * torch.log1p(beta_h) + torch.log1p(beta_h + beta * slope * r)).sum(-1)
+        return z + beta_h * difference, ladj
 
-class _Radial(Bijection, ConditionedRadial):
-    def _inverse(self, y: Tensor) -> Tensor:
-        center, alpha_prime, beta_prime = self._params
+    def inverse_and_ladj(self, y: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        center, alpha_prime, beta_prime = theta
         alpha, total = F.softplus(alpha_prime), F.softplus(beta_prime)  # total = alpha + beta
         difference = y - center
         radius = difference.norm(dim=-1, keepdim=True)
@@ -47,6 +55,5 @@ class _Radial(Bijection, ConditionedRadial):
         half = radius - total
         larger = (half.abs() + (half.square() + 4 * alpha * radius).sqrt()) / 2
         r = torch.where(half >= 0, larger, alpha * radius / larger)
-        x = center + difference * (alpha + r) / (total + r)
-        self._call(x)  # leaves the log-determinant
-        return x
+        z = center + difference * (alpha + r) / (total + r)
+        return z, -self.call_and_ladj(z, theta)[1]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform
 from torch.nn import functional as F
 
 from pyro_vae._checks import whole
 from pyro_vae.networks import MLP, at_least_float32, normal_init
-from pyro_vae.transforms.base import Bijection, Step, broadcast
-
-_Knots = Callable[[Tensor, "Tensor | None"], "tuple[Tensor, Tensor, Tensor]"]
+from pyro_vae.transforms.base import Step, broadcast
 
 _LEAST = 1e-3  # of the width and height of a bin, as a share of the box, and of a derivative
 
@@ -64,17 +61,23 @@ class SplineCoupling(Step):
         if not 0 < bound < math.inf:
             raise ValueError(f"bound of a SplineCoupling has to be positive and finite; got {bound}.")
         self.bound = bound
-        half = latent_dim // 2
-        self.network = MLP(
-            half + (context_dim or 0), (latent_dim - half, 3 * num_bins - 1), hidden=hidden, activation=activation
-        )
+        self._half = latent_dim // 2
+        sizes = self._half + (context_dim or 0), (latent_dim - self._half, 3 * num_bins - 1)
+        self.network = MLP(*sizes, hidden=hidden, activation=activation)
         normal_init(self.network.layers[-1])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_bins={self.num_bins}, bound={self.bound}"
 
-    def _transform(self, context: Tensor | None) -> Transform:
-        return _SplineCoupling(self.latent_dim, self._knots, context, self.bound)
+    def call_and_ladj(self, z: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        first, second = z.split((self._half, self.latent_dim - self._half), -1)
+        bent, ladj = rational_quadratic(second, *self._knots(first, theta), self.bound)
+        return torch.cat((bent, first.expand(*bent.shape[:-1], -1)), -1), ladj.sum(-1)
+
+    def inverse_and_ladj(self, y: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        bent, first = y.split((self.latent_dim - self._half, self._half), -1)
+        second, ladj = rational_quadratic(bent, *self._knots(first, theta), self.bound, inverse=True)
+        return torch.cat((first.expand(*second.shape[:-1], -1), second), -1), -ladj.sum(-1)
 
     def _knots(self, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Widths and heights ``[*, K]``, as shares of the box, and derivatives ``[*, K - 1]``."""
@@ -90,25 +93,6 @@ class SplineCoupling(Step):
             _LEAST + room * heights.softmax(-1),
             _LEAST + F.softplus(derivatives + offset),
         )
-
-
-class _SplineCoupling(Bijection):
-    def __init__(self, latent_dim: int, knots: _Knots, context: Tensor | None, bound: float) -> None:
-        super().__init__(latent_dim, cache_size=1)
-        self._half = latent_dim // 2
-        self._knots, self._context, self._bound = knots, context, bound
-
-    def _call(self, x: Tensor) -> Tensor:
-        first, second = x.split((self._half, self.latent_dim - self._half), -1)
-        bent, log_det = rational_quadratic(second, *self._knots(first, self._context), self._bound)
-        self._cached_logDetJ = log_det.sum(-1)
-        return torch.cat((bent, first.expand(*bent.shape[:-1], -1)), -1)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        bent, first = y.split((self.latent_dim - self._half, self._half), -1)
-        second, log_det = rational_quadratic(bent, *self._knots(first, self._context), self._bound, inverse=True)
-        self._cached_logDetJ = log_det.sum(-1)
-        return torch.cat((first.expand(*second.shape[:-1], -1), second), -1)
 
 
 def rational_quadratic(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from pyro_vae._checks import whole
-from pyro_vae.transforms.base import Bijection, Parameters, Step
-from pyro_vae.transforms.householder import HouseholderProduct, reflections
+from pyro_vae.transforms.base import Parameters, Step
+from pyro_vae.transforms.householder import reflected, reflections
 from pyro_vae.transforms.roots import tanh_root
 
 Form = Literal["orthogonal", "householder", "triangular"]
@@ -95,13 +94,13 @@ class Sylvester(Step):
             return reflections(self.num_reflections, self.latent_dim).flatten()
         return torch.empty(0)
 
-    def _transform(self, context: Tensor | None) -> Transform:
+    def theta(self, context: Tensor | None) -> Columns:
         square, diagonal, bias, frame = self.numbers(context).split(self._sizes, -1)
         # One square matrix holds R in its upper triangle and what R~ has above the diagonal, transposed, in its lower.
         square = square.unflatten(-1, (self.num_columns, self.num_columns))
         r = square.triu(1) + torch.diag_embed(square.diagonal(dim1=-2, dim2=-1).tanh())
         r_tilde = square.mT.triu(1) + torch.diag_embed(diagonal.tanh())
-        return _Sylvester(self.latent_dim, r, r_tilde, bias, *self._frame(frame))
+        return Columns(r, r_tilde, bias, *self._frame(frame))
 
     def _frame(self, frame: Tensor) -> tuple[Map, Map]:
         """The maps z -> Q^T z and a -> Q a."""
@@ -110,46 +109,64 @@ class Sylvester(Step):
             return maps, maps
         if self.form == "householder":
             vectors = frame.unflatten(-1, (self.num_reflections, self.latent_dim))
-            q = HouseholderProduct(self.latent_dim, vectors)
-            return q._inverse, q._call
+            return lambda x: reflected(x, vectors, back=True), lambda a: reflected(a, vectors)
         matrix = orthonormal(frame.unflatten(-1, (self.latent_dim, self.num_columns)))
         return lambda x: _product(matrix.mT, x), lambda a: _product(matrix, a)
 
+    def call_and_ladj(self, z: Tensor, theta: Columns) -> tuple[Tensor, Tensor]:
+        shift, ladj = theta.shift_and_ladj(theta.into(z))
+        return z + shift, ladj
 
-class _Sylvester(Bijection):
-    def __init__(self, latent_dim: int, r: Tensor, r_tilde: Tensor, bias: Tensor, into: Map, out: Map) -> None:
-        super().__init__(latent_dim, cache_size=1)
-        self._r, self._r_tilde, self._bias, self._into, self._out = r, r_tilde, bias, into, out
+    def inverse_and_ladj(self, y: Tensor, theta: Columns) -> tuple[Tensor, Tensor]:
+        shift, ladj = theta.shift_and_ladj(theta.solved(theta.into(y)))
+        return y - shift, -ladj
 
-    def _slopes(self) -> Tensor:
-        return 1 + self._r.diagonal(dim1=-2, dim2=-1) * self._r_tilde.diagonal(dim1=-2, dim2=-1)
 
-    def _shift(self, a: Tensor) -> Tensor:
-        """Q R tanh(R~ a + b); leaves the log-determinant."""
-        t = (_product(self._r_tilde, a) + self._bias).tanh()
+class Columns(NamedTuple):
+    """What a Sylvester step does in the M columns of Q.
+
+    Attributes:
+        r: ``[*, M, M]``.
+        r_tilde: ``[*, M, M]``.
+        bias: ``[*, M]``.
+        into: the map z -> Q^T z.
+        out: the map a -> Q a.
+    """
+
+    r: Tensor
+    r_tilde: Tensor
+    bias: Tensor
+    into: Map
+    out: Map
+
+    def slopes(self) -> Tensor:
+        """1 + r r~, by the diagonals."""
+        return 1 + self.r.diagonal(dim1=-2, dim2=-1) * self.r_tilde.diagonal(dim1=-2, dim2=-1)
+
+    def shift_and_ladj(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Q R tanh(R~ a + b), and the log-determinant of the step there."""
+        t = self._tanh(a)
         # 1 + (slope - 1) (1 - t^2), as a sum of what is not negative.
-        self._cached_logDetJ = (t.square() + (1 - t.square()) * self._slopes()).log().sum(-1)
-        return self._out(_product(self._r, t))
+        ladj = (t.square() + (1 - t.square()) * self.slopes()).log().sum(-1)
+        return self.out(_product(self.r, t)), ladj
 
-    def _call(self, x: Tensor) -> Tensor:
-        return x + self._shift(self._into(x))
+    def _tanh(self, a: Tensor) -> Tensor:
+        return (_product(self.r_tilde, a) + self.bias).tanh()
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        c = self._into(y)
-        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+    def solved(self, c: Tensor) -> Tensor:
+        """a with a + R tanh(R~ a + b) = c, with the gradients of the implicit function."""
+        with torch.no_grad(), torch.autocast(c.device.type, enabled=False):
             a = self._back_substitution(c)
-            t = (_product(self._r_tilde, a) + self._bias).tanh()
+            t = self._tanh(a)
             # d/da of a + R tanh(R~ a + b), upper triangular
-            jacobian = self._r @ ((1 - t.square()).unsqueeze(-1) * self._r_tilde)
+            jacobian = self.r @ ((1 - t.square()).unsqueeze(-1) * self.r_tilde)
             jacobian = jacobian + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        residual = a + _product(self._r, (_product(self._r_tilde, a) + self._bias).tanh()) - c
-        a = a - torch.linalg.solve_triangular(jacobian, residual.unsqueeze(-1), upper=True).squeeze(-1)
-        return y - self._shift(a)
+        residual = a + _product(self.r, self._tanh(a)) - c
+        return a - torch.linalg.solve_triangular(jacobian, residual.unsqueeze(-1), upper=True).squeeze(-1)
 
     def _back_substitution(self, c: Tensor) -> Tensor:
-        """a with a + R tanh(R~ a + b) = c."""
-        r, r_tilde, slopes = self._r, self._r_tilde, self._slopes()
-        rest, inner = c, self._bias
+        r, r_tilde, slopes = self.r, self.r_tilde, self.slopes()
+        rest, inner = c, self.bias
         a = []
         for m in reversed(range(c.shape[-1])):
             t = tanh_root(slopes[..., m], r_tilde[..., m, m] * rest[..., m] + inner[..., m], 6).tanh()

@@ -24,17 +24,17 @@ from pyro_vae.transforms import (
     Householder,
     InverseAutoregressive,
     MaskedAutoregressive,
+    NormalizingFlow,
     Permutation,
     Planar,
     Radial,
     SplineCoupling,
     Step,
     Sylvester,
-    transform_of,
 )
-from pyro_vae.transforms.base import steps_of, transforms_of
 from pyro_vae.transforms.roots import tanh_root
 from pyro_vae.transforms.spline import rational_quadratic
+from pyro_vae.transforms.steps import Steps
 from pyro_vae.transforms.sylvester import orthonormal
 
 LATENT, CONTEXT = 5, 3
@@ -115,12 +115,14 @@ def test_log_determinant_is_that_of_the_jacobian(make: Any, context_dim: int | N
         jacobian = torch.autograd.functional.jacobian(lambda z: step(context)(z), z)
         _, expected = torch.linalg.slogdet(jacobian)
         transform = step(context)
-        y = transform(z)
+        y, ladj = transform.call_and_ladj(z)
+        torch.testing.assert_close(ladj, expected)
         torch.testing.assert_close(transform.log_abs_det_jacobian(z, y), expected)
-        torch.testing.assert_close(step(context).log_abs_det_jacobian(z, y), expected)
-        # What the inverse leaves, and the inverse's Jacobian, which is computed through the numerical solution.
-        transform = step(context)
-        torch.testing.assert_close(transform.log_abs_det_jacobian(transform.inv(y), y), expected)
+        torch.testing.assert_close(transform.inv.log_abs_det_jacobian(y, z), -expected)
+        # What the inverse gives, and the inverse's Jacobian, which is computed through the numerical solution.
+        for x, ladj in (transform.inverse_and_ladj(y), transform.inv.call_and_ladj(y)):
+            torch.testing.assert_close(x, z)
+            torch.testing.assert_close(ladj, -expected)
         back = torch.autograd.functional.jacobian(lambda y: step(context).inv(y), y)
         torch.testing.assert_close(back @ jacobian, torch.eye(LATENT, dtype=torch.float64), atol=1e-8, rtol=0)
 
@@ -131,9 +133,8 @@ def test_gradient_of_the_inverse_is_that_of_the_implicit_function(make: Any, con
     step, context = shaken(make, context_dim), context_of(context_dim)
     inputs = [*step.parameters()] + ([] if context is None else [context.requires_grad_()])
     y, probe = torch.randn(2, LATENT, dtype=torch.float64)
-    transform = step(context)
-    x = transform.inv(y)
-    gradients = torch.autograd.grad((probe * x).sum() + transform.log_abs_det_jacobian(x, y), inputs)
+    x, ladj = step(context).inverse_and_ladj(y)
+    gradients = torch.autograd.grad((probe * x).sum() - ladj, inputs)
 
     root = x.detach().requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda z: step(context)(z), root)
@@ -199,7 +200,8 @@ def test_leading_dimensions(make: Any, context_dim: int | None, leading: tuple[i
         for i, row in enumerate(rows):
             alone = step(None if contexts is None else contexts[i])
             torch.testing.assert_close(y.reshape(-1, LATENT)[i], alone(row))
-        assert dist.TransformedDistribution(normal(*leading), [step(context)]).log_prob(y).shape == leading
+        for kind in (NormalizingFlow, dist.TransformedDistribution):
+            assert kind(normal(*leading), [step(context)]).log_prob(y).shape == leading
 
 
 @of_all
@@ -227,14 +229,15 @@ def depends_on(context: Tensor | None, step: Step) -> bool:
 def test_scores_own_draws_as_any_value(make: Any, context_dim: int | None) -> None:
     step, context = shaken(make, context_dim), context_of(context_dim, 20)
 
-    def q() -> dist.Distribution:
-        return dist.TransformedDistribution(normal(20), [step(context)])
+    def q() -> Any:
+        return NormalizingFlow(normal(20), [step(context)])
 
     own = q()
     z = own.rsample((3,))
     fresh = q().log_prob(z.detach().clone())
     assert fresh.shape == (3, 20)
     torch.testing.assert_close(own.log_prob(z), fresh)
+    torch.testing.assert_close(dist.TransformedDistribution(normal(20), [step(context)]).log_prob(z), fresh)
     with torch.no_grad():
         own = q()
         z = own.sample((3,))
@@ -246,7 +249,7 @@ def test_a_draw_without_graph_is_scored_with_all_gradients(make: Any, context_di
     step, context = shaken(make, context_dim), context_of(context_dim, 20)
 
     def gradients(remembered: bool) -> tuple[Tensor, ...]:
-        q = dist.TransformedDistribution(normal(20), [step(context)])
+        q = NormalizingFlow(normal(20), [step(context)])
         torch.manual_seed(1)
         z = q.sample()
         z = z if remembered else z.clone()
@@ -264,7 +267,7 @@ def test_density_integrates_to_one(make: Any) -> None:
     line = torch.linspace(-10, 10, 301, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line)
     with torch.no_grad():
-        log_prob = dist.TransformedDistribution(normal(dim=2), [step(context)]).log_prob(grid)
+        log_prob = NormalizingFlow(normal(dim=2), [step(context)]).log_prob(grid)
     total = log_prob.exp().sum() * (line[1] - line[0]) ** 2
     assert total.item() == pytest.approx(1, abs=0.01)
 
@@ -289,12 +292,20 @@ class Scores(nn.Module):
         self.step = step
 
     def forward(self, noise: Tensor, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        base = normal(4, dim=2)
-        q = dist.TransformedDistribution(base, [self.step(context)], validate_args=False)
-        z = q.transforms[0](noise)
-        own = q.log_prob(z)
-        given = dist.TransformedDistribution(base, [self.step(context)], validate_args=False).log_prob(value)
-        return z, own.sum() + given.sum() + z.square().sum()
+        q = NormalizingFlow(Noise(noise).to_event(1), [self.step(context)], validate_args=False)
+        z = q.rsample()
+        return z, q.log_prob(z).sum() + q.log_prob(value).sum() + z.square().sum()
+
+
+class Noise(dist.Normal):
+    """A standard normal that is drawn already."""
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__(torch.zeros_like(noise), 1.0, validate_args=False)
+        self.noise = noise
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.noise
 
 
 @pytest.mark.parametrize(
@@ -357,7 +368,7 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
     with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]; got \[4, 4\]"):
         step(context).inv(torch.randn(4, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"latents of shape \[\*, 5\]"):
-        dist.TransformedDistribution(normal(4, dim=6), [step(context)])
+        NormalizingFlow(normal(4, dim=6), [step(context)])
     if isinstance(step, Permutation):
         return  # it ignores any context
     if context_dim is None:
@@ -436,15 +447,15 @@ def test_sylvester_formula(form: Any) -> None:
     step = shaken(lambda *sizes: Sylvester(*sizes, form=form, reverse=form == "triangular"), None)
     transform, z = step(), torch.randn(9, LATENT, dtype=torch.float64)
     columns = step.num_columns
-    q = transform._out(torch.eye(columns, dtype=z.dtype)).T
+    r, r_tilde, bias, into, out = transform.theta
+    q = out(torch.eye(columns, dtype=z.dtype)).T
     torch.testing.assert_close(q.T @ q, torch.eye(columns, dtype=z.dtype))
-    torch.testing.assert_close(transform._into(torch.eye(LATENT, dtype=z.dtype)), q)
-    r, r_tilde = transform._r, transform._r_tilde
+    torch.testing.assert_close(into(torch.eye(LATENT, dtype=z.dtype)), q)
     for matrix in (r, r_tilde):
         torch.testing.assert_close(matrix, matrix.triu())
         assert (matrix.diagonal().abs() < 1).all()
     assert not torch.allclose(r.triu(1), r_tilde.triu(1))
-    expected = z + torch.tanh(z @ q @ r_tilde.T + transform._bias) @ r.T @ q.T
+    expected = z + torch.tanh(z @ q @ r_tilde.T + bias) @ r.T @ q.T
     torch.testing.assert_close(transform(z), expected)
 
 
@@ -463,14 +474,15 @@ def test_sylvester_of_one_column_is_planar(context_dim: int | None) -> None:
     context, z = context_of(context_dim, 8), torch.randn(8, LATENT, dtype=torch.float64)
     transform = sylvester(context)
     y = transform(z)
-    q = transform._out(torch.ones(*transform._bias.shape, dtype=z.dtype))
-    r, r_tilde = transform._r[..., 0], transform._r_tilde[..., 0]
+    r, r_tilde, bias, _, out = transform.theta
+    q = out(torch.ones(*bias.shape, dtype=z.dtype))
+    r, r_tilde = r[..., 0], r_tilde[..., 0]
     w = r_tilde * q
     # The u whose constrained u_hat is r q: softplus(w.u) - 1 = r r~.
     product = torch.log(torch.expm1(1 + r * r_tilde))
     u = product * w / w.square().sum(-1, keepdim=True)
     planar = Planar(LATENT).double()
-    planar.numbers = Given(torch.cat((transform._bias, u, w), -1))  # type: ignore[assignment]
+    planar.numbers = Given(torch.cat((bias, u, w), -1))  # type: ignore[assignment]
     same = planar()
     torch.testing.assert_close(same(z), y)
     torch.testing.assert_close(
@@ -484,7 +496,7 @@ def test_sylvester_of_one_column_is_planar(context_dim: int | None) -> None:
 def test_equals_pyro(make: Any, theirs: Any, context_dim: int | None) -> None:
     step, context = shaken(make, context_dim), context_of(context_dim, 8)
     z = torch.randn(3, 8, LATENT, dtype=torch.float64)
-    ours, reference = step(context), theirs(step(context)._params)
+    ours, reference = step(context), theirs(step(context).theta)
     torch.testing.assert_close(ours(z), reference(z))
     torch.testing.assert_close(
         ours.log_abs_det_jacobian(z, ours(z)), reference.log_abs_det_jacobian(z, reference(z)).reshape(3, 8)
@@ -645,92 +657,5 @@ def test_autoregressive_scales_are_held(make: Any, gated: bool, output: float) -
 def test_permutation_has_no_use_for_a_context() -> None:
     step, context, z = Permutation(LATENT, CONTEXT), torch.randn(4, CONTEXT), torch.randn(4, LATENT)
     assert step.context_dim is None
-    for y in (step(context)(z), step()(z), transform_of(step, context)(z)):
+    for y in (step(context)(z), step()(z), Steps([step])(context)[0](z)):
         assert torch.equal(y, z.flip(-1))
-
-
-def test_copies_of_pyro_transforms_share_parameters_alone() -> None:
-    spline = pyro_transforms.spline_coupling(4)
-    stable = pyro_transforms.affine_autoregressive(4, [8], stable=True)
-    for step in (spline, stable, pyro_transforms.ComposeTransformModule([spline, stable])):
-        z = torch.randn(5, 4, requires_grad=True)
-        x = z
-        for transform in transforms_of(step):
-            y = transform(x)
-            transform.log_abs_det_jacobian(x, y).sum().backward(retain_graph=True)
-            x = y
-        torch.testing.assert_close(x, copy.deepcopy(step)(z))  # a graph left on the step cannot be copied
-        assert all(parameter.grad is not None for parameter in step.parameters())
-        step.zero_grad()
-        for module in step.modules():
-            assert getattr(module, "_cached_x_y", (None, None)) == (None, None)
-    fresh: Any = transforms_of(spline)[0]
-    assert fresh.lower_spline is not spline.lower_spline
-    assert fresh.upper_spline is spline.upper_spline  # a conditional one remembers nothing
-
-
-PLAIN: dict[str, Callable[[], Any]] = {
-    "exp": torch.distributions.ExpTransform,
-    "sigmoid": torch.distributions.SigmoidTransform,
-    "affine": lambda: torch.distributions.AffineTransform(torch.ones(4), 2 * torch.ones(4)),
-    "permute": lambda: pyro_transforms.permute(4),
-    "inverse": lambda: torch.distributions.AffineTransform(torch.ones(4), 2 * torch.ones(4)).inv,
-    "composed": lambda: torch.distributions.ComposeTransform(
-        [torch.distributions.ExpTransform(), torch.distributions.AffineTransform(0.0, torch.ones(4))]
-    ),
-    "independent": lambda: torch.distributions.IndependentTransform(torch.distributions.TanhTransform(), 1),
-}
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_plain_transforms_are_steps(name: str) -> None:
-    plain = PLAIN[name]()
-    z, parts = torch.randn(5, 4), [part for step in steps_of([plain]) for part in transforms_of(step)]
-    base: Any = dist.Normal(torch.zeros(4), 1.0).to_event(1)
-    q, expected = (dist.TransformedDistribution(base, transforms) for transforms in (parts, [plain]))
-    for transform in parts:
-        y = transform(z)
-        assert transform.inv(y) is z  # a draw is scored on its way
-        assert transform is not plain
-        z = y
-    torch.testing.assert_close(q.log_prob(z), expected.log_prob(z))
-    double = copy.deepcopy(steps_of([plain])).double()
-    (z,) = torch.randn(1, 4, dtype=torch.float64)
-    for step in double:
-        for transform in transforms_of(step):
-            z = transform(z)
-            tensors = [value for value in vars(transform).values() if isinstance(value, Tensor)]
-            assert all(value.dtype in (torch.float64, torch.int64) for value in tensors)
-    assert z.dtype == torch.float64
-    assert not list(double.parameters())
-
-
-def test_what_is_no_step() -> None:
-    step: Any
-    for step in (3, nn.Linear(2, 2), "exp"):
-        with pytest.raises(TypeError, match=rf"a step of a flow is a.*Transform.*got {type(step).__name__}"):
-            steps_of([step])
-    for step in (
-        pyro_transforms.planar(2).inv,
-        torch.distributions.AffineTransform(nn.Parameter(torch.zeros(2)), 1.0),
-    ):
-        with pytest.raises(TypeError, match=rf"no parameters.*got one in a {type(step).__name__}. Give the module"):
-            steps_of([step])
-
-
-def test_transform_of() -> None:
-    context, z = torch.randn(4, CONTEXT), torch.randn(4, LATENT)
-    shared, amortized = Planar(LATENT), Planar(LATENT, CONTEXT)
-    torch.testing.assert_close(transform_of(shared)(z), shared()(z))
-    torch.testing.assert_close(transform_of(shared, context)(z), shared()(z))
-    torch.testing.assert_close(transform_of(amortized, context)(z), amortized(context)(z))
-    with pytest.raises(ValueError, match="needs a context"):
-        transform_of(amortized)
-    conditional = pyro_transforms.conditional_planar(LATENT, CONTEXT)
-    torch.testing.assert_close(transform_of(conditional, context)(z), conditional.condition(context)(z))
-    with pytest.raises(ValueError, match=r"ConditionalPlanar.*needs a context"):
-        transform_of(conditional)
-    plain = pyro_transforms.Planar(LATENT)
-    assert transform_of(plain, context) is plain
-    with pytest.raises(TypeError, match=r"pyro_vae\.transforms\.Step.*got Linear"):
-        transform_of(nn.Linear(2, 2))
