@@ -20,8 +20,8 @@ class Step(nn.Module):
     r"""A step of a normalizing flow: ``step(context)`` gives a :class:`Bijection` of :math:`\mathbb R^D`.
 
     The bijection acts on the last dimension, ``z: [*, D] -> y: [*, D]``, and can score any given value. A step of one's
-    own gives its two directions, :meth:`call_and_ladj` and :meth:`inverse_and_ladj`, and, where it has any, its
-    parameters for a context, :meth:`theta`.
+    own gives its two directions, :meth:`call_and_ladj` and :meth:`inverse_and_ladj`. Its :class:`Parameters`, if it has
+    any, are its ``numbers``; a step that computes more of a context than they do says so by :meth:`theta`.
 
     Args:
         latent_dim: D.
@@ -34,17 +34,18 @@ class Step(nn.Module):
     >>> class Scaling(Step):
     ...     def __init__(self, latent_dim, context_dim=None):
     ...         super().__init__(latent_dim, context_dim)
-    ...         self.log_scale = Parameters(torch.zeros(latent_dim), context_dim)
-    ...     def theta(self, context):
-    ...         return self.log_scale(context)
+    ...         self.numbers = Parameters([torch.zeros(latent_dim)], context_dim)
     ...     def call_and_ladj(self, z, theta):
-    ...         y = z * theta.exp()
-    ...         return y, theta.sum(-1).expand(y.shape[:-1])
+    ...         (log_scale,) = theta
+    ...         y = z * log_scale.exp()
+    ...         return y, log_scale.sum(-1).expand(y.shape[:-1])
     ...     def inverse_and_ladj(self, y, theta):
-    ...         return self.call_and_ladj(y, -theta)
+    ...         return self.call_and_ladj(y, [-part for part in theta])
     >>> Scaling(2)()(torch.ones(3, 2)).shape
     torch.Size([3, 2])
     """
+
+    numbers: Parameters | None
 
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
         super().__init__()
@@ -53,17 +54,17 @@ class Step(nn.Module):
             whole(context_dim=context_dim)
         self.latent_dim, self.context_dim = latent_dim, context_dim
         self.latent_shape: tuple[int, ...] = (latent_dim,)
+        self.numbers = None
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, context_dim={self.context_dim}"
 
     def theta(self, context: Tensor | None) -> Any:
-        """What the two directions take of a context that fits, computed once for both; by default the context itself.
+        """What the two directions are given of a context that fits, computed once for both.
 
-        Args:
-            context: ``[*, B, context_dim]``, or ``None`` where the step has parameters of its own.
+        By default the parts of ``numbers``; or, of a step that has none, the context itself, ``[*, B, context_dim]``.
         """
-        return context
+        return context if self.numbers is None else self.numbers(context)
 
     @abstractmethod
     def call_and_ladj(self, z: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
@@ -151,22 +152,27 @@ class Bijection(Transform):
 
 
 class Parameters(nn.Module):
-    """The numbers of a step: free, or linear in a context, ``[*, C] -> [*, P]``, with the same start.
+    """The numbers of a step, in parts: free, or linear in a context, ``[*, C]``, with the same start.
+
+    Called with the context they give each part, ``[*, *part]``.
 
     Args:
-        start: ``[P]``, in a parameter of this name; a context changes it little at first.
+        parts: what each starts at, together in the parameter ``start``; a context changes it little at first.
         context_dim: C, or ``None``.
     """
 
-    def __init__(self, start: Tensor, context_dim: int | None) -> None:
+    def __init__(self, parts: Sequence[Tensor], context_dim: int | None) -> None:
         super().__init__()
-        self.start = nn.Parameter(start)
-        self.weight = None if context_dim is None else nn.Parameter(0.01 * torch.randn(len(start), context_dim))
+        self.shapes = [part.shape for part in parts]
+        self.start = nn.Parameter(torch.cat([part.flatten() for part in parts]))
+        self.weight = None if context_dim is None else nn.Parameter(0.01 * torch.randn(len(self.start), context_dim))
 
-    def forward(self, context: Tensor | None) -> Tensor:
-        if context is None or self.weight is None:
-            return self.start
-        return at_least_float32(F.linear(context, self.weight, self.start))
+    def forward(self, context: Tensor | None) -> tuple[Tensor, ...]:
+        numbers: Tensor = self.start
+        if context is not None and self.weight is not None:
+            numbers = at_least_float32(F.linear(context, self.weight, self.start))
+        parts = numbers.split([shape.numel() for shape in self.shapes], -1)
+        return tuple(part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True))
 
 
 def broadcast(z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

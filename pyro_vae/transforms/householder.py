@@ -28,20 +28,17 @@ class Householder(Step):
         super().__init__(latent_dim, context_dim)
         whole(num_reflections=num_reflections)
         self.num_reflections = num_reflections
-        self.numbers = Parameters(reflections(num_reflections, latent_dim).flatten(), context_dim)
+        self.numbers = Parameters([reflections(num_reflections, latent_dim)], context_dim)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_reflections={self.num_reflections}"
 
-    def theta(self, context: Tensor | None) -> Tensor:
-        return self.numbers(context).unflatten(-1, (self.num_reflections, self.latent_dim))
-
-    def call_and_ladj(self, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        y = reflected(z, theta)
+    def call_and_ladj(self, z: Tensor, theta: tuple[Tensor]) -> tuple[Tensor, Tensor]:
+        y = reflected(z, *theta)
         return y, y.new_zeros(y.shape[:-1])
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        z = reflected(y, theta, back=True)
+    def inverse_and_ladj(self, y: Tensor, theta: tuple[Tensor]) -> tuple[Tensor, Tensor]:
+        z = reflected(y, *theta, back=True)
         return z, z.new_zeros(z.shape[:-1])
 
 

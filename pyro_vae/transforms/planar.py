@@ -32,10 +32,7 @@ class Planar(Step):
         w = (2 * torch.rand(latent_dim) - 1) / math.sqrt(latent_dim)
         # Where w.u = log(e - 1) the constrained w.u_hat is 0; what is left of u_hat is small.
         u = math.log(math.e - 1) * w / w.square().sum() + 0.01 * torch.randn(latent_dim)
-        self.numbers = Parameters(torch.cat((torch.zeros(1), u, w)), context_dim)
-
-    def theta(self, context: Tensor | None) -> tuple[Tensor, ...]:
-        return self.numbers(context).split((1, self.latent_dim, self.latent_dim), -1)
+        self.numbers = Parameters((torch.zeros(1), u, w), context_dim)
 
     def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         bias, u_hat, w, slope = _constrained(*theta)

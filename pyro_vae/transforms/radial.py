@@ -29,10 +29,7 @@ class Radial(Step):
         super().__init__(latent_dim, context_dim)
         center = (2 * torch.rand(latent_dim) - 1) / math.sqrt(latent_dim)
         # beta = softplus(second) - softplus(first), about 0.
-        self.numbers = Parameters(torch.cat((center, torch.zeros(1), 0.1 * torch.randn(1))), context_dim)
-
-    def theta(self, context: Tensor | None) -> tuple[Tensor, ...]:
-        return self.numbers(context).split((self.latent_dim, 1, 1), -1)
+        self.numbers = Parameters((center, torch.zeros(1), 0.1 * torch.randn(1)), context_dim)
 
     def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         center, alpha_prime, beta_prime = theta

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import one_of, whole
 from pyro_vae.transforms.base import Parameters, Step
 from pyro_vae.transforms.householder import reflected, reflections
 from pyro_vae.transforms.roots import tanh_root
@@ -57,60 +57,46 @@ class Sylvester(Step):
         reverse: bool = False,
     ) -> None:
         super().__init__(latent_dim, context_dim)
-        if form not in get_args(Form):
-            raise ValueError(f"form of a Sylvester step is one of {', '.join(get_args(Form))}; got {form!r}.")
-        if form != "orthogonal" and num_columns not in (None, latent_dim):
-            raise ValueError(
-                f"a Sylvester step with form={form!r} has as many columns as the latent has dimensions, {latent_dim}; "
-                f"got num_columns={num_columns}. Leave it out, or take form='orthogonal'."
-            )
+        one_of(get_args(Form), form=form)
         if reverse and form != "triangular":
             raise ValueError(f"reverse=True is for a Sylvester step with form='triangular'; got form={form!r}.")
-        columns = max(1, latent_dim // 2) if form == "orthogonal" else latent_dim
-        self.num_columns = columns if num_columns is None else num_columns
-        whole(num_columns=self.num_columns)
-        if self.num_columns > latent_dim:
+        any_number = form == "orthogonal"
+        if num_columns is None:
+            num_columns = max(1, latent_dim // 2) if any_number else latent_dim
+        whole(num_columns=num_columns, num_reflections=num_reflections)
+        if num_columns > latent_dim or not (any_number or num_columns == latent_dim):
             raise ValueError(
-                f"a Sylvester step has at most as many columns as the latent has dimensions, {latent_dim}; "
-                f"got num_columns={num_columns}."
+                f"a Sylvester step with form={form!r} has {'at most ' * any_number}as many columns as the latent has "
+                f"dimensions, {latent_dim}; got num_columns={num_columns}."
             )
-        self.form = form
-        whole(num_reflections=num_reflections)
-        self.num_reflections = num_reflections
-        self.reverse = reverse
-        m = self.num_columns
+        self.form, self.reverse = form, reverse
+        self.num_columns = m = num_columns
         # A small R makes the start nearly the identity; the diagonal of R~ is tanh(1).
-        start = (0.01 * torch.randn(m * m), torch.ones(m), torch.zeros(m), self._frame_start())
-        self._sizes = [len(part) for part in start]
-        self.numbers = Parameters(torch.cat(start), context_dim)
+        start = [0.01 * torch.randn(m, m), torch.ones(m), torch.zeros(m)]
+        if form == "orthogonal":
+            start.append(torch.nn.init.orthogonal_(torch.empty(latent_dim, m)))
+        elif form == "householder":
+            start.append(reflections(num_reflections, latent_dim))
+        self.numbers = Parameters(start, context_dim)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, form={self.form!r}, num_columns={self.num_columns}"
 
-    def _frame_start(self) -> Tensor:
-        if self.form == "orthogonal":
-            return torch.nn.init.orthogonal_(torch.empty(self.latent_dim, self.num_columns)).flatten()
-        if self.form == "householder":
-            return reflections(self.num_reflections, self.latent_dim).flatten()
-        return torch.empty(0)
-
     def theta(self, context: Tensor | None) -> Columns:
-        square, diagonal, bias, frame = self.numbers(context).split(self._sizes, -1)
         # One square matrix holds R in its upper triangle and what R~ has above the diagonal, transposed, in its lower.
-        square = square.unflatten(-1, (self.num_columns, self.num_columns))
+        square, diagonal, bias, *frame = super().theta(context)
         r = square.triu(1) + torch.diag_embed(square.diagonal(dim1=-2, dim2=-1).tanh())
         r_tilde = square.mT.triu(1) + torch.diag_embed(diagonal.tanh())
-        return Columns(r, r_tilde, bias, *self._frame(frame))
+        return Columns(r, r_tilde, bias, *self._frame(*frame))
 
-    def _frame(self, frame: Tensor) -> tuple[Map, Map]:
+    def _frame(self, frame: Tensor | None = None) -> tuple[Map, Map]:
         """The maps z -> Q^T z and a -> Q a."""
-        if self.form == "triangular":
+        if frame is None:
             maps = (lambda x: x.flip(-1)) if self.reverse else (lambda x: x)
             return maps, maps
         if self.form == "householder":
-            vectors = frame.unflatten(-1, (self.num_reflections, self.latent_dim))
-            return lambda x: reflected(x, vectors, back=True), lambda a: reflected(a, vectors)
-        matrix = orthonormal(frame.unflatten(-1, (self.latent_dim, self.num_columns)))
+            return lambda x: reflected(x, frame, back=True), lambda a: reflected(a, frame)
+        matrix = orthonormal(frame)
         return lambda x: _product(matrix.mT, x), lambda a: _product(matrix, a)
 
     def call_and_ladj(self, z: Tensor, theta: Columns) -> tuple[Tensor, Tensor]:
@@ -123,15 +109,7 @@ class Sylvester(Step):
 
 
 class Columns(NamedTuple):
-    """What a Sylvester step does in the M columns of Q.
-
-    Attributes:
-        r: ``[*, M, M]``.
-        r_tilde: ``[*, M, M]``.
-        bias: ``[*, M]``.
-        into: the map z -> Q^T z.
-        out: the map a -> Q a.
-    """
+    """What a Sylvester step does in the M columns of Q, by the maps z -> Q^T z (``into``) and a -> Q a (``out``)."""
 
     r: Tensor
     r_tilde: Tensor

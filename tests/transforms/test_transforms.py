@@ -388,7 +388,7 @@ def test_other_sizes_are_refused(make: Any, context_dim: int | None) -> None:
         (lambda: Planar(3, 0), "context_dim has to be a whole number of at least 1; got 0"),
         (lambda: Radial("2"), "latent_dim has to be a whole number of at least 1; got '2'"),
         (lambda: Householder(3, num_reflections=0), "num_reflections has to be"),
-        (lambda: Sylvester(4, form="round"), "one of orthogonal, householder, triangular; got 'round'"),
+        (lambda: Sylvester(4, form="round"), "form is one of 'orthogonal', 'householder', 'triangular'; got 'round'"),
         (lambda: Sylvester(4, form="triangular", num_columns=2), "as many columns.*num_columns=2"),
         (lambda: Sylvester(4, num_columns=5), "at most as many columns.*4; got num_columns=5"),
         (lambda: Sylvester(4, reverse=True), "form='triangular'; got form='orthogonal'"),
@@ -460,11 +460,11 @@ def test_sylvester_formula(form: Any) -> None:
 
 
 class Given(nn.Module):
-    def __init__(self, numbers: Tensor) -> None:
+    def __init__(self, *numbers: Tensor) -> None:
         super().__init__()
         self.numbers = numbers
 
-    def forward(self, context: Tensor | None) -> Tensor:
+    def forward(self, context: Tensor | None) -> tuple[Tensor, ...]:
         return self.numbers
 
 
@@ -482,7 +482,7 @@ def test_sylvester_of_one_column_is_planar(context_dim: int | None) -> None:
     product = torch.log(torch.expm1(1 + r * r_tilde))
     u = product * w / w.square().sum(-1, keepdim=True)
     planar = Planar(LATENT).double()
-    planar.numbers = Given(torch.cat((bias, u, w), -1))  # type: ignore[assignment]
+    planar.numbers = Given(bias, u, w)  # type: ignore[assignment]
     same = planar()
     torch.testing.assert_close(same(z), y)
     torch.testing.assert_close(
