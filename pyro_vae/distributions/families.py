@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from pyro_vae._pyro import standard_gamma
+from pyro_vae.distributions.base import validated
 from pyro_vae.distributions.wrappers import bare
 
 LEAST = 1e-6
@@ -28,18 +29,19 @@ _EULER = 0.57721566490153286
 
 def constrained(constraint: Any, value: Tensor) -> Tensor:
     """An unconstrained ``value`` as a parameter: itself where it may be real, its softplus where it is positive."""
-    return F.softplus(value).clamp(min=LEAST) if _is_positive(constraint) else value
+    return F.softplus(value).clamp(min=LEAST) if is_positive(constraint) else value
 
 
 def unconstrained(constraint: Any, parameter: Tensor) -> Tensor:
     """The value of which :func:`constrained` makes ``parameter``."""
-    if not _is_positive(constraint):
+    if not is_positive(constraint):
         return parameter
     parameter = parameter.clamp(min=LEAST)
     return parameter + (-torch.expm1(-parameter)).log()
 
 
-def _is_positive(constraint: Any) -> bool:
+def is_positive(constraint: Any) -> bool:
+    """Whether a parameter has to be positive, or may be any real number."""
     constraint = bare(constraint)
     if constraint is not constraints.real and constraint is not constraints.positive:
         raise TypeError(f"parameters of a family are real or positive; got {constraint}.")
@@ -134,9 +136,7 @@ class Gumbel(_Drawn, dist.Gumbel):
         return self.loc - self.scale * _exponential(self.loc, shape).log()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        y = (self.loc - value) / self.scale
+        y = (self.loc - validated(self, value)) / self.scale
         return y - _finite_exp(y) - self.scale.log()
 
 
@@ -148,9 +148,7 @@ class Weibull(_Drawn, dist.Weibull):
         return _positive(noise.log() / self.concentration + self.scale.log())
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        log_ratio = value.log() - self.scale.log()
+        log_ratio = validated(self, value).log() - self.scale.log()
         log_rate = self.concentration.log() - self.scale.log()
         return log_rate + (self.concentration - 1) * log_ratio - _finite_exp(self.concentration * log_ratio)
 
@@ -164,9 +162,7 @@ class Kumaraswamy(_Drawn, dist.Kumaraswamy):
         return _fraction((-torch.expm1(-(noise / self.concentration0).clamp(min=tiny))).log() / self.concentration1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        log_value = value.log()
+        log_value = validated(self, value).log()
         log_power = (self.concentration1 * log_value).clamp(max=-torch.finfo(value.dtype).tiny)
         log_rest = (-torch.expm1(log_power)).log()
         log_scale = self.concentration1.log() + self.concentration0.log()
@@ -189,9 +185,7 @@ class StudentT(_Drawn, dist.StudentT):
         return self.loc + self.scale * normal * _positive(((self.df / 2).log() - log_gamma) / 2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        y = ((value - self.loc) / self.scale).abs().clamp(min=torch.finfo(value.dtype).tiny)
+        y = ((validated(self, value) - self.loc) / self.scale).abs().clamp(min=torch.finfo(value.dtype).tiny)
         log_norm = _log_gamma_half_step(self.df / 2) - 0.5 * (self.df * math.pi).log() - self.scale.log()
         return log_norm - 0.5 * (self.df + 1) * F.softplus(2 * y.log() - self.df.log())  # of log(1 + y^2 / df)
 

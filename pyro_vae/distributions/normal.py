@@ -11,9 +11,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
+
+from pyro_vae.distributions.base import Parametrized, validated
 
 
 class MultivariateNormal(dist.MultivariateNormal):
@@ -35,7 +36,7 @@ class MultivariateNormal(dist.MultivariateNormal):
             return super().log_prob(value.to(self.loc.dtype))
 
 
-class LowRankNormal(TorchDistribution):
+class LowRankNormal(Parametrized):
     r"""Gaussian whose covariance is diagonal up to a correction of low rank, by scales and correlations apart.
 
     .. math:: \mathcal N(\mathrm{loc}, S \, (I + F F^\top) \, S), \quad S = \mathrm{diag}(\mathrm{scale})
@@ -68,17 +69,6 @@ class LowRankNormal(TorchDistribution):
             self._capacitance_tril = torch.linalg.cholesky(unit + factor.mT @ factor)
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
-        new = self._get_checked_instance(LowRankNormal, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.scale = self.scale.expand(batch_shape + self.event_shape)
-        new.factor = self.factor.expand(batch_shape + self.factor.shape[-2:])
-        new._capacitance_tril = self._capacitance_tril
-        super(LowRankNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         kind: dict[str, Any] = {"dtype": self.loc.dtype, "device": self.loc.device}
@@ -86,10 +76,8 @@ class LowRankNormal(TorchDistribution):
         return self.loc + self.scale * (torch.randn(shape, **kind) + (self.factor * shared).sum(-1))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         # (I + F F')^-1 = I - F (I + F' F)^-1 F'
-        u = (value - self.loc) / self.scale
+        u = (validated(self, value) - self.loc) / self.scale
         with full_precision(self.loc):
             projected = (self.factor * u.unsqueeze(-1)).sum(-2, keepdim=True).mT
             explained = torch.linalg.solve_triangular(self._capacitance_tril, projected, upper=False)
@@ -107,9 +95,7 @@ class LowRankNormal(TorchDistribution):
     def mean(self) -> Tensor:
         return self.loc
 
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    mode = mean
 
     @property
     def variance(self) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 
+from pyro_vae.distributions.base import Parametrized, validated
+
 _SHARPNESS = 12.0
 
 
@@ -89,8 +91,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+        value = validated(self, value)
         small, near, size = self._parts()
         # Elsewhere p falls off as exp(-|l| d) with the distance d from the likelier end.
         distance = torch.where(self.logits > 0, 1 - value, value)
@@ -159,7 +160,7 @@ class UniformLevels(constraints.Constraint):
         return f"UniformLevels(k / {self.num_levels - 1})"
 
 
-class _OnLevels(TorchDistribution):
+class _OnLevels(Parametrized):
     """Base of the distributions over k / (L - 1). A value off its level counts as the nearest."""
 
     num_levels: int
@@ -169,9 +170,7 @@ class _OnLevels(TorchDistribution):
         return UniformLevels(self.num_levels)
 
     def _level(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return (value * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1)
+        return (validated(self, value) * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1)
 
 
 class QuantizedCategorical(_OnLevels):
@@ -187,10 +186,6 @@ class QuantizedCategorical(_OnLevels):
         self.logits = logits
         self.num_levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> QuantizedCategorical:
-        logits = self.logits.expand(*batch_shape, self.num_levels)
-        return QuantizedCategorical(logits, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         level = self._level(value)
@@ -231,10 +226,6 @@ class DiscretizedLogistic(_OnLevels):
         self.loc, self.scale = broadcast_all(loc, scale)
         self.num_levels = num_levels
         super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiscretizedLogistic:
-        loc, scale = (parameter.expand(torch.Size(batch_shape)) for parameter in (self.loc, self.scale))
-        return DiscretizedLogistic(loc, scale, self.num_levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         level, top = self._level(value), self.num_levels - 1
@@ -298,20 +289,14 @@ class DiscretizedLogisticMixture(_OnLevels):
         self.num_levels = num_levels
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiscretizedLogisticMixture:
-        shape = (*batch_shape, self.logits.shape[-1])
-        logits, loc, scale = (parameter.expand(shape) for parameter in (self.logits, self.loc, self.scale))
-        return DiscretizedLogisticMixture(logits, loc, scale, self.num_levels, validate_args=self._validate_args)
-
     @property
     def components(self) -> DiscretizedLogistic:
         """The M logistics, with batch shape ``[*, M]``."""
         return DiscretizedLogistic(self.loc, self.scale, self.num_levels, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return (self.logits.log_softmax(-1) + self.components.log_prob(value.unsqueeze(-1))).logsumexp(-1)
+        of_components = self.components.log_prob(validated(self, value).unsqueeze(-1))
+        return (self.logits.log_softmax(-1) + of_components).logsumexp(-1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -372,9 +357,7 @@ class OptimalNormal(TorchDistribution):
         return OptimalNormal(loc, self.scale, event_dim, self.min_log_scale, self.seen, self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        square = (value - self.loc).square()
+        square = (validated(self, value) - self.loc).square()
         mean_square = square.mean()
         if self.seen is not None:
             self.seen(mean_square.detach())
@@ -400,7 +383,7 @@ def log_root(mean_square: Tensor) -> Tensor:
     return mean_square.clamp(min=torch.finfo(mean_square.dtype).tiny).log() / 2
 
 
-class Poisson(TorchDistribution):
+class Poisson(Parametrized):
     r"""Counts, :math:`\log p(x) = x \log r - r - \log x!`, from the logarithm of the rate r.
 
     Args:
@@ -414,13 +397,8 @@ class Poisson(TorchDistribution):
         self.log_rate = log_rate
         super().__init__(log_rate.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Poisson:
-        return Poisson(self.log_rate.expand(torch.Size(batch_shape)), validate_args=self._validate_args)
-
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return value * self.log_rate - self.log_rate.exp() - torch.lgamma(value + 1)
+        return validated(self, value) * self.log_rate - self.log_rate.exp() - torch.lgamma(value + 1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -443,9 +421,7 @@ class NegativeBinomial(dist.NegativeBinomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        count, logits, value = broadcast_all(self.total_count, self.logits, value)
+        count, logits, value = broadcast_all(self.total_count, self.logits, validated(self, value))
         large = count > 20
         direct = torch.where(large, 1.0, count)
         ratio = torch.where(

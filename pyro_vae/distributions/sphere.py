@@ -12,12 +12,12 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 from torch.distributions.utils import _standard_normal
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.distributions.base import Parametrized, validated
 from pyro_vae.distributions.families import log_gamma_draw
 
 
@@ -45,7 +45,7 @@ def _direction(normal: Tensor) -> Tensor:
     return normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
 
 
-class SphereUniform(TorchDistribution):
+class SphereUniform(Parametrized):
     r"""The uniform distribution on the unit sphere, :math:`p(z) = \Gamma(D / 2) / (2 \pi^{D / 2})`.
 
     Args:
@@ -72,20 +72,11 @@ class SphereUniform(TorchDistribution):
         self._kind: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
         super().__init__(torch.Size(), torch.Size((dim,)), validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SphereUniform:
-        new = self._get_checked_instance(SphereUniform, _instance)
-        new._kind = self._kind
-        super(SphereUniform, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return _direction(torch.randn(self._extended_shape(sample_shape), **self._kind))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = torch.broadcast_shapes(validated(self, value).shape[:-1], self.batch_shape)
         return value.new_full(shape, -_log_area(self.event_shape[0]))
 
     def entropy(self) -> Tensor:
@@ -96,7 +87,7 @@ class SphereUniform(TorchDistribution):
         return torch.zeros(self.batch_shape + self.event_shape, **self._kind)
 
 
-class _AroundLoc(TorchDistribution):
+class _AroundLoc(Parametrized):
     """A distribution that is symmetric about a direction.
 
     Args:
@@ -117,15 +108,6 @@ class _AroundLoc(TorchDistribution):
         self.loc = loc.expand(*batch_shape, -1)
         self.concentration = concentration.expand(batch_shape)
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        new = self._get_checked_instance(_AroundLoc, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.concentration = self.concentration.expand(batch_shape)
-        super(_AroundLoc, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     @property
     def _half(self) -> float:
@@ -201,10 +183,8 @@ class PowerSpherical(_AroundLoc):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         # 1 + loc'z = |z + loc|^2 / 2
-        above = ((value + self.loc).square().sum(-1) / 2).clamp_min(torch.finfo(self.loc.dtype).tiny)
+        above = ((validated(self, value) + self.loc).square().sum(-1) / 2).clamp_min(torch.finfo(self.loc.dtype).tiny)
         return self.concentration * above.log() - self._log_normalizer().to(self.loc.dtype)
 
     def _entropy(self) -> Tensor:
@@ -304,10 +284,8 @@ class VonMisesFisher(_AroundLoc):
         return log_integral + _log_area(self.event_shape[0] - 1) + 2 * self._half * math.log(2) - math.log(2), mean
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         # loc'z - 1 = -|z - loc|^2 / 2
-        below = (value - self.loc).square().sum(-1) / 2
+        below = (validated(self, value) - self.loc).square().sum(-1) / 2
         return -self.concentration * below - self._log_normalizer()[0].to(self.loc.dtype)
 
     def _entropy(self) -> Tensor:

@@ -38,6 +38,10 @@ class Posterior(nn.Module):
     def forward(self, x: Tensor) -> dist.Distribution:
         """q(z | x), with batch shape ``[*, B]``, for ``x: [*, B, *event]``."""
 
+    def _independent(self, q: dist.TorchDistribution, x: Tensor) -> dist.Distribution:
+        """The dimensions of q that are none of ``[*, B]`` as one event."""
+        return q.to_event(len(q.batch_shape) - (x.dim() - self.event_dim))
+
     def _stacked(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, B, *latent_shape]``."""
         remedy = f", or say how many dimensions one datum has (event_dim={self.event_dim} here)"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import number
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained
 from pyro_vae.posteriors.base import Posterior
@@ -50,10 +51,6 @@ class FamilyPosterior(Posterior):
             for (name, constraint), output in zip(of.items(), outputs, strict=True)
         }
         return self._independent(self.distribution(**parameters), x)
-
-    def _independent(self, q: Any, x: Tensor) -> Any:
-        leading = x.dim() - self.event_dim
-        return q.to_event(len(q.batch_shape) - leading)
 
 
 class Exponential(FamilyPosterior):
@@ -126,8 +123,8 @@ class StudentT(FamilyPosterior):
 
     def __init__(self, network: nn.Module, event_dim: int | None = None, df: float | None = None) -> None:
         super().__init__(network, event_dim)
-        if df is not None and not 0 < df < float("inf"):
-            raise ValueError(f"df of a StudentT posterior has to be positive and finite, or None; got {df}.")
+        if df is not None:
+            number(above=0, df=df)
         self.df = df
 
     def extra_repr(self) -> str:
@@ -178,8 +175,7 @@ class Uniform(Posterior):
         part = width.sigmoid().clamp(min=1e-4)
         low = self.low + span * (1 - part) * place.sigmoid()
         high = (low + span * part).clamp(max=self.high)
-        q = families.Uniform(low, high)
-        return q.to_event(len(q.batch_shape) - (x.dim() - self.event_dim))
+        return self._independent(families.Uniform(low, high), x)
 
 
 class LogNormal(FamilyPosterior):

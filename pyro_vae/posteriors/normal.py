@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae._checks import whole
 from pyro_vae.networks import at_least_float32
 from pyro_vae.posteriors.base import Posterior
+from pyro_vae.posteriors.families import FamilyPosterior
 
 
-class DiagonalNormal(Posterior):
+class DiagonalNormal(FamilyPosterior):
     r"""Gaussian with diagonal covariance, :math:`q(z \mid x) = \mathcal N(\mathrm{loc}(x), \mathrm{scale}(x)^2)`.
 
     Args:
@@ -28,12 +30,11 @@ class DiagonalNormal(Posterior):
     Source: Kingma & Welling (2013), appendix C.2.
     """
 
-    def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
-        return (2, *latent_shape)
+    distribution = dist.Normal
 
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, log_variance = self._stacked(x, 2)
-        return dist.Normal(loc, (log_variance / 2).exp()).to_event(loc.dim() - x.dim() + self.event_dim)
+        return self._independent(dist.Normal(loc, (log_variance / 2).exp()), x)
 
 
 class FullNormal(Posterior):
@@ -99,8 +100,7 @@ class LowRankNormal(Posterior):
 
     def __init__(self, network: nn.Module, rank: int = 1, event_dim: int | None = None) -> None:
         super().__init__(network, event_dim)
-        if rank < 1:
-            raise ValueError(f"the rank of a LowRankNormal is at least 1; got {rank!r}. DiagonalNormal has rank 0.")
+        whole(rank=rank)
         self.rank = rank
 
     def extra_repr(self) -> str:

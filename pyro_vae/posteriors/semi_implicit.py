@@ -11,6 +11,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._checks import whole
 from pyro_vae.networks import at_least_float32, in_shape_of, out_shape_of, shape_of, stacked
 from pyro_vae.posteriors.base import Posterior
 
@@ -131,11 +132,8 @@ class SemiImplicitNormal(Posterior):
         event_dim: int | None = None,
     ) -> None:
         super().__init__(network, event_dim)
-        if noise_dim < 1 or num_mixtures < 0:
-            raise ValueError(
-                f"SemiImplicitNormal needs a noise_dim of at least 1 and num_mixtures of at least 0; got {noise_dim!r} "
-                f"and {num_mixtures!r}."
-            )
+        whole(noise_dim=noise_dim)
+        whole(0, num_mixtures=num_mixtures)
         out_shape = out_shape_of(head)
         self.head = head
         self.noise_dim = noise_dim

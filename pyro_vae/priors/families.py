@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import families
-from pyro_vae.distributions.families import constrained, unconstrained
-from pyro_vae.distributions.wrappers import bare
+from pyro_vae.distributions.families import constrained, is_positive, unconstrained
 from pyro_vae.networks import shape_of
 
 Sizes = int | Sequence[int]
@@ -54,7 +53,7 @@ class FamilyPrior(nn.Module):
                 f"{list(self.event_shape)}; got shape {list(parameter.shape)}."
             ) from None
         if not (parameter.isfinite().all() and constraint.check(parameter).all()):
-            words = "positive and finite" if bare(constraint) is families.constraints.positive else "finite"
+            words = "positive and finite" if is_positive(constraint) else "finite"
             raise ValueError(f"{name} of a {family} prior has to be {words}; got {value}.")
         return parameter
 
@@ -87,31 +86,27 @@ class Exponential(FamilyPrior):
         super().__init__(latent_dim, learned, rate=rate)
 
 
-class Cauchy(FamilyPrior):
+class _LocationScale(FamilyPrior):
+    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
+        super().__init__(latent_dim, learned, loc=loc, scale=scale)
+
+
+class Cauchy(_LocationScale):
     r""":math:`p(z) = \prod_d [\pi \, \mathrm{scale} \, (1 + y_d^2)]^{-1}`, y = (z - loc) / scale."""
 
     distribution = families.Cauchy
 
-    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
-        super().__init__(latent_dim, learned, loc=loc, scale=scale)
 
-
-class Logistic(FamilyPrior):
+class Logistic(_LocationScale):
     r""":math:`p(z) = \prod_d e^{-y_d} / (\mathrm{scale} \, (1 + e^{-y_d})^2)`, y = (z - loc) / scale."""
 
     distribution = families.Logistic
 
-    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
-        super().__init__(latent_dim, learned, loc=loc, scale=scale)
 
-
-class Gumbel(FamilyPrior):
+class Gumbel(_LocationScale):
     r""":math:`p(z) = \prod_d \exp(-y_d - e^{-y_d}) / \mathrm{scale}`, y = (z - loc) / scale."""
 
     distribution = families.Gumbel
-
-    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
-        super().__init__(latent_dim, learned, loc=loc, scale=scale)
 
 
 class Weibull(FamilyPrior):
@@ -128,7 +123,14 @@ class Weibull(FamilyPrior):
         super().__init__(latent_dim, learned, scale=scale, concentration=concentration)
 
 
-class Kumaraswamy(FamilyPrior):
+class _OnUnitInterval(FamilyPrior):
+    def __init__(
+        self, latent_dim: Sizes, concentration1: Value = 1.0, concentration0: Value = 1.0, learned: bool = False
+    ) -> None:
+        super().__init__(latent_dim, learned, concentration1=concentration1, concentration0=concentration0)
+
+
+class Kumaraswamy(_OnUnitInterval):
     r""":math:`p(z) = \prod_d a b \, z_d^{a - 1} (1 - z_d^a)^{b - 1}` on (0, 1), a, b = concentration1, concentration0.
 
     By default uniform.
@@ -136,19 +138,11 @@ class Kumaraswamy(FamilyPrior):
 
     distribution = families.Kumaraswamy
 
-    def __init__(
-        self, latent_dim: Sizes, concentration1: Value = 1.0, concentration0: Value = 1.0, learned: bool = False
-    ) -> None:
-        super().__init__(latent_dim, learned, concentration1=concentration1, concentration0=concentration0)
 
-
-class Laplace(FamilyPrior):
+class Laplace(_LocationScale):
     r""":math:`p(z) = \prod_d e^{-|z_d - \mathrm{loc}| / \mathrm{scale}} / (2 \, \mathrm{scale})`: sparse codes."""
 
     distribution = families.Laplace
-
-    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
-        super().__init__(latent_dim, learned, loc=loc, scale=scale)
 
 
 class StudentT(FamilyPrior):
@@ -190,13 +184,10 @@ class Uniform(nn.Module):
         return families.Uniform(self.low, self.high).to_event(len(self.event_shape))
 
 
-class LogNormal(FamilyPrior):
+class LogNormal(_LocationScale):
     r""":math:`p(z) = \prod_d \mathcal N(\log z_d; \mathrm{loc}, \mathrm{scale}^2) / z_d` on :math:`z_d > 0`."""
 
     distribution = families.LogNormal
-
-    def __init__(self, latent_dim: Sizes, loc: Value = 0.0, scale: Value = 1.0, learned: bool = False) -> None:
-        super().__init__(latent_dim, learned, loc=loc, scale=scale)
 
 
 class Gamma(FamilyPrior):
@@ -211,18 +202,13 @@ class Gamma(FamilyPrior):
         super().__init__(latent_dim, learned, concentration=concentration, rate=rate)
 
 
-class Beta(FamilyPrior):
+class Beta(_OnUnitInterval):
     r""":math:`p(z) \propto \prod_d z_d^{a - 1} (1 - z_d)^{b - 1}` on (0, 1), a, b = concentration1, concentration0.
 
     By default uniform.
     """
 
     distribution = families.Beta
-
-    def __init__(
-        self, latent_dim: Sizes, concentration1: Value = 1.0, concentration0: Value = 1.0, learned: bool = False
-    ) -> None:
-        super().__init__(latent_dim, learned, concentration1=concentration1, concentration0=concentration0)
 
 
 class SparseBeta(Beta):

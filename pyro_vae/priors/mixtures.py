@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._checks import number
+from pyro_vae.distributions.base import Parametrized, validated
 from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
 from pyro_vae.pair.protocols import HasRunningStatistics
 
 
-class Mixture(dist.TorchDistribution):
+class Mixture(Parametrized):
     r"""A mixture of K components, :math:`p(z) = \sum_k w_k \, p_k(z)`.
 
     Unlike ``MixtureSameFamily`` it scores a batch of B values without K x B copies of the components' parameters. It is
@@ -46,18 +48,9 @@ class Mixture(dist.TorchDistribution):
         # The components' own support, unless its bounds differ: samplers know a bijection to it.
         return constraints.MixtureSameFamilyConstraint(support) if moving else support
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        new = self._get_checked_instance(Mixture, _instance)
-        new.logits, new.components = self.logits, self.components
-        super(Mixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         try:
-            of_components = self.components.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
+            of_components = self.components.log_prob(validated(self, value).unsqueeze(-1 - len(self.event_shape)))
         except (NotImplementedError, KeyError) as error:  # KeyError: Pyro's steps that have no inverse
             raise ValueError(
                 f"a mixture, as a VampPrior is, scores any z under each of its components, but these, a "
@@ -104,8 +97,7 @@ class MixtureOfNormals(nn.Module):
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
         (count,) = shape_of("num_components", num_components)
-        if not 0 < spread < float("inf"):
-            raise ValueError(f"the spread of a mixture's components has to be positive and finite; got {spread}.")
+        number(above=0, spread=spread)
         self.logits = nn.Parameter(torch.zeros(count))
         self.loc = nn.Parameter(spread * torch.randn(count, *self.event_shape))
         self.log_scale = nn.Parameter(torch.zeros(count, *self.event_shape))
@@ -156,8 +148,7 @@ class VampPrior(nn.Module):
         super().__init__()
         shape = shape_of("event_shape", event_shape)
         (count,) = shape_of("num_components", num_components)
-        if not 0 < noise < float("inf"):
-            raise ValueError(f"the noise of pseudo-inputs has to be positive and finite, to part them; got {noise}.")
+        number(above=0, noise=noise)
         if mean is None:
             mean = torch.full(shape, 0.5 if unit_interval else 0.0)
         if mean.shape != shape:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, Transform
 
 from pyro_vae import _pyro
+from pyro_vae.distributions.base import validated
 from pyro_vae.transforms.base import Bijection
 
 
@@ -70,9 +71,7 @@ class NormalizingFlow(dist.TransformedDistribution):
             return self._carried(self.base_dist.sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        base, ladjs = self._way_to(value)
+        base, ladjs = self._way_to(validated(self, value))
         event_dim = len(self.event_shape)
         log_prob: Any = 0.0
         for step, ladj in zip(reversed(self.transforms), reversed(ladjs), strict=True):

@@ -206,7 +206,7 @@ def test_student_of_given_df() -> None:
 
 @pytest.mark.parametrize("df", [0.0, -1.0, float("nan"), float("inf")])
 def test_df_that_cannot_be(df: float) -> None:
-    with pytest.raises(ValueError, match="df of a StudentT posterior has to be positive"):
+    with pytest.raises(ValueError, match="df has to be a finite number above 0; got"):
         posteriors.StudentT(nn.Identity(), df=df)
 
 

@@ -206,7 +206,7 @@ def test_words_of_correlated_normals() -> None:
         FullNormal(MLP(6, (1, 9)))(real(6))
     with pytest.raises(ValueError, match=r"LowRankNormal has 4 parameters.*\[5, 3, 3\]"):
         LowRankNormal(MLP(6, (3, 3)), rank=2)(real(6))
-    with pytest.raises(ValueError, match=r"rank of a LowRankNormal is at least 1; got 0"):
+    with pytest.raises(ValueError, match=r"rank has to be a whole number of at least 1; got 0"):
         LowRankNormal(MLP(6, (2, 3)), rank=0)
     for posterior in (FullNormal(nn.Identity()), LowRankNormal(nn.Identity(), 2)):
         with pytest.raises(ValueError, match=r"its latent is a vector, of shape \(D,\); got \(2, 3\)"):

@@ -280,7 +280,7 @@ def test_mixture_starts_with_components_apart() -> None:
     with pytest.raises(ValueError, match="num_components has to hold sizes of at least 1"):
         MixtureOfNormals(2, 0)
     for spread in [0.0, -1.0, float("nan")]:
-        with pytest.raises(ValueError, match="spread of a mixture's components has to be positive"):
+        with pytest.raises(ValueError, match="spread has to be a finite number above 0; got"):
             MixtureOfNormals(2, 3, spread)
 
 
@@ -386,7 +386,7 @@ def test_vamp_prior_starts_at_the_mean() -> None:
         VampPrior(nn.Identity(), 6, mean=torch.zeros(5))
     with pytest.raises(ValueError, match="event_shape has to hold sizes"):
         VampPrior(nn.Identity(), 0)
-    with pytest.raises(ValueError, match="noise of pseudo-inputs has to be positive"):
+    with pytest.raises(ValueError, match="noise has to be a finite number above 0; got 0.0"):
         VampPrior(nn.Identity(), 6, noise=0.0)
 
 
