@@ -23,9 +23,9 @@ class Likelihood(nn.Module):
         super().__init__()
         self.network = network
 
-    @abstractmethod
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the network's output for one datum of ``event_shape``."""
+        """The shape of the network's output for one datum of ``event_shape``; by default the same."""
+        return tuple(event_shape)
 
     @abstractmethod
     def forward(self, z: Tensor) -> dist.Distribution:

@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network
@@ -43,6 +42,8 @@ class MLP(_Dense):
     torch.Size([7, 128, 2, 20])
     """
 
+    _gated = False
+
     def __init__(
         self,
         in_shape: int | Sequence[int],
@@ -52,27 +53,32 @@ class MLP(_Dense):
         normalization: Normalization | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=False))
+        size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+        widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
+        layers: list[nn.Module] = []
+        for sizes in itertools.pairwise(widths):
+            make = functools.partial(nn.Linear, *sizes)
+            layers += hidden_layer(make, activation, normalization, self._gated, dropout)
+        super().__init__(size_in, size_out, [*layers, nn.Linear(widths[-1], size_out.numel())])
 
 
-class GatedMLP(_Dense):
+class GatedMLP(MLP):
     r"""Multilayer perceptron of gated layers, ``[*, *in_shape] -> [*, *out_shape]``.
 
     .. math:: h = \phi(W x + b) \, \sigma(V x + c)
 
     Args:
-        in_shape: event shape of the input (flattened on the way in).
-        out_shape: event shape of the output (unflattened on the way out).
-        hidden: width of each hidden layer; empty for a linear map.
+        in_shape, out_shape, hidden, dropout: see :class:`MLP`.
         activation: class of :math:`\phi`; the identity in the paper, where the gate is the non-linearity.
         normalization: of :math:`W x + b` and of :math:`V x + c`, see :class:`MLP`.
-        dropout: probability with which a hidden unit is dropped in training.
 
     Raises:
         ValueError: as :class:`MLP`.
 
     Source: Tomczak & Welling (2018), VAE with a VampPrior, section 5; Dauphin et al. (2017), equation 1.
     """
+
+    _gated = True
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class GatedMLP(_Dense):
         normalization: Normalization | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=True))
+        super().__init__(in_shape, out_shape, hidden, activation, normalization, dropout)
 
 
 class ResidualMLP(_Dense):
@@ -94,8 +100,7 @@ class ResidualMLP(_Dense):
         y = W \phi(h_L) + b
 
     Args:
-        in_shape: event shape of the input (flattened on the way in).
-        out_shape: event shape of the output (unflattened on the way out).
+        in_shape, out_shape: see :class:`MLP`.
         hidden: width of each block; all have the same.
         activation: class of the non-linearity :math:`\phi`.
         normalization: of the input of each :math:`\phi` (``"batch"``, ``"layer"``), or of each W but the last
@@ -140,24 +145,6 @@ class ResidualMLP(_Dense):
             layers.append(Residual(branch))
         layers += [*normalizer(width, normalization), activation(), nn.Linear(width, size_out.numel())]
         super().__init__(size_in, size_out, layers)
-
-
-def _perceptron(
-    in_shape: int | Sequence[int],
-    out_shape: int | Sequence[int],
-    hidden: Sequence[int],
-    activation: type[nn.Module],
-    normalization: Normalization | None,
-    dropout: float,
-    gated: bool,
-) -> tuple[torch.Size, torch.Size, list[nn.Module]]:
-    """The two shapes, and hidden layers with a linear one behind them."""
-    size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
-    widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
-    layers: list[nn.Module] = []
-    for sizes in itertools.pairwise(widths):
-        layers += hidden_layer(functools.partial(nn.Linear, *sizes), activation, normalization, gated, dropout)
-    return size_in, size_out, [*layers, nn.Linear(widths[-1], size_out.numel())]
 
 
 class Centered(nn.Module):

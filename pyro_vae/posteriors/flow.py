@@ -8,9 +8,9 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_vae.networks import at_least_float32
+from pyro_vae.networks import at_least_float32, out_shape_of
 from pyro_vae.posteriors.base import Posterior
-from pyro_vae.transforms import NormalizingFlow
+from pyro_vae.transforms import NormalizingFlow, Step
 from pyro_vae.transforms.steps import Steps
 
 
@@ -48,7 +48,7 @@ class Flow(Posterior):
         event_dim: int | None = None,
     ) -> None:
         if network is None and event_dim is None:
-            event_dim = getattr(base, "event_dim", 1)
+            event_dim = base.event_dim if isinstance(base, Posterior) else 1
         super().__init__(nn.Identity() if network is None else network, event_dim)
         self.base = base
         self.transforms = Steps(transforms)
@@ -60,16 +60,15 @@ class Flow(Posterior):
             )
 
     def _check_sizes(self) -> None:
-        sizes = [getattr(step, "latent_dim", None) for step in self.transforms]
-        known = sorted({size for size in sizes if size is not None})
-        if len(known) > 1:
+        sizes = [step.latent_dim for step in self.transforms if isinstance(step, Step)]
+        if len(set(sizes)) > 1:
             raise ValueError(f"the steps of a Flow act on one latent, but were built for latent_dim={sizes}.")
-        out_shape = getattr(getattr(self.base, "network", None), "out_shape", None)
-        if known and out_shape is not None and tuple(out_shape) != self.base.network_shape(known):
+        out_shape = out_shape_of(self.base.network) if isinstance(self.base, Posterior) else None
+        if sizes and out_shape is not None and tuple(out_shape) != self.base.network_shape(sizes[:1]):
             raise ValueError(
-                f"the steps of a Flow were built for latent_dim={known[0]}, for which its base, a "
-                f"{type(self.base).__name__}, needs a network of out_shape={self.base.network_shape(known)}; it has "
-                f"one of out_shape={tuple(out_shape)}."
+                f"the steps of a Flow were built for latent_dim={sizes[0]}, for which its base, a "
+                f"{type(self.base).__name__}, needs a network of out_shape={self.base.network_shape(sizes[:1])}; it "
+                f"has one of out_shape={tuple(out_shape)}."
             )
 
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:

@@ -307,7 +307,7 @@ def test_bfloat16_runs(make: Any, normalization: Any) -> None:
 
 @every_network
 def test_normalizations_that_there_are(make: Any) -> None:
-    with pytest.raises(ValueError, match="normalization is 'batch', 'weight', 'layer' or None; got 'instance'"):
+    with pytest.raises(ValueError, match="normalization is one of 'batch', 'weight', 'layer', None; got 'instance'"):
         make(normalization="instance")
 
 
@@ -647,7 +647,7 @@ def test_dropout_is_of_training_alone(cls: Any) -> None:
     network = cls(3, 2, (50, 50), dropout=0.5).eval()
     assert torch.equal(network(x), without(x))
     for dropout in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=rf"in \[0, 1\); got {dropout}"):
+        with pytest.raises(ValueError, match=rf"dropout has to be .* at least 0 and below 1; got {dropout}"):
             cls(3, 2, (50, 50), dropout=dropout)
 
 

@@ -386,7 +386,7 @@ def test_vamp_prior_starts_at_the_mean() -> None:
         VampPrior(nn.Identity(), 6, mean=torch.zeros(5))
     with pytest.raises(ValueError, match="event_shape has to hold sizes"):
         VampPrior(nn.Identity(), 0)
-    with pytest.raises(ValueError, match="noise has to be a finite number above 0; got 0.0"):
+    with pytest.raises(ValueError, match=r"noise has to be a finite number above 0; got 0\.0"):
         VampPrior(nn.Identity(), 6, noise=0.0)
 
 
