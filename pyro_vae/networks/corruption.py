@@ -30,22 +30,18 @@ class Corruption(nn.Module):
 
     def __init__(self, level: float) -> None:
         super().__init__()
-        self.check_level(level)
+        self.check_buffer("level", level)
         self.initial_level = float(level)
         self.register_buffer("level", torch.tensor(self.initial_level))
 
     def check_buffer(self, name: str, value: float) -> None:
-        """Refuses what :meth:`check_level` does: a schedule of the level asks it."""
-        if name == "level":
-            self.check_level(value)
-
-    def check_level(self, level: float) -> None:
-        """Refuses a level outside of its range.
+        """Refuses a ``level`` outside of its range; a schedule of it asks.
 
         Raises:
             ValueError: if it is.
         """
-        number(0, self.most, level=level)
+        if name == "level":
+            number(0, self.most, level=value)
 
     @abstractmethod
     def corrupted(self, x: Tensor) -> Tensor:
@@ -57,7 +53,7 @@ class Corruption(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         level = state_dict.get(f"{prefix}level")
         if isinstance(level, Tensor) and level.numel() == 1 and not level.is_meta:
-            self.check_level(level.item())
+            self.check_buffer("level", level.item())
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
