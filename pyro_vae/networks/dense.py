@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer
+from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
 
 
@@ -38,6 +38,7 @@ class MLP(_Dense):
 
     Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalizations.
 
+    >>> import torch
     >>> MLP((1, 28, 28), (2, 20), hidden=(400,))(torch.rand(7, 128, 1, 28, 28)).shape
     torch.Size([7, 128, 2, 20])
     """
@@ -123,11 +124,6 @@ class ResidualMLP(_Dense):
         dropout: float = 0.0,
     ) -> None:
         size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
-        if isinstance(hidden, Sequence) and not hidden:
-            raise ValueError(
-                "hidden of a ResidualMLP has to hold at least one width, that of its blocks, for example (500, 500); "
-                f"got {hidden!r}. For a linear map use an MLP with hidden=()."
-            )
         widths = shape_of("hidden", hidden)
         if len(set(widths)) > 1:
             raise ValueError(
@@ -136,13 +132,8 @@ class ResidualMLP(_Dense):
         width = widths[0]
         layers = [affine(nn.Linear(size_in.numel(), width), normalization)]
         for _ in widths:
-            branch = nn.Sequential(
-                *normalizer(width, normalization),
-                activation(),
-                *hidden_layer(lambda: nn.Linear(width, width), activation, normalization, dropout=dropout),
-                affine(nn.Linear(width, width), normalization),
-            )
-            layers.append(Residual(branch))
+            pair = nn.Linear(width, width), nn.Linear(width, width)
+            layers.append(preactivated(*pair, activation, normalization, dropout=dropout))
         layers += [*normalizer(width, normalization), activation(), nn.Linear(width, size_out.numel())]
         super().__init__(size_in, size_out, layers)
 

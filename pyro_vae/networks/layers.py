@@ -94,6 +94,29 @@ def normalized(layer: Affine, normalization: Normalization | None) -> list[nn.Mo
     return [affine(layer, normalization), *normalizer(width, normalization, image)]
 
 
+def preactivated(
+    first: Affine,
+    second: Affine,
+    activation: type[nn.Module],
+    normalization: Normalization | None,
+    shortcut: nn.Module | None = None,
+    dropout: float = 0.0,
+) -> Residual:
+    r"""Two affine layers, each behind an activation, beside a shortcut: :math:`h = S x + W' \, \phi(W \, \phi(x))`.
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks, figure 4e.
+    """
+    image = not isinstance(first, nn.Linear)
+    width = first.in_features if isinstance(first, nn.Linear) else first.in_channels
+    branch = nn.Sequential(
+        *normalizer(width, normalization, image),
+        activation(),
+        *hidden_layer(lambda: first, activation, normalization, dropout=dropout),
+        affine(second, normalization),
+    )
+    return Residual(branch, shortcut)
+
+
 def hidden_layer(
     make: Callable[[], Affine],
     activation: type[nn.Module],
