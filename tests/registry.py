@@ -32,7 +32,6 @@ from pyro_vae import (
     bayesian,
     distributions,
     likelihoods,
-    networks,
     posteriors,
     priors,
     transforms,
@@ -201,109 +200,6 @@ SYSTEM_VARIANTS: dict[str, System] = {
         pair=SYSTEMS["LadderVAE"], networks=("levels.0.conditional.network",)
     ),
     "VQVAE, three levels": SYSTEMS["VQVAE"].but(strides=(1, 2, 2)),
-}
-
-
-# Parts. Each row is a function of shapes that gives one of the part.
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A row of a likelihood: p(x | z) of ``z: [*, 2]`` over data of a shape, and data for it."""
-
-    kind: type[nn.Module]
-    data: Callable[..., Tensor]
-    options: dict[str, Any]
-
-    def __call__(self, *event_shape: int) -> Any:
-        likelihood: Any = self.kind(nn.Identity(), **self.options)
-        likelihood.network = MLP(2, likelihood.network_shape(event_shape), (8,))
-        return likelihood
-
-
-def levels(*event_shape: int, size: int = BATCH) -> Tensor:
-    """Gray levels k / 255, the lowest and the highest among them."""
-    k = torch.randint(256, (size, *event_shape), generator=torch.Generator().manual_seed(5))
-    k.view(-1)[:2] = torch.tensor([0, 255])
-    return k / 255
-
-
-def counts(*event_shape: int, size: int = BATCH) -> Tensor:
-    return torch.randint(20, (size, *event_shape), generator=torch.Generator().manual_seed(6)).float()
-
-
-LIKELIHOODS: dict[str, Pixels] = {
-    "Bernoulli": Pixels(likelihoods.Bernoulli, binary, {}),
-    "Bernoulli, gray": Pixels(likelihoods.Bernoulli, gray, {"support": "unit_interval"}),
-    "ContinuousBernoulli": Pixels(likelihoods.ContinuousBernoulli, gray, {}),
-    "Categorical": Pixels(likelihoods.Categorical, levels, {}),
-    "DiscretizedLogistic": Pixels(likelihoods.DiscretizedLogistic, levels, {}),
-    "DiscretizedLogistic, shared": Pixels(
-        likelihoods.DiscretizedLogistic, levels, {"scale": "shared", "sigmoid_mean": False}
-    ),
-    "MixtureOfDiscretizedLogistics": Pixels(likelihoods.MixtureOfDiscretizedLogistics, levels, {}),
-    "Normal": Pixels(likelihoods.Normal, real, {}),
-    "Normal, scale of each": Pixels(likelihoods.Normal, gray, {"scale": None}),
-    "Normal, shared": Pixels(likelihoods.Normal, real, {"scale": "shared", "sigmoid_mean": False}),
-    "Normal, optimal": Pixels(likelihoods.Normal, real, {"scale": "optimal", "sigmoid_mean": False}),
-    "Laplace": Pixels(likelihoods.Laplace, real, {"scale": 0.5}),
-    "Laplace, scale of each": Pixels(likelihoods.Laplace, real, {"sigmoid_mean": False}),
-    "Laplace, shared": Pixels(likelihoods.Laplace, real, {"scale": "shared"}),
-    "StudentT": Pixels(likelihoods.StudentT, real, {"scale": 0.5}),
-    "StudentT, scale of each": Pixels(likelihoods.StudentT, real, {"sigmoid_mean": False, "df": 3.0}),
-    "StudentT, shared": Pixels(likelihoods.StudentT, real, {"scale": "shared"}),
-    "Poisson": Pixels(likelihoods.Poisson, counts, {}),
-    "NegativeBinomial": Pixels(likelihoods.NegativeBinomial, counts, {}),
-}
-
-# Of latent_dim and, where they are amortized, context_dim.
-STEPS: dict[str, Callable[..., transforms.Step]] = {
-    "Planar": transforms.Planar,
-    "Radial": transforms.Radial,
-    "Householder": transforms.Householder,
-    "Householder, 4": functools.partial(transforms.Householder, num_reflections=4),
-    "Sylvester": transforms.Sylvester,
-    "Sylvester, square": lambda *sizes: transforms.Sylvester(*sizes, num_columns=sizes[0]),
-    "Sylvester, householder": functools.partial(transforms.Sylvester, form="householder", num_reflections=3),
-    "Sylvester, triangular": functools.partial(transforms.Sylvester, form="triangular"),
-    "Sylvester, reversed": functools.partial(transforms.Sylvester, form="triangular", reverse=True),
-    "InverseAutoregressive": functools.partial(transforms.InverseAutoregressive, hidden=(16, 8)),
-    "InverseAutoregressive, affine": functools.partial(
-        transforms.InverseAutoregressive, hidden=(16,), gated=False, reverse=False
-    ),
-    "MaskedAutoregressive": functools.partial(transforms.MaskedAutoregressive, hidden=(16,)),
-    "MaskedAutoregressive, gated": functools.partial(transforms.MaskedAutoregressive, hidden=(16,), gated=True),
-    "SplineCoupling": functools.partial(transforms.SplineCoupling, hidden=(16,)),
-    "SplineCoupling, narrow": functools.partial(transforms.SplineCoupling, hidden=(16,), num_bins=3, bound=1.0),
-}
-FIXED_STEPS: dict[str, Callable[..., transforms.Step]] = {  # with nothing to learn
-    "Permutation": transforms.Permutation,
-    "Permutation, seeded": functools.partial(transforms.Permutation, order=3),
-}
-
-MAPS = (2, 5, 7)
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "MLP": functools.partial(MLP, (2, 3), (2, 4), (6, 5)),
-    "GatedMLP": functools.partial(networks.GatedMLP, (2, 3), (2, 4), (6, 5)),
-    "ResidualMLP": functools.partial(networks.ResidualMLP, (2, 3), (2, 4), (6, 6)),
-    "ConvEncoder": functools.partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), 6),
-    "ConvEncoder, gated": functools.partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), 6, gated=True),
-    "ConvEncoder, no hidden layer": functools.partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), None),
-    "ConvDecoder": functools.partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 6),
-    "ConvDecoder, gated": functools.partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 6, gated=True),
-    "ConvDecoder, no hidden layer": functools.partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 0),
-    "ResidualEncoder": functools.partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), 6),
-    "ResidualEncoder, no hidden layer": functools.partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), None),
-    "ResidualDecoder": functools.partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 6),
-    "ResidualDecoder, no hidden layer": functools.partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 0),
-}
-
-# Of the mean of the weights, ``[rows, columns]``, and a scale.
-WEIGHT_POSTERIORS: dict[str, Callable[..., nn.Module]] = {
-    "MeanField": bayesian.MeanField,
-    "LowRank": functools.partial(bayesian.LowRank, rank=2),
-    "MatrixVariate": bayesian.MatrixVariate,
-    "FullCovariance": bayesian.FullCovariance,
 }
 
 

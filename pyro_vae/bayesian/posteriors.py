@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae._checks import number, whole
 
 
 class WeightPosterior(nn.Module):
@@ -27,8 +28,7 @@ class WeightPosterior(nn.Module):
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:
         super().__init__()
         self.initial_scale = 0.1 * loc.shape[1] ** -0.5 if scale is None else scale
-        if not 0 < self.initial_scale < math.inf:
-            raise ValueError(f"the scale of weights has to be positive; got {scale!r}.")
+        number(above=0, scale=self.initial_scale)
         self.loc = nn.Parameter(loc.detach().clone())
 
     def extra_repr(self) -> str:
@@ -76,8 +76,7 @@ class LowRank(WeightPosterior):
 
     def __init__(self, loc: Tensor, scale: float | None = None, rank: int = 4) -> None:
         super().__init__(loc, scale)
-        if rank < 1:
-            raise ValueError(f"the rank of a LowRank posterior is at least 1; got {rank!r}. MeanField has rank 0.")
+        whole(rank=rank)
         self.log_scale = nn.Parameter(torch.full_like(loc, math.log(self.initial_scale)))
         self.factor = nn.Parameter(0.1 * rank**-0.5 * torch.randn(loc.numel(), rank).to(loc))  # at 0 it has no gradient
 

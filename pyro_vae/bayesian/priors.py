@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import number, one_of
+
 Learned = Literal["layer", "column"]
 
 
@@ -36,13 +38,11 @@ class IsotropicNormal(nn.Module):
         self, shape: Sequence[int], scale: float | Literal["fan_in"] = 1.0, learned: Learned | None = None
     ) -> None:
         super().__init__()
-        if learned is not None and learned not in get_args(Learned):
-            raise ValueError(f"learned is 'layer', 'column' or None; got {learned!r}.")
+        one_of((*get_args(Learned), None), learned=learned)
         if isinstance(scale, str) and scale != "fan_in":
             raise ValueError(f"the scale of weights is a number, or 'fan_in'; got {scale!r}.")
         value = shape[1] ** -0.5 if isinstance(scale, str) else scale
-        if not 0 < value < math.inf:
-            raise ValueError(f"the scale of weights has to be positive; got {scale!r}.")
+        number(above=0, scale=value)
         self.shape, self.learned = torch.Size(shape), learned
         initial = torch.full((shape[1],) if learned == "column" else (), math.log(value))
         if learned is None:
@@ -81,10 +81,10 @@ class ScaleMixture(nn.Module):
 
     def __init__(self, shape: Sequence[int], scales: Sequence[float] = (1.0, 0.0025), probability: float = 0.5) -> None:
         super().__init__()
-        if len(scales) != 2 or not all(0 < scale < math.inf for scale in scales):
+        if len(scales) != 2:
             raise ValueError(f"a scale mixture has two positive scales, of the slab and of the spike; got {scales!r}.")
-        if not 0 < probability < 1:
-            raise ValueError(f"the probability of the slab has to be in (0, 1); got {probability!r}.")
+        number(above=0, slab=scales[0], spike=scales[1])
+        number(above=0, below=1, probability=probability)
         self.shape = torch.Size(shape)
         self.register_buffer("scales", torch.tensor([float(scale) for scale in scales]))
         self.register_buffer("logits", torch.tensor([probability, 1 - probability]).log())

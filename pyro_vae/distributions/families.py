@@ -40,11 +40,6 @@ def unconstrained(constraint: Any, parameter: Tensor) -> Tensor:
     return parameter + (-torch.expm1(-parameter)).log()
 
 
-def start(constraint: Any) -> float:
-    """Where a parameter starts if nobody says: 0 where it may be real, 1 where it is positive."""
-    return float(is_positive(constraint))
-
-
 def is_positive(constraint: Any) -> bool:
     """Whether a parameter has to be positive, or may be any real number."""
     constraint = bare(constraint)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.networks import at_least_float32, event_dim_of, stacked
+from pyro_vae.networks import at_least_float32, check_output, event_dim_of, stacked
 
 
 class Likelihood(nn.Module):
@@ -23,9 +23,9 @@ class Likelihood(nn.Module):
         super().__init__()
         self.network = network
 
-    @abstractmethod
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the network's output for one datum of ``event_shape``."""
+        """The shape of the network's output for one datum of ``event_shape``; by default the same."""
+        return tuple(event_shape)
 
     @abstractmethod
     def forward(self, z: Tensor) -> dist.Distribution:
@@ -45,16 +45,9 @@ class Likelihood(nn.Module):
 
     def _last(self, z: Tensor, *sizes: int) -> Tensor:
         """The network's output ``[*, *sizes, *event]`` as ``[*, *event, *sizes]``."""
-        output, leading = self._output(z), self._leading(z)
-        if output.shape[leading : leading + len(sizes)] != sizes:
-            wanted = ", ".join(map(str, sizes))
-            raise ValueError(
-                f"the network of a {type(self).__name__} has to give [*, {wanted}, *event]; got {list(output.shape)} "
-                f"for {leading} leading dimension{'s' * (leading != 1)}. "
-                f"Build the network with out_shape=({wanted}, *event)."
-            )
-        moved = range(leading, leading + len(sizes))
-        return output.movedim(tuple(moved), tuple(range(-len(sizes), 0)))
+        leading = self._leading(z)
+        output = check_output(type(self).__name__, self.network(z), sizes, leading)
+        return output.movedim(tuple(range(leading, leading + len(sizes))), tuple(range(-len(sizes), 0)))
 
     def _event(self, pixels: dist.TorchDistribution, z: Tensor) -> dist.Distribution:
         """Independent pixels ``[*, *event]`` as one datum."""

@@ -26,9 +26,6 @@ class Poisson(Likelihood):
             read as 15 + log(a - 14), so that the rate goes on linearly and does not overflow; likewise below -15.
     """
 
-    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(event_shape)
-
     def forward(self, z: Tensor) -> dist.Distribution:
         return self._event(pixels.Poisson(_tamed(self._output(z))), z)
 

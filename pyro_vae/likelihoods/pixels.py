@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._checks import one_of
 from pyro_vae.distributions import pixels
 from pyro_vae.likelihoods.base import Likelihood
 
@@ -36,15 +36,11 @@ class Bernoulli(Likelihood):
 
     def __init__(self, network: nn.Module, support: Literal["binary", "unit_interval"] = "binary") -> None:
         super().__init__(network)
-        if support not in ("binary", "unit_interval"):
-            raise ValueError(f"support of a Bernoulli likelihood is 'binary' or 'unit_interval'; got {support!r}.")
+        one_of(("binary", "unit_interval"), support=support)
         self.support = support
 
     def extra_repr(self) -> str:
         return f"support={self.support!r}"
-
-    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(event_shape)
 
     def forward(self, z: Tensor) -> dist.Distribution:
         family = dist.Bernoulli if self.support == "binary" else _UnitIntervalBernoulli
@@ -63,9 +59,6 @@ class ContinuousBernoulli(Likelihood):
 
     Source: Loaiza-Ganem & Cunningham (2019), section 3.
     """
-
-    def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(event_shape)
 
     def forward(self, z: Tensor) -> dist.Distribution:
         return self._event(pixels.ContinuousBernoulli(logits=self._output(z)), z)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae._checks import whole
 from pyro_vae.distributions import pixels
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.real import LocationScale, check_floor
@@ -30,7 +30,8 @@ class Categorical(Likelihood):
 
     def __init__(self, network: nn.Module, num_levels: int = 256) -> None:
         super().__init__(network)
-        self.num_levels = _levels(num_levels)
+        whole(2, num_levels=num_levels)
+        self.num_levels = int(num_levels)
 
     def extra_repr(self) -> str:
         return f"num_levels={self.num_levels}"
@@ -72,7 +73,8 @@ class DiscretizedLogistic(LocationScale):
         num_levels: int = 256,
     ) -> None:
         super().__init__(network, scale, sigmoid_mean, min_log_scale)
-        self.num_levels = _levels(num_levels)
+        whole(2, num_levels=num_levels)
+        self.num_levels = int(num_levels)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_levels={self.num_levels}"
@@ -111,10 +113,11 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         min_log_scale: float = -8.0,
     ) -> None:
         super().__init__(network)
-        self.num_components = _whole("num_components, how many logistics a mixture has,", num_components, 1)
-        self.num_levels = _levels(num_levels)
+        whole(num_components=num_components)
+        whole(2, num_levels=num_levels)
+        self.num_components, self.num_levels = int(num_components), int(num_levels)
         self.sigmoid_mean = sigmoid_mean
-        self.min_log_scale = check_floor(type(self).__name__, min_log_scale)
+        self.min_log_scale = check_floor(min_log_scale)
 
     def extra_repr(self) -> str:
         return (
@@ -130,17 +133,3 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         loc = loc.sigmoid() if self.sigmoid_mean else loc
         scale = pixels.learned_scale(log_scale, self.min_log_scale)
         return self._event(pixels.DiscretizedLogisticMixture(logits, loc, scale, self.num_levels), z)
-
-
-def _levels(num_levels: int) -> int:
-    return _whole("num_levels, how many gray levels there are from 0 to 1,", num_levels, 2)
-
-
-def _whole(name: str, count: int, least: int) -> int:
-    try:
-        whole = operator.index(count)
-    except TypeError:
-        whole = least - 1
-    if whole < least:
-        raise ValueError(f"{name} has to be a whole number, at least {least}; got {count}.")
-    return whole

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import number
 from pyro_vae.distributions import families, pixels
 from pyro_vae.likelihoods.base import Likelihood
 
@@ -56,7 +57,7 @@ class LocationScale(Likelihood):
             )
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean
-        self.min_log_scale = check_floor(type(self).__name__, min_log_scale)
+        self.min_log_scale = check_floor(min_log_scale)
         if scale == "shared":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
@@ -208,11 +209,7 @@ class StudentT(LocationScale):
         df: float = 4.0,
     ) -> None:
         super().__init__(network, scale, sigmoid_mean, min_log_scale)
-        if not 1 < df < math.inf:
-            raise ValueError(
-                f"df of a StudentT likelihood has to be above 1, where it has a mean, and finite; got {df}. "
-                "For no heavy tails use a Gaussian."
-            )
+        number(above=1, df=df)
         self.df = float(df)
 
     def extra_repr(self) -> str:
@@ -222,11 +219,8 @@ class StudentT(LocationScale):
         return families.StudentT(self.df, loc, scale)
 
 
-def check_floor(name: str, min_log_scale: float) -> float:
-    """``min_log_scale`` of the likelihood ``name``, if it can be one."""
-    if not min_log_scale < pixels.LARGEST_LOG_SCALE:
-        raise ValueError(
-            f"min_log_scale of a {name} likelihood has to be a number below {pixels.LARGEST_LOG_SCALE:g}, the "
-            f"logarithm of the least scale in the units of the data; got {min_log_scale}."
-        )
+def check_floor(min_log_scale: float) -> float:
+    """``min_log_scale``, if it can be one; minus infinity is none."""
+    if min_log_scale != -math.inf:
+        number(below=pixels.LARGEST_LOG_SCALE, min_log_scale=min_log_scale)
     return min_log_scale

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalized, normalizer
+from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, shape_of
 
 HiddenLayer = Callable[[Callable[[], nn.Linear]], list[nn.Module]]
@@ -87,9 +87,7 @@ class ConvDecoder(Convolutional):
         out_shape: ``(C, H, W)``, or ``(2, C, H, W)`` for two parameters a pixel.
         channels: input channels of each 3 x 3 transposed convolution, from the innermost outwards.
         hidden: width of the layer between the input and the one into the convolutions; ``None`` or 0 for none.
-        activation: class of the non-linearity.
-        normalization: behind each layer but the last, see :class:`ConvEncoder`.
-        gated: see :class:`ConvEncoder`.
+        activation, normalization, gated: see :class:`ConvEncoder`.
 
     Raises:
         ValueError: if ``out_shape`` does not end with ``(C, H, W)``, there are no ``channels``, ``normalization`` is
@@ -125,11 +123,8 @@ class ResidualEncoder(Convolutional):
     .. math:: h_0 = W_0 * x, \qquad h_l = S_l * h_{l-1} + W_l' * \phi(W_l * \phi(h_{l-1}))
 
     Args:
-        in_shape: ``(C, H, W)``.
-        out_shape: event shape of the output.
+        in_shape, out_shape, hidden, activation: see :class:`ConvEncoder`.
         channels: output channels of each block; each halves height and width (rounded up).
-        hidden: width of the layer between the blocks and the output; ``None`` or 0 for none.
-        activation: class of the non-linearity :math:`\phi`.
         normalization: of the input of each :math:`\phi` (``"batch"``, ``"layer"``), or of all weights but the last
             (``"weight"``), see :class:`ConvEncoder`.
 
@@ -167,11 +162,8 @@ class ResidualDecoder(Convolutional):
     repeated on the shortcut; any height and width come out exactly.
 
     Args:
-        in_features: size of the latent.
-        out_shape: ``(C, H, W)``, or ``(2, C, H, W)`` for two parameters a pixel.
+        in_features, out_shape, hidden, activation: see :class:`ConvDecoder`.
         channels: input channels of each block, from the innermost outwards.
-        hidden: width of the layer between the input and the one into the blocks; ``None`` or 0 for none.
-        activation: class of the non-linearity.
         normalization: see :class:`ResidualEncoder`.
 
     Raises:
@@ -199,7 +191,8 @@ class ResidualDecoder(Convolutional):
             shortcut = nn.Sequential(
                 affine(nn.Conv2d(inner[0], outer[0], 1), normalization), nn.Upsample(size=outer[1:])
             )
-            layers.append(_block(inner[0], _transposed(inner, outer), outer[0], shortcut, activation, normalization))
+            first = _transposed(inner, outer)
+            layers.append(preactivated(first, _same(outer[0]), activation, normalization, shortcut))
         layers += [*normalizer(channels[-1], normalization, image=True), activation()]
         super().__init__(size_in, size_out, [*layers, nn.Conv2d(channels[-1], image[0], 3, padding=1)])
 
@@ -223,26 +216,11 @@ def residual_block(
     first = nn.Conv2d(width, width_out, kernel_size, stride=stride, padding=kernel_size // 2)
     same = width == width_out and stride == 1
     shortcut = nn.Identity() if same else affine(nn.Conv2d(width, width_out, 1, stride=stride), normalization)
-    return _block(width, first, width_out, shortcut, activation, normalization, kernel_size)
+    return preactivated(first, _same(width_out, kernel_size), activation, normalization, shortcut)
 
 
-def _block(
-    width: int,
-    first: nn.Conv2d | nn.ConvTranspose2d,
-    width_out: int,
-    shortcut: nn.Module,
-    activation: type[nn.Module],
-    normalization: Normalization | None,
-    size: int = 3,
-) -> Residual:
-    branch = nn.Sequential(
-        *normalizer(width, normalization, image=True),
-        activation(),
-        *normalized(first, normalization),
-        activation(),
-        affine(nn.Conv2d(width_out, width_out, size, padding=size // 2), normalization),
-    )
-    return Residual(branch, shortcut)
+def _same(width: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(width, width, size, padding=size // 2)
 
 
 def _out_of_image(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import number
 from pyro_vae.networks.shapes import at_least_float32, in_shape_of
 
 
@@ -25,29 +26,22 @@ class Corruption(nn.Module):
     """
 
     level: Tensor
+    most: ClassVar[float] = 1.0
 
     def __init__(self, level: float) -> None:
         super().__init__()
-        self.check_level(level)
+        self.check_buffer("level", level)
         self.initial_level = float(level)
         self.register_buffer("level", torch.tensor(self.initial_level))
 
     def check_buffer(self, name: str, value: float) -> None:
-        """Refuses what :meth:`check_level` does: a schedule of the level asks it."""
-        if name == "level":
-            self.check_level(value)
-
-    def check_level(self, level: float) -> None:
-        """Refuses a level outside of [0, 1].
+        """Refuses a ``level`` outside of its range; a schedule of it asks.
 
         Raises:
             ValueError: if it is.
         """
-        if not 0 <= level <= 1:
-            raise ValueError(
-                f"the level of {type(self).__name__} is the probability that an entry is corrupted, in [0, 1]; "
-                f"got {level}."
-            )
+        if name == "level":
+            number(0, self.most, level=value)
 
     @abstractmethod
     def corrupted(self, x: Tensor) -> Tensor:
@@ -59,7 +53,7 @@ class Corruption(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         level = state_dict.get(f"{prefix}level")
         if isinstance(level, Tensor) and level.numel() == 1 and not level.is_meta:
-            self.check_level(level.item())
+            self.check_buffer("level", level.item())
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
@@ -75,9 +69,6 @@ class Masking(Corruption):
     Args:
         level: the probability, in [0, 1].
         value: what a lost entry is set to, v.
-
-    Raises:
-        ValueError: if ``level`` is outside of [0, 1].
 
     Source: Vincent et al. (2008), Extracting and Composing Robust Features with Denoising Autoencoders, section 2.3.
 
@@ -109,9 +100,6 @@ class SaltAndPepper(Corruption):
         low: one extreme.
         high: the other one.
 
-    Raises:
-        ValueError: if ``level`` is outside of [0, 1].
-
     Source: Vincent et al. (2010), Stacked Denoising Autoencoders, section 3.3.
     """
 
@@ -135,22 +123,10 @@ class GaussianNoise(Corruption):
     Args:
         level: standard deviation of the noise, in the units of x.
 
-    Raises:
-        ValueError: if ``level`` is negative or not finite.
-
     Source: Vincent et al. (2010), Stacked Denoising Autoencoders, section 3.3.
     """
 
-    def check_level(self, level: float) -> None:
-        """Refuses a level that is negative or not finite.
-
-        Raises:
-            ValueError: if it is.
-        """
-        if not 0 <= level < math.inf:
-            raise ValueError(
-                f"the level of {type(self).__name__} is a standard deviation, 0 or more and finite; got {level}."
-            )
+    most = math.inf
 
     def corrupted(self, x: Tensor) -> Tensor:
         return x + self.level * torch.randn_like(x)

@@ -6,11 +6,10 @@ import functools
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer
+from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
 
 
@@ -39,9 +38,12 @@ class MLP(_Dense):
 
     Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalizations.
 
+    >>> import torch
     >>> MLP((1, 28, 28), (2, 20), hidden=(400,))(torch.rand(7, 128, 1, 28, 28)).shape
     torch.Size([7, 128, 2, 20])
     """
+
+    _gated = False
 
     def __init__(
         self,
@@ -52,27 +54,32 @@ class MLP(_Dense):
         normalization: Normalization | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=False))
+        size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+        widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
+        layers: list[nn.Module] = []
+        for sizes in itertools.pairwise(widths):
+            make = functools.partial(nn.Linear, *sizes)
+            layers += hidden_layer(make, activation, normalization, self._gated, dropout)
+        super().__init__(size_in, size_out, [*layers, nn.Linear(widths[-1], size_out.numel())])
 
 
-class GatedMLP(_Dense):
+class GatedMLP(MLP):
     r"""Multilayer perceptron of gated layers, ``[*, *in_shape] -> [*, *out_shape]``.
 
     .. math:: h = \phi(W x + b) \, \sigma(V x + c)
 
     Args:
-        in_shape: event shape of the input (flattened on the way in).
-        out_shape: event shape of the output (unflattened on the way out).
-        hidden: width of each hidden layer; empty for a linear map.
+        in_shape, out_shape, hidden, dropout: see :class:`MLP`.
         activation: class of :math:`\phi`; the identity in the paper, where the gate is the non-linearity.
         normalization: of :math:`W x + b` and of :math:`V x + c`, see :class:`MLP`.
-        dropout: probability with which a hidden unit is dropped in training.
 
     Raises:
         ValueError: as :class:`MLP`.
 
     Source: Tomczak & Welling (2018), VAE with a VampPrior, section 5; Dauphin et al. (2017), equation 1.
     """
+
+    _gated = True
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class GatedMLP(_Dense):
         normalization: Normalization | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(*_perceptron(in_shape, out_shape, hidden, activation, normalization, dropout, gated=True))
+        super().__init__(in_shape, out_shape, hidden, activation, normalization, dropout)
 
 
 class ResidualMLP(_Dense):
@@ -94,8 +101,7 @@ class ResidualMLP(_Dense):
         y = W \phi(h_L) + b
 
     Args:
-        in_shape: event shape of the input (flattened on the way in).
-        out_shape: event shape of the output (unflattened on the way out).
+        in_shape, out_shape: see :class:`MLP`.
         hidden: width of each block; all have the same.
         activation: class of the non-linearity :math:`\phi`.
         normalization: of the input of each :math:`\phi` (``"batch"``, ``"layer"``), or of each W but the last
@@ -118,11 +124,6 @@ class ResidualMLP(_Dense):
         dropout: float = 0.0,
     ) -> None:
         size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
-        if isinstance(hidden, Sequence) and not hidden:
-            raise ValueError(
-                "hidden of a ResidualMLP has to hold at least one width, that of its blocks, for example (500, 500); "
-                f"got {hidden!r}. For a linear map use an MLP with hidden=()."
-            )
         widths = shape_of("hidden", hidden)
         if len(set(widths)) > 1:
             raise ValueError(
@@ -131,33 +132,10 @@ class ResidualMLP(_Dense):
         width = widths[0]
         layers = [affine(nn.Linear(size_in.numel(), width), normalization)]
         for _ in widths:
-            branch = nn.Sequential(
-                *normalizer(width, normalization),
-                activation(),
-                *hidden_layer(lambda: nn.Linear(width, width), activation, normalization, dropout=dropout),
-                affine(nn.Linear(width, width), normalization),
-            )
-            layers.append(Residual(branch))
+            pair = nn.Linear(width, width), nn.Linear(width, width)
+            layers.append(preactivated(*pair, activation, normalization, dropout=dropout))
         layers += [*normalizer(width, normalization), activation(), nn.Linear(width, size_out.numel())]
         super().__init__(size_in, size_out, layers)
-
-
-def _perceptron(
-    in_shape: int | Sequence[int],
-    out_shape: int | Sequence[int],
-    hidden: Sequence[int],
-    activation: type[nn.Module],
-    normalization: Normalization | None,
-    dropout: float,
-    gated: bool,
-) -> tuple[torch.Size, torch.Size, list[nn.Module]]:
-    """The two shapes, and hidden layers with a linear one behind them."""
-    size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
-    widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
-    layers: list[nn.Module] = []
-    for sizes in itertools.pairwise(widths):
-        layers += hidden_layer(functools.partial(nn.Linear, *sizes), activation, normalization, gated, dropout)
-    return size_in, size_out, [*layers, nn.Linear(widths[-1], size_out.numel())]
 
 
 class Centered(nn.Module):

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from pyro_vae._checks import number, one_of
+
 Normalization = Literal["batch", "weight", "layer"]
 Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
 
@@ -77,8 +79,7 @@ def normalizer(width: int, normalization: Normalization | None, image: bool = Fa
     Raises:
         ValueError: if ``normalization`` is something else.
     """
-    if normalization is not None and normalization not in get_args(Normalization):
-        raise ValueError(f"normalization is 'batch', 'weight', 'layer' or None; got {normalization!r}.")
+    one_of((*get_args(Normalization), None), normalization=normalization)
     if normalization == "batch":
         return [nn.BatchNorm2d(width) if image else BatchNorm(width)]
     if normalization == "layer":
@@ -93,6 +94,29 @@ def normalized(layer: Affine, normalization: Normalization | None) -> list[nn.Mo
     return [affine(layer, normalization), *normalizer(width, normalization, image)]
 
 
+def preactivated(
+    first: Affine,
+    second: Affine,
+    activation: type[nn.Module],
+    normalization: Normalization | None,
+    shortcut: nn.Module | None = None,
+    dropout: float = 0.0,
+) -> Residual:
+    r"""Two affine layers, each behind an activation, beside a shortcut: :math:`h = S x + W' \, \phi(W \, \phi(x))`.
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks, figure 4e.
+    """
+    image = not isinstance(first, nn.Linear)
+    width = first.in_features if isinstance(first, nn.Linear) else first.in_channels
+    branch = nn.Sequential(
+        *normalizer(width, normalization, image),
+        activation(),
+        *hidden_layer(lambda: first, activation, normalization, dropout=dropout),
+        affine(second, normalization),
+    )
+    return Residual(branch, shortcut)
+
+
 def hidden_layer(
     make: Callable[[], Affine],
     activation: type[nn.Module],
@@ -105,8 +129,7 @@ def hidden_layer(
     Raises:
         ValueError: if ``dropout`` is not in [0, 1).
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is the probability with which a unit is dropped, in [0, 1); got {dropout}.")
+    number(0, below=1, dropout=dropout)
     layers = [*normalized(make(), normalization), activation()]
     if gated:
         layers = [Gated(nn.Sequential(*layers), nn.Sequential(*normalized(make(), normalization)))]

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import one_of
+
 Mask = Literal["A", "B"]
 
 
@@ -42,8 +44,7 @@ class MaskedConv2d(nn.Conv2d):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], mask: Mask, **options: Any
     ) -> None:
-        if mask not in get_args(Mask):
-            raise ValueError(f"mask is 'A' (without the pixel itself) or 'B' (with it); got {mask!r}.")
+        one_of(get_args(Mask), mask=mask)
         height, width = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         if min(height, width) < 1 or height % 2 == 0 or width % 2 == 0:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
@@ -80,10 +81,20 @@ def stacked(name: str, output: Tensor, count: int, leading: int, remedy: str = "
     Raises:
         ValueError: if there is no dimension of size ``count`` in that place.
     """
-    if output.dim() <= leading or output.shape[leading] != count:
+    return check_output(name, output, (count,), leading, remedy).unbind(leading)
+
+
+def check_output(name: str, output: Tensor, sizes: Sequence[int], leading: int, remedy: str = "") -> Tensor:
+    """A network's output ``[*, *sizes, *event]`` in float32 or better; the other arguments as in :func:`stacked`.
+
+    Raises:
+        ValueError: if it has other dimensions in the place of ``sizes``.
+    """
+    if output.shape[leading : leading + len(sizes)] != tuple(sizes):
+        wanted = ", ".join(map(str, sizes))
         raise ValueError(
-            f"{name} has {count} parameters, so its network has to give [*, {count}, *event], the {count} stacked; "
-            f"got {list(output.shape)} for {leading} leading dimension{'s' * (leading != 1)}. "
-            f"Build the network with out_shape=({count}, *event){remedy}."
+            f"{name} has {math.prod(sizes)} parameters, so its network has to give them stacked, [*, {wanted}, *event]"
+            f"; got {list(output.shape)} for {leading} leading dimension{'s' * (leading != 1)}. Build the network with "
+            f"out_shape=({wanted}, *event){remedy}."
         )
-    return at_least_float32(output).unbind(leading)
+    return at_least_float32(output)

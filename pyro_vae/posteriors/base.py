@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.networks import event_dim_of, stacked
+from pyro_vae.networks import at_least_float32, event_dim_of, stacked
 
 
 class Posterior(nn.Module):
@@ -37,6 +37,21 @@ class Posterior(nn.Module):
     @abstractmethod
     def forward(self, x: Tensor) -> dist.Distribution:
         """q(z | x), with batch shape ``[*, B]``, for ``x: [*, B, *event]``."""
+
+    def _vector(self, x: Tensor, wanted: str, fits: Callable[[int], bool] = bool) -> Tensor:
+        """What the network gives, ``[*, B, size]``, a vector of a size that fits; ``wanted`` says so in the message.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        output = at_least_float32(self.network(x))
+        if output.dim() != x.dim() - self.event_dim + 1 or not fits(output.shape[-1]):
+            raise ValueError(
+                f"the network of a {type(self).__name__} has to give {wanted}; got {list(output.shape)} for x of shape "
+                f"{list(x.shape)}. Build it with the out_shape that posterior.network_shape gives, or say how many "
+                f"dimensions one datum has (event_dim={self.event_dim} here)."
+            )
+        return output
 
     def _independent(self, q: dist.TorchDistribution, x: Tensor) -> dist.Distribution:
         """The dimensions of q that are none of ``[*, B]`` as one event."""

@@ -53,28 +53,22 @@ class FamilyPosterior(Posterior):
         return self._independent(self.distribution(**parameters), x)
 
 
-class Exponential(FamilyPosterior):
-    r""":math:`z = e / \mathrm{rate}(x)`, e ~ Exponential(1): on :math:`z_d > 0`."""
-
-    distribution = families.Exponential
-
-
-class Cauchy(FamilyPosterior):
-    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \tan(\pi (u - 1/2))`; it has no mean."""
-
-    distribution = families.Cauchy
+def _posterior(family: Any) -> type[FamilyPosterior]:
+    """The posterior of a family that asks for nothing else: a class of its name, documented by how it draws z."""
+    doc = f"{family.__doc__}\n\nThe network gives the parameters, as :class:`FamilyPosterior` says."
+    return type(family.__name__, (FamilyPosterior,), {"__doc__": doc, "__module__": __name__, "distribution": family})
 
 
-class Logistic(FamilyPosterior):
-    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \log(u / (1 - u))`."""
-
-    distribution = families.Logistic
-
-
-class Gumbel(FamilyPosterior):
-    r""":math:`z = \mathrm{loc}(x) - \mathrm{scale}(x) \log e`, e ~ Exponential(1)."""
-
-    distribution = families.Gumbel
+Exponential = _posterior(families.Exponential)
+Cauchy = _posterior(families.Cauchy)
+Logistic = _posterior(families.Logistic)
+Gumbel = _posterior(families.Gumbel)
+Kumaraswamy = _posterior(families.Kumaraswamy)
+Laplace = _posterior(families.Laplace)
+LogNormal = _posterior(families.LogNormal)
+Gamma = _posterior(families.Gamma)
+Beta = _posterior(families.Beta)
+Dirichlet = _posterior(families.Dirichlet)
 
 
 class Weibull(FamilyPosterior):
@@ -86,18 +80,6 @@ class Weibull(FamilyPosterior):
 
     distribution = families.Weibull
     least: ClassVar[dict[str, float]] = {"concentration": 0.3}
-
-
-class Kumaraswamy(FamilyPosterior):
-    r""":math:`z = (1 - (1 - u)^{1/b(x)})^{1/a(x)}` on (0, 1), a, b = concentration1, concentration0."""
-
-    distribution = families.Kumaraswamy
-
-
-class Laplace(FamilyPosterior):
-    r""":math:`z = \mathrm{loc}(x) + \mathrm{scale}(x) \, l`, l ~ Laplace(0, 1)."""
-
-    distribution = families.Laplace
 
 
 class StudentT(FamilyPosterior):
@@ -176,27 +158,3 @@ class Uniform(Posterior):
         low = self.low + span * (1 - part) * place.sigmoid()
         high = (low + span * part).clamp(max=self.high)
         return self._independent(families.Uniform(low, high), x)
-
-
-class LogNormal(FamilyPosterior):
-    r""":math:`z = \exp(\mathrm{loc}(x) + \mathrm{scale}(x) \, n)`, n ~ N(0, 1): on :math:`z_d > 0`."""
-
-    distribution = families.LogNormal
-
-
-class Gamma(FamilyPosterior):
-    r""":math:`z = g / \mathrm{rate}(x)`, g ~ Gamma(concentration(x), 1): on :math:`z_d > 0`."""
-
-    distribution = families.Gamma
-
-
-class Beta(FamilyPosterior):
-    r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_1, g_0` ~ Gamma of concentration1(x), concentration0(x)."""
-
-    distribution = families.Beta
-
-
-class Dirichlet(FamilyPosterior):
-    r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k(x)`, 1), c the concentration."""
-
-    distribution = families.Dirichlet

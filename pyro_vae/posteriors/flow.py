@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_vae.networks import at_least_float32, out_shape_of
-from pyro_vae.pair.protocols import HasLatentDim
 from pyro_vae.posteriors.base import Posterior
-from pyro_vae.transforms import NormalizingFlow
+from pyro_vae.transforms import NormalizingFlow, Step
 from pyro_vae.transforms.steps import Steps
 
 
@@ -61,16 +60,15 @@ class Flow(Posterior):
             )
 
     def _check_sizes(self) -> None:
-        sizes = [step.latent_dim if isinstance(step, HasLatentDim) else None for step in self.transforms]
-        known = sorted({size for size in sizes if size is not None})
-        if len(known) > 1:
+        sizes = [step.latent_dim for step in self.transforms if isinstance(step, Step)]
+        if len(set(sizes)) > 1:
             raise ValueError(f"the steps of a Flow act on one latent, but were built for latent_dim={sizes}.")
         out_shape = out_shape_of(self.base.network) if isinstance(self.base, Posterior) else None
-        if known and out_shape is not None and tuple(out_shape) != self.base.network_shape(known):
+        if sizes and out_shape is not None and tuple(out_shape) != self.base.network_shape(sizes[:1]):
             raise ValueError(
-                f"the steps of a Flow were built for latent_dim={known[0]}, for which its base, a "
-                f"{type(self.base).__name__}, needs a network of out_shape={self.base.network_shape(known)}; it has "
-                f"one of out_shape={tuple(out_shape)}."
+                f"the steps of a Flow were built for latent_dim={sizes[0]}, for which its base, a "
+                f"{type(self.base).__name__}, needs a network of out_shape={self.base.network_shape(sizes[:1])}; it "
+                f"has one of out_shape={tuple(out_shape)}."
             )
 
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:

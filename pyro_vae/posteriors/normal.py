@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae._checks import whole
-from pyro_vae.networks import at_least_float32
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.posteriors.families import FamilyPosterior
 
@@ -60,18 +59,17 @@ class FullNormal(Posterior):
         return (size * (size + 3) // 2,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        output = at_least_float32(self.network(x))
-        count = output.shape[-1]
-        size = (math.isqrt(9 + 8 * count) - 3) // 2
-        if output.dim() != x.dim() - self.event_dim + 1 or size < 1 or self.network_shape((size,)) != (count,):
-            raise ValueError(
-                f"FullNormal needs D (D + 3) / 2 numbers for a latent of size D (loc, log variance and what is below "
-                f"the diagonal), so its network has to give [*, B, 2] for D = 1, [*, B, 5] for D = 2; got "
-                f"{list(output.shape)} for x of shape {list(x.shape)}. Build the network with out_shape="
-                f"posterior.network_shape((D,)), or say how many dimensions one datum has "
-                f"(event_dim={self.event_dim} here)."
-            )
-        loc, log_variance, below = output.split([size, size, count - 2 * size], -1)
+        def size_of(count: int) -> int:
+            return (math.isqrt(9 + 8 * count) - 3) // 2
+
+        output = self._vector(
+            x,
+            "D (D + 3) / 2 numbers for a latent of size D (loc, log variance and what is below the diagonal): "
+            "[*, B, 2] for D = 1, [*, B, 5] for D = 2",
+            lambda count: size_of(count) > 0 and self.network_shape((size_of(count),)) == (count,),
+        )
+        size = size_of(output.shape[-1])
+        loc, log_variance, below = output.split([size, size, output.shape[-1] - 2 * size], -1)
         scale = (log_variance / 2).exp()
         row, column = torch.tril_indices(size, size, -1, device=output.device)
         lower = scale.new_zeros(*scale.shape[:-1], size * size).index_copy(-1, row * size + column, below / size)

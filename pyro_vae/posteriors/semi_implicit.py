@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._checks import whole
-from pyro_vae.networks import at_least_float32, in_shape_of, out_shape_of, shape_of, stacked
+from pyro_vae.networks import in_shape_of, out_shape_of, shape_of, stacked
 from pyro_vae.posteriors.base import Posterior
 
 
@@ -167,13 +167,7 @@ class SemiImplicitNormal(Posterior):
         return (math.prod(in_shape) - self.noise_dim,)
 
     def forward(self, x: Tensor) -> SemiImplicit:
-        features = at_least_float32(self.network(x))
-        if features.dim() != x.dim() - self.event_dim + 1:
-            raise ValueError(
-                f"the network of a SemiImplicitNormal gives a vector for each datum, [*, B, H]; got "
-                f"{list(features.shape)} for x of shape {list(x.shape)}. Build the network so, or say how many "
-                f"dimensions one datum has (event_dim={self.event_dim} here)."
-            )
+        features = self._vector(x, "a vector for each datum, [*, B, H]")
         return SemiImplicit(self._conditional, features, self.latent_shape, self.noise_dim, self.num_mixtures)
 
     def _conditional(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

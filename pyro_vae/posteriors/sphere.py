@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_vae import distributions
-from pyro_vae.networks import at_least_float32
 from pyro_vae.posteriors.base import Posterior
 
 
 class _Spherical(Posterior):
+    distribution: ClassVar[Any]
+
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         if len(latent_shape) != 1 or latent_shape[0] < 2:
             raise ValueError(
@@ -23,17 +25,10 @@ class _Spherical(Posterior):
             )
         return (latent_shape[0] + 1,)
 
-    def _parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """loc ``[*, B, D]``, of length 1, and concentration ``[*, B]``."""
-        output = at_least_float32(self.network(x))
-        if output.dim() != x.dim() - self.event_dim + 1 or output.shape[-1] < 3:
-            raise ValueError(
-                f"{type(self).__name__} needs D + 1 numbers for a latent of size D, at least 2 (a direction and a "
-                f"concentration), so its network has to give [*, B, D + 1]; got {list(output.shape)} for x of shape "
-                f"{list(x.shape)}. Build the network with out_shape=D + 1, or say how many dimensions one datum has "
-                f"(event_dim={self.event_dim} here)."
-            )
-        return _unit(output[..., :-1]), softplus(output[..., -1])
+    def forward(self, x: Tensor) -> dist.Distribution:
+        wanted = "D + 1 numbers for a latent of size D, at least 2 (a direction and a concentration): [*, B, D + 1]"
+        output = self._vector(x, wanted, lambda count: count > 2)
+        return self.distribution(_unit(output[..., :-1]), softplus(output[..., -1]))
 
 
 class PowerSpherical(_Spherical):
@@ -52,8 +47,7 @@ class PowerSpherical(_Spherical):
     Source: De Cao & Aziz (2020).
     """
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        return distributions.PowerSpherical(*self._parameters_of(x))
+    distribution = distributions.PowerSpherical
 
 
 class VonMisesFisher(_Spherical):
@@ -62,9 +56,7 @@ class VonMisesFisher(_Spherical):
     The KL to :class:`~pyro_vae.priors.sphere.SphereUniform` is in closed form.
 
     Args:
-        network: ``x: [*, B, *event] -> [*, B, D + 1]``: the direction of loc, of any length, and one number whose
-            softplus is the concentration.
-        event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
+        network, event_dim: see :class:`PowerSpherical`.
 
     Raises:
         ValueError: if the network gives another shape.
@@ -72,8 +64,7 @@ class VonMisesFisher(_Spherical):
     Source: Davidson et al. (2018).
     """
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        return distributions.VonMisesFisher(*self._parameters_of(x))
+    distribution = distributions.VonMisesFisher
 
 
 def _unit(vector: Tensor) -> Tensor:

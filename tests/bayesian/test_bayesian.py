@@ -493,12 +493,12 @@ def test_random_twice() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IsotropicNormal((2, 3), 0.0), "positive"),
+        (lambda: IsotropicNormal((2, 3), 0.0), "scale has to be a finite number above 0"),
         (lambda: IsotropicNormal((2, 3), "fan_out"), "fan_in"),
-        (lambda: IsotropicNormal((2, 3), 1.0, "row"), "'layer', 'column' or None"),
+        (lambda: IsotropicNormal((2, 3), 1.0, "row"), "learned is one of 'layer', 'column', None"),
         (lambda: ScaleMixture((2, 3), (1.0,)), "two positive scales"),
-        (lambda: ScaleMixture((2, 3), probability=1.0), "in \\(0, 1\\)"),
-        (lambda: MeanField(torch.zeros(2, 3), -1.0), "positive"),
+        (lambda: ScaleMixture((2, 3), probability=1.0), "probability has to be a finite number above 0 and below 1"),
+        (lambda: MeanField(torch.zeros(2, 3), -1.0), "scale has to be a finite number above 0"),
         (lambda: LowRank(torch.zeros(2, 3), rank=0), "at least 1"),
         (lambda: Noise("global"), "'shared', 'local', 'flipout'"),
     ],
