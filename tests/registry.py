@@ -18,7 +18,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from laws import MADE, VARIANTS
-from pairs import BATCH, binary, real
+from pairs import binary, real
 from scipy import stats
 from scipy.special import log_softmax
 from torch import Tensor, nn
@@ -74,10 +74,6 @@ def images() -> tuple[Tensor, ...]:
 
 def vectors() -> tuple[Tensor, ...]:
     return (binary(6),)
-
-
-def gray(*event_shape: int, size: int = BATCH) -> Tensor:
-    return torch.rand(size, *event_shape, generator=torch.Generator().manual_seed(4))
 
 
 # Systems
