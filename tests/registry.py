@@ -6,7 +6,6 @@ The lists of the tests are made of these rows, so that what is new is one more r
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -178,15 +177,13 @@ SYSTEM_VARIANTS: dict[str, System] = {
     "FullBayes, low rank": SYSTEMS["FullBayes"].but(posterior=bayesian.LowRank, noise="local"),
     "FullBayes, matrix": SYSTEMS["FullBayes"].but(posterior=bayesian.MatrixVariate, noise="local"),
     "FullBayes, spike and slab": SYSTEMS["FullBayes"].but(prior=bayesian.ScaleMixture),
-    "FullBayes, learned prior": SYSTEMS["FullBayes"].but(
-        prior=functools.partial(bayesian.IsotropicNormal, learned="column")
-    ),
+    "FullBayes, learned prior": SYSTEMS["FullBayes"].but(prior=partial(bayesian.IsotropicNormal, learned="column")),
     "FullBayes, flow": SYSTEMS["FullBayes"].but(
-        pair=functools.partial(SYSTEMS["MLPVAE"], transforms=[transforms.Planar]), networks=BOTH
+        pair=partial(SYSTEMS["MLPVAE"], transforms=[transforms.Planar]), networks=BOTH
     ),
     "FullBayes, scale": SYSTEMS["FullBayes"].but(
         lambda: (real(6),),
-        pair=functools.partial(SYSTEMS["MLPVAE"], likelihood=functools.partial(Gaussian, scale="shared")),
+        pair=partial(SYSTEMS["MLPVAE"], likelihood=partial(Gaussian, scale="shared")),
     ),
     "FullBayes, convolutions": SYSTEMS["FullBayes"].but(images, pair=SYSTEMS["ConvVAE"], networks=("",)),
     "FullBayes, convolutions, flipout": SYSTEMS["FullBayes"].but(
@@ -196,6 +193,15 @@ SYSTEM_VARIANTS: dict[str, System] = {
         pair=SYSTEMS["LadderVAE"], networks=("levels.0.conditional.network",)
     ),
     "VQVAE, three levels": SYSTEMS["VQVAE"].but(strides=(1, 2, 2)),
+}
+
+
+# Posteriors of random weights, of their mean ``[rows, columns]`` and a scale
+WEIGHT_POSTERIORS: dict[str, Callable[..., nn.Module]] = {
+    "MeanField": bayesian.MeanField,
+    "LowRank": partial(bayesian.LowRank, rank=2),
+    "MatrixVariate": bayesian.MatrixVariate,
+    "FullCovariance": bayesian.FullCovariance,
 }
 
 
