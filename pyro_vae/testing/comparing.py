@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +31,8 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], rtol: float 
     assert ours.keys() == theirs.keys()
     assert ours
     for name in ours:
-        torch.testing.assert_close(
-            ours[name], theirs[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        said = functools.partial("{}: {}".format, name)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=rtol, atol=atol, msg=said)
 
 
 def assert_mean(draws: Tensor, expected: Tensor | float, errors: float = 4.5) -> None:

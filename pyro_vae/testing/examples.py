@@ -48,6 +48,11 @@ class Own(nn.Module):
 class OneLatent(Own):
     """z ~ N(0, 1), x | z ~ N(w z, 1), q(z | x) = N(a x + b, exp s). By default the guide is not the posterior."""
 
+    w: Tensor
+    a: Tensor
+    b: Tensor
+    s: Tensor
+
     def __init__(self, size: int, dtype: torch.dtype = torch.float32, **values: float) -> None:
         super().__init__(size, dtype, **{"w": 1.0, "a": 0.2, "b": 0.1, "s": -0.8, **values})
 
@@ -80,6 +85,13 @@ class Chain(Own):
     """z2 ~ N(0, 1), z1 | z2 ~ N(w z2, 1), x | z1 ~ N(z1, 1); q(z2 | x) = N(a x, exp s), q(z1 | z2, x) = N(b x + c z2,
     exp t). With ``posterior()`` the guide is exact."""
 
+    w: Tensor
+    a: Tensor
+    s: Tensor
+    b: Tensor
+    c: Tensor
+    t: Tensor
+
     def __init__(self, size: int, dtype: torch.dtype = torch.float32, **values: float) -> None:
         super().__init__(size, dtype, **{"w": 1.0, "a": 0.2, "s": -0.9, "b": 0.4, "c": 0.4, "t": -0.8, **values})
 
@@ -104,6 +116,9 @@ class Chain(Own):
 
 class Coin(Own):
     """y ~ Bernoulli(0.3), x | y ~ N(w y, 1), q(y) = Bernoulli(logits=l)."""
+
+    w: Tensor
+    l: Tensor  # noqa: E741
 
     def __init__(self, size: int, dtype: torch.dtype = torch.float32, **values: float) -> None:
         super().__init__(size, dtype, **{"w": 1.5, "l": 0.2, **values})

@@ -18,6 +18,7 @@ from pyro import poutine
 from pyro.distributions import ImproperUniform
 from pyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_model_relations
+from pyro.optim import Adam  # type: ignore[attr-defined]
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -166,7 +167,7 @@ class PairLaws:
         relations = get_model_relations(made.raw.model, made.batch)
         assert relations["observed"] == list(observed_sites(trace))
         assert set(relations["sample_dist"]) == {*latent_sites(trace), *observed_sites(trace)}
-        frame = data_frame(trace)
+        frame: Any = data_frame(trace)
         inside = {name for name, site in every_site(trace).items() if frame in site["cond_indep_stack"]}
         assert set(relations["plate_sample"][frame.name]) == inside
         assert any(relations["sample_sample"][name] for name in relations["observed"])
@@ -228,16 +229,17 @@ class PairLaws:
     def test_pyros_store_is_left_as_it_was(self) -> None:
         """Neither this library nor, where the pair is isolated, Pyro's tools write into Pyro's global store."""
         made = self._made()
-        mine = pyro.param("mine", torch.ones(2)).unconstrained()
-        scale = pyro.param("scale", torch.tensor(3.0)).unconstrained()  # a name that a pair may use as well
+        value: Any = pyro.param
+        mine = value("mine", torch.ones(2)).unconstrained()
+        scale = value("scale", torch.tensor(3.0)).unconstrained()  # a name that a pair may use as well
         check(made.raw, *made.batch)
         bound_of(made)
         self._ours(made, 2)
         if self.isolated:
             steps_of(made.raw, made.batch, 2)
         assert sorted(pyro.get_param_store().keys()) == ["mine", "scale"]
-        assert pyro.param("mine").unconstrained() is mine
-        assert pyro.param("scale").unconstrained() is scale
+        assert value("mine").unconstrained() is mine
+        assert value("scale").unconstrained() is scale
         assert scale.item() == 3.0
 
     def test_state_dict_round_trips(self) -> None:
@@ -275,7 +277,7 @@ class PairLaws:
         made = self._made()
         nesting, random = nesting_of(made), is_random(made)
         with evaluating(made.pair), torch.no_grad():
-            plain = run(made.pair, *made.batch)[1]
+            plain: Any = run(made.pair, *made.batch)[1]
             traces = run(made.pair, *made.batch, num_particles=3, max_plate_nesting=nesting)
             for trace in traces:
                 trace.compute_log_prob()
@@ -379,14 +381,14 @@ class PairLaws:
 def steps_of(pair: Any, batch: tuple[Any, ...], steps: int, elbo: Any = None, seed: int = 0) -> list[float]:
     """Losses of Pyro's SVI, from a seed."""
     torch.manual_seed(seed)
-    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), loss=elbo or Trace_ELBO())
+    svi = SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss=elbo or Trace_ELBO())
     return [svi.step(*batch) for _ in range(steps)]
 
 
 def in_turns(pairs: list[Any], batches: list[tuple[Any, ...]], steps: int = 3) -> list[list[float]]:
     """Losses of SVI steps of several pairs in turns, each with a random state of its own."""
     torch.manual_seed(0)
-    loops = [SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), loss=Trace_ELBO()) for pair in pairs]
+    loops = [SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss=Trace_ELBO()) for pair in pairs]
     states, losses = [torch.get_rng_state()] * len(pairs), [[] for _ in pairs]  # type: ignore[var-annotated]
     for _ in range(steps):
         for index, (svi, batch) in enumerate(zip(loops, batches, strict=True)):

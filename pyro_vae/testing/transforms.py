@@ -54,7 +54,7 @@ class TransformLaws:
         step = self.make(latent_dim, context_dim).double()
         with torch.no_grad():
             for parameter in step.parameters():
-                parameter += scale * torch.randn_like(parameter)
+                parameter.add_(scale * torch.randn_like(parameter))
         return step
 
     # The map
@@ -117,7 +117,7 @@ class TransformLaws:
         if not self.learned:
             pytest.skip("it has no parameters")
         step, context = self._made(context_dim, scale=scale), context_of(context_dim, 50)
-        inputs = dict(step.named_parameters())
+        inputs: dict[str, Tensor] = dict(step.named_parameters())
         if context is not None:
             inputs["context"] = context.requires_grad_()
         y, ladj = step(context).call_and_ladj(torch.randn(50, LATENT, dtype=torch.float64))
