@@ -29,8 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from shared import cached_fit, options, store
+from shared import adam, cached_fit, options, store
 
 from pyro_vae import Cosine, applications
 from pyro_vae.data import load
@@ -69,7 +68,7 @@ def trained(size: str, cache: Path, seed: int, progress: bool) -> tuple[Any, Any
         lambda: MLPVAE(data.event_shape, hidden=HIDDEN, mean=data.train.mean()),
         data,
         seed=seed,
-        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        optimizer=adam(2e-3),
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=epochs,
@@ -169,13 +168,13 @@ def best(values: Mapping[str, float], names: Sequence[str] | None = None) -> str
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--only", choices=list(SETTINGS["quick"]), help="one of them")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
     if arguments.root is not None:
         os.environ["PYRO_VAE_DATA"] = str(arguments.root)  # where the applications look
-    size = "full" if arguments.full else "quick"
+    size = arguments.size
     parts = [arguments.only] if arguments.only else list(SETTINGS[size])
     arguments.results.mkdir(parents=True, exist_ok=True)
     found = {part: apply(part, size, arguments) for part in parts}

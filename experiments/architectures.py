@@ -34,11 +34,22 @@ from typing import Any
 
 import torch
 from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import (
+    adam,
+    cached_fit,
+    cached_json,
+    dataset,
+    finish,
+    kept,
+    options,
+    table,
+    thinned,
+    training_seconds,
+)
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Bernoulli, Cosine, WeightPrior, diagnostics, plotting
-from pyro_vae.data import Data, load
+from pyro_vae.data import Data
 from pyro_vae.models import MLPVAE
 from pyro_vae.networks import MLP, Normalization, ResidualMLP, normal_init
 from pyro_vae.plotting.style import INK, MUTED
@@ -145,20 +156,20 @@ def affine_maps(pair: Any) -> list[nn.Linear]:
     return [layer for layer in parts if isinstance(layer, nn.Linear)]
 
 
-def dataset(size: Size, arguments: Any) -> Data:
-    data: Any = load("mnist", arguments.root, binarization="none")
+def subset(arguments: Any) -> Data:
+    size, data = SIZES[arguments.size], dataset("mnist", arguments)
     return Data("mnist", data.train.take(size.num_data), data.valid.take(size.num_valid))
 
 
-def trained(setup: Setup, name: str, arguments: Any) -> dict[str, Any]:
+def trained(setup: Setup, arguments: Any) -> dict[str, Any]:
     """One training, with what is measured at its start and at its end."""
-    size = SIZES[name]
-    data: Any = dataset(size, arguments)
+    size = SIZES[arguments.size]
+    data: Any = subset(arguments)
     build = functools.partial(make, setup, data.train.mean(), size.hidden)
     epochs = setup.longer * size.epochs
-    adam = {"optimizer": functools.partial(torch.optim.Adam, lr=2e-3, fused=True), "scheduler": Cosine(warmup=0.02)}
-    adagrad = {"optimizer": functools.partial(torch.optim.Adagrad, lr=0.01, fused=True)}
-    folder = arguments.cache / "architectures" / name / f"{setup.key}-{epochs}-seed{arguments.seed}"
+    by_adam = {"optimizer": adam(2e-3), "scheduler": Cosine(warmup=0.02)}
+    by_adagrad = {"optimizer": functools.partial(torch.optim.Adagrad, lr=0.01, fused=True)}
+    folder = arguments.cache / "architectures" / arguments.size / f"{setup.key}-{epochs}-seed{arguments.seed}"
     run = cached_fit(
         folder,
         build,
@@ -169,7 +180,7 @@ def trained(setup: Setup, name: str, arguments: Any) -> dict[str, Any]:
         batch_size=BATCH,
         epochs=epochs,
         compile="traced",
-        **(adam if setup.adam else adagrad),
+        **(by_adam if setup.adam else by_adagrad),
     )
 
     def measure() -> dict[str, Any]:
@@ -184,14 +195,13 @@ def trained(setup: Setup, name: str, arguments: Any) -> dict[str, Any]:
                 "end": gradients(run.pair, data.train, setup.prior),
             }
 
-    history = [{key: entry[key] for key in ("epoch", "samples", "train", "valid")} for entry in run.history]
     return {
         **{key: getattr(value, "__name__", value) for key, value in vars(setup).items()},
         **cached_json(folder / "measured.json", measure),
         "left_at": left_at(run.history, without_information(data)),
         "epochs": epochs,
         "seconds_an_epoch": training_seconds(run.history)[-1] / epochs,
-        "history": thinned(history),
+        "history": thinned(kept(run.history, "epoch", "samples", "train", "valid"), 16),
     }
 
 
@@ -236,17 +246,10 @@ def left_at(history: list[dict[str, Any]], nothing: float) -> int | None:
     return next((entry["samples"] for entry in history if entry["valid"] > nothing + 1), None)
 
 
-def thinned(history: list[dict[str, Any]], most: int = 16) -> list[dict[str, Any]]:
-    """So many epochs, evenly on a logarithmic axis."""
-    kept = {round(len(history) ** (index / (most - 1))) for index in range(most)}
-    return [entry for entry in history if entry["epoch"] in kept]
-
-
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    name = "full" if arguments.full else "quick"
-    run = functools.partial(trained, name=name, arguments=arguments)
-    nothing = without_information(dataset(SIZES[name], arguments))
+    arguments = options(__doc__).parse_args()
+    run = functools.partial(trained, arguments=arguments)
+    nothing = without_information(subset(arguments))
     activations = {
         (way, activation.__name__): run(replace(setup, activation=activation))
         for way, setup in SETUPS.items()
@@ -286,7 +289,8 @@ def main() -> None:
 
     rows = []
     for (way, latent_dim), found in latents.items():
-        theirs = PUBLISHED.get(latent_dim, (None, None)) if (name, way) == ("full", "poster") else (None, None)
+        published = PUBLISHED if (arguments.size, way) == ("full", "poster") else {}
+        theirs = published.get(latent_dim, (None, None))
         train, valid, active, seconds = columns(found)
         rows.append(
             (way, latent_dim, train, theirs[0], valid, theirs[1], found["train"] - found["valid"], active, seconds)
@@ -296,23 +300,19 @@ def main() -> None:
     print(f"\n{in_words(activations, depths, alone, latents, nothing)}")
 
     results: dict[str, Any] = {
-        "experiment": "architectures",
-        "size": name,
-        **vars(SIZES[name]),
+        **vars(SIZES[arguments.size]),
         "without_information": nothing,
         "activations": [{"set-up": way, **found} for (way, _), found in activations.items()],
         "depths": [{"set-up": way, **found} for (way, _), found in depths.items()],
         "alone": [{"change": change, **found} for change, found in alone.items()],
         "latents": [{"set-up": way, **found} for (way, _), found in latents.items()],
     }
-    store(arguments.results / f"architectures_{name}.json", results)
     figures = {
-        "activations": draw_activations(activations),
-        "depth": draw_depth(depths, alone, nothing),
-        "latents": draw_latents(latents),
+        "architectures_activations": draw_activations(activations),
+        "architectures_depth": draw_depth(depths, alone, nothing),
+        "architectures_latents": draw_latents(latents),
     }
-    for kind, figure in figures.items():
-        print(f"figure: {plotting.save(figure, arguments.results / f'architectures_{kind}_{name}.png')}")
+    finish(arguments, "architectures", results, figures)
 
 
 COLUMNS = ("train", "valid", "active units", "seconds an epoch")

@@ -29,11 +29,10 @@ from typing import Any
 
 import torch
 from networks import HIDDEN, likelihood
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import adam, cached_fit, cached_json, dataset, finish, options, table, training_seconds
 from torch import nn
 
 from pyro_vae import MLP, VAE, Cosine, DiagonalNormal, StandardNormal, WeightPrior, diagnostics, plotting
-from pyro_vae.data import load
 from pyro_vae.models import Autoencoder
 from pyro_vae.networks import Masking
 
@@ -50,10 +49,6 @@ PATIENCE = {"mnist": 20, "frey": 100}
 LOST = 0.1  # share of the pixels that the denoising autoencoder does not see
 
 
-def dataset(name: str, arguments: Any) -> Any:
-    return load(name, arguments.root, split="shuffled") if name == "frey" else load(name, arguments.root)
-
-
 def make(name: str, method: str, latent_dim: int, shape: torch.Size) -> nn.Module:
     """The pair: one hidden layer of tanh on each side for every method."""
     hidden = (HIDDEN[name],)
@@ -64,19 +59,17 @@ def make(name: str, method: str, latent_dim: int, shape: torch.Size) -> nn.Modul
     return Autoencoder(shape, latent_dim, hidden, activation=nn.Tanh, corruption=corruption)
 
 
-def train(
-    name: str, method: str, latent_dim: int, scale: float | None, seed: int, size: str, arguments: Any
-) -> dict[str, Any]:
+def train(name: str, method: str, latent_dim: int, scale: float | None, seed: int, arguments: Any) -> dict[str, Any]:
     """One training: its errors, and what it took."""
     data = dataset(name, arguments)
-    epochs = EPOCHS[size][name]
+    epochs = EPOCHS[arguments.size][name]
     folder = arguments.cache / "autoencoder" / f"{name}-{method}-{latent_dim}-{scale}-{epochs}-seed{seed}"
     run = cached_fit(
         folder,
         functools.partial(make, name, method, latent_dim, data.event_shape),
         data,
         seed=seed,
-        optimizer=functools.partial(torch.optim.Adam, lr=5e-3, fused=True),
+        optimizer=adam(5e-3),
         scheduler=Cosine(warmup=0.02),
         weight_prior=None if scale is None else WeightPrior(scale),
         epochs=epochs,
@@ -97,16 +90,15 @@ def train(
     }  # fmt: skip
 
 
-def choice(name: str, method: str, size: str, arguments: Any) -> tuple[list[dict[str, Any]], dict[int, float | None]]:
+def choice(name: str, method: str, arguments: Any) -> tuple[list[dict[str, Any]], dict[int, float | None]]:
     """The trainings that choose the scale of the weight prior, and the chosen one for each N_z."""
+    places = CHOSEN_AT[arguments.size]
     tried = [
-        train(name, method, latent_dim, scale, arguments.seed, size, arguments)
-        for latent_dim in CHOSEN_AT[size]
-        for scale in SCALES
+        train(name, method, latent_dim, scale, arguments.seed, arguments) for latent_dim in places for scale in SCALES
     ]
     best: dict[int, float | None] = {}
     for latent_dim in LATENT_DIMS:
-        nearest = min(CHOSEN_AT[size], key=lambda at: abs(math.log(at / latent_dim)))
+        nearest = min(places, key=lambda at: abs(math.log(at / latent_dim)))
         there = [run for run in tried if run["latent_dim"] == nearest]
         best[latent_dim] = min(there, key=lambda run: run["valid"])["scale"]
     return tried, best
@@ -152,18 +144,17 @@ def summary(name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
     tried, runs, rows = [], [], []
     for name in TITLES:
         best: dict[int, float | None] = {}
         for method in METHODS:
             if method != "denoising":  # it takes the autoencoder's
-                choosing, best = choice(name, method, size, arguments)
+                choosing, best = choice(name, method, arguments)
                 tried += choosing
             for latent_dim in LATENT_DIMS:
-                for seed in range(arguments.seed, arguments.seed + SEEDS[size][name]):
-                    runs.append(train(name, method, latent_dim, best[latent_dim], seed, size, arguments))
+                for seed in range(arguments.seed, arguments.seed + SEEDS[arguments.size][name]):
+                    runs.append(train(name, method, latent_dim, best[latent_dim], seed, arguments))
         runs += principal_components(name, arguments)
         rows += summary(name, runs)
     header = ("data", "method", "N_z", "test error", "standard error", "published", "weight prior", "best epoch",
@@ -177,12 +168,7 @@ def main() -> None:
     ]  # fmt: skip
     print(f"\nThe choice of the weight prior (one seed)\n{table(header, choices)}")
     print(f"\n{in_words(rows)}")
-    store(
-        arguments.results / f"autoencoder_{size}.json",
-        {"experiment": "autoencoder", "size": size, "rows": rows, "tried": tried, "runs": runs},
-    )
-    path = plotting.save(draw(rows), arguments.results / f"autoencoder_{size}.png")
-    print(f"figure: {path}")
+    finish(arguments, "autoencoder", {"rows": rows, "tried": tried, "runs": runs}, {"autoencoder": draw(rows)})
 
 
 def _row(row: dict[str, Any]) -> tuple[Any, ...]:

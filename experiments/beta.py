@@ -14,11 +14,10 @@ import functools
 from typing import Any
 
 import torch
-from shared import cached_fit, cached_json, options, store, table
+from shared import adam, cached_fit, cached_json, dataset, finish, options, table
 from torch import nn
 
 from pyro_vae import MLP, SGVB_B, VAE, Cosine, DiagonalNormal, Gaussian, Linear, StandardNormal, diagnostics, plotting
-from pyro_vae.data import load
 from pyro_vae.estimators import TCVAE, Capacity, FreeBits
 from pyro_vae.models import MLPVAE
 
@@ -38,27 +37,28 @@ EIGENVALUES = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.6, 0.3, 0.1, 0.1)
 LINEAR_BETAS = (0.25, 0.5, 0.9, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0)
 
 
-def train(name: str, estimator: Any, beta: float | None, size: str, arguments: Any) -> Any:
+def train(name: str, estimator: Any, beta: float | None, arguments: Any) -> Any:
     """One pair on MNIST."""
-    data = load("mnist", arguments.root, binarization="static")
+    data: Any = dataset("mnist", arguments, "static")
+    epochs = EPOCHS[arguments.size]
     return cached_fit(
-        arguments.cache / "beta" / f"{name}-{EPOCHS[size]}-seed{arguments.seed}".replace(" ", "_").replace(",", ""),
+        arguments.cache / "beta" / f"{name}-{epochs}-seed{arguments.seed}".replace(" ", "_").replace(",", ""),
         functools.partial(MLPVAE, data.event_shape, LATENT_DIM, (300,), mean=data.train.mean()),
         data,
         seed=arguments.seed,
         estimator=estimator,
-        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        optimizer=adam(2e-3),
         scheduler=Cosine(),
         beta=beta,
         average=0.99,
-        epochs=EPOCHS[size],
+        epochs=epochs,
         batch_size=250,
     )
 
 
 def measured(pair: Any, arguments: Any) -> dict[str, Any]:
     """Rate, distortion, the parts of the KL and active units of a pair."""
-    data = load("mnist", arguments.root, binarization="static")
+    data: Any = dataset("mnist", arguments, "static")
     (x,) = data.test.batch(torch.arange(1000))
     sides = diagnostics.rate_distortion(pair, [(x,)])
     parts = diagnostics.kl_decomposition(pair, x, seed=arguments.seed)
@@ -84,7 +84,7 @@ def linear_data(num_data: int = 2000) -> torch.Tensor:
     return ((white * torch.tensor(EIGENVALUES, dtype=torch.float64).sqrt()) @ basis.T).float()
 
 
-def collapse(beta: float, size: str, arguments: Any) -> dict[str, Any]:
+def collapse(beta: float, arguments: Any) -> dict[str, Any]:
     """Active units of a trained linear pair, beside the closed form."""
     x = linear_data()
     width = len(EIGENVALUES)
@@ -94,7 +94,7 @@ def collapse(beta: float, size: str, arguments: Any) -> dict[str, Any]:
         return VAE(StandardNormal(width), DiagonalNormal(encoder), Gaussian(decoder, 1.0, sigmoid_mean=False))
 
     run = cached_fit(
-        arguments.cache / "beta" / f"linear-{beta}-{LINEAR[size]}-seed{arguments.seed}",
+        arguments.cache / "beta" / f"linear-{beta}-{LINEAR[arguments.size]}-seed{arguments.seed}",
         make,
         x,
         seed=arguments.seed,
@@ -103,7 +103,7 @@ def collapse(beta: float, size: str, arguments: Any) -> dict[str, Any]:
         scheduler=Cosine(),
         beta=beta,
         average=0.95,
-        epochs=LINEAR[size],
+        epochs=LINEAR[arguments.size],
         batch_size=250,
         compile="traced",
     )
@@ -123,56 +123,36 @@ def collapse(beta: float, size: str, arguments: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
-    cache = arguments.cache / "beta"
+    arguments = options(__doc__).parse_args()
+    cache, end = arguments.cache / "beta", f"{arguments.size}-{arguments.seed}.json"
     pairs, found = {}, []
     for beta in BETAS:
-        pairs[beta] = train(f"beta-{beta}", SGVB_B(), beta, size, arguments).pair
-        key = f"measured-beta-{beta}-{size}-{arguments.seed}.json"
-        values = cached_json(cache / key, functools.partial(measured, pairs[beta], arguments))
+        pairs[beta] = train(f"beta-{beta}", SGVB_B(), beta, arguments).pair
+        values = cached_json(cache / f"measured-beta-{beta}-{end}", functools.partial(measured, pairs[beta], arguments))
         found.append({"objective": f"beta = {beta:g}", **values})
     for name, estimator in OTHERS.items():
-        pair = train(name, estimator(), None, size, arguments).pair
-        key = f"measured-{name}-{size}-{arguments.seed}.json".replace(" ", "_")
+        pair = train(name, estimator(), None, arguments).pair
+        key = f"measured-{name}-{end}".replace(" ", "_")
         found.append({"objective": name, **cached_json(cache / key, functools.partial(measured, pair, arguments))})
     keys = ("rate", "distortion", "mutual_information", "total_correlation", "dimension_wise_kl", "mse")
     header = ("objective", "bound", "rate", "distortion", "mutual information", "total correlation", "units' KL", "MSE",
               "active units")  # fmt: skip
-    rows = [
-        (
-            row["objective"],
-            f"{-row['rate'] - row['distortion']:.2f}",
-            *(f"{row[key]:.2f}" for key in keys),
-            row["active_units"],
-        )
-        for row in found
-    ]
+    rows = []
+    for row in found:
+        numbers = (-row["rate"] - row["distortion"], *(row[key] for key in keys))
+        rows.append((row["objective"], *(f"{value:.2f}" for value in numbers), row["active_units"]))
     print(f"{table(header, rows)}\n")
     linear = [
-        cached_json(
-            cache / f"linear-{beta}-{size}-{arguments.seed}.json", functools.partial(collapse, beta, size, arguments)
-        )
+        cached_json(cache / f"linear-{beta}-{end}", functools.partial(collapse, beta, arguments))
         for beta in LINEAR_BETAS
     ]
     header = ("beta", "active units", "exact", "rate", "exact", "bound", "exact", "log p(x)")
     keys = ("rate", "exact_rate", "bound", "exact_bound", "log_likelihood")
-    print(
-        table(
-            header, [(f"{r['beta']:g}", r["active"], r["exact_active"], *(f"{r[k]:.3f}" for k in keys)) for r in linear]
-        )
-    )
-    store(
-        arguments.results / f"beta_{size}.json",
-        {"experiment": "beta", "size": size, "mnist": found, "eigenvalues": EIGENVALUES, "linear": linear},
-    )
-    figures = {
-        f"beta_{size}.png": draw(found),
-        f"beta_collapse_{size}.png": draw_linear(linear),
-    }
-    for name, figure in figures.items():
-        print(f"figure: {plotting.save(figure, arguments.results / name)}")
-    look(pairs, size, arguments)
+    lines = [(f"{r['beta']:g}", r["active"], r["exact_active"], *(f"{r[k]:.3f}" for k in keys)) for r in linear]
+    print(table(header, lines))
+    result = {"mnist": found, "eigenvalues": EIGENVALUES, "linear": linear}
+    finish(arguments, "beta", result, {"beta": draw(found), "beta_collapse": draw_linear(linear)})
+    look(pairs, arguments)
 
 
 def draw(found: list[dict[str, Any]]) -> Any:
@@ -196,9 +176,9 @@ def draw_linear(linear: list[dict[str, Any]]) -> Any:
     )
 
 
-def look(pairs: dict[float, nn.Module], size: str, arguments: Any) -> None:
+def look(pairs: dict[float, nn.Module], arguments: Any) -> None:
     """Traversals of the most active units, and interpolations between two images, for some beta."""
-    data = load("mnist", arguments.root, binarization="static")
+    data: Any = dataset("mnist", arguments, "static")
     (x,) = data.test.batch(torch.arange(1000))
     quantiles = torch.linspace(0.05, 0.95, 9)
     for beta in SHOWN:
@@ -211,10 +191,10 @@ def look(pairs: dict[float, nn.Module], size: str, arguments: Any) -> None:
             latents[row, :, unit] = values[unit]
         images = diagnostics.decode(pair, latents.flatten(0, 1), x[:1]).unflatten(0, latents.shape[:2])
         figure = plotting.traversals(images, quantiles=quantiles, dims=shown.tolist())
-        print(f"figure: {plotting.save(figure, arguments.results / f'beta_traversals_{beta:g}_{size}.png')}")
+        print(f"figure: {plotting.save(figure, arguments.results / f'beta_traversals_{beta:g}_{arguments.size}.png')}")
     start, end = x[[3, 5, 11, 18]], x[[2, 1, 9, 7]]
     steps = diagnostics.interpolate(pairs[1.0], start, end, 9)
-    path = arguments.results / f"beta_interpolations_{size}.png"
+    path = arguments.results / f"beta_interpolations_{arguments.size}.png"
     print(f"figure: {plotting.save(plotting.interpolations(steps, start, end), path)}")
     frames = diagnostics.interpolate(pairs[1.0], start, end, 25)
     print(f"animation: {plotting.animation(frames.transpose(0, 1), path.with_suffix('.gif'))}")

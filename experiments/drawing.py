@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
-from pyro_vae.plotting.style import INK, LINES, MUTED, PAGE, STYLE, HouseFigure
+from pyro_vae import plotting
+from pyro_vae.plotting.style import DASHED, LINES, MUTED, STYLE, HouseFigure, paper_style
+from pyro_vae.plotting.tiles import label_rows
 
-TRAIN: Any = (0, (4, 2))  # dashed, as plotting.learning_curves has it; what was not trained on is solid
+TRAIN = DASHED
 
 #: A decorator of functions that draw: titles and legends take their sizes when they are made.
 styled = matplotlib.rc_context(STYLE)
@@ -46,13 +48,7 @@ def line(ax: Any, x: Sequence[float], y: Sequence[float | None], **style: Any) -
 
 def published(ax: Any, x: Sequence[float], y: Sequence[float], marker: str = "o") -> None:
     """What a paper reports: open markers in ink."""
-    ax.plot(x, y, **_published(marker))
-
-
-def _published(marker: str = "o") -> dict[str, Any]:
-    return {
-        "color": INK, "linestyle": "", "marker": marker, "markersize": 6, "markerfacecolor": PAGE, "zorder": 3,
-    }  # fmt: skip
+    ax.plot(x, y, **paper_style(marker))
 
 
 def log_axis(ax: Any, label: str = "training samples seen") -> None:
@@ -82,6 +78,14 @@ def crop(axes: Sequence[Any]) -> None:
             )  # fmt: skip
 
 
+def rows_of_images(ax: Any, rows: Mapping[str, Any], title: str) -> None:
+    """Images ``[N, C, H, W]`` by the name of their row, in axes of their own."""
+    shape = next(iter(rows.values())).shape
+    plotting.image_grid(np.concatenate(list(rows.values())), rows=len(rows), columns=shape[0], ax=ax)
+    label_rows(ax, list(rows), shape)
+    ax.set_title(title)
+
+
 @styled
 def legend(
     figure: Figure,
@@ -98,5 +102,5 @@ def legend(
     if solid is not None:
         handles.append(Line2D([], [], color=MUTED, label=solid))
     if marked is not None:
-        handles.append(Line2D([], [], label=marked, **_published(marker)))
+        handles.append(Line2D([], [], label=marked, **paper_style(marker)))
     figure.legend(handles=handles, loc="outside right upper")

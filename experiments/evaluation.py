@@ -20,7 +20,7 @@ from pyro_vae.training import checkpoint
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     arguments = parser.parse_args()
     data = load("mnist", arguments.root, binarization="dynamic")
@@ -31,7 +31,7 @@ def main() -> None:
     if trained:
         tensors, _ = checkpoint.load(folder)
         checkpoint.load_weights(pair, tensors)
-    (x,) = data.test.batch(torch.arange(len(data.test)))
+    (x,) = data.test.batch(slice(None))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
     result = evidence.importance(pair, x, 5000, precision=arguments.precision, progress=True, seed=arguments.seed)

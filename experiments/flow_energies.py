@@ -19,10 +19,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
-from shared import cached_fit, cached_json, options, store, table
+from shared import adam, cached_fit, cached_json, finish, options, table
 from torch import Tensor
 
-from pyro_vae import SGVB_A, Cosine, Linear, evidence, pair_method, plotting
+from pyro_vae import SGVB_A, Cosine, Linear, pair_method, plotting
 from pyro_vae.priors import Flow, LearnedNormal
 from pyro_vae.transforms import InverseAutoregressive, Planar, SplineCoupling
 
@@ -130,7 +130,7 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
         torch.zeros(rows, 1),
         seed=arguments.seed,
         estimator=SGVB_A(),
-        optimizer=functools.partial(torch.optim.Adam, lr=5e-3, fused=True),
+        optimizer=adam(5e-3),
         scheduler=Cosine(),
         # The paper anneals the energy by beta_t from 0.01 to 1. A weight 1 / beta_t on the entropy is the same optimum.
         beta=Linear(start=10.0, end=1.0, duration=0.4),
@@ -142,8 +142,8 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
     )
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        draws = -SGVB_A().bound(run.pair, torch.zeros(200_000, 1)).double()
-    importance = evidence.importance(run.pair, torch.zeros(1, 1), 100_000, seed=arguments.seed, progress=False)
+        log_weights = SGVB_A().bound(run.pair, torch.zeros(200_000, 1)).double()
+    weights = log_weights.softmax(0)
     points, _ = grid(100)
     with torch.no_grad(), pyro.validation_enabled(False):
         # Where no draw of a flow comes, its inverse may overflow: the density is zero there.
@@ -151,18 +151,18 @@ def fitted(name: str, flow: str, steps: int, arguments: Any) -> dict[str, Any]:
     return {
         "energy": name,
         "flow": flow,
-        "free_energy": draws.mean().item(),
-        "standard_error": (draws.std() / math.sqrt(len(draws))).item(),
-        "log_normalizer": importance.log_prob.item(),
-        "effective_sample_size": importance.effective_sample_size.item() / 100_000,
+        "free_energy": -log_weights.mean().item(),
+        "standard_error": (log_weights.std() / math.sqrt(len(weights))).item(),
+        "log_normalizer": (log_weights.logsumexp(0) - math.log(len(weights))).item(),
+        "effective_sample_size": 1 / (len(weights) * weights.square().sum().item()),
         "seconds": run.history[-1]["seconds"],
         "density": [[round(value, 5) for value in row] for row in density.tolist()],
     }
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
+    size = arguments.size
     exact = {name: -log_normalizer(energy) for name, energy in ENERGIES.items()}
     found = [
         cached_json(
@@ -176,27 +176,18 @@ def main() -> None:
     rows: list[tuple[Any, ...]] = []
     for flow in FLOWS:
         chosen = {row["energy"]: row for row in found if row["flow"] == flow}
-        rows.append(
-            (
-                flow,
-                *(f"{chosen[name]['free_energy']:.3f}" for name in ENERGIES),
-                sum(r["seconds"] for r in chosen.values()),
-            )
-        )
+        energies = (f"{chosen[name]['free_energy']:.3f}" for name in ENERGIES)
+        rows.append((flow, *energies, sum(row["seconds"] for row in chosen.values())))
     rows.append(("-log Z, with these walls", *(f"{exact[name]:.3f}" for name in ENERGIES), None))
     rows.append(("-log Z, published", *(f"{PUBLISHED[name]:.3f}" for name in ENERGIES), None))
     print(table(header, rows))
     result = {
-        "experiment": "flow_energies",
-        "size": size,
         "steps": STEPS[size],
         "negative_log_normalizer": exact,
         "published": PUBLISHED,
         "runs": [{key: value for key, value in row.items() if key != "density"} for row in found],
     }
-    store(arguments.results / f"flow_energies_{size}.json", result)
-    path = plotting.save(draw(found, exact), arguments.results / f"flow_energies_{size}.png")
-    print(f"figure: {path}")
+    finish(arguments, "flow_energies", result, {"flow_energies": draw(found, exact)})
 
 
 def draw(found: list[dict[str, Any]], exact: dict[str, float]) -> Any:

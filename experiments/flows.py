@@ -17,11 +17,10 @@ import time
 from typing import Any
 
 import torch
-from shared import cached_fit, cached_json, options, store, table
+from shared import adam, cached_fit, cached_json, dataset, finish, kept, options, scored, table
 from torch import nn
 
-from pyro_vae import SGVB_A, SGVB_B, Cosine, Linear, diagnostics, evidence, plotting
-from pyro_vae.data import load
+from pyro_vae import SGVB_A, SGVB_B, Cosine, Linear, plotting
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import TrainingStep
@@ -71,16 +70,10 @@ def make(name: str, flow: str, mean: torch.Tensor) -> nn.Module:
     )
 
 
-def dataset(name: str, arguments: Any) -> Any:
-    if name == "mnist":
-        return load("mnist", arguments.root, binarization="static")
-    return load("frey", arguments.root, split="shuffled")
-
-
-def run(name: str, flow: str, seed: int, size: str, arguments: Any) -> dict[str, Any]:
+def run(name: str, flow: str, seed: int, arguments: Any) -> dict[str, Any]:
     """One training and its evaluation."""
-    data = dataset(name, arguments)
-    epochs = EPOCHS[name][size]
+    data: Any = dataset(name, arguments, "static")
+    epochs = EPOCHS[name][arguments.size]
     folder = arguments.cache / "flows" / f"{name}-{flow}-{epochs}-seed{seed}".replace(" ", "").replace(",", "-").lower()
     trained = cached_fit(
         folder,
@@ -88,7 +81,7 @@ def run(name: str, flow: str, seed: int, size: str, arguments: Any) -> dict[str,
         data,
         seed=seed,
         estimator=SGVB_B() if flow == "diagonal" else SGVB_A(),
-        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        optimizer=adam(2e-3),
         scheduler=Cosine(warmup=0.02),
         beta=Linear(start=0.01, duration=0.2),
         average=0.99,
@@ -98,21 +91,9 @@ def run(name: str, flow: str, seed: int, size: str, arguments: Any) -> dict[str,
         patience=None if name == "mnist" else 50,
     )
     history = trained.history
-    count, num_samples = TEST[size]
-
-    def evaluate() -> dict[str, Any]:
-        (x,) = data.test.take(count).batch(torch.arange(min(count, len(data.test))))
-        result = evidence.importance(trained.pair, x, num_samples, seed=seed, progress=False)
-        sides = diagnostics.rate_distortion(trained.pair, ((part,) for part in x.split(500)), SGVB_A())
-        return {
-            "test_bound": -(sides.rate + sides.distortion),
-            "rate": sides.rate,
-            "distortion": sides.distortion,
-            "nll": result.nll,
-            "nll_error": result.nll_standard_error,
-            "effective_sample_size": result.effective_sample_size.median().item(),
-        }
-
+    count, num_samples = TEST[arguments.size]
+    (x,) = data.test.take(count).batch(slice(None))
+    evaluate = functools.partial(scored, trained.pair, x, num_samples, seed)
     found = cached_json(folder / f"test-{count}-{num_samples}.json", evaluate)
     return {
         "data": name,
@@ -120,13 +101,13 @@ def run(name: str, flow: str, seed: int, size: str, arguments: Any) -> dict[str,
         "seed": seed,
         **found,
         "valid": history[-1]["valid"] if trained.best_epoch is None else history[trained.best_epoch - 1]["valid"],
-        "history": [{key: entry[key] for key in ("epoch", "train", "valid", "seconds")} for entry in history],
+        "history": kept(history, "epoch", "train", "valid", "seconds"),
     }
 
 
 def step_times(flows: list[str], arguments: Any, rounds: int = 15) -> dict[str, float]:
     """Milliseconds of a traced training step of each system, the median of one interleaved run on MNIST."""
-    data = dataset("mnist", arguments)
+    data: Any = dataset("mnist", arguments, "static")
     (x,) = data.train.batch(torch.arange(250))
     steps = {}
     for flow in flows:
@@ -144,17 +125,17 @@ def step_times(flows: list[str], arguments: Any, rounds: int = 15) -> dict[str, 
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--only-seed", type=int, default=None, help="train for this seed alone and stop")
     arguments = parser.parse_args()
-    size = "full" if arguments.full else "quick"
+    size = arguments.size
     seeds = range(arguments.seed, arguments.seed + SEEDS[size])
     plan = [("mnist", flow) for flow in MNIST[size]] + [("frey", flow) for flow in FREY]
     if arguments.only_seed is not None:
         for name, flow in plan:
-            run(name, flow, arguments.only_seed, size, arguments)
+            run(name, flow, arguments.only_seed, arguments)
         return
-    runs = [run(name, flow, seed, size, arguments) for name, flow in plan for seed in seeds]
+    runs = [run(name, flow, seed, arguments) for name, flow in plan for seed in seeds]
     mnist, frey = ([entry for entry in runs if entry["data"] == name] for name in ("mnist", "frey"))
     times = cached_json(
         arguments.cache / "flows" / "step-times.json", functools.partial(step_times, list(MNIST[size]), arguments)
@@ -164,20 +145,10 @@ def main() -> None:
     for flow in MNIST[size]:
         values = [mean(mnist, flow, key) for key in ("test_bound", "rate", "distortion", "nll", "nll_error")]
         epochs = max(1, int(EPOCHS["mnist"][size] * times["diagonal"] / times[flow]))  # in the diagonal one's time
-        early = statistics.mean(
-            entry["history"][min(epochs, EPOCHS["mnist"][size]) - 1]["valid"]
-            for entry in mnist
-            if entry["flow"] == flow
-        )
-        rows.append(
-            (
-                flow,
-                *(f"{value:.2f}" for value in values),
-                PUBLISHED_NLL.get(flow),
-                f"{times[flow]:.1f}",
-                f"{early:.2f}",
-            )
-        )
+        last = min(epochs, EPOCHS["mnist"][size]) - 1
+        early = statistics.mean(entry["history"][last]["valid"] for entry in mnist if entry["flow"] == flow)
+        numbers = (f"{value:.2f}" for value in values)
+        rows.append((flow, *numbers, PUBLISHED_NLL.get(flow), f"{times[flow]:.1f}", f"{early:.2f}"))
     print(f"{table(header, rows)}\n")
     shape = dataset("frey", arguments).event_shape
     header = ("Frey", "bits per dimension: bound", "published", "NLL")
@@ -189,12 +160,8 @@ def main() -> None:
         rows.append((flow, next(bits), f"{published:.2f}", next(bits)))
     print(table(header, rows))
     published = {"nll": PUBLISHED_NLL, "bound": PUBLISHED_BOUND, "frey": PUBLISHED_FREY}
-    store(
-        arguments.results / f"flows_{size}.json",
-        {"experiment": "flows", "size": size, "published": published, "milliseconds_a_step": times, "runs": runs},
-    )
-    path = plotting.save(draw(mnist), arguments.results / f"flows_{size}.png")
-    print(f"figure: {path}")
+    result = {"published": published, "milliseconds_a_step": times, "runs": runs}
+    finish(arguments, "flows", result, {"flows": draw(mnist)})
 
 
 def mean(runs: list[dict[str, Any]], flow: str, key: str) -> float:

@@ -28,12 +28,11 @@ import math
 from typing import Any
 
 import torch
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import adam, cached_fit, cached_json, dataset, finish, in_batches, options, table, training_seconds
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Cosine, Gaussian, WeightPrior, diagnostics, evidence, plotting
 from pyro_vae.bayesian import IsotropicNormal, MatrixVariate, MeanField
-from pyro_vae.data import load
 from pyro_vae.models import MLPVAE, FullBayes
 
 SIZES = {"mnist": (100, 300, 1000, 3000, 10_000, 50_000), "frey": (300, 1500)}
@@ -52,15 +51,13 @@ NUM_WEIGHTS = 20  # draws of theta
 SHOWN = 12
 
 
-def images(name: str, size: str, arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def images(name: str, arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Training data in the order in which N of them are taken, validation and test data."""
-    if name == "frey":
-        data = load("frey", arguments.root, split="shuffled")
-    else:
-        data = load("mnist", arguments.root, binarization="static")
-    train, valid, test = (split.batch(torch.arange(len(split)))[0] for split in (data.train, data.valid, data.test))
+    data: Any = dataset(name, arguments, "static")
+    train, valid, test = (split.batch(slice(None))[0] for split in (data.train, data.valid, data.test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(arguments.seed))
-    return train[order], valid[: HELD_OUT[size]], test[: HELD_OUT[size]]
+    most = HELD_OUT[arguments.size]
+    return train[order], valid[:most], test[:most]
 
 
 def make(name: str, method: str, size: str, mean: Tensor) -> nn.Module:
@@ -75,25 +72,26 @@ def make(name: str, method: str, size: str, mean: Tensor) -> nn.Module:
     return FullBayes(vae, prior=prior, posterior=functools.partial(family, scale=0.02), noise="local")
 
 
-def run(name: str, method: str, num_data: int, size: str, arguments: Any) -> tuple[dict[str, Any], Any, Tensor]:
+def run(name: str, method: str, num_data: int, arguments: Any) -> tuple[dict[str, Any], Any, Tensor]:
     """One training and its evaluation: its row of the table, the pair at its best epoch, and the training data."""
-    train, valid, test = images(name, size, arguments)
+    train, valid, test = images(name, arguments)
+    updates = UPDATES[arguments.size][num_data]
     x = train[:num_data]
     batch = min(BATCH, num_data)
     # A pass over few data is over in a few updates: they are laid out several times, so that validation is seldom.
     copies = max(1, AN_EPOCH * batch // num_data)
-    epochs = max(1, UPDATES[size][num_data] * batch // (copies * num_data))
+    epochs = max(1, updates * batch // (copies * num_data))
     # Of the point weights; it counts once for num_data data, and fit sees copies of them.
     prior = WeightPrior(scale=copies**-0.5)
     kind = method.replace(", ", "-").lower()
     folder = arguments.cache / "full_bayes" / f"{name}-{kind}-{num_data}-{epochs}-seed{arguments.seed}"
     trained = cached_fit(
         folder,
-        functools.partial(make, name, method, size, x.mean(0)),
+        functools.partial(make, name, method, arguments.size, x.mean(0)),
         (x.repeat(copies, *[1] * (x.dim() - 1)), valid),
         seed=arguments.seed,
         estimator=SGVB_B(num_data=num_data),
-        optimizer=functools.partial(torch.optim.Adam, lr=4e-3, betas=(0.9, 0.99), fused=True),
+        optimizer=adam(4e-3, betas=(0.9, 0.99)),
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=epochs,
@@ -115,7 +113,7 @@ def run(name: str, method: str, num_data: int, size: str, arguments: Any) -> tup
         "valid_best": trained.bound,
         "best_epoch": trained.best_epoch,
         "epochs": len(history),
-        "updates": UPDATES[size][num_data],
+        "updates": updates,
         **found,
         "seconds": training_seconds(history)[-1],
     }
@@ -126,7 +124,7 @@ def evaluate(pair: Any, test: Tensor, seed: int) -> dict[str, float]:
     """The bound and the predictive NLL of test data."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bound = SGVB_B(num_data=math.inf).mean_bound(pair, [(part,) for part in test.split(100)])
+        bound = SGVB_B(num_data=math.inf).mean_bound(pair, in_batches(test, 100))
     predictive = pair.posterior_predictive() if isinstance(pair, FullBayes) else pair
     found = evidence.importance(predictive, test, 200, seed=seed, compile="traced", progress=False)
     return {
@@ -150,8 +148,7 @@ def spread(pair: FullBayes, x: Tensor, seed: int) -> list[float]:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
     rows: list[dict[str, Any]] = []
     curves: dict[str, list[float]] = {}
     codes: dict[str, float] = {}
@@ -160,7 +157,7 @@ def main() -> None:
         for num_data in sizes:
             drawn = {}
             for method in METHODS:
-                row, pair, x = run(name, method, num_data, size, arguments)
+                row, pair, x = run(name, method, num_data, arguments)
                 rows.append(row)
                 with torch.random.fork_rng():
                     torch.manual_seed(arguments.seed)
@@ -186,8 +183,6 @@ def main() -> None:
         (label, *(f"{value:.3f}" for value in values), f"{codes[label]:.1f}") for label, values in curves.items()
     ]))  # fmt: skip
     print(f"\n{in_words(rows, curves)}")
-    result = {"experiment": "full_bayes", "size": size, "runs": rows, "radii": RADII, "spread": curves, "codes": codes}
-    store(arguments.results / f"full_bayes_{size}.json", result)
     panels: dict[str, dict[str, dict[str, Any]]] = {name: {"end of training": {}, "best epoch": {}} for name in SIZES}
     for name, panel in panels.items():
         for method in METHODS:
@@ -195,15 +190,11 @@ def main() -> None:
             at = [row["N"] for row in chosen]
             panel["end of training"][method] = (at, [row["valid_end"] for row in chosen])
             panel["best epoch"][method] = (at, [row["valid_best"] for row in chosen])
+    labels: dict[str, Any] = {"x": "training data N", "y": "validation bound (nats per datum)", "log": "x"}
     figures = {
-        **{
-            f"full_bayes_{name}_{size}": plotting.lines(
-                panel, x="training data N", y="validation bound (nats per datum)", log="x"
-            )
-            for name, panel in panels.items()
-        },
-        f"full_bayes_samples_{size}": plotting.restorations(groups),
-        f"full_bayes_spread_{size}": plotting.lines(
+        **{f"full_bayes_{name}": plotting.lines(panel, **labels) for name, panel in panels.items()},
+        "full_bayes_samples": plotting.restorations(groups),
+        "full_bayes_spread": plotting.lines(
             {"": {label: (RADII, values) for label, values in curves.items()}},
             x=f"length of z (mean length of codes: {min(codes.values()):.1f} to {max(codes.values()):.1f})",
             y="sd of E[x | z] over weights",
@@ -211,9 +202,9 @@ def main() -> None:
     }
     # One draw of independent weights at N = 100 is worse than no network at all: its line leaves the axis below.
     low = min(row["valid_best"] for row in rows if row["data"] == "mnist") - 60
-    figures[f"full_bayes_mnist_{size}"].axes[0].set_ylim(bottom=low)
-    for label, figure in figures.items():
-        print(f"figure: {plotting.save(figure, arguments.results / f'{label}.png')}")
+    figures["full_bayes_mnist"].axes[0].set_ylim(bottom=low)
+    result = {"runs": rows, "radii": RADII, "spread": curves, "codes": codes}
+    finish(arguments, "full_bayes", result, figures)
 
 
 def in_words(rows: list[dict[str, Any]], curves: dict[str, list[float]]) -> str:

@@ -32,7 +32,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -40,11 +39,21 @@ import pyro.distributions as dist
 import torch
 from drawing import styled
 from matplotlib.colors import LogNorm, Normalize
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import (
+    adam,
+    cached_fit,
+    cached_json,
+    carried_over,
+    dataset,
+    finish,
+    in_batches,
+    options,
+    table,
+    training_seconds,
+)
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, Cosine, Linear, diagnostics, evidence, plotting
-from pyro_vae.data import load
 from pyro_vae.models import MLPVAE, ConvLadderVAE, HierarchicalVAE, LadderVAE
 from pyro_vae.networks import MLP
 from pyro_vae.pair import evaluating, latent_sites, run
@@ -89,7 +98,7 @@ SIZES = {
         warmup={"grid": 0.4, "ladder": 0.2, "conv-static": 0.2, "conv-dynamic": 0.2},
         batch_size={"grid": 250, "ladder": 250, "conv-static": 125, "conv-dynamic": 125},
         fit={
-            "optimizer": functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+            "optimizer": adam(2e-3),
             "scheduler": Cosine(warmup=0.02),
             "average": 0.99,
         },
@@ -101,7 +110,7 @@ SIZES = {
         compile={"grid": "auto", "ladder": "auto", "conv-static": "auto", "conv-dynamic": "auto"},
         warmup={"grid": 0.1, "ladder": 0.1, "conv-static": 0.1, "conv-dynamic": 0.1},
         batch_size={"grid": 256, "ladder": 256, "conv-static": 256, "conv-dynamic": 256},
-        fit={"optimizer": functools.partial(torch.optim.Adam, lr=2e-4, fused=True)},
+        fit={"optimizer": adam(2e-4)},
     ),
 }
 
@@ -138,12 +147,11 @@ RIVALS: dict[str, Callable[[Tensor], nn.Module]] = {
 }
 
 
-def trained(
-    part: str, name: str, make: Callable[[Tensor], nn.Module], warm_up: bool, size: str, arguments: Any
-) -> dict[str, Any]:
+def trained(part: str, name: str, make: Callable[[Tensor], nn.Module], warm_up: bool, arguments: Any) -> dict[str, Any]:
     """One training and its evaluation."""
+    size = arguments.size
     chosen = SIZES[size]
-    data: Any = load("mnist", arguments.root, binarization="static" if part == "conv-static" else "dynamic")
+    data: Any = dataset("mnist", arguments, "static" if part == "conv-static" else "dynamic")
     epochs = chosen.epochs[part]
     key = name.replace(" ", "").replace(",", "-").replace("=", "")
     folder = arguments.cache / "hierarchy" / size / f"{part}-{key}-{epochs}-seed{arguments.seed}"
@@ -185,14 +193,12 @@ def measured(pair: nn.Module, x: Tensor, exact: int, num_samples: int, seed: int
     result = evidence.importance(pair, x[:exact], num_samples, seed=seed, precision="auto", progress=False)
     with torch.random.fork_rng(), evaluating(pair):
         torch.manual_seed(seed)
-        sides = diagnostics.rate_distortion(pair, batches(x))
-        units = unit_rates(pair, batches(x))
-        first = torch.cat([SGVB_A(50).bound(pair, part) for part in x[:exact].split(50)]) if exact < len(x) else None
-    bound = -(sides.rate + sides.distortion)
-    nll, error = result.nll, result.nll_standard_error
-    if first is not None:
-        gap = (result.log_prob - first).double()
-        nll, error = -(bound + gap.mean().item()), gap.std().item() / math.sqrt(len(gap))
+        sides = diagnostics.rate_distortion(pair, in_batches(x))
+        units = unit_rates(pair, in_batches(x))
+        bound, nll, error = -(sides.rate + sides.distortion), result.nll, result.nll_standard_error
+        if exact < len(x):
+            first = torch.cat([SGVB_A(50).bound(pair, part) for (part,) in in_batches(x[:exact], 50)])
+            nll, error = carried_over(result.log_prob, first, bound)
     return {
         "bound": bound,
         "nll": nll,
@@ -206,17 +212,13 @@ def measured(pair: nn.Module, x: Tensor, exact: int, num_samples: int, seed: int
                 "site": site,
                 "units": len(units[site]),
                 "kl": sides.rates[site],
-                "active": diagnostics.active_units(pair, batches(x), site=site).count,
+                "active": diagnostics.active_units(pair, in_batches(x), site=site).count,
                 "active_by_kl": int((units[site] > ACTIVE_KL).sum()),
             }
             for site in sorted(units)
         ],
         "evaluation_seconds": time.perf_counter() - started,
     }
-
-
-def batches(x: Tensor) -> Iterator[tuple[Tensor]]:
-    return ((part,) for part in x.split(500))
 
 
 def unit_rates(pair: nn.Module, data: Iterator[tuple[Tensor]]) -> dict[str, Tensor]:
@@ -241,31 +243,31 @@ def by_unit(fn: Any, z: Tensor) -> Tensor:
     return fn.log_prob(z)
 
 
-def grid(size: str, arguments: Any) -> list[dict[str, Any]]:
+def grid(arguments: Any) -> list[dict[str, Any]]:
     """Both guides, all depths and variants."""
     rows = []
-    for guide, levels, (batch_norm, warm_up) in itertools.product(GUIDES, SIZES[size].levels, VARIANTS):
+    for guide, levels, (batch_norm, warm_up) in itertools.product(GUIDES, SIZES[arguments.size].levels, VARIANTS):
         if arguments.only_guide not in (None, guide):
             continue
         one = levels == 1  # which is the same pair under both guides
         name = ", ".join(("one latent" if one else guide, f"L = {levels}", VARIANTS[batch_norm, warm_up]))
         make = functools.partial(chain, "plain" if one else guide, levels, batch_norm)
         facts = {"guide": guide, "num_levels": levels, "batch_norm": batch_norm, "warm_up": warm_up}
-        rows.append({**facts, **trained("grid", name, make, warm_up, size, arguments)})
+        rows.append({**facts, **trained("grid", name, make, warm_up, arguments)})
     return rows
 
 
-def ladder(size: str, arguments: Any) -> list[dict[str, Any]]:
+def ladder(arguments: Any) -> list[dict[str, Any]]:
     """The ladder and its rivals of one latent."""
-    return [trained("ladder", name, make, True, size, arguments) for name, make in RIVALS.items()]
+    return [trained("ladder", name, make, True, arguments) for name, make in RIVALS.items()]
 
 
-def conv(size: str, arguments: Any) -> list[dict[str, Any]]:
+def conv(arguments: Any) -> list[dict[str, Any]]:
     """The convolutional ladder, on static and on dynamic MNIST."""
     return [
-        trained(f"conv-{kind}", f"convolutional ladder, L = 3, {kind}", convolutional, True, size, arguments)
+        trained(f"conv-{kind}", f"convolutional ladder, L = 3, {kind}", convolutional, True, arguments)
         for kind in ("dynamic", "static")
-        if f"conv-{kind}" in SIZES[size].epochs
+        if f"conv-{kind}" in SIZES[arguments.size].epochs
     ]
 
 
@@ -369,7 +371,7 @@ HEADER = (
 )  # fmt: skip
 
 
-def draw_grid(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
+def draw_grid(rows: list[dict[str, Any]]) -> dict[str, Any]:
     panels: dict[str, Any] = {}
     for guide, (variant, name) in itertools.product(GUIDES, VARIANTS.items()):
         found = [row for row in rows if row["guide"] == guide and (row["batch_norm"], row["warm_up"]) == variant]
@@ -384,11 +386,11 @@ def draw_grid(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
         title=f"dynamic MNIST, {rows[0]['epochs']} epochs, batch norm and warm-up",
     )
     for ax in depth.axes:
-        ax.set_xticks(SIZES[size].levels)
+        ax.set_xticks(sorted({row["num_levels"] for row in rows}))
     deepest = [row for row in rows if row["num_levels"] == max(row["num_levels"] for row in rows)]
     return {
-        f"hierarchy_grid_{size}": depth,
-        f"hierarchy_grid_levels_{size}": draw_levels(
+        "hierarchy_grid": depth,
+        "hierarchy_grid_levels": draw_levels(
             {f"{row['guide']}, {variant_of(row)}": row for row in deepest},
             f"dynamic MNIST, L = {deepest[0]['num_levels']}, {deepest[0]['epochs']} epochs, batch norm and warm-up",
         ),
@@ -425,15 +427,15 @@ def draw_levels(rows: dict[str, dict[str, Any]], title: str) -> Any:
     return figure
 
 
-def draw_ladder(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
+def draw_ladder(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lines = {row["system"]: late(row, "epoch", 1.0) for row in rows}
     figure = plotting.lines(
         {"": lines}, x="epochs", y="minus the validation bound (nats)", title="dynamic MNIST, warm-up"
     )
-    return {f"hierarchy_ladder_{size}": figure}
+    return {"hierarchy_ladder": figure}
 
 
-def draw_conv(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
+def draw_conv(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lines = {row["part"].removeprefix("conv-") + " MNIST": late(row, "seconds", 1 / 60) for row in rows}
     end = max(row["seconds"] for row in rows) / 60
     nll = {f"test NLL, {row['part'].removeprefix('conv-')}": ([row["seconds"] / 60], [row["nll"]]) for row in rows}
@@ -448,7 +450,7 @@ def draw_conv(rows: list[dict[str, Any]], size: str) -> dict[str, Any]:
         published={"": {**nll, **published}},
         title="convolutional ladder, three levels",
     )
-    return {f"hierarchy_conv_{size}": figure}
+    return {"hierarchy_conv": figure}
 
 
 def late(row: dict[str, Any], key: str, scale: float) -> tuple[list[float], list[float]]:
@@ -464,39 +466,29 @@ PARTS: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-def finished(part: str, rows: list[dict[str, Any]], size: str, results: Path) -> str:
+def finished(part: str, rows: list[dict[str, Any]], arguments: Any) -> str:
     """Stores a part, draws it, and says what came out."""
     _, in_words, draw = PARTS[part]
     words = in_words(rows)
     published = {"nll": PUBLISHED_NLL, "convolutional": PUBLISHED_CONV}
-    found = {
-        "experiment": "hierarchy",
-        "part": part,
-        "size": size,
-        "published": published,
-        "rows": rows,
-        "words": words,
-    }
-    store(results / f"hierarchy_{part}_{size}.json", found)
-    for name, figure in draw(rows, size).items():
-        print(f"figure: {plotting.save(figure, results / f'{name}.png')}")
+    result = {"experiment": "hierarchy", "part": part, "published": published, "rows": rows, "words": words}
+    finish(arguments, f"hierarchy_{part}", result, draw(rows))
     return words
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--only", choices=PARTS, default=None, help="this part alone")
     parser.add_argument("--only-guide", choices=GUIDES, default=None, help="train the grid of this guide and stop")
     arguments = parser.parse_args()
-    size = "full" if arguments.full else "quick"
     if arguments.only_guide is not None:
-        grid(size, arguments)
+        grid(arguments)
         return
     rows: list[dict[str, Any]] = []
     words = []
     for part in PARTS if arguments.only is None else (arguments.only,):
-        found = PARTS[part][0](size, arguments)
-        words.append(finished(part, found, size, arguments.results))
+        found = PARTS[part][0](arguments)
+        words.append(finished(part, found, arguments))
         rows += found
     systems = {row["system"]: row for row in rows}  # one latent, under both guides, once
     print(table(HEADER, [line(row) for row in systems.values()]))

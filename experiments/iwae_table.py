@@ -23,7 +23,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.nn import PyroModule
-from shared import cached_fit, cached_json, options, store, table
+from shared import adam, cached_fit, cached_json, carried_over, dataset, finish, in_batches, options, table
 from torch import Tensor, nn
 
 from pyro_vae import (
@@ -39,7 +39,6 @@ from pyro_vae import (
     pair_method,
     plotting,
 )
-from pyro_vae.data import load
 from pyro_vae.pair import data_plate
 from pyro_vae.training import Progress, Schedule
 
@@ -119,20 +118,15 @@ def make(layers: int, event_shape: torch.Size, mean: Tensor) -> Any:
 
 
 def nll(pair: Any, x: Tensor, exact: int, seed: int) -> dict[str, float]:
-    """NLL of ``x`` in nats: importance sampling of the first ``exact`` data, carried over to all by the bound.
-
-    With the bound L(x) of all data, log p = mean of L over all + mean of (log p - L) over the first: what the images
-    differ in is mostly in L, so that few images tell the rest.
-    """
+    """NLL of ``x`` in nats: importance sampling of the first ``exact`` data, carried over to all by the bound."""
     result = evidence.importance(pair, x[:exact], 5000, seed=seed, precision="auto", progress=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bound = SGVB_A(10).mean_bound(pair, [(part,) for part in x.split(500)])
+        bound = SGVB_A(10).mean_bound(pair, list(in_batches(x)))
         torch.manual_seed(seed)
-        first = torch.cat([SGVB_A(10).bound(pair, part) for part in x[:exact].split(500)])
-    gap = (result.log_prob - first).double()
-    error = result.nll_standard_error if exact == len(x) else (gap.std() / math.sqrt(exact)).item()
-    return {"nll": -(bound + gap.mean().item()), "standard_error": error, "bound": bound}
+        first = torch.cat([SGVB_A(10).bound(pair, part) for (part,) in in_batches(x[:exact])])
+    nll, error = carried_over(result.log_prob, first, bound)
+    return {"nll": nll, "standard_error": result.nll_standard_error if exact == len(x) else error, "bound": bound}
 
 
 def folder_of(layers: int, objective: str, k: int, size: str, arguments: Any) -> Path:
@@ -141,24 +135,24 @@ def folder_of(layers: int, objective: str, k: int, size: str, arguments: Any) ->
     return arguments.cache / "iwae_table" / name
 
 
-def train(layers: int, objective: str, k: int, size: str, arguments: Any) -> dict[str, Any]:
+def train(layers: int, objective: str, k: int, arguments: Any) -> dict[str, Any]:
     """One system: trained, and its NLL."""
-    chosen = SIZES[size]
-    data = load("mnist", arguments.root, binarization="dynamic")
-    folder = folder_of(layers, objective, k, size, arguments)
+    chosen = SIZES[arguments.size]
+    data: Any = dataset("mnist", arguments, "dynamic")
+    folder = folder_of(layers, objective, k, arguments.size, arguments)
     run = cached_fit(
         folder,
         functools.partial(make, layers, data.event_shape, data.train.mean()),
         data,
         seed=arguments.seed,
         estimator=(SGVB_A if objective == "VAE" else IWAE)(k),
-        optimizer=functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-4, fused=True),
+        optimizer=adam(1e-3, eps=1e-4),
         scheduler=Stages(),
         epochs=chosen["epochs"],
         batch_size=chosen["batch_size"],
         precision="auto",
     )
-    (x,) = data.test.batch(torch.arange(len(data.test)))
+    (x,) = data.test.batch(slice(None))
 
     def evaluate() -> dict[str, float]:
         started = time.perf_counter()
@@ -180,10 +174,9 @@ def train(layers: int, objective: str, k: int, size: str, arguments: Any) -> dic
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
-    systems = [system for system in PUBLISHED if arguments.full or system not in ONLY_FULL]
-    rows = [train(*system, size, arguments) for system in systems]
+    arguments = options(__doc__).parse_args()
+    systems = [system for system in PUBLISHED if arguments.size == "full" or system not in ONLY_FULL]
+    rows = [train(*system, arguments) for system in systems]
     header = ("layers", "objective", "k", "test NLL", "s.e.", "published", "epochs", "of the schedule", "seconds")
     lines = [
         (
@@ -195,13 +188,12 @@ def main() -> None:
     ]  # fmt: skip
     print(table(header, lines))
     total = sum(row["seconds"] + row["evaluation_seconds"] for row in rows)
+    chosen = SIZES[arguments.size]
     print(
-        f"NLL in nats, of 10,000 test images. {SIZES[size]['epochs']} of {FULL_EPOCHS:,} epochs were trained, at batch "
-        f"{SIZES[size]['batch_size']} (published: {FULL_BATCH}), in {total / 60:.1f} minutes in all."
+        f"NLL in nats, of 10,000 test images. {chosen['epochs']} of {FULL_EPOCHS:,} epochs were trained, at batch "
+        f"{chosen['batch_size']} (published: {FULL_BATCH}), in {total / 60:.1f} minutes in all."
     )
-    store(arguments.results / f"iwae_table_{size}.json", {"experiment": "iwae_table", "size": size, "rows": rows})
-    path = plotting.save(draw(rows), arguments.results / f"iwae_table_{size}.png")
-    print(f"figure: {path}")
+    finish(arguments, "iwae_table", {"rows": rows}, {"iwae_table": draw(rows)})
 
 
 def draw(rows: list[dict[str, Any]]) -> Any:

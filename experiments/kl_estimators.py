@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from networks import published_pair
-from shared import cached_fit, cached_json, options, store, table
+from shared import cached_fit, cached_json, finish, kept, options, table
 
 from pyro_vae import SGVB_A, SGVB_B, Cosine, WeightPrior, plotting
 from pyro_vae.data import load
@@ -84,8 +84,8 @@ def laboratory(epochs: int, arguments: Any) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
+    size = arguments.size
     num_data = load("mnist", arguments.root).train.num_data
     epochs = round(SAMPLES[size] / num_data)
     plan: list[dict[str, Any]] = [{"latent_dim": n, "num_particles": 1} for n in LATENT_DIMS]
@@ -97,8 +97,7 @@ def main() -> None:
         for seed in range(arguments.seed, arguments.seed + (SEEDS[size] if repeated else 1)):
             for estimator in ESTIMATORS:
                 run = train(estimator, arguments=arguments, epochs=epochs, seed=seed, **settings)
-                keys = ("epoch", "samples", "train", "valid", "seconds")
-                history = [{key: entry[key] for key in keys} for entry in run.history]
+                history = kept(run.history, "epoch", "samples", "train", "valid", "seconds")
                 labels = {"num_particles": 1, "optimizer": "Adagrad 0.01", **settings}
                 runs.append({"estimator": estimator, **labels, "seed": seed, "history": history})
     rows = summary(runs)
@@ -125,10 +124,7 @@ def main() -> None:
             ],
         )
     )  # fmt: skip
-    result = {"experiment": "kl_estimators", "size": size, "runs": runs, "laboratory": found}
-    store(arguments.results / f"kl_estimators_{size}.json", result)
-    path = plotting.save(draw(runs), arguments.results / f"kl_estimators_{size}.png")
-    print(f"figure: {path}")
+    finish(arguments, "kl_estimators", {"runs": runs, "laboratory": found}, {"kl_estimators": draw(runs)})
 
 
 def summary(runs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

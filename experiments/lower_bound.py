@@ -23,7 +23,7 @@ import torch
 from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
 from drawing import published as mark
 from networks import published_pair
-from shared import cached_fit, options, store, table
+from shared import cached_fit, finish, kept, options, table, thinned
 
 from pyro_vae import VAE, Bernoulli, Gaussian, WakeSleep, WeightPrior, plotting
 from pyro_vae.data import load
@@ -42,6 +42,7 @@ PUBLISHED: dict[str, dict[int, dict[float, tuple[float, float]]]] = {
         10: {1.5e5: (704.2, 634.6), 6e5: (832.0, 717.1), 1.5e6: (966.1, 747.6), 3e6: (1112.5, 737.3)},
     },
 }
+ALL_MARKS = {samples for dims in PUBLISHED.values() for marks in dims.values() for samples in marks}
 LATENT_DIMS = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 SAMPLES = {"quick": {"mnist": 1_000_000, "frey": 1_500_000}, "full": {"mnist": 100_000_000, "frey": 3_000_000}}
 # The quick run trains the other ways where a published number is to be compared with.
@@ -94,8 +95,8 @@ def at(history: list[dict[str, Any]], samples: float) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
+    size = arguments.size
     runs: list[dict[str, Any]] = []
     for name, latent_dims in LATENT_DIMS.items():
         num_data = load(name, arguments.root).train.num_data
@@ -104,10 +105,9 @@ def main() -> None:
             also = [way for way, dims in ALSO[size].items() if latent_dim in dims[name]]
             for way in ("published", *also):
                 history = train(name, way, latent_dim, epochs, arguments)
-                kept = [
-                    {key: entry[key] for key in ("epoch", "samples", "train", "valid", "seconds")} for entry in history
-                ]
-                runs.append({"data": name, "way": way, "latent_dim": latent_dim, "history": _thinned(kept)})
+                marks = {max(history, key=lambda entry: entry["valid"])["samples"], *ALL_MARKS}
+                shown = thinned(kept(history, "epoch", "samples", "train", "valid", "seconds"), 60, marks)
+                runs.append({"data": name, "way": way, "latent_dim": latent_dim, "history": shown})
     rows = []
     for run in runs:
         marks = PUBLISHED[run["data"]].get(run["latent_dim"], {})
@@ -128,21 +128,9 @@ def main() -> None:
             )  # fmt: skip
     header = ("data", "N_z", "way", "samples", "train", "published", "valid", "published", "seconds")
     print(table(header, rows))
-    store(arguments.results / f"lower_bound_{size}.json", {"experiment": "lower_bound", "size": size, "runs": runs})
-    for name in LATENT_DIMS:
-        figure = draw(name, runs)
-        path = plotting.save(figure, arguments.results / f"lower_bound_{name}_{size}.png")
-        print(f"figure: {path}")
-    path = plotting.save(draw_wake_sleep(runs), arguments.results / f"lower_bound_wake_sleep_{size}.png")
-    print(f"figure: {path}")
-
-
-def _thinned(history: list[dict[str, Any]], most: int = 60) -> list[dict[str, Any]]:
-    """So many epochs, evenly on a logarithmic axis, with those of the published marks and the best one."""
-    marks = {samples for table_ in PUBLISHED.values() for dims in table_.values() for samples in dims}
-    kept = {round(len(history) ** (index / (most - 1))) for index in range(most)}
-    kept.add(max(history, key=lambda entry: entry["valid"])["epoch"])
-    return [entry for entry in history if entry["epoch"] in kept or entry["samples"] in marks]
+    figures = {f"lower_bound_{name}": draw(name, runs) for name in LATENT_DIMS}
+    figures["lower_bound_wake_sleep"] = draw_wake_sleep(runs)
+    finish(arguments, "lower_bound", {"runs": runs}, figures)
 
 
 def draw(name: str, runs: list[dict[str, Any]]) -> Any:

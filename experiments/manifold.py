@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import adam, cached_fit, cached_json, finish, options, table, training_seconds
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Bernoulli, Cosine, Gaussian, diagnostics, plotting
@@ -44,14 +44,10 @@ def make(name: str, mean: Tensor) -> nn.Module:
     return MLPVAE(mean.shape, 2, HIDDEN[name], likelihood=gray if name == "mnist" else learned_scale, mean=mean)
 
 
-def dataset(name: str, arguments: Any) -> Data:
-    return load(name, arguments.root, binarization="none") if name == "mnist" else load(name, arguments.root)
-
-
-def trained(name: str, size: str, arguments: Any) -> tuple[dict[str, Any], nn.Module, Data]:
+def trained(name: str, arguments: Any) -> tuple[dict[str, Any], nn.Module, Data]:
     """One training and its numbers."""
-    data: Any = dataset(name, arguments)
-    epochs = EPOCHS[size][name]
+    data: Any = load(name, arguments.root)
+    epochs = EPOCHS[arguments.size][name]
     folder = arguments.cache / "manifold" / f"{name}-{epochs}-seed{arguments.seed}"
     run = cached_fit(
         folder,
@@ -59,7 +55,7 @@ def trained(name: str, size: str, arguments: Any) -> tuple[dict[str, Any], nn.Mo
         data,
         seed=arguments.seed,
         estimator=SGVB_B(),
-        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        optimizer=adam(2e-3),
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=epochs,
@@ -78,7 +74,7 @@ def trained(name: str, size: str, arguments: Any) -> tuple[dict[str, Any], nn.Mo
             "valid": -sides.rate - sides.distortion,
             "rate": sides.rate,
             "mse": diagnostics.reconstruction_mse(run.pair, batches),
-            "inside": inside(run.pair, held(data)),
+            "inside": inside(run.pair, data.held(MOST_CODES)),
         }
 
     numbers = {
@@ -90,11 +86,6 @@ def trained(name: str, size: str, arguments: Any) -> tuple[dict[str, Any], nn.Mo
         "seconds": training_seconds(run.history)[-1],
     }
     return numbers, run.pair, data
-
-
-def held(data: Any) -> Any:
-    """The images whose codes are drawn."""
-    return (data.test or data.valid or data.train).take(MOST_CODES)
 
 
 def inside(pair: Any, split: Any) -> float:
@@ -143,7 +134,7 @@ def draw(pair: Any, split: Any, side: int, prior: str = "N(0, 1)") -> dict[str, 
 def of_run(folder: str, side: int) -> list[Path]:
     """The figures of a run of the command line, in its own folder."""
     pair, data, out = open_run(folder)
-    split = held(data)
+    split = data.held(MOST_CODES)
     check_plane(pair, split.batch(slice(100)), folder)
     figures = draw(pair, split, side, "the prior")
     return [plotting.save(figure, out / "figures" / f"{kind}.png") for kind, figure in figures.items()]
@@ -161,7 +152,7 @@ def in_words(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--run", default=None, help="folder of a run with a two-dimensional latent, to draw instead")
     parser.add_argument("--side", type=int, default=20, help="images along a side of the manifold")
     arguments = parser.parse_args()
@@ -172,13 +163,12 @@ def main() -> None:
             sys.exit(f"manifold.py: error: {error}")
         print("\n".join(f"figure: {path}" for path in paths))
         return
-    size = "full" if arguments.full else "quick"
     runs, figures = [], {}
     for name in HIDDEN:
-        numbers, pair, data = trained(name, size, arguments)
+        numbers, pair, data = trained(name, arguments)
         runs.append(numbers)
-        for kind, figure in draw(pair, held(data), arguments.side).items():
-            figures[f"{kind}_{name}_{size}.png"] = figure
+        for kind, figure in draw(pair, data.held(MOST_CODES), arguments.side).items():
+            figures[f"{kind}_{name}"] = figure
     header = ("data", "samples", "valid", "published", "squared error", "published", "best epoch", "seconds")
     rows = [
         (
@@ -189,9 +179,7 @@ def main() -> None:
     ]  # fmt: skip
     print(table(header, rows))
     print(f"\n{in_words(runs)}")
-    store(arguments.results / f"manifold_{size}.json", {"experiment": "manifold", "size": size, "runs": runs})
-    for path, figure in figures.items():
-        print(f"figure: {plotting.save(figure, arguments.results / path)}")
+    finish(arguments, "manifold", {"runs": runs}, figures)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ import torch
 from drawing import TRAIN, color, legend, line, log_axis, panels, styled
 from networks import published_pair
 from safetensors.torch import load_file, save_file
-from shared import cached_fit, options, store, table, training_seconds
+from shared import cached_fit, finish, options, table, training_seconds
 from torch import Tensor
 
-from pyro_vae import SGVB_B, MonteCarloEM, WakeSleep, WeightPrior, evidence, plotting
+from pyro_vae import SGVB_B, MonteCarloEM, WakeSleep, WeightPrior, evidence
 from pyro_vae.data import Data, Split, load
 from pyro_vae.training.checkpoint import write_text, write_whole
 
@@ -114,9 +114,8 @@ fresh chains for each batch, which makes it possible at 50,000 too, at the price
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    name = "full" if arguments.full else "quick"
-    size = SIZES[name]
+    arguments = options(__doc__).parse_args()
+    size = SIZES[arguments.size]
     data = load("mnist", arguments.root)
     cache = arguments.cache / "marginal_likelihood"
     rates = {way: chosen_rate(way, data, cache, arguments.seed) for way in ESTIMATORS}
@@ -145,10 +144,8 @@ def main() -> None:
     print(f"\nThree estimators at the end of each run, on the same {size.num_checked} test data:")
     print(table(header, checks))
     print(f"\n{IN_WORDS}\n{in_words(runs)}")
-    result = {"experiment": "marginal_likelihood", "size": name, "settings": asdict(size), "pilot": rates, "runs": runs}
-    store(arguments.results / f"marginal_likelihood_{name}.json", result)
-    path = plotting.save(draw(runs), arguments.results / f"marginal_likelihood_{name}.png")
-    print(f"figure: {path}")
+    result = {"settings": asdict(size), "pilot": rates, "runs": runs}
+    finish(arguments, "marginal_likelihood", result, {"marginal_likelihood": draw(runs)})
 
 
 # Training

@@ -29,7 +29,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,18 @@ from typing import Any
 import torch
 from drawing import styled
 from PIL import Image
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import (
+    adam,
+    cached_fit,
+    cached_json,
+    carried_over,
+    dataset,
+    finish,
+    in_batches,
+    options,
+    table,
+    training_seconds,
+)
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, SGVB_B, Balanced, Cosine, Linear, SpectralPrior, diagnostics, evidence, plotting
@@ -69,7 +80,7 @@ class Size:
 
 
 SMALL = {"channels": 8, "latent_channels": 4, "groups": (2, 2), "cells": 1, "expansion": 2, "preprocess": 1}
-ADAM = {"optimizer": functools.partial(torch.optim.Adam, lr=2e-3, fused=True), "average": 0.99, "batch_size": 100}
+ADAM = {"optimizer": adam(2e-3), "average": 0.99, "batch_size": 100}
 SIZES = {
     "quick": Size(
         nvae={"mnist": SMALL, "color": SMALL},
@@ -127,9 +138,9 @@ def colored_digits(arguments: Any) -> Path:
     return folder
 
 
-def dataset(part: str, arguments: Any) -> Any:
+def images(part: str, arguments: Any) -> Any:
     if part == "mnist":
-        return load("mnist", arguments.root, binarization="dynamic")
+        return dataset("mnist", arguments, "dynamic")
     folder = arguments.folder or colored_digits(arguments)
     return load(Path(folder), image_size=SIDE, channels=3)
 
@@ -148,8 +159,9 @@ def make(part: str, system: str, size: str, event_shape: Any) -> nn.Module:
     return ConvVAE(event_shape, likelihood=likelihood, **chosen.conv)
 
 
-def run(part: str, system: str, size: str, data: Any, arguments: Any) -> tuple[dict[str, Any], Tensor]:
+def run(part: str, system: str, data: Any, arguments: Any) -> tuple[dict[str, Any], Tensor]:
     """One training and its evaluation; means of p(x | z) at draws from the prior, ``[SHOWN, *event]``."""
+    size = arguments.size
     chosen = SIZES[size]
     epochs = chosen.epochs[part, system]
     key = f"{part}-{system}-{epochs}-seed{arguments.seed}"
@@ -203,14 +215,15 @@ def measured(pair: nn.Module, x: Tensor, exact: int, num_samples: int, seed: int
     result = evidence.importance(pair, x[:exact], num_samples, chunk=2048, seed=seed, compile="eager")
     with torch.random.fork_rng(), evaluating(pair):
         torch.manual_seed(seed)
-        bounds = torch.cat([SGVB_A().bound(pair, part) for _ in range(DRAWS) for (part,) in batches(x)])
+        bounds = torch.cat([SGVB_A().bound(pair, part) for _ in range(DRAWS) for (part,) in in_batches(x)])
         bounds = bounds.double().reshape(DRAWS, -1).mean(0)
-        levels = diagnostics.levels(pair, batches(x[:1000])).as_rows()
-    gap = result.log_prob.double() - bounds[:exact]
+        levels = diagnostics.levels(pair, in_batches(x[:1000])).as_rows()
+    bound = bounds.mean().item()
+    nll, error = carried_over(result.log_prob, bounds[:exact], bound)
     return {
-        "bound": bounds.mean().item(),
-        "nll": -(bounds.mean() + gap.mean()).item(),
-        "nll_error": gap.std().item() / math.sqrt(len(gap)) if exact < len(x) else result.nll_standard_error,
+        "bound": bound,
+        "nll": nll,
+        "nll_error": error if exact < len(x) else result.nll_standard_error,
         "exact": exact,
         "num_samples": num_samples,
         "effective_sample_size": result.effective_sample_size.median().item(),
@@ -219,14 +232,10 @@ def measured(pair: nn.Module, x: Tensor, exact: int, num_samples: int, seed: int
     }
 
 
-def batches(x: Tensor) -> Iterator[tuple[Tensor]]:
-    return ((part,) for part in x.split(500))
-
-
-def report(part: str, size: str, arguments: Any) -> None:
+def report(part: str, arguments: Any) -> None:
     """The table, the words, the JSON file and the figures of one part."""
-    data = dataset(part, arguments)
-    found = {system: run(part, system, size, data, arguments) for system in SYSTEMS}
+    data = images(part, arguments)
+    found = {system: run(part, system, data, arguments) for system in SYSTEMS}
     rows = {system: row for system, (row, _) in found.items()}
     header = ["system", "parameters", "epochs", "minutes", "bound", "NLL", "std. error", "images x samples"]
     lines: list[list[Any]] = [
@@ -247,29 +256,25 @@ def report(part: str, size: str, arguments: Any) -> None:
         for line, row in zip(lines, rows.values(), strict=True):
             line.append(f"{row['bits_per_dim']:.3f}")
     print(f"\n{describe(part, arguments)}\n{table(header, lines)}\n\n{in_words(part, rows)}")
-    store(
-        arguments.results / f"nvae_{part}_{size}.json",
-        {
-            "experiment": "nvae",
-            "part": part,
-            "data": describe(part, arguments),
-            "size": size,
-            "published": PUBLISHED if part == "mnist" else None,
-            "runs": list(rows.values()),
-        },
-    )
-    (test,) = data.test.batch(torch.arange(SHOWN))
+    result = {
+        "experiment": "nvae",
+        "part": part,
+        "data": describe(part, arguments),
+        "published": PUBLISHED if part == "mnist" else None,
+        "runs": list(rows.values()),
+    }
+    (test,) = data.test.batch(slice(SHOWN))
     minutes = {
         system: [{**entry, "minutes of training": entry["minutes"]} for entry in row["history"]]
         for system, row in rows.items()
     }
     nll = [{"label": "NLL, published", "y": -PUBLISHED["nll"]}] if part == "mnist" else None
-    for name, draw in (
-        ("samples", functools.partial(side_by_side, test, {system: images for system, (_, images) in found.items()})),
-        ("curves", functools.partial(plotting.learning_curves, minutes, x="minutes of training", published=nll)),
-        ("levels", functools.partial(plotting.levels, {"NVAE": rows["NVAE"]["levels"]})),
-    ):
-        print(f"figure: {plotting.save(draw(), arguments.results / f'nvae_{part}_{name}_{size}.png')}")
+    figures = {
+        "samples": side_by_side(test, {system: samples for system, (_, samples) in found.items()}),
+        "curves": plotting.learning_curves(minutes, x="minutes of training", published=nll),
+        "levels": plotting.levels({"NVAE": rows["NVAE"]["levels"]}),
+    }
+    finish(arguments, f"nvae_{part}", result, {f"nvae_{part}_{kind}": figure for kind, figure in figures.items()})
 
 
 def in_words(part: str, rows: Mapping[str, dict[str, Any]]) -> str:
@@ -308,18 +313,14 @@ def side_by_side(test: Tensor, samples: Mapping[str, Tensor]) -> Any:
     return figure
 
 
-PARTS: dict[str, Callable[..., None]] = {name: functools.partial(report, name) for name in ("mnist", "color")}
-
-
 def main() -> None:
-    parser = options(__doc__ or "")
-    parser.add_argument("--only", choices=sorted(PARTS), default=None, help="one part")
+    parser = options(__doc__)
+    parser.add_argument("--only", choices=("color", "mnist"), default=None, help="one part")
     parser.add_argument("--folder", default=None, help="folder of color images, in place of the digits in color")
     arguments = parser.parse_args()
-    size = "full" if arguments.full else "quick"
-    for name, part in PARTS.items():
+    for name in ("mnist", "color"):
         if arguments.only in (None, name):
-            part(size, arguments)
+            report(name, arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import adam, cached_fit, cached_json, dataset, finish, in_batches, options, scored, table, training_seconds
 from torch import nn
 
 from pyro_vae import (
@@ -29,10 +29,8 @@ from pyro_vae import (
     Linear,
     StandardNormal,
     diagnostics,
-    evidence,
     plotting,
 )
-from pyro_vae.data import load
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import ConvVAE
 from pyro_vae.priors import MaskedAutoregressiveFlow, MixtureOfNormals, VampPrior
@@ -82,21 +80,15 @@ def make_prior(name: str, latent_dim: int, posterior: nn.Module, mean: torch.Ten
     return MaskedAutoregressiveFlow(latent_dim, num_transforms=4, hidden=(200,))
 
 
-def dataset(name: str, arguments: Any) -> Any:
-    if name == "frey":
-        return load("frey", arguments.root, split="shuffled")
-    return load("mnist", arguments.root, binarization=name)
-
-
 def make_best(mean: torch.Tensor) -> nn.Module:
     """Convolutions on both sides and a flow on the posterior."""
     iaf = functools.partial(InverseAutoregressive, hidden=(256,))
     return ConvVAE(mean.shape, latent_dim=32, transforms=(iaf,), num_transforms=2)
 
 
-def run(name: str, prior: str, size: str, arguments: Any) -> dict[str, Any]:
+def run(name: str, prior: str, arguments: Any) -> dict[str, Any]:
     """One training and its evaluation."""
-    data = dataset(name, arguments)
+    size, data = arguments.size, dataset(name, arguments, name)
     best = prior == "best"
     epochs = BEST_EPOCHS[size] if best else EPOCHS[size][name]
     folder = arguments.cache / "priors" / f"{name}-{prior}-{epochs}-seed{arguments.seed}".lower()
@@ -106,7 +98,7 @@ def run(name: str, prior: str, size: str, arguments: Any) -> dict[str, Any]:
         data,
         seed=arguments.seed,
         estimator=SGVB_B() if prior == "standard" else SGVB_A(),
-        optimizer=functools.partial(torch.optim.Adam, lr=5e-3 if best else 2e-3, betas=(0.9, 0.99), fused=True),
+        optimizer=adam(5e-3 if best else 2e-3, betas=(0.9, 0.99)),
         scheduler=Cosine(warmup=0.02),
         beta=Linear(duration=0.2),
         average=0.999 if best else 0.99,
@@ -120,22 +112,10 @@ def run(name: str, prior: str, size: str, arguments: Any) -> dict[str, Any]:
     count, num_samples = BEST_TEST[size] if best else TEST[size]
 
     def evaluate() -> dict[str, Any]:
-        (x,) = data.test.take(count).batch(torch.arange(min(count, len(data.test))))
-        result = evidence.importance(
-            trained.pair, x, num_samples, seed=arguments.seed, precision="auto", progress=False
-        )
-        sides = diagnostics.rate_distortion(trained.pair, ((part,) for part in x.split(500)), SGVB_A())
-        units = diagnostics.active_units(trained.pair, ((part,) for part in x.split(500)))
-        return {
-            "images": len(x),
-            "num_samples": num_samples,
-            "test_bound": -(sides.rate + sides.distortion),
-            "rate": sides.rate,
-            "nll": result.nll,
-            "nll_error": result.nll_standard_error,
-            "effective_sample_size": result.effective_sample_size.median().item(),
-            "active_units": units.count,
-        }
+        (x,) = data.test.take(count).batch(slice(None))
+        found = scored(trained.pair, x, num_samples, arguments.seed, precision="auto")
+        units = diagnostics.active_units(trained.pair, in_batches(x))
+        return {"images": len(x), "num_samples": num_samples, **found, "active_units": units.count}
 
     found = cached_json(folder / f"test-{count}-{num_samples}.json", evaluate)
     if prior == "Vamp" and name == "static":
@@ -151,17 +131,16 @@ def run(name: str, prior: str, size: str, arguments: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--only", choices=("static", "dynamic", "frey", "best"), help="train for this alone and stop")
     arguments = parser.parse_args()
-    size = "full" if arguments.full else "quick"
-    plan = [(name, prior) for name in DATA for prior in PLAN[size][name]] + [("static", "best")]
+    plan = [(name, prior) for name in DATA for prior in PLAN[arguments.size][name]] + [("static", "best")]
     if arguments.only:
         for name, prior in plan:
             if arguments.only == (prior if prior == "best" else name):
-                run(name, prior, size, arguments)
+                run(name, prior, arguments)
         return
-    runs = [run(name, prior, size, arguments) for name, prior in plan]
+    runs = [run(name, prior, arguments) for name, prior in plan]
     rows: list[tuple[Any, ...]] = []
     for entry in runs:
         name, prior = entry["data"], entry["prior"]
@@ -170,39 +149,15 @@ def main() -> None:
             shape = dataset(name, arguments).event_shape
             values = [bits_per_dim(-value, shape) for value in values]
         digits = 3 if name == "frey" else 2
-        rows.append(
-            (
-                name,
-                prior,
-                *(f"{value:.{digits}f}" for value in values),
-                entry["active_units"],
-                entry["epochs"],
-                published if (published := PUBLISHED.get((name, prior))) is None else f"{published:.2f}",
-                entry["seconds"],
-            )
-        )
+        numbers, paper = (f"{value:.{digits}f}" for value in values), PUBLISHED.get((name, prior))
+        theirs = None if paper is None else f"{paper:.2f}"
+        rows.append((name, prior, *numbers, entry["active_units"], entry["epochs"], theirs, entry["seconds"]))
     header = (
-        "data",
-        "prior",
-        "NLL",
-        "+-",
-        "minus the bound",
-        "KL",
-        "active units",
-        "epochs",
-        "published NLL",
-        "seconds",
-    )
+        "data", "prior", "NLL", "+-", "minus the bound", "KL", "active units", "epochs", "published NLL", "seconds",
+    )  # fmt: skip
     print(table(header, rows))
-    result = {
-        "experiment": "priors",
-        "size": size,
-        "published": {f"{name}, {prior}": value for (name, prior), value in PUBLISHED.items()},
-        "runs": runs,
-    }
-    store(arguments.results / f"priors_{size}.json", result)
-    path = plotting.save(draw(runs), arguments.results / f"priors_{size}.png")
-    print(f"figure: {path}")
+    published = {f"{name}, {prior}": value for (name, prior), value in PUBLISHED.items()}
+    finish(arguments, "priors", {"published": published, "runs": runs}, {"priors": draw(runs)})
 
 
 def keep_pseudo_inputs(pair: Any, path: Path) -> None:

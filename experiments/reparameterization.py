@@ -16,17 +16,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import matplotlib
 import torch
-from drawing import log_axis
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from drawing import log_axis, styled
+from shared import adam, cached_fit, cached_json, dataset, finish, in_batches, options, table, training_seconds
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_vae import SGVB_A, SGVB_B, Cosine, DiagonalNormal, StandardNormal, diagnostics, plotting, posteriors, priors
-from pyro_vae.data import load
+from pyro_vae import SGVB_A, SGVB_B, Cosine, DiagonalNormal, StandardNormal, diagnostics, posteriors, priors
 from pyro_vae.models import MLPVAE
-from pyro_vae.plotting.style import INK, LINES, MUTED, STYLE, HouseFigure
+from pyro_vae.plotting.style import INK, LINES, MUTED, HouseFigure
 
 FAMILIES: dict[str, dict[str, tuple[Any, Any]]] = {
     "location and scale": {
@@ -71,10 +69,11 @@ def has_closed_form(pair: Any, x: torch.Tensor) -> bool:
     return True
 
 
-def run(way: str, family: str, size: str, arguments: Any) -> dict[str, Any]:
+def run(way: str, family: str, arguments: Any) -> dict[str, Any]:
     """A family: trained by both estimators, and the gradients of both."""
-    data = load("mnist", arguments.root, binarization="static")
-    parts, mean, epochs, seed = FAMILIES[way][family], data.train.mean(), EPOCHS[size], arguments.seed
+    data: Any = dataset("mnist", arguments, "static")
+    size, seed = arguments.size, arguments.seed
+    parts, mean, epochs = FAMILIES[way][family], data.train.mean(), EPOCHS[size]
     (batch,) = data.train.batch(torch.arange(100))
     closed = has_closed_form(make(parts, mean), batch)
     estimators = {name: kind for name, kind in ESTIMATORS.items() if closed or kind is SGVB_A}
@@ -91,7 +90,7 @@ def run(way: str, family: str, size: str, arguments: Any) -> dict[str, Any]:
             data,
             seed=seed,
             estimator=kind(),
-            optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+            optimizer=adam(2e-3),
             scheduler=Cosine(warmup=0.02),
             average=0.99,
             epochs=epochs,
@@ -116,11 +115,11 @@ def run(way: str, family: str, size: str, arguments: Any) -> dict[str, Any]:
 
 def evaluate(pair: Any, test: Any, seed: int) -> dict[str, float]:
     """The bound by L^A, one draw for each datum: its mean, and the datum that has the lowest."""
-    (x,) = test.batch(torch.arange(len(test)))
+    (x,) = test.batch(slice(None))
     scores, kls = [], []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for part in x.split(500):
+        for (part,) in in_batches(x):
             q, p = pair.posterior(part), pair.prior().expand((len(part),))
             z = q.sample()
             scores.append(pair.likelihood(z).log_prob(part).double())
@@ -147,9 +146,8 @@ def number(value: float | None) -> str | None:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
-    runs = [run(way, family, size, arguments) for way, families in FAMILIES.items() for family in families]
+    arguments = options(__doc__).parse_args()
+    runs = [run(way, family, arguments) for way, families in FAMILIES.items() for family in families]
     header = (
         "way", "family", "bound, by L^A", "by L^B", "median, by L^A", "by L^B", "KL, by L^A", "by L^B",
         "gradient of q: variance of L^A", "of L^B", "A / B", "SNR of L^A", "of L^B", "of p(x): L^A", "bias z of L^B",
@@ -169,10 +167,8 @@ def main() -> None:
         )  # fmt: skip
     print(table(header, rows))
     print(f"\n{in_words(runs)}")
-    result = {"experiment": "reparameterization", "size": size, "epochs": EPOCHS[size], "runs": runs}
-    store(arguments.results / f"reparameterization_{size}.json", result)
-    path = plotting.save(draw(runs), arguments.results / f"reparameterization_{size}.png")
-    print(f"figure: {path}")
+    result = {"epochs": EPOCHS[arguments.size], "runs": runs}
+    finish(arguments, "reparameterization", result, {"reparameterization": draw(runs)})
 
 
 def in_words(runs: list[dict[str, Any]]) -> str:
@@ -201,7 +197,7 @@ def in_words(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def draw(runs: list[dict[str, Any]]) -> Any:
     """A row for each family, by way: the bound, and beside it the variance of the gradient."""
     figure = HouseFigure(figsize=(8.6, 4.8), layout="constrained")

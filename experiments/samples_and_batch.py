@@ -24,9 +24,9 @@ import torch
 from drawing import TRAIN, color, crop, legend, line, log_axis, panels, styled
 from drawing import published as mark
 from networks import published_pair
-from shared import cached_fit, options, store, table, training_seconds
+from shared import cached_fit, finish, kept, options, table, thinned, training_seconds
 
-from pyro_vae import SGVB_A, SGVB_B, WeightPrior, plotting
+from pyro_vae import SGVB_A, SGVB_B, WeightPrior
 from pyro_vae.data import Data, load
 
 LATENT_DIM = 2
@@ -51,9 +51,8 @@ SIZES = {
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    name = "full" if arguments.full else "quick"
-    size = SIZES[name]
+    arguments = options(__doc__).parse_args()
+    size = SIZES[arguments.size]
     data = load("frey", arguments.root)
     runs = [
         trained(estimator, batch_size, num_samples, "data", data, size.samples, arguments)
@@ -87,19 +86,16 @@ def main() -> None:
     print(f"\n{in_words(runs)}")
 
     for run in [*runs, like_published]:
-        run["history"] = thinned(run["history"])
+        run["history"] = thinned(run["history"], 40, PUBLISHED)
     result = {
-        "experiment": "samples_and_batch",
-        "size": name,
         "samples": size.samples,
         "equal_time": limit,
         "runs": runs,
         "as_published": like_published,
     }
-    store(arguments.results / f"samples_and_batch_{name}.json", result)
-    for figure, kind in ((draw_curves(runs, like_published), "curves"), (draw_final(runs, limit), "final")):
-        path = plotting.save(figure, arguments.results / f"samples_and_batch_{kind}_{name}.png")
-        print(f"figure: {path}")
+    figures = {"curves": draw_curves(runs, like_published), "final": draw_final(runs, limit)}
+    named = {f"samples_and_batch_{kind}": figure for kind, figure in figures.items()}
+    finish(arguments, "samples_and_batch", result, named)
 
 
 def trained(
@@ -120,7 +116,7 @@ def trained(
         batch_size=batch_size,
         epochs=epochs,
     )
-    history = [{key: entry[key] for key in ("epoch", "samples", "train", "valid", "seconds")} for entry in run.history]
+    history = kept(run.history, "epoch", "samples", "train", "valid", "seconds")
     for entry, seconds in zip(history, training_seconds(history), strict=True):
         entry["time"] = seconds
         tenth = [e["valid"] for e in history[int(0.9 * entry["epoch"]) : entry["epoch"]]]
@@ -136,12 +132,6 @@ def at_samples(run: dict[str, Any], samples: float) -> dict[str, Any]:
 def at_time(run: dict[str, Any], limit: float) -> dict[str, Any] | None:
     """The last epoch that ended by ``limit`` seconds."""
     return next((entry for entry in reversed(run["history"]) if entry["time"] <= limit), None)
-
-
-def thinned(history: list[dict[str, Any]], most: int = 40) -> list[dict[str, Any]]:
-    """So many epochs, evenly on a logarithmic axis, and those of the published figures."""
-    kept = {round(len(history) ** (index / (most - 1))) for index in range(most)}
-    return [entry for entry in history if entry["epoch"] in kept or entry["samples"] in PUBLISHED]
 
 
 def in_words(runs: list[dict[str, Any]]) -> str:

@@ -30,17 +30,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib
 import torch
+from drawing import styled
 from scipy import stats
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from shared import adam, cached_fit, cached_json, finish, options, table, training_seconds
 from torch import nn
 
-from pyro_vae import SGVB_B, Cosine, Linear, evidence, plotting
+from pyro_vae import SGVB_B, Cosine, Linear, evidence
 from pyro_vae.data import Data, load
 from pyro_vae.models import MLPVAE
 from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper
-from pyro_vae.plotting.style import INK, LINES, STYLE, HouseFigure
+from pyro_vae.plotting.style import INK, LINES, HouseFigure
 
 LEVEL = "posterior.network.corruption.level"
 FALL = 0.8  # of training, to 0
@@ -61,15 +61,15 @@ MEASURES = {"log_p": "log p(x)", "bound": "bound"}
 
 
 @functools.cache
-def dataset(root: str | None, num_data: int) -> Data:
-    data = load("mnist", root, binarization="static")
+def subset(root: str | None, num_data: int) -> Data:
+    data: Any = load("mnist", root, binarization="static")
     return Data(data.name, data.train.take(num_data), data.valid.take(2000), data.test)
 
 
-def run(condition: tuple[str, str], num_data: int, seed: int, size: str, arguments: Any) -> dict[str, Any]:
+def run(condition: tuple[str, str], num_data: int, seed: int, arguments: Any) -> dict[str, Any]:
     """One training and its evaluation."""
-    noise, how = condition
-    data = dataset(arguments.root, num_data)
+    (noise, how), size = condition, arguments.size
+    data: Any = subset(arguments.root, num_data)
     epochs = EPOCHS[size][num_data]
     corruption, schedules = None, None
     if condition != NONE:
@@ -85,7 +85,7 @@ def run(condition: tuple[str, str], num_data: int, seed: int, size: str, argumen
         data,
         seed=seed,
         estimator=SGVB_B(),
-        optimizer=functools.partial(torch.optim.Adam, lr=3e-3, fused=True),
+        optimizer=adam(3e-3),
         scheduler=Cosine(warmup=0.02),
         schedules=schedules,
         epochs=epochs,
@@ -109,10 +109,9 @@ def run(condition: tuple[str, str], num_data: int, seed: int, size: str, argumen
     }
 
 
-def evaluate(pair: Any, data: Data, size: str) -> dict[str, Any]:
+def evaluate(pair: Any, data: Any, size: str) -> dict[str, Any]:
     """The bound of all test data and log p(x) of some, in nats."""
     started = time.perf_counter()
-    assert data.test is not None
     pair.eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same draws for all
@@ -149,30 +148,19 @@ class Results:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
+    arguments = options(__doc__).parse_args()
     seeds = range(arguments.seed, arguments.seed + SEEDS)
-    sizes = list(EPOCHS[size])
-    runs = [run(c, n, seed, size, arguments) for n, seed, c in itertools.product(sizes, seeds, CONDITIONS)]
+    sizes = list(EPOCHS[arguments.size])
+    runs = [run(c, n, seed, arguments) for n, seed, c in itertools.product(sizes, seeds, CONDITIONS)]
     results = Results(runs)
     print(f"\n{table(*means(results, sizes))}\n")
     print("Above none, at equal seed (nats):\n")
     print(f"{table(*differences(results, sizes))}\n")
     words = in_words(results, sizes)
     print(f"{words}\n")
-    store(
-        arguments.results / f"scheduled_denoising_{size}.json",
-        {
-            "experiment": "scheduled_denoising",
-            "size": size,
-            "runs": runs,
-            "words": words.splitlines(),
-            "seconds": sum(row["seconds"] + row["evaluation_seconds"] for row in runs),
-        },
-    )
-    for name, figure in (("", draw(results, sizes)), ("_curves", draw_curves(results, sizes))):
-        path = arguments.results / f"scheduled_denoising{name}_{size}.png"
-        print(f"figure: {plotting.save(figure, path)}")
+    seconds = sum(row["seconds"] + row["evaluation_seconds"] for row in runs)
+    figures = {"scheduled_denoising": draw(results, sizes), "scheduled_denoising_curves": draw_curves(results, sizes)}
+    finish(arguments, "scheduled_denoising", {"runs": runs, "words": words.splitlines(), "seconds": seconds}, figures)
 
 
 def named(condition: tuple[str, str]) -> str:
@@ -187,15 +175,8 @@ def with_error(values: list[float], sign: str = "") -> str:
 def means(results: Results, sizes: list[int]) -> tuple[Any, Any]:
     """Header and rows: the measures of each condition."""
     header = (
-        "training images",
-        "corruption",
-        "test bound",
-        "log p(x), test",
-        "valid",
-        "ESS",
-        "best epoch",
-        "seconds a run",
-    )
+        "training images", "corruption", "test bound", "log p(x), test", "valid", "ESS", "best epoch", "seconds a run",
+    )  # fmt: skip
     rows = [
         (
             f"{n:,}",
@@ -253,7 +234,7 @@ def in_words(results: Results, sizes: list[int]) -> str:
     return "\n".join(lines)
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def draw(results: Results, sizes: list[int]) -> Any:
     """What each corruption is above none, at equal seed: means with standard errors, and the seeds as dots."""
     figure = HouseFigure(figsize=(8.4, 5.6), layout="constrained")
@@ -278,7 +259,7 @@ def draw(results: Results, sizes: list[int]) -> Any:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def draw_curves(results: Results, sizes: list[int]) -> Any:
     """Validation bounds over the epochs, near their best; means over the seeds, with bands of one standard error."""
     figure = HouseFigure(figsize=(8.4, 5.6), layout="constrained")

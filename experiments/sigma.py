@@ -23,17 +23,15 @@ import functools
 import math
 from typing import Any
 
-import matplotlib
 import torch
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from drawing import rows_of_images, styled
+from shared import adam, cached_fit, cached_json, dataset, finish, options, table, training_seconds
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_B, Cosine, diagnostics, plotting
-from pyro_vae.data import load
+from pyro_vae import SGVB_B, Cosine, diagnostics
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import MLPVAE
-from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
-from pyro_vae.plotting.tiles import gap
+from pyro_vae.plotting.style import SQUARE, HouseFigure
 
 SCALES: dict[str, Any] = {"unit": 1.0, "per pixel": None, "shared": "shared", "optimal": "optimal"}
 NETWORKS = {"frey": (10, (200,)), "mnist": (20, (300,))}  # N_z and hidden units
@@ -44,22 +42,16 @@ DRAWS = {"frey": 20, "mnist": 1}  # of z for each datum of the test set
 SHOWN = 8
 
 
-def dataset(name: str, arguments: Any) -> Any:
-    if name == "frey":
-        return load("frey", arguments.root, split="shuffled")
-    return load("mnist", arguments.root, binarization="none")
-
-
 def make(name: str, scale: Any, mean: Tensor) -> nn.Module:
     """The pair: one scale, the same networks for all of them."""
     latent_dim, hidden = NETWORKS[name]
     return MLPVAE(mean.shape, latent_dim, hidden, likelihood=functools.partial(Gaussian, scale=scale), mean=mean)
 
 
-def run(name: str, kind: str, size: str, arguments: Any) -> tuple[dict[str, Any], list[Tensor]]:
+def run(name: str, kind: str, arguments: Any) -> tuple[dict[str, Any], list[Tensor]]:
     """One training and its evaluation; reconstructions of test data and samples, ``[SHOWN, *event]`` each."""
-    data = dataset(name, arguments)
-    epochs = EPOCHS[size][name]
+    data: Any = dataset(name, arguments)
+    epochs = EPOCHS[arguments.size][name]
     folder = arguments.cache / "sigma" / f"{name}-{kind}-{epochs}-seed{arguments.seed}".replace(" ", "-")
     trained = cached_fit(
         folder,
@@ -67,7 +59,7 @@ def run(name: str, kind: str, size: str, arguments: Any) -> tuple[dict[str, Any]
         data,
         seed=arguments.seed,
         estimator=SGVB_B(),
-        optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+        optimizer=adam(2e-3),
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=epochs,
@@ -76,7 +68,7 @@ def run(name: str, kind: str, size: str, arguments: Any) -> tuple[dict[str, Any]
         patience=PATIENCE[name],
     )
     pair: Any = trained.pair.eval()
-    (x,) = data.test.batch(torch.arange(len(data.test)))
+    (x,) = data.test.batch(slice(None))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(arguments.seed)
         found = cached_json(folder / "test.json", functools.partial(evaluate, pair, x, DRAWS[name], variances(data)))
@@ -97,7 +89,7 @@ def run(name: str, kind: str, size: str, arguments: Any) -> tuple[dict[str, Any]
 
 def variances(data: Any) -> Tensor:
     """``[D]``: the variances of the principal components of the training data."""
-    (x,) = data.train.batch(torch.arange(len(data.train)))
+    (x,) = data.train.batch(slice(None))
     return torch.linalg.eigvalsh(x.flatten(1).T.cov()).clamp(min=0)
 
 
@@ -151,9 +143,8 @@ def as_trained(pair: Any, x: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = options(__doc__ or "").parse_args()
-    size = "full" if arguments.full else "quick"
-    found = {(name, kind): run(name, kind, size, arguments) for name in NETWORKS for kind in SCALES}
+    arguments = options(__doc__).parse_args()
+    found = {(name, kind): run(name, kind, arguments) for name in NETWORKS for kind in SCALES}
     runs = [row for row, _ in found.values()]
     header = (
         "data", "sigma", "valid", "test", "KL", "squared error", "a pixel", "sigma (geometric mean)", "least",
@@ -177,13 +168,8 @@ def main() -> None:
         rows.append((row["data"], row["sigma"], *sides, f"{once['score'] - once['identity']:.4f}"))
     print(f"\n-(D / 2) log(2 pi e MSE), in nats per datum\n{table(header, rows)}")
     print(f"\n{in_words(runs)}")
-    store(arguments.results / f"sigma_{size}.json", {"experiment": "sigma", "size": size, "runs": runs})
-    path = plotting.save(draw({key: images for key, (_, images) in found.items()}, arguments), figure_path(arguments))
-    print(f"figure: {path}")
-
-
-def figure_path(arguments: Any) -> Any:
-    return arguments.results / f"sigma_{'full' if arguments.full else 'quick'}.png"
+    images = {key: shown for key, (_, shown) in found.items()}
+    finish(arguments, "sigma", {"runs": runs}, {"sigma": draw(images, arguments)})
 
 
 def in_words(runs: list[dict[str, Any]]) -> str:
@@ -205,24 +191,21 @@ def in_words(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def draw(images: dict[tuple[str, str], list[Tensor]], arguments: Any) -> Any:
     """Rows: data and the four likelihoods; columns: reconstructions of test data, and samples from the prior."""
     titles = {"frey": "Frey faces", "mnist": "MNIST"}
     figure = HouseFigure(figsize=(9.0, 6.2), layout=SQUARE)
     axes = figure.subplots(len(NETWORKS), 2, squeeze=False)
     for name, pair_of_axes in zip(NETWORKS, axes, strict=True):
-        data = dataset(name, arguments)
-        (test,) = data.test.batch(torch.arange(SHOWN))
-        (train,) = data.train.batch(torch.arange(SHOWN))
-        for column, (ax, first) in enumerate(zip(pair_of_axes, (test, train), strict=True)):
-            tiles = torch.cat([first, *(images[name, kind][column] for kind in SCALES)])
-            plotting.image_grid(tiles, rows=1 + len(SCALES), columns=SHOWN, ax=ax)
-            height = tiles.shape[-2]
-            centres = [row * (height + gap(tuple(tiles.shape))) + (height - 1) / 2 for row in range(1 + len(SCALES))]
-            ax.set_yticks(centres, ["test data" if column == 0 else "training data", *SCALES])
-            what = "reconstructions E[x | z], z = E[z | x]" if column == 0 else "samples E[x | z], z from the prior"
-            ax.set_title(f"{titles[name]}: {what}")
+        data: Any = dataset(name, arguments)
+        columns = (
+            ("test data", data.test, "reconstructions E[x | z], z = E[z | x]"),
+            ("training data", data.train, "samples E[x | z], z from the prior"),
+        )
+        for column, (ax, (label, split, what)) in enumerate(zip(pair_of_axes, columns, strict=True)):
+            rows = {kind: images[name, kind][column] for kind in SCALES}
+            rows_of_images(ax, {label: split.batch(slice(SHOWN))[0], **rows}, f"{titles[name]}: {what}")
     return figure
 
 

@@ -22,19 +22,17 @@ import functools
 import math
 from typing import Any
 
-import matplotlib
 import torch
-from shared import cached_fit, cached_json, options, store, table, training_seconds
+from drawing import rows_of_images, styled
+from shared import adam, cached_fit, cached_json, dataset, finish, in_batches, options, table, training_seconds
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_B, Cosine, DiagonalNormal, StandardNormal, TopDownVAE, diagnostics, plotting
-from pyro_vae.data import load
+from pyro_vae import SGVB_B, Cosine, DiagonalNormal, StandardNormal, TopDownVAE, diagnostics
 from pyro_vae.hierarchy import LatentLayer, concat
 from pyro_vae.likelihoods import Bernoulli, DiscretizedLogistic, bits_per_dim
 from pyro_vae.models import VQVAE, CodePrior
 from pyro_vae.networks import Convolutional
-from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
-from pyro_vae.plotting.tiles import gap
+from pyro_vae.plotting.style import SQUARE, HouseFigure
 
 TITLES = {"mnist": "MNIST", "frey": "Frey faces"}
 LIKELIHOODS = {"mnist": Bernoulli, "frey": DiscretizedLogistic}
@@ -80,12 +78,6 @@ class GaussianLevel(LatentLayer):
         return self.decoder(concat(z, h, -3))
 
 
-def dataset(name: str, arguments: Any) -> Any:
-    if name == "mnist":
-        return load("mnist", arguments.root, binarization="static")
-    return load("frey", arguments.root, split="shuffled")
-
-
 def first_stage(name: str, size: str, event_shape: Any) -> VQVAE:
     return VQVAE(event_shape, likelihood=LIKELIHOODS[name], **NETWORKS[size])
 
@@ -95,8 +87,9 @@ def gaussian(name: str, size: str, event_shape: Any) -> TopDownVAE:
     return TopDownVAE(pair.bottom_up, [GaussianLevel(level) for level in pair.levels], pair.likelihood)
 
 
-def train(name: str, size: str, data: Any, arguments: Any) -> tuple[dict[str, Any], dict[str, float]]:
+def train(name: str, data: Any, arguments: Any) -> tuple[dict[str, Any], dict[str, float]]:
     """The three pairs, trained, and the seconds that each took."""
+    size = arguments.size
     epochs, prior_epochs = EPOCHS[size][name]
     fitted: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -108,7 +101,7 @@ def train(name: str, size: str, data: Any, arguments: Any) -> tuple[dict[str, An
             data,
             seed=arguments.seed,
             estimator=SGVB_B(),
-            optimizer=functools.partial(torch.optim.Adam, lr=2e-3, fused=True),
+            optimizer=adam(2e-3),
             scheduler=Cosine(warmup=0.05),
             epochs=count,
             batch_size=BATCH[name],
@@ -124,10 +117,10 @@ def train(name: str, size: str, data: Any, arguments: Any) -> tuple[dict[str, An
     return fitted, seconds
 
 
-def evaluate(name: str, size: str, fitted: dict[str, Any], data: Any, seed: int) -> dict[str, Any]:
+def evaluate(fitted: dict[str, Any], data: Any, seed: int) -> dict[str, Any]:
     """What the table holds, of test data."""
-    (x,) = data.test.batch(torch.arange(len(data.test)))
-    batches = [(part,) for part in x.split(500)]
+    (x,) = data.test.batch(slice(None))
+    batches = list(in_batches(x))
     found: dict[str, Any] = {}
     for kind, pair in fitted.items():
         with torch.random.fork_rng():
@@ -145,51 +138,45 @@ def evaluate(name: str, size: str, fitted: dict[str, Any], data: Any, seed: int)
     return found
 
 
-def images(fitted: dict[str, Any], data: Any, seed: int) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
+def images(fitted: dict[str, Any], data: Any, seed: int) -> list[dict[str, Tensor]]:
     """Labeled rows of the figure: reconstructions of test data, and samples."""
-    (x,) = data.test.batch(torch.arange(SHOWN))
-    (shown,) = data.train.batch(torch.arange(SHOWN))
+    (x,), (shown,) = data.test.batch(slice(SHOWN)), data.train.batch(slice(SHOWN))
     codes, prior, normal = fitted["codes"], fitted["code prior"], fitted["gaussian"]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return (
-            [
-                ("test data", x),
-                ("VQ-VAE-2", diagnostics.reconstruct(codes, x)),
-                ("Gaussian VAE", diagnostics.reconstruct(normal, x)),
-            ],
-            [
-                ("training data", shown),
-                ("code prior", diagnostics.sample(prior, SHOWN, x[:1])),
-                ("uniform codes", diagnostics.sample(codes, SHOWN, x[:1])),
-                ("Gaussian VAE", diagnostics.sample(normal, SHOWN, x[:1])),
-            ],
-        )
+        reconstructions = {
+            "test data": x,
+            "VQ-VAE-2": diagnostics.reconstruct(codes, x),
+            "Gaussian VAE": diagnostics.reconstruct(normal, x),
+        }
+        samples = {
+            "training data": shown,
+            "code prior": diagnostics.sample(prior, SHOWN, x[:1]),
+            "uniform codes": diagnostics.sample(codes, SHOWN, x[:1]),
+            "Gaussian VAE": diagnostics.sample(normal, SHOWN, x[:1]),
+        }
+    return [reconstructions, samples]
 
 
-@matplotlib.rc_context(STYLE)
-def draw(name: str, panels: tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]) -> Any:
+@styled
+def draw(name: str, panels: list[dict[str, Tensor]]) -> Any:
     """Reconstructions beside samples, one row for each pair."""
     figure = HouseFigure(figsize=(10.0, 2.6), layout=SQUARE)
     titles = ("reconstructions E[x | z]", "means E[x | z] at z from the prior")
     for ax, title, rows in zip(figure.subplots(1, 2), titles, panels, strict=True):
-        tiles = torch.cat([row for _, row in rows]).clamp(0, 1)
-        plotting.image_grid(tiles, rows=len(rows), columns=SHOWN, ax=ax)
-        height = tiles.shape[-2]
-        centres = [index * (height + gap(tuple(tiles.shape))) + (height - 1) / 2 for index in range(len(rows))]
-        ax.set_yticks(centres, [label for label, _ in rows])
-        ax.set_title(f"{TITLES[name]}: {title}")
+        shown = {label: row.clamp(0, 1) for label, row in rows.items()}
+        rows_of_images(ax, shown, f"{TITLES[name]}: {title}")
     return figure
 
 
-def report(name: str, size: str, arguments: Any) -> None:
+def report(name: str, arguments: Any) -> None:
     """One data set: trains, evaluates, prints the table and stores JSON and figure."""
-    data = dataset(name, arguments)
-    fitted, seconds = train(name, size, data, arguments)
+    size, data = arguments.size, dataset(name, arguments, "static")
+    fitted, seconds = train(name, data, arguments)
     cache = arguments.cache / "vq" / f"{name}-test-{size}-{EPOCHS[size][name]}-seed{arguments.seed}.json"
     found = cached_json(
         cache.with_name(cache.name.replace(" ", "")),
-        functools.partial(evaluate, name, size, fitted, data, arguments.seed),
+        functools.partial(evaluate, fitted, data, arguments.seed),
     )
     num_codes = NETWORKS[size]["num_codes"]
     levels = [(site, level.event_shape[:2]) for site, level in zip(("z1", "z2"), fitted["codes"].levels, strict=True)]
@@ -202,29 +189,14 @@ def report(name: str, size: str, arguments: Any) -> None:
     print(table(header, rows))
     header = ("pair", "squared error a pixel", "-log p(x|z), nats", "rate, nats", "bits per dimension", "seconds")
     labels = {"codes": "VQ-VAE-2, uniform prior", "code prior": "VQ-VAE-2, code prior", "gaussian": "Gaussian VAE"}
-    print()
-    print(
-        table(
-            header,
-            [
-                (
-                    label,
-                    f"{row['error_of_pixel']:.5f}",
-                    row["distortion"],
-                    row["rate"],
-                    f"{row['bits']:.3f}",
-                    seconds[kind],
-                )
-                for kind, label in labels.items()
-                for row in [found[kind]]
-            ],
-        )
-    )
+    rows = []
+    for kind, label in labels.items():
+        row, bits = found[kind], f"{found[kind]['bits']:.3f}"
+        rows.append((label, f"{row['error_of_pixel']:.5f}", row["distortion"], row["rate"], bits, seconds[kind]))
+    print(f"\n{table(header, rows)}")
     print(f"\n{in_words(name, found, num_codes)}\n")
-    stored = {"experiment": "vq", "data": name, "size": size, "num_codes": num_codes, **found, "seconds": seconds}
-    store(arguments.results / f"vq_{name}_{size}.json", stored)
-    figure = draw(name, images(fitted, data, arguments.seed))
-    print(f"figure: {plotting.save(figure, arguments.results / f'vq_{name}_{size}.png')}")
+    result = {"experiment": "vq", "data": name, "num_codes": num_codes, **found, "seconds": seconds}
+    finish(arguments, f"vq_{name}", result, {f"vq_{name}": draw(name, images(fitted, data, arguments.seed))})
 
 
 def in_words(name: str, found: dict[str, Any], num_codes: int) -> str:
@@ -243,13 +215,12 @@ def in_words(name: str, found: dict[str, Any], num_codes: int) -> str:
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
+    parser = options(__doc__)
     parser.add_argument("--only", choices=sorted(TITLES), default=None, help="one data set")
     arguments = parser.parse_args()
-    size = "full" if arguments.full else "quick"
     for name in TITLES:
         if arguments.only in (None, name):
-            report(name, size, arguments)
+            report(name, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
+from pyro_vae.pair.protocols import HasNetworkShape
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -40,14 +41,15 @@ def with_network(
 
     Args:
         make: a class of :mod:`pyro_vae.posteriors` or :mod:`pyro_vae.likelihoods`, or a function of a network.
-        shape: event shape of the variable, of which ``network_shape`` makes that of the network's output.
+        shape: event shape of the variable.
         network: makes the network of an output shape.
-        default: the output shape where ``make`` gives something without ``network_shape``.
+        default: the output shape where ``make`` gives what has no ``network_shape`` to ask for it.
     """
-    asked: Any = None
+    tried: Any = None
     with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
-        asked = make(nn.Identity()).network_shape  # what looks at its network has to take the default
-    return make(network(tuple(default) if asked is None else tuple(asked(shape))))
+        tried = make(nn.Identity())  # what looks at its network has to take the default
+    asked = tried.network_shape(shape) if isinstance(tried, HasNetworkShape) else default
+    return make(network(tuple(asked)))
 
 
 def recognition(
