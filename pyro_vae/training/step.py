@@ -57,7 +57,8 @@ class TrainingStep:
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
         self._compile, self._precision = compile, precision
         self._weight_prior, self._num_data = weight_prior, num_data
-        self._at = {name: value.to(device_of(pair)) for name, value in estimator.scheduled.items()}
+        own = {name: value for name, value in estimator.scheduled.items() if name not in estimator.schedules}
+        self._at = {name: value.to(device_of(pair)) for name, value in own.items()}
         obstacle = tracing_obstacle(pair)
         self._compiled = Compiled(_Function(pair, self._loss), compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
@@ -104,7 +105,7 @@ class TrainingStep:
 
     def _loss(self, *batch: Tensor, **named: Tensor) -> dict[Any, Tensor]:
         """What a step computes, by name; behind what is scheduled, ``named`` has what is prepared."""
-        at = {name: named.pop(name) for name in self._at}
+        at = {name: named.pop(name) for name in self._estimator.scheduled if name in named}
         num_data = self._num_data if self._estimator.num_data is None else None
         with autocast(self._precision, batch[0].device):
             loss, bound, terms = self._estimator.objective(

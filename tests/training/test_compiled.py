@@ -14,7 +14,7 @@ from pairs import PAIRS, binary, linear_gaussian, made
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pyro_vae import SGVB_A, SGVB_B, Capacity, Pair, WeightPrior
+from pyro_vae import SGVB_A, SGVB_B, Capacity, Linear, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
 from pyro_vae.compiled import Compiled, autocast
 from pyro_vae.estimators import Estimator, Objective
@@ -542,6 +542,9 @@ def test_refuses() -> None:
         autocast("half", torch.device("cpu"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a weight prior needs the number of data"):
         TrainingStep(mlp()[0], SGVB_B(), weight_prior=WeightPrior())
+    pair, batch = mlp()
+    with pytest.raises(ValueError, match=r"the capacity is a schedule, .*give a number"):
+        TrainingStep(pair, Capacity(Linear()), compile="eager")(batch)
 
 
 # Numbers

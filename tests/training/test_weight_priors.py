@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from pairs import binary
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pyro_vae import SGVB_B, WeightPrior, cli
+from pyro_vae import SGVB_B, WeightPrior, runs
 from pyro_vae.models import MLPVAE, ConvVAE
 from pyro_vae.networks import BatchNorm
 from pyro_vae.networks.masked import MaskedConv2d
@@ -205,18 +206,15 @@ def test_resuming_with_another_prior_is_refused(tmp_path: Any) -> None:
         (["--weight_prior.scale", "0.5"], WeightPrior(0.5)),  # without a class, as ever
         (['--weight_prior={"scale": 2.0, "count": "batch"}'], WeightPrior(2.0, "batch")),
         (["--weight_prior", "pyro_vae.WeightPrior", "--weight_prior.count", "batch"], WeightPrior(count="batch")),
-        (
-            ["--weight_prior", "pyro_vae.training.SpectralPrior", "--weight_prior.strength", "0.1"],
-            SpectralPrior(0.1),
-        ),
+        (["--weight_prior", "pyro_vae.SpectralPrior", "--weight_prior.strength", "0.1"], SpectralPrior(0.1)),
         ([], None),
     ],
 )
 def test_as_an_option_of_the_command_line(given: list[str], expected: WeightPenalty | None) -> None:
-    parser = cli._train_parser(MLPVAE)
+    runs.add_options(parser := ArgumentParser(), MLPVAE)
     config = parser.parse_args(["--data", "digits", *given])
     again = parser.parse_string(parser.dump(config))  # as a run folder keeps it
-    assert cli._instantiate(parser, again).weight_prior == expected
+    assert runs.instantiate(parser, again).weight_prior == expected
 
 
 def test_a_stream_needs_a_length_for_the_prior_that_is_shared_by_the_data_alone() -> None:
