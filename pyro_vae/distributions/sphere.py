@@ -9,6 +9,7 @@ whole line. One number for each datum, it is computed in float64.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -88,15 +89,7 @@ class SphereUniform(Parametrized):
 
 
 class _AroundLoc(Parametrized):
-    """A distribution that is symmetric about a direction.
-
-    Args:
-        loc: ``[*, D]``, of length 1: the mean direction.
-        concentration: ``[*]``, at least 0, where the distribution is uniform.
-
-    Raises:
-        ValueError: if D is below 2; while validation is on, if a parameter leaves its domain.
-    """
+    """A distribution that is symmetric about a direction."""
 
     arg_constraints = {"loc": unit_vector, "concentration": constraints.nonnegative}  # noqa: RUF012
     support = unit_vector
@@ -114,17 +107,17 @@ class _AroundLoc(Parametrized):
         """(D - 1) / 2."""
         return (self.event_shape[0] - 1) / 2
 
+    @abstractmethod
     def _draw(self, concentration: Tensor) -> Tensor:
         """y, reparameterized, for each of ``concentration`` (float64)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _entropy(self) -> Tensor:
         """In float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _mean_length(self) -> Tensor:
         """E[t], in float64."""
-        raise NotImplementedError
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)

@@ -136,15 +136,10 @@ class MaskedAutoregressive(InverseAutoregressive):
 def solved_in_order(
     log_scale_and_shift: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The z with exp(log_scale) z + shift = y, where each number's own scale and shift depend on those before it.
+    """The z with exp(log_scale) z + shift = y, and the log scale there, of ``y: [*, *event]``.
 
-    Args:
-        log_scale_and_shift: of z, each ``[*, *event]``.
-        y: ``[*, *event]``.
-        order: the places of the numbers of an event, from 0; ``[*event]``, or what broadcasts to it.
-
-    Returns:
-        z, and the log scale there.
+    A number's own scale and shift depend on those before it in ``order``, their places from 0, which broadcasts to
+    ``[*event]``.
     """
     z = torch.zeros_like(y)
     for place in range(order.numel()):

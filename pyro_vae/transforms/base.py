@@ -102,11 +102,7 @@ class Bijection(Transform):
 
     Anything that takes a ``Transform`` takes it, such as Pyro's ``TransformedDistribution``, which then scores its own
     draws by the inverse, as any value; :class:`~pyro_vae.transforms.NormalizingFlow` scores them as they were made.
-
-    Args:
-        step: the step, whose ``latent_shape`` says which of the last dimensions are one latent.
-        theta: what both its directions are given.
-        inverted: whether it is the step's inverse.
+    The step's ``latent_shape`` says which of the last dimensions are one latent.
     """
 
     bijective = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -14,15 +14,6 @@ from torch.distributions import ComposeTransform, Transform
 from pyro_vae import _pyro
 from pyro_vae.distributions.base import validated
 from pyro_vae.transforms.base import Bijection
-
-
-class _Draw(NamedTuple):
-    """A value, the base's draw that it was carried from, the log-determinants by step, and whether gradients were."""
-
-    value: Tensor
-    base: Tensor
-    ladjs: list[Tensor]
-    recorded: bool
 
 
 class NormalizingFlow(dist.TransformedDistribution):
@@ -41,7 +32,7 @@ class NormalizingFlow(dist.TransformedDistribution):
             :class:`~pyro_vae.transforms.Step`.
 
     Raises:
-        NotImplementedError, KeyError: if a value has to be scored by a step of Pyro's that has no inverse.
+        NotImplementedError: if a value has to be scored by a step of Pyro's that has no inverse.
 
     Source: Rezende & Mohamed (2015), eq. 5 to 7.
 
@@ -56,7 +47,8 @@ class NormalizingFlow(dist.TransformedDistribution):
     ) -> None:
         transforms = [transforms] if isinstance(transforms, Transform) else transforms
         super().__init__(base_distribution, _parts(transforms), validate_args=validate_args)
-        self._drawn: _Draw | None = None
+        # The last draw, that of the base, the log-determinants of the steps, and whether their graph was recorded.
+        self._drawn: tuple[Tensor, Tensor, list[Tensor], bool] | None = None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NormalizingFlow:
         new = super().expand(batch_shape, self.__new__(type(self)) if _instance is None else _instance)
@@ -86,21 +78,27 @@ class NormalizingFlow(dist.TransformedDistribution):
         for step in self.transforms:
             value, ladj = _call_and_ladj(step, value)
             ladjs.append(ladj)
-        self._drawn = _Draw(value, base, ladjs, torch.is_grad_enabled())
+        self._drawn = value, base, ladjs, torch.is_grad_enabled()
         return value
 
     def _way_to(self, value: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The base's draw that becomes ``value``, and the log-determinant of each step on its way."""
-        drawn = self._drawn
-        if drawn is not None and drawn.value is value:
+        if self._drawn is not None and self._drawn[0] is value:
+            _, base, ladjs, recorded = self._drawn
             is_leaf = value.requires_grad and value.grad_fn is None  # of a graph that begins after the draw
-            if not torch.is_grad_enabled() or (drawn.recorded and not is_leaf):
-                return drawn.base, drawn.ladjs
+            if not torch.is_grad_enabled() or (recorded and not is_leaf):
+                return base, ladjs
         base, ladjs = value, []
         for step in reversed(self.transforms):
-            base, ladj = _call_and_ladj(step.inv, base)
-            ladjs.append(-ladj)
-        return base, ladjs[::-1]
+            try:
+                base, ladj = _call_and_ladj(step.inv, base)
+            except KeyError as error:  # of Pyro's, which look for their own draws
+                raise NotImplementedError(
+                    f"{type(step).__name__} has no inverse, so the flow scores its last draw alone, and with gradients "
+                    "only one that was drawn with them"
+                ) from error
+            ladjs.insert(0, -ladj)
+        return base, ladjs
 
 
 def _parts(transforms: Iterable[Transform]) -> list[Transform]:
