@@ -12,6 +12,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import Normal
 
+from pyro_vae._checks import one_of
 from pyro_vae.distributions import LowRankNormal, MatrixNormal, Rows
 
 WeightNoise = Literal["shared", "local", "flipout"]
@@ -48,14 +49,9 @@ class Noise(Messenger):
 
     def __init__(self, kind: WeightNoise) -> None:
         super().__init__()
-        if kind not in get_args(WeightNoise):
-            raise ValueError(f"the noise of weights is one of {', '.join(get_args(WeightNoise))}; got {kind!r}.")
+        one_of(get_args(WeightNoise), noise=kind)
         self.kind = kind
         self.drawn: list[tuple[Tensor, Any]] = []
-
-    def __enter__(self) -> Any:
-        self.drawn = []
-        return super().__enter__()
 
     def __exit__(self, *error: Any) -> Any:
         self.drawn = []

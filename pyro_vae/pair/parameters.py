@@ -21,7 +21,6 @@ from pyro_vae._pyro import remember_unconstrained
 
 LOCAL = "pyro_params"
 
-#: Gives a pair the module of a parameter that was announced by a name; False if it is not to be found.
 Claim = Callable[[str, nn.Parameter], bool]
 
 
@@ -31,7 +30,7 @@ class LocalParameters(nn.Module):
     It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them.
 
     Args:
-        refusal: why there can be none.
+        refusal: why ``{name}`` cannot be one, where there can be none.
     """
 
     def __init__(self, refusal: str = "") -> None:
@@ -48,11 +47,7 @@ class LocalParameters(nn.Module):
         return isinstance(name, str) and self._key(name) in self._parameters
 
     def create(self, name: str, init: Tensor, constraint: constraints.Constraint) -> None:
-        """Adds ``name``, with the value ``init`` in the constrained space.
-
-        Raises:
-            TypeError: if there can be none.
-        """
+        """Adds ``name``, with the value ``init`` in the constrained space; a ``TypeError`` where there can be none."""
         if self.refusal:
             raise TypeError(self.refusal.format(name=name))
         with torch.no_grad():

@@ -12,23 +12,8 @@ from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
-from pyro_vae.networks.shapes import HasInShape, HasOutShape
-
-__all__ = [
-    "ChecksBatch",
-    "ChecksBuffer",
-    "HasContextDim",
-    "HasInShape",
-    "HasLatentDim",
-    "HasNetworkShape",
-    "HasNumLevels",
-    "HasOutShape",
-    "HasPosteriorPredictive",
-    "HasRandomWeights",
-    "HasRunningStatistics",
-    "SamplesWeights",
-    "TrainedPair",
-]
+from pyro_vae.networks.shapes import HasInShape as HasInShape
+from pyro_vae.networks.shapes import HasOutShape as HasOutShape
 
 #: A pair. On the command line, an argument of this type is the folder of the run that trained it.
 TrainedPair: TypeAlias = Annotated[nn.Module, "run folder"]

@@ -48,17 +48,13 @@ def shared_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str
 
 def problems(run: PairRun, size: int) -> list[str]:
     """What is wrong, by a run without particles on a batch of ``size`` data; a sentence for each thing."""
-    latents, drawn, observed = (
-        latent_sites(run.model_trace),
-        latent_sites(run.guide_trace),
-        observed_sites(run.model_trace),
-    )
+    in_model, in_guide = map(latent_sites, run)
     found = [*_plate_problems(run, size), *_name_problems(run)]
-    for name in [name for name in latents if name in drawn]:
-        found += _latent_problems(name, latents[name], drawn[name])
-    for name, site in observed.items():
+    for name in shared_latents(in_model, in_guide)[0]:
+        found += _latent_problems(name, in_model[name], in_guide[name])
+    for name, site in observed_sites(run.model_trace).items():
         found += _data_problems(name, site)
-    for which, trace in _guide_first(run):
+    for which, trace in zip(("model", "guide"), run, strict=True):
         for name, site in random_sites(trace).items():
             found += _parameter_problems(f"At site {name!r} of the {which} the", innermost(site["fn"]))
     return found
@@ -69,7 +65,7 @@ def density_problems(run: PairRun) -> list[str]:
     return [
         f"At site {name!r} of the {which} the log-probability is not finite for {int((~finite).sum())} of "
         f"{finite.numel()} values. Look for a scale close to 0 or very large data, and rescale or bound them."
-        for which, trace in _guide_first(run)
+        for which, trace in zip(("model", "guide"), run, strict=True)
         for name, site in random_sites(trace).items()
         if not (finite := torch.isfinite(site["log_prob"])).all()
     ]
@@ -83,12 +79,8 @@ def wrong_size(plate: str, which: str, got: int, size: int) -> str:
     )
 
 
-def _guide_first(run: PairRun) -> tuple[tuple[str, Trace], ...]:
-    return ("guide", run.guide_trace), ("model", run.model_trace)
-
-
 def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
-    for which, trace in (("model", run.model_trace), ("guide", run.guide_trace)):
+    for which, trace in zip(("model", "guide"), run, strict=True):
         plate = data_frame(trace)
         if plate is None and which == "model":
             yield (
@@ -125,7 +117,7 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
 
 
 def _name_problems(run: PairRun) -> Iterator[str]:
-    in_model, in_guide = latent_sites(run.model_trace), latent_sites(run.guide_trace)
+    in_model, in_guide = map(latent_sites, run)
     observed, plate = observed_sites(run.model_trace), data_frame(run.model_trace)
     # An observation says something of the data, and so does a factor in their plate.
     if all(isinstance(site["fn"], Unit) and (plate is None or not _inside(site, plate)) for site in observed.values()):
@@ -192,9 +184,9 @@ def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
         return "discrete values", torch.zeros(()), torch.zeros(())
     low = torch.as_tensor(support.lower_bound if isinstance(support, _FROM) else -math.inf)
     high = torch.as_tensor(support.upper_bound if isinstance(support, _TO) else math.inf)
-    if support is constraints.real or low.isfinite().all() or high.isfinite().all():
-        kind = {(False, False): "the real line", (True, True): "an interval"}
-        return kind.get((bool(low.isfinite().all()), bool(high.isfinite().all())), "a half-line"), low, high
+    ends = int(low.isfinite().all()) + int(high.isfinite().all())
+    if support is constraints.real or ends:
+        return ("the real line", "a half-line", "an interval")[ends], low, high
     return f"a {type(support).__name__.strip('_').lower()}", torch.zeros(()), torch.zeros(())
 
 

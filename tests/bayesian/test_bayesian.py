@@ -500,7 +500,7 @@ def test_random_twice() -> None:
         (lambda: ScaleMixture((2, 3), probability=1.0), "in \\(0, 1\\)"),
         (lambda: MeanField(torch.zeros(2, 3), -1.0), "positive"),
         (lambda: LowRank(torch.zeros(2, 3), rank=0), "at least 1"),
-        (lambda: Noise("global"), "shared, local, flipout"),
+        (lambda: Noise("global"), "'shared', 'local', 'flipout'"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:

@@ -297,7 +297,7 @@ def test_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"no network 'decoder'.*likelihood.network"):
         mlp(networks=("decoder",))
-    with pytest.raises(ValueError, match="shared, local, flipout"):
+    with pytest.raises(ValueError, match="'shared', 'local', 'flipout'"):
         mlp(noise="global")
     with pytest.raises(ValueError, match="larger than the training set"):
         pv.fit(mlp(), X, batch_size=100)
