@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
+from pyro_vae.pair.protocols import HasNetworkShape
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -46,7 +47,8 @@ def with_network(
     """
     asked: Any = None
     with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
-        asked = make(nn.Identity()).network_shape  # what looks at its network has to take the default
+        part = make(nn.Identity())  # what looks at its network has to take the default
+        asked = part.network_shape if isinstance(part, HasNetworkShape) else None
     return make(network(tuple(default) if asked is None else tuple(asked(shape))))
 
 

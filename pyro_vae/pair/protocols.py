@@ -15,9 +15,6 @@ from torch import nn
 from pyro_vae.networks.shapes import HasInShape as HasInShape
 from pyro_vae.networks.shapes import HasOutShape as HasOutShape
 
-#: A pair. On the command line, an argument of this type is the folder of the run that trained it.
-TrainedPair: TypeAlias = Annotated[nn.Module, "run folder"]
-
 # Pairs
 
 #: A pair. On the command line, an argument of this type is the folder of the run that trained it.
