@@ -50,6 +50,11 @@ def is_deterministic(site: Any) -> bool:
     return bool((site["infer"] or {}).get("_deterministic"))
 
 
+def enumeration_dim(infer: Any) -> int | None:
+    """Along which dimension, from the right, a site has all of its values; ``None`` where it has one."""
+    return infer.get("_enumerate_dim")
+
+
 def is_subsample(site: Any) -> bool:
     """Whether it is the draw of a plate's indices."""
     return isinstance(site["fn"], _Subsample)

@@ -63,6 +63,16 @@ def test_is_deterministic() -> None:
     assert [_pyro.is_deterministic(nodes[name]) for name in ("sum", "x")] == [True, False]
 
 
+def test_enumeration_dim() -> None:
+    def model() -> None:
+        pyro.sample("y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    nodes = sites(poutine.enum(model, first_available_dim=-3))
+    assert [_pyro.enumeration_dim(nodes[name]["infer"]) for name in ("y", "z")] == [-3, None]
+    assert nodes["y"]["value"].shape == (2, 1, 1)
+
+
 def test_is_subsample() -> None:
     def model() -> None:
         with pyro.plate("data", 10, subsample_size=3):

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyro_vae import plotting
 from pyro_vae.training.checkpoint import write_text
@@ -70,6 +72,6 @@ def _listed(value: Any) -> Any:
     """An array, a number of numpy's, a tensor or a path as JSON can hold it."""
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
         return value.tolist()
     raise TypeError(f"{value!r} cannot be written as JSON: give numbers, text, lists, dictionaries, arrays or tensors.")

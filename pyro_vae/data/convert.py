@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Sp
         return Split(*data.tensors, binarization=binarization, seed=seed, name=name)
     if isinstance(data, DataLoader):
         return Stream(data, binarization=binarization, seed=seed, name=name)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
         tensors, labels = _read(data)
         return Split(*tensors, labels=labels, binarization=binarization, seed=seed, name=name)
     hint = ""
@@ -125,7 +126,9 @@ def _item(value: Any, i: int) -> Tensor:
         return tensor(value, f"item {i} of the dataset")
     if isinstance(value, (int, float, np.number, np.bool_)):
         return torch.tensor(value)
-    if hasattr(value, "getbands"):  # a PIL image, without importing PIL
+    from PIL.Image import Image  # which torchvision brings along
+
+    if isinstance(value, Image):
         array = np.asarray(value.convert("RGB") if value.mode == "P" else value)
         return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
     raise TypeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -194,6 +195,14 @@ class Split:
         return self._with(lambda t: t.to(device))
 
 
+@runtime_checkable
+class _KnowsEpochs(Protocol):
+    """A sampler that is shuffled anew in each epoch where it is told so, as torch's distributed ones."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The number of the epoch that begins."""
+
+
 class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
@@ -270,7 +279,7 @@ class Stream:
             return None
 
     def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        if hasattr(self.loader.sampler, "set_epoch"):
+        if isinstance(self.loader.sampler, _KnowsEpochs):
             self.loader.sampler.set_epoch(epoch)
         with draws.own_torch_seed(draws.LOADER, seed, epoch):  # workers and sampler take their seeds in these two calls
             iterator = iter(self.loader)

@@ -10,6 +10,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
+from pyro_vae._pyro import enumeration_dim
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
@@ -56,7 +57,7 @@ class EnumeratedRun(Run):
         # A probability knows neither the scale nor the mask of its site.
         logits = [self.each_datum(site.density, site) / share for site in self.guide.values() if _is_enumerated(site)]
 
-        dims = [site.infer["_enumerate_dim"] + self.nesting - 2 for site in self.alone]
+        dims = [dim + self.nesting - 2 for site in self.alone if (dim := enumeration_dim(site.infer)) is not None]
         log_p = torch.zeros_like(log_q)
         factors = []  # of the sum over the values that the model alone has
         for value, term in values:
@@ -203,7 +204,7 @@ def _expected(probability: Tensor, value: Tensor) -> Tensor:
 
 
 def _is_enumerated(site: Site) -> bool:
-    return not site.observed and site.infer.get("_enumerate_dim") is not None
+    return not site.observed and enumeration_dim(site.infer) is not None
 
 
 def _in_parallel(site: Any) -> InferDict:

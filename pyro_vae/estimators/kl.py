@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
@@ -18,6 +18,7 @@ from pyro_vae.estimators.bounds import Mean
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Pathwise, StickingTheLanding
 from pyro_vae.estimators.run import Run, Term
+from pyro_vae.pair.structure import check_order
 
 
 class ClosedForm(Estimator, TraceMeanField_ELBO):
@@ -31,13 +32,7 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
         self._said: set[str] = set()  # the sites whose KL is sampled, each named once
 
     def _check(self, run: Run) -> None:
-        in_model, in_guide = shared_latents(run.model, run.latents)
-        if in_model != in_guide:
-            raise ValueError(
-                f"{type(self).__name__} needs a guide that draws the latents in the model's order; the model draws "
-                f"{', '.join(in_model)}, the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use "
-                "SGVB_A, or reorder the guide."
-            )
+        check_order(type(self).__name__, run.model, run.latents)
         Pathwise().check_sites(type(self).__name__, run)
 
     def _terms(self, run: Run) -> list[Term]:
@@ -67,23 +62,11 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
         return terms
 
 
-def shared_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The latents that both programs draw, in the model's and in the guide's order.
-
-    A closed-form KL of one site given another is right only where guide and model share the order of dependence.
-
-    Args:
-        model, guide: names of sites, in the order of the program; of the guide its latents alone.
-    """
-    model, guide = list(model), list(guide)
-    return [name for name in model if name in guide], [name for name in guide if name in model]
-
-
 def closed_kl(q: Any, p: Any) -> Tensor | None:
     """KL(q || p), shaped as the batch of q; ``None`` if no closed form is registered."""
-    density = getattr(innermost(q), "log_density", 0)
-    if isinstance(density, Tensor) or density != 0:
-        return None  # a Delta that stands for a transformed variable, which its registered KL forgets
+    base = innermost(q)
+    if isinstance(base, Delta) and (isinstance(base.log_density, Tensor) or base.log_density != 0):
+        return None  # it stands for a transformed variable, whose density its registered KL forgets
     try:
         return torch.as_tensor(kl_divergence(q, p)).expand(q.batch_shape)
     except NotImplementedError:

@@ -20,12 +20,13 @@ from pyro_vae.estimators.gradients import (
     Split,
     StickingTheLanding,
 )
-from pyro_vae.estimators.kl import ClosedForm, shared_latents
+from pyro_vae.estimators.kl import ClosedForm
 from pyro_vae.estimators.objectives import MonteCarloEM, Phase, Phases, WakeSleep
 from pyro_vae.estimators.penalties import TCVAE, Balanced, Capacity, FreeBits
 from pyro_vae.estimators.run import Number, Run, Site
 from pyro_vae.pair import evaluating, latent_sites
 from pyro_vae.pair import run as run_pair
+from pyro_vae.pair.structure import shared_latents
 
 __all__ = [
     "CIWAE",
