@@ -31,6 +31,7 @@ from pyro_vae import (
     bayesian,
     distributions,
     likelihoods,
+    networks,
     posteriors,
     priors,
     transforms,
@@ -73,6 +74,21 @@ def images() -> tuple[Tensor, ...]:
 
 def vectors() -> tuple[Tensor, ...]:
     return (binary(6),)
+
+
+def gray(*event_shape: int, size: int = 5) -> torch.Tensor:
+    """Gray levels, the lowest and the highest among them."""
+    k = torch.randint(256, (size, *event_shape), generator=torch.Generator().manual_seed(5))
+    k.view(-1)[:2] = torch.tensor([0, 255])
+    return k / 255
+
+
+def uniform(*event_shape: int, size: int = 5) -> torch.Tensor:
+    return torch.rand(size, *event_shape, generator=torch.Generator().manual_seed(4))
+
+
+def counts(*event_shape: int, size: int = 5) -> torch.Tensor:
+    return torch.randint(20, (size, *event_shape), generator=torch.Generator().manual_seed(6)).float()
 
 
 # Systems
@@ -157,7 +173,7 @@ BOTH = ("likelihood.network", "posterior.network")
 # Options by which a system's programs are others; ``tests/models`` has what else they do.
 SYSTEM_VARIANTS: dict[str, System] = {
     "ConvVAE, strided": SYSTEMS["ConvVAE"].but(
-        lambda: (gray(*IMAGE),), hidden=None, activation=nn.LeakyReLU, normalization="batch", likelihood=Gaussian
+        lambda: (uniform(*IMAGE),), hidden=None, activation=nn.LeakyReLU, normalization="batch", likelihood=Gaussian
     ),
     "ConvVAE, flow": SYSTEMS["ConvVAE"].but(gated=True, transforms=[transforms.Planar], num_transforms=2),
     "VariationalGP, amortized": SYSTEMS["VariationalGP"].but(amortized_inputs=True, mean=binary(6).mean(0)),
@@ -196,6 +212,26 @@ SYSTEM_VARIANTS: dict[str, System] = {
 }
 
 
+# Networks
+
+MAPS = (2, 5, 7)
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "MLP": partial(MLP, (2, 3), (2, 4), (6, 5)),
+    "GatedMLP": partial(networks.GatedMLP, (2, 3), (2, 4), (6, 5)),
+    "ResidualMLP": partial(networks.ResidualMLP, (2, 3), (2, 4), (6, 6)),
+    "ConvEncoder": partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), 6),
+    "ConvEncoder, gated": partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), 6, gated=True),
+    "ConvEncoder, no hidden layer": partial(networks.ConvEncoder, MAPS, (2, 4), (3, 4), None),
+    "ConvDecoder": partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 6),
+    "ConvDecoder, gated": partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 6, gated=True),
+    "ConvDecoder, no hidden layer": partial(networks.ConvDecoder, 4, (2, *MAPS), (4, 3), 0),
+    "ResidualEncoder": partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), 6),
+    "ResidualEncoder, no hidden layer": partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), None),
+    "ResidualDecoder": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 6),
+    "ResidualDecoder, no hidden layer": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 0),
+}
+
+
 # Posteriors of random weights, of their mean ``[rows, columns]`` and a scale
 WEIGHT_POSTERIORS: dict[str, Callable[..., nn.Module]] = {
     "MeanField": bayesian.MeanField,
@@ -205,28 +241,10 @@ WEIGHT_POSTERIORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-# Estimators
+# Estimators, and those whose guide learns by another objective than the bound
 
-
-@dataclass(frozen=True)
-class Objective:
-    """A row of an estimator: how it is made, and see :class:`~pyro_vae.testing.EstimatorLaws`."""
-
-    make: Callable[..., Estimator]
-    unbiased: tuple[str, ...] = ("model", "guide")
-    side: str | None = "below"
-
-
-def _objectives() -> dict[str, Objective]:
-    rows = {name: Objective(make) for name, make in {**MADE, **VARIANTS}.items()}
-    for name in rows:
-        if name.startswith(("PIWAE", "WakeSleep", "ReweightedWakeSleep")):
-            rows[name] = replace(rows[name], unbiased=("model",))
-    rows["Renyi, negative"] = replace(rows["Renyi, negative"], side=None)
-    return rows
-
-
-ESTIMATORS = _objectives()
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {**MADE, **VARIANTS}
+OTHER_FOR_THE_GUIDE = ("PIWAE", "WakeSleep", "ReweightedWakeSleep")
 
 
 # Distributions: what differs of each from pyro_vae.testing.DistributionLaws
@@ -509,21 +527,6 @@ POSTERIORS: dict[str, Latent] = {
 # Likelihoods
 
 
-def gray(*event_shape: int, size: int = 5) -> torch.Tensor:
-    """Gray levels, the lowest and the highest among them."""
-    k = torch.randint(256, (size, *event_shape), generator=torch.Generator().manual_seed(5))
-    k.view(-1)[:2] = torch.tensor([0, 255])
-    return k / 255
-
-
-def uniform(*event_shape: int, size: int = 5) -> torch.Tensor:
-    return torch.rand(size, *event_shape, generator=torch.Generator().manual_seed(4))
-
-
-def counts(*event_shape: int, size: int = 5) -> torch.Tensor:
-    return torch.randint(20, (size, *event_shape), generator=torch.Generator().manual_seed(6)).float()
-
-
 @dataclass(frozen=True)
 class Pixels:
     """A row of a likelihood.
@@ -536,9 +539,9 @@ class Pixels:
     """
 
     kind: Any
-    data: Callable[..., torch.Tensor]
+    data: Callable[..., Tensor]
     options: dict[str, Any] = field(default_factory=dict)
-    off: Callable[[torch.Tensor], torch.Tensor] | None = None
+    off: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, network: nn.Module | None = None, event: tuple[int, ...] = (6,), **options: Any) -> Any:
         """With the network given, or with the one that it asks for, from a latent of 2."""
@@ -550,7 +553,7 @@ class Pixels:
         return VAE(priors.StandardNormal(2), DiagonalNormal(MLP(event, (2, 2), (8,))), self(event=event))
 
 
-def _half_a_level(x: torch.Tensor) -> torch.Tensor:
+def _half_a_level(x: Tensor) -> Tensor:
     return x + 0.5 / 255
 
 
