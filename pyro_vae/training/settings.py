@@ -1,10 +1,10 @@
-"""The arguments of fit() as one value, which checks itself and says what it is."""
+"""The arguments of fit() as one value, which checks itself."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,10 +115,6 @@ class Settings:
     def moved(self) -> dict[str, Any]:
         """What is to be moved, by name: ``schedules``, and beta where it was given."""
         return dict(sorted({**(self.schedules or {}), **({} if self.beta is None else {"beta": self.beta})}.items()))
-
-    def described(self) -> dict[str, str]:
-        """Each setting as a text that is the same in another process."""
-        return {field.name: described(getattr(self, field.name)) for field in fields(self)}
 
 
 def described(value: Any) -> str:

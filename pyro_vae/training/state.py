@@ -108,7 +108,7 @@ def configuration(
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     follows = any(map(callable, schedules.given.values())) or isinstance(settings.scheduler, Schedule)
     return {
-        **settings.described(),
+        **{name: described(value) for name, value in vars(settings).items()},
         "pair": f"{type(pair).__module__}.{type(pair).__qualname__}",
         "networks": repr(pair),
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},

@@ -1,6 +1,7 @@
 """fit(): the same bits for the same seed, resumed or not; what it refuses; what it leaves behind."""
 
 import functools
+import inspect
 import json
 import math
 import os
@@ -439,6 +440,8 @@ def test_not_finite_keeps_the_last_good_checkpoint(data, tmp_path):
         fit(make(), data, epochs=5, out=tmp_path, callbacks=[poison], checkpoint_every=1e-9)
     tensors, state = checkpoint.load(tmp_path / "checkpoint")
     assert state["epoch"] == 1
+    assert {**inspect.signature(pyro_vae.fit).parameters}.keys() - {"pair", "data"} < state["configuration"].keys()
+    assert state["configuration"]["epochs"] == "5"
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("pair/"))
 
 
