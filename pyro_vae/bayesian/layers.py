@@ -19,8 +19,7 @@ from pyro_vae.bayesian.noise import POSTERIOR, product
 class BayesianLayer(PyroModule):
     r"""A layer whose weights are a random variable, ``weights: [R, C]``, a ``PyroSample`` of the prior.
 
-    R outputs and C inputs; a bias is the column of an input that is always 1. Reading ``weights`` in a Pyro program
-    draws them once for the run.
+    R outputs and C inputs; a bias is the column of an input that is always 1. A run of a program draws them once.
 
     Args:
         layer: the layer as it is: its weights are where the posterior starts.

@@ -43,8 +43,7 @@ class MeanField(WeightPosterior):
     r"""Independent weights, :math:`q(\theta) = \mathcal N(\mathrm{loc}, \mathrm{scale}^2)`.
 
     Args:
-        loc: ``[R, C]``, see :class:`WeightPosterior`.
-        scale: at the start, see :class:`WeightPosterior`.
+        loc, scale: see :class:`WeightPosterior`.
 
     Source: Kingma & Welling (2013), appendix F; Graves (2011).
     """
@@ -64,8 +63,7 @@ class LowRank(WeightPosterior):
         \mathrm{vec}(\theta) \sim \mathcal N(\mathrm{loc}, S (I + F F^\top) S), \quad S = \mathrm{diag}(\mathrm{scale})
 
     Args:
-        loc: ``[R, C]``, see :class:`WeightPosterior`.
-        scale: at the start, see :class:`WeightPosterior`.
+        loc, scale: see :class:`WeightPosterior`.
         rank: number of columns of F.
 
     Raises:
@@ -93,8 +91,7 @@ class MatrixVariate(WeightPosterior):
     It has R (R + 1) / 2 + C (C + 1) / 2 parameters for the covariance, where :class:`MeanField` has R C.
 
     Args:
-        loc: ``[R, C]``, see :class:`WeightPosterior`.
-        scale: at the start, see :class:`WeightPosterior`.
+        loc, scale: see :class:`WeightPosterior`.
 
     Source: Louizos & Welling (2016), section 3.1.
     """
@@ -112,12 +109,10 @@ class MatrixVariate(WeightPosterior):
 class FullCovariance(WeightPosterior):
     r"""Weights of a layer with any covariance, :math:`\mathrm{vec}(\theta) \sim \mathcal N(\mathrm{loc}, L L^\top)`.
 
-    For small layers: L has as many rows as the layer has weights. On a linear model with Gaussian noise it holds the
-    exact posterior.
+    For small layers: L has as many rows as the layer has weights. It holds the exact posterior of a linear model.
 
     Args:
-        loc: ``[R, C]``, see :class:`WeightPosterior`.
-        scale: at the start, see :class:`WeightPosterior`.
+        loc, scale: see :class:`WeightPosterior`.
     """
 
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:

@@ -2,8 +2,7 @@ r"""Families with a reparameterized sampler, by the three ways of Kingma & Welli
 
 Each is Pyro's distribution with a sampler whose draws stay inside the open support in floating point, where torch's
 own may give exactly 0, 1 or infinity and so an infinite log-probability. A draw that float32 cannot tell from the
-boundary is put next to it. ``arg_constraints`` says what each parameter has to be; :func:`constrained` maps a number of
-any size to it.
+boundary is put next to it. :func:`constrained` maps any number to what ``arg_constraints`` asks of a parameter.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ class Bernoulli(Likelihood):
     Args:
         network: ``z: [*, latent_dim] -> [*, *event]``, the logits of the mean m.
         support: ``"binary"``, or ``"unit_interval"`` to take gray pixels on purpose. The value is then the negative
-            cross-entropy that papers report for gray MNIST, and no log-probability of the image; for that, see
-            :class:`ContinuousBernoulli`.
+            cross-entropy that papers report for gray MNIST; :class:`ContinuousBernoulli` is a density of the image.
 
     Raises:
         ValueError: if ``support`` is something else.

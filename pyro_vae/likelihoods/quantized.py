@@ -57,8 +57,7 @@ class DiscretizedLogistic(LocationScale):
         num_levels: L, see :class:`Categorical`.
 
     Raises:
-        ValueError: as :class:`~pyro_vae.likelihoods.LocationScale`, and if ``num_levels`` is no whole number of at
-            least 2.
+        ValueError: as :class:`~pyro_vae.likelihoods.LocationScale`, and if ``num_levels`` is below 2.
 
     Source: Kingma et al. (2016), appendix (one learned scale a channel; here one for all, ``scale="shared"``).
     """
@@ -98,8 +97,7 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         min_log_scale: see :class:`~pyro_vae.likelihoods.LocationScale`.
 
     Raises:
-        ValueError: if a count is too small or no whole number, ``min_log_scale`` is not below 15, or the network does
-            not give the parameters.
+        ValueError: if a count is too small, ``min_log_scale`` is not below 15, or the network gives another shape.
 
     Source: Salimans et al. (2017), section 2.1.
     """

@@ -30,12 +30,11 @@ class LocationScale(Likelihood):
             The floor is soft and moves no log scale that is more than 1 above it
             (:func:`pyro_vae.distributions.pixels.soft_floor`). Lower it for data on a smaller scale than [0, 1].
 
-    A learned log scale a above 15 (a scale of 3.3 million) is read as 15 + log(a - 14), so that the scale goes on
-    linearly and does not overflow.
+    A learned log scale a above 15 (a scale of 3.3 million) is read as 15 + log(a - 14): the scale goes on linearly.
 
     Raises:
-        ValueError: if ``scale`` is not positive and finite, ``min_log_scale`` is not below 15, or the network does not
-            give what ``scale`` asks for.
+        ValueError: if ``scale`` is not positive and finite, ``min_log_scale`` not below 15, or the network gives
+            another shape.
     """
 
     _scales: tuple[str, ...] = ("shared",)
@@ -103,8 +102,7 @@ class Normal(LocationScale):
     (:class:`~pyro_vae.distributions.pixels.OptimalNormal`), and the gradient of the summed log-likelihood is that of
     :math:`-\frac{N D}{2} \log \mathrm{MSE}`. Such a scale depends on the data that it scores. In evaluation mode it is
     therefore fixed, and p(x | z) a density: its square is the buffer ``mean_square``, a running mean of the batches'
-    errors in training, as batch norm keeps it. The first ten batches count equally; then each new one counts 1/10.
-    Before any training it is 1.
+    errors in training, from 1 on. The first ten batches count equally; then each new one counts 1/10.
 
     Args:
         network: ``z: [*, latent_dim]`` to ``[*, *event]``, the mean; or, where ``scale`` is ``None``, to

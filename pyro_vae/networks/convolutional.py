@@ -117,8 +117,7 @@ class ConvDecoder(Convolutional):
 class ResidualEncoder(Convolutional):
     r"""Residual blocks of stride 2 and a hidden layer: images ``[*, C, H, W] -> [*, *out_shape]``.
 
-    A 3 x 3 convolution, then blocks of two 3 x 3 convolutions, the first of them of stride 2, beside a 1 x 1
-    convolution of stride 2:
+    A 3 x 3 convolution, then blocks of two 3 x 3 convolutions, the first of stride 2, beside a 1 x 1 one of stride 2:
 
     .. math:: h_0 = W_0 * x, \qquad h_l = S_l * h_{l-1} + W_l' * \phi(W_l * \phi(h_{l-1}))
 

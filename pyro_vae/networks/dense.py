@@ -33,8 +33,7 @@ class MLP(_Dense):
         dropout: probability with which a hidden unit is dropped in training.
 
     Raises:
-        ValueError: if a size is below 1, ``normalization`` is something else, ``dropout`` is not in [0, 1), or the
-            input has another event shape.
+        ValueError: if a size or an option is out of its range, or the input has another event shape.
 
     Source: Ioffe & Szegedy (2015), Ba et al. (2016), Salimans & Kingma (2016), for the normalizations.
 

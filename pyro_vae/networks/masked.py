@@ -19,8 +19,7 @@ class MaskedConv2d(nn.Conv2d):
 
     where :math:`(r, s) \prec (i, j)` is r < i, or r = i and s < j; with the mask ``"B"`` also (r, s) = (i, j). Height
     and width stay as they are. A network whose first layer has the mask ``"A"`` and whose others have ``"B"`` gives
-    for each pixel the parameters of a distribution given the pixels before it. All channels of a pixel are taken
-    together.
+    for each pixel, all its channels, the parameters of a distribution given the pixels before it.
 
     Args:
         in_channels: channels of the input.

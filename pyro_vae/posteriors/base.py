@@ -16,8 +16,7 @@ class Posterior(nn.Module):
 
     Args:
         network: ``x: [*, B, *event]`` to what :meth:`network_shape` says, after the leading ``[*, B]``.
-        event_dim: number of event dimensions of ``x``; images ``[C, H, W]`` have 3. By default what the network's
-            ``in_shape`` says, or 1.
+        event_dim: number of event dimensions of ``x``; images have 3. By default that of the network's ``in_shape``.
     """
 
     def __init__(self, network: nn.Module, event_dim: int | None = None) -> None:

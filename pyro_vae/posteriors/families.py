@@ -92,8 +92,7 @@ class StudentT(FamilyPosterior):
         network: ``x: [*, B, *event]`` to ``[*, B, 3, latent_dim]``: df, loc and scale stacked; or, where ``df`` is
             given, ``[*, B, 2, latent_dim]``: loc and scale.
         event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
-        df: degrees of freedom of all dimensions, or ``None`` for those that the network gives. At 1 or less z has no
-            mean.
+        df: degrees of freedom of all dimensions, or ``None``, as the network gives them. At 1 or less z has no mean.
 
     Raises:
         ValueError: if ``df`` is not positive, or the network does not give what ``df`` asks for.

@@ -26,11 +26,9 @@ class Flow(Posterior):
         base: :math:`q_0`, any posterior of h, for example ``DiagonalNormal(MLP(H, (2, D)))``.
         transforms: the steps :math:`f_1, \dots, f_T`, each a :class:`~pyro_vae.transforms.Step`, Pyro's
             ``TransformModule`` or ``ConditionalTransformModule``, or a ``Transform`` without parameters:
-            ``ExpTransform()`` for positive z. Amortized steps (with a ``context_dim``) and Pyro's conditional ones
-            depend on h.
+            ``ExpTransform()`` for positive z. Those with a ``context_dim`` and Pyro's conditional ones depend on h.
         network: ``x: [*, B, *event] -> [*, B, H]``, shared by base and steps; without it h is x itself.
-        event_dim: number of event dimensions of x, see :class:`~pyro_vae.posteriors.Posterior`; without a network that
-            of the base.
+        event_dim: see :class:`~pyro_vae.posteriors.Posterior`; without a network that of the base.
 
     Raises:
         ValueError: if there is no step, base and steps are built for latents of different sizes, or amortized steps

@@ -19,8 +19,7 @@ class DiagonalNormal(FamilyPosterior):
     r"""Gaussian with diagonal covariance, :math:`q(z \mid x) = \mathcal N(\mathrm{loc}(x), \mathrm{scale}(x)^2)`.
 
     Args:
-        network: ``x: [*, B, *event] -> [*, B, 2, latent_dim]``, loc and log variance stacked, so that
-            scale = exp(log variance / 2).
+        network: ``x: [*, B, *event] -> [*, B, 2, latent_dim]``, loc and log variance, 2 log(scale), stacked.
         event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
 
     Raises:
@@ -90,8 +89,7 @@ class LowRankNormal(Posterior):
         event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
 
     Raises:
-        ValueError: if ``rank`` is below 1, the network does not give 2 + rank stacked parameters, or the latent is no
-            vector.
+        ValueError: if ``rank`` is below 1, or the network does not give 2 + rank stacked vectors.
 
     Source: Rezende, Mohamed & Wierstra (2014), section 4.3; Ong, Nott & Smith (2018), section 3.
     """

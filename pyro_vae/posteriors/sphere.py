@@ -37,8 +37,7 @@ class PowerSpherical(_Spherical):
     Its draws need no rejection. The KL to :class:`~pyro_vae.priors.sphere.SphereUniform` is in closed form.
 
     Args:
-        network: ``x: [*, B, *event] -> [*, B, D + 1]``: the direction of loc, of any length, and one number whose
-            softplus is the concentration.
+        network: ``x: [*, B, *event] -> [*, B, D + 1]``: loc, of any length, and what softplus makes the concentration.
         event_dim: see :class:`~pyro_vae.posteriors.Posterior`.
 
     Raises:

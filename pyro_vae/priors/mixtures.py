@@ -21,8 +21,7 @@ from pyro_vae.pair.protocols import HasRunningStatistics
 class Mixture(Parametrized):
     r"""A mixture of K components, :math:`p(z) = \sum_k w_k \, p_k(z)`.
 
-    Unlike ``MixtureSameFamily`` it scores a batch of B values without K x B copies of the components' parameters. It is
-    not reparameterized.
+    Unlike ``MixtureSameFamily`` it scores B values without K x B copies of parameters. It is not reparameterized.
 
     Args:
         logits: ``[K]``, log of the weights w up to a constant.
@@ -115,16 +114,14 @@ class VampPrior(nn.Module):
 
     It evaluates the pair's own posterior, whose parameters stay the posterior's alone: they are in none of this
     module's ``parameters()``, ``state_dict()`` or ``to()``. A copy of the whole pair keeps the two together. Batch
-    normalization in it takes, in training, the statistics of the pseudo-inputs for them, but keeps running statistics
-    of data alone.
+    normalization in it takes the statistics of the pseudo-inputs for them, but keeps running statistics of data alone.
 
     Args:
         posterior: the posterior of the pair; it has to give a density at any z, so not ``SemiImplicitNormal``, nor
             one whose support moves with x (``Uniform``).
         event_shape: shape of one datum.
         num_components: K.
-        mean: ``[*event_shape]``, mean of the training data, where the pseudo-inputs start; by default 1/2, or 0 for
-            inputs without bounds.
+        mean: ``[*event_shape]``, of the data, where the pseudo-inputs start; by default 1/2, or 0 without bounds.
         noise: standard deviation of the pseudo-inputs about it at the start.
         unit_interval: whether the pseudo-inputs are kept in [0, 1], as pixels are, by a hard tanh.
 

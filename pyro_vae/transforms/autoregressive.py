@@ -22,9 +22,8 @@ class InverseAutoregressive(Step):
         (m_d, s_d) = \mathrm{MADE}(z_{<d}, \mathrm{context})
 
     or, not gated, :math:`y_d = e^{s_d} z_d + m_d`, with s held in [-5, 3], as is :math:`\log \sigma` in [-5, 0];
-    beyond, the gradient is that of a bound that is not there. Drawing takes one pass of the network,
-    scoring a given value D passes. The step ends with a reversal of the dimensions, so that the next one sees the
-    opposite order.
+    beyond, the gradient is that of a bound that is not there. Drawing takes one pass of the network, scoring a given
+    value D. The step ends with a reversal of the dimensions, so that the next one sees the opposite order.
 
     Args:
         latent_dim, context_dim: see :class:`Step`. With D = 1 the network sees the context alone.

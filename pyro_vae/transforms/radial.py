@@ -16,8 +16,7 @@ class Radial(Step):
 
     .. math:: y = z + \frac \beta {\alpha + r} (z - z_0), \quad r = \|z - z_0\|
 
-    with :math:`\alpha > 0` and :math:`\beta > -\alpha`, which makes it invertible. The inverse solves a quadratic
-    equation in r.
+    with :math:`\alpha > 0` and :math:`\beta > -\alpha`, which makes it invertible, by a quadratic equation in r.
 
     Args:
         latent_dim, context_dim: see :class:`Step`.
