@@ -57,7 +57,7 @@ def number(
 
 
 def _range(least: float, most: float, above: float, below: float) -> str:
-    ends = (("at least", least), ("above", above), ("at most", most), ("below", below))
+    ends = (("of at least", least), ("above", above), ("at most", most), ("below", below))
     said = [f"{word} {end:g}" for word, end in ends if math.isfinite(end)]
     return f" {' and '.join(said)}" if said else ""
 

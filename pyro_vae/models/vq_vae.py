@@ -67,6 +67,7 @@ class VQVAE(CodesVAE):
     Source: van den Oord, Vinyals & Kavukcuoglu (2017), Neural Discrete Representation Learning; Razavi, van den Oord &
     Vinyals (2019), Generating Diverse High-Fidelity Images with VQ-VAE-2.
 
+    >>> import torch
     >>> pair = VQVAE((1, 28, 28), num_codes=64, code_dim=16)
     >>> pair.guide(torch.rand(3, 1, 28, 28))
     >>> [tuple(level.event_shape) for level in pair.levels]

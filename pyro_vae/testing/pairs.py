@@ -360,7 +360,7 @@ class PairLaws:
         def fitted(seed: int, out: str, **options: Any) -> Any:
             made = self._made(seed)
             options["estimator"] = SGVB_A(max_plate_nesting=nesting_of(made))
-            options.update(epochs=3, batch_size=len(made.batch[0]) // 2, compile="eager", progress=False)
+            options.update(epochs=3, batch_size=-(-len(made.batch[0]) // 2), compile="eager", progress=False)
             return fit(made.pair, TensorDataset(*made.batch), out=tmp_path / out, checkpoint_every=0.0, **options)
 
         def stop(so_far: Any) -> None:

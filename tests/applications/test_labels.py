@@ -173,5 +173,5 @@ def test_the_figure_names_what_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match="expected K = "):
             classes_and_styles(samples, originals, moved, classes=classes)
-    with pytest.raises(ValueError, match=r"expected \[R, S, C, H, W\]"):
+    with pytest.raises(ValueError, match=r"samples have shape \[5, 4, 6\]; expected \[K, S, C, H, W\]"):
         classes_and_styles(left[0], data, right, classes="abc")

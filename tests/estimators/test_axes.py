@@ -118,7 +118,7 @@ def test_model_and_guide_by_opposite_bounds() -> None:
         (lambda: CIWAE(1.1, 3), r"elbo_weight has to be .* at least 0 and at most 1; got 1\.1"),
         (lambda: CIWAE(math.nan, 3), "elbo_weight .* got nan"),
         (lambda: CIWAE(0.5, 0), "num_particles has to be"),
-        (lambda: IWAE(3, beta=-1.0), "beta has to be a finite number at least 0"),
+        (lambda: IWAE(3, beta=-1.0), "beta has to be a finite number of at least 0"),
         # bounds and gradients that do not go together
         (
             lambda: Estimator(ImportanceWeighted(2), None, 3),

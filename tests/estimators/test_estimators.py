@@ -291,10 +291,10 @@ def test_beta_as_a_tensor_is_moved_in_place() -> None:
         ({"num_particles": 2.0}, r"num_particles has to be .* got 2\.0"),
         ({"max_plate_nesting": 0}, "max_plate_nesting has to be"),
         ({"max_plate_nesting": math.inf}, "max_plate_nesting has to be .* got inf"),
-        ({"beta": -0.1}, r"beta has to be a finite number at least 0; got -0\.1"),
-        ({"beta": torch.tensor(-0.5)}, r"beta has to be a finite number at least 0; got tensor\(-0\.5"),
-        ({"beta": math.inf}, r"beta has to be a finite number at least 0; got inf"),
-        ({"beta": math.nan}, "beta has to be a finite number at least 0; got nan"),
+        ({"beta": -0.1}, r"beta has to be a finite number of at least 0; got -0\.1"),
+        ({"beta": torch.tensor(-0.5)}, r"beta has to be a finite number of at least 0; got tensor\(-0\.5"),
+        ({"beta": math.inf}, r"beta has to be a finite number of at least 0; got inf"),
+        ({"beta": math.nan}, "beta has to be a finite number of at least 0; got nan"),
         ({"num_data": 0.5}, "num_data has to be .* got 0.5"),
     ],
 )
@@ -550,7 +550,7 @@ def test_numbers_at_other_values(make: Make) -> None:
     )
     for name in estimator.numbers:
         estimator.check_scheduled(name, 0.3)
-        with pytest.raises(ValueError, match=f"{name} has to be a finite number at least 0; got -0.3"):
+        with pytest.raises(ValueError, match=f"{name} has to be a finite number of at least 0; got -0.3"):
             estimator.check_scheduled(name, -0.3)
         with pytest.raises(TypeError):
             estimator.scheduled[name] = torch.tensor(0.3)  # type: ignore[index]

@@ -572,15 +572,15 @@ def test_tcvae_lowers_the_total_correlation() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Capacity(-1.0), r"capacity has to be a finite number at least 0; got -1.0"),
-        (lambda: Capacity(1.0, -2.0), r"gamma has to be a finite number at least 0; got -2.0"),
+        (lambda: Capacity(-1.0), r"capacity has to be a finite number of at least 0; got -1.0"),
+        (lambda: Capacity(1.0, -2.0), r"gamma has to be a finite number of at least 0; got -2.0"),
         (lambda: Capacity(1.0, beta=2.0), r"Capacity holds the KL at a capacity, so no beta weighs"),
-        (lambda: FreeBits(-0.1), r"free_nats has to be a finite number at least 0; got -0.1"),
-        (lambda: FreeBits(math.nan), r"free_nats has to be a finite number at least 0; got nan"),
+        (lambda: FreeBits(-0.1), r"free_nats has to be a finite number of at least 0; got -0.1"),
+        (lambda: FreeBits(math.nan), r"free_nats has to be a finite number of at least 0; got nan"),
         (lambda: FreeBits(0.1, "pixel"), r"per is one of 'unit', 'site'; got 'pixel'"),  # type: ignore[arg-type]
-        (lambda: TCVAE(-1.0), r"alpha has to be a finite number at least 0; got -1.0"),
-        (lambda: TCVAE(gamma=math.inf), r"gamma has to be a finite number at least 0; got inf"),
-        (lambda: TCVAE(beta=-1.0), r"beta has to be a finite number at least 0; got -1.0"),
+        (lambda: TCVAE(-1.0), r"alpha has to be a finite number of at least 0; got -1.0"),
+        (lambda: TCVAE(gamma=math.inf), r"gamma has to be a finite number of at least 0; got inf"),
+        (lambda: TCVAE(beta=-1.0), r"beta has to be a finite number of at least 0; got -1.0"),
         (lambda: TCVAE(sampling="all"), r"sampling is one of 'stratified', 'weighted'; got 'all'"),  # type: ignore[arg-type]
     ],
 )

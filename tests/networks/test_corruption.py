@@ -123,11 +123,11 @@ def test_a_compiled_network_sees_the_level_move(make: Callable[[float], Corrupti
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Masking(-0.1), "level has to be a finite number at least 0 and at most 1; got -0.1"),
+        (lambda: Masking(-0.1), "level has to be a finite number of at least 0 and at most 1; got -0.1"),
         (lambda: Masking(math.nan), "got nan"),
-        (lambda: SaltAndPepper(1.01), "level has to be a finite number at least 0 and at most 1; got 1.01"),
-        (lambda: GaussianNoise(-1.0), "level has to be a finite number at least 0; got -1.0"),
-        (lambda: GaussianNoise(math.inf), "a finite number at least 0; got inf"),
+        (lambda: SaltAndPepper(1.01), "level has to be a finite number of at least 0 and at most 1; got 1.01"),
+        (lambda: GaussianNoise(-1.0), "level has to be a finite number of at least 0; got -1.0"),
+        (lambda: GaussianNoise(math.inf), "a finite number of at least 0; got inf"),
     ],
 )
 def test_refuses(make: Callable[[], Corruption], message: str) -> None:
@@ -140,7 +140,7 @@ def test_refuses(make: Callable[[], Corruption], message: str) -> None:
 @pytest.mark.parametrize("level", [-0.5, math.nan, math.inf])
 def test_refuses_a_level_that_is_loaded(make: Callable[[float], Corruption], level: float) -> None:
     network = Corrupted(nn.Identity(), make(0.25))
-    with pytest.raises(ValueError, match=rf"level has to be a finite number at least 0.*; got {level}"):
+    with pytest.raises(ValueError, match=rf"level has to be a finite number of at least 0.*; got {level}"):
         network.load_state_dict({"corruption.level": torch.tensor(level)})
     assert network.corruption.level == 0.25
     network.load_state_dict({"corruption.level": torch.tensor(0.75)})

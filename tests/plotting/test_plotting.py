@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from pyro_vae import plotting
-from pyro_vae.plotting.anomaly import anomaly
+from pyro_vae.plotting.anomaly import held_out_classes as anomaly
 from pyro_vae.plotting.labels import classes_and_styles as by_class
 from pyro_vae.plotting.tiles import as_images, gap, tile
 

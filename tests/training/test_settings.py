@@ -44,7 +44,7 @@ def test_they_are_the_keywords_of_fit() -> None:
         (ValueError, {"average": 1}, "average has to be a finite number above 0 and below 1; got 1"),
         (ValueError, {"average": 0}, "average has to be a finite number above 0 and below 1; got 0"),
         (ValueError, {"clip_norm": 0.0}, r"clip_norm has to be a finite number above 0; got 0\.0"),
-        (ValueError, {"checkpoint_every": -1}, "checkpoint_every has to be a finite number at least 0; got -1"),
+        (ValueError, {"checkpoint_every": -1}, "checkpoint_every has to be a finite number of at least 0; got -1"),
         (ValueError, {"beta": float("nan")}, "beta has to be a finite number; got nan"),
         (ValueError, {"beta": lambda place: 1.0}, "beta has to be a finite number; got <function"),
         (ValueError, {"beta": 0.5, "schedules": {"beta": Linear()}}, r"short for schedules=\{'beta': .* Give one"),

@@ -228,8 +228,8 @@ def test_a_stream_needs_a_length_for_the_prior_that_is_shared_by_the_data_alone(
     [
         (lambda: WeightPrior(0.0), r"scale has to be a finite number above 0; got 0\.0"),
         (lambda: WeightPrior(count="epoch"), "count is one of 'data', 'batch'; got 'epoch'"),  # type: ignore[arg-type]
-        (lambda: SpectralPrior(-1.0), r"strength has to be a finite number at least 0; got -1\.0"),
-        (lambda: SpectralPrior(float("nan")), "strength has to be a finite number at least 0; got nan"),
+        (lambda: SpectralPrior(-1.0), r"strength has to be a finite number of at least 0; got -1\.0"),
+        (lambda: SpectralPrior(float("nan")), "strength has to be a finite number of at least 0; got nan"),
         (lambda: SpectralPrior(num_iterations=0), "num_iterations has to be a whole number of at least 1; got 0"),
         (lambda: SpectralPrior(num_iterations=2.0), r"whole number of at least 1; got 2\.0"),  # type: ignore[arg-type]
     ],
