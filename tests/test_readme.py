@@ -29,6 +29,7 @@ def links(text: str) -> list[str]:
     return [target for target in found if not target.startswith(("http://", "https://"))]
 
 
+@pytest.mark.slow
 def test_the_first_python_example_runs(capsys, monkeypatch, tmp_path):
     example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     assert len([line for line in example.splitlines() if line.strip()]) == 10

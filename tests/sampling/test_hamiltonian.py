@@ -110,6 +110,7 @@ def test_the_energy_error_is_of_second_order() -> None:
     assert rejected[1] / rejected[2] == pytest.approx(4, rel=0.15)
 
 
+@pytest.mark.slow
 def test_agrees_with_pyro() -> None:
     """Two latents, one of them positive, without a closed form: ours against ``pyro.infer.MCMC(HMC)``."""
     x = torch.tensor([1.2, -0.3], dtype=torch.float64)
