@@ -200,6 +200,11 @@ def memory(value: Tensor) -> int:
     return value.untyped_storage()._cdata
 
 
+def factor(normal: Any) -> Tensor:
+    """The triangular factor of a ``MultivariateNormal``'s covariance as it was given, whatever it expanded to since."""
+    return normal._unbroadcasted_scale_tril
+
+
 def standard_gamma(concentration: Tensor) -> Tensor:
     """A draw of Gamma(concentration, 1), with its implicit gradient."""
     return torch._standard_gamma(concentration)

@@ -272,3 +272,10 @@ def test_a_forgetful_transform() -> None:
         assert vars(part).keys() == attributes.keys()
         assert all(vars(part)[name] is value for name, value in attributes.items())
     assert all(parameter.grad is not None for parameter in spline.parameters())
+
+
+def test_factor() -> None:
+    tril = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    normal = dist.MultivariateNormal(torch.zeros(2), scale_tril=tril)
+    assert torch.equal(_pyro.factor(normal), tril)
+    assert _pyro.factor(normal.expand((5, 4))).shape == (2, 2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
+from pyro_vae._pyro import factor
 from pyro_vae.distributions.base import Parametrized, validated
 
 
@@ -109,7 +110,7 @@ def full_precision(like: Tensor) -> torch.autocast:
 
 @register_kl(MultivariateNormal, Independent)
 def _full_to_independent(q: MultivariateNormal, p: Independent) -> Tensor:
-    scale_tril = q._unbroadcasted_scale_tril
+    scale_tril = factor(q)
     half_log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return to_independent(q.loc, scale_tril.square().sum(-1), half_log_det, p)
 

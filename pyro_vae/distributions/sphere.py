@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import constraints, register_kl
-from torch.distributions.utils import _standard_normal
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.base import Parametrized, validated
@@ -124,7 +123,7 @@ class _AroundLoc(Parametrized):
         y = self._draw(self.concentration.double().expand(shape[:-1]))
         t = -(y / 2).tanh().unsqueeze(-1)
         radius = ((logsigmoid(y) + logsigmoid(-y)) / 2).exp().unsqueeze(-1) * 2
-        normal = _standard_normal((*shape[:-1], shape[-1] - 1), dtype=self.loc.dtype, device=self.loc.device)
+        normal = torch.randn((*shape[:-1], shape[-1] - 1), dtype=self.loc.dtype, device=self.loc.device)
         at_pole = torch.cat([t, radius * _direction(normal)], -1).to(self.loc.dtype)
         # The Householder reflection that takes the pole e to -sign * loc, of the two signs the well-conditioned one.
         pole = (torch.arange(shape[-1], device=self.loc.device) == 0).to(self.loc.dtype)
