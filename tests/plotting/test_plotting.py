@@ -782,7 +782,7 @@ REFUSALS = [
     (lambda: by_class(STRIPS, GRAY[:1], ANALOGIES, classes="abc"), "expected K = "),
     (lambda: by_class(STRIPS, GRAY[:2], ANALOGIES[:, :2], classes="abc"), "expected K = "),
     (lambda: by_class(STRIPS[..., :4], GRAY[:2], ANALOGIES, classes="abc"), "expected K = "),
-    (lambda: by_class(STRIPS[0], GRAY[:2], ANALOGIES, classes="abc"), r"expected \[R, S, C, H, W\]"),
+    (lambda: by_class(STRIPS[0], GRAY[:2], ANALOGIES, classes="abc"), r"expected \[K, S, C, H, W\]"),
     (lambda: plotting.save("figure", "x.png"), "figure is a str"),
     (lambda: plotting.save(plotting.samples(GRAY), "x.pdf"), r"x\.pdf.*ends in \.png"),
 ]

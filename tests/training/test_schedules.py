@@ -209,10 +209,8 @@ def test_a_schedule_out_of_range() -> None:
     module, level = Buffers(), "encoder.corruption.level"
     schedules = moving({level: Linear(0.5, -0.5, duration=1.0)}, module)
     schedules.move(at(0.5))
-    with pytest.raises(
-        ValueError,
-        match=r"encoder\.corruption\.level after 10 epochs: level has to be a finite number of at least 0 and at most 1; got -0.5",
-    ):
+    message = r"encoder\.corruption\.level after 10 epochs: level .* number of at least 0 and at most 1; got -0.5"
+    with pytest.raises(ValueError, match=message):
         schedules.move(at(1.0))
     assert module.encoder.corruption.level.item() == 0.0
     moving({"noise.level": Linear(2.0, 2.0)}, module).move(at(0.0))
