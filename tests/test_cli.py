@@ -309,7 +309,9 @@ def test_bits_per_dimension_of_quantized_data(capsys):
 
 
 def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(capsys):
-    trained(*"--model LadderVAE --model.latent_dims [4,2] --model.hidden [8,8] --epochs 1".split(), draw=True)
+    trained(
+        *["--model", "LadderVAE", "--model.latent_dims", "[4,2]", "--model.hidden", "[8,8]", "--epochs", "1"], draw=True
+    )
     drawn = "learning_curves reconstructions samples interpolations levels levels_held levels_drawn"
     assert figures() == set(drawn.split())
     printed, entry = evaluated(capsys, "--num-samples", "20", "--limit", "100", "--compile", "eager")
