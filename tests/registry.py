@@ -172,6 +172,7 @@ SYSTEMS: dict[str, System] = {
 BOTH = ("likelihood.network", "posterior.network")
 # Options by which a system's programs are others; ``tests/models`` has what else they do.
 SYSTEM_VARIANTS: dict[str, System] = {
+    "MLPVAE, corrupted": SYSTEMS["MLPVAE"].but(corruption=networks.Masking(0.3), mean=binary(6).mean(0)),
     "ConvVAE, strided": SYSTEMS["ConvVAE"].but(
         lambda: (uniform(*IMAGE),), hidden=None, activation=nn.LeakyReLU, normalization="batch", likelihood=Gaussian
     ),
@@ -186,7 +187,6 @@ SYSTEM_VARIANTS: dict[str, System] = {
     ),
     "ConvLadderVAE, batch": SYSTEMS["ConvLadderVAE"].but(normalization="batch", mean=binary(*IMAGE).mean(0)),
     "NVAE, flows": SYSTEMS["NVAE"].but(preprocess=1, padding=4, num_flows=1),
-    "NVAE, checkpointing": SYSTEMS["NVAE"].but(checkpointing=True),
     "FullBayes, encoder": SYSTEMS["FullBayes"].but(networks=("posterior.network",)),
     "FullBayes, local": SYSTEMS["FullBayes"].but(networks=BOTH, noise="local"),
     "FullBayes, flipout": SYSTEMS["FullBayes"].but(networks=BOTH, noise="flipout"),

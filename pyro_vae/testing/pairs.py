@@ -359,9 +359,10 @@ class PairLaws:
 
         def fitted(seed: int, out: str, **options: Any) -> Any:
             made = self._made(seed)
+            data = TensorDataset(*(torch.cat([value, value]) for value in made.batch))
             options["estimator"] = SGVB_A(max_plate_nesting=nesting_of(made))
-            options.update(epochs=3, batch_size=-(-len(made.batch[0]) // 2), compile="eager", progress=False)
-            return fit(made.pair, TensorDataset(*made.batch), out=tmp_path / out, checkpoint_every=0.0, **options)
+            options.update(epochs=3, batch_size=len(made.batch[0]), compile="eager", progress=False)
+            return fit(made.pair, data, out=tmp_path / out, checkpoint_every=0.0, **options)
 
         def stop(so_far: Any) -> None:
             if len(so_far.history) == 2:
