@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from pairs import binary
 from pyro.nn import PyroModule
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_vae
 from pyro_vae import IWAE, MLP, SGVB_A, VAE, Centered, DiagonalNormal, Gaussian, StandardNormal, evidence
 from pyro_vae.compiled import Compiled
 from pyro_vae.models import MLPVAE, ConvVAE
 from pyro_vae.networks import Corrupted, Corruption, GaussianNoise, Masking, SaltAndPepper
+from pyro_vae.testing import seeded
 from pyro_vae.training import TrainingStep
 from pyro_vae.transforms import Planar
 
@@ -85,39 +86,28 @@ def test_any_leading_dimensions_and_dtypes(
     assert make(0.5).double().level.dtype == torch.float64
 
 
+class Outputs(nn.Module):
+    """What :class:`Compiled` takes."""
+
+    def __init__(self, corruption: Corruption) -> None:
+        super().__init__()
+        self.corruption = corruption
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.corruption(x)]
+
+
 @each
 def test_seeded_and_traced_with_a_level_that_moves(make: Callable[[float], Corruption]) -> None:
-    corruption, x = make(0.1), torch.rand(50, 8)
-    graph = make_fx(lambda level, x: torch.func.functional_call(corruption, {"level": level}, x))(torch.tensor(0.9), x)
-    for level in (0.1, 0.8):
-        corruption.level.fill_(level)
-        torch.manual_seed(3)
-        eager = corruption(x)
-        torch.manual_seed(3)
-        assert torch.equal(graph(torch.tensor(level), x), eager)
-        torch.manual_seed(4)
-        assert not torch.equal(corruption(x), eager)
-
-
-@each
-def test_a_compiled_network_sees_the_level_move(make: Callable[[float], Corruption]) -> None:
-    class Outputs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.corruption = make(0.0)
-
-        def forward(self, x: Tensor) -> list[Tensor]:
-            return [self.corruption(x)]
-
-    module, x = Outputs(), torch.rand(20, 8)
+    module, x = Outputs(make(0.0)), torch.rand(50, 8)
     compiled = Compiled(module, compile="traced")
     assert torch.equal(compiled(x)[0][0], x)
-    module.corruption.level.fill_(0.7)
-    torch.manual_seed(0)
-    traced = compiled(x)[0][0]
-    torch.manual_seed(0)
-    assert torch.equal(traced, module(x)[0])
-    assert not torch.equal(traced, x)
+    for level in (0.1, 0.8):
+        module.corruption.level.fill_(level)
+        traced, eager = seeded(3, compiled, x)[0][0], seeded(3, module, x)[0]
+        assert torch.equal(traced, eager)
+        assert not torch.equal(traced, x)
+        assert not torch.equal(seeded(4, module, x)[0], eager)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +171,6 @@ MODELS: dict[str, Callable[..., Any]] = {
 models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
-def binary(num_data: int = 20) -> Tensor:
-    return torch.rand(num_data, 1, 4, 4, generator=torch.Generator().manual_seed(1)).round()
-
-
 @models
 def test_one_module_at_one_place(make: Callable[..., Any]) -> None:
     corruption = Masking(0.25)
@@ -202,9 +188,8 @@ def test_one_module_at_one_place(make: Callable[..., Any]) -> None:
 @models
 def test_the_encoder_sees_it_and_the_target_does_not(make: Callable[..., Any]) -> None:
     """All entries lost: q(z | x) is that of an empty image, and log p(x | z) is of x."""
-    pair, x = make(corruption=Masking(1.0)), binary()
-    torch.manual_seed(0)
-    terms = SGVB_A().objective(pair.model, pair.guide, x).terms
+    pair, x = make(corruption=Masking(1.0)), binary(1, 4, 4, size=20)
+    terms = seeded(0, SGVB_A().objective, pair.model, pair.guide, x).terms
     torch.manual_seed(0)
     torch.rand_like(x)  # the mask
     z = pair.eval().posterior(torch.zeros_like(x)).rsample()
@@ -215,10 +200,9 @@ def test_the_encoder_sees_it_and_the_target_does_not(make: Callable[..., Any]) -
 @pytest.mark.parametrize("estimator", [SGVB_A(), SGVB_A(2), IWAE(3)], ids=str)
 def test_level_0_is_the_plain_bound(make: Callable[..., Any], estimator: Any) -> None:
     """To the bit, once the plain pair has passed over the noise of the mask."""
-    x, bounds = binary(), []
+    x, bounds = binary(1, 4, 4, size=20), []
     for corruption in (None, SaltAndPepper(0.0)):
-        torch.manual_seed(0)
-        pair = make(corruption=corruption)
+        pair = seeded(0, lambda corruption=corruption: make(corruption=corruption))
         torch.manual_seed(1)
         if corruption is None:
             torch.rand_like(x)
@@ -228,7 +212,7 @@ def test_level_0_is_the_plain_bound(make: Callable[..., Any], estimator: Any) ->
 
 @models
 def test_nothing_is_corrupted_in_evaluation(make: Callable[..., Any]) -> None:
-    x, bounds, scores = binary(), [], []
+    x, bounds, scores = binary(1, 4, 4, size=20), [], []
     for corruption in (None, Masking(0.9)):
         torch.manual_seed(0)
         pair = make(corruption=corruption).eval()
@@ -240,17 +224,18 @@ def test_nothing_is_corrupted_in_evaluation(make: Callable[..., Any]) -> None:
     assert torch.equal(*scores)
 
 
-@models
-def test_a_step_is_the_same_eager_and_traced(make: Callable[..., Any]) -> None:
-    x, losses = binary(), []
+STEPS = [pytest.param(name, marks=() if name in ("dense, flow", "convolutional") else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_is_the_same_eager_and_traced(name: str) -> None:
+    x, losses = binary(1, 4, 4, size=20), []
     for mode in ("eager", "traced"):
-        torch.manual_seed(0)
-        pair = make(corruption=SaltAndPepper(0.0))
+        pair = seeded(0, lambda: MODELS[name](corruption=SaltAndPepper(0.0)))
         step = TrainingStep(pair, SGVB_A(2), compile=mode)
         for level in (0.0, 0.8):
             pair.corruption.level.fill_(level)
-            torch.manual_seed(1)
-            losses.append(step((x,)).loss)
+            losses.append(seeded(1, step, (x,)).loss)
         assert step.mode == mode
     torch.testing.assert_close(losses[:2], losses[2:])
     assert losses[0] != losses[1]
@@ -275,7 +260,7 @@ def test_pyro_can_derive_from_each_class(room: str) -> None:
 @models
 @pytest.mark.parametrize("corruption", [Masking(0.3), SaltAndPepper(0.3), GaussianNoise(0.3)], ids=repr)
 def test_a_whole_pair_as_pyro_modules(make: Callable[..., Any], corruption: Corruption) -> None:
-    pair, x = make(corruption=copy.deepcopy(corruption)), binary()
+    pair, x = make(corruption=copy.deepcopy(corruption)), binary(1, 4, 4, size=20)
     bounds, levels = [], []
     for convert in (lambda pair: None, to_pyro_module_):
         convert(pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,6 @@ leading = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 event = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 image = st.tuples(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11))
 channels = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
-law = settings(max_examples=25, deadline=None)
 
 
 def keeps_leading_dimensions(network: nn.Module, leading: tuple[int, ...], x: torch.Tensor) -> None:
@@ -67,27 +67,20 @@ def keeps_leading_dimensions(network: nn.Module, leading: tuple[int, ...], x: to
     torch.testing.assert_close(y.reshape(-1, *out_shape), alone, rtol=1e-4, atol=1e-5)
 
 
-@law
-@given(leading, event, event, st.lists(st.integers(1, 5), max_size=2))
-def test_mlp_keeps_leading_dimensions(leading: Any, in_shape: Any, out_shape: Any, hidden: Any) -> None:
+ENCODERS, DECODERS = st.sampled_from([ConvEncoder, ResidualEncoder]), st.sampled_from([ConvDecoder, ResidualDecoder])
+SIZED = st.one_of(
+    st.tuples(st.just(MLP), event, event, st.lists(st.integers(1, 5), max_size=2)),
+    st.tuples(ENCODERS, image, event, channels, st.just(4)),
+    st.tuples(DECODERS, st.integers(1, 4), image.flatmap(lambda s: st.sampled_from([s, (2, *s)])), channels, st.just(4)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(leading, SIZED)
+def test_networks_of_any_sizes(leading: Any, sized: Any) -> None:
     torch.manual_seed(0)
-    keeps_leading_dimensions(MLP(in_shape, out_shape, hidden), leading, torch.randn(*leading, *in_shape))
-
-
-@law
-@given(leading, image, event, channels)
-def test_conv_encoder_keeps_leading_dimensions(leading: Any, in_shape: Any, out_shape: Any, channels: Any) -> None:
-    torch.manual_seed(0)
-    network = ConvEncoder(in_shape, out_shape, channels, hidden=4)
-    keeps_leading_dimensions(network, leading, torch.randn(*leading, *in_shape))
-
-
-@law
-@given(leading, st.integers(1, 4), st.sampled_from([(), (2,)]), image, channels)
-def test_conv_decoder_gives_any_image(leading: Any, size: int, stacked: Any, image: Any, channels: Any) -> None:
-    torch.manual_seed(0)
-    network = ConvDecoder(size, (*stacked, *image), channels, hidden=4)
-    keeps_leading_dimensions(network, leading, torch.randn(*leading, size))
+    network = sized[0](*sized[1:])
+    keeps_leading_dimensions(network, leading, torch.randn(*leading, *network.in_shape))
 
 
 def test_empty_batch_passes() -> None:
@@ -153,19 +146,13 @@ def test_sizes_of_numpy_are_sizes() -> None:
     assert MLP(np.int64(3), np.array([2, 4]))(torch.zeros(5, 3)).shape == (5, 2, 4)
 
 
-@pytest.mark.parametrize("network", [MLP((1, 8, 8), 3), ConvEncoder((1, 8, 8), 3)])
-@pytest.mark.parametrize("shape", [(5, 64), (5, 1, 8, 7), (8, 8), (5, 1, 8, 8, 1)])
-def test_input_of_another_shape(network: nn.Module, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="inputs of shape") as caught:
-        network(torch.zeros(shape))
-    assert "[*, 1, 8, 8]" in str(caught.value)
-    assert str(list(shape)) in str(caught.value)
-    assert type(network).__name__ in str(caught.value)
-
-
-def test_latent_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"ConvDecoder was built for inputs of shape \[\*, 3\]; got \[5, 4\]"):
-        ConvDecoder(3, (1, 8, 8))(torch.zeros(5, 4))
+@pytest.mark.parametrize("network", [MLP((1, 8, 8), 3), ConvEncoder((1, 8, 8), 3), ConvDecoder(3, (1, 8, 8))])
+def test_input_of_another_shape(network: Any) -> None:
+    wanted = "".join(f", {size}" for size in network.in_shape)
+    for shape in ((5, 64), (5, 1, 8, 7), (8, 8), (5, 1, 8, 8, 1)):
+        words = re.escape(f"{type(network).__name__} was built for inputs of shape [*{wanted}]; got {[*shape]}")
+        with pytest.raises(ValueError, match=words):
+            network(torch.zeros(shape))
 
 
 def test_normal_init() -> None:
@@ -186,12 +173,9 @@ def test_normal_init() -> None:
     assert abs(network[2].weight.std() - 0.01) < 0.0005
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
-)
-def test_at_least_float32(given: torch.dtype, expected: torch.dtype) -> None:
-    assert at_least_float32(torch.ones(2, dtype=given)).dtype == expected
+def test_at_least_float32() -> None:
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == max(dtype, torch.float32, key=lambda of: of.itemsize)
 
 
 def test_parameters_are_split_in_their_place() -> None:
@@ -264,8 +248,22 @@ def test_every_parameter_has_a_gradient(make: Any, normalization: Any) -> None:
         assert parameter.grad.abs().max() > 1e-4, name  # a bias in front of a batch norm would have rounding alone
 
 
-@every_network
-@pytest.mark.parametrize("normalization", ["batch", "weight"])
+PLAIN = ("mlp", "gated mlp", "residual mlp", "conv encoder", "conv decoder", "residual encoder")
+
+
+@pytest.mark.parametrize(
+    ("make", "normalization"),
+    [
+        pytest.param(
+            make,
+            normalization,
+            marks=() if name in PLAIN and normalization == "batch" or name == "mlp" else pytest.mark.slow,
+            id=f"{name}-{normalization}",
+        )
+        for name, make in NETWORKS.items()
+        for normalization in ("batch", "weight")
+    ],
+)
 def test_traced_as_one_graph(make: Any, normalization: Any) -> None:
     network, again = make(normalization=normalization), make(normalization=normalization)
     again.load_state_dict(network.state_dict())
@@ -324,54 +322,33 @@ def test_a_network_tells_its_shapes(make: Any) -> None:
 # Defaults stay what they were: the same layers, drawn in the same order
 
 
-def test_default_mlp_is_its_layers() -> None:
-    torch.manual_seed(0)
-    network = MLP((2, 3), (2, 4), (6, 5))
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(6, 6), nn.SiLU(), nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 8))
-    same_as(network, layers, torch.randn(7, 2, 3), torch.Size((7, 6)))
+SILU = nn.SiLU
+DEFAULTS: dict[str, Any] = {
+    "mlp": lambda: [nn.Linear(6, 6), SILU(), nn.Linear(6, 5), SILU(), nn.Linear(5, 8)],
+    "conv encoder": lambda: [
+        *(nn.Conv2d(2, 3, 3, 2, 1), SILU(), nn.Conv2d(3, 4, 3, 2, 1), SILU()),
+        *(nn.Flatten(), nn.Linear(16, 6), SILU(), nn.Linear(6, 8)),
+    ],
+    "conv decoder": lambda: [
+        *(nn.Linear(4, 6), SILU(), nn.Linear(6, 16), SILU(), nn.Unflatten(-1, (4, 2, 2))),
+        *(nn.ConvTranspose2d(4, 3, 3, 2, 1, (0, 1)), SILU(), nn.ConvTranspose2d(3, 4, 3, 2, 1, (0, 0))),
+    ],
+}
 
 
-def test_default_conv_encoder_is_its_layers() -> None:
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_networks_are_their_layers(name: str) -> None:
     torch.manual_seed(0)
-    network = ConvEncoder(IMAGE, (2, 4), (3, 4), 6)
+    network = NETWORKS[name]()
     torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(2, 3, 3, 2, 1),
-        nn.SiLU(),
-        nn.Conv2d(3, 4, 3, 2, 1),
-        nn.SiLU(),
-        nn.Flatten(),
-        nn.Linear(16, 6),
-        nn.SiLU(),
-        nn.Linear(6, 8),
-    )
-    same_as(network, layers, torch.randn(7, *IMAGE), torch.Size((7, *IMAGE)))
-
-
-def test_default_conv_decoder_is_its_layers() -> None:
-    torch.manual_seed(0)
-    network = ConvDecoder(4, (2, *IMAGE), (4, 3), 6)
-    torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Linear(4, 6),
-        nn.SiLU(),
-        nn.Linear(6, 16),
-        nn.SiLU(),
-        nn.Unflatten(-1, (4, 2, 2)),
-        nn.ConvTranspose2d(4, 3, 3, 2, 1, (0, 1)),
-        nn.SiLU(),
-        nn.ConvTranspose2d(3, 4, 3, 2, 1, (0, 0)),
-    )
-    same_as(network, layers, torch.randn(7, 4), torch.Size((7, 4)))
-
-
-def same_as(network: Any, layers: nn.Module, x: Tensor, shape: torch.Size) -> None:
+    layers = nn.Sequential(*DEFAULTS[name]())
     expected = {f"layers.{name}": value for name, value in layers.state_dict().items()}
     assert list(network.state_dict()) == list(expected)
     for name, value in network.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    assert torch.equal(network(x), layers(x.reshape(shape)).reshape(-1, *network.out_shape))
+    x = torch.randn(7, *network.in_shape)
+    flat = x.flatten(1) if isinstance(layers[0], nn.Linear) else x
+    assert torch.equal(network(x), layers(flat).reshape(7, *network.out_shape))
 
 
 # Gates and residuals
@@ -448,22 +425,6 @@ def test_residual_decoder_by_hand() -> None:
     repeated = block.shortcut[0](h).repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :5, :7]
     h = repeated + second(elu(doubling(elu(h))))
     torch.testing.assert_close(network(z), network.layers[-1](elu(h)))
-
-
-@law
-@given(leading, image, event, channels)
-def test_residual_encoder_takes_any_image(leading: Any, in_shape: Any, out_shape: Any, channels: Any) -> None:
-    torch.manual_seed(0)
-    network = ResidualEncoder(in_shape, out_shape, channels, hidden=4)
-    keeps_leading_dimensions(network, leading, torch.randn(*leading, *in_shape))
-
-
-@law
-@given(leading, st.integers(1, 4), st.sampled_from([(), (2,)]), image, channels)
-def test_residual_decoder_gives_any_image(leading: Any, size: int, stacked: Any, image: Any, channels: Any) -> None:
-    torch.manual_seed(0)
-    network = ResidualDecoder(size, (*stacked, *image), channels, hidden=4)
-    keeps_leading_dimensions(network, leading, torch.randn(*leading, size))
 
 
 # Weight normalization
