@@ -224,7 +224,9 @@ def test_nothing_is_corrupted_in_evaluation(make: Callable[..., Any]) -> None:
     assert torch.equal(*scores)
 
 
-STEPS = [pytest.param(name, marks=() if name in ("dense, flow", "convolutional") else pytest.mark.slow) for name in MODELS]
+STEPS = [
+    pytest.param(name, marks=() if name in ("dense, flow", "convolutional") else pytest.mark.slow) for name in MODELS
+]
 
 
 @pytest.mark.parametrize("name", STEPS)

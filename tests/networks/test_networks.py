@@ -71,7 +71,9 @@ ENCODERS, DECODERS = st.sampled_from([ConvEncoder, ResidualEncoder]), st.sampled
 SIZED = st.one_of(
     st.tuples(st.just(MLP), event, event, st.lists(st.integers(1, 5), max_size=2)),
     st.tuples(ENCODERS, image, event, channels, st.just(4)),
-    st.tuples(DECODERS, st.integers(1, 4), image.flatmap(lambda s: st.sampled_from([s, (2, *s)])), channels, st.just(4)),
+    st.tuples(
+        DECODERS, st.integers(1, 4), image.flatmap(lambda s: st.sampled_from([s, (2, *s)])), channels, st.just(4)
+    ),
 )
 
 
@@ -175,7 +177,9 @@ def test_normal_init() -> None:
 
 def test_at_least_float32() -> None:
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == max(dtype, torch.float32, key=lambda of: of.itemsize)
+        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == max(
+            dtype, torch.float32, key=lambda of: of.itemsize
+        )
 
 
 def test_parameters_are_split_in_their_place() -> None:
@@ -257,7 +261,7 @@ PLAIN = ("mlp", "gated mlp", "residual mlp", "conv encoder", "conv decoder", "re
         pytest.param(
             make,
             normalization,
-            marks=() if name in PLAIN and normalization == "batch" or name == "mlp" else pytest.mark.slow,
+            marks=() if (name in PLAIN and normalization == "batch") or name == "mlp" else pytest.mark.slow,
             id=f"{name}-{normalization}",
         )
         for name, make in NETWORKS.items()

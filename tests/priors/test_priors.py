@@ -348,7 +348,9 @@ def test_flow_uses_its_own_copy_of_a_transform() -> None:
 QUICK = ("composed", "permuted", "on a mixture")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FLOWS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FLOWS]
+)
 def test_flows_train_and_leave_nothing_behind(name: str) -> None:
     def make() -> VAE:
         return VAE(FLOWS[name](), encoder(shape=(2,)), Bernoulli(MLP(2, 6, (4,))))
