@@ -200,9 +200,9 @@ def three(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("keeps_random_states")
-def test_application(three, tmp_path, capsys):
-    found = room.anomaly(three, num_test=60, out=str(tmp_path), **SMALL)
+def test_application(three, tmp_path, capsys, random_states_kept):
+    with random_states_kept():
+        found = room.anomaly(three, num_test=60, out=str(tmp_path), **SMALL)
     assert found.classes == [1, 4, 7]
     assert list(found.auroc) == list(room.METHODS)
     assert all(0 <= value <= 1 for values in found.auroc.values() for value in values)

@@ -95,13 +95,15 @@ def easy(path: Path, labeled: bool = True, classes: int = 2) -> str:
 
 
 @pytest.mark.parametrize("num_features", [3, pytest.param(0, marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("keeps_random_states")
-def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_application(
+    tmp_path: Path, num_features: int, capsys: Any, monkeypatch: pytest.MonkeyPatch, random_states_kept: Any
+) -> None:
     monkeypatch.setattr("pyro_vae.applications.labels._STEPS_ALONE", 100)
     assert applications.function("labels") is labels
     options: dict[str, Any] = {"latent_dim": 2, "hidden": 8, "feature_epochs": 10, "epochs": 8, "batch_size": 20}
     options.update(num_features=num_features, lr=1e-2, out=str(tmp_path / "out"), progress=False)
-    found = labels(easy(tmp_path), 4, **options)
+    with random_states_kept():
+        found = labels(easy(tmp_path), 4, **options)
     name = "M1 + M2" if num_features else "M2"
     assert found.classes == [3, 7]
     assert (found.num_labels, found.num_data, found.num_test) == (4, 200, 40)

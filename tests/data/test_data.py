@@ -101,7 +101,7 @@ def test_writing_into_a_batch_leaves_the_split():
     assert torch.equal(split.tensors[0], before)
 
 
-@pytest.mark.parametrize("dtype", [*"bHqQ", ">i4", "e", "d", "g", ">f8", "?"])
+@pytest.mark.parametrize("dtype", [*"bHlL", ">i4", "e", "d", "g", ">f8", "?"])
 def test_numbers_of_any_kind(dtype):
     """Integers within a byte are stored as bytes and read as parts of 255; real numbers are taken as they are."""
     kind = np.dtype(dtype).kind
