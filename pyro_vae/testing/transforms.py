@@ -64,8 +64,8 @@ class TransformLaws:
         """The inverse undoes the map and the map the inverse, in float64 and, in fewer digits, in float32."""
         if latent_dim < self.least_dim:
             pytest.skip(f"it takes latents from {self.least_dim} on")
-        step, context = self._made(context_dim, latent_dim), context_of(context_dim, 200)
-        z, y = 2 * torch.randn(2, 200, latent_dim, dtype=torch.float64)
+        step, context = self._made(context_dim, latent_dim), context_of(context_dim, 1000)
+        z, y = 2 * torch.randn(2, 1000, latent_dim, dtype=torch.float64)
         torch.testing.assert_close(step(context).inv(step(context)(z)), z, atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(step(context)(step(context).inv(y)), y, atol=1e-9, rtol=1e-9)
         step, context = self._made(context_dim, latent_dim, 0.1).float(), None if context is None else context.float()

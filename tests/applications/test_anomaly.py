@@ -11,16 +11,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from pyro_vae import plotting
 from pyro_vae.applications import anomaly as room
 from pyro_vae.applications import report
 from pyro_vae.data import Split, load
 from pyro_vae.plotting.anomaly import held_out_classes as draw
-
-
-def legacy_state():
-    """Numpy's global random state."""
-    return np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
 class LinearGaussian(nn.Module):
@@ -62,8 +56,8 @@ def test_evidence_is_exact_with_the_posterior_as_guide(x):
     scores = room.minus_log_evidence(pair, x, 5, compile="traced")
     torch.testing.assert_close(scores, exact, atol=1e-4, rtol=1e-5)
     assert torch.equal(scores.argsort(), exact.argsort())
-    wide = room.minus_log_evidence(LinearGaussian(wide=1.2), x, 2000, compile="traced")
-    torch.testing.assert_close(wide, exact, atol=0.1, rtol=0)
+    wide = room.minus_log_evidence(LinearGaussian(wide=1.2), x[:50], 2000, compile="traced")
+    torch.testing.assert_close(wide, exact[:50], atol=0.1, rtol=0)
 
 
 def test_minus_elbo_is_above_by_the_divergence_of_the_guide(x):
@@ -168,22 +162,29 @@ def test_without():
 SMALL = {"num_train": 300, "hidden": (16,), "latent_dim": 4, "epochs": 2, "num_samples": 5, "progress": False}
 
 
-def test_nothing_is_trained_on_the_class_held_out(monkeypatch):
-    seen = []
+def test_one_class_held_out(monkeypatch):
+    """Nothing is trained on it. PCA is the squared distance from the affine plane of the first components."""
+    seen, original = [], room.fit
 
     def fit(pair, data, **options):
         seen.append(data)
         return original(pair, data, **options)
 
-    original = room.fit
     monkeypatch.setattr(room, "fit", fit)
-    room.anomaly("digits", 3, **SMALL)
-    train = load("digits").train
-    images = train.tensors[0][:300][train.labels[:300] != 3] / 255
-    ordinary, noisy = (data.train.tensors[0] for data in seen)
-    torch.testing.assert_close(ordinary / 255, images)
-    torch.testing.assert_close(noisy, 0.8 * images + 0.1)
-    assert all(data.valid is None and data.test is None for data in seen)
+    found = room.anomaly("digits", 3, **SMALL)
+    data = load("digits")
+    train, test = data.train.tensors[0][:300] / 255, data.test.tensors[0].flatten(1).double() / 255
+    train = train[data.train.labels[:300] != 3]
+    ordinary, noisy = (of.train.tensors[0] for of in seen)
+    torch.testing.assert_close(ordinary / 255, train)
+    torch.testing.assert_close(noisy, 0.8 * train + 0.1)
+    assert all(of.valid is None and of.test is None for of in seen)
+    train = train.flatten(1).double()
+    components = torch.linalg.svd(train - train.mean(0)).Vh[:4]
+    centered = test - train.mean(0)
+    error = (centered - centered @ components.T @ components).square().sum(1)
+    strange = data.test.labels == 3
+    assert found.auroc["PCA"][0] == pytest.approx(room.auroc(error[~strange], error[strange]), abs=2e-3)
 
 
 @pytest.fixture
@@ -198,11 +199,10 @@ def three(tmp_path):
     return str(tmp_path / "three.npz")
 
 
-def test_application(three, tmp_path, capsys):
-    state, numpy_state = torch.get_rng_state(), legacy_state()
-    found = room.anomaly(three, num_test=60, out=str(tmp_path), **SMALL)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert legacy_state() == numpy_state
+@pytest.mark.slow
+def test_application(three, tmp_path, capsys, random_states_kept):
+    with random_states_kept():
+        found = room.anomaly(three, num_test=60, out=str(tmp_path), **SMALL)
     assert found.classes == [1, 4, 7]
     assert list(found.auroc) == list(room.METHODS)
     assert all(0 <= value <= 1 for values in found.auroc.values() for value in values)
@@ -219,19 +219,7 @@ def test_application(three, tmp_path, capsys):
     assert again == found.auroc["likelihood ratio"][2]
 
 
-def test_baselines_are_those_of_scikit_learn():
-    """PCA: the squared distance from the affine plane of the first components, by a singular value decomposition."""
-    found = room.anomaly("digits", 0, **SMALL)
-    data = load("digits")
-    train, test = data.train.tensors[0][:300].flatten(1) / 255, data.test.tensors[0].flatten(1) / 255
-    train = train[data.train.labels[:300] != 0].double()
-    components = torch.linalg.svd(train - train.mean(0)).Vh[:4]
-    centered = test.double() - train.mean(0)
-    error = (centered - centered @ components.T @ components).square().sum(1)
-    strange = data.test.labels == 0
-    assert found.auroc["PCA"][0] == pytest.approx(room.auroc(error[~strange], error[strange]), abs=2e-3)
-
-
+@pytest.mark.slow
 def test_a_trained_pair_finds_what_is_strange():
     """Images of four bits, each the color of a block of nine pixels, against noise of the same mean."""
     torch.manual_seed(0)
@@ -239,16 +227,14 @@ def test_a_trained_pair_finds_what_is_strange():
     train = Split(images[:400], binarization="dynamic")
     settings = {"latent_dim": 6, "hidden": (32,), "epochs": 40, "batch_size": 50, "seed": 0}
     options = {"compile": "traced", "progress": False}
-    pair, background = (room._trained(split, train.mean(), settings, options) for split in (train, _noisy(train)))
+    pair, background = (
+        room._trained(split, train.mean(), settings, options) for split in (train, room.perturbed(train, 0.5))
+    )
     x, noise = images[400:], torch.randint(2, (200, 1, 6, 6)).float()
     for score in (room.minus_elbo, room.minus_log_evidence):
         assert room.auroc(score(pair, x), score(pair, noise)) > 0.99
     ratios = [room.likelihood_ratio(pair, background, side, compile="traced") for side in (x, noise)]
     assert room.auroc(*ratios) > 0.99
-
-
-def _noisy(split):
-    return room.perturbed(split, 0.5)
 
 
 def test_sentences(tmp_path):
@@ -273,31 +259,6 @@ def test_sentences(tmp_path):
         room.perturbed(Split(images, binarization="dynamic"), 0)
     with pytest.raises(ValueError, match="num_samples"):
         room.minus_log_evidence(LinearGaussian(), torch.zeros(3, 5), 0)
-
-
-def test_figure(tmp_path):
-    generator = np.random.default_rng(0)
-    auroc = {"one": [0.9, 0.5, 0.7], "two": [0.6, 0.8, 1.0]}
-    scores = {"-log p(x)": (generator.normal(size=500), 3 + generator.normal(size=50))}
-    figure = draw(auroc, [0, 1, 5], scores, "5")
-    top, below = figure.axes
-    assert [label.get_text() for label in top.get_xticklabels()] == ["0", "1", "5", "mean"]
-    drawn = {line.get_label(): line.get_ydata() for line in top.lines[:2]}
-    np.testing.assert_allclose(drawn["two"], [0.6, 0.8, 1.0, 0.8])
-    assert below.get_xlabel() == "\N{MINUS SIGN}log p(x) (nats)"
-    assert plotting.save(figure, tmp_path / "anomaly.png").exists()
-    assert len(draw(auroc, [0, 1, 5], {}, "5").axes) == 1
-    same = draw(auroc, [0, 1, 5], {"constant": (np.ones(3), np.ones(2))}, "5")
-    assert plotting.save(same, tmp_path / "constant.png").exists()
-    for wrong, sentence in (
-        (({}, [0], {}, "0"), "nothing to draw"),
-        (({"one": [0.5]}, [0, 1], {}, "0"), "1 numbers for 2 classes"),
-        (({"one": [1.5]}, [0], {}, "0"), "expected \\[0, 1\\]"),
-        (({"one": [0.5]}, [0], {"s": ([], [1.0])}, "0"), "0 normal and 1 anomalous"),
-        (({"one": [0.5]}, [0], {"s": ([math.nan], [1.0])}, "0"), "NaN"),
-    ):
-        with pytest.raises(ValueError, match=sentence):
-            draw(*wrong)
 
 
 def test_report(tmp_path):

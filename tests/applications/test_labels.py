@@ -16,14 +16,8 @@ from pyro_vae import SGVB_A, Gaussian, applications
 from pyro_vae.applications.labels import Classifier, Stacked, analogies, balanced, by_class, classified, labels
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE, SemiSupervisedVAE
-from pyro_vae.plotting.labels import classes_and_styles
 
 SHAPE = (1, 4, 6)
-
-
-def legacy_state() -> list[int]:
-    """Numpy's global random state."""
-    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
 
 
 def test_labels_are_balanced_and_seeded() -> None:
@@ -100,27 +94,17 @@ def easy(path: Path, labeled: bool = True, classes: int = 2) -> str:
     return str(path / "easy.npz")
 
 
-@pytest.mark.parametrize("num_features", [3, 0])
-def test_the_application(tmp_path: Path, num_features: int, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_features", [3, pytest.param(0, marks=pytest.mark.slow)])
+def test_the_application(
+    tmp_path: Path, num_features: int, capsys: Any, monkeypatch: pytest.MonkeyPatch, random_states_kept: Any
+) -> None:
     monkeypatch.setattr("pyro_vae.applications.labels._STEPS_ALONE", 100)
     assert applications.function("labels") is labels
-    before, numpy_before = torch.get_rng_state(), legacy_state()
-    found = labels(
-        easy(tmp_path),
-        4,
-        num_features=num_features,
-        latent_dim=2,
-        hidden=8,
-        feature_epochs=10,
-        epochs=8,
-        batch_size=20,
-        lr=1e-2,
-        out=str(tmp_path / "out"),
-        progress=False,
-    )
+    options: dict[str, Any] = {"latent_dim": 2, "hidden": 8, "feature_epochs": 10, "epochs": 8, "batch_size": 20}
+    options.update(num_features=num_features, lr=1e-2, out=str(tmp_path / "out"), progress=False)
+    with random_states_kept():
+        found = labels(easy(tmp_path), 4, **options)
     name = "M1 + M2" if num_features else "M2"
-    assert torch.equal(torch.get_rng_state(), before)
-    assert legacy_state() == numpy_before
     assert found.classes == [3, 7]
     assert (found.num_labels, found.num_data, found.num_test) == (4, 200, 40)
     assert found.methods[name].error < 0.1
@@ -158,20 +142,3 @@ def test_a_figure_is_of_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(ValueError, match=r"shows images \[C, H, W\], .* the shape \[5\]"):
         labels(str(tmp_path / "flat.npz"), 4, out=str(tmp_path / "out"), progress=False)
-
-
-def test_the_figure_names_what_does_not_fit() -> None:
-    left, data, right = np.zeros((3, 5, 4, 6)), np.zeros((2, 4, 6)), np.zeros((2, 3, 4, 6))
-    figure = classes_and_styles(left, data, right, classes="abc")
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
-    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["datum", "a", "b", "c"]
-    for samples, originals, moved, classes in (
-        (left, data, right, "ab"),
-        (left, data[:1], right, "abc"),
-        (left, data, right[:, :2], "abc"),
-        (left[..., :4], data, right, "abc"),
-    ):
-        with pytest.raises(ValueError, match="expected K = "):
-            classes_and_styles(samples, originals, moved, classes=classes)
-    with pytest.raises(ValueError, match=r"samples have shape \[5, 4, 6\]; expected \[K, S, C, H, W\]"):
-        classes_and_styles(left[0], data, right, classes="abc")

@@ -25,14 +25,8 @@ from pyro_vae.applications.reduction import (
     trustworthiness,
 )
 from pyro_vae.data import Data, Split
-from pyro_vae.plotting import planes
 
 RNG = np.random.default_rng(0)
-
-
-def legacy_state() -> list[int]:
-    """Numpy's global random state."""
-    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
 
 
 def ranks(points: np.ndarray) -> np.ndarray:
@@ -95,6 +89,10 @@ def reduced(pair: Any, data: Data, **options: Any) -> Reduction:
     return reduce(pair, data, **{"progress": False, "num_neighbors": 5, **options})
 
 
+def any_pair(size: int = 2, kind: Any = LinearGaussian) -> Any:
+    return kind(torch.randn(6, size), torch.zeros(6), 0.5)
+
+
 def test_codes_of_the_best_linear_vae_are_whitened_principal_components() -> None:
     data = toy()
     assert isinstance(data.train, Split)
@@ -144,7 +142,7 @@ def test_whitening_leaves_out_what_is_rounding() -> None:
 
 def test_without_labels_neighbors_alone(capsys: pytest.CaptureFixture[str]) -> None:
     data = toy(labeled=False)
-    pair = LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5)
+    pair = any_pair()
     result = reduced(pair, data)
     assert all(quality.accuracy is None for quality in result.representations.values())
     said = capsys.readouterr().out
@@ -172,12 +170,10 @@ class Unknown(dist.Normal):
 
 
 @pytest.mark.parametrize("family", [LinearGaussian, Drawn])
-def test_the_random_state_stays_and_the_seed_tells_all(family: Any) -> None:
+def test_the_random_state_stays_and_the_seed_tells_all(family: Any, random_states_kept: Any) -> None:
     pair, data = family(torch.randn(6, 2), torch.zeros(6), 0.5), toy()
-    before, numpy_before = torch.get_rng_state(), legacy_state()
-    first, again, other = (reduced(pair, data, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert legacy_state() == numpy_before
+    with random_states_kept():
+        first, again, other = (reduced(pair, data, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert (first.representations["E[z | x]"] == other.representations["E[z | x]"]) == (family is LinearGaussian)
 
@@ -207,11 +203,11 @@ def test_one_of_several_latents() -> None:
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        reduced(LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5), toy(), **options)
+        reduced(any_pair(), toy(), **options)
 
 
 def test_what_cannot_be_judged() -> None:
-    pair, x = LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5), torch.randn(50, 6)
+    pair, x = any_pair(), torch.randn(50, 6)
     with pytest.raises(ValueError, match="only a training set"):
         reduced(pair, Data("alone", Split(x)))
     pair.b.data.fill_(torch.nan)
@@ -220,7 +216,7 @@ def test_what_cannot_be_judged() -> None:
 
 
 def test_the_same_seed_chooses_the_same_data() -> None:
-    pair, data = LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5), toy()
+    pair, data = any_pair(), toy()
     first, again, other = (reduced(pair, data, num_data=100, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -255,29 +251,10 @@ def test_the_figure_holds_codes_beside_components(size: int) -> None:
         assert not shown(figure, 0)[:, 1].any()
 
 
-def test_planes() -> None:
-    names = {"a": ("x", "y"), "b": ("x", "y")}
-    points = RNG.normal(size=(30, 2))
-    figure = planes({"a": points, "b": -points}, np.arange(30) % 4, axes=names)
-    np.testing.assert_array_equal(shown(figure, 1), -points)
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["0", "1", "2", "3"]
-    assert figure.axes[0].get_xlabel() == "x"
-    assert len(planes({"a": points}, RNG.normal(size=30), axes=names).axes) == 2  # and a color bar
-    for bad, message in (
-        ({}, "nothing to draw"),
-        ({"a": points, "b": points[1:]}, "the same N"),
-        ({"a": points[:, :1]}, r"expected \[N, 2\]"),
-        ({"c": points}, "'c' needs names"),
-        ({"a": points * np.inf}, "NaN or infinite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            planes(bad, axes=names)
-
-
 def test_images_on_the_way(tmp_path: Path) -> None:
     """Data of any event shape are taken as vectors."""
     x: Tensor = torch.rand(60, 1, 2, 3)
-    pair = LinearGaussian(torch.randn(6, 2), torch.zeros(6), 0.5)
+    pair = any_pair()
 
     class Flat(torch.nn.Module):
         def __init__(self) -> None:

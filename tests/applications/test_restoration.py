@@ -14,7 +14,7 @@ import torch
 from pairs import LinearGaussian, functions, hierarchy, made, plain_object, real
 from torch import Tensor, nn
 
-from pyro_vae import MLP, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal, likelihoods, plotting
+from pyro_vae import MLP, VAE, DiagonalNormal, Gaussian, Pair, StandardNormal, likelihoods
 from pyro_vae.applications.restoration import (
     GaussianObservation,
     MaskedObservation,
@@ -31,11 +31,6 @@ from pyro_vae.models import MLPVAE
 
 SCALE = 0.5  # of the pixels given z
 LEADING = (3, 2)  # particles and data
-
-
-def legacy_state() -> list[int]:
-    """Numpy's global random state."""
-    return np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
 
 
 def linear(*event_shape: int, size: int = 5) -> tuple[Any, Tensor, Tensor, Tensor]:
@@ -73,7 +68,9 @@ def cases() -> list[tuple[str, tuple[int, ...], Observation, Tensor, float]]:
     ]
 
 
-CASES = [pytest.param(*case[1:], id=case[0]) for case in cases()]
+CASES = [
+    pytest.param(*case[1:], id=case[0], marks=pytest.mark.slow if case[0] == "denoising" else ()) for case in cases()
+]
 
 
 @pytest.mark.parametrize(("shape", "observation", "A", "noise"), CASES)
@@ -165,9 +162,14 @@ def test_a_score_of_gray_pixels_has_no_variance() -> None:
     assert (Pixels(levels, (3,)).variance == 0).all()
 
 
-@pytest.mark.parametrize("factory", [functions, hierarchy])
 @pytest.mark.parametrize(
-    "observation", [GaussianObservation(0.3), SaltAndPepperObservation(0.2)], ids=["gaussian", "salt"]
+    ("factory", "observation"),
+    [
+        (functions, SaltAndPepperObservation(0.2)),
+        (hierarchy, GaussianObservation(0.3)),
+        pytest.param(functions, GaussianObservation(0.3), marks=pytest.mark.slow),
+        pytest.param(hierarchy, SaltAndPepperObservation(0.2), marks=pytest.mark.slow),
+    ],
 )
 def test_any_pair(factory: Any, observation: Observation) -> None:
     pair, (x,) = made(factory)
@@ -227,7 +229,7 @@ def small() -> Any:
     return MLPVAE((1, 8, 8), 2, (8,), likelihood=Gaussian)
 
 
-@pytest.mark.parametrize("method", ["map", "sample"])
+@pytest.mark.parametrize("method", ["map", pytest.param("sample", marks=pytest.mark.slow)])
 def test_restore(method: Any, tmp_path: Path, capsys: Any) -> None:
     drawn = method == "sample"
     effort: dict[str, Any] = {"num_images": 2, "num_steps": 2, "num_samples": 4, "num_chains": 2, "progress": False}
@@ -248,17 +250,14 @@ def test_restore(method: Any, tmp_path: Path, capsys: Any) -> None:
         assert stored["scores"][0]["psnr"] == found.scores[0].psnr
 
 
-def test_restorations_are_a_function_of_the_seed() -> None:
+def test_restorations_are_a_function_of_the_seed(random_states_kept: Any) -> None:
     effort: dict[str, Any] = {"num_images": 2, "num_steps": 2, "num_samples": 2, "num_chains": 2, "progress": False}
+    effort.update(task="inpainting", mask="random")
     pair, data = small(), images()
-    before, numpy_before = torch.get_rng_state(), legacy_state()
-    first, again, other = (
-        restore(pair, data, task="inpainting", mask="random", seed=seed, **effort).scores for seed in (1, 1, 2)
-    )
+    with random_states_kept():
+        first, again, other = (restore(pair, data, seed=seed, **effort).scores for seed in (1, 1, 2))
     assert first == again
     assert first != other
-    assert torch.equal(torch.get_rng_state(), before)
-    assert legacy_state() == numpy_before
 
 
 def test_restore_with_a_mask_of_ones_own(tmp_path: Path) -> None:
@@ -307,13 +306,3 @@ def test_a_mask_of_another_shape_and_a_negative_scale() -> None:
         GaussianObservation(0.1, 0)
     with pytest.raises(ValueError, match=r"at most 1; got 1\.1"):
         SaltAndPepperObservation(1.1)
-
-
-def test_figure() -> None:
-    x = np.linspace(0, 1, 3 * 16).reshape(3, 4, 4)
-    figure = plotting.restorations([{"original": x}, {"noisy": x, "ours": x}])
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["original", "noisy", "ours"]
-    with pytest.raises(ValueError, match="there are no rows"):
-        plotting.restorations([])
-    with pytest.raises(ValueError, match="of one shape"):
-        plotting.restorations([{"a": x, "b": x[:2]}])

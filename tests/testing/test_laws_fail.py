@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro
@@ -15,10 +15,12 @@ import pytest
 import torch
 from pairs import UserModule, binary
 from pyro.infer import HMC, Trace_ELBO
+from scipy import stats
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_A, VAE, Bernoulli, DiagonalNormal, StandardNormal
-from pyro_vae.testing import EstimatorLaws, PairLaws
+from pyro_vae import SGVB_A, VAE, Bernoulli, DiagonalNormal, StandardNormal, distributions
+from pyro_vae.testing import DistributionLaws, EstimatorLaws, PairLaws, TransformLaws
+from pyro_vae.transforms import Bijection, Parameters, Step
 
 X = binary(6)
 
@@ -287,3 +289,161 @@ def test_laws_of_estimators(law: Callable[[EstimatorLaws], Any], kind: Any) -> N
 def test_every_law_of_estimators_is_broken_once() -> None:
     names = {name for law, _ in ESTIMATOR_LAWS for name in law.__code__.co_names if name.startswith("test_")}
     assert names == {name for name in vars(EstimatorLaws) if name.startswith("test_")}
+
+
+# Parts: subclasses of a right one, of which one method is wrong
+
+
+def of_numpy(*args: Any) -> float:
+    """A number that no seed of torch's gives."""
+    return float(np.random.default_rng().normal())
+
+
+def of_tracing(*args: Any) -> float:
+    """A number that is drawn when a graph is made, and no more."""
+    return float(torch.rand(()).item())
+
+
+Laplace: Any = distributions.Laplace
+draw, log_prob = Laplace._draw, Laplace.log_prob
+
+
+class Halved(Laplace):
+    """To which a KL is registered that is half of what it should be."""
+
+
+@torch.distributions.register_kl(Halved, Halved)
+def _half(q: Halved, p: Halved) -> Tensor:
+    return torch.distributions.kl_divergence(*(Laplace(of.loc, of.scale) for of in (q, p))) / 2
+
+
+class LawsOfLaplace(DistributionLaws):
+    parameters: ClassVar[dict[str, Any]] = {"loc": 0.4, "scale": 1.7}
+    other: ClassVar[dict[str, Any]] = {"loc": -0.3, "scale": 0.9}
+    extremes: ClassVar[list[dict[str, Any]]] = [{"scale": 100.0}]
+    bad: ClassVar[dict[str, Any]] = {"scale": -1.0}
+    closed_form = True
+
+    def __init__(self, kind: Any = Laplace) -> None:
+        self.make = kind
+
+    def reference(self, **parameters: Any) -> Any:
+        return stats.laplace(**parameters)
+
+
+DISTRIBUTION_LAWS: list[tuple[Callable[[DistributionLaws], Any], dict[str, Any]]] = [
+    (lambda laws: laws.test_the_density_is_normalized(), {"log_prob": lambda p, x: log_prob(p, x) + 0.01}),
+    (
+        lambda laws: laws.test_another_library_gives_the_same_density(),
+        {"log_prob": lambda p, x: dist.Laplace(p.loc, 1.02 * p.scale).log_prob(x)},
+    ),
+    (
+        lambda laws: laws.test_draws_follow_the_density(torch.float64),
+        {"_draw": lambda p, shape: p.loc + 1.05 * (draw(p, shape) - p.loc)},
+    ),
+    (lambda laws: laws.test_moments(), {"mean": property(lambda p: p.loc + 0.01)}),
+    (
+        lambda laws: laws.test_gradients_of_draws(),
+        {"_draw": lambda p, shape: p.loc + (draw(p, shape) - p.loc).detach()},
+    ),
+    (lambda laws: laws.test_same_seed_same_draws(), {"_draw": lambda p, shape: draw(p, shape) + of_numpy()}),
+    (
+        lambda laws: laws.test_shapes_and_expansion((5,)),
+        {"expand": lambda p, shape, _=None: Laplace(p.loc.expand(shape), p.scale.expand(shape))},
+    ),
+    (lambda laws: laws.test_dtypes(torch.float32), {"_draw": lambda p, shape: draw(p, shape).double()}),
+    (
+        lambda laws: laws.test_what_is_refused(),
+        {"log_prob": lambda p, x: Laplace(p.loc, p.scale, validate_args=False).log_prob(x)},
+    ),
+    (lambda laws: laws.test_extremes_stay_finite(), {"_draw": lambda p, shape: (100 * draw(p, shape)).exp()}),
+    (lambda laws: laws.test_registered_divergences(), {}),
+    (lambda laws: laws.test_traces(), {"_draw": lambda p, shape: draw(p, shape) + of_tracing()}),
+]
+
+
+@pytest.mark.parametrize(("law", "wrong"), DISTRIBUTION_LAWS)
+def test_laws_of_distributions(law: Callable[[DistributionLaws], Any], wrong: dict[str, Any]) -> None:
+    law(LawsOfLaplace())
+    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
+        law(LawsOfLaplace(type("Wrong", (Laplace,), wrong) if wrong else Halved))
+
+
+class Scaling(Step):
+    """y = exp(a) z."""
+
+    def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
+        super().__init__(latent_dim, context_dim)
+        self.numbers = Parameters([0.1 * torch.randn(latent_dim)], context_dim)
+
+    def call_and_ladj(self, z: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
+        y = z * theta[0].exp()
+        return y, theta[0].sum(-1).expand(y.shape[:-1])
+
+    def inverse_and_ladj(self, y: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
+        return Scaling.call_and_ladj(self, y, [-theta[0]])
+
+
+def forward(change: Callable[..., Any]) -> dict[str, Any]:
+    """A step whose map and log-determinant are ``change`` of the right ones."""
+    return {"call_and_ladj": lambda self, z, theta: change(z, *Scaling.call_and_ladj(self, z, theta))}
+
+
+def backward(change: Callable[..., Any]) -> dict[str, Any]:
+    return {"inverse_and_ladj": lambda self, y, theta: change(y, *Scaling.inverse_and_ladj(self, y, theta))}
+
+
+def half(z: Tensor, y: Tensor, ladj: Tensor) -> Any:
+    return (y.bfloat16() if torch.is_autocast_enabled("cpu") else y), ladj
+
+
+def hidden(self: Any, context: Tensor | None) -> Any:
+    """Numbers that are in no state."""
+    self.__dict__.setdefault("hidden", torch.randn(self.latent_dim))
+    return [Step.theta(self, context)[0] + self.hidden]
+
+
+TRANSFORM_LAWS: list[tuple[Callable[[TransformLaws], Any], dict[str, Any]]] = [
+    (lambda laws: laws.test_is_a_bijection(None, 2), backward(lambda y, z, ladj: (1.001 * z, ladj))),
+    (
+        lambda laws: laws.test_the_log_determinant_is_that_of_the_jacobian(3),
+        forward(lambda z, y, ladj: (y, 1.01 * ladj)),
+    ),
+    (
+        lambda laws: laws.test_gradients_of_the_inverse(None),
+        {"inverse_and_ladj": lambda self, y, theta: Scaling.inverse_and_ladj(self, y, [theta[0].detach()])},
+    ),
+    (
+        lambda laws: laws.test_gradients_reach_everything(3, 0.0),
+        {"call_and_ladj": lambda self, z, theta: (z + 0 * theta[0], 0 * theta[0].sum(-1).expand(z.shape[:-1]))},
+    ),
+    (
+        lambda laws: laws.test_leading_dimensions(None, (2, 4)),
+        forward(lambda z, y, ladj: (y + 0.1 * y.mean(0), ladj)),
+    ),
+    (lambda laws: laws.test_fewer_latents_than_contexts(3, ()), forward(lambda z, y, ladj: (y, ladj[0]))),
+    (lambda laws: laws.test_state_and_copies_give_the_same_map(None), {"theta": hidden}),
+    (lambda laws: laws.test_half_precision_leaves_float32(None), forward(half)),
+    (
+        lambda laws: laws.test_other_sizes_are_refused(3),
+        {"forward": lambda self, context=None: Bijection(self, self.theta(context))},
+    ),
+    (lambda laws: laws.test_a_draw_is_scored_as_any_value(None), backward(lambda y, z, ladj: (z, ladj - 0.01))),
+    (lambda laws: laws.test_the_density_integrates_to_one(None), backward(lambda y, z, ladj: (z, ladj - 0.1))),
+    (lambda laws: laws.test_trains_in_a_posterior_and_a_prior(), forward(lambda z, y, ladj: (y + of_tracing(), ladj))),
+]
+
+
+@pytest.mark.parametrize(("law", "wrong"), TRANSFORM_LAWS)
+def test_laws_of_transforms(law: Callable[[TransformLaws], Any], wrong: dict[str, Any]) -> None:
+    laws, broken = TransformLaws(), TransformLaws()
+    laws.make, broken.make = Scaling, type("Wrong", (Scaling,), wrong)  # type: ignore[method-assign]
+    law(laws)
+    with pytest.raises((AssertionError, ValueError, RuntimeError, pytest.fail.Exception)):
+        law(broken)
+
+
+@pytest.mark.parametrize(("laws", "broken"), [(DistributionLaws, DISTRIBUTION_LAWS), (TransformLaws, TRANSFORM_LAWS)])
+def test_every_law_of_parts_is_broken_once(laws: Any, broken: Any) -> None:
+    names = {name for law, _ in broken for name in law.__code__.co_names if name.startswith("test_")}
+    assert names == {name for name in vars(laws) if name.startswith("test_")}
