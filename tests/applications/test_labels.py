@@ -16,7 +16,7 @@ from pyro_vae import SGVB_A, Gaussian, applications
 from pyro_vae.applications.labels import Classifier, Stacked, analogies, balanced, by_class, classified, labels
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE, SemiSupervisedVAE
-from pyro_vae.plotting.labels import classes_and_styles
+from pyro_vae.plotting import classes_and_styles
 
 SHAPE = (1, 4, 6)
 
