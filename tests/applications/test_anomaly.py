@@ -291,7 +291,7 @@ def test_figure(tmp_path):
     assert plotting.save(same, tmp_path / "constant.png").exists()
     for wrong, sentence in (
         (({}, [0], {}, "0"), "nothing to draw"),
-        (({"one": [0.5]}, [0, 1], {}, "0"), "1 numbers for 2 classes"),
+        (({"one": [0.5]}, [0, 1], {}, "0"), "expected one for each of 2 classes"),
         (({"one": [1.5]}, [0], {}, "0"), "expected \\[0, 1\\]"),
         (({"one": [0.5]}, [0], {"s": ([], [1.0])}, "0"), "0 normal and 1 anomalous"),
         (({"one": [0.5]}, [0], {"s": ([math.nan], [1.0])}, "0"), "NaN"),

@@ -773,7 +773,7 @@ REFUSALS = [
     (lambda: planes({"c": CODES}), "'c' needs names"),
     (lambda: planes({"a": CODES * np.inf}), "NaN or infinite"),
     (lambda: anomaly({}, [0], {}, "0"), "nothing to draw"),
-    (lambda: anomaly({"one": [0.5]}, [0, 1], {}, "0"), "1 numbers for 2 classes"),
+    (lambda: anomaly({"one": [0.5]}, [0, 1], {}, "0"), "expected one for each of 2 classes"),
     (lambda: anomaly({"one": [1.5]}, [0], {}, "0"), r"expected \[0, 1\]"),
     (lambda: anomaly({"one": [0.5]}, [0], {"s": ([], [1.0])}, "0"), "0 normal and 1 anomalous"),
     (lambda: anomaly({"one": [0.5]}, [0], {"s": ([np.nan], [1.0])}, "0"), "NaN"),
