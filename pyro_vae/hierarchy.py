@@ -85,10 +85,10 @@ class BottomUpVAE(PyroModule):
 class LatentLayer(nn.Module):
     """One latent z_l of a :class:`TopDownVAE`: its prior, its posterior, and what it hands down.
 
-    The state h stands for all levels above; it is ``None`` at the top. Tensors of one datum may be vectors or feature
-    maps; they have any number of leading dimensions, ``[*, B]``, and a state that is the same for all data may leave
-    them out. Particles, and values of a discrete latent that are summed over, are on the left of B in h and z but not
-    in the evidence: sums broadcast, and :func:`concat` concatenates them.
+    The state h stands for all levels above; it is ``None`` at the top. A datum is a vector or feature maps, with any
+    number of leading dimensions, ``[*, B]``; a state that is the same for all data may leave them out. Particles, and
+    values of a discrete latent that are summed over, are dimensions left of B in h and z but not in the evidence. Sums
+    of the two broadcast, and :func:`concat` puts them side by side.
     """
 
     @abstractmethod
@@ -131,7 +131,7 @@ class BottomUpEncoder(nn.Module):
 
 
 def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
-    """Both side by side in ``dim``, what is left of it broadcast; ``evidence`` alone where there is no h.
+    """Both side by side in ``dim``, with the dimensions left of it broadcast; ``evidence`` alone where there is no h.
 
     Args:
         evidence: ``[*, B, D]``, or with ``dim=-3`` feature maps ``[*, B, C, H, W]``.

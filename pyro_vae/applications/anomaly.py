@@ -232,9 +232,9 @@ def anomaly(
     """Finds a class that was held out of training, beside PCA and an isolation forest.
 
     For each class an MLPVAE is trained on the binarized training images of all the others, and one more on the same
-    images with noise, for the likelihood ratio. The test images, of all classes, are then scored; a score is worth the
-    AUROC of telling the held-out class from the others. The error of reconstruction by as many principal components as
-    the latent has dimensions, and an isolation forest of 100 trees, are given the gray images.
+    images with noise, for the likelihood ratio. The test images, of all classes, are then scored; a score is judged by
+    the AUROC of telling the held-out class from the others. Beside them stand two scores of the gray images: the error
+    of reconstruction by as many principal components as the latent has dimensions, and an isolation forest.
 
     Args:
         data: name of a labeled data set, or a file or folder of your own; images with pixels in [0, 1]

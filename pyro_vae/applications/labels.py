@@ -26,7 +26,7 @@ from pyro_vae.models import MLPVAE, SemiSupervisedVAE
 from pyro_vae.models.semi_supervised import MISSING, partly_labeled
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.pair import data_plate, evaluating, pair_method
-from pyro_vae.plotting.labels import classes_and_styles
+from pyro_vae.plotting import classes_and_styles
 from pyro_vae.training import Cosine, fit
 from pyro_vae.vae import VAE
 

@@ -209,8 +209,8 @@ class Stream:
     The loader gives a tensor x: [B, *event], or a tuple or list (x, ...) of tensors. uint8 x becomes float32 x / 255,
     floats become float32, and ``"dynamic"`` binarizes as in :class:`Split`.
 
-    Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch) unless the
-    loader has a ``generator`` of its own, which then has its way. ``start`` skips by drawing and dropping.
+    Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
+    ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.
 
     Args:
         loader: of data that are read as they are needed.

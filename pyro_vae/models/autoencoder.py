@@ -84,8 +84,8 @@ class Autoencoder(VAE):
     .. math:: \mathcal L(x) = -\tfrac 1 2 |x - \mathrm{loc}(z)|^2 - \tfrac D 2 \log 2 \pi
 
     It is no bound on log p(x): there is no prior, so no p(x), and q has no density. What draws from the prior, such as
-    :func:`pyro_vae.diagnostics.sample` and annealed importance sampling, refuses. Train with SGVB_B, the default of
-    :func:`pyro_vae.fit`, or SGVB_A; beta has no part in it.
+    :func:`pyro_vae.diagnostics.sample` and annealed importance sampling, refuses. Train with SGVB_B (the default) or
+    SGVB_A; beta changes nothing.
 
     With a ``corruption`` it is the denoising autoencoder: the encoder sees :math:`\tilde x \sim p(\tilde x \mid x)` in
     training, and the target stays x,

@@ -128,7 +128,8 @@ class FullBayes(PyroModule):
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
             weights = [layer.posterior().sample() for _, layer in bayesian_layers(self)]
-        return Pair(functools.partial(self._drawn_model, weights), functools.partial(self._drawn_guide, weights), self)
+        model, guide = (functools.partial(self._at, weights, run) for run in (self.pair.model, self.pair.guide))
+        return Pair(model, guide, self)
 
     @pair_method
     def _predictive_model(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,15 +143,8 @@ class FullBayes(PyroModule):
             return self._recognize(sample_posterior(self, traced=False), *args, **kwargs)
 
     @pair_method
-    def _drawn_model(self, weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
-        self._fix(weights)
-        return self.pair.model(*args, **kwargs)
-
-    @pair_method
-    def _drawn_guide(self, weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
-        self._fix(weights)
-        return self.pair.guide(*args, **kwargs)
-
-    def _fix(self, weights: Sequence[Tensor]) -> None:
+    def _at(self, weights: Sequence[Tensor], program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A program of the pair with these weights."""
         for (_, layer), value in zip(bayesian_layers(self), weights, strict=True):
             layer.fix(value)
+        return program(*args, **kwargs)

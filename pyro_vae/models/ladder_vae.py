@@ -73,8 +73,8 @@ class LadderVAE(ChainVAE, TopDownVAE):
         z_L \sim \mathcal N(0, I), \quad z_l \sim \mathcal N(\mathrm{MLP}(z_{l+1})), \quad
         x \sim p(x \mid \mathrm{MLP}(z_1))
 
-    The guide passes over the data upwards once, d_0 = x and :math:`d_l = \mathrm{MLP}(d_{l-1})`, and weighs on its way
-    down what each level has seen by its precision against the model's own prior:
+    The guide goes over the data upwards once, d_0 = x and :math:`d_l = \mathrm{MLP}(d_{l-1})`, and on its way down
+    weighs what each level has seen against the model's own prior, each by its precision:
 
     .. math::
         q(z_L \mid x) = \mathcal N(\hat{\mathrm{loc}}_L, \hat s_L^2), \qquad
@@ -226,35 +226,31 @@ def _head(seen: int, shape: _Map, latent_dim: int, activation: type[nn.Module]) 
     return Convolutional((seen, *shape[1:]), (2, latent_dim, *shape[1:]), layers)
 
 
-def _sizes(below: _Map, shape: _Map) -> list[int]:
-    """The strides of the convolutions between two levels: a power of two goes by steps of 2."""
+def _steps(below: _Map, shape: _Map) -> list[tuple[int, int, int]]:
+    """Stride, channels below and channels above of each convolution between two levels; a power of 2 goes by 2."""
     stride = below[1] // shape[1]
     halvings = stride.bit_length() - 1
-    return [2] * halvings if stride == 2**halvings and stride > 1 else [stride]
+    strides = [2] * halvings if stride == 2**halvings and stride > 1 else [stride]
+    widths = [below[0], *(max(1, shape[0] >> step) for step in range(len(strides) - 1, -1, -1))]
+    return [(stride, *pair) for stride, pair in zip(strides, itertools.pairwise(widths), strict=True)]
 
 
 def _falling(below: _Map, shape: _Map, activation: type[nn.Module]) -> list[nn.Module]:
     """Convolutions from the feature maps of one level to those of the level above."""
     layers: list[nn.Module] = []
-    strides = _sizes(below, shape)
-    widths = [below[0], *(max(1, shape[0] >> step) for step in range(len(strides) - 1, -1, -1))]
-    for stride, pair in zip(strides, itertools.pairwise(widths), strict=True):
+    for stride, outer, inner in _steps(below, shape):
         layers += [activation()] if layers else []
-        layers.append(nn.Conv2d(*pair, 3, stride, 1) if stride <= 2 else nn.Conv2d(*pair, stride, stride))
+        layers.append(nn.Conv2d(outer, inner, 3, stride, 1) if stride <= 2 else nn.Conv2d(outer, inner, stride, stride))
     return layers
 
 
 def _rising(shape: _Map, below: _Map, activation: type[nn.Module]) -> list[nn.Module]:
     """Transposed convolutions from the feature maps of one level to those of the level below, or to pixels."""
     layers: list[nn.Module] = []
-    strides = _sizes(below, shape)
-    widths = [*(max(1, shape[0] >> step) for step in range(len(strides))), below[0]]
-    for stride, pair in zip(strides, itertools.pairwise(widths), strict=True):
-        if stride == 1:
-            last: nn.Module = nn.Conv2d(*pair, 3, padding=1)
-        else:
-            last = nn.ConvTranspose2d(*pair, 4, 2, 1) if stride == 2 else nn.ConvTranspose2d(*pair, stride, stride)
-        layers += [activation(), last]
+    for stride, outer, inner in reversed(_steps(below, shape)):
+        kernel = {1: (3, 1, 1), 2: (4, 2, 1)}.get(stride, (stride, stride, 0))  # size, stride, padding
+        layer = nn.Conv2d if stride == 1 else nn.ConvTranspose2d
+        layers += [activation(), layer(inner, outer, *kernel)]
     return layers
 
 

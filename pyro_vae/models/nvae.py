@@ -63,8 +63,7 @@ class NVAE(TopDownVAE):
         likelihood: makes p(x | h_0) of the network of ``[*, C, H, W]``, a class of :mod:`pyro_vae.likelihoods` or a
             function; for colors :class:`~pyro_vae.likelihoods.MixtureOfDiscretizedLogistics`.
         checkpointing: in training, what a cell computes inside is computed again for the gradients instead of kept:
-            less memory, more time. It acts in an eager step and in a traced one, with the same gradients; the running
-            statistics of batch norm move once.
+            the same gradients for less memory and more time, eager or traced.
 
     Raises:
         ValueError: if the data are no images, a number is too small or no whole number, there are no groups, or the
@@ -276,8 +275,8 @@ class _Cell(Residual):
 def _recomputed(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)``, which is computed again when its gradients are.
 
-    By then a functional call, such as the one that is traced, is over: parameters and buffers are those of now. What
-    batch norm writes the second time, it writes into copies.
+    By then a functional call, such as the one that is traced, is over: so the parameters and buffers are kept. The
+    second time batch norm writes into copies, so that its running statistics move once.
     """
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     runs = itertools.count()

@@ -37,13 +37,13 @@ def with_network(
     network: Callable[[tuple[int, ...]], nn.Module],
     default: Sequence[int],
 ) -> Any:
-    """What ``make`` gives of a network with the output that it asks for.
+    """``make(network)``, of a network with the output shape that it asks for.
 
     Args:
         make: a class of :mod:`pyro_vae.posteriors` or :mod:`pyro_vae.likelihoods`, or a function of a network.
         shape: event shape of the variable.
         network: makes the network of an output shape.
-        default: the output shape where ``make`` gives what has no ``network_shape`` to ask for it.
+        default: the output shape where what ``make`` gives has no ``network_shape``.
     """
     tried: Any = None
     with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from pyro_vae._checks import number
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
 from pyro_vae.networks import MLP, at_least_float32, shape_of
@@ -33,9 +34,9 @@ class SemiSupervisedVAE(PyroModule):
         y \sim q(y \mid x), \quad z \sim q(z \mid x, y)
 
     Arguments are ``x: [B, *event]`` and ``y: [B]``, whole numbers 0 ... K - 1, or -1 where the label is missing; a
-    batch may mix both. Labels are looked at when a pair first runs, not in each step of training, where one that is
-    no class counts as missing: :func:`partly_labeled` looks at all of them beforehand. Under
-    :class:`~pyro_vae.estimators.Enumeration`, which sums y out, the bound of a datum is
+    batch may mix both. Labels are checked when a pair first runs, and all of them by :func:`partly_labeled`; in a
+    training step one that is no class counts as missing. Under :class:`~pyro_vae.estimators.Enumeration`, which sums y
+    out, the bound of a datum is
 
     .. math::
         -\mathcal L(x, y) &= \mathrm E_{q(z \mid x, y)}[\log p(x, y, z) - \log q(z \mid x, y)] \le \log p(x, y)
@@ -43,19 +44,18 @@ class SemiSupervisedVAE(PyroModule):
         -\mathcal U(x) &= \sum_y q(y \mid x) \, [-\mathcal L(x, y) - \log q(y \mid x)] \le \log p(x)
             && \text{without}
 
-    Both come of one program, because the guide draws y from a point mass at a label that is known and from q(y | x)
-    otherwise: a point mass leaves of the sum the one term of the label, and log q = 0. So the model is the generative
-    process itself, without masks, and any estimator of discrete latents takes the pair. The price is that x is decoded
-    for all K classes also where the label is known. Without a mask each term belongs to its site, and no sum depends
-    on which other data are in the batch.
+    Both are one program: the guide draws y from a point mass at a known label, and from q(y | x) otherwise. A point
+    mass leaves one term of the sum, with log q = 0, so that the model is the generative process itself, without masks,
+    and any estimator of discrete latents takes the pair. The price: x is decoded for all K classes also where the label
+    is known.
 
-    Labeled data leave no gradient in q(y | x) but by the classification term of the paper, a factor of the model,
+    Labeled data reach q(y | x) only by the classification term of the paper, a factor of the model,
 
     .. math:: \alpha \log q(y \mid x) \quad \text{with a label, in training mode only.}
 
-    What is reported of training includes it, and is then no bound; in evaluation mode (``pair.eval()``, as
-    :func:`~pyro_vae.check`, validation and :mod:`pyro_vae.evidence` run a pair) the value is the bound above.
-    The paper takes :math:`\alpha = 0.1 \, N / N_\mathrm{labeled}`.
+    The value in training includes it, and is then no bound; in evaluation mode (``pair.eval()``, as in validation,
+    :func:`~pyro_vae.check` and :mod:`pyro_vae.evidence`) it is the bound above. The paper takes
+    :math:`\alpha = 0.1 \, N / N_\mathrm{labeled}`.
 
     Args:
         event_shape: shape of one datum, for example (1, 28, 28).
@@ -102,8 +102,7 @@ class SemiSupervisedVAE(PyroModule):
         super().__init__()
         if not hidden:
             raise ValueError("the label enters q(z | x, y) in its first hidden layer: give hidden at least one.")
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha weighs the classification term: it is finite and not negative; got {alpha}.")
+        number(0, alpha=alpha)
         shape_of("num_classes and latent_dim", (num_classes, latent_dim))
         self.event_shape = shape_of("event_shape", event_shape)
         self.num_classes, self.latent_dim = num_classes, latent_dim
@@ -156,10 +155,7 @@ class SemiSupervisedVAE(PyroModule):
         """q(y | x), or a point mass at the label where it is known."""
         if y is None:
             return self.classify(x)
-        if y.shape != x.shape[:1]:
-            raise ValueError(
-                f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}."
-            )
+        _check_rows(x, y)
         if is_validation_enabled():
             check_labels(y, self.num_classes)
         logits = self.classify(x).logits
@@ -205,10 +201,8 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
         ValueError: if no datum has a label, a label is none of the classes, ``share`` is out of range, or x and y are
             not of one length.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share is that of rows with a label, between 0 and 1; got {share}.")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}.")
+    number(above=0, below=1, share=share)
+    _check_rows(x, y)
     check_labels(y, num_classes)
     known = (y != MISSING).nonzero()[:, 0]
     missing = (y == MISSING).nonzero()[:, 0]
@@ -218,6 +212,11 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
     rows = torch.cat([missing, known.repeat(repeats)])
     weight = torch.cat([torch.ones(len(missing)), torch.full((repeats * len(known),), 1 / repeats)])
     return TensorDataset(x[rows], y[rows], weight.to(x.device))
+
+
+def _check_rows(x: Tensor, y: Tensor) -> None:
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}.")
 
 
 def check_labels(y: Tensor, num_classes: int) -> None:

@@ -17,6 +17,7 @@ from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.priors import StandardNormal
+from pyro_vae.vae import given
 
 JITTER = 1e-4  # white noise of the process, as a share of its variance: float32 then factors coinciding points
 _START = -2.0  # log variances of the process, and of z and f given each other
@@ -41,11 +42,10 @@ class VariationalGP(PyroModule):
     .. math::
         \mathcal L = \mathrm E_q[\log p(x, z) + \log r(\xi, f \mid z, x) - \log q(\xi, f, z \mid x)]
 
-    Here r belongs to the model, which draws xi and f after x. The extended model p(x, z) r(xi, f | z, x) has the
-    marginal p(x), so it needs no estimator of its own: SGVB_A is the bound above, and IWAE, DReG, importance sampling
-    and AIS bound or estimate log p(x) as they do for any pair. SGVB_B refuses, since the guide draws z last. Near the
-    inputs s the process has little variance, so that importance weights may have heavy tails: look at their k-hat, or
-    take AIS.
+    Here r belongs to the model, which draws xi and f after x: p(x, z) r(xi, f | z, x) has the marginal p(x), so that no
+    estimator of its own is needed. SGVB_A is the bound above; IWAE, DReG, importance sampling and AIS bound or estimate
+    log p(x) as for any pair; SGVB_B refuses, since the guide draws z last. Near the inputs s the process has little
+    variance, so that importance weights may have heavy tails: look at their k-hat, or take AIS.
 
     With M = 1, v near 0 and long lengthscales, q(z | x) is the diagonal Gaussian N(t(x), scale(x)^2).
 
@@ -126,8 +126,7 @@ class VariationalGP(PyroModule):
     @pair_method
     def guide(self, x: Tensor | None = None) -> Tensor:
         """xi ~ N(0, I), f ~ GP(xi) given the variational data of x, z ~ N(f, scale(x)^2)."""
-        if x is None:
-            raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
+        x = given(x)
         s, t, scale = self.variational_data(x)
         with data_plate(x):
             xi = pyro.sample("xi", dist.Normal(t.new_zeros(self.input_dim), 1.0).to_event(1))

@@ -17,27 +17,28 @@ it (the mean of a Gaussian likelihood may) are clipped; values further out mean 
 from pyro_vae.plotting.curves import learning_curves
 from pyro_vae.plotting.densities import densities
 from pyro_vae.plotting.estimators import gradients
-from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.latents import active_units, latent_scatter, planes
 from pyro_vae.plotting.levels import levels, site_name
 from pyro_vae.plotting.lines import lines
 from pyro_vae.plotting.mosaics import (
     animation,
+    classes_and_styles,
     image_grid,
     interpolations,
     manifold,
     manifold_grid,
     reconstructions,
     resampled,
+    restorations,
     samples,
     traversals,
 )
-from pyro_vae.plotting.reduction import planes
-from pyro_vae.plotting.restoration import restorations
 from pyro_vae.plotting.style import save
 
 __all__ = [
     "active_units",
     "animation",
+    "classes_and_styles",
     "densities",
     "gradients",
     "image_grid",

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import Array, check_finite, minus, real
+from pyro_vae.plotting.arrays import Array, check_finite, minus, real, shaped
 from pyro_vae.plotting.style import INK, LINES, MUTED, STYLE, HouseFigure
 
 
@@ -20,8 +20,6 @@ def held_out_classes(
     classes: Sequence[Any],
     scores: Mapping[str, tuple[ArrayLike, ArrayLike]],
     held_out: str,
-    *,
-    unit: str = "nats",
 ) -> Figure:
     """The AUROC by held-out class and method, with the mean, above histograms of scores for one class.
 
@@ -30,8 +28,7 @@ def held_out_classes(
         classes: the C classes that were held out.
         scores: method -> the scores of normal data [N] and of anomalous data [M], for a histogram each; the outermost
             0.5 % on each side are drawn in the last bins.
-        held_out: which class the histograms are of.
-        unit: of the scores.
+        held_out: which class the histograms are of; their scores are in nats.
 
     Raises:
         ValueError: if there is nothing to draw, lengths differ, or numbers are not finite or not in [0, 1].
@@ -58,7 +55,7 @@ def held_out_classes(
     for column, (name, sides) in enumerate(scores.items()):
         below = figure.add_subplot(grid[1, column])
         _histogram(below, name, sides)
-        below.set_xlabel(f"{minus(name)} ({unit})")
+        below.set_xlabel(f"{minus(name)} (nats)")
         below.set_title(f"{held_out} held out")
         if column == 0:
             below.set_ylabel("density")
@@ -83,10 +80,7 @@ def _histogram(ax: Any, name: str, sides: tuple[ArrayLike, ArrayLike]) -> None:
 
 
 def _areas(values: ArrayLike, name: str, count: int) -> Array:
-    found = real(values, f"the AUROC of {name!r}").ravel()
-    check_finite(found, f"the AUROC of {name!r}")
-    if found.size != count:
-        raise ValueError(f"the AUROC of {name!r} has {found.size} numbers for {count} classes; expected one for each")
+    found = shaped(values, f"the AUROC of {name!r}", (count,), f"one for each of {count} classes")
     if found.min() < 0 or found.max() > 1:
         raise ValueError(f"the AUROC of {name!r} reaches from {found.min():g} to {found.max():g}; expected [0, 1]")
     return found

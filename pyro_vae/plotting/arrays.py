@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,25 @@ def check_finite(values: NDArray[Any], name: str) -> None:
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise ValueError(f"{name} hold {bad} of {values.size} values that are NaN or infinite; expected finite values")
+
+
+def shaped(value: Any, name: str, shape: Sequence[int | None], expected: str) -> Array:
+    """Finite numbers of a shape, in which None is any size of at least 1; ``expected`` says it in words."""
+    found = real(value, name)
+    sizes = zip(found.shape, shape, strict=False)
+    if found.ndim != len(shape) or not all(size and wanted in (None, size) for size, wanted in sizes):
+        raise ValueError(f"{name}: got shape {list(found.shape)}; expected {expected}")
+    check_finite(found, name)
+    return found
+
+
+def check_row(row: Any, keys: Collection[str], name: str) -> None:
+    """Refuses what is no dictionary with these keys, as ``as_rows()`` gives them."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{name} is a {type(row).__name__}; expected a dictionary, as as_rows() gives")
+    missing = sorted(set(keys) - set(row))
+    if missing:
+        raise ValueError(f"{name} has no {', '.join(missing)}; it has {', '.join(sorted(map(str, row)))}")
 
 
 def positive(value: Any, name: str) -> int:

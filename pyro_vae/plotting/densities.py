@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import check_finite, positive, real
+from pyro_vae.plotting.arrays import positive, shaped
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
 
 
@@ -40,10 +40,7 @@ def densities(
     figure = HouseFigure(figsize=(columns * side + 0.7, rows * (side + 0.25) + (0.95 if title else 0.7)), layout=SQUARE)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, (name, values)) in enumerate(zip(axes, panels.items(), strict=False)):
-        density = real(values, f"the density {name!r}")
-        if density.ndim != 2 or 0 in density.shape:
-            raise ValueError(f"the density {name!r} has shape {list(density.shape)}; expected [H, W], a square grid")
-        check_finite(density, f"the density {name!r}")
+        density = shaped(values, f"the density {name!r}", (None, None), "[H, W], a square grid")
         if density.min() < 0:
             raise ValueError(f"the lowest value of the density {name!r} is {density.min():g}; expected at least 0")
         square = (-extent, extent, -extent, extent)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
-from pyro_vae.plotting.arrays import Array, real
+from pyro_vae.plotting.arrays import Array, check_row, real
 from pyro_vae.plotting.style import MUTED, PAGE, STYLE, HouseFigure, color_and_marker
 
 _LABELS = {
@@ -115,11 +115,7 @@ def _table(rows: Any, quantities: Sequence[str]) -> dict[tuple[str, str], dict[s
         raise ValueError(f"quantities are {len(quantities)}; expected 1 to 3, one for each panel")
     table = {}
     for row in rows:
-        if not isinstance(row, Mapping):
-            raise TypeError(f"a row is a {type(row).__name__}; expected a dictionary, as as_rows() gives")
-        missing = {"estimator", "group", *quantities} - set(row)
-        if missing:
-            raise ValueError(f"a row has no {', '.join(sorted(missing))}; it has {', '.join(sorted(map(str, row)))}")
+        check_row(row, ("estimator", "group", *quantities), "a row")
         keys = [key for quantity in quantities for key in (quantity, f"{quantity}_error") if row.get(key) is not None]
         numbers = {key: float(real(row[key], key)) for key in keys}
         table[str(row["estimator"]), str(row["group"])] = numbers

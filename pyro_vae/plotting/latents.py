@@ -1,9 +1,9 @@
-"""Latent codes in the plane, and how much each latent unit is used."""
+"""Data and codes in planes, and how much each latent unit is used."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_vae.plotting.arrays import Array, array, check_finite, real
+from pyro_vae.plotting.arrays import Array, array, check_finite, real, shaped
 from pyro_vae.plotting.style import CLASSES, LINES, SQUARE, STYLE, HouseFigure
 
 
@@ -33,13 +33,9 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
         ValueError: if the shape is another, D < 2, codes or labels are not finite, or there are more than 12 words.
         TypeError: if codes are not numbers.
     """
-    points = real(codes, "codes")
-    if points.ndim != 2 or points.shape[0] < 1 or points.shape[1] < 2:
-        raise ValueError(
-            f"codes have shape {list(points.shape)}; expected [N, D] with N >= 1 and D >= 2 "
-            "(for one latent dimension, draw a histogram)"
-        )
-    check_finite(points, "codes")
+    points = shaped(codes, "codes", (None, None), "[N, D] with N >= 1 and D >= 2")
+    if points.shape[1] < 2:
+        raise ValueError(f"codes: got shape {list(points.shape)}; expected [N, D] with D >= 2: draw a histogram")
     dims, names = points.shape[1], ["$z_1$", "$z_2$"]
     if dims > 2:
         points, share = _principal(points)
@@ -47,6 +43,43 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
     kinds = None if labels is None else as_labels(labels, len(points))
     figure = HouseFigure(figsize=(4.7 if kinds is None else 5.4, 4.5), layout=SQUARE)
     scatter([figure.add_subplot()], [points], [(names[0], names[1])], kinds, float(np.clip(12000 / len(points), 4, 30)))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def planes(
+    points: Mapping[str, ArrayLike], labels: ArrayLike | None = None, *, axes: Mapping[str, tuple[str, str]]
+) -> Figure:
+    """The same data in several planes, a panel for each, with the labels' colors in common.
+
+    Each panel has equal spans in both directions, so that distances in the picture are distances in the plane.
+
+    Args:
+        points: [N, 2] by title.
+        labels: [N], as :func:`latent_scatter` takes them, or None.
+        axes: what the two axes of each panel are, by title.
+
+    Raises:
+        ValueError: if there is no panel, the panels hold different numbers of points, a shape is another, the axes of
+            a panel are not named, or something is not finite.
+        TypeError: if points are not numbers.
+    """
+    if not points:
+        raise ValueError("planes has nothing to draw; give points [N, 2] for each title")
+    panels: dict[str, Array] = {}
+    count: int | None = None
+    for title, value in points.items():
+        what = f"the points of {title!r}"
+        panels[title] = shaped(value, what, (count, 2), "[N, 2], with the same N >= 1 in all panels")
+        count = len(panels[title])
+        if title not in axes:
+            raise ValueError(f"axes names those of {', '.join(axes) or 'nothing'}; the panel {title!r} needs names too")
+    assert count is not None
+    kinds = None if labels is None else as_labels(labels, count)
+    figure = HouseFigure(figsize=(3.6 * len(panels) + (0.3 if kinds is None else 0.9), 3.9), layout=SQUARE)
+    drawn = [figure.add_subplot(1, len(panels), place + 1, title=title) for place, title in enumerate(panels)]
+    names = [axes[title] for title in panels]
+    scatter(drawn, list(panels.values()), names, kinds, float(np.clip(8000 / count, 3, 24)))
     return figure
 
 
@@ -142,16 +175,9 @@ def active_units(variances: ArrayLike, *, threshold: float = 0.01) -> Figure:
         ValueError: if the shape is another, a variance is negative or not finite, or the threshold is 0 or less.
         TypeError: if something is not numbers.
 
-    Source:
-        Burda, Grosse and Salakhutdinov (2015), Section 5.2, where the threshold is 0.01.
+    Source: Burda, Grosse and Salakhutdinov (2015), Section 5.2, where the threshold is 0.01.
     """
-    units = real(variances, "variances")
-    if units.ndim != 1 or units.size == 0:
-        raise ValueError(
-            f"variances have shape {list(units.shape)}; expected [D], one for each latent unit: flatten them, "
-            "or draw each layer for itself"
-        )
-    check_finite(units, "variances")
+    units = shaped(variances, "variances", (None,), "[D], one for each latent unit: flatten them, or draw each layer")
     if (units < 0).any():
         raise ValueError(f"the lowest of the variances is {units.min():g}; expected variances of at least 0")
     limit = real(threshold, "threshold")

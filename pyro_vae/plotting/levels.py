@@ -11,9 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import check_finite, real
+from pyro_vae.plotting.arrays import check_row, shaped
 from pyro_vae.plotting.style import LINES, MUTED, STYLE, HouseFigure
 
 _NUMBERS = ("rate", "num_units")
@@ -101,21 +100,8 @@ def _used(row: Mapping[str, Any]) -> tuple[float | None, str, str]:
 
 
 def _row(row: Any, name: str) -> dict[str, Any]:
-    if not isinstance(row, Mapping):
-        raise TypeError(f"a latent of {name!r} is a {type(row).__name__}; expected a dictionary, as as_rows() gives")
-    missing = {"site", *_NUMBERS} - set(row)
-    if missing:
-        raise ValueError(f"a latent of {name!r} has no {', '.join(sorted(missing))}; it has {', '.join(map(str, row))}")
-    found: dict[str, Any] = {"site": str(row["site"])}
-    for key in (*_NUMBERS, *_COUNTS):
-        value: ArrayLike | None = row.get(key)
-        found[key] = None if value is None and key in _COUNTS else _number(value, f"{key} of {found['site']!r}")
-    return found
-
-
-def _number(value: Any, name: str) -> float:
-    found = real(value, name)
-    if found.shape != ():
-        raise ValueError(f"{name} has shape {list(found.shape)}; expected one number")
-    check_finite(found, name)
-    return float(found)
+    check_row(row, ("site", *_NUMBERS), f"a latent of {name!r}")
+    site = str(row["site"])
+    given = {key: row.get(key) for key in (*_NUMBERS, *_COUNTS) if key in _NUMBERS or row.get(key) is not None}
+    numbers = {key: float(shaped(value, f"{key} of {site!r}", (), "one number")) for key, value in given.items()}
+    return {"site": site, **dict.fromkeys(_COUNTS), **numbers}

@@ -1,14 +1,14 @@
-"""Images side by side: grids, samples, reconstructions, manifolds, traversals, interpolations, animations."""
+"""Images side by side: grids, samples, reconstructions, manifolds, traversals, restorations, animations, ..."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import cast
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae.plotting.arrays import Array, check_finite, minus, positive, real
-from pyro_vae.plotting.style import STYLE, write_file
+from pyro_vae.plotting.arrays import Array, minus, positive, real, shaped
+from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure, write_file
 from pyro_vae.plotting.tiles import (
     apart,
     as_grid,
@@ -76,8 +76,7 @@ def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, *, count: 
         count: how many pairs to draw.
 
     Raises:
-        ValueError: if the two shapes differ, or as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`, and if the two shapes differ.
     """
     above, below = as_images(originals, "originals"), as_images(reconstructions, "reconstructions")
     if above.shape != below.shape:
@@ -100,8 +99,7 @@ def samples(images: ArrayLike) -> Figure:
         images: [N, C, H, W] or [N, H, W], values in [0, 1]; usually the mean of p(x | z) at z ~ p(z).
 
     Raises:
-        ValueError: as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`.
     """
     return image_grid(images, title="means of p(x | z) at z from the prior")
 
@@ -124,16 +122,12 @@ def manifold_grid(side: int, quantiles: ArrayLike | None = None) -> Array:
         ValueError: if ``side`` is below 1, or there are not 2 x side quantiles, all finite.
         TypeError: if ``side`` is no whole number.
 
-    Source:
-        Kingma and Welling (2014), Figure 4.
+    Source: Kingma and Welling (2014), Figure 4.
     """
     side = positive(side, "side")
     if quantiles is None:
         quantiles = [[NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]] * 2
-    points = real(quantiles, "quantiles")
-    if points.shape != (2, side):
-        raise ValueError(f"quantiles have shape {list(points.shape)}; expected those of z_1 and of z_2, [2, {side}]")
-    check_finite(points, "quantiles")
+    points = shaped(quantiles, "quantiles", (2, side), f"those of z_1 and of z_2, [2, {side}]")
     z1, z2 = np.meshgrid(points[0], points[1, ::-1])
     return np.stack([z1.ravel(), z2.ravel()], axis=1)
 
@@ -148,11 +142,9 @@ def manifold(images: ArrayLike, *, side: int, prior: str = "N(0, 1)") -> Figure:
         prior: whose quantiles the axes show.
 
     Raises:
-        ValueError: if there are not side * side images, or as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`, and if there are not side * side images.
 
-    Source:
-        Kingma and Welling (2014), Figure 4.
+    Source: Kingma and Welling (2014), Figure 4.
     """
     side = positive(side, "side")
     tiles = as_images(images, "images")
@@ -205,12 +197,7 @@ def traversals(
     if (values is None) == (quantiles is None):
         raise ValueError("traversals needs to know what its columns are: give values or quantiles, one of the two")
     name, given = ("values", values) if quantiles is None else ("quantiles", quantiles)
-    points = real(given, name)
-    if points.shape != (steps,):
-        raise ValueError(
-            f"{name} have shape {list(points.shape)} and images are [D, V, ...] = {list(tiles.shape)}; "
-            f"expected one value of z for each column, [{steps}]"
-        )
+    points = shaped(given, name, (steps,), f"one value of z for each column of the images, [{steps}]")
     if quantiles is not None and not ((points >= 0) & (points <= 1)).all():
         raise ValueError(f"quantiles go from {points.min():g} to {points.max():g}; expected [0, 1]")
     mosaic = tile(tiles, rows, steps)
@@ -234,8 +221,7 @@ def interpolations(images: ArrayLike, starts: ArrayLike, ends: ArrayLike) -> Fig
         ends: those to which they go.
 
     Raises:
-        ValueError: if the shapes do not fit, or as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
     """
     tiles = as_grid(images, "images", "P, T", "pair by step")
     rows, steps = tiles.shape[:2]
@@ -274,8 +260,7 @@ def resampled(images: ArrayLike, originals: ArrayLike, rows: Sequence[str], *, t
         title: written above the mosaic.
 
     Raises:
-        ValueError: if the shapes do not fit, or as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
     """
     tiles = as_grid(images, "images", "R, P, S", "row by datum by draw")
     count, blocks, draws, *event = tiles.shape
@@ -300,6 +285,80 @@ def resampled(images: ArrayLike, originals: ArrayLike, rows: Sequence[str], *, t
     return fitted(ax, mosaic, count + 1, blocks * draws)
 
 
+@matplotlib.rc_context(STYLE)
+def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
+    """Rows of images under each other, the same data in each column, in groups with space between them.
+
+    Args:
+        groups: by label the rows of each group, each [N, C, H, W] or [N, H, W], values in [0, 1]. Usually the originals
+            by themselves, and then what became of them: degraded, restored by one method, by another.
+
+    Raises:
+        ValueError, TypeError: as :func:`image_grid`, and if there are no rows, or they differ in their shape.
+    """
+    blocks = [[(label, as_images(images, label)) for label, images in group.items()] for group in groups]
+    rows = [row for block in blocks for row in block]
+    if not rows:
+        raise ValueError("there are no rows: give groups of images, for example [{'original': images}]")
+    shape = rows[0][1].shape
+    for label, array in rows:
+        if array.shape != shape:
+            raise ValueError(
+                f"{label} are [N, C, H, W] = {list(array.shape)} and {rows[0][0]} {list(shape)}; rows show the same "
+                "data, so give as many images of one shape in each"
+            )
+    space = gap(shape)
+    mosaics = [tile(np.stack([images for _, images in block]), len(block), shape[0]) for block in blocks]
+    whole = apart(mosaics, 4 * space, axis=0)
+    ax = show(whole)
+    tops = np.cumsum([0, *(len(mosaic) + 4 * space for mosaic in mosaics[:-1])])
+    places = [top + centres(len(block), shape[2], space) for top, block in zip(tops, blocks, strict=True)]
+    ax.set_yticks(np.concatenate(places), [label for label, _ in rows])
+    return fitted(ax, whole, len(rows), shape[0])
+
+
+@matplotlib.rc_context(STYLE)
+def classes_and_styles(
+    samples: ArrayLike, originals: ArrayLike, analogies: ArrayLike, *, classes: Sequence[Any]
+) -> Figure:
+    """On the left a row for each class and a column for each style; on the right data, each in all classes.
+
+    Args:
+        samples: [K, S, C, H, W] or [K, S, H, W], values in [0, 1]: class by style, the styles drawn from the prior.
+        originals: [N, C, H, W] or [N, H, W], the data whose styles are on the right.
+        analogies: [N, K, C, H, W] or [N, K, H, W]: the style of a datum by class.
+        classes: [K], their names.
+
+    Raises:
+        ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
+    """
+    left, right = as_grid(samples, "samples", "K, S"), as_grid(analogies, "analogies", "N, K")
+    data = as_images(originals, "originals")
+    count = len(classes)
+    if len(left) != count or right.shape[:2] != (len(data), count) or left.shape[2:] != data.shape[1:]:
+        raise ValueError(
+            f"samples are [K, S, C, H, W] = {list(left.shape)}, originals [N, C, H, W] = {list(data.shape)} and "
+            f"analogies [N, K, C, H, W] = {list(right.shape)}; expected K = {count}, that of the classes, N alike, and "
+            "images of one shape"
+        )
+    space, width = gap(data.shape), data.shape[3]
+    styles, moved = tile(left, count, left.shape[1]), tile(right, len(data), count)
+    mosaics = styles, apart([tile(data, len(data), 1), moved], 4 * space, axis=1)
+    scale = 10.0 / sum(mosaic.shape[1] for mosaic in mosaics)
+    figure = HouseFigure(figsize=(10.8, max(mosaic.shape[0] for mosaic in mosaics) * scale + 0.7), layout=SQUARE)
+    engine: Any = figure.get_layout_engine()
+    engine.set(wspace=0.05)
+    axes = figure.subplots(1, 2, width_ratios=[mosaic.shape[1] for mosaic in mosaics])
+    for ax, mosaic in zip(axes, mosaics, strict=True):
+        show(mosaic, ax)
+    names = [str(name) for name in classes]
+    label_rows(axes[0], names, left.shape)
+    axes[0].set(ylabel="class $y$", xlabel="style $z$ from the prior, one for each column")
+    axes[1].set_xticks([(width - 1) / 2, *(width + 4 * space + centres(count, width, space))], ["datum", *names])
+    axes[1].set_xlabel("class $y$, at the style $z$ of the datum")
+    return figure
+
+
 def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 10, scale: int | None = None) -> Path:
     """Writes images as a GIF that runs in a loop, whole or not at all, and returns the path.
 
@@ -311,8 +370,7 @@ def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 1
         scale: pixels of the GIF along a side of each pixel; by default so many that a frame is about 256 wide or high.
 
     Raises:
-        ValueError: if ``path`` has another ending, ``fps`` or ``scale`` is out of range, or as :func:`image_grid` does.
-        TypeError: as :func:`image_grid` does.
+        ValueError, TypeError: as :func:`image_grid`, and if ``path`` has another ending, or a number is out of range.
         OSError: if the folder cannot be made or written to.
     """
     from PIL import Image  # matplotlib needs it too, but most figures do not

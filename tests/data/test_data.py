@@ -162,6 +162,31 @@ def test_an_empty_index_gives_an_empty_batch():
         assert (x.shape, x.dtype) == ((0, 1, 4, 5), torch.float32)
 
 
+def test_rows_gray_and_classes() -> None:
+    x = torch.arange(60, dtype=torch.uint8).reshape(10, 6)
+    split = Split(x, torch.arange(10.0), labels=torch.arange(10) % 3, binarization="dynamic", seed=4, name="all")
+    rows = torch.tensor([7, 2])
+    some = split.at(rows, "some")
+    assert (some.name, some.seed, some.binarization, len(some)) == ("some", 4, "dynamic", 2)
+    assert torch.equal(some.tensors[0], x[rows])
+    assert some.tensors[1].tolist() == [7.0, 2.0]
+    assert some.classes is not None
+    assert some.classes.tolist() == [1, 2]
+    assert (split.name, len(split)) == ("all", 10)
+    assert torch.equal(split.gray(), x.float() / 255)
+    assert torch.equal(split.gray(rows), some.gray())
+    for labels in (None, torch.arange(10.0), torch.zeros(10, 2, dtype=torch.int64)):
+        assert Split(x, labels=labels).classes is None
+
+
+def test_held_data_are_those_to_be_judged_on() -> None:
+    parts = [Split(torch.full((5, 2), float(i))) for i in range(3)]
+    stream = Stream(DataLoader(TensorDataset(torch.full((5, 2), 7.0)), batch_size=2))
+    for found, value in ((Data("d", *parts), 2.0), (Data("d", *parts[:2]), 1.0), (Data("d", stream), 7.0)):
+        assert torch.equal(found.held(3).tensors[0], torch.full((3, 2), value))
+    assert len(Data("d", parts[0]).held(100)) == 5
+
+
 def test_take_and_to():
     split = Split(gray(), torch.arange(20), labels=torch.arange(20), binarization="static", seed=4)
     first = split.take(7)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, check, cli, diagnostics, evidence, fit, runs
+from pyro_vae import SGVB_A, SGVB_B, MonteCarloEM, TopDownVAE, check, cli, diagnostics, evidence, fit, runs
 from pyro_vae.likelihoods import DiscretizedLogistic
 from pyro_vae.models import VQVAE, CodePrior
 from pyro_vae.models.code_book import CodeBook, Codes
@@ -395,6 +395,17 @@ def test_code_prior_is_fitted():
     assert all(torch.equal(codes[name], expected[name]) for name in expected)
     torch.testing.assert_close(diagnostics.reconstruct(pair, x), diagnostics.reconstruct(first, x))
     assert diagnostics.sample(pair, 4, x[:1]).shape == (4, 1, 8, 8)
+
+
+def test_code_prior_takes_a_pair_of_ones_own():
+    pair = make().eval()
+    own = TopDownVAE(pair.bottom_up, list(pair.levels), pair.likelihood)
+    torch.manual_seed(2)
+    expected = CodePrior(pair, channels=4, num_layers=1).eval()
+    torch.manual_seed(2)
+    found = CodePrior(own, channels=4, num_layers=1).eval()
+    x = binary(3, 1, 8, 8)
+    assert torch.equal(SGVB_B().bound(found, x), SGVB_B().bound(expected, x))
 
 
 def test_first_stage_stays_in_evaluation_mode():

@@ -19,8 +19,7 @@ from scipy.special import ndtri
 
 from pyro_vae import plotting
 from pyro_vae.plotting.anomaly import held_out_classes as anomaly
-from pyro_vae.plotting.labels import classes_and_styles as by_class
-from pyro_vae.plotting.tiles import as_images, gap, tile
+from pyro_vae.plotting.tiles import apart, as_grid, as_images, gap, tile
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.uniform(0.05, 0.95, (12, 28, 20))  # Frey's shape, and nowhere the white of a gap
@@ -478,7 +477,7 @@ def test_resampled_images_stand_below_their_datum(channels):
 def test_rows_of_other_figures():
     figure = plotting.restorations([{"original": GRAY[:3]}, {"noisy": GRAY[:3], "ours": GRAY[:3]}])
     assert ticks(figure.axes[0], "y") == ["original", "noisy", "ours"]
-    figure = by_class(STRIPS, GRAY[:2], ANALOGIES, classes="abc")
+    figure = plotting.classes_and_styles(STRIPS, GRAY[:2], ANALOGIES, classes="abc")
     assert ticks(figure.axes[0], "y") == ["a", "b", "c"]
     assert ticks(figure.axes[1], "x") == ["datum", "a", "b", "c"]
 
@@ -703,7 +702,7 @@ REFUSALS = [
     (lambda: plotting.manifold_grid(True), "side is True"),
     (lambda: plotting.manifold_grid(3, [[1, 2], [3, 4]]), r"shape \[2, 2\]; expected .*\[2, 3\]"),
     (lambda: plotting.manifold_grid(1, [[np.inf], [3]]), "quantiles hold 1 of 2"),
-    (lambda: plotting.traversals(STRIPS, values=[1, 2]), r"shape \[2\].*each column, \[4\]"),
+    (lambda: plotting.traversals(STRIPS, values=[1, 2]), r"shape \[2\].*each column of the images, \[4\]"),
     (lambda: plotting.traversals(GRAY, values=[1]), r"\[12, 28, 20\]; expected \[D, V, C, H, W\]"),
     (lambda: plotting.traversals(STRIPS), "give values or quantiles, one of the two"),
     (lambda: plotting.traversals(STRIPS, values=[1, 2, 3, 4], quantiles=[0, 0, 1, 1]), "one of the two"),
@@ -719,7 +718,7 @@ REFUSALS = [
     (lambda: plotting.animation(GRAY, "x.gif", scale=0), "scale is 0"),
     (lambda: plotting.animation(GRAY[0], "x.gif"), r"\[28, 20\]; expected"),
     (lambda: plotting.densities({}), "nothing to draw"),
-    (lambda: plotting.densities({"U": [1.0]}), r"'U' has shape \[1\]; expected \[H, W\]"),
+    (lambda: plotting.densities({"U": [1.0]}), r"'U': got shape \[1\]; expected \[H, W\]"),
     (lambda: plotting.densities({"U": [[-1.0]]}), "lowest value of the density 'U' is -1"),
     (lambda: plotting.densities({"U": [[1.0]]}, extent=0), "extent is 0"),
     (lambda: plotting.learning_curves([{"samples": 1}]), "curves is a list; expected a dictionary"),
@@ -762,7 +761,7 @@ REFUSALS = [
     (lambda: plotting.levels({"a": [3]}), "a latent of 'a' is a int"),
     (lambda: plotting.levels({"a": [{"site": "z1"}]}), "no num_units, rate; it has site"),
     (lambda: plotting.levels({"a": [level_row("z1", float("nan"))]}), "rate of 'z1' hold 1 of 1"),
-    (lambda: plotting.levels({"a": [level_row("z1", [1.0])]}), r"rate of 'z1' has shape \[1\]"),
+    (lambda: plotting.levels({"a": [level_row("z1", [1.0])]}), r"rate of 'z1': got shape \[1\]"),
     (lambda: plotting.resampled(STRIPS, GRAY[:2], ["a", "b", "c"]), r"\[3, 4, 28, 20\]; expected \[R, P, S"),
     (lambda: plotting.resampled(BLOCKS, GRAY[:1], ["a", "b", "c"]), r"originals are .*expected one for each block"),
     (lambda: plotting.resampled(BLOCKS, GRAY[:2], ["a"]), "rows names 1 rows, but images have 3"),
@@ -774,15 +773,15 @@ REFUSALS = [
     (lambda: planes({"c": CODES}), "'c' needs names"),
     (lambda: planes({"a": CODES * np.inf}), "NaN or infinite"),
     (lambda: anomaly({}, [0], {}, "0"), "nothing to draw"),
-    (lambda: anomaly({"one": [0.5]}, [0, 1], {}, "0"), "1 numbers for 2 classes"),
+    (lambda: anomaly({"one": [0.5]}, [0, 1], {}, "0"), "expected one for each of 2 classes"),
     (lambda: anomaly({"one": [1.5]}, [0], {}, "0"), r"expected \[0, 1\]"),
     (lambda: anomaly({"one": [0.5]}, [0], {"s": ([], [1.0])}, "0"), "0 normal and 1 anomalous"),
     (lambda: anomaly({"one": [0.5]}, [0], {"s": ([np.nan], [1.0])}, "0"), "NaN"),
-    (lambda: by_class(STRIPS, GRAY[:2], ANALOGIES, classes="ab"), "expected K = "),
-    (lambda: by_class(STRIPS, GRAY[:1], ANALOGIES, classes="abc"), "expected K = "),
-    (lambda: by_class(STRIPS, GRAY[:2], ANALOGIES[:, :2], classes="abc"), "expected K = "),
-    (lambda: by_class(STRIPS[..., :4], GRAY[:2], ANALOGIES, classes="abc"), "expected K = "),
-    (lambda: by_class(STRIPS[0], GRAY[:2], ANALOGIES, classes="abc"), r"expected \[K, S, C, H, W\]"),
+    (lambda: plotting.classes_and_styles(STRIPS, GRAY[:2], ANALOGIES, classes="ab"), "expected K = "),
+    (lambda: plotting.classes_and_styles(STRIPS, GRAY[:1], ANALOGIES, classes="abc"), "expected K = "),
+    (lambda: plotting.classes_and_styles(STRIPS, GRAY[:2], ANALOGIES[:, :2], classes="abc"), "expected K = "),
+    (lambda: plotting.classes_and_styles(STRIPS[..., :4], GRAY[:2], ANALOGIES, classes="abc"), "expected K = "),
+    (lambda: plotting.classes_and_styles(STRIPS[0], GRAY[:2], ANALOGIES, classes="abc"), r"expected \[K, S, C, H, W\]"),
     (lambda: plotting.save("figure", "x.png"), "figure is a str"),
     (lambda: plotting.save(plotting.samples(GRAY), "x.pdf"), r"x\.pdf.*ends in \.png"),
 ]
@@ -822,3 +821,23 @@ assert dict(matplotlib.rcParams.copy()) == before
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_mosaics_apart():
+    first, second = np.zeros((2, 3)), np.full((2, 1), 0.5)
+    np.testing.assert_array_equal(apart([first, second], 2, axis=1), [[0, 0, 0, 1, 1, 0.5]] * 2)
+    assert apart([np.zeros((2, 3, 3)), np.zeros((4, 3, 3))], 1, axis=0).shape == (7, 3, 3)
+    np.testing.assert_array_equal(apart([first], 5, axis=0), first)
+
+
+def test_grids_of_images():
+    images = RNG.random((2, 3, 4, 5))
+    np.testing.assert_array_equal(as_grid(images, "images", "R, S"), images[:, :, None])
+    np.testing.assert_array_equal(as_grid(images[:, :, None], "images", "R, S"), images[:, :, None])
+    np.testing.assert_array_equal(tile(as_grid(images, "images", "R, S"), 2, 3), tile(images.reshape(6, 1, 4, 5), 2, 3))
+    with pytest.raises(
+        ValueError, match=r"expected \[R, S, C, H, W\] or \[R, S, H, W\], row by draw, none of them empty"
+    ):
+        as_grid(images[0], "images", "R, S", "row by draw")
+    with pytest.raises(ValueError, match=r"images, one after the other, have values from"):
+        as_grid(3 + images, "images", "R, S")

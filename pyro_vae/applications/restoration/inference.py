@@ -118,8 +118,8 @@ def infer(
 
     :math:`\log p(y, z)` is ascended by Adam from the encoder's code of a crude image and from draws of the prior, in
     the unconstrained space of the latents; the best of these is ``maximum``. The chains of Hamiltonian Monte Carlo
-    start at the ends of those ascents, each at one drawn in proportion to p(y, z) there: one that ended in a poor local
-    maximum is left.
+    start at the ends of those ascents, each at one drawn in proportion to p(y, z) there, so that none starts in a poor
+    local maximum.
 
     Args:
         pair: the pair; its latents are continuous.
