@@ -17,7 +17,7 @@ from torch.distributions import TransformedDistribution, biject_to, constraints
 from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
-from pyro_vae.pair.reading import reading
+from pyro_vae.pair.running import reading
 
 Batches = Iterable[Sequence[Tensor]]
 
@@ -26,7 +26,7 @@ Batches = Iterable[Sequence[Tensor]]
 def opened(
     pair: Any, batch: Sequence[Tensor], seed: int | None = None
 ) -> Iterator[tuple[nn.Module, tuple[Tensor, ...]]]:
-    """The pair as a module to be read (see :func:`~pyro_vae.pair.reading.reading`), and the batch where it is."""
+    """The pair as a module to be read (see :func:`~pyro_vae.pair.running.reading`), and the batch where it is."""
     module = as_pair(pair)
     with reading(module, seed):
         yield module, tuple(tensor.to(device_of(module)) for tensor in batch)

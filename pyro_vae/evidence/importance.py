@@ -17,7 +17,7 @@ from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, check_densities, device_of, run, tracing_obstacle
-from pyro_vae.pair.reading import reading
+from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import check_local, observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws

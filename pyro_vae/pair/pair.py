@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_vae._checks import callable_
 from pyro_vae._pyro import announced, running
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
@@ -86,11 +87,7 @@ class Pair(nn.Module):
 
     def __init__(self, model: Program, guide: Program, *modules: nn.Module) -> None:
         super().__init__()
-        for name, program in (("model", model), ("guide", guide)):
-            if not callable(program):
-                raise TypeError(
-                    f"the {name} of a pair has to be a Pyro program, that is a callable; got {type(program).__name__}."
-                )
+        callable_(model=model, guide=guide)
         self._programs = (model, guide)
         self.program_modules = ProgramModules(model, guide, modules)
         self.announced = nn.ModuleDict()
@@ -172,15 +169,15 @@ def modules_of(pair: nn.Module) -> list[nn.Module]:
 
 
 class _Kept:
-    """What has to outlive the pair of an object; it keeps neither the object alive nor its modules.
+    """What has to outlive the pair of an object with these programs; it keeps neither the object nor modules alive.
 
     Raises:
         TypeError: if Python cannot refer to a program weakly.
     """
 
-    def __init__(self, programs: Iterable[Program]) -> None:
+    def __init__(self, programs: Iterable[Program], refusal: str = "") -> None:
         self._programs = [weakref.WeakMethod(p) if inspect.ismethod(p) else weakref.ref(p) for p in programs]
-        self.local = LocalParameters()
+        self.local = LocalParameters(refusal)
         self.announced: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
 
     def is_of(self, programs: Iterable[Program]) -> bool:
@@ -219,25 +216,23 @@ def as_pair(pair: Any) -> nn.Module:
     if found is None or found._programs != (pair.model, pair.guide):
         found = _pairs[id(pair)] = Pair(pair.model, pair.guide)
         found._owner, found._kept = pair, _kept_of(pair)
-        if found._kept is not None:
-            found._modules[LOCAL] = found._kept.local
-            found.announced.update(found._kept.announced)
-        else:
-            found._modules[LOCAL] = LocalParameters(
-                f"an object of {type(pair).__name__} cannot hold the pyro.param {{name!r}} from one call to the next, "
-                "since Python cannot refer to it weakly. Wrap it once yourself and use that: "
-                "pair = Pair(it.model, it.guide)."
-            )
+        found._modules[LOCAL] = found._kept.local
+        found.announced.update(found._kept.announced)
     return found
 
 
-def _kept_of(owner: Any) -> _Kept | None:
-    """What is known of an object with these programs, at first nothing; ``None`` if nothing can be kept of it."""
+def _kept_of(owner: Any) -> _Kept:
+    """What is known of an object with these programs, at first nothing."""
     key, programs = id(owner), (owner.model, owner.guide)
     known = _kept.get(key)
     if known is None or known[0]() is not owner or not known[1].is_of(programs):
         try:
             known = _kept[key] = weakref.ref(owner, lambda _: _kept.pop(key, None)), _Kept(programs)
         except TypeError:
-            return None
+            refusal = (
+                f"an object of {type(owner).__name__} cannot hold the pyro.param {{name!r}} from one call to the next, "
+                "since Python cannot refer to it weakly. Wrap it once yourself and use that: "
+                "pair = Pair(it.model, it.guide)."
+            )
+            return _Kept((), refusal)
     return known[1]

@@ -38,6 +38,21 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reading(pair: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients and no validation of distributions for a while.
+
+    Args:
+        pair: the pair.
+        seed: of the draws inside, the caller's random state staying as it was; without one they are torch's next.
+    """
+    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        with pyro.validation_enabled(False):
+            yield
+
+
 def device_of(pair: nn.Module) -> torch.device:
     """Where a pair is: the device of its first parameter, also of one that its programs have yet to announce."""
     first = next((parameter for module in modules_of(pair) for parameter in module.parameters()), None)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import device_of, tracing_obstacle
-from pyro_vae.pair.reading import reading
+from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
 from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
 
