@@ -202,11 +202,7 @@ class Estimator(Trace_ELBO):
     ) -> tuple[Tensor, ...]:
         """What is drawn for a batch before its updates, without gradient; for most estimators nothing.
 
-        Args:
-            model: z ~ p(z), x ~ p(x | z).
-            guide: z ~ q(z | x).
-            batch: arguments of both.
-            compiled: gives a faster version of a function of tensors.
+        ``compiled`` gives a faster version of a function of tensors.
         """
         return ()
 
@@ -280,7 +276,7 @@ class Estimator(Trace_ELBO):
         return Term("log_q", -1, self._weight(run, "log_q", site), site.log_prob, run.differentiated(site), site)
 
     def _weight(self, run: Run, kind: str, site: Site) -> Number:
-        """What a term is weighed by, beside its sign."""
+        """Beta of a term."""
         return 1.0 if kind == "log_p" and site.observed else run.at.get("beta", 1.0)
 
     # The bound and its gradient
@@ -342,13 +338,10 @@ class Estimator(Trace_ELBO):
         """What a training step needs of one run, in nats per datum (:class:`Objective`).
 
         Args:
-            model: z ~ p(z), x ~ p(x | z).
-            guide: z ~ q(z | x).
-            args: arguments of both.
+            model, guide, args, kwargs: the programs and their arguments.
             prepared: what :meth:`prepare` gave for them; where it is missing, the estimator prepares it itself.
             at: values in the place of those in :attr:`scheduled`, by name.
             num_data: in the place of the estimator's own.
-            kwargs: further arguments of both.
         """
         run = self._run(Call(model, guide, args, kwargs, prepared), at, num_data)
         bound = self._each(run, beta=False).detach().mean()

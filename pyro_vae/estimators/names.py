@@ -108,9 +108,7 @@ class Annealed(SGVB_A):
     Source: Rezende & Mohamed (2015), eq. 20.
     """
 
-    known = Facts(
-        gradient="that of beta log p(x, z) - log q(z | x)",
-    )
+    known = Facts(gradient="that of beta log p(x, z) - log q(z | x)")
 
     def _weight(self, run: Run, kind: str, site: Site) -> Number:
         return run.at["beta"] if kind == "log_p" else 1.0

@@ -252,16 +252,10 @@ def traced(
     shown: Callable[[Tensor], Tensor] | None = None,
     scored: bool = False,
 ) -> tuple[Trace, Trace, dict[str, Tensor], dict[str, Tensor]]:
-    """Runs the guide, and the model against its draws.
+    """Runs the guide, and the model against its draws: their traces, and ``seen`` and ``scores`` of a :class:`Run`.
 
-    Args:
-        who: needs the run, for the messages.
-        call: the programs, in the plate of the particles, and their arguments.
-        nesting: nested plates, with that of the particles.
-        detached, shown, scored: see :class:`~pyro_vae.estimators.Gradient`.
-
-    Returns:
-        the traces of model and guide, and ``seen`` and ``scores`` of a :class:`Run`.
+    The programs are in the plate of the particles, which ``nesting`` counts; ``who`` needs the run, for the messages;
+    for the others see :class:`~pyro_vae.estimators.Gradient`.
 
     Raises:
         ValueError: if a distribution has to score a given value and cannot, as Pyro's planar flow cannot.
