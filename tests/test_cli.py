@@ -17,9 +17,9 @@ import yaml
 from pyro_vae import applications, cli, evidence, likelihoods, runs
 from pyro_vae.training.records import read_metrics
 
-FAST = ["--compile", "traced", "--progress", "false"]
-QUICK = ["--epochs", "2", *FAST]
-SMALL = ["--model.hidden", "[16]"]
+FAST = "--compile traced --progress false"
+QUICK = f"--epochs 2 {FAST}"
+SMALL = "--model.hidden [16]"
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +30,24 @@ def _elsewhere(tmp_path, monkeypatch):
     runs._load.cache_clear()
 
 
+def main(*parts):
+    """The status of a command, given in parts that are cut at spaces; with braces they are one word."""
+    return cli.main([word for part in parts for word in ([part] if "{" in part else part.split())])
+
+
 def trained(*options, out="run", draw=False):
     """The history of a run; options of one's own have the last word."""
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
             patch.setattr(cli, "_draw", lambda *where: None)
-        assert cli.main(["train", *QUICK, "--out", out, *options]) == 0
+        assert main("train", QUICK, "--out", out, *options) == 0
     return read_metrics(Path(out))
 
 
 def evaluated(capsys, *options, out="run"):
     """What evaluate printed, and the entry that it stored."""
     capsys.readouterr()
-    assert cli.main(["evaluate", str(out), *FAST, *options]) == 0
+    assert main("evaluate", str(out), FAST, *options) == 0
     return capsys.readouterr().out, json.loads(Path(out, "evaluation.json").read_text())[-1]
 
 
@@ -54,9 +59,9 @@ def figures(out="run"):
     return {path.stem for path in Path(out, "figures").iterdir()}
 
 
-def fails(capsys, *arguments):
+def fails(capsys, *parts):
     """The error, which is one line."""
-    status = cli.main(list(arguments))
+    status = main(*parts)
     captured = capsys.readouterr()
     assert status == 2, captured
     assert captured.err.startswith("pyro-vae: error: ")
@@ -64,9 +69,9 @@ def fails(capsys, *arguments):
     return captured.err
 
 
-def helped(capsys, *arguments):
+def helped(capsys, *parts):
     with pytest.raises(SystemExit) as end:
-        cli.main([*arguments, "--help"])
+        main(*parts, "--help")
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert not re.search(r"``|:class:|torch\.ao|Linked arguments|--\w+_", text)
@@ -79,7 +84,7 @@ def written(name, source):
 
 def test_train_evaluate_plot(capsys):
     """In a folder of its own each time, and with the same bits."""
-    assert cli.main(["train", *QUICK, *SMALL]) == 0
+    assert main("train", QUICK, SMALL) == 0
     printed = capsys.readouterr().out
     run = Path("runs", "digits-1")
     assert "1,297 train" in printed
@@ -89,31 +94,31 @@ def test_train_evaluate_plot(capsys):
     assert {path.name for path in run.iterdir()} - {"tensorboard"} == left
     drawn = "learning_curves reconstructions samples active_units latent_scatter traversals interpolations"
     assert figures(run) == set(drawn.split())
-    history, again = read_metrics(run), trained(*SMALL, out=runs.free_folder(Path("runs"), "digits"))
+    history, again = read_metrics(run), trained(SMALL, out=runs.free_folder(Path("runs"), "digits"))
     assert Path("runs", "digits-2").exists()
     assert len(history) == 2
     assert [entry["train"] for entry in history] == [entry["train"] for entry in again]
 
-    printed, entry = evaluated(capsys, "--num-samples", "50", out=run)
+    printed, entry = evaluated(capsys, "--num-samples 50", out=run)
     assert printed.startswith(f"test NLL {entry['nll']:.3f} nats (standard error over the data ")
     assert (entry["split"], entry["data"], entry["num_samples"]) == ("test", 250, 50)
     assert entry["nll"] < -history[-1]["valid"] + 1.5  # log p(x) is above the bound, on data alike
-    printed, entry = evaluated(capsys, "--num-samples", "50", "--split", "valid", "--limit", "20", out=run)
+    printed, entry = evaluated(capsys, "--num-samples 50 --split valid --limit 20", out=run)
     assert printed.startswith("valid NLL")
     assert (entry["split"], entry["data"]) == ("valid", 20)
     assert len(json.loads((run / "evaluation.json").read_text())) == 2
 
     (run / "figures" / "samples.png").unlink()
-    assert cli.main(["plot", str(run)]) == 0
+    assert main("plot", str(run)) == 0
     assert "samples" in figures(run)
 
 
 def test_a_configuration_file_and_options_on_top_of_it():
-    first = trained(*SMALL, "--model.latent_dim", "7", "--batch-size", "64", out="first")[0]
+    first = trained(SMALL, "--model.latent_dim 7 --batch-size 64", out="first")[0]
     config = configured("first")
     assert config["model"]["init_args"]["latent_dim"] == 7
     assert config["batch_size"] == 64
-    assert cli.main(["train", "--config", "first/config.yaml", "--out", "second", "--epochs", "1"]) == 0
+    assert main("train --config first/config.yaml", "--out second --epochs 1") == 0
     second = read_metrics(Path("second"))[0]
     # The same seed and pair; the schedule of one epoch moves the rate faster than that of two.
     assert second["train"] == pytest.approx(first["train"], abs=5.0)
@@ -122,23 +127,23 @@ def test_a_configuration_file_and_options_on_top_of_it():
 
 
 def test_resume_goes_on(capsys):
-    before = trained(*SMALL)
-    options = ["train", *QUICK, *SMALL, "--out", "run"]
+    before = trained(SMALL)
+    options = ["train", QUICK, SMALL, "--out run"]
     assert "already holds a trained run" in fails(capsys, *options)
-    assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume", "true", "--epochs", "3")
-    assert trained(*SMALL, "--resume", "true") == before  # finished: read, not trained again
-    assert "belongs to another configuration" in fails(capsys, *options, "--resume", "true", "--seed", "3")
+    assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume true --epochs 3")
+    assert trained(SMALL, "--resume true") == before  # finished: read, not trained again
+    assert "belongs to another configuration" in fails(capsys, *options, "--resume true --seed 3")
 
 
 def test_a_run_whose_checkpoint_is_gone_or_edited(capsys):
-    trained(*SMALL)
+    trained(SMALL)
     last = Path("run", "checkpoint", "last.safetensors")
     content = bytearray(last.read_bytes())
     content[-3] ^= 1
     last.write_bytes(content)
-    assert "altered since it was written" in fails(capsys, "evaluate", "run")
+    assert "altered since it was written" in fails(capsys, "evaluate run")
     last.unlink()
-    assert "there is no checkpoint" in fails(capsys, "evaluate", "run")
+    assert "there is no checkpoint" in fails(capsys, "evaluate run")
 
 
 MINE = """
@@ -192,23 +197,23 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     """The second stage has an option for the run of the first; no other is known to the command line."""
     written("my_file.py", MINE)
     np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
-    data = ["--data", "mine.npy", "--binarization", "none"]
-    trained(*data, "--model", "my_file.MyPair", "--model.width", "5")
-    assert "NLL" in evaluated(capsys, "--num-samples", "20")[0]
+    data = "--data mine.npy --binarization none"
+    trained(data, "--model my_file.MyPair --model.width 5")
+    assert "NLL" in evaluated(capsys, "--num-samples 20")[0]
 
-    second = ["--model", "my_file.SecondStage", "--model.scale", "2"]
-    assert "  --pair PAIR           folder of the run that trained this pair" in helped(capsys, "train", *second)
-    assert "SecondStage needs a trained pair: --pair FOLDER" in fails(capsys, "train", *QUICK, *data, *second)
-    assert "nowhere is no run folder" in fails(capsys, "train", *QUICK, *data, *second, "--pair", "nowhere")
-    trained(*data, *second, "--pair", "run", out="second")
+    second = "--model my_file.SecondStage --model.scale 2"
+    assert "  --pair PAIR           folder of the run that trained this pair" in helped(capsys, "train", second)
+    assert "SecondStage needs a trained pair: --pair FOLDER" in fails(capsys, "train", QUICK, data, second)
+    assert "nowhere is no run folder" in fails(capsys, "train", QUICK, data, second, "--pair nowhere")
+    trained(data, second, "--pair run", out="second")
     assert (configured("second")["pair"], configured("second")["model"]["init_args"]) == ("run", {"scale": 2.0})
     (one, _, _), (other, found, folder) = runs.open_run("run"), runs.open_run("second")
     assert (other.scale, found.name, folder.name) == (2.0, "mine", "second")
     for name, value in one.state_dict().items():
         assert torch.equal(other.first.state_dict()[name], value), name
     assert other.loc.abs().min() > 0  # trained
-    assert "NLL" in evaluated(capsys, "--num-samples", "20", out="second")[0]
-    assert "its argument 'seed', but --seed is another option" in fails(capsys, "train", "--model", "my_file.Taken")
+    assert "NLL" in evaluated(capsys, "--num-samples 20", out="second")[0]
+    assert "its argument 'seed', but --seed is another option" in fails(capsys, "train --model my_file.Taken")
 
 
 def test_choices_of_classes(capsys):
@@ -218,7 +223,7 @@ def test_choices_of_classes(capsys):
         --weight-prior pyro_vae.WeightPrior --model.likelihood pyro_vae.Gaussian --binarization none
         --model.activation torch.nn.Tanh
     """
-    history = trained(*SMALL, *options.split())
+    history = trained(SMALL, options)
     assert history[0]["learning_rate"] == pytest.approx(0.01)
     assert set(history[1]["terms"]["z"]) == {"log_p", "log_q"}
     assert isinstance(runs.open_run("run")[0].likelihood, likelihoods.Gaussian)
@@ -230,11 +235,11 @@ def test_choices_of_classes(capsys):
         --model.network pyro_vae.networks.GatedMLP --beta pyro_vae.Cyclical --estimator pyro_vae.Annealed --epochs 1
     """
     capsys.readouterr()
-    trained(*SMALL, "--model.transforms", f"[{step}, pyro_vae.transforms.Planar]", *options.split(), out="parts")
+    trained(SMALL, "--model.transforms", f"[{step}, pyro_vae.transforms.Planar]", options, out="parts")
     printed = capsys.readouterr().out
     assert "Mixture" in printed
     assert "sampled" in printed
-    assert "test NLL" in evaluated(capsys, "--limit", "20", "--num-samples", "30", out="parts")[0]
+    assert "test NLL" in evaluated(capsys, "--limit 20 --num-samples 30", out="parts")[0]
 
 
 @pytest.mark.parametrize(
@@ -250,22 +255,22 @@ def test_choices_of_classes(capsys):
 )
 def test_trains_by_any_estimator(estimator, options):
     options = [f"--estimator.{option}" for option in options]
-    assert len(trained(*SMALL, "--estimator", f"pyro_vae.{estimator}", *options)) == 2
+    assert len(trained(SMALL, "--estimator", f"pyro_vae.{estimator}", *options)) == 2
     assert options[0].partition("=")[0].removeprefix("--estimator.") in configured()["estimator"]["init_args"]
 
 
 def test_evaluates_by_every_method(capsys):
     """The same run: estimates that agree within their errors, and the sandwich of simulated data."""
-    trained(*SMALL, "--model.latent_dim", "2")
-    chains, limit = ["--num-chains", "8", "--num-steps", "60"], ["--limit", "20"]
+    trained(SMALL, "--model.latent_dim 2")
+    chains, limit = "--num-chains 8 --num-steps 60", "--limit 20"
     entries, printed = {}, {}
     for method, options in (
-        ("importance", ["--num-samples", "2000"]),
-        ("ais", [*chains, "--start", "guide"]),
-        ("hmc", [*chains, "--num-samples", "60"]),
+        ("importance", "--num-samples 2000"),
+        ("ais", f"{chains} --start guide"),
+        ("hmc", f"{chains} --num-samples 60"),
         ("bdmc", chains),
     ):
-        printed[method], entries[method] = evaluated(capsys, "--method", method, *limit, *options)
+        printed[method], entries[method] = evaluated(capsys, "--method", method, limit, options)
         assert entries[method]["method"] == method
     estimates = [entries[method]["nll"] for method in ("importance", "ais", "hmc")]
     assert max(estimates) - min(estimates) < 0.3
@@ -275,7 +280,7 @@ def test_evaluates_by_every_method(capsys):
     assert all(line.startswith("test NLL") for method, line in printed.items() if method != "bdmc")
     assert re.search(r"from below -\d+\.\d+ \(standard error .*from above", printed["bdmc"])
     for method in ("importance", "hmc"):
-        error = fails(capsys, "evaluate", "run", "--method", method, "--num-samples", "0", *limit)
+        error = fails(capsys, "evaluate run --method", method, "--num-samples 0", limit)
         assert "num_samples has to be a whole number of at least 1; got 0" in error
     for method, option, value in (
         ("ais", "num-samples", "50"),
@@ -285,41 +290,39 @@ def test_evaluates_by_every_method(capsys):
         ("hmc", "precision", "bfloat16"),
         ("hmc", "schedule", "linear"),
     ):
-        error = fails(capsys, "evaluate", "run", "--method", method, f"--{option}", value)
+        error = fails(capsys, "evaluate run --method", method, f"--{option}", value)
         assert f"--{option} has no part in --method {method}, but in" in error
 
 
 def test_a_pair_with_random_weights_is_evaluated_with_these_drawn(capsys):
-    trained(*["--model", "FullBayes", "--model.pair", "MLPVAE", "--model.pair.hidden", "[8]", "--epochs", "1"])
-    printed, entry = evaluated(capsys, "--num-samples", "30", "--limit", "20")
+    trained("--model FullBayes --model.pair MLPVAE --model.pair.hidden [8] --epochs 1")
+    printed, entry = evaluated(capsys, "--num-samples 30 --limit 20")
     assert "20 data, 30 samples each, weights drawn from their posterior for each sample, median effective" in printed
     assert entry["weights"] == "posterior_predictive"
-    printed, entry = evaluated(capsys, *["--method", "ais", "--num-chains", "2", "--num-steps", "3", "--limit", "5"])
+    printed, entry = evaluated(capsys, "--method ais --num-chains 2 --num-steps 3 --limit 5")
     assert "2 chains of 3 steps, weights of one draw from their posterior, median standard error" in printed
     assert entry["weights"] == "sample"
 
 
 def test_bits_per_dimension_of_quantized_data(capsys):
     likelihood = "--model.likelihood pyro_vae.likelihoods.DiscretizedLogistic --binarization none"
-    trained(*SMALL, *likelihood.split(), "--epochs", "1")
-    printed, entry = evaluated(capsys, "--limit", "20", "--num-samples", "30")
+    trained(SMALL, likelihood, "--epochs 1")
+    printed, entry = evaluated(capsys, "--limit 20 --num-samples 30")
     assert f"; {entry['bits_per_dim']:.3f} bits per dimension; 20 data" in printed
     assert entry["bits_per_dim"] == pytest.approx(entry["nll"] / (64 * np.log(2)))
     assert 0 < entry["bits_per_dim"] < 16
 
 
 def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(capsys):
-    trained(
-        *["--model", "LadderVAE", "--model.latent_dims", "[4,2]", "--model.hidden", "[8,8]", "--epochs", "1"], draw=True
-    )
+    trained("--model LadderVAE --model.latent_dims [4,2] --model.hidden [8,8] --epochs 1", draw=True)
     drawn = "learning_curves reconstructions samples interpolations levels levels_held levels_drawn"
     assert figures() == set(drawn.split())
-    printed, entry = evaluated(capsys, "--num-samples", "20", "--limit", "100", "--compile", "eager")
+    printed, entry = evaluated(capsys, "--num-samples 20 --limit 100 --compile eager")
     lines = printed.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["latent", "z1", "z2"]
     assert [(row["site"], row["num_units"]) for row in entry["levels"]] == [("z1", 4), ("z2", 2)]
     assert lines[2].split()[1] == f"{entry['levels'][0]['rate']:.2f}"
-    assert "the latents of the data are z2, z1, and none was chosen" in fails(capsys, "apply", "reduce", "run")
+    assert "the latents of the data are z2, z1, and none was chosen" in fails(capsys, "apply reduce run")
 
 
 def test_a_pair_of_flat_vectors_has_figures():
@@ -348,8 +351,8 @@ def test_a_pair_of_flat_vectors_has_figures():
                     pyro.sample("z", dist.Normal(self.encoder(x.flatten(1)), 1.0).to_event(1))
         """,
     )
-    dreg = ["--estimator", "pyro_vae.DReG", "--estimator.num_particles", "3", "--precision", "bfloat16"]
-    trained("--model", "flat_pair.Flat", *dreg, "--epochs", "1", draw=True)
+    dreg = "--estimator pyro_vae.DReG --estimator.num_particles 3 --precision bfloat16"
+    trained("--model flat_pair.Flat", dreg, "--epochs 1", draw=True)
     assert {"reconstructions", "samples", "traversals"} <= figures()
 
 
@@ -372,18 +375,18 @@ def test_a_pair_around_a_pair(capsys):
                 return self.pair.guide(x)
         """,
     )
-    around = ["--model", "around.Around", "--model.name", "mine", "--model.pair", "pyro_vae.models.MLPVAE"]
-    wrapped = trained(*around, "--model.pair.latent_dim", "3", "--model.pair.hidden", "[16]")
-    bare = trained(*SMALL, "--model.latent_dim", "3", out="bare")
+    around = "--model around.Around --model.name mine --model.pair"
+    wrapped = trained(around, "MLPVAE --model.pair.latent_dim 3 --model.pair.hidden [16]")
+    bare = trained(SMALL, "--model.latent_dim 3", out="bare")
     assert [entry["train"] for entry in wrapped] == [entry["train"] for entry in bare]
     arguments = configured()["model"]["init_args"]
     assert arguments["name"] == "mine"
     assert "mean" not in arguments["pair"]["init_args"]
     pair, data, out = runs.open_run("run")
     assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
-    evaluated(capsys, "--num-samples", "20")
-    assert "arguments are required: pair" in fails(capsys, "train", "--model", "around.Around", *QUICK)
-    assert "no attribute 'MLPVA'" in fails(capsys, "train", *around[:-1], "pyro_vae.models.MLPVA", *QUICK)
+    evaluated(capsys, "--num-samples 20")
+    assert "arguments are required: pair" in fails(capsys, "train --model around.Around", QUICK)
+    assert "no attribute 'MLPVA'" in fails(capsys, "train", around, "pyro_vae.models.MLPVA", QUICK)
 
 
 ERRORS = {
@@ -408,7 +411,7 @@ ERRORS = {
     "train --beta x": "error: --beta: expected float; expected the dotted name of a class; got x.",
     "train --valid-size x": "error: --valid-size: expected int; expected float; got x.",
     "train --model.prior nope.X": "No module named 'nope'",
-    "train --schedules {a:3}": "error: --schedules: ",
+    "train --schedules [3]": "error: --schedules: ",
     "evaluate nothing": "error: nothing is no run folder: it has no config.yaml. Give a folder that",
     "evaluate": "error: the following arguments are required: run. `pyro-vae evaluate --help` tells the options.",
     "evaluate run --method guess": "error: --method: expected one of 'importance', 'ais', 'bdmc', 'hmc'; got guess.",
@@ -423,12 +426,12 @@ def test_errors_are_one_sentence(command, capsys):
     Path("pictures").mkdir()
     Path("file").write_text("")
     Path("edited.yaml").write_text("data: digits\nepoch: 3\n")
-    quick = [*QUICK, *SMALL] if command.startswith("train") and "model" not in command else []
-    assert ERRORS[command] in fails(capsys, *command.split(), *quick)
+    quick = [QUICK, SMALL] if command.startswith("train") and "model" not in command else []
+    assert ERRORS[command] in fails(capsys, command, *quick)
 
 
 def test_help_reads_well(capsys):
-    assert cli.main(["--help"]) == 0
+    assert main("--help") == 0
     assert "train" in capsys.readouterr().out
     for command in ("train", "evaluate", "plot", "estimators"):
         helped(capsys, command)
@@ -436,7 +439,7 @@ def test_help_reads_well(capsys):
     assert "--valid-size VALID_SIZE" in text
     assert "the pair, and its arguments (event_shape and mean from the data)" in text
     with pytest.raises(SystemExit):
-        cli.main(["train", "--model.help", "pyro_vae.models.MLPVAE"])
+        main("train --model.help pyro_vae.models.MLPVAE")
     text = capsys.readouterr().out
     assert "class of pyro_vae.priors" in " ".join(text.split())
     assert "torch.ao" not in text
@@ -444,7 +447,7 @@ def test_help_reads_well(capsys):
 
 
 def test_table_of_estimators(capsys):
-    assert cli.main(["estimators", "--width", "100"]) == 0
+    assert main("estimators", "--width 100") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 120
     for name in ("SGVB_B", "DReG", "VIMCO", "Enumeration", "MonteCarloEM"):
@@ -477,14 +480,13 @@ def test_module_and_import():
 def test_the_commands_of_the_readme_exist():
     readme = (Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"pyro-vae (\w+)", readme))
-    assert (
-        {"train", "evaluate", "plot", "estimators"} <= commands <= {"train", "evaluate", "plot", "apply", "estimators"}
-    )
+    assert {"train", "evaluate", "plot", "estimators"} <= commands
+    assert commands <= {"train", "evaluate", "plot", "apply", "estimators"}
 
 
 def test_mnist_from_the_command_line(root, capsys):
-    small = ["--epochs", "1", "--batch-size", "500", "--model.hidden", "[32]"]
-    (entry,) = trained("--data", "mnist", "--root", str(root), *small)
+    small = "--epochs 1 --batch-size 500 --model.hidden [32]"
+    (entry,) = trained("--data mnist --root", str(root), small)
     assert "50,000 train, 10,000 valid, 10,000 test" in capsys.readouterr().out
     assert np.isfinite(entry["valid"])
 
@@ -531,13 +533,13 @@ def stand_ins(monkeypatch):
 
 
 def test_applications(stand_ins, capsys):
-    for arguments in (["apply"], ["apply", "--help"]):
-        assert cli.main(arguments) == 0
-        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert ["measure", "RUN", "Measures", "a", "trained", "pair."] in lines
-        assert ["learn", "Trains", "by", "itself."] in lines
-    assert "there is no application 'lern'; the nearest are learn" in fails(capsys, "apply", "lern")
-    trained(*SMALL)
+    for command in ("apply", "apply --help"):
+        assert main(command) == 0
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert "measure RUN Measures a trained pair." in lines
+        assert "learn Trains by itself." in lines
+    assert "there is no application 'lern'; the nearest are learn" in fails(capsys, "apply lern")
+    trained(SMALL)
     Path("runs", "learn-1").mkdir(parents=True)
     for command, printed in (
         ("measure run --level 2", "MLPVAE digits 2.0 run\nwritten: run\n"),
@@ -545,18 +547,18 @@ def test_applications(stand_ins, capsys):
         ("learn --num-train 7", "digits 7 runs/learn-2\nwritten: runs/learn-2\n"),
     ):
         capsys.readouterr()
-        assert cli.main(["apply", *command.split()]) == 0
+        assert main("apply", command) == 0
         assert capsys.readouterr().out == printed
-    assert "is no run folder" in fails(capsys, "apply", "measure", "nothing")
-    assert "level" in fails(capsys, "apply", "measure", "run", "--level", "high")
-    assert "run" in fails(capsys, "apply", "measure")
-    assert cli.main(["apply", "learn", "--num-train", "0"]) == 2
+    assert "is no run folder" in fails(capsys, "apply measure nothing")
+    assert "level" in fails(capsys, "apply measure run", "--level high")
+    assert "run" in fails(capsys, "apply measure")
+    assert main("apply learn", "--num-train 0") == 2
     assert capsys.readouterr().err.endswith("pyro-vae: error: num_train is 0.\n")
 
 
 def test_a_warning_is_one_line(stand_ins, capsys):
     shown = warnings.showwarning
-    assert cli.main(["apply", "learn"]) == 0
+    assert main("apply learn") == 0
     assert capsys.readouterr().err == "pyro-vae: warning: beware of this\n"
     assert warnings.showwarning is shown
 
