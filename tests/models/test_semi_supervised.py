@@ -262,12 +262,12 @@ def test_a_label_that_is_none_is_named(label: float) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: small(alpha=-1.0), "alpha weighs the classification term.*got -1.0"),
+        (lambda: small(alpha=-1.0), "alpha has to be a finite number of at least 0; got -1.0"),
         (lambda: SemiSupervisedVAE((4,), 3, 2, ()), "give hidden at least one"),
         (lambda: SemiSupervisedVAE((4,), 0, 2), "sizes of at least 1"),
         (lambda: check(small(), X, MIXED[:2]), r"a label for each datum, \[6\], .*got \[2\]"),
         (lambda: partly_labeled(X, MISSING, K), "no datum has a label"),
-        (lambda: partly_labeled(X, MIXED, K, 1.0), "between 0 and 1; got 1.0"),
+        (lambda: partly_labeled(X, MIXED, K, 1.0), "share has to be a finite number above 0 and below 1; got 1.0"),
         (lambda: partly_labeled(X, MIXED[:2], K), r"got \[2\]"),
     ],
 )

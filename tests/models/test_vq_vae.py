@@ -476,7 +476,7 @@ def test_refuses_what_cannot_be_trained_or_softened():
     with pytest.raises(TypeError, match="codes of a VQVAE; got Linear"):
         CodePrior(nn.Linear(1, 1))
     for temperature in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="temperature of a softened guide"):
+        with pytest.raises(ValueError, match="temperature has to be a finite number above 0"):
             make().softened(temperature)
     with pytest.raises(ValueError, match="needs data"):
         make().guide()
