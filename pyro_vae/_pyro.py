@@ -22,6 +22,7 @@ from pyro.nn.module import _Context
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
@@ -193,6 +194,11 @@ def forgetful(transform: Transform) -> Iterator[None]:
 
 
 # Tensors and graphs
+
+
+def has_values(value: Tensor) -> bool:
+    """Whether a tensor has values to look at: it has none while a graph is traced."""
+    return not isinstance(value, FakeTensor)
 
 
 def memory(value: Tensor) -> int:

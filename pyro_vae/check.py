@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
 from pyro_vae.pair import PairRun, as_pair, evaluating, latent_sites, modules_of, observed_sites, run, vectorized
+from pyro_vae.pair.gate import mask_problems, too_deep
 from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
 
@@ -114,7 +116,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
             "check needs a batch of tensors: check(pair, x), with x of shape [B, *event] and B at least 1; got "
             f"{given or 'none'}."
         )
-    wanted = 1 if estimator is None else estimator.max_plate_nesting - (estimator.num_particles > 1)
+    wanted = 1 if estimator is None else estimator.room
     buffers = [(buffer, buffer.detach().clone()) for part in modules_of(module) for buffer in part.buffers()]
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
@@ -123,12 +125,9 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
                 one = _run(module, batch, x)
                 nesting = plate_nesting(one)
                 if estimator is not None and nesting > wanted:
-                    name = type(estimator).__name__
-                    _refuse(
-                        f"The pair nests {nesting} plates, but {name} was made for {wanted}: "
-                        f"make it as {name}(..., max_plate_nesting={nesting})."
-                    )
+                    _refuse(too_deep(type(estimator).__name__, nesting, wanted))
                 nesting = max(nesting, wanted)
+                _refuse(*mask_problems(module, *batch))
                 _refuse(*_particle_problems(_run(module, batch, x, 2, nesting), one, nesting))
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
                 _try(SGVB_A(2, max_plate_nesting=nesting), module, batch)
@@ -175,7 +174,7 @@ def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor, particles: int | No
 
 def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
     try:
-        estimator.bound(pair, *batch)
+        estimator.bound(pair, *batch, num_data=math.inf)  # a point is a matter of what is told as a bound
     except (ValueError, RuntimeError) as error:
         text = without_shapes(str(error))
         _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)
@@ -248,7 +247,16 @@ def _report(pair: nn.Module, one: PairRun) -> Report:
             Site(name, p["is_observed"], *shapes, family(p["fn"]), None if q is None else family(q["fn"]), closed)
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, _notes(pair), in_model == in_guide)
+    return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide)
+
+
+def _unguided(found: PairRun) -> list[str]:
+    alone = [name for name in latent_sites(found.model_trace) if name not in found.guide_trace.nodes]
+    return [
+        f"The latent {name!r} is in the model but not in the guide, so that it is drawn from its prior, with weight "
+        "one, or summed out by Enumeration."
+        for name in alone
+    ]
 
 
 def _notes(pair: nn.Module) -> list[str]:

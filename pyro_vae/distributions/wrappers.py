@@ -31,6 +31,19 @@ def unwrapped(fn: Any) -> Any:
     return fn
 
 
+def unmasked(fn: Any) -> Any:
+    """The distribution without masks, also under ``to_event`` and ``expand``; itself where there are none."""
+    if isinstance(fn, MaskedDistribution):
+        return unmasked(fn.base_dist).expand(fn.batch_shape)
+    if isinstance(fn, (Independent, ExpandedDistribution)):
+        base = unmasked(fn.base_dist)
+        if base is not fn.base_dist and isinstance(fn, Independent):
+            return base.to_event(fn.reinterpreted_batch_ndims)
+        if base is not fn.base_dist:
+            return base.expand(fn.batch_shape)
+    return fn
+
+
 def bare(support: Any) -> Any:
     """The constraint on single numbers under ``to_event`` and mixtures."""
     while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):

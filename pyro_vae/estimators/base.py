@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -9,9 +10,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
@@ -23,9 +26,23 @@ from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import as_pair, check_densities, computing_once, data_frame, programs
+from pyro_vae.pair import as_pair, computing_once, data_frame, programs
+from pyro_vae.pair.gate import (
+    Unweighed,
+    check_densities,
+    check_guide,
+    check_masks,
+    check_nesting,
+    check_points,
+    check_subsampled,
+    check_support,
+    too_deep,
+)
+from pyro_vae.pair.running import PairRun
+from pyro_vae.pair.structure import plate_nesting, problems
 
 At = Mapping[str, Number]
+Claims = Literal["none", "local", "all"]
 
 
 class Objective(NamedTuple):
@@ -135,8 +152,13 @@ class Estimator(Trace_ELBO):
             off = name in ("beta", "num_data") or (not given.default and value == given.default)
             if given.kind is not given.VAR_KEYWORD and not (given.kind is given.KEYWORD_ONLY and off):
                 options[name] = value
-        options["max_plate_nesting"] = self.max_plate_nesting - (self.num_particles > 1)
+        options["max_plate_nesting"] = self.room
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    @property
+    def room(self) -> int:
+        """How many nested plates of a pair it was made for; the particles lie on the left of them."""
+        return self.max_plate_nesting - (self.num_particles > 1)
 
     @property
     def side(self) -> Side:
@@ -213,12 +235,21 @@ class Estimator(Trace_ELBO):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up :meth:`state`."""
 
-    def _run(self, call: Call, at: At | None = None, num_data: float | None = None) -> Run:
+    def _run(self, call: Call, at: At | None = None, num_data: float | None = None, claims: Claims = "none") -> Run:
+        """One run; ``claims`` says of which latents its value is told as a bound, and not only differentiated."""
         at = at or {}
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
-        with computing_once():
-            model_trace, guide_trace, seen, scores = self._traces(call)
+        who = type(self).__name__
+        try:
+            with computing_once():
+                model_trace, guide_trace, seen, scores = self._traces(call)
+        except (RuntimeError, ValueError) as error:
+            self._explain(call, error)
+            raise
+        check_guide(model_trace, guide_trace)
+        if self.num_particles > 1 or self._runs is not Run:
+            check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
@@ -233,18 +264,46 @@ class Estimator(Trace_ELBO):
             self.num_particles,
             self.max_plate_nesting,
             self.num_data if num_data is None else num_data,
+            self.gradient.detached,
+            self._bound.linear,
         )
+        if claims != "none" or self.gradient.detached or not self._bound.linear:
+            check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
+        if self.gradient.needs_support:
+            check_support(who, model_trace, guide_trace)
         if self.per_datum:
-            check_densities(type(self).__name__, model_trace)
+            check_densities(who, model_trace)
+            if not self._bound.linear:
+                check_subsampled(who, model_trace, guide_trace)
             for site in (*run.model.values(), *run.guide.values()):
                 if not run.inside(site):
                     raise ValueError(
-                        f"{type(self).__name__} weighs each datum by itself, but {site.name!r} stands outside the data "
+                        f"{who} weighs each datum by itself, but {site.name!r} stands outside the data "
                         "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction; or of a FullBayes "
                         "pair.posterior_predictive(), whose weights are drawn, not weighed."
                     )
         self._check(run)
         return dataclasses.replace(run, terms=self._terms(run))
+
+    def _explain(self, call: Call, error: Exception) -> None:
+        """Raises sentences where a run fails by something that a run without particles shows."""
+        wrong: list[str] = []
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(),
+            pyro.validation_enabled(False),
+            contextlib.suppress(Exception),
+        ):
+            guide_trace = poutine.trace(call.guide).get_trace(*call.args, **call.kwargs)
+            replayed = poutine.replay(call.model, trace=guide_trace)
+            found = PairRun(poutine.trace(replayed).get_trace(*call.args, **call.kwargs), guide_trace)
+            nesting = plate_nesting(found)
+            size = next(len(value) for value in call.args if isinstance(value, Tensor))
+            wrong = (
+                [too_deep(type(self).__name__, nesting, self.room)] if nesting > self.room else problems(found, size)
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong)) from error
 
     def _traces(self, call: Call) -> Any:
         gradient = self.gradient
@@ -265,9 +324,21 @@ class Estimator(Trace_ELBO):
         self.gradient.check_sites(type(self).__name__, run)
 
     def _terms(self, run: Run) -> list[Term]:
-        """The summands of the log-weight log p(x, z) - log q(z | x)."""
-        log_p = [self._log_p(run, site) for site in run.model.values()]
-        return log_p + [self._log_q(run, site) for site in run.guide.values()]
+        """The summands of the log-weight log p(x, z) - log q(z | x).
+
+        What the model draws alone has its prior as its proposal, so that both cancel, but for what learns from fixed
+        draws.
+        """
+        priors = run.unguided
+        log_p = [
+            self._log_p(run, site) for name, site in run.model.items() if self.gradient.detached or name not in priors
+        ]
+        log_q = [self._log_q(run, site) for site in run.guide.values()]
+        if self.gradient.detached:
+            for site in priors.values():
+                beta = self._weight(run, "log_p", site)
+                log_q.append(Term("prior", -1, beta, site.log_prob, site.log_prob.detach(), site))
+        return log_p + log_q
 
     def _log_p(self, run: Run, site: Site) -> Term:
         return Term("log_p", 1, self._weight(run, "log_p", site), site.log_prob, site.log_prob, site)
@@ -287,12 +358,14 @@ class Estimator(Trace_ELBO):
 
     def _value(self, run: Run) -> Tensor:
         """The bound with beta in Pyro's scale: summed over the data of the plates."""
-        return self._each(run).sum() * run.scale if self.per_datum else run.total() / self.num_particles
+        return run.counted(self._each(run)).sum() * run.scale if self.per_datum else run.total() / self.num_particles
 
     def _surrogate(self, run: Run) -> Tensor:
         """What is differentiated in its place, in the same scale."""
         surrogate = self.gradient.surrogate(self._bound, run)
-        return surrogate.sum() * run.scale if self.per_datum else surrogate / self.num_particles
+        if self.per_datum and not self.gradient.exact(run):  # a datum all of whose draws are impossible
+            surrogate = torch.where(surrogate > -torch.inf, surrogate, 0.0)
+        return run.counted(surrogate).sum() * run.scale if self.per_datum else surrogate / self.num_particles
 
     def _loss(self, run: Run) -> Tensor:
         """Minus :meth:`_value`, with the estimator's gradient."""
@@ -353,7 +426,17 @@ class Estimator(Trace_ELBO):
     def terms(self, pair: Any, *batch: Any) -> dict[str, SiteTerms]:
         """log p, log q or KL of each site for each datum of ``batch``, before beta, in nats (:class:`SiteTerms`)."""
         with torch.no_grad():
-            return self._run(_call(pair, batch)).by_site()
+            return self._claimed(pair, batch).by_site()
+
+    def _claimed(
+        self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
+    ) -> Run:
+        """A run whose value is told as a bound, so that no handler weighs its terms."""
+        claims: Claims = "local" if local or num_data == math.inf else "all"
+        run = self._run(_call(pair, tuple(batch)), at, num_data, claims)
+        if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
+            check_masks(as_pair(pair), *batch)
+        return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:
         """The bound of each datum: ``[B]``, in nats; of a bound from below, higher is better.
@@ -371,28 +454,41 @@ class Estimator(Trace_ELBO):
             UserWarning: if the bound of a datum is not finite.
         """
         with torch.no_grad():
-            bound = self._each(self._run(_call(pair, batch), at, num_data))
+            bound = self._each(self._claimed(pair, batch, at, num_data))
+        self._warn_of(bound)
+        return bound
+
+    def _warn_of(self, bound: Tensor) -> None:
         broken = int((~bound.isfinite()).sum())
         if broken:
             warnings.warn(
                 f"{type(self).__name__}: the bound of {broken:,} of {len(bound):,} data is not finite, because a "
                 "log-weight log p(x, z) - log q(z | x) is not. `check(pair, *batch)` names the site; a likelihood "
                 "with a bounded scale, or logits in place of probabilities, is the usual remedy.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return bound
 
     def mean_bound(
         self, pair: Any, batches: Iterable[Sequence[Any]], *, at: At | None = None, num_data: float | None = None
     ) -> float:
-        """The mean of :meth:`bound` over all data of ``batches``, in nats per datum."""
-        total, count = 0.0, 0
+        """The mean of :meth:`bound` over all data of ``batches``, in nats per datum.
+
+        What stands outside the data plate counts once for all of them, or 1 / ``num_data`` for each.
+        """
+        total, shared, count, number = 0.0, 0.0, 0, 0
+        given = self.num_data if num_data is None else num_data
         for batch in batches:
-            bound = self.bound(pair, *batch, at=at, num_data=num_data)
-            total, count = total + bound.double().sum().item(), count + len(bound)
+            with torch.no_grad():
+                run = self._claimed(pair, batch, at, math.inf, local=given == math.inf)
+                bound = self._each(run)
+                self._warn_of(bound)
+                total, count, number = total + bound.double().sum().item(), count + len(bound), number + 1
+                if given != math.inf:
+                    shared += run.outside()
+                    given = run.plate.full_size if run.share != 1 else given
         if count == 0:
             raise ValueError("there are no data to average the bound over: the batches are empty.")
-        return total / count
+        return total / count + shared / number / (given or count)
 
     def log_weights(self, pair: Any, *batch: Any) -> Tensor:
         """``[num_particles, B]``: log p(x, z) - log q(z | x) of each draw, at beta = 1, in nats.
@@ -400,7 +496,10 @@ class Estimator(Trace_ELBO):
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
         """
-        run = self._run(_call(pair, batch))
+        call = _call(pair, batch)
+        with torch.no_grad():
+            call = call._replace(model=Unweighed()(call.model), guide=Unweighed()(call.guide))
+            run = self._run(call, claims="all")
         if any(term.kind == "kl" for term in run.terms):
             raise ValueError(
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."

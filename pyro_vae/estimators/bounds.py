@@ -50,7 +50,7 @@ class Bound(Axis, ABC):
         r"""``[K, *]``: :math:`c_k = \partial L / \partial \log w_k`, what a sample counts in the gradient of L."""
         with torch.enable_grad():
             leaf = log_weights.detach().requires_grad_()
-            return torch.autograd.grad(self.reduce(leaf).sum(), leaf)[0]
+            return torch.autograd.grad(self.reduce(leaf).sum(), leaf)[0].nan_to_num(0.0)
 
     def curvature(self, log_weights: Tensor) -> Tensor:
         r"""``[K, *]``: :math:`r_k = \partial \log c_k / \partial \log w_k`, how a weight rises with its log-weight."""
@@ -72,6 +72,11 @@ class Bound(Axis, ABC):
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
     """log of the mean of weights along ``dim``."""
     return log_weights.logsumexp(dim) - math.log(log_weights.shape[dim])
+
+
+def normalized(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """The weights as shares of their sum along ``dim``; nothing where all are 0."""
+    return log_weights.softmax(dim).nan_to_num(0.0)
 
 
 def grouped(log_weights: Tensor, num_groups: int) -> Tensor:
@@ -119,7 +124,7 @@ class ImportanceWeighted(Bound):
         return 1 - self._in_group(log_weights)
 
     def _in_group(self, log_weights: Tensor) -> Tensor:
-        return grouped(log_weights, self.num_groups).softmax(1).reshape(log_weights.shape)
+        return normalized(grouped(log_weights, self.num_groups), 1).reshape(log_weights.shape)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class RenyiBound(Bound):
         return ((powers - largest).expm1().mean(0).log1p() + largest) / (1 - self.alpha)
 
     def weights(self, log_weights: Tensor) -> Tensor:
-        return ((1 - self.alpha) * log_weights).softmax(0)
+        return normalized((1 - self.alpha) * log_weights)
 
     def curvature(self, log_weights: Tensor) -> Tensor:
         return (1 - self.alpha) * (1 - self.weights(log_weights))

@@ -45,12 +45,15 @@ class EnumeratedRun(Run):
         """The discrete latents of the model alone."""
         return [site for name, site in self.model.items() if _is_enumerated(site) and name not in self.guide]
 
+    @property
+    def unguided(self) -> dict[str, Site]:
+        """Those that are drawn."""
+        return {name: site for name, site in super().unguided.items() if not _is_enumerated(site)}
+
     def summed(self, beta: bool) -> Summed:
         """The terms over all values of the discrete latents, weighed by beta, or all by 1."""
         share = self.share
-        values = [
-            ((term.weight if beta else term.sign) * self.each_datum(term.value, term.site), term) for term in self.terms
-        ]
+        values = [(self.weighed(term, "value", beta), term) for term in self.terms]
         lead = max(value.dim() for value, _ in values)
         values = [(value.reshape((1,) * (lead - value.dim()) + value.shape), term) for value, term in values]
         log_q = -torch.as_tensor(sum(value for value, term in values if term.kind == "log_q"))
@@ -67,7 +70,7 @@ class EnumeratedRun(Run):
                 log_p = log_p + value
         log_posterior, scale = log_p.new_zeros(()), 1.0
         if factors:
-            scale = share * _common_scale([term for _, term in factors])
+            scale = share * self._common_scale([term.site for _, term in factors], beta)
             joint = torch.as_tensor(sum(value for value, _ in factors)) / scale
             marginal = joint.logsumexp(dims, keepdim=True)
             log_p, log_posterior = log_p + scale * marginal, joint - marginal
@@ -75,6 +78,19 @@ class EnumeratedRun(Run):
         # What depends on fewer latents is the same for all values of the others.
         q, log_p, log_q = torch.broadcast_tensors(q, log_p, log_q)
         return Summed(q, log_p, log_q, log_posterior, scale)
+
+    def _common_scale(self, sites: list[Site], beta: bool) -> Any:
+        """What scales all factors of a sum, which stands outside of it."""
+        scales = {site.name: site.scale * self.tempering(site) if beta else site.scale for site in sites}
+        if (
+            any(isinstance(scale, Tensor) and scale.dim() for scale in scales.values())
+            or len(set(map(float, scales.values()))) > 1
+        ):
+            raise ValueError(
+                f"Enumeration sums {', '.join(scales)} over the values of a latent of the model alone, for which they "
+                "need one poutine.scale, a single number, for all of them."
+            )
+        return next(iter(scales.values()))
 
     def by_site(self) -> dict[str, SiteTerms]:
         """Expectations over the discrete latents; one that the model alone has takes its exact posterior as q."""
@@ -142,10 +158,18 @@ class Enumeration(Estimator, TraceEnum_ELBO):
     def _traces(self, call: Call) -> Any:
         return (*next(iter(self._get_traces(call.model, call.guide, call.args, call.kwargs))), {}, {})
 
-    def _run(self, call: Call, *options: Any) -> Run:
+    def _run(self, call: Call, *options: Any, **named: Any) -> Run:
         try:
-            return super()._run(call, *options)
-        except RuntimeError as error:
+            return super()._run(call, *options, **named)
+        except (RuntimeError, IndexError, ValueError) as error:
+            if isinstance(error, ValueError) and "\n" not in str(error):
+                raise
+            if "dim conflict" in str(error):
+                raise ValueError(
+                    "Enumeration gives each discrete latent a dimension in the order in which the guide draws them, "
+                    f"and the model draws them in another one ({str(error).strip().splitlines()[0]}). Draw them in "
+                    "one order in both programs."
+                ) from error
             raise ValueError(
                 "Enumeration gives a discrete latent all of its values at once, on one more dimension on the left, "
                 f"[V, 1, *event], with which a program fails ({str(error).strip().splitlines()[0]}). Where it meets "
@@ -153,6 +177,15 @@ class Enumeration(Estimator, TraceEnum_ELBO):
             ) from error
 
     def _check(self, run: Run) -> None:
+        dims: dict[int, str] = {}
+        for site in (*run.guide.values(), *run.model.values()):
+            dim = enumeration_dim(site.infer)
+            if dim is not None and dims.setdefault(dim, site.name) != site.name:
+                raise ValueError(
+                    f"{dims[dim]!r} and {site.name!r} are enumerated on one dimension, since pyro.markov uses it again "
+                    "along a chain, over which Enumeration does not contract. Use pyro.infer.TraceEnum_ELBO itself, "
+                    "or write the chain as one latent, such as pyro.distributions.DiscreteHMM."
+                )
         for site in (*run.guide.values(), *run.model.values()):
             within = run.plates(site)
             if _is_enumerated(site) and within != [run.plate.name]:
@@ -166,11 +199,11 @@ class Enumeration(Estimator, TraceEnum_ELBO):
                     f"q({name}) is a {family(site.fn)}{_event(site)}, which can neither be enumerated nor "
                     "reparameterized. Use ScoreFunction, VIMCO or ReweightedWakeSleep."
                 )
-        for name, site in run.model.items():
-            if not site.observed and not _is_enumerated(site) and name not in run.guide:
+        for name, site in run.unguided.items():
+            if not site.fn.has_rsample:
                 raise ValueError(
-                    f"p({name}) is a {family(site.fn)}{_event(site)}, which cannot be enumerated, and the guide "
-                    "does not draw it. Give the guide a site of that name."
+                    f"p({name}) is a {family(site.fn)}{_event(site)}, which can neither be enumerated nor "
+                    "reparameterized. Give the guide a site of that name, and use ScoreFunction or VIMCO."
                 )
 
     def _log_p(self, run: Run, site: Site) -> Term:
@@ -208,7 +241,12 @@ def _is_enumerated(site: Site) -> bool:
 
 
 def _in_parallel(site: Any) -> InferDict:
-    """Adds nothing to the marks of a site, but refuses one that is not to be enumerated in parallel."""
+    """Adds nothing to the marks of a site, but refuses one that is not to be enumerated in parallel, or not whole."""
+    if site["infer"].get("num_samples") is not None and not site["is_observed"]:
+        raise ValueError(
+            f"{site['name']!r} is marked by num_samples={site['infer']['num_samples']}: Enumeration sums over all "
+            "values, of which these are draws. Leave the mark out, or use ScoreFunction or VIMCO."
+        )
     way = site["infer"].get("enumerate", "parallel")
     if way != "parallel" and not site["is_observed"]:
         raise ValueError(
@@ -220,16 +258,3 @@ def _in_parallel(site: Any) -> InferDict:
 
 def _event(site: Site) -> str:
     return " with to_event" if site.fn.event_shape else ""
-
-
-def _common_scale(terms: list[Term]) -> Any:
-    scales = {term.site.name: term.site.scale for term in terms}
-    if (
-        any(isinstance(scale, Tensor) and scale.dim() for scale in scales.values())
-        or len(set(map(float, scales.values()))) > 1
-    ):
-        raise ValueError(
-            f"Enumeration sums {', '.join(scales)} over the values of a latent of the model alone, for which they need "
-            "one poutine.scale, a single number, for all of them."
-        )
-    return next(iter(scales.values()))

@@ -17,13 +17,14 @@ from pyro_vae._checks import one_of
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.bounds import Bound, grouped
 from pyro_vae.estimators.facts import Axis
-from pyro_vae.estimators.run import Run, Site
+from pyro_vae.estimators.run import Run, Site, summed_to
 
 REMEDY = (
     "Use SGVB_A or, with less variance, ScoreFunction, VIMCO or ReweightedWakeSleep; or Enumeration where the support "
     "is finite."
 )
 Baseline = Literal["auto", "none", "leave_one_out", "batch"]
+_NOTHING = 100.0  # nats below the largest weight, where another one no longer counts
 
 
 class Gradient(Axis, ABC):
@@ -38,6 +39,7 @@ class Gradient(Axis, ABC):
         detached: whether the guide's draws carry no gradient.
         scored: whether the guide's latents are scored once more at fixed draws (``run.scores``).
         shown: a draw -> what the model sees in its place (``run.seen``).
+        needs_support: whether it differentiates log q at draws that stay, so that q must not end where they may lie.
         no_beta: why beta has no place in it; empty where it has.
         sites, cost: for a table of facts; the model is evaluated for each sample.
     """
@@ -47,6 +49,7 @@ class Gradient(Axis, ABC):
     detached: bool = False
     scored: bool = False
     shown: Callable[[Tensor], Tensor] | None = None
+    needs_support: bool = False
     no_beta: str = ""
     sites: str = "reparameterized"
     cost: str = "model, 1 guide"
@@ -69,10 +72,11 @@ class Gradient(Axis, ABC):
 
     def check_sites(self, who: str, run: Run) -> None:
         """Raises a ``ValueError`` if a latent cannot be differentiated in this way."""
-        for name, site in run.latents.items() if self.reparameterized else ():
+        for name, site in run.drawn.items() if self.reparameterized else ():
             if not site.fn.has_rsample:
                 raise ValueError(
-                    f"the pathwise gradient of {who} needs reparameterized latents, but q({name}) is a "
+                    f"the pathwise gradient of {who} needs reparameterized latents, but "
+                    f"{'q' if name in run.guide else 'p'}({name}) is a "
                     f"{family(site.fn)}, which has no reparameterized sampler. {REMEDY}"
                 )
 
@@ -81,12 +85,17 @@ class Gradient(Axis, ABC):
         return num_particles, 1
 
 
+def possible(log_weights: Tensor) -> Tensor:
+    """Log-weights of which the impossible, minus infinity, are constants: what weighs nothing has no gradient."""
+    return torch.where(log_weights > -torch.inf, log_weights, -torch.inf)
+
+
 @dataclass(frozen=True)
 class Pathwise(Gradient):
     """The gradient of the bound itself, through reparameterized draws."""
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
-        return run.total("surrogate") if bound.linear else bound.reduce(run.sum())
+        return run.total("surrogate") if bound.linear else bound.reduce(possible(run.sum()))
 
     def exact(self, run: Run) -> bool:
         return True
@@ -110,7 +119,7 @@ class _OfELBO(Gradient):
         """Rao-Blackwellized over the plates as in Pyro: of log w what lies in the plates of the draw."""
         surrogate = run.total("surrogate")
         log_w = None
-        for site in run.guide.values():
+        for site in run.drawn.values():
             if is_identically_zero(site.score):
                 continue
             if log_w is None:
@@ -150,8 +159,12 @@ class Score(_OfELBO):
     def detached(self) -> bool:  # type: ignore[override]
         return not self.pathwise
 
+    @property
+    def needs_support(self) -> bool:  # type: ignore[override]
+        return not self.pathwise
+
     def exact(self, run: Run) -> bool:
-        return all(is_identically_zero(site.score) for site in run.guide.values())
+        return all(is_identically_zero(site.score) for site in run.drawn.values())
 
     def check(self, who: str, bound: Bound, num_particles: int) -> None:
         super().check(who, bound, num_particles)
@@ -170,6 +183,7 @@ class StickingTheLanding(_OfELBO):
     """
 
     scored = True
+    needs_support = True
 
 
 @dataclass(frozen=True)
@@ -183,9 +197,9 @@ class DoublyReparameterized(Gradient):
     The pathwise gradient has the term :math:`-c_k \nabla_\phi \log q` at a fixed draw, whose expectation is that of
     :math:`-(\partial c_k / \partial z_k) \nabla_\phi z_k`. Of the importance-weighted bound :math:`c_k (1 - r_k)` is
     :math:`\tilde w_k^2`; of Renyi's :math:`\tilde w_k (1 - (1 - \alpha) (1 - \tilde w_k))`, with the weights of the
-    tempered log-weights; of a mean 1 / K, so that it is sticking the landing. With beta it is
-    :math:`1 - \beta r_k`. A guide of several latents runs once more, and must not draw other noise (dropout) than its
-    latents.
+    tempered log-weights; of a mean 1 / K, so that it is sticking the landing. With beta, and s by which handlers
+    scale a site, it is :math:`1 - \beta s r_k`. A guide of several latents runs once more, and must not draw other
+    noise (dropout) than its latents.
 
     Raises:
         ValueError: if a distribution cannot score a given value, as Pyro's planar flow cannot.
@@ -195,6 +209,7 @@ class DoublyReparameterized(Gradient):
 
     per_datum = True
     scored = True
+    needs_support = True
     sites = "reparameterized, able to score a given value"
     cost = "model, 1 guide (2 with several latents)"
 
@@ -205,14 +220,18 @@ class DoublyReparameterized(Gradient):
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         fixed = run.sum().detach()
-        weights = bound.weights(fixed)
-        again = 1 - run.at.get("beta", 1.0) * bound.curvature(fixed)
-        factor = run.laid(again)
-        for name, value in run.seen.items():
-            if value.requires_grad:
-                weight = factor.reshape(factor.shape + (1,) * run.guide[name].fn.event_dim)
-                value.register_hook(functools.partial(_weighed, weight))
-        return weights * (run.sum("log_p") + again * run.sum("log_q", "surrogate"))
+        rise = bound.curvature(fixed)
+        log_q = []
+        for term in (term for term in run.terms if term.kind == "log_q"):
+            site = term.site
+            rises = term.beta * run.laid(rise) * run.tempering(site)
+            factor = 1 - rises if site.mask is None else 1 - torch.where(torch.as_tensor(site.mask), rises, 0.0)
+            log_q.append(run.weighed(term._replace(surrogate=factor * term.surrogate), "surrogate", True))
+            value = run.seen.get(site.name)
+            if value is not None and value.requires_grad:
+                factor = factor.reshape(factor.shape + (1,) * site.fn.event_dim)
+                value.register_hook(functools.partial(_weighed, factor))
+        return bound.weights(fixed) * (run.sum("log_p") + torch.as_tensor(sum(log_q)))
 
 
 def _weighed(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -241,19 +260,21 @@ class LeaveOneOut(Gradient):
             )
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
-        log_weights = run.sum()
+        log_weights = possible(run.sum())
         surrogate = bound.reduce(log_weights)
-        scored = [site for site in run.latents.values() if not site.fn.has_rsample]
+        scored = [site for site in run.drawn.values() if not site.fn.has_rsample]
         scores = [run.each_datum(torch.as_tensor(site.score), site) * run.scale for site in scored]
         if not scores:
             return surrogate
         fixed = log_weights.detach()
+        # An impossible draw counts as one whose weight vanishes beside the largest, so that a signal is finite.
+        fixed = fixed.clamp(min=fixed.amax(0) - _NOTHING)
         groups = grouped(fixed, bound.num_groups)
         others = ((groups.sum(1, keepdim=True) - groups) / (groups.shape[1] - 1)).reshape(fixed.shape)
         own = torch.eye(len(fixed), dtype=torch.bool, device=fixed.device)
         # [K, K, B]: row k has the others' mean, the log of their geometric mean, in place of its own log-weight
         replaced = torch.where(own[..., None], others[:, None], fixed[None])
-        signal = bound.reduce(fixed) - bound.reduce(replaced.transpose(0, 1))
+        signal = (bound.reduce(fixed) - bound.reduce(replaced.transpose(0, 1))).nan_to_num(0.0)
         return surrogate + (signal * torch.as_tensor(sum(scores))).sum(0)
 
 
@@ -280,8 +301,8 @@ class Split(Gradient):
         fixed = run.sum().detach()
         opposed = (self.guide.side == "above") != (bound.side == "above")  # one is raised, and the other lowered
         weights = self.guide.weights(fixed) * (-1 if opposed else 1)
-        log_p = run.sum("log_p")
-        surrogate = (bound.weights(fixed) * log_p).sum() + (weights * run.sum("log_q")).sum()
+        log_p = torch.where(fixed > -torch.inf, run.sum("log_p"), 0.0)
+        surrogate = (bound.weights(fixed) * log_p + weights * run.sum("log_q")).sum(0)
         seen = {name: value for name, value in run.seen.items() if value.requires_grad}
         if not seen:
             return surrogate
@@ -289,5 +310,6 @@ class Split(Gradient):
         gradients = torch.autograd.grad(for_guide, list(seen.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(seen, gradients, strict=True):
             if gradient is not None:
-                surrogate = surrogate + (gradient * run.guide[name].value).sum()
+                along = gradient * run.guide[name].value
+                surrogate = surrogate + summed_to(along, [run.plate.dim - run.guide[name].fn.event_dim])
         return surrogate

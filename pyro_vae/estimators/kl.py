@@ -18,7 +18,7 @@ from pyro_vae.estimators.bounds import Mean
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Pathwise, StickingTheLanding
 from pyro_vae.estimators.run import Run, Term
-from pyro_vae.pair.structure import check_order
+from pyro_vae.pair.gate import check_order
 
 
 class ClosedForm(Estimator, TraceMeanField_ELBO):
@@ -39,17 +39,19 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
         terms = []
         sampled = []
         for name, site in run.model.items():
-            guide_site = None if site.observed else run.guide[name]
+            guide_site = None if site.observed else run.guide.get(name)
+            if guide_site is None and not site.observed:
+                continue  # drawn from its prior
             kl = None if guide_site is None else closed_kl(guide_site.fn, site.fn)
             if guide_site is not None and kl is not None:
-                kl = scale_and_mask(kl, scale=guide_site.scale, mask=guide_site.mask)
+                kl = scale_and_mask(kl, guide_site.scale, guide_site.mask)
                 terms.append(Term("kl", -1, self._weight(run, "kl", guide_site), kl, kl, guide_site))
                 continue
             terms.append(self._log_p(run, site))
             if guide_site is not None:
                 sampled.append(name)
                 terms.append(self._log_q(run, guide_site))
-        # auxiliary variables of the guide
+        # what Pyro's AutoGuides draw, of which the latents are functions
         terms += [self._log_q(run, site) for name, site in run.guide.items() if name not in run.model]
         news = [name for name in sampled if name not in self._said]
         if news:

@@ -6,7 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import pyro
@@ -34,6 +34,7 @@ class Apart(Gradient):
     reparameterized = False
     per_datum = True
     detached = True
+    needs_support = True
     no_beta = "has one objective for the model and another for the guide"
     sites = "any"
 
@@ -43,7 +44,10 @@ class Apart(Gradient):
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         log_p = run.sum("log_p")
-        return bound.reduce(log_p) if bound.linear else (bound.weights(run.sum().detach()) * log_p).sum(0)
+        if bound.linear:
+            return bound.reduce(log_p)
+        fixed = run.sum().detach()
+        return (bound.weights(fixed) * torch.where(fixed > -torch.inf, log_p, 0.0)).sum(0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,13 @@ class Phases(Apart):
             raise ValueError(
                 f"{who}: under {bound!r} with {num_particles} particles all draws weigh the same, from which a guide "
                 "learns nothing awake. Use more particles and ImportanceWeighted(), or guide='sleep'."
+            )
+
+    def check_sites(self, who: str, run: Run) -> None:
+        if run.linear and run.unguided:
+            raise ValueError(
+                f"{who} learns p({next(iter(run.unguided))}) from the guide's draws, but the guide has no such latent. "
+                "Draw it in the guide, or use ReweightedWakeSleep, which weighs draws from the prior."
             )
 
     def evaluations(self, num_particles: int) -> tuple[int, int]:
@@ -271,7 +282,7 @@ class MonteCarloEM(Estimator):
         learned = densities.prior + densities.likelihood
         if densities.guide is not None:
             learned = learned + densities.guide
-        return learned.mean(0).sum() * run.scale
+        return replace(run, linear=False).counted(learned.mean(0)).sum() * run.scale
 
     def _drawn(self, call: Call) -> tuple[Tensor, ...]:
         """The draws of an E-step, taken once for ``num_updates`` calls with the same arguments."""

@@ -47,7 +47,7 @@ class Penalized(ClosedForm):
 def mean_kl(run: Run, names: set[str] | None = None) -> Tensor:
     """The KL of the latents in the data plate, or of those named: its mean over the batch."""
     means = [
-        -term.sign * run.each_datum(term.surrogate, term.site).mean()
+        -term.sign * run.each_datum(term.site.weight * term.surrogate, term.site).mean()
         for term in run.terms
         if run.inside(term.site) and _is_latent(run, term.site.name) and (names is None or term.site.name in names)
     ]
@@ -167,7 +167,7 @@ class FreeBits(Penalized):
         dims = [run.plate.dim - 1, *([-run.nesting - 1] if run.num_particles > 1 else [])]
         found = []
         for _, site, model_site in run.local_latents:
-            kl = kl_by_unit(site.fn, model_site.fn, site.value, site.scale, site.mask)
+            kl = kl_by_unit(site.fn, model_site.fn, site.value, site.scale * site.weight, site.mask)
             assert kl is not None
             found.append(kl.mean(dims) * run.share)
         return found

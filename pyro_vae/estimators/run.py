@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -20,9 +21,10 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
 
-from pyro_vae._pyro import PARTICLES
+from pyro_vae._pyro import PARTICLES, has_values
 from pyro_vae.distributions.wrappers import family, without_events
 from pyro_vae.pair import latent_sites
+from pyro_vae.pair.sites import scale_of_plates
 
 Number = Tensor | float
 
@@ -30,8 +32,9 @@ Number = Tensor | float
 class Site(NamedTuple):
     """A random variable as a program met it.
 
-    ``log_prob`` is its ``density`` at the value, masked and scaled by its plates and handlers. ``path`` is what is
-    differentiated in its place, and ``score`` what the score function differentiates; one of the two is 0.
+    ``log_prob`` is its ``density`` at the value, masked, and scaled by N / B of plates that subsample (``scale``).
+    What handlers scale it by besides is ``weight``: it weighs the terms of a loss, and no bound. ``path`` is what is
+    differentiated in the place of ``log_prob``, and ``score`` what the score function differentiates.
     """
 
     name: str
@@ -39,7 +42,8 @@ class Site(NamedTuple):
     value: Tensor
     observed: bool
     frames: tuple[Any, ...]
-    scale: Number
+    scale: float
+    weight: Number
     mask: Tensor | bool | None
     infer: Mapping[str, Any]
     density: Tensor
@@ -50,19 +54,39 @@ class Site(NamedTuple):
 
 def sites_of(trace: Trace) -> dict[str, Site]:
     """The random variables of a program whose log-probabilities have been computed, observed or not."""
-    keys = ("fn", "value", "is_observed", "cond_indep_stack", "scale", "mask", "infer", "unscaled_log_prob", "log_prob")
+    keys = ("fn", "value", "is_observed", "cond_indep_stack")
     found = {}
     for name, node in cast("dict[str, Any]", trace.nodes).items():
-        if node["type"] == "sample":
-            _, score, path = node.get("score_parts", (None, 0, node["log_prob"]))
-            found[name] = Site(name, *(node[key] for key in keys), score, path)  # type: ignore[call-arg]
+        if node["type"] != "sample":
+            continue
+        scale, weight, log_prob, mask = scale_of_plates(node), 1.0, node["log_prob"], node["mask"]
+        _, score, path = node.get("score_parts", (None, 0, log_prob))
+        if isinstance(node["scale"], Tensor) or not math.isclose(node["scale"], scale, rel_tol=1e-6):
+            weight = node["scale"] / scale
+            log_prob = scale_and_mask(node["unscaled_log_prob"], scale=scale, mask=mask)
+            path = path if is_identically_zero(path) else log_prob
+        found[name] = Site(
+            name,
+            *(node[key] for key in keys),  # type: ignore[call-arg]
+            scale,
+            weight,
+            mask,
+            node["infer"],
+            node["unscaled_log_prob"],
+            log_prob,
+            score,
+            path,
+        )
     return found
 
 
 class Term(NamedTuple):
-    """One summand ``sign * beta * value`` of the log-weight; a sum of terms differentiates ``surrogate`` instead."""
+    """One summand ``sign * value`` of the log-weight; a sum of terms differentiates ``surrogate`` instead.
 
-    kind: str  # "log_p", "log_q" or "kl"
+    In a loss it counts ``beta`` times, and as often as the handlers around its site say.
+    """
+
+    kind: str  # "log_p", "log_q", "kl", or "prior": the proposal of a latent that the model alone draws
     sign: int
     beta: Number
     value: Tensor
@@ -71,7 +95,7 @@ class Term(NamedTuple):
 
     @property
     def weight(self) -> Number:
-        return self.sign * self.beta
+        return self.sign * self.beta * self.site.weight
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,8 @@ class Run:
         model, guide: their random variables, in the order of the program.
         seen: the guide's draws as the model saw them, where those are other tensors.
         scores: log q of the guide's latents at fixed draws, a function of the parameters alone, where it is needed.
+        detached: whether the draws carry no gradient.
+        linear: whether the bound is a sum over the sites, so that each of them may be weighed by itself.
         at: the numbers of the estimator that a schedule may move.
         num_particles: draws of each latent and datum, K.
         nesting: nested plates, with that of the particles.
@@ -132,6 +158,8 @@ class Run:
     num_particles: int
     nesting: int
     given_num_data: float | None
+    detached: bool = False
+    linear: bool = True
     terms: list[Term] = field(default_factory=list)
 
     @property
@@ -166,6 +194,46 @@ class Run:
         return {name: site for name, site in self.guide.items() if not site.observed}
 
     @property
+    def unguided(self) -> dict[str, Site]:
+        """The latents of the model alone, which are drawn from their priors, with weight one."""
+        return {name: site for name, site in self.model.items() if not site.observed and name not in self.guide}
+
+    @property
+    def drawn(self) -> dict[str, Site]:
+        """All latents, as their proposals: the guide's, and those of the model alone with their priors' scores."""
+        priors = {
+            name: site._replace(score=0 if site.fn.has_rsample and not self.detached else site.density)
+            for name, site in self.unguided.items()
+        }
+        return {**self.latents, **priors}
+
+    @functools.cached_property
+    def weight(self) -> Number:
+        """How often a datum counts in a loss that is no sum over the sites, by the handlers around all of it: ``[B]``.
+
+        It is what scales the observed sites. What scales a latent otherwise is a beta of its terms.
+
+        Raises:
+            ValueError: if the observed sites of a datum differ in it.
+        """
+        sites = [site for site in self.model.values() if site.observed and self.inside(site)]
+        weights = [torch.as_tensor(site.weight) for site in sites]
+        if self.linear or not sites or all(not isinstance(site.weight, Tensor) and site.weight == 1 for site in sites):
+            return 1.0
+        data = self.plate.dim
+        for site, weight in zip(sites, weights, strict=True):
+            within = [size for dim, size in enumerate(weight.shape, -weight.dim()) if dim != data]
+            known = has_values(weight) and has_values(weights[0])
+            if math.prod(within) != 1 or (known and not bool((weight == weights[0]).all())):
+                raise ValueError(
+                    f"poutine.scale weighs {site.name!r} otherwise than {sites[0].name!r} of the same datum, so that "
+                    "the draws of a datum would be weighed by no likelihood of it. Put one poutine.scale around all of "
+                    "a datum, or use SGVB_A, SGVB_B or ScoreFunction, which weigh sites alone."
+                )
+        given = sites[0].weight
+        return given.reshape(-1).expand(self.plate.size) if isinstance(given, Tensor) else given
+
+    @property
     def local_latents(self) -> list[tuple[str, Site, Site]]:
         """``(name, guide's site, model's site)`` of the latents in the data plate, as the guide draws them."""
         shared = [(name, site, self.model[name]) for name, site in self.latents.items() if name in self.model]
@@ -191,10 +259,10 @@ class Run:
         return cast(Tensor, site.path) if score is None else site.log_prob - (score - score.detach())
 
     def laid(self, weights: Tensor) -> Tensor:
-        """``[K, B]`` as the plates lie, to meet a site's ``[*batch_shape]``."""
+        """``[K, B]``, or ``[B]``, as the plates lie, to meet a site's ``[*batch_shape]``."""
         shape = [1] * self.nesting
         shape[self.plate.dim] = self.plate.size
-        if self.num_particles > 1:
+        if self.num_particles > 1 and weights.dim() > 1:
             shape[-self.nesting] = self.num_particles
         return weights.reshape(shape)
 
@@ -205,18 +273,54 @@ class Run:
             return summed_to(value, [*particles, self.plate.dim]) * self.share
         return summed_to(value, particles).unsqueeze(-1) * (1 / self.num_data)
 
+    def counted(self, values: Tensor) -> Tensor:
+        """``[*, B]``, each datum as often as it counts in a loss."""
+        return values if isinstance(self.weight, float) and self.weight == 1 else self.weight * values
+
+    def tempering(self, site: Site) -> Number:
+        """By how much handlers weigh the terms of a site more than its datum, :attr:`weight`; in a tensor by plate."""
+        weight = self.weight
+        if not isinstance(weight, Tensor):
+            return site.weight / weight if weight else 0.0
+        weight = self.laid(weight)
+        return torch.where(weight > 0, site.weight / weight, torch.zeros_like(weight))
+
+    def weighed(self, term: Term, attribute: str, beta: bool) -> Tensor:
+        """A term for each datum with its sign, and its beta and tempering, or 1."""
+        value, tempering = getattr(term, attribute), self.tempering(term.site) if beta else 1.0
+        if isinstance(tempering, Tensor):
+            value, tempering = value * tempering, 1.0
+        return (term.sign * (term.beta * tempering if beta else 1)) * self.each_datum(value, term.site)
+
     def sum(self, kind: str | None = None, attribute: str = "value", *, beta: bool = True) -> Tensor:
         """``[K, B]``: the sum of the terms, or of those of a kind, each with its sign and its beta, or with 1."""
-        summed = sum(
-            (term.weight if beta else term.sign) * self.each_datum(getattr(term, attribute), term.site)
-            for term in self.terms
-            if kind is None or term.kind == kind
-        )
+        summed = sum(self.weighed(term, attribute, beta) for term in self.terms if kind is None or term.kind == kind)
         return torch.as_tensor(summed).expand(self.num_particles, self.plate.size)
 
     def total(self, attribute: str = "value") -> Tensor:
         """The sum of the terms in Pyro's scale, of all particles."""
-        return torch.as_tensor(sum(term.weight * getattr(term, attribute).sum() for term in self.terms))
+
+        def of(term: Term) -> Tensor:
+            weight, value = term.weight, getattr(term, attribute)
+            return (weight * value).sum() if isinstance(weight, Tensor) and weight.dim() else weight * value.sum()
+
+        return torch.as_tensor(sum(map(of, self.terms)))
+
+    def outside(self) -> float:
+        """The sum of the terms outside of the data plate, with their beta, averaged over the particles."""
+        terms = [term.weight * term.value.sum() for term in self.terms if not self.inside(term.site)]
+        return float(torch.as_tensor(sum(terms)).sum()) / self.num_particles
+
+    def unweighed(self) -> Run:
+        """The run without what handlers weigh its sites by."""
+        sites = (*self.model.values(), *self.guide.values())
+        if all(not isinstance(site.weight, Tensor) and site.weight == 1 for site in sites):
+            return self
+        model, guide = (
+            {name: site._replace(weight=1.0) for name, site in program.items()} for program in (self.model, self.guide)
+        )
+        terms = [term._replace(site=term.site._replace(weight=1.0)) for term in self.terms]
+        return replace(self, model=model, guide=guide, terms=terms)
 
     def shared(self) -> Run:
         """For a total that is divided by the plate's size: what stands outside of it counts 1/N instead."""
@@ -269,7 +373,8 @@ def traced(
         drawn = poutine.trace(guide).get_trace(*args, **kwargs)
     seen = {} if shown is None else {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
     replayed = poutine.replay(model, trace=_with_values(drawn, seen))
-    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     if is_validation_enabled():
         check_model_guide_match(model_trace, drawn, nesting)
     model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(drawn)
@@ -292,7 +397,7 @@ def _scores(who: str, call: Call, drawn: Trace) -> dict[str, Tensor]:
     for name in sites:
         node: Any = fixed.nodes[name]
         score = _score_anew(who, name, node["fn"], node["value"])
-        found[name] = scale_and_mask(score, node["scale"], node["mask"])
+        found[name] = scale_and_mask(score, scale_of_plates(node), node["mask"])
     return found
 
 
@@ -316,17 +421,17 @@ def _score_anew(who: str, name: str, fn: Any, value: Tensor) -> Tensor:
 
 
 class _Detached(Messenger):
-    """Runs a guide so that its draws carry no gradient.
+    """Runs a program so that its draws carry no gradient.
 
     A transformed distribution then no longer knows a draw as its own, and has to find its way back from it.
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, known: Collection[str] = ()) -> None:
         super().__init__()
-        self.who = who
+        self.who, self.known = who, known
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if isinstance(msg["value"], Tensor):
+        if isinstance(msg["value"], Tensor) and not msg["is_observed"] and msg["name"] not in self.known:
             msg["value"] = msg["value"].detach()
             if isinstance(without_events(msg["fn"]), TransformedDistribution):
                 _score_anew(self.who, msg["name"], msg["fn"], msg["value"])

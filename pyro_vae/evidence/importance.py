@@ -16,9 +16,10 @@ from pyro_vae._checks import batch_of, whole
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
-from pyro_vae.pair import as_pair, check_densities, device_of, run, tracing_obstacle
+from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
+from pyro_vae.pair.gate import check_evidence, checked_run, smallest
 from pyro_vae.pair.running import reading
-from pyro_vae.sampling.joint import check_local, observed_supports
+from pyro_vae.sampling.joint import observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
 _HEAVY = 0.7  # k-hat above which the error of an importance-sampling estimate does not shrink at a useful rate
@@ -127,14 +128,14 @@ def importance(
     device = device_of(module)
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with reading(module, seed):
-        # One run, so that the pair's parameters are there and latents that the data share are refused.
-        traces = run(module, *(tensor[:1].to(device) for tensor in batch))
-        check_local(*traces)
-        check_densities("importance sampling", traces[0])
-        num_dims = gray_levels(observed_supports(traces[0]), batch)
+        # It also makes the pair's parameters.
+        several = tuple(tensor[:rows].to(device) for tensor in batch)
+        nesting = check_evidence("importance sampling", checked_run(module, *several), rows)
+        nesting = max(max_plate_nesting, nesting)
+        num_dims = gray_levels(observed_supports(run(module, *smallest(module, *several)).model_trace), batch)
         runs = {
             count: Compiled(
-                _LogWeights(module, count, max_plate_nesting, precision),
+                _LogWeights(module, count, nesting, precision),
                 compile=compile,
                 often=False,
                 obstacle=tracing_obstacle(module),

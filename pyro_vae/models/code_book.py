@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from pyro_vae._checks import number
 from pyro_vae.distributions.point import Point
 from pyro_vae.hierarchy import LatentLayer, TopDownVAE, concat
 from pyro_vae.networks import at_least_float32, shape_of
+from pyro_vae.pair import penalty
 
 CODES = constraints.independent(constraints.one_hot, 2)  # maps of codes, [*, h, w, K]
 _SMOOTHING = 1e-5  # added to all usages: Laplace's
@@ -214,7 +214,7 @@ class CodeLevel(LatentLayer):
         z = self.book.nearest(e)
         if self.training:
             distance = (at_least_float32(e) - self.book(z.detach())).square().sum((-3, -2, -1))
-            pyro.factor(self.name, self.commitment * distance, has_rsample=True)  # of the guide: it lowers the bound
+            penalty(self.name, self.commitment * distance)
         return Codes(z)
 
     def distances(self, h: Tensor | None, evidence: Tensor) -> Tensor:

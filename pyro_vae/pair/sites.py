@@ -4,27 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro
+from pyro.distributions import Unit
 from pyro.poutine import Trace
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._pyro import is_deterministic, is_subsample
 from pyro_vae.distributions.wrappers import bare
 
 DATA_PLATE = "data"
+PENALTY = "pyro_vae_penalty"  # the mark of a factor that lowers a guide's bound
 
 
 def data_frame(trace: Trace) -> Any | None:
-    """The plate over the data: the frame called ``data``, or else the rightmost plate around an observed site."""
+    """The plate over the data: the frame called ``data``, or else the rightmost plate around an observed site.
+
+    One without a size has that of its sites.
+    """
     rightmost = None
     for site in trace.nodes.values():
         if site["type"] != "sample":
             continue
         for frame in site["cond_indep_stack"]:
             if frame.vectorized and frame.name == DATA_PLATE:
-                return frame
+                return frame if frame.size >= 0 else _sized(frame, trace)
             if frame.vectorized and frame.dim == -1 and site["is_observed"]:
                 rightmost = frame
-    return rightmost
+    return rightmost if rightmost is None or rightmost.size >= 0 else _sized(rightmost, trace)
+
+
+def _sized(frame: Any, trace: Trace) -> Any:
+    sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and inside(site, frame)]
+    shapes = [site["fn"].batch_shape for site in sites]
+    size = max(shape[frame.dim] if len(shape) >= -frame.dim else 1 for shape in shapes)
+    return frame._replace(size=size, full_size=size)
+
+
+def inside(site: Any, plate: Any) -> bool:
+    """Whether a site stands in a plate."""
+    return any(frame.name == plate.name for frame in site["cond_indep_stack"])
+
+
+def penalty(name: str, value: Tensor) -> None:
+    """A penalty of a guide, ``value: [*plates]`` of at least 0, in nats: what is trained is lowered by it.
+
+    ``pyro.factor`` in a guide is refused, since it may be meant as a part of log q(z | x); this one is known to lower
+    the bound. Evidence leaves it out.
+    """
+    fn = Unit(value, has_rsample=True)
+    infer: Any = {"is_auxiliary": True, PENALTY: True}
+    pyro.sample(name, fn, obs=fn.sample(), infer=infer)
 
 
 def observed_sites(trace: Trace) -> dict[str, Any]:
@@ -48,6 +78,15 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
 def random_sites(trace: Trace) -> dict[str, Any]:
     """The latents, and behind them the observed sites."""
     return {**latent_sites(trace), **observed_sites(trace)}
+
+
+def scale_of_plates(site: Any) -> float:
+    """The product of N / B over the plates around a site: what subsampling scales it by."""
+    scale = 1.0
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size != frame.size:
+            scale *= frame.full_size / frame.size
+    return scale
 
 
 def support_of(fn: Any) -> constraints.Constraint | None:

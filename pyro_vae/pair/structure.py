@@ -1,28 +1,35 @@
-"""What a bound or an evidence may be taken of, read off a run of guide and model.
+"""What is wrong with a pair in itself, read off a run of guide and model, in sentences.
 
-:func:`problems` gives a sentence for each thing that is wrong with a pair in itself. Each ``check_...`` raises, for
-those who compute a number that asks for more.
+What a number asks for besides is in :mod:`pyro_vae.pair.gate`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, ImproperUniform, Unit
+from pyro.distributions import Delta, Unit
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import is_unseen
-from pyro_vae.distributions.wrappers import family, innermost
+from pyro_vae._pyro import has_values, is_deterministic, is_subsample
+from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
-from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_sites, random_sites, support_of
+from pyro_vae.pair.sites import (
+    DATA_PLATE,
+    PENALTY,
+    data_frame,
+    inside,
+    latent_sites,
+    observed_sites,
+    random_sites,
+    support_of,
+)
 
 
 def plate_nesting(run: PairRun) -> int:
@@ -91,7 +98,13 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
         if plate is not None and plate.dim != -1:
             yield f"The data plate of the {which} is at dimension {plate.dim}; it has to be the rightmost, dim=-1."
         elif plate is not None and plate.size != size:
-            yield wrong_size("data plate", which, plate.size, size)
+            if plate.size < plate.full_size:
+                yield (
+                    f"The data plate of the {which} subsamples {plate.size} of {plate.full_size} data inside of the "
+                    f"program, which was given {size}. Leave out subsample_size, and give the program its mini-batch."
+                )
+            else:
+                yield wrong_size("data plate", which, plate.size, size)
         for name, site in random_sites(trace).items():
             shape, plates = site["fn"].batch_shape, {f.dim for f in site["cond_indep_stack"] if f.vectorized}
             loose = [shape[dim] for dim in range(-len(shape), 0) if dim not in plates and shape[dim] != 1]
@@ -120,25 +133,67 @@ def _name_problems(run: PairRun) -> Iterator[str]:
     in_model, in_guide = map(latent_sites, run)
     observed, plate = observed_sites(run.model_trace), data_frame(run.model_trace)
     # An observation says something of the data, and so does a factor in their plate.
-    if all(isinstance(site["fn"], Unit) and (plate is None or not _inside(site, plate)) for site in observed.values()):
+    if all(isinstance(site["fn"], Unit) and (plate is None or not inside(site, plate)) for site in observed.values()):
         yield 'The model observes nothing. Pass the data: pyro.sample("x", ..., obs=x).'
-    else:
+    elif any(name not in in_model and not site["infer"].get("is_auxiliary") for name, site in in_guide.items()):
         for name in [name for name in in_model if name not in in_guide]:
             yield (
                 f"The latent {name!r} is in the model but not in the guide. Sample it in the guide as well, or, if it "
                 f'is data, pass obs= in the model: pyro.sample("{name}", ..., obs=x).'
             )
-    for name in [name for name in observed if name in random_sites(run.guide_trace)]:
-        yield (
-            f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: "
-            f"remove {name!r} from it."
-        )
-    for name, site in in_guide.items():
-        if name not in in_model and name not in observed and not site["infer"].get("is_auxiliary"):
-            yield (
-                f"The latent {name!r} is in the guide but not in the model. Sample it in the model under the same "
-                'name, or mark it by infer={"is_auxiliary": True}.'
+    yield from guide_problems(*run)
+
+
+def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
+    """What makes log q(z | x) no log-density of the model's latents, a sentence for each thing."""
+    found, alone = [], {}
+    nodes: Any = guide_trace.nodes
+    for name, site in nodes.items():
+        if site["type"] != "sample" or is_subsample(site):
+            continue
+        other: Any = model_trace.nodes.get(name)
+        if other is not None and other["type"] == "sample" and other["is_observed"] and not is_deterministic(other):
+            found.append(
+                f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: "
+                f"remove {name!r} from it."
             )
+        elif site["is_observed"]:
+            if not is_deterministic(site) and not site["infer"].get(PENALTY):
+                found.append(
+                    f"The guide has the factor or observation {name!r}, which would count as a part of log q(z | x). "
+                    "If it lowers the bound on purpose, write pyro_vae.pair.penalty(name, value); the density of a "
+                    "transformed draw belongs into Delta(value, log_density=...); what says something of the data "
+                    "belongs into the model."
+                )
+        elif other is None:
+            alone[name] = site
+    if alone and not _determine(alone, model_trace, guide_trace):
+        found += [
+            f"The latent {name!r} is in the guide but not in the model. Sample it in the model under the same name; an "
+            f"auxiliary variable from a reverse model r({name} | z, x), without which log q(z | x) is not known and "
+            "the bound would be off."
+            for name in alone
+        ]
+    return found
+
+
+def _determine(alone: Mapping[str, Any], model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether latents are functions, one to one, of what the guide draws besides, as in Pyro's AutoGuides."""
+    in_model = latent_sites(model_trace)
+    points = {
+        name: innermost(site["fn"])
+        for name, site in latent_sites(guide_trace).items()
+        if name in in_model and isinstance(innermost(site["fn"]), Delta)
+    }
+    points = {name: fn for name, fn in points.items() if isinstance(fn.log_density, Tensor)}
+    try:
+        drawn = sum(biject_to(site["fn"].support).inv(site["value"]).numel() for site in alone.values())
+        needed = sum(
+            biject_to(in_model[name]["fn"].support).inv(guide_trace.nodes[name]["value"]).numel() for name in points
+        )
+    except NotImplementedError:
+        return False
+    return drawn == needed > 0
 
 
 def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
@@ -173,6 +228,25 @@ def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
 _BOUNDED = (constraints.interval, constraints.half_open_interval)
 _FROM = (*_BOUNDED, constraints.greater_than, constraints.greater_than_eq)
 _TO = (*_BOUNDED, constraints.less_than)
+
+
+def extent(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Between which numbers, ``[*batch]`` or ``[]``, a distribution of single numbers has its mass.
+
+    ``None`` where it is not known, or the values are discrete. Of a distribution that is transformed unit by unit it
+    is the image of its base's, which may be a part of what the transform could reach.
+    """
+    on, base = _support(fn), unwrapped(fn)
+    if on is None or on[0] not in ("the real line", "a half-line", "an interval"):
+        return None
+    ends = on[1:]
+    if isinstance(base, TransformedDistribution) and all(one.codomain.event_dim == 0 for one in base.transforms):
+        inner = extent(base.base_dist)
+        if inner is not None and all(map(has_values, inner)) and all(end.isfinite().all() for end in inner):
+            for transform in base.transforms:
+                inner = transform(inner[0]), transform(inner[1])
+            ends = torch.minimum(*inner), torch.maximum(*inner)
+    return ends
 
 
 def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
@@ -252,106 +326,3 @@ def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
         else:
             what = f"has to be {constraint}; its values span [{low:.4g}, {high:.4g}]."
         yield f"{at_site} {parameter} of the {family(fn)} {what}"
-
-
-# What a number asks for
-
-
-def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
-    """Refuses latents that guide and model draw in different orders, for what takes a KL in closed form.
-
-    Raises:
-        ValueError: if they do, given as to :func:`shared_latents`.
-    """
-    in_model, in_guide = shared_latents(model, guide)
-    if in_model != in_guide:
-        raise ValueError(
-            f"{who} needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
-            f"the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use SGVB_A, or reorder the guide."
-        )
-
-
-def check_densities(who: str, model_trace: Trace) -> None:
-    """Refuses latents without a density, for what takes p(x, z) / q(z | x) as a weight of each datum.
-
-    Raises:
-        ValueError: if the prior of a latent is improper, as an autoencoder's.
-    """
-    for name, site in latent_sites(model_trace).items():
-        if isinstance(site["fn"], ImproperUniform):
-            raise ValueError(
-                f"{who} needs densities p({name}) and q({name}), but the prior is improper: an autoencoder has no "
-                f"prior, and its q({name}) is a point without a density: there are no importance weights, and no p(x). "
-                "Train it by SGVB_A or SGVB_B, or take a VAE, such as pyro_vae.models.MLPVAE."
-            )
-
-
-def check_local(*traces: Trace) -> Any | None:
-    """The data plate of a model, the first trace; ``None`` if it has none.
-
-    Raises:
-        ValueError: if a random variable of a trace stands outside of it, so that the data share it.
-    """
-    plate = data_frame(traces[0])
-    if plate is not None:
-        for trace in reversed(traces):
-            check_inside(plate, trace)
-    return plate
-
-
-def check_inside(plate: Any, trace: Trace) -> None:
-    """Refuses random variables outside the data plate, for what is a number of each datum.
-
-    Raises:
-        ValueError: if there is one.
-    """
-    for name, site in random_sites(trace).items():
-        if not _inside(site, plate):
-            raise ValueError(
-                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
-                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
-                "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
-                "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
-            )
-
-
-def _inside(site: Any, plate: Any) -> bool:
-    return any(frame.name == plate.name for frame in site["cond_indep_stack"])
-
-
-def check_continuous(name: str, fn: Any) -> None:
-    """Refuses a latent on which no chain can move.
-
-    Raises:
-        ValueError: if it is discrete, or no bijection to its support is known.
-    """
-    try:
-        if fn.support.is_discrete:
-            raise ValueError(
-                f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
-                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
-                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
-                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
-            )
-        biject_to(fn.support)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"no bijection from the real numbers to the support of {name!r}, a {family(fn)}, is registered. "
-            "Register one with torch.distributions.biject_to, or use importance sampling."
-        ) from error
-
-
-class NothingUnseen(Messenger):
-    """Refuses draws that are noise of the program, for chains: with them each run has another density.
-
-    Raises:
-        ValueError: at such a draw.
-    """
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if is_unseen(msg):
-            raise ValueError(
-                f"{msg['name']!r} is drawn anew at each run of the model, unseen, so that the steps of a chain would "
-                "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "
-                "holds its weights at one draw."
-            )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import device_of, tracing_obstacle
+from pyro_vae.pair.gate import check_evidence, checked_run, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
 from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
@@ -106,10 +107,14 @@ def over_chunks(
     chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
     total = len(chunks) * num_steps
     with reading(pair, seed):
-        first = tuple(tensor[:1].to(device) for tensor in batch)
-        joint = joint_of(pair, *first, max_plate_nesting=max_plate_nesting)
+        several = tuple(tensor[chunks[0]].to(device) for tensor in batch)
+        nesting = check_evidence(title, checked_run(pair, *several, guide=start == "guide"), len(several[0]))
+        first = smallest(pair, *several, guide=start == "guide")
+        joint = joint_of(pair, *first, max_plate_nesting=max(max_plate_nesting, nesting))
+        joint.check_repeatable(*first)
         if start == "guide":
             _check_guide(joint, *first)
+            joint.check_repeatable(*first, guide=True)
         if check is not None:
             check(joint)
         obstacle = tracing_obstacle(pair)

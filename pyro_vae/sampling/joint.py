@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,8 +21,17 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import particles
-from pyro_vae.pair import latent_sites, observed_sites, programs, simulate, support_of
-from pyro_vae.pair.structure import NothingUnseen, check_continuous, check_inside, check_local
+from pyro_vae.pair import PairRun, latent_sites, observed_sites, programs, simulate, support_of
+from pyro_vae.pair.gate import (
+    NothingUnseen,
+    Unweighed,
+    check_continuous,
+    check_inside,
+    check_local,
+    check_repeatable,
+    check_subsampled,
+)
+from pyro_vae.pair.structure import plate_nesting
 
 Start = Literal["prior", "guide"]
 
@@ -49,7 +59,7 @@ class Joint:
         model: z ~ p(z), x ~ p(x | z).
         guide: z ~ q(z | x); needed where it is drawn from or scored.
         batch: arguments of both.
-        max_plate_nesting: number of nested plates (the data plate is one).
+        max_plate_nesting: number of nested plates (the data plate is one) at least; those of the model are counted.
 
     Attributes:
         shapes: for each latent site the shape of its part of u: of one datum, plates inside the data plate first.
@@ -68,9 +78,13 @@ class Joint:
         *batch: Any,
         max_plate_nesting: int = 1,
     ) -> None:
-        self._model, self._guide, self._nesting = model, guide, max_plate_nesting
+        self._model, self._guide = model, guide
+        with torch.random.fork_rng():
+            alone = PairRun(poutine.trace(model).get_trace(*batch), Trace())
+        self._nesting = max(max_plate_nesting, plate_nesting(alone))
         with NothingUnseen():
             trace = self._trace(model, 1, *batch)
+        check_subsampled("a chain", trace)
         self._plate: Any = check_local(trace)
         if self._plate is None:
             raise ValueError(
@@ -79,7 +93,7 @@ class Joint:
             )
         for name, site in latent_sites(trace).items():
             check_continuous(name, site["fn"])
-        self._batch_dims = 1 + max_plate_nesting  # chains and plates
+        self._batch_dims = 1 + self._nesting  # chains and plates
         self.data_dim = self._batch_dims + self._plate.dim
         self.shapes = {name: self._rows(site).shape[2:] for name, site in latent_sites(trace).items()}
         self.observed = observed_supports(trace)
@@ -146,8 +160,17 @@ class Joint:
         drawn, trace = simulate(self._model, *batch)
         return drawn, self.of(trace)
 
+    def check_repeatable(self, *batch: Any, guide: bool = False) -> None:
+        """Refuses noise of a program that no site shows, see :func:`pyro_vae.pair.gate.check_repeatable`."""
+        with torch.random.fork_rng():
+            u = self.draw("guide" if guide else "prior", 1, *batch)
+        check_repeatable("model", lambda: self._at(u, *batch)[1])
+        if guide:
+            values = self._values(self._at(u, *batch)[1])
+            check_repeatable("guide", lambda: self._guide_trace(1, *batch, values=values))
+
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
-        return poutine.trace(particles(num_chains, self._nesting)(program)).get_trace(*batch)
+        return poutine.trace(particles(num_chains, self._nesting)(Unweighed()(program))).get_trace(*batch)
 
     def _at(self, u: Tensor, *batch: Any) -> tuple[_AtPoint, Trace]:
         with _AtPoint(self._parts(u)) as at:
@@ -157,7 +180,8 @@ class Joint:
         """The guide, with its latents at ``values`` if given."""
         if self._guide is None:
             raise ValueError("the guide is asked for, but there is none. Start from the prior: start='prior'.")
-        trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
+        with NothingUnseen() if values else nullcontext():
+            trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
         found = [name for name, site in trace.nodes.items() if name in latent_sites(trace) or name in self.shapes]
         if set(found) != set(self.shapes):
             raise ValueError(

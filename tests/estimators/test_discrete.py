@@ -120,12 +120,13 @@ def test_a_score_is_not_masked() -> None:
 
 
 class Auxiliary(Own):
-    """a ~ Bernoulli(logits=l) is the guide's alone; z | a ~ N(b a, 1); z ~ N(0, 1), x | z ~ N(z, 1)."""
+    """Of the guide a ~ Bernoulli(logits=l), z | a ~ N(b a, 1); of the model z ~ N(0, 1), a ~ r(a), x | z ~ N(z, 1)."""
 
     def model(self, x: Tensor) -> None:
         pyro.module("own", self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("a", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -306,15 +307,8 @@ def theirs(particles: int, nesting: int = 1) -> TraceEnum_ELBO:
 
 def assert_is_pyros(pair: nn.Module, *batch: Any, particles: int = 1, nesting: int = 1) -> None:
     """Value, gradient, the bound of each datum and its terms."""
-    ours, pyros = Enumeration(particles, max_plate_nesting=nesting), theirs(particles, nesting)
-    model, guide = programs(pair)
-    marked = config_enumerate(model), config_enumerate(guide)
-    ours.bound(pair, *batch)  # makes the parameters
-    assert seeded(1, ours.loss, model, guide, *batch) == pytest.approx(seeded(1, pyros.loss, *marked, *batch), rel=1e-5)
-    assert_same(
-        gradients(pair, lambda: ours.loss_and_grads(model, guide, *batch)),
-        gradients(pair, lambda: pyros.loss_and_grads(*marked, *batch)),
-    )
+    assert_trains_as_pyros(pair, *batch, particles=particles, nesting=nesting)
+    ours, (model, guide) = Enumeration(particles, max_plate_nesting=nesting), programs(pair)
     objective = seeded(1, ours.objective, model, guide, *batch)
     bound = seeded(1, ours.bound, pair, *batch)
     torch.testing.assert_close(objective.bound, bound.mean())
@@ -324,6 +318,19 @@ def assert_is_pyros(pair: nn.Module, *batch: Any, particles: int = 1, nesting: i
     torch.testing.assert_close(total.reshape(-1, len(bound)).mean(0), bound, rtol=1e-5, atol=1e-5)
     shape = bound.shape if particles == 1 else (particles, *bound.shape)
     assert {value.shape for site in terms.values() for _, value in site.items()} == {shape}
+
+
+def assert_trains_as_pyros(pair: nn.Module, *batch: Any, particles: int = 1, nesting: int = 1) -> None:
+    """The loss and its gradient."""
+    ours, pyros = Enumeration(particles, max_plate_nesting=nesting), theirs(particles, nesting)
+    model, guide = programs(pair)
+    marked = config_enumerate(model), config_enumerate(guide)
+    ours.loss(model, guide, *batch)  # makes the parameters
+    assert seeded(1, ours.loss, model, guide, *batch) == pytest.approx(seeded(1, pyros.loss, *marked, *batch), rel=1e-5)
+    assert_same(
+        gradients(pair, lambda: ours.loss_and_grads(model, guide, *batch)),
+        gradients(pair, lambda: pyros.loss_and_grads(*marked, *batch)),
+    )
 
 
 def discrete(guided: bool = True, **handlers: Any) -> Pair:
@@ -358,7 +365,6 @@ MASK = torch.tensor([True, False, True])
     [
         {},
         {"guided": False},
-        {"p": poutine.mask(mask=MASK), "q": poutine.mask(mask=MASK)},
         {"p": poutine.scale(scale=0.5), "q": poutine.scale(scale=0.5)},
         {"whole": poutine.scale(scale=0.5), "guided": False},
         {"whole": poutine.mask(mask=MASK), "guided": False},
@@ -371,6 +377,17 @@ MASK = torch.tensor([True, False, True])
 def test_enumeration_is_pyros(options: dict[str, Any], particles: int) -> None:
     """A mask and a scale of the user's; values without probability."""
     assert_is_pyros(discrete(**options), X, particles=particles)
+
+
+def test_a_scale_or_a_mask_weighs_what_is_trained_and_no_bound() -> None:
+    half, masked = poutine.scale(scale=0.5), poutine.mask(mask=MASK)
+    for handlers in ({"p": half, "q": half}, {"p": masked, "q": masked}, {"whole": half}):
+        assert_trains_as_pyros(discrete(**handlers), X)
+    exact = Enumeration().bound(discrete(), X)
+    torch.testing.assert_close(Enumeration().bound(discrete(p=half, q=half), X), exact)
+    torch.testing.assert_close(Enumeration().bound(discrete(whole=half), X), exact)
+    with pytest.raises(ValueError, match="y has masked draws on which 'x' depends"):
+        Enumeration().bound(discrete(p=masked, q=masked), X)
 
 
 def test_a_mixture_is_exact() -> None:
@@ -497,23 +514,28 @@ def simple(prior: Any, posterior: Any = None, inner: bool = False) -> Pair:
     ("pair", "nesting", "message"),
     [
         (simple(dist.Poisson(2.0), dist.Poisson(1.0)), 1, r"q\(y\) is a Poisson, which can neither.*Use ScoreFunction"),
-        (simple(dist.Poisson(2.0)), 1, r"p\(y\) is a Poisson, which cannot be enumerated.*Give the guide a site"),
+        (simple(dist.Poisson(2.0)), 1, r"p\(y\) is a Poisson, which can neither.*Give the guide a site"),
         (
             simple(dist.Bernoulli(torch.ones(2) / 3).to_event(1), dist.Bernoulli(torch.ones(2) / 2).to_event(1)),
             1,
             r"q\(y\) is a Bernoulli with to_event, which can neither",
         ),
         (simple(dist.Bernoulli(torch.ones(2) / 3).to_event(1)), 1, r"p\(y\) is a Bernoulli with to_event"),
-        (simple(dist.Normal(0.0, 1.0)), 1, r"p\(y\) is a Normal, which cannot be enumerated"),
         (simple(dist.Bernoulli(0.3), inner=True), 2, r"'y' stands in the plates data, inner.*TraceEnum_ELBO itself"),
-        (discrete(guided=False, p=poutine.scale(scale=0.5)), 1, r"sums y, x over the values .* need one poutine.scale"),
     ],
-    ids=["Poisson", "Poisson alone", "event", "event alone", "Normal alone", "inner plate", "scales"],
+    ids=["Poisson", "Poisson alone", "event", "event alone", "inner plate"],
 )
 @pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
 def test_enumeration_refuses(pair: Pair, nesting: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Enumeration(max_plate_nesting=nesting).bound(pair, X)
+
+
+def test_enumeration_refuses_scales_within_a_sum() -> None:
+    pair = discrete(guided=False, p=poutine.scale(scale=0.5))
+    with pytest.raises(ValueError, match=r"sums y, x over the values .* need one poutine.scale"):
+        Enumeration().loss(*programs(pair), X)
+    torch.testing.assert_close(Enumeration().bound(pair, X), Enumeration().bound(discrete(guided=False), X))
 
 
 @pytest.mark.parametrize("guided", [True, False])

@@ -315,8 +315,11 @@ def test_units_of_any_shape() -> None:
     model_trace, guide_trace = seeded(1, run_pair, pair, torch.zeros(()))
     for name, count in (("z", 6), ("y", 2), ("w", 1)):
         q, p = guide_trace.nodes[name], model_trace.nodes[name]
-        kl = kl_by_unit(q["fn"], p["fn"], q["value"], q["scale"], q["mask"])
+        kl = kl_by_unit(q["fn"], p["fn"], q["value"], mask=q["mask"])
+        scaled = kl_by_unit(q["fn"], p["fn"], q["value"], q["scale"], q["mask"])
         assert kl is not None
+        assert scaled is not None
+        torch.testing.assert_close(scaled, 2 * kl)
         assert kl.shape == (5, count)
         expected = terms[name].kl if terms[name].kl is not None else terms[name].log_q - terms[name].log_p
         torch.testing.assert_close(kl.sum(-1), expected)

@@ -375,11 +375,14 @@ def test_nothing_accepted(method: Any) -> None:
 
 
 def test_weights_that_are_not_finite() -> None:
+    """Found among the first data before they run, among others by their weights."""
     broken = program(z=standard(), x=lambda x, z: dist.Normal(z + torch.where(x > 0, torch.nan, 0.0), 1.0))
-    with pytest.raises(ValueError, match="importance weights of 1 of 3 data are NaN or infinite"):
+    with pytest.raises(ValueError, match="At site 'x' of the model the loc of the Normal is not a number"):
         ais(Pair(broken, broken), torch.tensor([-1.0, 1.0, -2.0]), 3, 1, compile="eager")
+    with pytest.raises(ValueError, match="importance weights of 1 of 3 data are NaN or infinite"):
+        ais(Pair(broken, broken), torch.tensor([-1.0, 1.0, -2.0]), 3, 1, compile="eager", chunk=1)
     guide = program(z=lambda x: dist.Normal(x[..., None].expand(-1, 2), 1.0).to_event(1))
-    with pytest.raises(ValueError, match=r"weights of 1 of 3 data are NaN or infinite.*Look for NaN in the data"):
+    with pytest.raises(ValueError, match=r"At the observed site 'x' 1 of 3 numbers of the data are NaN or infinite"):
         hmc(Pair(summed(2), guide), torch.tensor([0.0, math.nan, 1.0]), 20, 4, 20, start="guide", compile="eager")
 
 

@@ -1,0 +1,402 @@
+"""What a number asks of a pair: each ``check_...`` raises a ``ValueError`` that names the site and the way out.
+
+They read the traces of a run of the guide and of the model against its draws, and compute next to nothing. What is
+wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, ImproperUniform
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
+from pyro_vae.distributions.wrappers import family, innermost, unmasked
+from pyro_vae.pair.pair import programs
+from pyro_vae.pair.running import PairRun, evaluating, run
+from pyro_vae.pair.sites import data_frame, inside, latent_sites, random_sites, scale_of_plates
+from pyro_vae.pair.structure import extent, guide_problems, plate_nesting, problems, shared_latents
+
+_TRIES = 10
+
+# The guide as a density of the model's latents
+
+
+def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses what makes log q(z | x) no log-density of the model's latents; see :func:`guide_problems`.
+
+    Raises:
+        ValueError: if there is such a thing.
+    """
+    wrong = guide_problems(model_trace, guide_trace)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
+    """Refuses latents that guide and model draw in different orders, for what takes a KL in closed form.
+
+    Raises:
+        ValueError: if they do, given as to :func:`shared_latents`.
+    """
+    in_model, in_guide = shared_latents(model, guide)
+    if in_model != in_guide:
+        raise ValueError(
+            f"{who} needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
+            f"the guide {', '.join(in_guide)}, where the closed-form KL is biased. Use SGVB_A, or reorder the guide."
+        )
+
+
+def check_densities(who: str, model_trace: Trace) -> None:
+    """Refuses latents without a density, for what takes p(x, z) / q(z | x) as a weight of each datum.
+
+    Raises:
+        ValueError: if the prior of a latent is improper, as an autoencoder's.
+    """
+    for name, site in latent_sites(model_trace).items():
+        if isinstance(site["fn"], ImproperUniform):
+            raise ValueError(
+                f"{who} needs densities p({name}) and q({name}), but the prior is improper: an autoencoder has no "
+                f"prior, and its q({name}) is a point without a density: there are no importance weights, and no p(x). "
+                "Train it by SGVB_A or SGVB_B, or take a VAE, such as pyro_vae.models.MLPVAE."
+            )
+
+
+def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = None) -> None:
+    """Refuses a point for a continuous latent with a proper prior: log p(x, z) at a point bounds no log p(x).
+
+    Args:
+        who: needs the density.
+        model_trace, guide_trace: a run.
+        plate: where given, latents outside of it do not matter.
+
+    Raises:
+        ValueError: if the guide has one.
+    """
+    in_model = latent_sites(model_trace)
+    for name, site in latent_sites(guide_trace).items():
+        q = innermost(site["fn"])
+        if not isinstance(q, Delta) or isinstance(q.log_density, Tensor) or name not in in_model:
+            continue
+        p = innermost(in_model[name]["fn"])
+        if isinstance(p, (Delta, ImproperUniform)) or p.support.is_discrete or (plate and not inside(site, plate)):
+            continue
+        raise ValueError(
+            f"{who} needs a density q({name} | x), but the guide gives {name!r} a point, as AutoDelta does, so that "
+            f"log p(x, {name}) at the point is no bound of log p(x). Train such a pair as it is, and for a number give "
+            "the guide a distribution, such as AutoNormal's, or condition the model on the point by poutine.condition."
+        )
+
+
+def check_support(who: str, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses a q that ends inside of the prior's support, or whose ends move with its parameters.
+
+    The score of log q then misses what its ends contribute, and importance weights miss what lies beyond them.
+
+    Raises:
+        ValueError: if a latent of the guide has one.
+    """
+    in_model = latent_sites(model_trace)
+    for name, site in latent_sites(guide_trace).items():
+        if name not in in_model:
+            continue
+        of_q, of_p = extent(site["fn"]), extent(in_model[name]["fn"])
+        if of_q is None or of_p is None or not all(map(has_values, (*of_q, *of_p))):
+            continue
+        if all(torch.isclose(q, p.to(q), rtol=1e-5, atol=1e-6).all() for q, p in zip(of_q, of_p, strict=True)):
+            continue
+        raise ValueError(
+            f"{who} needs q({name}) on all of the support of p({name}), but the guide's {family(site['fn'])} lives on "
+            f"({of_q[0].min().item():g}, {of_q[1].max().item():g}), which its parameters move, and the model's "
+            f"{family(in_model[name]['fn'])} on ({of_p[0].min().item():g}, {of_p[1].max().item():g}). Use SGVB_A or "
+            "IWAE, whose pathwise gradients and bounds hold for it, or a posterior on all of the support, such as "
+            "posteriors.Beta or LogitNormal."
+        )
+
+
+# Plates
+
+
+def check_local(*traces: Trace) -> Any | None:
+    """The data plate of a model, the first trace; ``None`` if it has none.
+
+    Raises:
+        ValueError: if a random variable of a trace stands outside of it, so that the data share it.
+    """
+    plate = data_frame(traces[0])
+    if plate is not None:
+        for trace in reversed(traces):
+            check_inside(plate, trace)
+    return plate
+
+
+def check_inside(plate: Any, trace: Trace) -> None:
+    """Refuses random variables outside the data plate, for what is a number of each datum.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for name, site in random_sites(trace).items():
+        if not inside(site, plate):
+            raise ValueError(
+                f"the random variable {name!r} stands outside the data plate, so all data share it and log p(x) is no "
+                "sum over data. Fix it by poutine.condition, hide it by poutine.block in model and guide. Of a "
+                "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
+                "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
+            )
+
+
+def check_subsampled(who: str, *traces: Trace) -> None:
+    """Refuses plates inside a datum that subsample, for what exponentiates log-probabilities.
+
+    Raises:
+        ValueError: if there is one: N / B times the log-probability of a few is not the log-probability of all.
+    """
+    plate = data_frame(traces[0])
+    for trace in traces:
+        for name, site in random_sites(trace).items():
+            for frame in site["cond_indep_stack"]:
+                if frame.size != frame.full_size and (plate is None or frame.name != plate.name):
+                    raise ValueError(
+                        f"{who} weighs a datum by all of its likelihood, but the plate {frame.name!r} around {name!r} "
+                        f"subsamples {frame.size} of {frame.full_size}. Leave out subsample_size there, or train by "
+                        "SGVB_A or SGVB_B, whose expectation does not change by it."
+                    )
+
+
+def check_nesting(who: str, nesting: int, *traces: Trace) -> None:
+    """Refuses plates on which the particles would lie.
+
+    Args:
+        who: runs the pair.
+        nesting: plates that it left room for.
+        traces: what it ran.
+
+    Raises:
+        ValueError: if the pair nests more.
+    """
+    for trace in traces:
+        for site in random_sites(trace).values():
+            for frame in site["cond_indep_stack"]:
+                if frame.vectorized and frame.name != PARTICLES and -frame.dim > nesting:
+                    raise ValueError(too_deep(who, -frame.dim, nesting))
+
+
+def too_deep(who: str, found: int, nesting: int) -> str:
+    """What to say of plates on which the particles would lie."""
+    return (
+        f"The pair nests {found} plates, but {who} was made for {nesting}: "
+        f"make it as {who}(..., max_plate_nesting={found})."
+    )
+
+
+# Evidence
+
+
+class Unweighed(Messenger):
+    """The densities of a program as they are, for evidence.
+
+    No ``poutine.scale`` weighs them, but N / B of a plate that subsamples, and a latent counts also where it is masked:
+    what is drawn has a density. (A masked observation is one that is missing.)
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg):
+            return
+        msg["scale"] = scale_of_plates(msg)
+        if not msg["is_observed"]:
+            msg["mask"], msg["fn"] = None, unmasked(msg["fn"])
+
+
+def checked_run(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
+    """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
+    with torch.random.fork_rng():
+        if guide:
+            return run(pair, *batch)
+        return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
+
+
+def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tensor, ...]:
+    """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
+    first = tuple(tensor[:1] for tensor in batch)
+    try:
+        checked_run(pair, *first, guide=guide)
+    except (RuntimeError, ValueError, IndexError):
+        return batch
+    return first
+
+
+def check_evidence(who: str, found: PairRun, size: int) -> int:
+    """Refuses a pair of which the log p(x) of ``size`` data would not be right.
+
+    Args:
+        who: computes it.
+        found: a run without particles; with an empty trace of the guide where its density does not count.
+        size: the number of data that it was given.
+
+    Returns:
+        how many plates the pair nests.
+
+    Raises:
+        ValueError: with a sentence for each thing.
+    """
+    wrong = problems(found, size)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    check_local(*found)
+    check_densities(who, found.model_trace)
+    check_subsampled(who, *found)
+    check_points(who, *found)
+    check_support(who, *found)
+    return plate_nesting(found)
+
+
+def check_continuous(name: str, fn: Any) -> None:
+    """Refuses a latent on which no chain can move.
+
+    Raises:
+        ValueError: if it is discrete, or no bijection to its support is known.
+    """
+    try:
+        if fn.support.is_discrete:
+            raise ValueError(
+                f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
+                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
+                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
+                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
+            )
+        biject_to(fn.support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"no bijection from the real numbers to the support of {name!r}, a {family(fn)}, is registered. "
+            "Register one with torch.distributions.biject_to, or use importance sampling."
+        ) from error
+
+
+class NothingUnseen(Messenger):
+    """Refuses draws that are noise of the program, for chains: with them each run has another density.
+
+    Raises:
+        ValueError: at such a draw.
+    """
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_unseen(msg):
+            raise ValueError(
+                f"{msg['name']!r} is drawn anew at each run of the program, unseen, so that the steps of a chain would "
+                "not meet the same density. Use evidence.importance, or of a FullBayes pair.sample_weights(), which "
+                "holds its weights at one draw."
+            )
+
+
+def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
+    """Refuses a program whose densities differ from run to run at the same values, for chains.
+
+    Args:
+        which: "model" or "guide".
+        run: runs it, with its latents at the same values each time.
+
+    Raises:
+        ValueError: if it draws noise that no site shows, by ``torch.randn``, say.
+    """
+    with torch.random.fork_rng():
+        first, second = run(), run()
+    for trace in (first, second):
+        trace.compute_log_prob()
+    for name, site in random_sites(first).items():
+        other: Any = second.nodes.get(name)
+        if other is None or not _same(site["log_prob"], other["log_prob"]):
+            raise ValueError(
+                f"at the same latents {name!r} of the {which} has another density in each run, so that the steps of a "
+                f"chain would not meet the same one: the {which} draws noise that no site shows. Draw it by "
+                "pyro.sample, as a latent of model and guide, or use evidence.importance."
+            )
+
+
+# Masks
+
+
+def has_masks(*traces: Trace) -> bool:
+    """Whether a latent has a mask."""
+    sites = [site for trace in traces for site in latent_sites(trace).values()]
+    return any(site["mask"] is not None and site["mask"] is not True for site in sites)
+
+
+def mask_problems(pair: nn.Module, *batch: Any) -> list[str]:
+    """What is wrong with masked latents: a bound without their terms bounds nothing where what counts depends on them.
+
+    The pair runs again with other draws in the place of those that are masked.
+    """
+    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        found = run(pair, *batch)
+        if not has_masks(*found):
+            return []
+        in_model, in_guide = map(latent_sites, found)
+        shared = {name: (in_model[name], site) for name, site in in_guide.items() if name in in_model}
+        masks = {name: [_mask(site) for site in sites] for name, sites in shared.items()}
+        wrong = [
+            f"The latent {name!r} is masked otherwise in the model than in the guide, so that the terms of the bound "
+            "do not belong together. Put the same poutine.mask around it in both."
+            for name, both in masks.items()
+            if not torch.equal(*torch.broadcast_tensors(*both))
+        ]
+        model, guide = programs(pair)
+        before = _scored(model, found.guide_trace, *batch)
+        discrete = any(site["fn"].support.is_discrete for _, site in shared.values())
+        for _ in range(_TRIES if discrete else 1):  # few values are easily drawn twice
+            other, mixed = poutine.trace(guide).get_trace(*batch), Trace()
+            for name, site in found.guide_trace.nodes.items():
+                if name in masks:
+                    values: Any = site["value"], other.nodes[name]["value"]
+                    site = {**site, "value": torch.where(masks[name][1], *values)}
+                mixed.add_node(name, **site)
+            after = _scored(model, mixed, *batch)
+            depend = [name for name, log_prob in before.items() if not _same(log_prob, after[name])]
+            if depend:
+                masked = ", ".join(name for name, (mask, _) in masks.items() if not mask.all())
+                wrong.append(
+                    f"{masked} has masked draws on which {depend[0]!r} depends, so that these would count without "
+                    "their density. Mask what depends on them too, or take the mask from the latent."
+                )
+                break
+    return wrong
+
+
+def _scored(model: Callable[..., Any], draws: Trace, *batch: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)  # of what the model draws itself
+    trace = poutine.trace(poutine.replay(model, trace=draws)).get_trace(*batch)
+    trace.compute_log_prob()
+    return {name: site["log_prob"] for name, site in random_sites(trace).items()}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _mask(site: Any) -> Tensor:
+    """A site's mask, in the shape of its values."""
+    value, mask, events = site["value"], site["mask"], site["fn"].event_dim
+    if mask is None or isinstance(mask, bool):
+        mask = torch.tensor(mask is not False, device=value.device)
+    return mask.reshape(mask.shape + (1,) * events).expand(
+        torch.broadcast_shapes(mask.shape + (1,) * events, value.shape)
+    )
+
+
+def check_masks(pair: nn.Module, *batch: Any) -> None:
+    """Refuses masked latents of :func:`mask_problems`.
+
+    Raises:
+        ValueError: if there are such.
+    """
+    wrong = mask_problems(pair, *batch)
+    if wrong:
+        raise ValueError("\n".join(wrong))
