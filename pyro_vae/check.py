@@ -88,8 +88,8 @@ class Report:
 def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
     """Runs guide and model on a batch, with one particle and with two, and says what is wrong and how to mend it.
 
-    Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents that only the
-    model or only the guide has, shapes and plates in which model and guide differ, data outside the support of the
+    Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
+    only the guide has, masked latents on which data depend, shapes and plates in which model and guide differ, data outside the support of the
     likelihood, distributions with parameters that they cannot have, networks that fold leading dimensions away, and,
     with ``estimator``, what that estimator cannot take.
 

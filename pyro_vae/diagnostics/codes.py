@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from pyro_vae.diagnostics.latents import (
     AtMean,
+    by_datum,
     local_latents,
     named,
     observed_mean,
@@ -30,7 +31,7 @@ from pyro_vae.pair import latent_sites, programs
 
 
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
-    """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``.
+    """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``, or ``[B, *plates, *event]``.
 
     Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
     sphere) or infinite (Cauchy), the mode. For a flow, whose mean is not known, the image of its base's mean under the
@@ -40,7 +41,11 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
         with AtMean():
             trace = poutine.trace(programs(module)[1]).get_trace(*batch)
         shared = shared_latents(trace)
-        return {name: site["value"] for name, site in latent_sites(trace).items() if name not in shared}
+        return {
+            name: by_datum(site, site["value"], trace, len(batch[0]) if batch else 1)
+            for name, site in latent_sites(trace).items()
+            if name not in shared
+        }
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def kl_decomposition(
     whole(2, num_samples=num_samples)
     with opened(pair, batch_of(batch), seed) as (module, batch):
         model, guide = map(latent_sites, run(module, *batch))
-        fn, prior = named(guide, site)["fn"], model[site]["fn"]
+        fn, prior = named(guide, site)["fn"], named(model, site, "model")["fn"]
         q, p = units(fn), units(prior)
         num_data = len(batch[0])
         if q is None or fn.batch_shape != (num_data,):

@@ -18,6 +18,7 @@ from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.sites import inside
 
 Batches = Iterable[Sequence[Tensor]]
 
@@ -125,6 +126,48 @@ def shared_latents(trace: Trace) -> set[str]:
     return set(latent_sites(trace)) - plated if plated else set()
 
 
+def by_datum(site: Any, value: Tensor, trace: Trace, size: int) -> Tensor:
+    """A value of a site with the data first, ``[B, *other plates, *event]``.
+
+    Raises:
+        ValueError: if the program runs over another number of data, since it subsamples, say.
+    """
+    plate = data_frame(trace)
+    if plate is None or not inside(site, plate):
+        return value
+    check_size(trace, size)
+    return value.movedim(plate.dim - site["fn"].event_dim, 0)
+
+
+def check_size(trace: Trace, size: int | None) -> None:
+    """Refuses a program that runs over another number of data than it was given, ``None`` where it was given none.
+
+    Raises:
+        ValueError: if it does.
+    """
+    plate = data_frame(trace)
+    if plate is not None and size is not None and plate.size != size:
+        what = "subsamples" if plate.size < plate.full_size else "is over"
+        raise ValueError(
+            f"the data plate {plate.name!r} {what} {plate.size} of {plate.full_size} data, but the program was given "
+            f"{size}. Size it by the batch, without subsample_size: pyro.plate({plate.name!r}, len(x))."
+        )
+
+
+def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Latents with the data first as the model has them, which may put other plates on the left of the data's."""
+    with torch.random.fork_rng(), InPlaceOfAPrior(module):
+        trace = poutine.trace(programs(module)[0]).get_trace(*batch)
+    plate, sites = data_frame(trace), latent_sites(trace)
+    found = dict(latents)
+    for name, value in latents.items():
+        if plate is not None and name in sites and inside(sites[name], plate):
+            events = sites[name]["fn"].event_dim
+            if value.dim() > events - plate.dim:
+                found[name] = value.movedim(0, plate.dim - events)
+    return found
+
+
 def local_latents(pair: Any, *batch: Tensor) -> set[str]:
     """The latents inside the data plate."""
     with opened(pair, batch) as (module, batch), InPlaceOfAPrior(module):
@@ -154,7 +197,9 @@ def run_model(
     with opened(pair, batch) as (module, batch):
         model, guide = programs(module)
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
+        latents = as_plates(latents, module, batch) if latents else latents
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
+        check_size(trace, len(batch[0]) if batch else None)
         observed = [name for name in observed_sites(trace) if name not in latents]
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():
@@ -182,5 +227,7 @@ def observed_mean(trace: Trace) -> Tensor:
             f"the model observes {len(sites)} sites; an image can be taken from exactly one. "
             "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
         )
+    site = sites[0]
+    plate = data_frame(trace)
     with torch.no_grad():
-        return sites[0]["fn"].mean
+        return by_datum(site, site["fn"].mean, trace, 1 if plate is None else plate.size)

@@ -56,22 +56,30 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
 
     Source: Alemi et al. (2018).
     """
-    rates: dict[str, float] = {}
-    distortion, count = 0.0, 0
+    sums: dict[str, tuple[bool, float]] = {}  # by site: whether it is a rate, and the sum over the data
+    shared: dict[str, float] = {}  # N of what all data share, which is seen anew in each batch
+    count, number = 0, 0
     for batch in batches:
         with opened(pair, batch) as (module, batch):
             estimator = estimator or elbo_of(module, *batch)
-            sites = estimator.terms(module, *batch)
+            sites = estimator.terms(module, *batch, num_data=1)
         for name, terms in sites.items():
-            value = {kind: term.double().mean().item() * len(batch[0]) for kind, term in terms.items()}
-            if "kl" in value or "log_q" in value:
-                rate = value["kl"] if "kl" in value else value["log_q"] - value.get("log_p", 0.0)
-                rates[name] = rates.get(name, 0.0) + rate
-            else:
-                distortion -= value["log_p"]
-        count += len(batch[0])
-    rates = {name: value / some(count) for name, value in rates.items()}
-    return RateDistortion(sum(rates.values()), distortion / some(count), rates)
+            value = {
+                kind: term.double().mean().item() * (terms.shared or len(batch[0])) for kind, term in terms.items()
+            }
+            total = value["kl"] if "kl" in value else value.get("log_q", 0.0) - value.get("log_p", 0.0)
+            sums[name] = ("kl" in value or "log_q" in value, sums.get(name, (False, 0.0))[1] + total)
+            if terms.shared:
+                shared[name] = terms.shared
+        count, number = count + len(batch[0]), number + 1
+    some(count)
+    means = {
+        name: total / (count if name not in shared else number * (count if shared[name] == 1 else shared[name]))
+        for name, (_, total) in sums.items()
+    }
+    rates = {name: mean for name, mean in means.items() if sums[name][0]}
+    distortion = sum(mean for name, mean in means.items() if not sums[name][0])
+    return RateDistortion(sum(rates.values()), distortion, rates)
 
 
 @dataclass(frozen=True)

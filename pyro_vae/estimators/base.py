@@ -67,6 +67,10 @@ class Estimator(Trace_ELBO):
     per datum. An upper bound is minimized, so that its loss has the other sign; it is for a guide, while the model's
     parameters stay fixed.
 
+    A latent of the model alone is drawn from its prior, with weight one. A ``poutine.scale`` weighs the terms of a loss
+    that is a sum over the sites as in Pyro; where draws are weighed against each other, what scales the observed sites
+    weighs the bound of their datum, and what scales a latent besides is a beta of its terms.
+
     To write one, write a bound: one method, and the side of log p(x) on which it lies.
 
     >>> from pyro_vae.estimators import Bound, DoublyReparameterized, Estimator
@@ -423,10 +427,10 @@ class Estimator(Trace_ELBO):
         }
         return Objective(self._loss(run if self.per_datum else run.shared()) / run.plate.full_size, bound, means)
 
-    def terms(self, pair: Any, *batch: Any) -> dict[str, SiteTerms]:
+    def terms(self, pair: Any, *batch: Any, num_data: float | None = None) -> dict[str, SiteTerms]:
         """log p, log q or KL of each site for each datum of ``batch``, before beta, in nats (:class:`SiteTerms`)."""
         with torch.no_grad():
-            return self._claimed(pair, batch).by_site()
+            return self._claimed(pair, batch, num_data=num_data).by_site()
 
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
@@ -447,8 +451,12 @@ class Estimator(Trace_ELBO):
         Its expectation does not depend on the batch size: what a subsampled plate scales by N/B is scaled back, and
         what stands outside the data plate counts 1/N for each datum. ``at`` and ``num_data`` as in :meth:`objective`.
 
+        A ``poutine.scale`` of the programs weighs what is trained, and not this number, which stays a bound.
+
         Raises:
-            ValueError: if the model has no plate over the data.
+            ValueError: if the model has no plate over the data, or the number would bound nothing: the guide draws
+                what the model does not have, has a factor, or gives a latent with a proper prior as a point; data
+                depend on a masked latent.
 
         Warns:
             UserWarning: if the bound of a datum is not finite.

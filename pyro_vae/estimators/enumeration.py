@@ -101,7 +101,7 @@ class EnumeratedRun(Run):
             expected = _expected(joint, value)
             return expected if self.num_particles > 1 else expected.squeeze(0)
 
-        sites: dict[str, dict[str, Tensor]] = {}
+        sites: dict[str, dict[str, Any]] = {}
         for term in self.terms:
             sites.setdefault(term.site.name, {})[term.kind] = mean(self.each_datum(term.value, term.site))
         if self.alone:  # their joint posterior, counted at the first of them

@@ -110,15 +110,17 @@ class SiteTerms:
         log_p: log p(site | parents) at the drawn or observed value.
         log_q: log q(site | x, parents) at the drawn value.
         kl: KL(q || p) of the site in closed form.
+        shared: N, of a site outside of the data plate; 0 of one inside.
     """
 
     log_p: Tensor | None = None
     log_q: Tensor | None = None
     kl: Tensor | None = None
+    shared: float = 0
 
     def items(self) -> list[tuple[str, Tensor]]:
         """``(name, value)`` of the terms that are there."""
-        return [(name, value) for name, value in vars(self).items() if value is not None]
+        return [(name, value) for name in ("log_p", "log_q", "kl") if (value := getattr(self, name)) is not None]
 
 
 class Call(NamedTuple):
@@ -334,10 +336,12 @@ class Run:
 
     def by_site(self) -> dict[str, SiteTerms]:
         """The terms of each site for each datum, before beta."""
-        sites: dict[str, dict[str, Tensor]] = {}
+        sites: dict[str, dict[str, Any]] = {}
         for term in self.terms:
-            sites.setdefault(term.site.name, {})[term.kind] = self.each_datum(term.value, term.site)
-        return {name: SiteTerms(**kinds) for name, kinds in sites.items()}
+            if term.kind != "prior":
+                sites.setdefault(term.site.name, {})[term.kind] = self.each_datum(term.value, term.site)
+        shared = {term.site.name: 0 if self.inside(term.site) else self.num_data for term in self.terms}
+        return {name: SiteTerms(**kinds, shared=shared[name]) for name, kinds in sites.items()}
 
 
 def summed_to(value: Tensor, dims: Sequence[int]) -> Tensor:

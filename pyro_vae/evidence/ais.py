@@ -88,6 +88,8 @@ def ais(
     and temperature, and the adaptive schedule come from a pilot run (4 chains, 200 steps) and are fixed in the run that
     counts, so that E[w] = p(x) holds exactly, for any number of steps.
 
+    The densities are those of the programs without their ``poutine.scale``, of latents also where they are masked.
+
     Args:
         pair: the pair.
         x: the data ``[N, *event]``, or a tuple of the arguments of model and guide.
@@ -101,13 +103,14 @@ def ais(
         target_acceptance: what the pilot adapts the step sizes to.
         chunk: chains (over data) that are held in memory at once.
         seed: of all draws; the caller's random state is left as it was.
-        max_plate_nesting: number of nested plates of the pair.
+        max_plate_nesting: number of nested plates of the pair at least; those that it has are counted.
         compile: see :class:`~pyro_vae.compiled.Compiled`.
         progress: show a progress bar.
 
     Raises:
         ValueError: if an argument is out of its range, there are no data, a latent is discrete or shared by the data,
-            the guide cannot be scored though ``start`` is "guide", no proposal is accepted, or weights are NaN.
+            the guide cannot be scored or is no density on all of the support though ``start`` is "guide", a program
+            draws noise that no site shows, no proposal is accepted, or weights are NaN.
 
     Warns:
         UserWarning: if for more than one datum in a hundred the mean acceptance is outside of [0.4, 0.95].

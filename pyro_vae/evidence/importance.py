@@ -97,21 +97,24 @@ def importance(
 
     .. math:: \log p(x) \approx \log \frac 1 S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
+    The densities are those of the programs without their ``poutine.scale``, of latents also where they are masked; a
+    masked observation is a missing one. A latent of the model alone is drawn from its prior.
+
     Args:
         pair: the pair.
         x: the data ``[N, *event]``, or a tuple of the arguments of model and guide.
         num_samples: draws for each datum, S.
         chunk: draws (over data and samples) that are held in memory at once.
         seed: of the draws; the caller's random state is left as it was.
-        max_plate_nesting: number of nested plates of the pair.
+        max_plate_nesting: number of nested plates of the pair at least; those that it has are counted.
         compile: see :class:`~pyro_vae.compiled.Compiled`.
         precision: ``"bfloat16"`` for matrix products in bfloat16.
         progress: show a progress bar.
 
     Raises:
         ValueError: if a number is below 1, there are no data, the model has random variables outside the data
-            plate, whose evidence is no sum over data, or latents with an improper prior, or weights are NaN or
-            infinite.
+            plate, whose evidence is no sum over data, or latents with an improper prior, the guide is no density on
+            all of their support, a plate subsamples inside of the programs, or weights are NaN or infinite.
 
     Warns:
         UserWarning: where for more than one datum in a hundred the effective sample size is below 5, so that their

@@ -23,7 +23,7 @@ from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import programs
 from pyro_vae.pair.running import PairRun, evaluating, run
 from pyro_vae.pair.sites import data_frame, inside, latent_sites, random_sites, scale_of_plates
-from pyro_vae.pair.structure import extent, guide_problems, plate_nesting, problems, shared_latents
+from pyro_vae.pair.structure import determined, extent, guide_problems, plate_nesting, problems, shared_latents
 
 _TRIES = 10
 
@@ -84,11 +84,13 @@ def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = 
     in_model = latent_sites(model_trace)
     for name, site in latent_sites(guide_trace).items():
         q = innermost(site["fn"])
-        if not isinstance(q, Delta) or isinstance(q.log_density, Tensor) or name not in in_model:
+        if not isinstance(q, Delta) or name not in in_model:
             continue
         p = innermost(in_model[name]["fn"])
         if isinstance(p, (Delta, ImproperUniform)) or p.support.is_discrete or (plate and not inside(site, plate)):
             continue
+        if determined(model_trace, guide_trace):
+            return
         raise ValueError(
             f"{who} needs a density q({name} | x), but the guide gives {name!r} a point, as AutoDelta does, so that "
             f"log p(x, {name}) at the point is no bound of log p(x). Train such a pair as it is, and for a number give "
@@ -228,10 +230,18 @@ def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tenso
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
     first = tuple(tensor[:1] for tensor in batch)
     try:
-        checked_run(pair, *first, guide=guide)
-    except (RuntimeError, ValueError, IndexError):
+        found = checked_run(pair, *first, guide=guide)
+        plate = data_frame(found.model_trace)
+        for trace in found:
+            trace.compute_log_prob()
+        fits = all(
+            plate is None or site["log_prob"].dim() < -plate.dim or site["log_prob"].shape[plate.dim] == 1
+            for trace in found
+            for site in random_sites(trace).values()
+        )
+    except (RuntimeError, ValueError, IndexError, KeyError):
         return batch
-    return first
+    return first if fits else batch
 
 
 def check_evidence(who: str, found: PairRun, size: int) -> int:

@@ -6,7 +6,7 @@ What a number asks for besides is in :mod:`pyro_vae.pair.gate`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -167,7 +167,7 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
                 )
         elif other is None:
             alone[name] = site
-    if alone and not _determine(alone, model_trace, guide_trace):
+    if alone and determined(model_trace, guide_trace) is False:
         found += [
             f"The latent {name!r} is in the guide but not in the model. Sample it in the model under the same name; an "
             f"auxiliary variable from a reverse model r({name} | z, x), without which log q(z | x) is not known and "
@@ -177,23 +177,27 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
     return found
 
 
-def _determine(alone: Mapping[str, Any], model_trace: Trace, guide_trace: Trace) -> bool:
-    """Whether latents are functions, one to one, of what the guide draws besides, as in Pyro's AutoGuides."""
-    in_model = latent_sites(model_trace)
-    points = {
-        name: innermost(site["fn"])
-        for name, site in latent_sites(guide_trace).items()
+def determined(model_trace: Trace, guide_trace: Trace) -> bool | None:
+    """Whether the points of a guide are functions, one to one, of what it draws besides, as in Pyro's AutoGuides.
+
+    Counted in unconstrained numbers: as many are drawn as points are given. ``None`` where there are more points, of
+    which some are such functions and others points, as in an AutoGuideList with an AutoDelta.
+    """
+    in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+    drawn = {name: site["fn"] for name, site in in_guide.items() if name not in in_model}
+    given = {
+        name: in_model[name]["fn"]
+        for name, site in in_guide.items()
         if name in in_model and isinstance(innermost(site["fn"]), Delta)
     }
-    points = {name: fn for name, fn in points.items() if isinstance(fn.log_density, Tensor)}
     try:
-        drawn = sum(biject_to(site["fn"].support).inv(site["value"]).numel() for site in alone.values())
-        needed = sum(
-            biject_to(in_model[name]["fn"].support).inv(guide_trace.nodes[name]["value"]).numel() for name in points
+        count, needed = (
+            sum(biject_to(fn.support).inv(in_guide[name]["value"]).numel() for name, fn in fns.items())
+            for fns in (drawn, given)
         )
     except NotImplementedError:
         return False
-    return drawn == needed > 0
+    return True if 0 < count == needed else None if 0 < count < needed else False
 
 
 def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:

@@ -1,0 +1,583 @@
+"""No number that is wrong: what a bound, an evidence and a diagnostic are of, for programs of users, or a refusal.
+
+The model is z ~ N(0, 1), x | z ~ N(z, 1), so that log p(x) is that of N(0, 2), unless it is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from torch import Tensor, nn
+
+from pyro_vae import (
+    IWAE,
+    SGVB_A,
+    SGVB_B,
+    VIMCO,
+    DReG,
+    Enumeration,
+    MonteCarloEM,
+    Pair,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+    check,
+    fit,
+)
+from pyro_vae.diagnostics import encode, rate_distortion, sample
+from pyro_vae.estimators import ESTIMATORS, Estimator
+from pyro_vae.evidence import ais, bdmc, hmc, importance, posterior_draws
+from pyro_vae.models import SemiSupervisedVAE
+from pyro_vae.pair import penalty, programs
+
+X = torch.tensor([0.5, -1.0, 2.0])
+EXACT = dist.Normal(0.0, 2**0.5).log_prob(X)
+NOTHING = contextlib.nullcontext()
+LOWER = (SGVB_A(4), SGVB_B(4), IWAE(8), DReG(8), VIMCO(8), ReweightedWakeSleep(8), ScoreFunction(4))
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def whole(around: Any = NOTHING, latent: Any = NOTHING, more: Callable[..., Any] | None = None, size: Any = len) -> Any:
+    """The model; ``more(z)`` are further statements of it."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", size(x)), around:
+            with latent:
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            if more is not None:
+                more(z)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    return model
+
+
+def near(around: Any = NOTHING, latent: Any = NOTHING, more: Callable[..., Any] | None = None) -> Any:
+    """A guide near the posterior, N(x / 2, 1 / 2)."""
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)), around, latent:
+            pyro.sample("z", dist.Normal(0.45 * x, 0.8))
+        if more is not None:
+            with pyro.plate("data ", len(x)):
+                more(x)
+
+    return guide
+
+
+def pair_of(around: Any = NOTHING, latent: Any = NOTHING) -> Pair:
+    return Pair(whole(around, latent), near(around, latent))
+
+
+def mean_of(bound: Callable[[], Tensor], draws: int = 150) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    found = torch.stack([bound() for _ in range(draws)])
+    return found.mean(0), found.std(0) / draws**0.5
+
+
+def assert_evidence(pair: Any, x: Tensor = X, exact: Tensor = EXACT, chains: bool = True) -> None:
+    """Importance sampling, annealing and HMC are of one number, and no bound is above it."""
+    found = importance(pair, x, 20_000)
+    assert ((found.log_prob - exact).abs() < 4 * found.standard_error + 1e-3).all(), found.log_prob - exact
+    if chains:
+        for start in ("prior", "guide"):
+            annealed = ais(pair, x, 32, 60, start=start, compile="eager")
+            assert ((annealed.log_prob - exact).abs() < 5 * annealed.standard_error + 0.02).all(), start
+        assert ((hmc(pair, x, 200, 8, compile="eager").log_prob - exact).abs() < 0.1).all()
+    for estimator in LOWER:
+        mean, error = mean_of(lambda estimator=estimator: estimator.bound(pair, x))
+        assert (mean <= exact + 4 * error + 1e-5).all(), estimator
+    mean, error = mean_of(lambda: IWAE(500).bound(pair, x), 30)
+    assert ((mean - exact).abs() < 4 * error + 0.01).all()
+
+
+# What weighs sites
+
+
+@pytest.mark.parametrize("scale", [0.1, 2.0, torch.tensor([0.5, 1.0, 3.0])], ids=str)
+@pytest.mark.parametrize("where", ["latent", "around"])
+def test_a_scale_tempers_no_evidence(where: str, scale: Any) -> None:
+    pair = pair_of(**{where: poutine.scale(scale=scale)})
+    assert_evidence(pair, chains=where == "latent" and isinstance(scale, float) and scale < 1)
+    torch.manual_seed(0)
+    ours = SGVB_A(3).loss(*programs(pair), X)
+    torch.manual_seed(0)
+    pyros = Trace_ELBO(3, vectorize_particles=True, max_plate_nesting=1).loss(*programs(pair), X)
+    assert ours == pytest.approx(pyros, rel=1e-5)  # what is trained is what Pyro trains
+
+
+@pytest.mark.parametrize("make", [IWAE, VIMCO, DReG, ReweightedWakeSleep, lambda k: IWAE(k, beta=0.5)])
+def test_a_weight_of_a_datum_weighs_its_bound(make: Any) -> None:
+    """Loss and gradient are the sums of each datum's own, times its weight."""
+    weight = torch.tensor([0.5, 1.0, 3.0])
+    loc = nn.Parameter(torch.tensor(0.45))
+
+    def of(weights: Tensor, x: Tensor) -> Pair:
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)), poutine.scale(scale=weights):
+                pyro.sample("z", dist.Normal(loc * x, 0.8))
+
+        return Pair(whole(poutine.scale(scale=weights)), guide)
+
+    def loss(weights: Tensor, x: Tensor) -> tuple[float, float]:
+        torch.manual_seed(1)
+        value = make(5).differentiable_loss(*programs(of(weights, x)), x)
+        return value.item(), torch.autograd.grad(value, loc)[0].item()
+
+    together = loss(weight, X)
+    # One datum repeated in the place of each of the others: the same draws, and the weight of the others is 0+.
+    apart = [loss(torch.where(torch.arange(3) == i, weight[i], 1e-9), X) for i in range(3)]
+    assert together[0] == pytest.approx(sum(value for value, _ in apart), rel=1e-4)
+    assert together[1] == pytest.approx(sum(slope for _, slope in apart), rel=1e-3)
+    plain = [loss(torch.where(torch.arange(3) == i, 1.0, 1e-9), X)[0] for i in range(3)]
+    assert [value / w for (value, _), w in zip(apart, weight.tolist(), strict=True)] == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_semi_supervised_pair_of_weighed_data() -> None:
+    torch.manual_seed(0)
+    pair = SemiSupervisedVAE((1, 2, 2), 2, 3, hidden=(5,)).eval()
+    x, y, weight = torch.bernoulli(torch.full((4, 1, 2, 2), 0.5)), torch.tensor([0, 1, -1, -1]), torch.rand(4) + 0.5
+    for estimator in (VIMCO(3), ReweightedWakeSleep(3)):
+        torch.manual_seed(2)
+        plain = estimator.bound(pair, x, y)
+        torch.manual_seed(2)
+        torch.testing.assert_close(estimator.bound(pair, x, y, weight), plain)
+
+
+def test_sites_of_a_datum_that_are_weighed_otherwise() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            with poutine.scale(scale=3.0):
+                pyro.sample("y", dist.Normal(z, 1.0), obs=x)
+
+    pair = Pair(model, near())
+    assert math.isfinite(SGVB_A().loss(*programs(pair), X))
+    with pytest.raises(ValueError, match=r"poutine\.scale weighs 'y' otherwise than 'x'"):
+        IWAE(3).loss(*programs(pair), X)
+    exact = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]])).log_prob(
+        X[:, None].expand(3, 2)
+    )
+    assert_evidence(pair, exact=exact, chains=False)
+
+
+@pytest.mark.parametrize("handler", ["scale", "mask"])
+def test_doubly_reparameterized_under_a_handler(handler: str) -> None:
+    """The mean gradient is that of the pathwise gradient of the same bound."""
+    mask = torch.tensor([True, False]).repeat(2000)
+    handlers = {"scale": poutine.scale(scale=0.3), "mask": poutine.mask(mask=mask)}
+    loc, x = nn.Parameter(torch.tensor(0.9)), torch.ones(4000)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)), handlers[handler]:
+            pyro.sample("z", dist.Normal(loc * x, 0.6))
+
+    pair = Pair(whole(latent=handlers[handler]), guide)
+
+    def gradient(estimator: Estimator) -> Tensor:
+        return torch.autograd.grad(estimator.differentiable_loss(*programs(pair), x), loc)[0] / len(x)
+
+    (one, error), (other, more) = (mean_of(lambda made=made: gradient(made), 40) for made in (IWAE(4), DReG(4)))
+    assert (one - other).abs() < 4 * (error**2 + more**2).sqrt()
+
+
+# Latents of one program alone
+
+
+def alone(z: Tensor) -> None:
+    pyro.sample("h", dist.Normal(torch.ones(len(X)), 2.0))
+
+
+def test_a_latent_of_the_model_alone_has_weight_one() -> None:
+    """One that nothing depends on, which counted before; and one on which x depends."""
+    assert_evidence(Pair(whole(more=alone), near()), chains=False)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            h = pyro.sample("h", dist.Normal(torch.zeros(len(x)), 0.3))
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + h, 1.0), obs=x)
+
+    exact = dist.Normal(0.0, 2.09**0.5).log_prob(X)
+    assert_evidence(Pair(model, near()), exact=exact, chains=False)
+    assert ((ais(Pair(model, near()), X, 32, 60, compile="eager").log_prob - exact).abs() < 0.15).all()
+    with pytest.raises(ValueError, match="Start from the prior"):
+        ais(Pair(model, near()), X, 4, 10, start="guide", compile="eager")
+    assert set(rate_distortion(Pair(model, near()), [(X,)]).rates) == {"z"}
+    with pytest.raises(ValueError, match=r"WakeSleep learns p\(h\) from the guide's draws"):
+        WakeSleep().loss(*programs(Pair(model, near())), X)
+
+
+@pytest.mark.parametrize("estimator", [ScoreFunction(20), VIMCO(20), ReweightedWakeSleep(200)], ids=repr)
+def test_the_prior_of_a_discrete_latent_of_the_model_alone_learns(estimator: Estimator) -> None:
+    logit = nn.Parameter(torch.tensor(0.3))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            h = pyro.sample("h", dist.Bernoulli(logits=logit.expand(len(x))))
+            pyro.sample("x", dist.Normal(2 * h, 1.0), obs=x)
+
+    x = torch.full((500,), 1.4)
+    pair = Pair(model, lambda x: None)
+
+    def slope() -> Tensor:
+        return -torch.autograd.grad(estimator.differentiable_loss(*programs(pair), x), logit)[0] / len(x)
+
+    found, error = mean_of(slope, 60)
+    p, f = logit.detach().sigmoid(), dist.Normal(torch.tensor([0.0, 2.0]), 1.0).log_prob(torch.tensor(1.4))
+    if isinstance(estimator, ScoreFunction):
+        exact = p * (1 - p) * (f[1] - f[0])  # of the ELBO, E_p(h) log p(x | h)
+        assert (found - exact).abs() < 4 * error
+    else:  # of log p(x), up to the bias of few samples
+        posterior = (logit.detach() + f[1] - f[0]).sigmoid()
+        assert (found - (posterior - p)).abs() < 4 * error + 0.02
+    torch.testing.assert_close(
+        Enumeration().bound(pair, x), (torch.stack([1 - p, p]).log() + f).logsumexp(0).expand(500)
+    )
+
+
+def test_missing_data_by_obs_mask() -> None:
+    seen = torch.tensor([True, False, True])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=seen)
+
+    pair = Pair(model, near())
+    assert_evidence(pair, exact=torch.where(seen, EXACT, 0.0), chains=False)
+    history = fit(pair_with_weight(seen), X, epochs=1, batch_size=3, progress=False).history
+    assert math.isfinite(history[0]["train"])
+
+
+def pair_with_weight(seen: Tensor) -> nn.Module:
+    class Missing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.tensor(0.3))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.flatten(), obs_mask=seen)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc * x.flatten(), 0.8))
+
+    return Missing()
+
+
+@pytest.mark.parametrize(
+    "q", [dist.Categorical(torch.ones(4) / 4), dist.Normal(0.0, 50.0), dist.Normal(0.0, 0.1)], ids=str
+)
+def test_an_auxiliary_latent_of_the_guide_is_refused(q: Any) -> None:
+    pair = Pair(whole(), near(more=lambda x: pyro.sample("a", q.expand([len(x)]), infer={"is_auxiliary": True})))
+    for call in (
+        *(lambda e=e: e.bound(pair, X) for e in LOWER),
+        lambda: importance(pair, X, 10),
+        lambda: check(pair, X),
+    ):
+        with pytest.raises(
+            ValueError, match=r"'a' is in the guide but not in the model.*a reverse model r\(a \| z, x\)"
+        ):
+            call()
+    assert ((ais(pair, X, 32, 60, compile="eager").log_prob - EXACT).abs() < 0.15).all()  # which needs no guide
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal])
+def test_autoguides_are_functions_of_what_they_draw(make: Any) -> None:
+    """w ~ N(0, 1), x_i | w ~ N(w, 1): a constrained one has a Jacobian."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    w = torch.linspace(1e-3, 20, 200_001)
+    joint = dist.LogNormal(0.0, 1.0).log_prob(w) + dist.Normal(w[:, None], 1.0).log_prob(X).sum(1)
+    exact = torch.trapezoid(joint.exp(), w).log()
+    guide = make(model)
+    pair = Pair(model, guide)
+    check(pair, X)
+    torch.manual_seed(0)
+    weights = torch.stack([SGVB_A().log_weights(pair, X).sum() for _ in range(4000)])
+    error = (weights - weights.logsumexp(0)).exp().std() * 4000**0.5
+    assert (weights.logsumexp(0) - math.log(4000) - exact).abs() < 5 * error
+
+
+def test_a_factor_of_the_guide() -> None:
+    pair = Pair(whole(), near(more=lambda x: pyro.factor("f", torch.full((len(x),), -2.0), has_rsample=False)))
+    for call in (
+        lambda: SGVB_A().loss(*programs(pair), X),
+        lambda: Enumeration().bound(pair, X),
+        lambda: ScoreFunction().bound(pair, X),
+        lambda: importance(pair, X, 10),
+    ):
+        with pytest.raises(ValueError, match=r"factor or observation 'f'.*pyro_vae\.pair\.penalty"):
+            call()
+    lowered = Pair(whole(), near(more=lambda x: penalty("f", torch.full((len(x),), 2.0))))
+    torch.manual_seed(0)
+    plain = SGVB_A().loss(*programs(pair_of()), X)
+    torch.manual_seed(0)
+    assert SGVB_A().loss(*programs(lowered), X) == pytest.approx(plain + 6.0)
+
+
+def test_noise_of_the_guide_that_no_site_shows() -> None:
+    def noisy(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.45 * x + torch.randn(len(x)), 0.8))
+
+    pair = Pair(whole(), noisy)
+    for steps in (1, 10):
+        with pytest.raises(ValueError, match="the guide draws noise that no site shows"):
+            ais(pair, X, 4, steps, start="guide", compile="eager")
+    with pytest.raises(ValueError, match="the model draws noise that no site shows"):
+        ais(Pair(whole(more=lambda z: pyro.factor("f", torch.randn(len(X)))), near()), X, 4, 10, compile="eager")
+    found = importance(pair, X, 20_000)
+    assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
+
+
+# Supports, points, plates
+
+
+def test_a_support_that_moves() -> None:
+    """z ~ U(0, 1), x | z ~ N(z, 1); q(z) = U(0, h)."""
+    high = nn.Parameter(torch.tensor(0.7))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor, stretched: bool = False) -> None:
+        with pyro.plate("data", len(x)):
+            unit = dist.Uniform(torch.zeros(len(x)), 1.0)
+            stretch = dist.transforms.AffineTransform(0.0, high)
+            q = dist.TransformedDistribution(unit, [stretch]) if stretched else dist.Uniform(torch.zeros(len(x)), high)
+            pyro.sample("z", q)
+
+    for made in (guide, lambda x: guide(x, True)):
+        pair = Pair(model, made)
+        for estimator in (
+            SGVB_A(sticking_the_landing=True),
+            DReG(3),
+            ScoreFunction(2, pathwise=False),
+            WakeSleep(),
+            ReweightedWakeSleep(3),
+        ):
+            with pytest.raises(ValueError, match=r"needs q\(z\) on all of the support of p\(z\)"):
+                estimator.loss(*programs(pair), X)
+        for call in (lambda: importance(pair, X, 30), lambda: ais(pair, X, 4, 10, start="guide", compile="eager")):  # noqa: B023
+            with pytest.raises(ValueError, match=r"needs q\(z\) on all of the support of p\(z\)"):
+                call()
+        z = torch.linspace(0, 1, 10_001)
+        exact = torch.trapezoid(dist.Normal(z[:, None], 1.0).log_prob(X).exp(), z, dim=0).log()
+        mean, error = mean_of(lambda: SGVB_A().bound(pair, X))  # noqa: B023
+        assert (mean <= exact + 4 * error).all()
+    x = X[:1].repeat(4000)
+    slope = torch.autograd.grad(SGVB_A().differentiable_loss(*programs(Pair(model, guide)), x), high)[0] / 4000
+    at = torch.tensor(0.7, requires_grad=True)
+    elbo = dist.Normal(at * torch.linspace(0, 1, 1001), 1.0).log_prob(X[0]).mean() + at.log()
+    assert slope.item() == pytest.approx(-torch.autograd.grad(elbo, at)[0].item(), abs=0.03)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_point_has_no_bound(local: bool) -> None:
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0)) if not local else 0.0
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0)) if local else w
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    pair = Pair(model, AutoDelta(model))
+    for call in (lambda: SGVB_A().bound(pair, X), lambda: SGVB_A().mean_bound(pair, [(X,)])):
+        with pytest.raises(ValueError, match=r"gives '[zw]' a point, as AutoDelta does"):
+            call()
+    with pytest.raises(ValueError, match=r"a point, as AutoDelta does|stands outside the data plate"):
+        importance(pair, X, 10)
+    assert math.isfinite(SGVB_A().loss(*programs(pair), X))  # it is trained as by SVI
+    if not local:
+        assert fit(pair, X, epochs=2, batch_size=3, progress=False, compile="eager").history
+
+
+def test_plates_that_subsample_inside_of_the_program() -> None:
+    x = torch.randn(12)
+
+    def data(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=min(4, len(x))) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(rows)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=min(4, len(x))) as rows:
+            pyro.sample("z", dist.Normal(0.4 * x[rows], 0.8))
+
+    for call in (importance, ais, bdmc, hmc, posterior_draws):
+        with pytest.raises(ValueError, match="subsamples 4 of 12 data inside of the program"):
+            call(Pair(data, guide), x, compile="eager")
+    for call in (encode, lambda pair, x: sample(pair, 12, x)):
+        with pytest.raises(ValueError, match="subsamples 4 of 12"):
+            call(Pair(data, guide), x)
+
+    def pixels(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            with pyro.plate("pixels", 6, subsample_size=2, dim=-2) as columns:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.T[columns])
+
+    def rows(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.mean(1), 0.5))
+
+    pair, x = Pair(pixels, rows), torch.randn(5, 6)
+    for call in (
+        lambda: importance(pair, x, 10),
+        lambda: ais(pair, x, 4, 10, compile="eager"),
+        lambda: IWAE(3, max_plate_nesting=2).bound(pair, x),
+    ):
+        with pytest.raises(ValueError, match="'pixels' around 'x' subsamples 2 of 6"):
+            call()
+    assert SGVB_A(max_plate_nesting=2).bound(pair, x).isfinite().all()
+
+
+def test_plates_deeper_than_was_said() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            with pyro.plate("pixels", 3, dim=-2):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.sum(1) / 4, 0.55))
+
+    x = torch.randn(3, 3)
+    exact = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1).log_prob(x)
+    pair = Pair(model, guide)
+    found = importance(pair, x, 20_000)
+    assert ((found.log_prob - exact).abs() < 4 * found.standard_error).all()
+    for start in ("prior", "guide"):
+        assert ((ais(pair, x, 32, 60, start=start, compile="eager").log_prob - exact).abs() < 0.2).all()
+    assert ((hmc(pair, x, 200, 8, compile="eager").log_prob - exact).abs() < 0.1).all()
+    for made in (IWAE(3), SGVB_A(3), VIMCO(3), Enumeration(), MonteCarloEM(num_transitions=1)):
+        with contextlib.suppress(TypeError):
+            if made.num_particles > 1 or isinstance(made, Enumeration):
+                with pytest.raises(ValueError, match=r"nests 2 plates, but .* was made for 1"):
+                    made.bound(pair, x)
+    assert encode(pair, x)["z"].shape == (3,)
+    assert sample(pair, 7, x).shape == (7, 3)
+
+
+def test_masked_data() -> None:
+    """Padding: what is masked counts nothing in a bound, and in evidence with all of its prior."""
+    kept = torch.tensor([True, False, True])
+    assert_evidence(pair_of(poutine.mask(mask=kept)), exact=torch.where(kept, EXACT, 0.0))
+
+
+def test_a_masked_latent_on_which_data_depend() -> None:
+    kept = torch.tensor([True, False, True])
+    pair = Pair(whole(latent=poutine.mask(mask=kept)), near(latent=poutine.mask(mask=kept)))
+    for estimator in (SGVB_A(), IWAE(3)):
+        with pytest.raises(ValueError, match="z has masked draws on which 'x' depends"):
+            estimator.bound(pair, X)
+    found = importance(pair, X, 20_000)
+    assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
+    assert ((hmc(pair, X, 200, 8, compile="eager").log_prob - EXACT).abs() < 0.1).all()
+    one = Pair(whole(latent=poutine.mask(mask=kept)), near())
+    with pytest.raises(ValueError, match="masked otherwise in the model than in the guide"):
+        SGVB_A().bound(one, X)
+
+
+# Enumeration, zero probabilities, weights
+
+
+def test_enumeration_of_chains_and_of_draws() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = torch.zeros(len(x), dtype=torch.long)
+            for t in pyro.markov(range(4)):
+                z = pyro.sample(f"z{t}", dist.Bernoulli(0.2 + 0.5 * z)).long()
+                pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"pyro\.markov"):
+        Enumeration().bound(Pair(model, lambda x: None), X)
+
+    def few(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3), infer={"enumerate": "parallel", "num_samples": 2})
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="num_samples=2"):
+        Enumeration().bound(Pair(few, lambda x: None), X)
+
+
+@pytest.mark.parametrize("make", [VIMCO, ReweightedWakeSleep])
+def test_draws_without_probability(make: Any) -> None:
+    """z ~ Bernoulli(1/2); x is impossible where z is 0."""
+    logit = nn.Parameter(torch.tensor(0.4))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            pyro.factor("possible", torch.where(z == 1, 0.0, -math.inf))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=logit.expand(len(x))))
+
+    pair = Pair(model, guide)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        loss = make(3).differentiable_loss(*programs(pair), X[:1])
+        (gradient,) = torch.autograd.grad(loss, logit)
+        assert not loss.isnan()
+        assert gradient.isfinite()
+
+
+def test_random_weights_count_once_whatever_the_batches() -> None:
+    x = torch.randn(40)
+
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("w", dist.Normal(0.3, 0.1))
+        with pyro.plate("data", len(x)):
+            pass
+
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(0.3, 0.1), torch.distributions.Normal(0.0, 1.0))
+    pair = Pair(model, guide)
+    for size in (5, 10, 40):
+        batches = [(part,) for part in x.split(size)]
+        found = rate_distortion(pair, batches, SGVB_B())
+        assert found.rate == pytest.approx(kl.item() / 40, rel=1e-4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bound = sum(SGVB_B(50).mean_bound(pair, batches) for _ in range(20)) / 20
+        exact = dist.Normal(0.3, 1.0).log_prob(x).mean().item() - 0.1**2 / 2 - kl.item() / 40
+        assert bound == pytest.approx(exact, abs=0.02)
+
+
+def test_every_estimator_asks_the_gate() -> None:
+    pair = Pair(whole(), near(more=lambda x: pyro.factor("f", torch.full((len(x),), -2.0))))
+    for kind in ESTIMATORS:
+        with pytest.raises(ValueError, match="factor or observation 'f'"):
+            kind.example().bound(pair, X)
+        with pytest.raises(ValueError, match="factor or observation 'f'"):
+            kind.example().loss(*programs(pair), X)
