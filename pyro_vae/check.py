@@ -89,9 +89,9 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
     """Runs guide and model on a batch, with one particle and with two, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
-    only the guide has, masked latents on which data depend, shapes and plates in which model and guide differ, data outside the support of the
-    likelihood, distributions with parameters that they cannot have, networks that fold leading dimensions away, and,
-    with ``estimator``, what that estimator cannot take.
+    only the guide has, masked latents on which data depend, shapes and plates in which model and guide differ, data
+    outside the support of the likelihood, distributions with parameters that they cannot have, networks that fold
+    leading dimensions away, and, with ``estimator``, what that estimator cannot take.
 
     The pair, torch's random state and Pyro's settings are left as they were, but that the ``pyro.param`` statements
     and modules of its programs then belong to the pair.

@@ -92,9 +92,9 @@ def assert_evidence(pair: Any, x: Tensor = X, exact: Tensor = EXACT, chains: boo
     assert ((found.log_prob - exact).abs() < 4 * found.standard_error + 1e-3).all(), found.log_prob - exact
     if chains:
         for start in ("prior", "guide"):
-            annealed = ais(pair, x, 32, 60, start=start, compile="eager")
+            annealed = ais(pair, x, 32, 60, start=start, num_leapfrog=3, compile="eager")
             assert ((annealed.log_prob - exact).abs() < 5 * annealed.standard_error + 0.02).all(), start
-        assert ((hmc(pair, x, 200, 8, compile="eager").log_prob - exact).abs() < 0.1).all()
+        assert ((hmc(pair, x, 60, 16, 60, compile="eager").log_prob - exact).abs() < 0.1).all()
     for estimator in LOWER:
         mean, error = mean_of(lambda estimator=estimator: estimator.bound(pair, x))
         assert (mean <= exact + 4 * error + 1e-5).all(), estimator
@@ -212,7 +212,7 @@ def test_a_latent_of_the_model_alone_has_weight_one() -> None:
 
     exact = dist.Normal(0.0, 2.09**0.5).log_prob(X)
     assert_evidence(Pair(model, near()), exact=exact, chains=False)
-    assert ((ais(Pair(model, near()), X, 32, 60, compile="eager").log_prob - exact).abs() < 0.15).all()
+    assert ((ais(Pair(model, near()), X, 32, 60, num_leapfrog=3, compile="eager").log_prob - exact).abs() < 0.15).all()
     with pytest.raises(ValueError, match="Start from the prior"):
         ais(Pair(model, near()), X, 4, 10, start="guide", compile="eager")
     assert set(rate_distortion(Pair(model, near()), [(X,)]).rates) == {"z"}
@@ -294,7 +294,9 @@ def test_an_auxiliary_latent_of_the_guide_is_refused(q: Any) -> None:
             ValueError, match=r"'a' is in the guide but not in the model.*a reverse model r\(a \| z, x\)"
         ):
             call()
-    assert ((ais(pair, X, 32, 60, compile="eager").log_prob - EXACT).abs() < 0.15).all()  # which needs no guide
+    assert (
+        (ais(pair, X, 32, 60, num_leapfrog=3, compile="eager").log_prob - EXACT).abs() < 0.15
+    ).all()  # which needs no guide
 
 
 @pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal])
@@ -470,8 +472,8 @@ def test_plates_deeper_than_was_said() -> None:
     found = importance(pair, x, 20_000)
     assert ((found.log_prob - exact).abs() < 4 * found.standard_error).all()
     for start in ("prior", "guide"):
-        assert ((ais(pair, x, 32, 60, start=start, compile="eager").log_prob - exact).abs() < 0.2).all()
-    assert ((hmc(pair, x, 200, 8, compile="eager").log_prob - exact).abs() < 0.1).all()
+        assert ((ais(pair, x, 32, 60, start=start, num_leapfrog=3, compile="eager").log_prob - exact).abs() < 0.2).all()
+    assert ((hmc(pair, x, 60, 16, 60, compile="eager").log_prob - exact).abs() < 0.1).all()
     for made in (IWAE(3), SGVB_A(3), VIMCO(3), Enumeration(), MonteCarloEM(num_transitions=1)):
         with contextlib.suppress(TypeError):
             if made.num_particles > 1 or isinstance(made, Enumeration):
@@ -495,7 +497,7 @@ def test_a_masked_latent_on_which_data_depend() -> None:
             estimator.bound(pair, X)
     found = importance(pair, X, 20_000)
     assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
-    assert ((hmc(pair, X, 200, 8, compile="eager").log_prob - EXACT).abs() < 0.1).all()
+    assert ((hmc(pair, X, 60, 16, 60, compile="eager").log_prob - EXACT).abs() < 0.1).all()
     one = Pair(whole(latent=poutine.mask(mask=kept)), near())
     with pytest.raises(ValueError, match="masked otherwise in the model than in the guide"):
         SGVB_A().bound(one, X)
