@@ -54,8 +54,8 @@ class TrainingStep:
     ) -> None:
         if num_data is None and weight_prior is not None and weight_prior.needs_num_data:
             raise ValueError(
-                "a weight prior needs the number of data, by which it is divided, and the loader does not tell it. Give "
-                "fit(..., num_data=N)."
+                "a weight prior needs the number of data, by which it is divided, and the loader does not tell it. "
+                "Give fit(..., num_data=N)."
             )
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
         self._compile, self._precision = compile, precision

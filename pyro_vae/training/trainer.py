@@ -52,6 +52,7 @@ class Trainer:
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
         for end in (Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)):
             self.schedules.values(end)  # what would be out of range there is refused now
+            self._rate_factor(end)
         self.step = TrainingStep(
             pair,
             estimator,
@@ -180,12 +181,11 @@ class Trainer:
         return (state.samples - samples) / max(seconds, 1e-9)
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
-        state, schedule = self.state, self.settings.scheduler
+        state = self.state
         place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
         self.schedules.move(place)
-        if isinstance(schedule, Schedule):
-            factor = schedule(place)
-            number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        if isinstance(self.settings.scheduler, Schedule):
+            factor = self._rate_factor(place)
             for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
         prepared = self.step.prepare(batch)
@@ -284,6 +284,17 @@ class Trainer:
 
     def _place(self, epoch: float) -> Progress:
         return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
+
+    def _rate_factor(self, place: Progress) -> float:
+        """What a :class:`Schedule` multiplies the learning rate by.
+
+        Raises:
+            ValueError: if it is below 0, where each step would be uphill, or not finite.
+        """
+        schedule = self.settings.scheduler
+        factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
+        number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        return factor
 
     def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.arguments(*batch)
