@@ -7,8 +7,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 
 def whole(least: int = 1, **counts: Any) -> None:
     """Refuses what is no whole number of at least ``least``; numpy's integers are whole numbers, booleans are not.
@@ -82,15 +80,3 @@ def callable_(**values: Any) -> None:
     for name, value in values.items():
         if not callable(value):
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
-
-
-def batch_of(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """``x`` as the arguments of model and guide: one tensor, or several.
-
-    Raises:
-        ValueError: if there are no data.
-    """
-    batch = (x,) if isinstance(x, Tensor) else tuple(x)
-    if not batch or not isinstance(batch[0], Tensor) or not batch[0].dim() or not len(batch[0]):
-        raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
-    return batch

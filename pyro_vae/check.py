@@ -16,7 +16,17 @@ from pyro_vae._pyro import mismatch, without_shapes
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
-from pyro_vae.pair import PairRun, as_pair, evaluating, latent_sites, modules_of, observed_sites, run, vectorized
+from pyro_vae.pair import (
+    PairRun,
+    arguments,
+    as_pair,
+    evaluating,
+    latent_sites,
+    modules_of,
+    observed_sites,
+    run,
+    vectorized,
+)
 from pyro_vae.pair.gate import mask_problems, too_deep
 from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
@@ -98,7 +108,8 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
 
     Args:
         pair: the pair.
-        batch: the arguments of model and guide, ``x: [B, *event]`` first.
+        batch: the arguments of model and guide, ``x: [B, *event]`` first; :mod:`pyro_vae.pair.arguments` tells what the
+            programs are given of them, here as in ``fit``.
         estimator: an estimator to try on the pair.
 
     Returns:
@@ -109,6 +120,10 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         PairError: a ``ValueError`` with a sentence for each problem.
     """
     module = as_pair(pair)
+    try:
+        batch = arguments(module, *batch)
+    except (ValueError, TypeError) as error:
+        _refuse(str(error), because=error)
     x = next((value for value in batch if isinstance(value, Tensor)), torch.empty(0))
     if not x.dim() or not len(x):
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
@@ -215,13 +230,10 @@ def _failure(error: Exception, which: str, pair: nn.Module, x: Tensor, particles
         )
     if type(error) is ValueError and "\n" not in text:
         return text  # already a sentence, from one of the rooms or from the user's own program
-    return f"The {which} fails on this batch of {len(x)} ({_first_line(error)}).{_hint(text, pair, x)}"
+    return f"The {which} fails on this batch of {len(x)} ({_first_line(error)}).{_hint(text)}"
 
 
-def _hint(text: str, pair: nn.Module, x: Tensor) -> str:
-    dtype = next((parameter.dtype for parameter in pair.parameters()), torch.get_default_dtype())
-    if "dtype" in text and dtype != x.dtype:
-        return f" The data are of {x.dtype}, the parameters of {dtype}: pass x.to({dtype})."
+def _hint(text: str) -> str:
     if "argument" in text and "positional" in text:
         return " Model and guide take the same arguments, those of check: check(pair, x) runs guide(x) and model(x)."
     if "Multiple" in text and "named" in text:

@@ -257,12 +257,12 @@ DATA: list[Mistake] = [
     (lambda: (of(bernoulli), binary(1, 2, 3)), "'x'", "[5, 1, 2, 3]", "over [5, 6]"),
     (lambda: (of(lambda z: bernoulli(z, 1, 2, 3, events=3)), X), "'x'", "[5, 6]", "over [5, 1, 2, 3]"),
     (lambda: (MLPVAE((1, 8, 8), 2, (4,)), binary(64)), "MLP was built for inputs of shape [*, 1, 8, 8]", "[5, 64]"),
-    *((lambda dtype=dtype: (MLPVAE((6,), 2, (4,)), X.to(dtype)), "guide", f"{dtype}", "x.to(torch.float32)")
-      for dtype in (torch.uint8, torch.float64)),
+    (lambda: (MLPVAE((6,), 2, (4,)), X.to(torch.uint8)), "only the integers 0 and 1", "two shades of black"),
+    (lambda: (MLPVAE((6,), 2, (4,)), [[0.5, 1.0], [1.0]]), "rows differ in shape"),
     *((lambda batch=batch: (mistaken(), *batch), "check(pair, x)", "B at least 1", given)
       for batch, given in (((), "got none"), ((binary(6, size=0),), "[0, 6]"), ((torch.tensor(1.0),), "[]"),
-                           ((X.numpy(),), "got ndarray"))),
-    (lambda: (mistaken(), X, X), "the same arguments", "guide"),
+                           (("x",), "got str"))),
+    (lambda: (Pair(mistaken().model, lambda x, y: None), X), "the same arguments", "guide"),
 ]  # fmt: skip
 DISTRIBUTIONS: list[Mistake] = [
     (lambda: (mistaken(None, lambda x: dist.Normal(torch.zeros(LATENT), x[:, :LATENT] - 0.5).to_event(1)), X),

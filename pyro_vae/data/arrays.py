@@ -1,4 +1,4 @@
-"""What is given -> tensors of pixels, or a sentence that says what is wrong with it."""
+"""What is given -> tensors of numbers, or a sentence that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,67 +25,90 @@ def is_integer(t: Tensor) -> bool:
     return not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
 
 
+def is_classes(t: Tensor) -> bool:
+    """Whether these are a whole number for each datum, ``[N]``."""
+    return t.dim() == 1 and is_integer(t)
+
+
 def dtypes(tensors: Sequence[Tensor]) -> str:
     return ", ".join(str(t.dtype).removeprefix("torch.") for t in tensors)
 
 
 def tensor(value: Any, what: str) -> Tensor:
-    """A tensor of the same numbers, sharing memory where torch can."""
+    """A tensor of the same numbers, sharing memory where torch can; from an array, a table, or numbers in lists.
+
+    Raises:
+        TypeError: if it is nothing of that.
+        ValueError: if it is a list whose rows are not of one shape.
+    """
     if isinstance(value, Tensor):
         return value.detach()
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{what} is a {type(value).__name__}; a torch tensor or numpy array was expected.")
-    if value.dtype.kind not in "biuf":
-        raise TypeError(f"{what} is an array of dtype {value.dtype}; numbers were expected (bool, integer or float).")
-    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-        value = value.astype(np.float64)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(row, Tensor) for row in value):
+        return torch.stack([row.detach() for row in value])
+    if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
+        raise TypeError(f"{what} is a {type(value).__name__}; a tensor, an array or a list of numbers was expected.")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{what} is a list whose rows differ in shape. Pad or cut them to one shape.") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what} is an array of dtype {array.dtype}; numbers were expected (bool, integer or float).")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif array.dtype.kind == "u" and array.dtype.itemsize > 1:  # of which torch can do little
+        array = array.astype(np.int64)
     # torch takes neither foreign byte order, nor negative strides, nor (without a warning) read-only memory
-    return torch.from_numpy(np.require(value, value.dtype.newbyteorder("="), ["C", "W"]))
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def pixels(x: Tensor, binarization: str, what: str) -> Tensor:
-    """x as uint8 in 0..255 or finite float32."""
+def numbers(x: Tensor, binarization: str, what: str) -> Tensor:
+    """x as it is kept: uint8, which are pixels, other integers, or finite floats of 32 or 64 bits; bool is 0 and 1.
+
+    Raises:
+        ValueError: if it is empty, not finite, or with a binarization not in [0, 1].
+        TypeError: if it is complex.
+    """
     if x.dim() == 0 or x.numel() == 0:
         raise ValueError(f"{what} is empty (shape {list(x.shape)}); at least one datum with one value is needed.")
-    if x.dtype == torch.bool:
-        return x.to(torch.float32)
     if x.is_complex():
         raise TypeError(f"{what} is complex ({x.dtype}); pass real numbers, e.g. the two parts as two channels.")
-    if not x.is_floating_point():
-        return _bytes(x, what)
-    x = x.to(torch.float32)
-    finite = torch.isfinite(x)
-    if not finite.all():
+    if x.dtype == torch.uint8:
+        return x
+    if x.dtype == torch.bool or (x.element_size() < 4 and x.is_floating_point()):
+        x = x.to(torch.float32)
+    if x.is_floating_point() and not (finite := torch.isfinite(x)).all():
         rows = (~finite).flatten(1).any(1) if x.dim() > 1 else ~finite
         raise ValueError(
-            f"{what} has values that are not finite (NaN, infinity, or too large for float32) in {int(rows.sum())} of"
-            f" {len(x)} data, the first at index {int(rows.nonzero()[0])}; drop or repair them."
+            f"{what} has values that are not finite (NaN or infinity) in {int(rows.sum())} of {len(x)} data, the first"
+            f" at index {int(rows.nonzero()[0])}; drop or repair them."
         )
     if binarization != "none":
         low, high = (float(v) for v in x.aminmax())
         if low < 0 or high > 1:
             raise ValueError(
-                f"{what} has float values from {low:.6g} to {high:.6g}, but binarization {binarization!r} reads"
-                ' them as probabilities in [0, 1]. Scale them (x / 255), or pass uint8, or use binarization "none".'
+                f"{what} has {'float' if x.is_floating_point() else 'integer'} values from {low:.6g} to {high:.6g}, but"
+                f" binarization {binarization!r} reads them as probabilities in [0, 1]. Scale them (x / 255), or pass"
+                ' uint8, or use binarization "none".'
             )
+        x = x.to(torch.float32)
     return x
 
 
-def _bytes(x: Tensor, what: str) -> Tensor:
-    if x.dtype == torch.uint8:
-        return x
-    x = x.to(torch.int64)
-    low, high = (int(v) for v in x.aminmax())
-    if low < 0 or high > 255:
+def check_pixels(x: Tensor, what: str) -> None:
+    """Raises a ``ValueError`` if x is uint8 of nothing but 0 and 1, which are hardly meant as pixels of 0 to 255."""
+    if x.dtype == torch.uint8 and x.numel() and int(x.max()) == 1:
         raise ValueError(
-            f"{what} holds integers from {low} to {high}; integer pixels must lie in 0..255. Scale them to 0..255,"
-            " or convert to float (within [0, 1] if you binarize)."
+            f"{what} holds only the integers 0 and 1, and uint8 is read as pixels of 0 to 255, of which they are two"
+            " shades of black. For binary images pass booleans or floats, or multiply by 255; for numbers another"
+            " integer type, such as int64."
         )
-    return x.to(torch.uint8)
 
 
 def images(x: Tensor, what: str) -> Tensor:
-    """[N, D] and [N, C, H, W] as they are, [N, H, W] as [N, 1, H, W]."""
+    """A file's x: [N, D] and [N, C, H, W] as they are, and [N, H, W] as [N, 1, H, W] where the values are of pixels.
+
+    These are uint8, bool, or floats in [0, 1]; other numbers, [N, T, F], are sequences or tables.
+    """
     shape = list(x.shape)
     if x.dim() not in (2, 3, 4):
         raise ValueError(
@@ -98,4 +121,5 @@ def images(x: Tensor, what: str) -> Tensor:
             " first (x.transpose(0, 3, 1, 2) in numpy, x.permute(0, 3, 1, 2) in torch), or make a Split(x) yourself,"
             " which takes any shape."
         )
-    return x.unsqueeze(1) if x.dim() == 3 else x
+    gray = x.dtype in (torch.uint8, torch.bool) or (x.is_floating_point() and bool(((x >= 0) & (x <= 1)).all()))
+    return x.unsqueeze(1) if x.dim() == 3 and gray else x

@@ -12,23 +12,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_vae.data.arrays import check_size, dtypes, images, is_integer, tensor
+from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization, check_binarization
-from pyro_vae.data.sets import Data, Split, Stream
+from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
 def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
 
     - :class:`Data`, :class:`Split`, :class:`Stream`: as they are; their binarization is their own.
-    - a tensor or numpy array: x, [N, D], [N, H, W] (becomes [N, 1, H, W]) or [N, C, H, W].
+    - a tensor, an array, a table with ``__array__``, or numbers in lists: x, ``[N, *event]``, of any shape.
     - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
-    - another map-style ``Dataset``: read once into memory (a random transform is drawn once). Items are x (a tensor, an
-      array or a PIL image), or (x, label) with one whole number as the label, which becomes ``labels``, or a tuple of
-      tensors (x, ...), which are all arguments.
+    - another map-style ``Dataset``, or a list of items: read once into memory (a random transform is drawn once). Items
+      are x (a tensor, an array or a PIL image), or a tuple (x, ...), which are all arguments, as of a TensorDataset:
+      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8 [C, H, W].
     - ``DataLoader``: a :class:`Stream`.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
+
+    Of several arguments a pair is passed those that its programs take (:mod:`pyro_vae.pair.arguments`). A second one
+    that is a whole number for each datum is also :attr:`Split.labels`, for figures.
 
     Args:
         data: one of these.
@@ -74,39 +77,45 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Sp
                 " Make it with the one you want, and leave the argument out."
             )
         return data
-    if isinstance(data, (Tensor, np.ndarray)):
-        return Split(images(tensor(data, name), name), binarization=binarization, seed=seed, name=name)
-    if isinstance(data, TensorDataset):
-        return Split(*data.tensors, binarization=binarization, seed=seed, name=name)
+    options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name}
     if isinstance(data, DataLoader):
-        return Stream(data, binarization=binarization, seed=seed, name=name)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
-        tensors, labels = _read(data)
-        return Split(*tensors, labels=labels, binarization=binarization, seed=seed, name=name)
+        return Stream(data, **options)
+    if isinstance(data, TensorDataset):
+        return labeled(data.tensors, **options)
+    if _are_numbers(data) or hasattr(data, "__array__"):
+        return Split(tensor(data, name), **options)
+    if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
+        return labeled(_read(data), **options)
     hint = ""
     if isinstance(data, (str, os.PathLike)):
         hint = f" Load it first: load({os.fspath(data)!r})."
     elif isinstance(data, Dataset):
         hint = " A Dataset without a length can be streamed: pass a DataLoader of it."
-    elif isinstance(data, list):
-        hint = " Stack the list into one tensor, or make it a tuple (train, valid)."
     raise TypeError(
-        f"data is a {type(data).__name__}; expected was a Data, Split or Stream, a tensor or numpy array, a torch"
-        f" Dataset or DataLoader, or a tuple (train, valid) of those.{hint}"
+        f"data is a {type(data).__name__}; expected was a Data, Split or Stream, a tensor, an array, a list of data, a"
+        f" torch Dataset or DataLoader, or a tuple (train, valid) of those.{hint}"
     )
 
 
-def _read(dataset: Any) -> tuple[list[Tensor], Tensor | None]:
-    """All items of a map-style dataset: tensors, and labels if there are any."""
-    n = len(dataset)
+def _are_numbers(data: Any) -> bool:
+    """Whether these are lists of numbers, of any depth, by the first of them."""
+    first = data
+    while isinstance(first, list) and first:
+        first = first[0]
+    return isinstance(data, list) and isinstance(first, (int, float, np.number))
+
+
+def _read(dataset: Any) -> list[Tensor]:
+    """All items of a map-style dataset, or of a list, as tensors."""
+    n, kind = len(dataset), "list of data" if isinstance(dataset, list) else f"dataset {type(dataset).__name__}"
     if n == 0:
-        raise ValueError(f"the dataset {type(dataset).__name__} is empty; at least one datum is needed.")
+        raise ValueError(f"the {kind} is empty; at least one datum is needed.")
     tensors: list[Tensor] = []
     for i in range(n):
         item = dataset[i]
         row = [_item(p, i) for p in (item if isinstance(item, (tuple, list)) else (item,))]
         if i == 0:
-            check_size(n * sum(t.nbytes for t in row), f"the dataset {type(dataset).__name__} ({n:,} items)")
+            check_size(n * sum(t.nbytes for t in row), f"the {kind} ({n:,} items)")
             tensors = [t.new_empty((n, *t.shape)) for t in row]
         if [(t.shape, t.dtype) for t in row] != [(t.shape[1:], t.dtype) for t in tensors]:
             raise ValueError(
@@ -116,16 +125,14 @@ def _read(dataset: Any) -> tuple[list[Tensor], Tensor | None]:
             )
         for t, value in zip(tensors, row, strict=True):
             t[i] = value
-    if len(tensors) == 2 and tensors[1].dim() == 1 and is_integer(tensors[1]):
-        return tensors[:1], tensors[1]
-    return tensors, None
+    return tensors
 
 
 def _item(value: Any, i: int) -> Tensor:
-    if isinstance(value, (Tensor, np.ndarray)):
+    if isinstance(value, (Tensor, np.ndarray, list)):
         return tensor(value, f"item {i} of the dataset")
     if isinstance(value, (int, float, np.number, np.bool_)):
-        return torch.tensor(value)
+        return torch.from_numpy(np.asarray(value))  # a real number in float64, as a DataLoader collates it
     from PIL.Image import Image  # which torchvision brings along
 
     if isinstance(value, Image):

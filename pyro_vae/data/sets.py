@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from pyro_vae._checks import whole
 from pyro_vae.data import draws
-from pyro_vae.data.arrays import dtypes, is_integer, pixels, tensor
+from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
 
 
@@ -23,8 +31,9 @@ class Split:
 
     Args:
         tensors: x: [N, *event] and any further tensors [N, ...]; together they are the arguments of model and guide.
-            Tensors or numpy arrays. x is kept as uint8 where it is uint8 (or another integer type within 0..255), bool
-            becomes float 0/1, floats become float32. Images are [N, C, H, W]. The further tensors keep their dtype.
+            Tensors, arrays or lists of numbers, of any shape; images are [N, C, H, W]. uint8 x are pixels and become
+            float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and float64;
+            bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
         labels: [N, ...], never passed to the model; for scatter plots and nearest neighbors.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
             now, from ``seed`` alone; x is then uint8, 0 or 255.
@@ -32,8 +41,8 @@ class Split:
         name: for messages and titles.
 
     Raises:
-        ValueError: if x is empty or not finite (names the first bad datum), lengths differ, integers leave 0..255 or
-            are only 0 and 1 (which would be read as black), or floats leave [0, 1] with a binarization.
+        ValueError: if x is empty or not finite (names the first bad datum), lengths differ, uint8 are only 0 and 1
+            (which would be read as black), or other numbers leave [0, 1] with a binarization.
         TypeError: if something is neither a tensor nor an array of numbers.
 
     >>> split = Split(torch.rand(100, 1, 8, 8), binarization="dynamic")
@@ -60,12 +69,8 @@ class Split:
         self.binarization: Binarization = binarization
         self.seed, self.name = seed, name
         what = f"x of {name!r}"
-        x = pixels(tensor(tensors[0], what), binarization, what).contiguous()
-        if x.dtype == torch.uint8 and int(x.max()) == 1:
-            raise ValueError(
-                f"{what} holds only the integers 0 and 1, which as pixels of 0..255 are two shades of black. For"
-                " binary images pass booleans or floats, or multiply by 255."
-            )
+        x = numbers(tensor(tensors[0], what), binarization, what).contiguous()
+        check_pixels(x, what)
         others = {f"tensor {i}": tensor(t, f"tensor {i} of {name!r}") for i, t in enumerate(tensors[1:], 1)}
         self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
         for what, t in {**others, **({} if self.labels is None else {"labels": self.labels})}.items():
@@ -93,7 +98,7 @@ class Split:
     def classes(self) -> Tensor | None:
         """The labels, if they are classes, a whole number for each datum; else ``None``."""
         labels = self.labels
-        return labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None
+        return labels if labels is not None and is_classes(labels) else None
 
     def mean(self) -> Tensor:
         """The mean of x, ``[*event]``, float32, before any dynamic binarization; pixels in [0, 1]."""
@@ -103,7 +108,7 @@ class Split:
 
     def gray(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """x of some data before dynamic binarization, ``[B, *event]``, float32; of uint8 a 255th."""
-        return gray(self.tensors[0][rows])
+        return gray(self.tensors[0][rows]).float()
 
     def num_batches(self, batch_size: int) -> int:
         """ceil(N / batch_size)."""
@@ -123,11 +128,12 @@ class Split:
         return (x, *(t.index_select(0, index) for t in self.tensors[1:]))
 
     def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Tensor, ...]:
-        """The data at ``index`` (0..N-1, or a slice): x as float32 ``[B, *event]``, the further tensors as they are.
+        """The data at ``index`` (0..N-1, or a slice): x ``[B, *event]``, and the further tensors as they are.
 
-        uint8 x is divided by 255. Under ``"dynamic"`` a pixel g becomes 1 with probability g, by a draw that the
-        split's seed, ``draw`` and the place in the batch determine; for uint8 the probability is exact to 2**-16, and 0
-        and 255 are certain. The tensors are copies: writing into them leaves the split as it is.
+        uint8 x is divided by 255, in float32; other numbers are as they were given. Under ``"dynamic"`` a pixel g
+        becomes 1 with probability g, by a draw that the split's seed, ``draw`` and the place in the batch determine;
+        for uint8 the probability is exact to 2**-16, and 0 and 255 are certain. The tensors are copies: writing into
+        them leaves the split as it is.
 
         Raises:
             IndexError: if an index is outside 0..N-1.
@@ -206,8 +212,9 @@ class _KnowsEpochs(Protocol):
 class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
-    The loader gives a tensor x: [B, *event], or a tuple or list (x, ...) of tensors. uint8 x becomes float32 x / 255,
-    floats become float32, and ``"dynamic"`` binarizes as in :class:`Split`.
+    The loader gives x: [B, *event], or a tuple or list (x, ...), which are the arguments of model and guide; tensors or
+    arrays. uint8 x becomes float32 x / 255, other numbers stay what they are, as in :class:`Split`, and ``"dynamic"``
+    binarizes as there.
 
     Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
     ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.
@@ -217,8 +224,6 @@ class Stream:
         binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
         seed: of the Bernoulli draws.
         name: for messages and titles.
-        keep_labels: where the loader gives pairs (x, y) and y is a vector of integers, y is a label and only x is
-            passed on; with ``keep_labels`` both are.
 
     Raises:
         TypeError: if it is no DataLoader; while iterating: if it gives something else than tensors (a dict, say).
@@ -234,7 +239,6 @@ class Stream:
         binarization: Binarization = "none",
         seed: int = 0,
         name: str = "stream",
-        keep_labels: bool = False,
     ) -> None:
         check_binarization(binarization)
         if not isinstance(loader, DataLoader):
@@ -248,7 +252,6 @@ class Stream:
         whole(0, seed=seed)
         self.binarization: Binarization = binarization
         self.seed, self.name = seed, name
-        self.keep_labels = keep_labels
         self.device: torch.device | None = None
         self._event_shape: torch.Size | None = None
 
@@ -265,11 +268,29 @@ class Stream:
 
     @property
     def num_data(self) -> int | None:
-        """Number of data, N, where the loader's data set knows it."""
-        try:
-            return len(self.loader.dataset)  # type: ignore[arg-type]
-        except TypeError:
+        """Number of data that the loader draws from, N; ``None`` where it does not tell it.
+
+        A sampler of a subset has the size of that; torch's random samplers draw, in the end, from the whole data set;
+        of an order that is fixed ``drop_last`` leaves out the last data for good. Not known is N of a weighted sampler,
+        under which data count differently, of a batch sampler of one's own, of a loader whose items are batches already
+        (``batch_size=None``), and of a stream without a length.
+        """
+        loader, batches = self.loader, self.loader.batch_sampler
+        sampler = batches.sampler if type(batches) is BatchSampler else None
+        if isinstance(loader.dataset, IterableDataset):
+            counted: Any = loader.dataset if loader.batch_size else None
+        elif isinstance(sampler, RandomSampler):
+            counted = sampler.data_source
+        elif isinstance(sampler, DistributedSampler) and sampler.shuffle:
+            counted = sampler.dataset
+        else:
+            counted = None if isinstance(sampler, WeightedRandomSampler) else sampler
+        if not isinstance(counted, Sized):
             return None
+        size = len(counted)
+        if isinstance(sampler, SequentialSampler) and loader.drop_last and loader.batch_size:
+            size -= size % loader.batch_size
+        return size
 
     def num_batches(self, batch_size: int | None = None) -> int | None:
         """Batches in one pass, or None where the loader does not know. ``batch_size`` is not used."""
@@ -286,6 +307,7 @@ class Stream:
             item = next(iterator, None)
         while item is not None:
             parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
+            parts = tuple(torch.from_numpy(p) if isinstance(p, np.ndarray) else p for p in parts)
             if not parts or not all(isinstance(p, Tensor) for p in parts):
                 kinds = "a " + type(item).__name__ + (f" of {[type(p).__name__ for p in parts]}" if parts else "")
                 raise TypeError(
@@ -295,9 +317,6 @@ class Stream:
             self._event_shape = parts[0].shape[1:]
             yield parts
             item = next(iterator, None)
-
-    def _is_labeled(self, parts: tuple[Tensor, ...]) -> bool:
-        return len(parts) == 2 and parts[1].dim() == 1 and is_integer(parts[1]) and not self.keep_labels
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
@@ -312,8 +331,11 @@ class Stream:
             for k, parts in enumerate(self._raw(seed, epoch)):
                 if k < start:
                     continue
-                x, *others = parts[:1] if self._is_labeled(parts) else parts
-                x = pixels(x, self.binarization, f"x of batch {k} of {self.name!r}")
+                x, *others = parts
+                what = f"x of batch {k} of {self.name!r}"
+                x = numbers(x, self.binarization, what)
+                if k == 0:  # a later batch may just be dark
+                    check_pixels(x, what)
                 if self.device is not None:
                     x, *others = (t.to(self.device, non_blocking=True) for t in (x, *others))
                 if self.binarization == "dynamic":
@@ -323,7 +345,7 @@ class Stream:
         return iterate()
 
     def take(self, n: int) -> Split:
-        """The first n data of a pass, in memory; labels that :meth:`batches` leaves out become the split's labels."""
+        """The first n data of a pass, in memory; an integer vector that comes with x is also the split's labels."""
         whole(n=n)
         found, count = [], 0
         for parts in self._raw(0, 0):
@@ -334,8 +356,7 @@ class Stream:
         if not found:
             raise ValueError(f"the loader of {self.name!r} gives no batch; at least one is needed.")
         tensors = [torch.cat(ts)[:n] for ts in zip(*found, strict=True)]
-        labels = tensors.pop() if self._is_labeled(found[0]) else None
-        split = Split(*tensors, labels=labels, binarization=self.binarization, seed=self.seed, name=self.name)
+        split = labeled(tensors, binarization=self.binarization, seed=self.seed, name=self.name)
         return split if self.device is None else split.to(self.device)
 
     def to(self, device: torch.device | str) -> Stream:
@@ -343,6 +364,12 @@ class Stream:
         other = copy.copy(self)
         other.device = torch.device(device)
         return other
+
+
+def labeled(tensors: Sequence[Tensor | np.ndarray], **options: Any) -> Split:
+    """A split of arguments; where they are (x, y), y a whole number for each datum, y are its labels as well."""
+    classes = len(tensors) == 2 and is_classes(y := tensor(tensors[1], "tensor 1"))
+    return Split(*tensors, labels=y if classes else None, **options)
 
 
 @dataclass(frozen=True)

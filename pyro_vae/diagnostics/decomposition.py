@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import batch_of, whole
+from pyro_vae._checks import whole
 from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units
-from pyro_vae.pair import latent_sites, run
+from pyro_vae.pair import batch_of, latent_sites, run
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit
 
@@ -71,7 +71,7 @@ def kl_decomposition(
     Source: Chen et al. (2018), eq. 2; Hoffman & Johnson (2016).
     """
     whole(2, num_samples=num_samples)
-    with opened(pair, batch_of(batch), seed) as (module, batch):
+    with opened(pair, batch_of(pair, batch), seed) as (module, batch):
         model, guide = map(latent_sites, run(module, *batch))
         fn, prior = named(guide, site)["fn"], named(model, site, "model")["fn"]
         q, p = units(fn), units(prior)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import batch_of, whole
+from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
 from pyro_vae.estimators import Estimator
-from pyro_vae.pair import as_pair, device_of
+from pyro_vae.pair import as_pair, batch_of, device_of
 from pyro_vae.training.step import TrainingStep
 
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
@@ -79,7 +79,7 @@ def gradient_statistics(
     whole(4, num_draws=num_draws, num_reference_draws=num_reference_draws)
     named = _named(estimators)
     module = as_pair(pair)
-    tensors = tuple(tensor.to(device_of(module)) for tensor in batch_of(batch))
+    tensors = batch_of(module, batch)
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         sites = by_site(module, tensors)

@@ -16,7 +16,7 @@ from torch.distributions import TransformedDistribution, biject_to, constraints
 
 from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import unwrapped
-from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
+from pyro_vae.pair import arguments, as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 
@@ -27,10 +27,10 @@ Batches = Iterable[Sequence[Tensor]]
 def opened(
     pair: Any, batch: Sequence[Tensor], seed: int | None = None
 ) -> Iterator[tuple[nn.Module, tuple[Tensor, ...]]]:
-    """The pair as a module to be read (see :func:`~pyro_vae.pair.running.reading`), and the batch where it is."""
+    """The pair as a module to be read (:func:`~pyro_vae.pair.running.reading`), and what its programs are given."""
     module = as_pair(pair)
     with reading(module, seed):
-        yield module, tuple(tensor.to(device_of(module)) for tensor in batch)
+        yield module, arguments(module, *batch)
 
 
 def chunks(*batch: Tensor, size: int = 500) -> list[tuple[Tensor, ...]]:

@@ -26,7 +26,7 @@ from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import as_pair, computing_once, data_frame, programs
+from pyro_vae.pair import arguments, as_pair, computing_once, data_frame, programs
 from pyro_vae.pair.gate import (
     Unweighed,
     check_densities,
@@ -439,7 +439,7 @@ class Estimator(Trace_ELBO):
         claims: Claims = "local" if local or num_data == math.inf else "all"
         run = self._run(_call(pair, tuple(batch)), at, num_data, claims)
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
-            check_masks(as_pair(pair), *batch)
+            check_masks(as_pair(pair), *run.call.args)
         return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:
@@ -516,4 +516,4 @@ class Estimator(Trace_ELBO):
 
 
 def _call(pair: Any, batch: tuple[Any, ...]) -> Call:
-    return Call(*programs(as_pair(pair)), batch, {})
+    return Call(*programs(as_pair(pair)), arguments(pair, *batch), {})

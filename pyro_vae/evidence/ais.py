@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from pyro_vae._checks import batch_of, number, one_of, whole
+from pyro_vae._checks import number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
-from pyro_vae.pair import as_pair
+from pyro_vae.pair import as_pair, batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
 from pyro_vae.sampling.hamiltonian import Hamiltonian, State, StepSize
 from pyro_vae.sampling.joint import Start
@@ -117,7 +117,8 @@ def ais(
 
     Source: Neal (2001), Annealed importance sampling; Wu, Burda, Salakhutdinov & Grosse (2016), section 3.
     """
-    annealer, batch = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance), batch_of(x)
+    annealer = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance)
+    batch = batch_of(pair, x)
 
     def anneal(part: Chunk) -> tuple[Tensor, ...]:
         path = annealer.pilot(part)

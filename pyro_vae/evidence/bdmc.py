@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import batch_of
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.ais import AIS, Annealer, AnnealingSchedule
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
-from pyro_vae.pair import as_pair
+from pyro_vae.pair import as_pair, batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
 from pyro_vae.sampling.joint import Start
 
@@ -120,7 +119,8 @@ def bdmc(
 
     Source: Grosse, Ghahramani & Adams (2015); Wu, Burda, Salakhutdinov & Grosse (2016), section 3.1.
     """
-    annealer, batch = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance), batch_of(x)
+    annealer = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance)
+    batch = batch_of(pair, x)
 
     def sandwich(part: Chunk) -> tuple[Any, ...]:
         part, exact = part.simulated()

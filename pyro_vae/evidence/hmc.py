@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import batch_of, number, one_of, whole
+from pyro_vae._checks import number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
-from pyro_vae.pair import as_pair
+from pyro_vae.pair import as_pair, batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, run_chains
 from pyro_vae.sampling.joint import Joint, Start
@@ -123,7 +123,7 @@ def hmc(
     """
 
     _check(start, target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
-    batch = batch_of(x)
+    batch = batch_of(pair, x)
 
     def estimate(part: Chunk) -> tuple[Tensor, ...]:
         chains, sampler = part.warmed_up(part.draw(start, num_chains), num_warmup, num_leapfrog, target_acceptance)
@@ -188,7 +188,7 @@ def posterior_draws(
 
     num_steps = (num_warmup + num_samples) * num_leapfrog
     options = (chunk, seed, max_plate_nesting, compile, progress)
-    parts, joint = over_chunks(draw, as_pair(pair), batch_of(x), num_chains, num_steps, *options)
+    parts, joint = over_chunks(draw, as_pair(pair), batch_of(pair, x), num_chains, num_steps, *options)
     acceptance, split_r_hat, step_size = concatenated([part[:3] for part in parts])
     check_acceptance(acceptance, num_chains * num_samples)
     _check_mixing(split_r_hat)

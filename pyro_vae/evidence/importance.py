@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import batch_of, whole
+from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
-from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
+from pyro_vae.pair import as_pair, batch_of, device_of, run, tracing_obstacle
 from pyro_vae.pair.gate import check_evidence, checked_run, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import observed_supports
@@ -123,7 +123,7 @@ def importance(
     Source: Rezende, Mohamed & Wierstra (2014), appendix E; Burda et al. (2015), section 5.
     """
     whole(1, num_samples=num_samples, chunk=chunk)
-    module, batch = as_pair(pair), batch_of(x)
+    module, batch = as_pair(pair), batch_of(pair, x)
     size = len(batch[0])
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
     draws = min(num_samples, max(1, chunk // rows))

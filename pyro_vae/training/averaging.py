@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,8 +39,8 @@ class Weights:
             lerp_(self._averaged, [value.detach() for value in self._moving], 1 - decay)
 
     def is_best(self, bound: float) -> bool:
-        """Whether the weights have the best validation bound so far; they are then kept."""
-        if self._best_bound is not None and bound <= self._best_bound:
+        """Whether the weights have the greatest bound so far, a finite one; they are then kept."""
+        if not math.isfinite(bound) or (self._best_bound is not None and bound <= self._best_bound):
             return False
         self._best_bound = bound
         self._best = [weight.clone() for weight in self._averaged] or self._copied()

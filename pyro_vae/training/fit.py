@@ -45,6 +45,7 @@ def fit(
     clip_norm: float | None = None,
     average: float | None = None,
     patience: int | None = None,
+    num_data: int | None = None,
     checkpoint_every: float = 30.0,
     progress: bool = True,
     callbacks: Sequence[Callable[[Run], Any]] = (),
@@ -57,8 +58,10 @@ def fit(
 
     Args:
         pair: an object with ``model`` and ``guide``.
-        data: what :func:`pyro_vae.data.load` gives, a tensor, a ``TensorDataset`` (its tensors are the arguments of
-            model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these.
+        data: what :func:`pyro_vae.data.load` gives, a tensor, an array, a list, a ``TensorDataset`` (its tensors are
+            the arguments of model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these, see
+            :func:`pyro_vae.data.as_data`. How they are wrapped makes no difference: the programs are given what they
+            take, as :mod:`pyro_vae.pair.arguments` says, and what is left out is said. Pixels are uint8 alone.
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
             order than the model. Its ``num_particles`` is the L samples a datum.
         optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
@@ -84,14 +87,18 @@ def fit(
         device: where to train; by default where the pair is.
         clip_norm: the gradient's norm is clipped to this.
         average: decay of an exponential moving average of the weights, which validation and the trained pair then use.
-        patience: stop after so many epochs without a better validation bound, and go back to the best weights.
+        patience: stop after so many epochs without a better validation bound, and go back to the best weights. A bound
+            that is not finite is never better.
+        num_data: number of training data N, by which the prior over the weights, and what is random outside of the data
+            plate, is divided for each datum. By default what the data tell; a loader without a length does not.
         checkpoint_every: seconds between checkpoints (there is always one at the end).
         progress: show a progress bar.
         callbacks: called with the :class:`Run` after each epoch.
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
-            another run, a number is out of its range, or ``schedules`` names nothing that it could move.
+            another run, a number is out of its range, N is needed and not known, or ``schedules`` names nothing that it
+            could move.
         TypeError: if an argument is of another kind, such as a class or an ELBO of Pyro's for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.

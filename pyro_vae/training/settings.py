@@ -60,6 +60,7 @@ class Settings:
     clip_norm: float | None
     average: float | None
     patience: int | None
+    num_data: int | None
     checkpoint_every: float
     progress: bool
     callbacks: Sequence[Callable[[Run], Any]]
@@ -87,6 +88,8 @@ class Settings:
         callable_(optimizer=self.optimizer, **{f"callbacks[{i}]": call for i, call in enumerate(self.callbacks)})
         whole(1, epochs=self.epochs, batch_size=self.batch_size)
         whole(0, seed=self.seed, patience=self.patience or 0)
+        if self.num_data is not None:
+            whole(1, num_data=self.num_data)
         number(0, checkpoint_every=self.checkpoint_every)
         if self.clip_norm is not None:
             number(above=0, clip_norm=self.clip_norm)

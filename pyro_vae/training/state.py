@@ -111,6 +111,7 @@ def configuration(
         **{name: described(value) for name, value in vars(settings).items()},
         "pair": f"{type(pair).__module__}.{type(pair).__qualname__}",
         "networks": repr(pair),
+        "num_data": settings.num_data,  # None as in a run of before there was one
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
         "data": data.describe(),
         # A loader draws its own order, which need not be the same in another process.

@@ -53,7 +53,10 @@ class TrainingStep:
         num_data: int | None = None,
     ) -> None:
         if num_data is None and weight_prior is not None and weight_prior.needs_num_data:
-            raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
+            raise ValueError(
+                "a weight prior needs the number of data, by which it is divided, and the loader does not tell it. "
+                "Give fit(..., num_data=N)."
+            )
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
         self._compile, self._precision = compile, precision
         self._weight_prior, self._num_data = weight_prior, num_data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae._checks import number
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data
-from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator
+from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
+from pyro_vae.pair import Arguments, data_frame, evaluating, random_sites, run
+from pyro_vae.pair.arguments import num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
@@ -35,9 +39,11 @@ class Trainer:
     def __init__(self, pair: nn.Module, data: Data, settings: Settings, device: torch.device) -> None:
         settings.check_data(data)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
+        self.arguments = Arguments(pair, device)
         batch = self._to_device(next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
         pair.train()
         estimator = self._checked(batch)
+        self._say_labels(batch)
         self.parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
         optimizer = self._optimizer()
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]  # which a Schedule multiplies
@@ -46,13 +52,14 @@ class Trainer:
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
         for end in (Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)):
             self.schedules.values(end)  # what would be out of range there is refused now
+            self._rate_factor(end)
         self.step = TrainingStep(
             pair,
             estimator,
             compile=settings.compile,
             precision=resolved(settings.precision, self.device),
             weight_prior=settings.weight_prior,
-            num_data=data.train.num_data,
+            num_data=self._num_data(batch, estimator),
         )
         out = None if settings.out is None else Path(settings.out)
         self.run = Run(pair, out=out, mode=self.step.mode)
@@ -81,6 +88,42 @@ class Trainer:
                 self.pair.check_batch(*batch)
             report = check(self.pair, *batch, estimator=asked)
         return asked or (SGVB_B() if report.in_order else SGVB_A())
+
+    def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
+        """The number of training data, which is not needed where nothing is shared among them.
+
+        Raises:
+            ValueError: if it is needed, and neither given nor known.
+        """
+        known = self.settings.num_data or self.data.train.num_data
+        if known is not None or estimator.num_data is not None:
+            return known
+        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
+            traces = run(self.pair, *batch)
+        plate = data_frame(traces.model_trace)
+        if plate is None or plate.full_size > plate.size:  # the program tells it
+            return None
+        sites = {name: site for trace in traces for name, site in random_sites(trace).items()}
+        shared = [name for name, s in sites.items() if all(f.name != plate.name for f in s["cond_indep_stack"])]
+        what = f"{shared[0]!r} stands outside the data plate, so" if shared else "TCVAE weighs by it, so"
+        if shared or isinstance(estimator, TCVAE):
+            raise ValueError(
+                f"the number of data N is not known: the loader does not tell it. {what} that the bound of a datum "
+                "depends on N. Give fit(..., num_data=N)."
+            )
+        return None
+
+    def _say_labels(self, batch: tuple[Tensor, ...]) -> None:
+        """Says of labels, which a split keeps for figures, that they do not train a pair that could take them."""
+        train = self.data.train
+        if train.labels is None or len(train.tensors) > 1:
+            return
+        if num_taken(self.pair, (batch[0], train.labels)) == (2, False):
+            warnings.warn(
+                f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
+                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels).",
+                stacklevel=4,
+            )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         if not self.parameters:
@@ -138,11 +181,11 @@ class Trainer:
         return (state.samples - samples) / max(seconds, 1e-9)
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
-        state, schedule = self.state, self.settings.scheduler
+        state = self.state
         place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
         self.schedules.move(place)
-        if isinstance(schedule, Schedule):
-            factor = schedule(place)
+        if isinstance(self.settings.scheduler, Schedule):
+            factor = self._rate_factor(place)
             for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
         prepared = self.step.prepare(batch)
@@ -182,11 +225,12 @@ class Trainer:
         run.history.append(entry)
         state.epoch, state.batches_done, state.sums = state.epoch + 1, 0, {}
         if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            state.scheduler.step(entry["loss"] if valid is None else -valid)
+            worse = state.estimator.side == "above"  # the greater the validation bound
+            state.scheduler.step(entry["loss"] if valid is None else valid if worse else -valid)
         elif state.scheduler is not None:
             state.scheduler.step()
         if settings.patience is not None and valid is not None:
-            if state.weights.is_best(valid):
+            if state.weights.is_best(-valid if state.estimator.side == "above" else valid):
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
@@ -241,10 +285,19 @@ class Trainer:
     def _place(self, epoch: float) -> Progress:
         return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
 
+    def _rate_factor(self, place: Progress) -> float:
+        """What a :class:`Schedule` multiplies the learning rate by.
+
+        Raises:
+            ValueError: if it is below 0, where each step would be uphill, or not finite.
+        """
+        schedule = self.settings.scheduler
+        factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
+        number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        return factor
+
     def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """On the pair's device, and floating-point numbers in the pair's precision."""
-        dtype = next((p.dtype for p in self.pair.parameters() if p.is_floating_point()), torch.float32)
-        return tuple(x.to(self.device, dtype if x.is_floating_point() else x.dtype, non_blocking=True) for x in batch)
+        return self.arguments(*batch)
 
     def _bar_text(self) -> str:
         entry = self.run.history[-1]

@@ -22,7 +22,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from pyro_vae import data
 from pyro_vae.data import Data, Split, Stream, as_data, load
@@ -101,19 +113,35 @@ def test_writing_into_a_batch_leaves_the_split():
     assert torch.equal(split.tensors[0], before)
 
 
-@pytest.mark.parametrize("dtype", [*"bHlL", ">i4", "e", "d", "g", ">f8", "?"])
+@pytest.mark.parametrize("dtype", [*"BbhHlL", ">i4", "e", "f", "d", "g", ">f8", "?"])
 def test_numbers_of_any_kind(dtype):
-    """Integers within a byte are stored as bytes and read as parts of 255; real numbers are taken as they are."""
-    kind = np.dtype(dtype).kind
+    """uint8 alone are pixels, parts of 255; other numbers are what they are, in Split and Stream alike."""
+    kind, bits = np.dtype(dtype).kind, 8 * np.dtype(dtype).itemsize
     given = {"f": [[-2.5, 7.0]], "b": [[True, False]]}.get(kind, [[0, 3], [7, 100]])
-    split = Split(np.array(given, dtype=dtype))
-    x = split.batch(slice(None))[0]
-    assert x.dtype == torch.float32
-    if kind in "iu":
-        assert split.tensors[0].dtype == torch.uint8
-        assert torch.equal(x, torch.tensor(given) / 255)
-    else:
-        assert x.tolist() == np.array(given, float).tolist()
+    array = np.array(given, dtype=dtype)
+    split = Split(array)
+    streamed = Stream(DataLoader(TensorDataset(split.tensors[0]), batch_size=2))
+    for x in (split.batch(slice(None))[0], next(streamed.batches())[0]):
+        if dtype == "B":
+            assert x.dtype == torch.float32
+            assert torch.equal(x, torch.tensor(given) / 255)
+            continue
+        assert x.tolist() == array.astype(float if kind != "i" and kind != "u" else int).tolist()
+        expected = f"int{bits if kind == 'i' else 64}" if kind in "iu" else f"float{min(max(bits, 32), 64)}"
+        assert x.dtype == getattr(torch, expected)
+
+
+def test_lists_and_tables_are_arrays():
+    class Table:
+        def __array__(self, dtype=None, copy=None):
+            return np.array([[1.5, 2.0], [3.0, 1e-17]])
+
+    for given_ in ([[1.5, 2.0], [3.0, 1e-17]], Table()):
+        (x,) = as_data(given_).train.batch([0, 1])
+        assert (x.dtype, x.tolist()) == (torch.float64, [[1.5, 2.0], [3.0, 1e-17]])
+    assert as_data([3, 1, 2]).train.batch([0])[0].tolist() == [3]
+    with pytest.raises(ValueError, match="rows differ in shape"):
+        as_data([[1.0], [2.0, 3.0]])
 
 
 def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn):
@@ -129,11 +157,11 @@ def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn):
         ((), {}, ValueError, r"no tensors"),
         ((torch.zeros(0, 3),), {}, ValueError, r"empty \(shape \[0, 3\]\)"),
         ((torch.tensor(1.0),), {}, ValueError, r"empty|one datum"),
-        (([1.0],), {}, TypeError, r"x of 'data' is a list"),
+        (("1.0",), {}, TypeError, r"x of 'data' is a str"),
         ((np.array(["a"]),), {}, TypeError, r"dtype <U1"),
         ((torch.zeros(2, 2, dtype=torch.complex64),), {}, TypeError, r"complex"),
-        ((torch.tensor([[0, 300]]),), {}, ValueError, r"integers from 0 to 300.*0\.\.255"),
-        ((torch.tensor([[0, 1]]),), {}, ValueError, r"only the integers 0 and 1.*booleans"),
+        ((torch.tensor([[0, 30]]),), {"binarization": "dynamic"}, ValueError, r"integer values from 0 to 30.*uint8"),
+        ((torch.tensor([[0, 1]], dtype=torch.uint8),), {}, ValueError, r"only the integers 0 and 1.*booleans"),
         ((torch.tensor([[0.0, 1.5]]),), {"binarization": "dynamic"}, ValueError, r"from 0 to 1\.5.*x / 255"),
         ((torch.tensor([[-0.1, 1.0]]),), {"binarization": "static"}, ValueError, r"from -0\.1 to 1"),
         ((torch.rand(3, 2), torch.rand(2)), {}, ValueError, r"tensor 1 of 'data' has shape \[2\], but x has 3"),
@@ -148,7 +176,7 @@ def test_refusals_of_a_split(tensors, options, error, match):
         Split(*tensors, **options)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_the_first_datum_that_is_not_finite_is_named(bad):
     x = torch.rand(9, 1, 2, 2, dtype=torch.float64)
     x[6, 0, 1, 0] = x[8] = bad
@@ -370,16 +398,29 @@ def test_a_stream_gives_what_the_split_gives():
     assert all(same(a, b) for a, b in zip(stream.batches(99), Split(gray()).batches(6), strict=True))
 
 
-def test_integer_labels_are_dropped_unless_kept():
-    loader = DataLoader(TensorDataset(gray(), torch.arange(20)), batch_size=6)
-    assert [len(b) for b in Stream(loader).batches()] == [1] * 4
-    assert torch.equal(torch.cat([y for _, y in Stream(loader, keep_labels=True).batches()]), torch.arange(20))
-    targets = DataLoader(TensorDataset(gray(), torch.rand(20)), batch_size=6)  # real numbers are no labels
-    assert [len(b) for b in Stream(targets).batches()] == [2] * 4
-    split = Stream(loader).take(8)
-    assert isinstance(split, Split)
-    assert split.tensors[0].equal(gray()[:8])
-    assert split.labels.tolist() == list(range(8))
+@pytest.mark.parametrize("y", [torch.arange(20), torch.rand(20)])
+def test_the_same_pairs_however_they_are_wrapped(y):
+    """All of them are (x, y); whole numbers, one for each datum, are labels besides; real numbers are not."""
+    x = gray()
+    rows = TensorDataset(x, y)
+    wrapped = (
+        rows,
+        DataLoader(rows, batch_size=6),
+        DataLoader(rows, batch_size=6, collate_fn=lambda items: tuple(np.stack(p) for p in zip(*items, strict=True))),
+        Subset(rows, range(20)),
+        ConcatDataset([Subset(rows, range(8)), Subset(rows, range(8, 20))]),
+        list(rows),
+        [(a.numpy(), b.item()) for a, b in rows],
+        Mapped([(Image.fromarray(a[0].numpy()), b.item()) for a, b in rows]),
+    )
+    for given_ in wrapped:
+        found = as_data(given_).train
+        for split in (found, found.take(20)):
+            batches = list(split.batches(6))
+            assert torch.equal(torch.cat([a for a, _ in batches]), x / 255), type(given_)
+            assert torch.cat([b for _, b in batches]).to(y.dtype).equal(y)
+        assert (split.labels is None) == y.is_floating_point()
+        assert split.labels is None or split.classes.equal(y)
 
 
 def test_a_shuffling_loader_follows_seed_and_epoch():
@@ -403,9 +444,57 @@ def test_dynamic_stream():
     assert same([x for (x,) in stream.batches(start=2)], first[2:])
 
 
+class Every(torch.utils.data.Sampler):
+    """A sampler, or a batch sampler, of one's own."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+    def __len__(self):
+        return len(self.items)
+
+
+ROWS = TensorDataset(torch.rand(200, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "num_data"),
+    [
+        ({}, 200),
+        ({"shuffle": True, "drop_last": True}, 200),
+        ({"drop_last": True}, 192),
+        ({"sampler": SubsetRandomSampler(range(20))}, 20),
+        ({"sampler": range(20, 50)}, 30),
+        ({"sampler": Every([3, 1, 2])}, 3),
+        ({"sampler": RandomSampler(ROWS, num_samples=50)}, 200),
+        ({"sampler": RandomSampler(ROWS, replacement=True, num_samples=1000)}, 200),
+        ({"sampler": RandomSampler(range(20))}, 20),
+        ({"sampler": DistributedSampler(ROWS, num_replicas=4, rank=0)}, 200),
+        ({"sampler": DistributedSampler(ROWS, num_replicas=4, rank=0, shuffle=False)}, 50),
+        ({"batch_sampler": BatchSampler(SubsetRandomSampler(range(20)), 8, False)}, 20),
+        ({"sampler": WeightedRandomSampler([1.0] * 200, 200)}, None),
+        ({"batch_sampler": Every([[1, 2], [3]])}, None),
+        ({"batch_size": None}, None),
+    ],
+)
+def test_the_number_of_data_is_what_the_sampler_tells(options, num_data):
+    options = options if "batch_sampler" in options else {"batch_size": 64, **options}
+    assert Stream(DataLoader(ROWS, **options)).num_data == num_data
+
+
+def test_a_stream_of_zeros_and_ones_is_refused_unless_a_later_batch_is_dark():
+    x = torch.tensor([[9, 4], [1, 0]], dtype=torch.uint8)
+    assert len(list(Stream(DataLoader(x)).batches())) == 2
+    with pytest.raises(ValueError, match=r"batch 0 .*only the integers 0 and 1"):
+        next(Stream(DataLoader(x.flip(0))).batches())
+
+
 def test_a_stream_without_length():
     stream = Stream(DataLoader(Rows(), batch_size=4))
-    assert stream.num_batches() is None
+    assert stream.num_batches() is stream.num_data is None
     assert [len(x) for (x,) in stream.batches()] == [4, 4, 2]
     assert Data("rows", stream).describe() == "rows: train streamed images of 1 x 4 x 5, binarization none"
 
@@ -442,8 +531,11 @@ def test_what_fit_accepts():
     for given_, shape in (
         (x, (1, 4, 5)),
         (x.numpy(), (1, 4, 5)),
-        (x[:, 0], (1, 4, 5)),  # [N, H, W]: gray images
+        (x[:, 0], (4, 5)),  # no dimension is invented
+        (x[:, 0].float().numpy(), (4, 5)),
         (x.flatten(1), (20,)),
+        (x.flatten(), ()),
+        (x[None, :, 0].expand(3, -1, -1, -1), (20, 4, 5)),
         (Subset(TensorDataset(x), [1, 2]), (1, 4, 5)),
         (DataLoader(TensorDataset(x)), (1, 4, 5)),
     ):
@@ -466,13 +558,10 @@ def test_tensor_dataset_becomes_arguments():
     found = as_data(TensorDataset(gray(), torch.arange(20)), binarization="dynamic").train
     x, y = found.batch([4])
     assert set(x.unique().tolist()) <= {0.0, 1.0}
-    assert (y.tolist(), found.labels) == ([4], None)
+    assert (y.tolist(), found.labels[4]) == ([4], 4)
 
 
 def test_a_map_style_dataset_is_read_once():
-    split = as_data(Mapped([(Image.fromarray(g[0].numpy()), i % 4) for i, g in enumerate(gray())])).train
-    assert same(split.tensors, (gray(),))
-    assert split.labels.tolist() == [i % 4 for i in range(20)]
     assert as_data(Mapped([Image.new("RGB", (5, 4), (10, 20, 30))] * 3)).event_shape == (3, 4, 5)
     pairs = as_data(Mapped([(torch.rand(3), torch.rand(2))] * 4)).train
     assert [t.shape for t in pairs.tensors] == [(4, 3), (4, 2)]
@@ -498,7 +587,8 @@ def test_tuples():
     [
         ("mnist", TypeError, r"is a str.*load\('mnist'\)"),
         (None, TypeError, "is a NoneType.*Split or Stream"),
-        ([1, 2], TypeError, "is a list.*Stack"),
+        ([], ValueError, "the list of data is empty"),
+        (["a"], TypeError, "item 0 of the dataset holds a str"),
         (Rows(), TypeError, "is a Rows.*DataLoader of it"),
         ((torch.rand(3, 2),), TypeError, "this one has 1 parts"),
         ((None, torch.rand(3, 2)), TypeError, "tuple of data"),
@@ -742,10 +832,12 @@ def test_arrays_of_any_shape(tmp_path_factory, array, n):
     path = tmp_path_factory.mktemp("array") / "a.npy"
     if array.dtype == np.uint8:
         array = array * np.uint8(255)
+    elif array.dtype == np.float64:
+        array[0, ..., 0] = -1.5  # no pixels
     array = np.resize(array, (n, *array.shape[1:]))
     np.save(path, array)
     found = load(path)
-    expected = array[:, None] if array.ndim == 3 else array
+    expected = array[:, None] if array.ndim == 3 and array.dtype != np.float64 else array
     assert found.event_shape == expected.shape[1:]
     assert [len(s) for s in parts_of(found)[1:]] == ([round(0.1 * n)] * 2 if round(0.1 * n) else [])
     x = everything(found)

@@ -14,15 +14,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import CUBO
 from pairs import made, two_arguments
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
-from pyro_vae import IWAE, SGVB_A, SGVB_B, Capacity, Cosine, Linear, MonteCarloEM, NonFiniteError, WeightPrior
+from pyro_vae import IWAE, SGVB_A, SGVB_B, TCVAE, Capacity, Cosine, Linear, MonteCarloEM, NonFiniteError, WeightPrior
 from pyro_vae.data import Split
-from pyro_vae.models import MLPVAE, HierarchicalVAE
+from pyro_vae.estimators import DoublyReparameterized, Estimator
+from pyro_vae.models import MLPVAE, FullBayes, HierarchicalVAE
 from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper
 from pyro_vae.training import Progress, checkpoint
 from pyro_vae.training.records import read_metrics
@@ -624,3 +626,96 @@ def test_bad_pairs_and_data(data, tmp_path):
 def test_data_and_labels_are_no_train_and_valid(y):
     with pytest.raises(ValueError, match=r"shapes \[40, 1, 4, 4\] and \[40.*give one TensorDataset\(x, y\)"):
         fit(make(), (torch.zeros(40, 1, 4, 4), y), epochs=1, batch_size=10)
+
+
+# The number of data
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Forty rows, without saying that there are so many."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+def shared_loss(data, **options):
+    """The mean loss of an epoch in which nothing moves: the KL of w counts 1/N in it."""
+    pair = GlobalShift()
+    with torch.no_grad():
+        pair.loc.fill_(3.0)
+        pair.log_scale.fill_(-20.0)
+    run = fit(pair, data, epochs=1, optimizer=functools.partial(torch.optim.SGD, lr=0.0), **options)
+    return run.history[0]["loss"]
+
+
+def test_the_number_of_data_is_told_and_never_guessed():
+    x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)) + 2
+    rows, sampler = TensorDataset(x), torch.utils.data.SubsetRandomSampler(range(40))
+    kl = torch.distributions.kl_divergence(dist.Normal(3.0, math.exp(-20)), dist.Normal(0.0, 1.0)).item()
+    expected = kl / 40 - dist.Normal(3.0, 1.0).log_prob(x[:40]).mean().item()
+    for loader, options in (
+        (DataLoader(rows, batch_size=10, sampler=sampler), {}),
+        (DataLoader(Endless(x[:40]), batch_size=10), {"num_data": 40}),
+        (DataLoader(rows, sampler=torch.utils.data.WeightedRandomSampler([1.0] * 40 + [0.0] * 160, 40, False)),
+         {"num_data": 40}),
+        (x[:40], {"batch_size": 10}),
+    ):  # fmt: skip
+        assert shared_loss(loader, **options) == pytest.approx(expected, abs=1e-4)
+    assert shared_loss(x[:40], num_data=80) == pytest.approx(expected - kl / 80, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "match"),
+    [
+        (lambda: FullBayes(make()), {}, r"likelihood.* stands outside the data plate.*num_data=N"),
+        (make, {"weight_prior": WeightPrior()}, r"a weight prior needs the number of data.*num_data=N"),
+        (make, {"estimator": TCVAE()}, r"TCVAE weighs by it.*num_data=N"),
+        (make, {"num_data": 0}, "num_data has to be a whole number of at least 1; got 0"),
+    ],
+)
+def test_what_is_divided_by_an_unknown_number_of_data_is_refused(make, options, match):
+    loader = DataLoader(Endless(torch.rand(40, *SHAPE).round()), batch_size=10)
+    with pytest.raises(ValueError, match=match):
+        fit(make(), loader, epochs=1, **options)
+
+
+def test_a_stream_without_a_length_trains_what_needs_none():
+    loader = DataLoader(Endless(torch.rand(40, *SHAPE).round()), batch_size=10)
+    assert fit(make(), loader, epochs=2).history[-1]["samples"] == 80
+    assert fit(make(), loader, epochs=1, weight_prior=WeightPrior(), num_data=40).bound is not None
+
+
+# Comparisons that NaN slips through
+
+
+def bounds(monkeypatch, *values):
+    """Validation bounds, one an epoch."""
+    left = list(values)
+    monkeypatch.setattr("pyro_vae.training.trainer.Trainer._validate", lambda self: left.pop(0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_bound_that_is_not_finite_is_never_the_best(data, monkeypatch, bad):
+    bounds(monkeypatch, -5.0, bad, -4.0, bad, bad, -3.0)
+    run = fit(make(), data, epochs=6, patience=2)
+    assert (run.best_epoch, run.stopped_early, len(run.history), run.bound) == (3, True, 5, -4.0)
+    bounds(monkeypatch, bad, bad, bad)
+    run = fit(make(), data, epochs=6, patience=3)
+    assert (run.best_epoch, run.stopped_early, len(run.history)) == (None, True, 3)
+
+
+def test_of_an_upper_bound_the_least_is_the_best(data, monkeypatch):
+    estimator = Estimator(CUBO(-10.0), DoublyReparameterized(), num_particles=2)
+    bounds(monkeypatch, 5.0, 4.0, 6.0, 7.0)
+    pair = make()
+    run = fit(pair, data, epochs=4, patience=2, estimator=estimator)
+    assert (run.best_epoch, run.stopped_early, len(run.history)) == (2, True, 4)
+
+
+@pytest.mark.parametrize("schedule", [Linear(1.0, -1.0, duration=1.0), Linear(math.nan)])
+def test_a_rate_below_zero_or_of_no_value_is_refused(data, schedule):
+    with pytest.raises(ValueError, match=r"the schedule of the learning rate after .* at least 0; got (-|nan)"):
+        fit(make(), data, epochs=4, scheduler=schedule)

@@ -13,12 +13,12 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import batch_of, whole
+from pyro_vae._checks import whole
 from pyro_vae._pyro import is_deterministic
 from pyro_vae.applications.restoration.observations import Observation, Pixels
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics import encode
-from pyro_vae.pair import as_pair, programs, vectorized
+from pyro_vae.pair import as_pair, batch_of, programs, vectorized
 from pyro_vae.sampling.chains import Chunk, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Density, run_chains
 from pyro_vae.sampling.joint import Joint
@@ -140,7 +140,7 @@ def infer(
         ValueError: if there are no data, a count is too small, the pixels are not independent given z, a latent is
             discrete or shared by the data, or log p(y, z) is not finite.
     """
-    batch = batch_of(y)
+    batch = batch_of(pair, y)
     whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
     whole(0, num_samples=num_samples)
     observed = Observed(pair, observation)
