@@ -436,7 +436,7 @@ class Estimator(Trace_ELBO):
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
         """A run whose value is told as a bound, so that no handler weighs its terms."""
-        claims: Claims = "local" if local or num_data == math.inf else "all"
+        claims: Claims = "local" if local else "all"
         run = self._run(_call(pair, tuple(batch)), at, num_data, claims)
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             check_masks(as_pair(pair), *run.call.args)
@@ -462,7 +462,7 @@ class Estimator(Trace_ELBO):
             UserWarning: if the bound of a datum is not finite.
         """
         with torch.no_grad():
-            bound = self._each(self._claimed(pair, batch, at, num_data))
+            bound = self._each(self._claimed(pair, batch, at, num_data, local=num_data == math.inf))
         self._warn_of(bound)
         return bound
 

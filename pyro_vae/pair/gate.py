@@ -6,7 +6,7 @@ wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pyro
@@ -208,13 +208,20 @@ class Unweighed(Messenger):
 
     No ``poutine.scale`` weighs them, but N / B of a plate that subsamples, and a latent counts also where it is masked:
     what is drawn has a density. (A masked observation is one that is missing.)
+
+    Args:
+        latents: names of latents that a run is conditioned on.
     """
+
+    def __init__(self, latents: Collection[str] = ()) -> None:
+        super().__init__()
+        self.latents = latents
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg):
             return
         msg["scale"] = scale_of_plates(msg)
-        if not msg["is_observed"]:
+        if not msg["is_observed"] or msg["name"] in self.latents:
             msg["mask"], msg["fn"] = None, unmasked(msg["fn"])
 
 

@@ -82,6 +82,7 @@ class Joint:
         with torch.random.fork_rng():
             alone = PairRun(poutine.trace(model).get_trace(*batch), Trace())
         self._nesting = max(max_plate_nesting, plate_nesting(alone))
+        self.shapes: dict[str, torch.Size] = {}
         with NothingUnseen():
             trace = self._trace(model, 1, *batch)
         check_subsampled("a chain", trace)
@@ -170,7 +171,8 @@ class Joint:
             check_repeatable("guide", lambda: self._guide_trace(1, *batch, values=values))
 
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
-        return poutine.trace(particles(num_chains, self._nesting)(Unweighed()(program))).get_trace(*batch)
+        program = Unweighed(self.shapes)(program)
+        return poutine.trace(particles(num_chains, self._nesting)(program)).get_trace(*batch)
 
     def _at(self, u: Tensor, *batch: Any) -> tuple[_AtPoint, Trace]:
         with _AtPoint(self._parts(u)) as at:

@@ -80,7 +80,7 @@ def pair_of(around: Any = NOTHING, latent: Any = NOTHING) -> Pair:
     return Pair(whole(around, latent), near(around, latent))
 
 
-def mean_of(bound: Callable[[], Tensor], draws: int = 150) -> tuple[Tensor, Tensor]:
+def mean_of(bound: Callable[[], Tensor], draws: int = 60) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     found = torch.stack([bound() for _ in range(draws)])
     return found.mean(0), found.std(0) / draws**0.5
@@ -88,7 +88,7 @@ def mean_of(bound: Callable[[], Tensor], draws: int = 150) -> tuple[Tensor, Tens
 
 def assert_evidence(pair: Any, x: Tensor = X, exact: Tensor = EXACT, chains: bool = True) -> None:
     """Importance sampling, annealing and HMC are of one number, and no bound is above it."""
-    found = importance(pair, x, 20_000)
+    found = importance(pair, x, 8_000)
     assert ((found.log_prob - exact).abs() < 4 * found.standard_error + 1e-3).all(), found.log_prob - exact
     if chains:
         for start in ("prior", "guide"):
@@ -311,13 +311,13 @@ def test_autoguides_are_functions_of_what_they_draw(make: Any) -> None:
     w = torch.linspace(1e-3, 20, 200_001)
     joint = dist.LogNormal(0.0, 1.0).log_prob(w) + dist.Normal(w[:, None], 1.0).log_prob(X).sum(1)
     exact = torch.trapezoid(joint.exp(), w).log()
-    guide = make(model)
+    guide = make(model, init_scale=1.0)
     pair = Pair(model, guide)
     check(pair, X)
     torch.manual_seed(0)
-    weights = torch.stack([SGVB_A().log_weights(pair, X).sum() for _ in range(4000)])
-    error = (weights - weights.logsumexp(0)).exp().std() * 4000**0.5
-    assert (weights.logsumexp(0) - math.log(4000) - exact).abs() < 5 * error
+    weights = SGVB_A(20_000).log_weights(pair, X).sum(1)
+    found = weights.logsumexp(0) - math.log(20_000)
+    assert (found - exact).abs() < 4 * (weights - found).exp().std() / 20_000**0.5
 
 
 def test_a_factor_of_the_guide() -> None:
@@ -383,7 +383,7 @@ def test_a_support_that_moves() -> None:
             with pytest.raises(ValueError, match=r"needs q\(z\) on all of the support of p\(z\)"):
                 estimator.loss(*programs(pair), X)
         for call in (lambda: importance(pair, X, 30), lambda: ais(pair, X, 4, 10, start="guide", compile="eager")):  # noqa: B023
-            with pytest.raises(ValueError, match=r"needs q\(z\) on all of the support of p\(z\)"):
+            with pytest.raises(ValueError, match=r"on all of the support of p\(z\)|lives on the real line"):
                 call()
         z = torch.linspace(0, 1, 10_001)
         exact = torch.trapezoid(dist.Normal(z[:, None], 1.0).log_prob(X).exp(), z, dim=0).log()
@@ -469,7 +469,7 @@ def test_plates_deeper_than_was_said() -> None:
     x = torch.randn(3, 3)
     exact = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1).log_prob(x)
     pair = Pair(model, guide)
-    found = importance(pair, x, 20_000)
+    found = importance(pair, x, 8_000)
     assert ((found.log_prob - exact).abs() < 4 * found.standard_error).all()
     for start in ("prior", "guide"):
         assert ((ais(pair, x, 32, 60, start=start, num_leapfrog=3, compile="eager").log_prob - exact).abs() < 0.2).all()
