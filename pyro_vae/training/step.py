@@ -14,12 +14,13 @@ from pyro_vae.training.weight_priors import WeightPenalty
 
 
 class _Function(nn.Module):
-    """A function that runs the programs of a pair, with the pair's parameters as its own."""
+    """A function that runs the programs of a pair, with the pair's parameters as its own; ``reads`` what else."""
 
-    def __init__(self, pair: nn.Module, function: Callable[..., Any]) -> None:
+    def __init__(self, pair: nn.Module, function: Callable[..., Any], reads: Any = None) -> None:
         super().__init__()
         self.pair = pair
         self.function = function
+        self.reads = reads
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         return self.function(*inputs, **named)
@@ -59,8 +60,8 @@ class TrainingStep:
         self._weight_prior, self._num_data = weight_prior, num_data
         own = {name: value for name, value in estimator.scheduled.items() if name not in estimator.schedules}
         self._at = {name: value.to(device_of(pair)) for name, value in own.items()}
-        obstacle = tracing_obstacle(pair)
-        self._compiled = Compiled(_Function(pair, self._loss), compile=compile, gradients=True, obstacle=obstacle)
+        module, obstacle = _Function(pair, self._loss, (estimator, weight_prior)), tracing_obstacle(pair)
+        self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
 
     @property
@@ -78,7 +79,7 @@ class TrainingStep:
     def _fast(self, function: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
         """``function``, which runs the pair's programs, as a graph."""
         if function not in self._functions:
-            module, obstacle = _Function(self._pair, function), tracing_obstacle(self._pair)
+            module, obstacle = _Function(self._pair, function, self._estimator), tracing_obstacle(self._pair)
             self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
         return lambda *inputs: self._functions[function](*inputs)[0]
 
