@@ -194,6 +194,9 @@ class Compiled:
         return graph
 
     def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+            self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")
+            return graph
         try:
             with _quiet(), torch.no_grad():
                 run = compiled_by_inductor(graph, flat)

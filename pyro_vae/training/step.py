@@ -26,6 +26,16 @@ class _Function(nn.Module):
         return self.function(*inputs, **named)
 
 
+def check_trainable(pair: nn.Module) -> None:
+    """Raises a ``ValueError`` if a parameter of the pair was made inside ``torch.inference_mode``."""
+    for name, parameter in pair.named_parameters():
+        if parameter.is_inference():
+            raise ValueError(
+                f"the parameter {name} was made inside torch.inference_mode, where nothing is made that can be trained. "
+                "Make the pair, and run its programs for the first time, outside of it."
+            )
+
+
 class TrainingStep:
     """Sets ``.grad`` of every trained parameter by a batch, and gives the loss per datum and its terms by site.
 
@@ -40,7 +50,8 @@ class TrainingStep:
         num_data: number of training data N, for ``weight_prior`` and, where it has none of its own, the estimator.
 
     Raises:
-        ValueError: if ``weight_prior`` needs the number of data and is not told it.
+        ValueError: if ``weight_prior`` needs the number of data and is not told it, or a parameter was made inside
+            ``torch.inference_mode``.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class TrainingStep:
     ) -> None:
         if num_data is None and weight_prior is not None and weight_prior.needs_num_data:
             raise ValueError("a weight prior needs the number of data, which a stream without a length does not tell.")
+        check_trainable(pair)
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
         self._compile, self._precision = compile, precision
         self._weight_prior, self._num_data = weight_prior, num_data
