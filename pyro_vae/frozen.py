@@ -7,7 +7,7 @@ import itertools
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
 from typing import Any, NamedTuple
@@ -88,18 +88,24 @@ class PythonState:
     def _new(self) -> list[tuple[_Space, str]]:
         return [(space, key) for space in self._spaces for key in space.attributes.keys() - space.keys]
 
-    def put_back(self) -> list[str]:
+    def put_back(self, constants: Collection[int] = ()) -> list[str]:
         """Puts everything back as it was when this was made.
+
+        Args:
+            constants: ids of the tensors that the graph of a run in the meantime has as constants.
 
         Returns:
             what has been done: which of the user's own values were changed, and which random numbers were drawn. Not
-            told are objects, such as tensors, under names that begin with an underscore.
+            told are objects, such as tensors, under names that begin with an underscore, but for those constants.
         """
         told = []
         for place, start, now in zip(self._places, self._start, self._read(), strict=True):
             if not start.is_still(now):
                 start.put_to(place)
-                if place.owned and not (place.key.startswith("_") and _are_objects(start.value, now)):
+                hidden = (
+                    place.key.startswith("_") and _are_objects(start.value, now) and id(start.value) not in constants
+                )
+                if place.owned and not hidden:
                     told.append(f"changes {place.what}")
         for space, key in self._new():
             value = space.attributes.pop(key)

@@ -31,8 +31,8 @@ def check_trainable(pair: nn.Module) -> None:
     for name, parameter in pair.named_parameters():
         if parameter.is_inference():
             raise ValueError(
-                f"the parameter {name} was made inside torch.inference_mode, where nothing is made that can be trained. "
-                "Make the pair, and run its programs for the first time, outside of it."
+                f"the parameter {name} was made inside torch.inference_mode, where nothing that can be trained "
+                "is made. Make the pair, and run its programs for the first time, outside of it."
             )
 
 
