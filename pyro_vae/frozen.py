@@ -254,6 +254,8 @@ class _Taken(NamedTuple):
         if isinstance(value, np.ndarray):
             if isinstance(self.inside, np.ndarray) and value.flags.writeable:
                 value[...] = self.inside
+        elif isinstance(value, list) and isinstance(self.inside, int):
+            del value[self.inside :]
         elif isinstance(value, (list, set, dict, deque)) and not isinstance(self.inside, int):
             value.clear()
             (value.extend if isinstance(value, (list, deque)) else value.update)(self.inside)
