@@ -4,12 +4,17 @@ What a module computes on a batch, and the gradients, is traced by ``make_fx`` t
 the parameters, the buffers and the batch as inputs; inductor compiles the graph. The noise comes from torch's own
 generator in every mode, so that a traced and a compiled run draw what an eager one draws. (Seen with torch 2.11,
 not with 2.15: inductor may change the order of draws of different kinds, so that a compiled dropout meets other noise.)
+
+All else that a program reads from Python is a constant of its graph: a number in an attribute, a global, a draw of
+numpy's. That this still is what it was is looked at all the time (:mod:`pyro_vae.frozen`), and where it is not, the
+program runs eagerly from there on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +28,7 @@ from torch.func import functional_call
 
 from pyro_vae._checks import one_of
 from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
+from pyro_vae.frozen import PythonState
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -31,6 +37,17 @@ Gradients = list["Tensor | None"]
 
 class Compiled:
     """A module whose ``forward(*inputs, **named)`` gives a list of tensors, or a dictionary of them, run as a graph.
+
+    In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's; a
+    buffer is not, nor a tensor that is written to. So a graph is compared with the program, run eagerly on copies of
+    the same inputs with the same draws: when it is made, at its uses 2, 10, 42, 170 and 682, then after every 1,024,
+    and when a Python value that the program may read has been set (:class:`~pyro_vae.frozen.PythonState`; after n
+    comparisons of that kind that found nothing, up to n uses later, 128 at most). Where outputs, gradients or buffers
+    differ by more than rounding, where a run of the program itself sets such values or draws random numbers that are
+    not torch's, and where the graph cannot be run, it runs eagerly from there on, and a warning says why. What changes
+    unseen, say a file, is noticed at the next of these uses, not before.
+
+    Gradients are computed also inside ``torch.no_grad`` and ``torch.inference_mode``.
 
     Args:
         module: has ``training`` and all parameters already.
@@ -47,6 +64,9 @@ class Compiled:
 
     Raises:
         ValueError: if ``compile`` is something else, or asks for what is not possible here.
+
+    Warns:
+        UserWarning: once, if it runs otherwise than ``"auto"`` means at first.
     """
 
     # Inductor takes seconds for each shape: one that comes rarely (the last batch of an epoch) runs as traced.
@@ -81,17 +101,20 @@ class Compiled:
 
     def __call__(self, *inputs: Tensor, **named: Tensor) -> tuple[Any, Gradients]:
         """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
-        if self.mode != "eager":
-            try:
-                return self._run(inputs, named)
-            except _Untraceable as error:
-                self._fall_back("eager", str(error))
-        with torch.set_grad_enabled(self._differentiates):
-            names, values = _listed(self._module(*inputs, **named))
-        if not self._differentiates:
-            return _named(names, values), []
-        values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
-        return _named(names, values), gradients
+        with torch.inference_mode(False):  # in which nothing can be differentiated
+            inputs = tuple(value.clone() if value.is_inference() else value for value in inputs)
+            named = {name: value.clone() if value.is_inference() else value for name, value in named.items()}
+            if self.mode != "eager":
+                try:
+                    return self._run(inputs, named)
+                except _Untraceable as error:
+                    self._fall_back("eager", str(error))
+            with torch.set_grad_enabled(self._differentiates):
+                names, values = _listed(self._module(*inputs, **named))
+            if not self._differentiates:
+                return _named(names, values), []
+            values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
+            return _named(names, values), gradients
 
     def _run(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Any, Gradients]:
         trained: dict[str, Tensor] = {}
@@ -106,11 +129,12 @@ class Compiled:
         if key not in self._graphs:
             self._graphs[key] = self._trace(list(trained), list(fixed), flat, list(named))
         graph = self._graphs[key]
-        graph.uses += 1
+        if graph.due():
+            graph.compare(flat)
         if self.mode == "inductor" and not graph.fused:
             first = self._at_once and not any(other.fused for other in self._graphs.values())
             if first or graph.uses >= self._uses_before_compiling:
-                graph.run, graph.fused = self._compile(graph.run, flat), True
+                graph.run, graph.fused = self._compile(graph.traced, flat), True
         with torch.no_grad():
             results = list(graph.run(*flat))
         split = len(results) - len(trained)
@@ -137,27 +161,50 @@ class Compiled:
             values, gradients = _differentiated(values, leaves) if self._differentiates else (values, [])
             return [*values, *gradients]
 
-        # On fake tensors, which have no values: nothing is written, and a program that looks at a value (`if z > 0`,
-        # `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the graph.
-        # Validation looks at every value.
-        devices = [value.device for value in flat if value.device.type == "cuda"][:1]
+        before = PythonState(self._module)
         try:
-            with torch.random.fork_rng(devices), pyro.validation_enabled(False):
-                graph = traced(compute, flat)
+            graph = _Graph(self._module, compute, len(trained), len(names), before)
+            # In Python first: what a program makes once and keeps is then not made of tensors without values.
+            expected = graph.apart(compute, flat)
+            graph.state = PythonState(self._module)
+            # On fake tensors, which have no values: nothing is written, and a program that looks at a value
+            # (`if z > 0`, `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the
+            # graph. Validation looks at every value.
+            constants: set[int] = set()
+            try:
+                with _same_draws(flat), graph.state.same_draws(), pyro.validation_enabled(False):
+                    graph.traced = graph.run = traced(compute, flat)
+                constants |= {
+                    id(getattr(graph.traced, n.target)) for n in graph.traced.graph.nodes if n.op == "get_attr"
+                }
+            finally:
+                changed = graph.state.put_back(constants)
+            if changed:
+                raise _Untraceable(f"a run of the programs {' and '.join(changed[:3])}. {_FROZEN}")
+            graph.names = outputs
+            graph.compare(flat, expected)
         except Exception as error:
+            before.put_back()
+            if isinstance(error, _Untraceable):
+                raise
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
             raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
         # What a program reaches by its own reference is a constant of the graph, which has no gradient.
-        constants = {id(getattr(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
         for name, parameter in self._module.named_parameters():
             if name in trained and id(parameter) in constants:
                 raise _Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
-        return _Graph(graph, outputs)
+        return graph
 
     def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+            self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")
+            return graph
         try:
             with _quiet(), torch.no_grad():
-                return compiled_by_inductor(graph, flat)
+                run = compiled_by_inductor(graph, flat)
+                with _same_draws(flat):
+                    run(*_copies(flat))  # what fails at its first run fails here
+            return run
         except Exception as error:
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
             return graph
@@ -165,12 +212,103 @@ class Compiled:
 
 @dataclass
 class _Graph:
-    """What was traced for one shape of the inputs."""
+    """What was traced for one shape of the inputs, and what it was traced of."""
 
-    run: Callable[..., Sequence[Any]]
-    names: list[Any] | None  # of the outputs, if they are a dictionary
+    module: nn.Module
+    program: Callable[..., Sequence[Any]]
+    num_trained: int
+    num_state: int  # parameters and buffers, which come before the other inputs
+    state: PythonState  # as it was when the graph was made
+    traced: Any = None
+    run: Any = None
+    names: list[Any] | None = None  # of the outputs, if they are a dictionary
     uses: int = 0
     fused: bool = False  # compiled by inductor
+    moved: bool = False  # Python values have been written since it was compared
+    compared: int = 0  # the last use that was compared with the program
+    in_vain: int = 0  # how often it was for values that had moved, and was right
+    next: int = 1
+
+    def due(self) -> bool:
+        """Whether to compare it with the program; asked once at each use."""
+        self.uses += 1
+        self.moved = self.state.moved() or self.moved
+        return self.uses >= self.next or (self.moved and self.uses - self.compared > self.in_vain)
+
+    def apart(self, run: Callable[..., Sequence[Any]], flat: list[Tensor]) -> tuple[list[Any], Gradients]:
+        """Outputs with parameters and buffers as they are after the run, and gradients; a run on copies."""
+        with _same_draws(flat), self.state.same_draws(), torch.no_grad():
+            copies = _copies(flat)
+            results = list(run(*copies))
+        split = len(results) - self.num_trained
+        return results[:split] + copies[: self.num_state], results[split:]
+
+    def compare(self, flat: list[Tensor], expected: tuple[list[Any], Gradients] | None = None) -> None:
+        """Compares a run with one of the program in Python, whose results are ``expected`` if they are there.
+
+        Raises:
+            _Untraceable: if they are not the same.
+        """
+        before = PythonState(self.module)
+        if expected is None:
+            expected = self.apart(self.program, flat)
+        ours = self.apart(self.traced, flat)
+        agree = all(map(_agree, ours[0], expected[0])) and _agree_jointly(ours[1], expected[1])
+        if not agree:
+            changed = ", ".join(self.state.changes()[:3]) or "something that they read from Python"
+            before.put_back()
+            raise _Untraceable(f"{changed} has changed since their graph was made, and what they compute. {_FROZEN}")
+        self.in_vain = min(self.in_vain + self.moved, 128)
+        self.moved, self.compared, self.next = False, self.uses, min(4 * self.uses + 2, self.uses + 1024)
+
+
+def _copies(flat: list[Tensor]) -> list[Tensor]:
+    return [value.clone() for value in flat]
+
+
+def _same_draws(flat: list[Tensor]) -> contextlib.AbstractContextManager[None]:
+    """Around a run that leaves torch's own generators as they were."""
+    return torch.random.fork_rng([value.device for value in flat if value.device.type == "cuda"][:1])
+
+
+#: What to do about Python values that move.
+_FROZEN = (
+    "In a graph Python's values are constants: keep what moves in a buffer (register_buffer), which fit(schedules=) "
+    "can move, draw random numbers by torch, or pass compile='eager'"
+)
+
+
+def _agree(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether two results are the same but for rounding."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    if not (theirs.is_floating_point() or theirs.is_complex()):
+        return torch.equal(ours, theirs)
+    tolerance = _tolerance(theirs)
+    largest = theirs.abs().nan_to_num(posinf=0.0).max().item() if theirs.numel() else 0.0
+    return torch.allclose(ours, theirs, tolerance, tolerance * largest, equal_nan=True)
+
+
+def _agree_jointly(ours: Gradients, theirs: Gradients) -> bool:
+    """Whether two gradients are the same but for rounding, which is large beside the part of them that vanishes."""
+    difference, norm, tolerance = 0.0, 0.0, 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        if one is None or other is None:
+            if one is not other:
+                return False
+            continue
+        difference = math.hypot(difference, (one - other).norm().item())
+        norm = math.hypot(norm, other.norm().item())
+        tolerance = max(tolerance, 10 * _tolerance(other))
+    return difference <= tolerance * norm or not math.isfinite(norm)
+
+
+def _tolerance(value: Tensor) -> float:
+    """On a CPU both run the same kernels; a GPU adds up in any order."""
+    eps = torch.finfo(value.dtype).eps
+    return 100 * eps if value.device.type == "cpu" else eps**0.5
 
 
 def _listed(outputs: Any) -> tuple[list[Any] | None, list[Tensor]]:

@@ -154,7 +154,8 @@ class TopDownVAE(PyroModule):
     where h_l is a function of the latents above and :math:`e_1(x), \dots, e_L(x)` is what a deterministic pass upwards
     makes of the data. The KL of each level given the draws above is an unbiased part of the bound, in closed form where
     one is known: :class:`~pyro_vae.SGVB_B` and :class:`~pyro_vae.SGVB_A` both apply. Under the estimators of this
-    library the way down is computed once for guide and model (:func:`~pyro_vae.pair.once`).
+    library the way down is computed once for guide and model (:func:`~pyro_vae.pair.once`), with one dropout for both;
+    under Pyro's own ELBOs twice, with two.
 
     Args:
         bottom_up: x to the list of e_1, ..., e_L, such as :class:`BottomUpEncoder`.

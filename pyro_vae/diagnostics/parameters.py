@@ -32,7 +32,7 @@ class _Scored(Messenger):
 def by_site(pair: nn.Module, batch: Sequence[Tensor]) -> dict[str, tuple[str, ...]]:
     """``{"p(x)": names of the parameters on which this density depends, ...}``, without those that have none."""
     model, guide = programs(pair)
-    with evaluating(pair), torch.enable_grad():
+    with evaluating(pair), torch.inference_mode(False), torch.enable_grad():
         with _Scored() as q:
             guide_trace = poutine.trace(guide).get_trace(*batch)
         with _Scored() as p:

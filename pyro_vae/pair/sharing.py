@@ -19,8 +19,12 @@ def once(function: Callable[..., Any], *inputs: Any) -> Any:
     ``once(self.decoder, z)`` in both programs walks through it once, forwards and backwards, where
     :class:`computing_once` is around the two, as under the estimators of this library (also in Pyro's SVI). Elsewhere,
     as under Pyro's own ELBOs, and on other inputs (another tensor of the same values) it is the plain call. So it is
-    where the function has ``pyro.sample`` statements, which belong to both programs. Other noise (dropout) is the same
-    in both.
+    where the function has ``pyro.sample`` statements, which belong to both programs.
+
+    So of a function with noise of its own, such as dropout in training, guide and model meet one draw under the
+    estimators of this library and two draws under Pyro's own ELBOs, and the two bounds differ: the one is an average of
+    KL(q_m || p_m), the other of KL(q_m || p_m') over independent masks m and m'. What a function writes, such as the
+    running statistics of a batch norm, it writes once here and twice there.
 
     Args:
         function: of tensors; in the two programs the same function, or method of the same object.

@@ -122,7 +122,7 @@ class Joint:
 
     def value_and_grad(self, u: Tensor, *batch: Any) -> tuple[Tensor, Tensor]:
         """log p(x, z) ``[C, N]`` at ``u: [C, N, D]`` and its gradient by u ``[C, N, D]``, both detached."""
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             u = u.detach().requires_grad_()
             prior, likelihood, _ = self.densities(u, *batch)
             value = prior + likelihood
@@ -269,7 +269,7 @@ class Ends(nn.Module):
         self.pair, self.joint, self.start = pair, joint, start
 
     def forward(self, u: Tensor, *batch: Tensor) -> list[Tensor]:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             u = u.detach().requires_grad_()
             prior, likelihood, guide = self.joint.densities(u, *batch, guide=self.start == "guide")
             if guide is None:

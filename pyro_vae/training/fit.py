@@ -18,6 +18,7 @@ from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
 from pyro_vae.training.settings import OptimizerFactory, SchedulerFactory, Settings
+from pyro_vae.training.step import check_trainable
 from pyro_vae.training.trainer import Trainer
 from pyro_vae.training.weight_priors import WeightPenalty, WeightPrior
 
@@ -55,6 +56,7 @@ def fit(
     Each step draws a mini-batch :math:`x_{1..M}`, estimates :math:`\frac 1 M \sum_i \mathcal L(x_i)` and its gradient,
     and takes one optimizer step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
     gives the same bits, also when the run was interrupted and resumed. The caller's random state is left as it was.
+    It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well.
 
     Args:
         pair: an object with ``model`` and ``guide``.
@@ -108,8 +110,10 @@ def fit(
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
     pair, data = as_pair(pair), as_data(data)
     place = device_of(pair) if device is None else torch.device(device)
+    check_trainable(pair)
     pair.to(place)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []), kept_modes(pair), Signals() as signals:
+    fork = torch.random.fork_rng([place] if place.type == "cuda" else [])
+    with torch.inference_mode(False), torch.enable_grad(), fork, kept_modes(pair), Signals() as signals:
         torch.manual_seed(seed)
         trainer = Trainer(pair, data, settings, place)
         with pyro.validation_enabled(False):

@@ -14,15 +14,26 @@ from pyro_vae.training.weight_priors import WeightPenalty
 
 
 class _Function(nn.Module):
-    """A function that runs the programs of a pair, with the pair's parameters as its own."""
+    """A function that runs the programs of a pair, with the pair's parameters as its own; ``reads`` what else."""
 
-    def __init__(self, pair: nn.Module, function: Callable[..., Any]) -> None:
+    def __init__(self, pair: nn.Module, function: Callable[..., Any], reads: Any = None) -> None:
         super().__init__()
         self.pair = pair
         self.function = function
+        self.reads = reads
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         return self.function(*inputs, **named)
+
+
+def check_trainable(pair: nn.Module) -> None:
+    """Raises a ``ValueError`` if a parameter of the pair was made inside ``torch.inference_mode``."""
+    for name, parameter in pair.named_parameters():
+        if parameter.is_inference():
+            raise ValueError(
+                f"the parameter {name} was made inside torch.inference_mode, where nothing that can be trained "
+                "is made. Make the pair, and run its programs for the first time, outside of it."
+            )
 
 
 class TrainingStep:
@@ -39,7 +50,8 @@ class TrainingStep:
         num_data: number of training data N, for ``weight_prior`` and, where it has none of its own, the estimator.
 
     Raises:
-        ValueError: if ``weight_prior`` needs the number of data and is not told it.
+        ValueError: if ``weight_prior`` needs the number of data and is not told it, or a parameter was made inside
+            ``torch.inference_mode``.
     """
 
     def __init__(
@@ -57,13 +69,14 @@ class TrainingStep:
                 "a weight prior needs the number of data, by which it is divided, and the loader does not tell it. "
                 "Give fit(..., num_data=N)."
             )
+        check_trainable(pair)
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
         self._compile, self._precision = compile, precision
         self._weight_prior, self._num_data = weight_prior, num_data
         own = {name: value for name, value in estimator.scheduled.items() if name not in estimator.schedules}
         self._at = {name: value.to(device_of(pair)) for name, value in own.items()}
-        obstacle = tracing_obstacle(pair)
-        self._compiled = Compiled(_Function(pair, self._loss), compile=compile, gradients=True, obstacle=obstacle)
+        module, obstacle = _Function(pair, self._loss, (estimator, weight_prior)), tracing_obstacle(pair)
+        self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
 
     @property
@@ -81,7 +94,7 @@ class TrainingStep:
     def _fast(self, function: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
         """``function``, which runs the pair's programs, as a graph."""
         if function not in self._functions:
-            module, obstacle = _Function(self._pair, function), tracing_obstacle(self._pair)
+            module, obstacle = _Function(self._pair, function, self._estimator), tracing_obstacle(self._pair)
             self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
         return lambda *inputs: self._functions[function](*inputs)[0]
 

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
@@ -150,11 +150,37 @@ def test_what_has_sample_statements_is_run_in_both_programs() -> None:
         assert drawn[0] != drawn[1]
 
 
-def test_other_noise_is_the_same_in_both_programs() -> None:
+class Dropped(nn.Module):
+    """z ~ N(m, 1) in the model, q(z) = N(m', 1), for dropout masks m and m' of 0 and 2 on 2,000 units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.ones = nn.Dropout(0.5), torch.ones(2000)
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("dropped", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(once(self.dropout, self.ones), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.weight + 0 * z.sum(-1), 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(once(self.dropout, self.ones), 1.0).to_event(1))
+
+
+def test_other_noise_is_the_same_in_both_programs_under_our_estimators_alone() -> None:
+    torch.manual_seed(0)
     dropout, z = nn.Dropout(0.5), torch.ones(50)
     with computing_once():
         assert torch.equal(once(dropout, z), once(dropout, z))
     assert not torch.equal(once(dropout, z), once(dropout, z))
+    # KL = (m - m')^2 / 2 a unit: 0 for one mask, and the variance of a mask, 1, on average over two of them.
+    pair, x = Dropped(), torch.zeros(1)
+    log_p = dist.Normal(0.0, 1.0).log_prob(x).item()
+    assert -SGVB_B().loss(pair.model, pair.guide, x) == pytest.approx(log_p, abs=1e-3)
+    pyros = -TraceMeanField_ELBO().loss(pair.model, pair.guide, x)
+    assert (log_p - pyros) / 2000 == pytest.approx(1.0, abs=4 / 2000**0.5)  # the deviation of one is 1
 
 
 def test_runs_inside_one_another_and_of_two_pairs_know_nothing_of_each_other() -> None:

@@ -153,40 +153,42 @@ def test_gradient_is_the_one_of_the_objective() -> None:
 # Shapes, modes and what moves between calls
 
 
-class Counting(nn.Module):
-    """Counts how often Python runs it; gives a list, or names what it gives."""
+class Square(nn.Module):
+    """Gives a list, or names what it gives."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.runs = nn.Parameter(torch.arange(1.0, 4.0)), 0
+        self.weight = nn.Parameter(torch.arange(1.0, 4.0))
 
     def forward(self, x: Tensor, **named: Tensor) -> Any:
-        self.runs += 1
         loss, mean = (self.weight * x).square().sum(), x.mean()
         return {"loss": loss, ("of", "x"): mean, **{k: 2 * v for k, v in named.items()}} if named else [loss, mean]
 
 
-def test_is_traced_once_for_each_shape_and_mode() -> None:
-    module = Counting()
+def test_is_traced_once_for_each_shape_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces: list[int] = []
+    traced = compiled_module.traced
+    monkeypatch.setattr(compiled_module, "traced", lambda *args: traces.append(1) or traced(*args))
+    module = Square()
     run = Compiled(module, compile="traced", gradients=True)
     for call, expected in enumerate((1, 1, 2, 2, 2)):
         x = torch.full((4 if call < 2 else 2, 3), float(call))
         (loss, mean), (gradient,) = run(x)
-        assert module.runs == expected
+        assert len(traces) == expected
         assert loss.item() == pytest.approx(14 * len(x) * call**2)
         assert mean.item() == call
         torch.testing.assert_close(gradient, 2 * len(x) * call**2 * module.weight.detach())
     module.eval()
     run(torch.ones(2, 3))
-    assert module.runs == 3
+    assert len(traces) == 3
     run(torch.ones(2, 3, dtype=torch.float64))
-    assert module.runs == 4
+    assert len(traces) == 4
 
 
 @eager_and_traced
 def test_inputs_and_outputs_by_name(mode: Any) -> None:
     """What a graph gives is named as it was when that graph was traced."""
-    run = Compiled(Counting(), compile=mode, gradients=True)
+    run = Compiled(Square(), compile=mode, gradients=True)
     for number in (1.0, 3.0):
         (loss, mean), _ = run(torch.ones(2, 3))
         named, (gradient,) = run(torch.ones(2, 3), a=torch.tensor(number))
@@ -199,7 +201,7 @@ def test_inputs_and_outputs_by_name(mode: Any) -> None:
 
 def test_without_gradients() -> None:
     for mode in ("eager", "traced"):
-        outputs, gradients = Compiled(Counting(), compile=mode)(torch.ones(2, 3))  # type: ignore[arg-type]
+        outputs, gradients = Compiled(Square(), compile=mode)(torch.ones(2, 3))  # type: ignore[arg-type]
         assert gradients == []
         assert not outputs[0].requires_grad
         assert outputs[0].item() == pytest.approx(28)
@@ -237,13 +239,13 @@ def test_a_rare_shape_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Compiled, "_compile", lambda self, graph, flat: compiled.append(len(flat[-1])) or graph)
     monkeypatch.setattr(Compiled, "_uses_before_compiling", 3)
     monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
-    run = Compiled(Counting(), compile="inductor", gradients=True)
+    run = Compiled(Square(), compile="inductor", gradients=True)
     for size in (4, 4, 2, 2, 4, 4):
         run(torch.ones(size, 3))
     assert compiled == [4]  # at its first use, and only once
     run(torch.ones(2, 3))
     assert compiled == [4, 2]
-    rare = Compiled(Counting(), gradients=True, often=False)
+    rare = Compiled(Square(), gradients=True, often=False)
     for expected in ([4, 2], [4, 2], [4, 2, 5], [4, 2, 5]):
         rare(torch.ones(5, 3))
         assert compiled == expected
@@ -501,23 +503,23 @@ def test_an_error_of_the_program_is_the_programs() -> None:
 
 def test_modules_that_cannot_be_found_are_said_beforehand() -> None:
     with pytest.warns(UserWarning, match="programs run eager instead of inductor: for this reason"):
-        run = Compiled(Counting(), obstacle="for this reason")
+        run = Compiled(Square(), obstacle="for this reason")
     assert run.mode == "eager"
     with pytest.raises(ValueError, match="compile='traced' is not possible here: for this reason"):
-        Compiled(Counting(), compile="traced", obstacle="for this reason")
+        Compiled(Square(), compile="traced", obstacle="for this reason")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Compiled(Counting(), compile="eager", obstacle="for this reason")
+        Compiled(Square(), compile="eager", obstacle="for this reason")
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_module.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match=r"run traced instead of inductor: no C\+\+ compiler is found \(install g\+\+"):
-        run = Compiled(Counting(), gradients=True)
+        run = Compiled(Square(), gradients=True)
     assert run.mode == "traced"
     assert run(torch.ones(2, 3))[0][0].item() == pytest.approx(28)
     with pytest.raises(ValueError, match=r"compile='inductor' is not possible here: no C\+\+ compiler"):
-        Compiled(Counting(), compile="inductor")
+        Compiled(Square(), compile="inductor")
 
 
 def test_inductor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,18 +528,18 @@ def test_inductor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compiled_module, "compiled_by_inductor", fails)
     monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
-    run = Compiled(Counting(), gradients=True)
+    run = Compiled(Square(), gradients=True)
     with pytest.warns(UserWarning, match=r"run traced .*: inductor failed \(RuntimeError: the compiler\)"):
         (loss, _), _ = run(torch.ones(2, 3))
     assert loss.item() == pytest.approx(28)
     assert run.mode == "traced"
     with pytest.raises(ValueError, match="compile='inductor' is not possible here: inductor failed"):
-        Compiled(Counting(), compile="inductor", gradients=True)(torch.ones(2, 3))
+        Compiled(Square(), compile="inductor", gradients=True)(torch.ones(2, 3))
 
 
 def test_refuses() -> None:
     with pytest.raises(ValueError, match="compile is one of 'auto', 'inductor', 'traced', 'eager'; got 'jit'"):
-        Compiled(Counting(), compile="jit")  # type: ignore[arg-type]
+        Compiled(Square(), compile="jit")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"precision is one of 'float32', 'bfloat16'.*; got 'half'"):
         autocast("half", torch.device("cpu"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a weight prior needs the number of data"):
