@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import applications, cli, evidence, likelihoods, runs
+from pyro_vae import SGVB_B, applications, cli, evidence, likelihoods, runs
+from pyro_vae import figures as figures_room
 from pyro_vae.training.records import read_metrics
 
 FAST = "--compile traced --progress false"
@@ -28,6 +29,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runs._load.cache_clear()
+    runs._prepared.cache_clear()
 
 
 def main(*parts):
@@ -215,6 +217,104 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     assert "NLL" in evaluated(capsys, "--num-samples 20", out="second")[0]
     assert "its argument 'seed', but --seed is another option" in fails(capsys, "train --model my_file.Taken")
 
+    trained(data, "--model my_file.MyPair --model.width 5 --standardize true", out="standard")
+    trained("--data mine.npy", second, "--pair standard", out="third")
+    assert configured("third")["standardize"]
+    capsys.readouterr()
+    error = fails(capsys, "train", QUICK, data, second, "--pair standard --standardize false")
+    assert "--pair standard was trained with standardize true, and false is asked for here" in error
+
+
+def saved_data():
+    """Files of each kind of data, and what is chosen for them."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(300, 2)) @ random.normal(size=(2, 5))
+    reals = z * [1, 10, 1000, 0.01, 5] + [0, 100, 5000, 2, -3]
+    np.save("reals.npy", reals)
+    np.save("counts.npy", random.poisson(np.exp(2 * z)).astype("float32"))
+    np.save("binary.npy", (random.random((300, 5)) < 0.3).astype("float64"))
+    np.save("levels.npy", (random.integers(0, 256, (300, 64)) / 255).astype("float32"))
+    return reals
+
+
+CHOSEN = {
+    "reals.npy": (
+        "Normal",
+        "columns standardized\nlikelihood: Normal of a learned scale on standardized columns, chosen",
+    ),
+    "counts.npy": ("NegativeBinomial", "likelihood: NegativeBinomial and an encoder of log(1 + x), chosen for counts"),
+    "binary.npy": ("Bernoulli", "binarization none\nsite"),
+    "levels.npy": ("Bernoulli", "binarization: dynamic, chosen for a likelihood of 0 and 1"),
+    "digits": ("Bernoulli", "binarization: dynamic, chosen for a likelihood of 0 and 1"),
+}
+
+
+@pytest.mark.parametrize("data", CHOSEN)
+def test_likelihood_and_binarization_follow_the_data(data, capsys):
+    saved_data()
+    name, words = CHOSEN[data]
+    trained("--data", data, SMALL)
+    assert words in capsys.readouterr().out
+    chosen = configured()
+    assert chosen["model"]["init_args"]["likelihood"]["class_path"].endswith(name)
+    assert chosen["binarization"] == ("dynamic" if "dynamic" in words else "none")
+    assert (chosen["standardize"], chosen["log_inputs"]) == (data == "reals.npy", data == "counts.npy")
+    assert main("train --config run/config.yaml --epochs 1 --out again") == 0  # where all of it is said
+    assert configured("again")["model"] == chosen["model"]
+    assert "NLL" in evaluated(capsys, "--num-samples 20 --limit 20")[0]
+
+
+@pytest.mark.parametrize("options", ["--data reals.npy", "--data counts.npy", "--model.likelihood pyro_vae.Bernoulli"])
+def test_a_run_has_the_data_that_it_was_trained_on(options):
+    """The bound of an autoencoder has no noise: opened again, the run has that of its last epoch."""
+    saved_data()
+    last = trained("--model Autoencoder", SMALL, options, "--average null")[-1]
+    pair, data, _ = runs.open_run("run")
+    batches = data.valid.batches(configured()["batch_size"])
+    bound = torch.cat([SGVB_B().bound(pair, *batch) for batch in batches])
+    assert bound.mean().item() == pytest.approx(last["valid"], abs=1e-3)
+
+
+def test_standardized_columns_are_evaluated_in_the_units_of_the_data(capsys):
+    reals = saved_data()
+    last = trained("--data reals.npy", SMALL)[-1]
+    printed = capsys.readouterr().out
+    _, data, _ = runs.open_run("run")
+    u = data.train.batch(slice(None))[0].double()
+    torch.testing.assert_close(u.mean(0), torch.zeros(5).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(u.std(0, correction=0), torch.ones(5).double(), atol=1e-6, rtol=0)
+    whole = torch.cat([data.original(part.tensors[0]) for part in (data.train, data.valid, data.test)])
+    rows = torch.as_tensor(reals).float()
+    torch.testing.assert_close(whole[whole[:, 0].argsort()], rows[rows[:, 0].argsort()], rtol=1e-4, atol=1e-4)
+    scales = torch.log((data.original(u[:1]) - data.original(u[:1] - 1)).double()).sum().item()
+    assert f"in the units of the data they are {last['train'] - scales:.2f} and" in printed
+    printed, entry = evaluated(capsys, "--num-samples 50 --seed 1")
+    assert "in the units of the data" in printed
+    standard = evidence.importance(*_opened(), num_samples=50, seed=1, compile="eager", progress=False)
+    assert entry["nll"] == pytest.approx(standard.nll + scales, abs=1e-3)
+    printed, entry = evaluated(capsys, "--method bdmc --limit 5 --num-chains 2 --num-steps 5")
+    assert "in the units of the data" in printed
+    assert entry["lower"] < entry["upper"] + 3
+    assert "binarization dynamic of pixels" in fails(
+        capsys, "train", QUICK, "--binarization dynamic --standardize true"
+    )
+
+
+def _opened():
+    pair, data, _ = runs.open_run("run")
+    return pair, data.test.batch(slice(None))
+
+
+def test_real_images_are_shown_in_their_range():
+    np.save("images.npy", np.random.default_rng(0).normal(7, 3, size=(60, 1, 8, 8)).astype("float32"))
+    trained("--data images.npy", SMALL, "--epochs 1", draw=True)
+    assert {"reconstructions", "samples", "traversals"} <= {path.stem for path in Path("run", "figures").iterdir()}
+    data = runs.open_run("run")[1]
+    (u,) = data.test.batch(slice(None))
+    x, pictures = data.original(u), figures_room._Pictures.of(data, u)
+    torch.testing.assert_close(pictures(u), (x - x.min()) / (x.max() - x.min()))
+    assert pictures(3 * u).max() == 1
+
 
 def test_choices_of_classes(capsys):
     options = """
@@ -305,12 +405,13 @@ def test_a_pair_with_random_weights_is_evaluated_with_these_drawn(capsys):
 
 
 def test_bits_per_dimension_of_quantized_data(capsys):
-    likelihood = "--model.likelihood pyro_vae.likelihoods.DiscretizedLogistic --binarization none"
-    trained(SMALL, likelihood, "--epochs 1")
+    trained(SMALL, "--model.likelihood pyro_vae.likelihoods.DiscretizedLogistic --epochs 1")
+    assert configured()["binarization"] == "none"  # of the gray levels themselves
+    assert "binarization: none, chosen for the likelihood DiscretizedLogistic" in capsys.readouterr().out
     printed, entry = evaluated(capsys, "--limit 20 --num-samples 30")
     assert f"; {entry['bits_per_dim']:.3f} bits per dimension; 20 data" in printed
     assert entry["bits_per_dim"] == pytest.approx(entry["nll"] / (64 * np.log(2)))
-    assert 0 < entry["bits_per_dim"] < 16
+    assert 4 < entry["bits_per_dim"] < 16
 
 
 def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(capsys):
@@ -397,6 +498,12 @@ ERRORS = {
     "train --model torch.nn.Linear": "no pair",
     "train --binarization none": "Gray pixels",
     "train --batch-size 5000": "is larger than the training set",
+    "train --binarization dynamic --model.likelihood pyro_vae.likelihoods.Laplace": "Laplace is no likelihood of these",
+    "train --data reals.npy --model.likelihood pyro_vae.Bernoulli": "'reals' holds real numbers from -",
+    "train --data counts.npy --model.likelihood pyro_vae.likelihoods.Categorical": "'counts' holds counts from 0 to ",
+    "train --data reals.npy --binarization static": "reads them as probabilities in [0, 1]",
+    "train --model.likelihood pyro_vae.likelihoods.Poisson": "the data leave the support of the Poisson likelihood",
+    "train --model ConvVAE --log-inputs true": "--log-inputs is of pairs that take the mean of the data; pyro_vae",
     "train --config nothing.yaml": "there is no configuration file",
     "train --config edited.yaml": "Option 'epoch' is not accepted",
     "train --data mnist --root . --download false": "train-images-idx3-ubyte.gz",
@@ -425,6 +532,7 @@ ERRORS = {
 def test_errors_are_one_sentence(command, capsys):
     Path("pictures").mkdir()
     Path("file").write_text("")
+    saved_data()
     Path("edited.yaml").write_text("data: digits\nepoch: 3\n")
     quick = [QUICK, SMALL] if command.startswith("train") and "model" not in command else []
     assert ERRORS[command] in fails(capsys, command, *quick)
