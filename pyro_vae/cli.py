@@ -318,7 +318,7 @@ def _held(data: Data, split: str, limit: int | None) -> Split:
     return held if limit is None else held.take(limit)
 
 
-def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, str], str]:
+def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, Any], str]:
     """The pair with its random weights, if it has such, drawn; and how, as an entry and in words."""
     if method == "importance" and isinstance(pair, HasPosteriorPredictive):
         words = ", weights drawn from their posterior for each sample"

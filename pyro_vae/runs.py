@@ -24,6 +24,7 @@ from torch.distributions import constraints
 from pyro_vae.data import Binarization, Data, Split, load
 from pyro_vae.distributions import UniformLevels
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
+from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks.dense import Centered
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.protocols import TrainedPair
@@ -309,7 +310,7 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
     likelihood, see :func:`binarized`.
     """
     config = parser.parse_args(list(arguments))
-    more = _of_first_stage(config)
+    more = [*_of_first_stage(config), *_of_interrupted(config)]
     place = _place_of_likelihood(config)
     data = data_of(config)
     kind = kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
@@ -357,7 +358,7 @@ def binarized(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
             "as high as the likelihood's least scale allows, leave them out"
         )
     config.standardize, config.log_inputs = bool(config.standardize), bool(config.log_inputs)
-    if fn is not None and kind in ("real", "counts") and not isinstance(data, Standardized):
+    if support is not None and kind in ("real", "counts") and not isinstance(data, Standardized):
         x = next(iter(data.train.batches(1000)))[0]
         if not support.check(x).all():
             raise ValueError(
@@ -392,7 +393,8 @@ def _place_of_likelihood(config: Namespace) -> str:
     for place in ("model", "model.init_args.pair"):
         kind = config.get(place)
         name = kind if isinstance(kind, str) else getattr(kind, "class_path", None)
-        if name and "likelihood" in inspect.signature(import_pair(name)).parameters:
+        taken = inspect.signature(import_pair(name)).parameters.get("likelihood") if name else None
+        if taken is not None and isinstance(taken.default, type) and issubclass(taken.default, Likelihood):
             return f"{place.replace('.init_args', '')}.likelihood"
     return ""
 
@@ -435,10 +437,9 @@ def _of_first_stage(config: Namespace) -> list[str]:
     """
     more = []
     for name in trained_pairs(import_pair(config.model.class_path)):
-        first = _configured(Path(config[name]) / CONFIG) if (Path(config[name] or ".") / CONFIG).is_file() else {}
-        defaults: dict[str, Any] = {"binarization": "none", "standardize": False, "log_inputs": False}
-        for option, otherwise in defaults.items() if first.get("data") == config.data else ():
-            theirs, ours = first.get(option, otherwise), config[option]
+        first = _saved(config[name])
+        for option in ("binarization", "standardize") if first.get("data") == config.data else ():
+            theirs, ours = first.get(option, False), config[option]
             if ours is None:
                 more.append(f"--{option}={str(theirs).lower()}")
             elif ours != theirs:
@@ -447,6 +448,19 @@ def _of_first_stage(config: Namespace) -> list[str]:
                     f"{str(ours).lower()} is asked for here. Leave --{option} out."
                 )
     return more
+
+
+def _of_interrupted(config: Namespace) -> list[str]:
+    """Options that are not given of a run that goes on: as they were when it began."""
+    saved = _saved(config.out) if config.resume else {}
+    options = ("binarization", "standardize", "log_inputs")
+    return [f"--{name}={str(saved[name]).lower()}" for name in options if config[name] is None and name in saved]
+
+
+def _saved(run: str | None) -> dict[str, Any]:
+    """The configuration of a run folder, empty where there is none."""
+    path = Path(run or "") / CONFIG
+    return _configured(path) if run and path.is_file() else {}
 
 
 def _trained_pair(model: str, argument: str, run: str) -> nn.Module:
@@ -463,6 +477,8 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
     """The pair, the data and the arguments of ``fit`` of a configuration."""
     data = data_of(config)
+    if config.log_inputs and float(data.train.tensors[0].min()) < 0:  # type: ignore[union-attr]  # no stream, see above
+        raise ValueError(f"--log-inputs is of counts, and {data.name!r} holds negative numbers. Leave it out.")
     torch.manual_seed(config.seed)  # of the initial weights
     built = instantiate(parser, config)
     if config.log_inputs:

@@ -135,6 +135,9 @@ def test_resume_goes_on(capsys):
     assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume true --epochs 3")
     assert trained(SMALL, "--resume true") == before  # finished: read, not trained again
     assert "belongs to another configuration" in fails(capsys, *options, "--resume true --seed 3")
+    trained(SMALL, "--binarization static", out="static")
+    trained(SMALL, "--resume true", out="static")
+    assert "binarization static" in capsys.readouterr().out  # as it was begun
 
 
 def test_a_run_whose_checkpoint_is_gone_or_edited(capsys):
@@ -504,6 +507,7 @@ ERRORS = {
     "train --data reals.npy --binarization static": "reads them as probabilities in [0, 1]",
     "train --model.likelihood pyro_vae.likelihoods.Poisson": "the data leave the support of the Poisson likelihood",
     "train --model ConvVAE --log-inputs true": "--log-inputs is of pairs that take the mean of the data; pyro_vae",
+    "train --data reals.npy --log-inputs true": "--log-inputs is of counts, and 'reals' holds negative numbers",
     "train --config nothing.yaml": "there is no configuration file",
     "train --config edited.yaml": "Option 'epoch' is not accepted",
     "train --data mnist --root . --download false": "train-images-idx3-ubyte.gz",

@@ -12,6 +12,7 @@ Log-densities and divergences are computed in float64, since large parameters le
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -334,20 +335,19 @@ class Dirichlet(_Drawn, dist.Dirichlet):
         return (((c - 1) * log_of(validated(self, value))).sum(-1) + log_norm).to(self.concentration.dtype)
 
 
-def _in_float64(q: Any, p: Any) -> Tensor:
+def _in_float64(kind: Any, q: Any, p: Any) -> Tensor:
     """torch's divergence, of which float32 has no digits left where the concentrations are large."""
-    kind = next(
-        base
-        for base in (torch.distributions.Gamma, torch.distributions.Beta, torch.distributions.Dirichlet)
-        if isinstance(q, base)
-    )
-    of = [kind(*(getattr(d, name).double() for name in kind.arg_constraints), validate_args=False) for d in (q, p)]
-    return kl_divergence(*of).to(getattr(q, next(iter(kind.arg_constraints))).dtype)
+    of = [[getattr(d, name).double() for name in kind.arg_constraints] for d in (q, p)]
+    kl = kl_divergence(*(kind(*parameters, validate_args=False) for parameters in of))
+    return kl.to(getattr(q, next(iter(kind.arg_constraints))).dtype)
 
 
-register_kl(Gamma, torch.distributions.Gamma)(_in_float64)
-register_kl(Beta, torch.distributions.Beta)(_in_float64)
-register_kl(Dirichlet, torch.distributions.Dirichlet)(_in_float64)
+for _kind, _base in (
+    (Gamma, torch.distributions.Gamma),
+    (Beta, torch.distributions.Beta),
+    (Dirichlet, torch.distributions.Dirichlet),
+):
+    register_kl(_kind, _base)(functools.partial(_in_float64, _base))
 
 
 @register_kl(Weibull, Weibull)
