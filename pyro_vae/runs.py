@@ -352,6 +352,10 @@ def binarized(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
             f"--binarization {config.binarization} makes 0 and 1 of the pixels, and {family(fn)} is no likelihood of "
             "these. Leave --binarization out, or take pyro_vae.likelihoods.Bernoulli."
         )
+    if kind == "real" and config.standardize is None and _place_of_likelihood(config):
+        words.append(
+            "standardize: false, chosen for a likelihood that was given (--standardize true scales the columns)"
+        )
     if isinstance(data, Standardized) and data.constant:
         words.append(
             f"{data.constant:,} of {data.scale.numel():,} columns do not vary in the training set: their densities are "

@@ -298,6 +298,10 @@ def test_standardized_columns_are_evaluated_in_the_units_of_the_data(capsys):
     printed, entry = evaluated(capsys, "--method bdmc --limit 5 --num-chains 2 --num-steps 5")
     assert "in the units of the data" in printed
     assert entry["lower"] < entry["upper"] + 3
+    trained(
+        "--data binary.npy", SMALL, "--model.likelihood pyro_vae.likelihoods.Laplace --standardize true", out="binary"
+    )
+    assert runs.open_run("binary")[1].log_scale < 0
     assert "binarization dynamic of pixels" in fails(
         capsys, "train", QUICK, "--binarization dynamic --standardize true"
     )
