@@ -25,6 +25,7 @@ from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
+from pyro_vae.data.prepared import Standardized
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.evidence.ais import AnnealingSchedule
@@ -178,7 +179,7 @@ def train(arguments: Sequence[str]) -> None:
         f"bound {bound} nats per datum after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
-    if isinstance(data, runs.Standardized):
+    if isinstance(data, Standardized):
         ours = " and ".join(
             f"{last[part] - data.log_scale:.2f}" for part in ("train", "valid") if last[part] is not None
         )
@@ -280,7 +281,7 @@ def evaluate(
     result: evidence.Evidence = getattr(evidence, method)(
         pair, x, **draws, **memory, seed=seed, compile=compile, progress=progress
     )
-    if isinstance(data, runs.Standardized):
+    if isinstance(data, Standardized):
         sides = {
             name: getattr(result, name) - data.log_scale for name in ("log_prob", "upper") if hasattr(result, name)
         }

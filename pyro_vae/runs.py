@@ -10,9 +10,8 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import pyro
 import pyro.distributions as dist
@@ -21,8 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.data import Binarization, Data, Split, load
-from pyro_vae.distributions import UniformLevels
+from pyro_vae.data import Binarization, Data, Split, load, prepared
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks.dense import Centered
@@ -187,57 +185,10 @@ def _prepared(name: str, *options: Any) -> Data:
             raise ValueError(
                 f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one."
             )
-        return Standardized.of(data)
+        return prepared.Standardized.of(data)
     if binarization in (None, "none"):
         return data
-    return _each(data, lambda split: split.tensors[0], binarization)
-
-
-def _each(data: Data, change: Callable[[Split], Tensor], binarization: Binarization = "none") -> Data:
-    """The data with another x in each of their splits."""
-    splits: dict[str, Any] = {}
-    for part in ("train", "valid", "test"):
-        split = getattr(data, part)
-        if split is not None:
-            options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
-            splits[part] = Split(change(split), *split.tensors[1:], binarization=binarization, **options)
-    return Data(data.name, **splits)
-
-
-@dataclass(frozen=True, eq=False)
-class Standardized(Data):
-    r"""Data whose columns are standardized, :math:`u = (x - \mathrm{loc}) / \mathrm{scale}`.
-
-    Attributes:
-        loc, scale: mean and standard deviation of each column of the training set, ``[*event]``, float64; the scale of
-            a column that does not vary is 1.
-        constant: how many columns do not vary.
-    """
-
-    loc: Tensor = field(kw_only=True)
-    scale: Tensor = field(kw_only=True)
-    constant: int = field(kw_only=True)
-
-    @classmethod
-    def of(cls, data: Data) -> Standardized:
-        """The data with standardized columns."""
-        x = data.train.tensors[0].double()  # type: ignore[union-attr]  # load gives no streams
-        loc, scale = x.mean(0), x.std(0, correction=0)
-        constant, scale = int((scale == 0).sum()), torch.where(scale > 0, scale, 1.0)
-        standard = _each(data, lambda split: ((split.tensors[0].double() - loc) / scale).float())
-        return cls(data.name, standard.train, standard.valid, standard.test, loc=loc, scale=scale, constant=constant)
-
-    @property
-    def log_scale(self) -> float:
-        """What log p(u) is above log p(x), in nats: the sum of the log scales."""
-        return self.scale.log().sum().item()
-
-    def original(self, u: Tensor) -> Tensor:
-        """Standardized data or their means, ``[*, *event]``, in the units of x."""
-        return (u * self.scale.to(u) + self.loc.to(u)).to(u.dtype)
-
-    def describe(self) -> str:
-        return f"{super().describe()}, columns standardized"
+    return prepared.with_x(data, lambda split: split.tensors[0], binarization)
 
 
 def data_of(config: Namespace) -> Data:
@@ -256,9 +207,9 @@ def _see_logs(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 
 def _answer(question: Callable[[Any], Any], otherwise: Any, name: str, *options: Any) -> Any:
     try:
-        *prepared, log_inputs = options
-        data = _prepared(name, *prepared)
-        return question(_each(data, _log1p) if log_inputs else data)
+        *others, log_inputs = options
+        data = _prepared(name, *others)
+        return question(prepared.with_x(data, _log1p) if log_inputs else data)
     except (ValueError, TypeError, OSError):
         return otherwise  # the parser would bury the reason: the data are loaded once more, and tell it themselves
 
@@ -286,22 +237,6 @@ _LIKELIHOODS = {  # by kind, where the pair's own does not fit: the options, and
 }
 
 
-def kind_of(split: Split) -> Literal["binary", "gray", "counts", "real"]:
-    """What x is: 0 and 1; gray pixels, which are uint8, images in [0, 1] or levels k / 255; counts; or real numbers."""
-    x = split.tensors[0]
-    parts = x.split(4096)
-    if x.dtype == torch.uint8:
-        return "binary" if all(bool(((part == 0) | (part == 255)).all()) for part in parts) else "gray"
-    low, high = (float(value) for value in x.aminmax())
-    if all(bool((part == part.round()).all()) for part in parts):
-        return "real" if low < 0 else "binary" if high <= 1 else "counts"
-    levels = UniformLevels(256)
-    image = x.dim() == 4
-    if low >= 0 and high <= 1 and (image or all(bool(levels.check(part).all()) for part in parts)):
-        return "gray"
-    return "real"
-
-
 def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The configuration of a command line, and in sentences what of it follows the data.
 
@@ -313,7 +248,7 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
     more = [*_of_first_stage(config), *_of_interrupted(config)]
     place = _place_of_likelihood(config)
     data = data_of(config)
-    kind = kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
+    kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
     words = []
     if kind in _LIKELIHOODS and place and not _is_given(arguments, place) and config.binarization in (None, "none"):
         options, name = _LIKELIHOODS[kind]
@@ -338,7 +273,7 @@ def binarized(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
         ValueError: if likelihood and data, or binarization, contradict each other.
     """
     data, words = data_of(config), []
-    kind = kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
+    kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
     fn = _likelihood_of_x(pair, data)
     support = None if fn is None else bare(fn.support)
     if config.binarization is None:
@@ -356,13 +291,13 @@ def binarized(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
         words.append(
             "standardize: false, chosen for a likelihood that was given (--standardize true scales the columns)"
         )
-    if isinstance(data, Standardized) and data.constant:
+    if isinstance(data, prepared.Standardized) and data.constant:
         words.append(
             f"{data.constant:,} of {data.scale.numel():,} columns do not vary in the training set: their densities are "
             "as high as the likelihood's least scale allows, leave them out"
         )
     config.standardize, config.log_inputs = bool(config.standardize), bool(config.log_inputs)
-    if support is not None and kind in ("real", "counts") and not isinstance(data, Standardized):
+    if support is not None and kind in ("real", "counts") and not isinstance(data, prepared.Standardized):
         x = next(iter(data.train.batches(1000)))[0]
         if not support.check(x).all():
             raise ValueError(
