@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -204,6 +204,29 @@ def has_values(value: Tensor) -> bool:
 def memory(value: Tensor) -> int:
     """A number of the memory that a tensor lies in, which its views share; also of one without values."""
     return value.untyped_storage()._cdata
+
+
+def remember(value: Tensor, kind: str, exact: Tensor) -> None:
+    """Keeps ``exact``, a number of a ``kind`` for each of ``value``, with the memory of ``value``.
+
+    :func:`remembered` finds it of the tensor and of its views, such as ``value[0]`` and ``value.detach()``; it goes
+    when the memory goes. A tensor without memory of its own, as inside of ``torch.vmap``, keeps nothing.
+    """
+    with suppress(RuntimeError):
+        storage: Any = value.untyped_storage()
+        exact = exact.detach()
+        if (exact.stride(), exact.storage_offset()) != (value.stride(), value.storage_offset()):
+            exact = torch.empty_like(value).copy_(exact)
+        storage.pyro_vae = (value._version, kind, exact)
+
+
+def remembered(value: Tensor) -> tuple[str, Tensor] | None:
+    """The kind and the exact numbers that :func:`remember` keeps of a tensor; ``None`` if it was changed since."""
+    with suppress(RuntimeError):
+        version, kind, exact = getattr(value.untyped_storage(), "pyro_vae", (None, "", value))
+        if version == value._version:
+            return kind, exact.as_strided(value.shape, value.stride(), value.storage_offset())
+    return None
 
 
 def factor(normal: Any) -> Tensor:

@@ -25,6 +25,7 @@ from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
+from pyro_vae.data.prepared import Standardized
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.evidence.ais import AnnealingSchedule
@@ -153,15 +154,16 @@ def train(arguments: Sequence[str]) -> None:
     """Fits a pair to data; writes configuration, metrics, checkpoints and figures."""
     parser = _Parser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
     runs.add_options(parser, runs.import_pair(_model_name(arguments)))
-    config = parser.parse_args(list(arguments))
+    config, chosen = runs.chosen(parser, arguments)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
     size = runs.data_of(config).train.num_data
     if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
         config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
-    pair, data, options = runs.build(parser, config)
-    print(data.describe())
+    pair, _, options = runs.build(parser, config)
+    data, more = runs.binarized(pair, config)
+    print("\n".join([data.describe(), *chosen, *more]))
     batch = next(iter(data.train.batches(min(config.batch_size, 100))))
     print(check(pair, *batch), flush=True)
     if not checkpoint.exists(out / "checkpoint"):
@@ -177,6 +179,11 @@ def train(arguments: Sequence[str]) -> None:
         f"bound {bound} nats per datum after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
+    if isinstance(data, Standardized):
+        ours = " and ".join(
+            f"{last[part] - data.log_scale:.2f}" for part in ("train", "valid") if last[part] is not None
+        )
+        print(f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}")
     _draw(out, run.pair, data)
     print(f"run: {out}")
     if has_prior(run.pair, *(tensor[:1] for tensor in batch)):
@@ -230,6 +237,9 @@ def evaluate(
 ) -> None:
     """Estimates log p(x) of a run, prints it and stores it in the run folder.
 
+    The data are those of the run, binarized or standardized as they were for it; log p(x) of standardized columns is in
+    the units of the data as they were given.
+
     Of a pair with several latents, such as a hierarchy, also the usage of each level over the same data.
 
     Of a pair with random weights, which has methods posterior_predictive() and sample_weights() as FullBayes does,
@@ -271,6 +281,12 @@ def evaluate(
     result: evidence.Evidence = getattr(evidence, method)(
         pair, x, **draws, **memory, seed=seed, compile=compile, progress=progress
     )
+    if isinstance(data, Standardized):
+        sides = {
+            name: getattr(result, name) - data.log_scale for name in ("log_prob", "upper") if hasattr(result, name)
+        }
+        result = dataclasses.replace(result, **sides)
+        words, weights = f"{words}, in the units of the data", {**weights, "log_scale": data.log_scale}
     result = dataclasses.replace(result, effort=result.effort + words, seconds=time.perf_counter() - started)
     entry = {
         "method": method,
@@ -303,7 +319,7 @@ def _held(data: Data, split: str, limit: int | None) -> Split:
     return held if limit is None else held.take(limit)
 
 
-def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, str], str]:
+def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, Any], str]:
     """The pair with its random weights, if it has such, drawn; and how, as an entry and in words."""
     if method == "importance" and isinstance(pair, HasPosteriorPredictive):
         words = ", weights drawn from their posterior for each sample"

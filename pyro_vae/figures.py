@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,61 +55,61 @@ def _figures(
     batch = held.batch(slice(None))
     shape = data.event_shape
     images = len(shape) == 3 and shape[0] in (1, 3)
+    pictures = _Pictures.of(data, batch[0]) if images else None
     drawable = diagnostics.has_prior(pair, *batch)
-    if images:
+    if pictures:
         shown = tuple(tensor[:10] for tensor in batch)
-        yield "reconstructions", plotting.reconstructions(shown[0], _unit(diagnostics.reconstruct(pair, *shown), shape))
-    if images and drawable:
+        drawn = diagnostics.reconstruct(pair, *shown)
+        yield "reconstructions", plotting.reconstructions(pictures(shown[0]), pictures(drawn))
+    if pictures and drawable:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            yield "samples", plotting.samples(_unit(diagnostics.sample(pair, 100, *batch), shape))
+            yield "samples", plotting.samples(pictures(diagnostics.sample(pair, 100, *batch)))
     first = diagnostics.encode(pair, *(tensor[:1] for tensor in batch))
     spaces = {site: diagnostics.support(pair, *batch, site=site) for site in first}
     continuous = bool(spaces) and not any(space.is_discrete for space in spaces.values())
-    if images and continuous and len(held) > 1:
-        yield "interpolations", _interpolations(pair, batch, shape)
+    if pictures and continuous and len(held) > 1:
+        yield "interpolations", _interpolations(pair, batch, pictures)
     chunks = diagnostics.chunks(*batch)
     if list(first) != ["z"] or first["z"].dim() != 2:
         if drawable:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                yield from _levels(pair, chunks, shape if images else None, continuous)
+                yield from _levels(pair, chunks, pictures, continuous)
         return
     space = spaces["z"]
     units = diagnostics.active_units(pair, chunks)
     yield "active_units", plotting.active_units(units.variances)
     if units.codes.shape[1] > 1:
         yield "latent_scatter", plotting.latent_scatter(units.codes, held.labels)
-    if images and drawable and space.event_dim == 0:
-        yield _latent_figure(pair, batch, units, shape)
+    if pictures and drawable and space.event_dim == 0:
+        yield _latent_figure(pair, batch, units, pictures)
 
 
 def _levels(
-    pair: Any, chunks: Sequence[tuple[Tensor, ...]], shape: Sequence[int] | None, continuous: bool
+    pair: Any, chunks: Sequence[tuple[Tensor, ...]], pictures: _Pictures | None, continuous: bool
 ) -> Iterator[tuple[str, Any]]:
-    """What each of several latents holds and costs; pictures only of images, whose ``shape`` is given."""
+    """What each of several latents holds and costs; pictures only of images."""
     usage = diagnostics.levels(pair, chunks)
     if not len(usage):
         return
     yield "levels", plotting.levels({"": usage.as_rows()})
     shown = tuple(tensor[:3] for tensor in chunks[0])
     names = diagnostics.latent_names(pair, *shown)
-    if shape is None or len(names) < 2 or any(site not in usage.usage for site in names):
+    if pictures is None or len(names) < 2 or any(site not in usage.usage for site in names):
         return
-    originals = _unit(shown[0], shape)
+    originals = pictures(shown[0])
     steps = min(len(names), _MOST_ROWS - 1)
     counts = sorted({round(step * len(names) / steps) for step in range(steps + 1)})
-    mosaic = [
-        _unit_rows(diagnostics.resample(pair, *shown, fixed=names[:count], num_samples=4), shape) for count in counts
-    ]
+    mosaic = [pictures.rows(diagnostics.resample(pair, *shown, fixed=names[:count], num_samples=4)) for count in counts]
     labels = [_span(names[:count]) for count in counts]
     title = "latents of the datum, and draws of the others given them"
     yield "levels_held", plotting.resampled(torch.stack(mosaic), originals, labels, title=title)
     if continuous:
         places = [count - 1 for count in counts[1:]]
         mosaic = [
-            _unit_rows(
-                diagnostics.resample(pair, *shown, fixed=names[:place], sampled=[names[place]], num_samples=4), shape
+            pictures.rows(
+                diagnostics.resample(pair, *shown, fixed=names[:place], sampled=[names[place]], num_samples=4)
             )
             for place in places
         ]
@@ -122,21 +123,16 @@ def _span(names: Sequence[str]) -> str:
     return " to ".join([shown[0], shown[-1]][: len(shown)]) if shown else "none"
 
 
-def _unit_rows(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """``[P, S, *event]`` as pictures."""
-    return _unit(images.flatten(0, 1), shape).unflatten(0, images.shape[:2])
-
-
-def _interpolations(pair: Any, batch: tuple[Tensor, ...], shape: Sequence[int]) -> Any:
+def _interpolations(pair: Any, batch: tuple[Tensor, ...], pictures: _Pictures) -> Any:
     """Between neighbors among the first data, eight pairs at most."""
     rows = min(8, len(batch[0]) // 2)
     starts, ends = (tuple(tensor[first : 2 * rows : 2] for tensor in batch) for first in (0, 1))
     steps = diagnostics.interpolate(pair, starts, ends, 8)
-    return plotting.interpolations(_unit_rows(steps, shape), _unit(starts[0], shape), _unit(ends[0], shape))
+    return plotting.interpolations(pictures.rows(steps), pictures(starts[0]), pictures(ends[0]))
 
 
 def _latent_figure(
-    pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits, shape: Sequence[int]
+    pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits, pictures: _Pictures
 ) -> tuple[str, Any]:
     """The manifold of two units, or traversals of several."""
     dim, one = units.codes.shape[1], tuple(tensor[:1] for tensor in batch)
@@ -144,7 +140,7 @@ def _latent_figure(
         side = 20
         places = diagnostics.prior_quantiles(pair, (torch.arange(side) + 0.5) / side, *batch)
         grid = torch.as_tensor(plotting.manifold_grid(side, places), dtype=units.codes.dtype)
-        drawn = _unit(diagnostics.decode(pair, grid, *one), shape)
+        drawn = pictures(diagnostics.decode(pair, grid, *one))
         return "manifold", plotting.manifold(drawn, side=side, prior="the prior")
     quantiles = torch.tensor([0.02, *(tenth / 10 for tenth in range(1, 10)), 0.98])
     values = diagnostics.prior_quantiles(pair, quantiles, *batch).to(units.codes)
@@ -152,12 +148,37 @@ def _latent_figure(
     latents = units.codes[:1].expand(len(shown), len(quantiles), dim).clone()
     for row, unit in enumerate(shown):
         latents[row, :, unit] = values[unit]
-    decoded = _unit(diagnostics.decode(pair, latents.flatten(0, 1), *one), shape)
+    decoded = pictures(diagnostics.decode(pair, latents.flatten(0, 1), *one))
     grid = decoded.unflatten(0, (len(shown), len(quantiles)))
     return "traversals", plotting.traversals(grid, quantiles=quantiles, dims=shown.tolist())
 
 
-def _unit(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """Means as pictures: a Gaussian's mean may leave [0, 1], and a pair may observe images as flat vectors."""
-    flat = images.shape[1:] == (math.prod(shape),)
-    return (images.unflatten(1, shape) if flat else images).clamp(0, 1).cpu()
+@dataclass(frozen=True)
+class _Pictures:
+    """Makes pictures of x and its means: gray as it is, other numbers from the lowest to the highest of the data.
+
+    Standardized data are shown in their own units. A Gaussian's mean may leave the range, and a pair may observe images
+    as flat vectors.
+    """
+
+    shape: Sequence[int]
+    original: Callable[[Tensor], Tensor]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, data: Data, x: Tensor) -> _Pictures:
+        original = getattr(data, "original", lambda u: u)
+        low, high = (float(value) for value in original(x).aminmax())
+        if low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+        return cls(data.event_shape, original, low, max(high, math.nextafter(low, math.inf)))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        flat = images.shape[1:] == (math.prod(self.shape),)
+        shown = self.original(images.unflatten(1, self.shape) if flat else images)
+        return ((shown - self.low) / (self.high - self.low)).clamp(0, 1).cpu()
+
+    def rows(self, images: Tensor) -> Tensor:
+        """``[P, S, *event]`` as pictures."""
+        return self(images.flatten(0, 1)).unflatten(0, images.shape[:2])

@@ -28,6 +28,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runs._load.cache_clear()
+    runs._prepared.cache_clear()
 
 
 def main(*parts):
@@ -133,6 +134,9 @@ def test_resume_goes_on(capsys):
     assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume true --epochs 3")
     assert trained(SMALL, "--resume true") == before  # finished: read, not trained again
     assert "belongs to another configuration" in fails(capsys, *options, "--resume true --seed 3")
+    trained(SMALL, "--binarization static", out="static")
+    trained(SMALL, "--resume true", out="static")
+    assert "binarization static" in capsys.readouterr().out  # as it was begun
 
 
 def test_a_run_whose_checkpoint_is_gone_or_edited(capsys):
@@ -214,6 +218,25 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     assert other.loc.abs().min() > 0  # trained
     assert "NLL" in evaluated(capsys, "--num-samples 20", out="second")[0]
     assert "its argument 'seed', but --seed is another option" in fails(capsys, "train --model my_file.Taken")
+
+    trained(data, "--model my_file.MyPair --model.width 5 --standardize true", out="standard")
+    trained("--data mine.npy", second, "--pair standard", out="third")
+    assert configured("third")["standardize"]
+    capsys.readouterr()
+    error = fails(capsys, "train", QUICK, data, second, "--pair standard --standardize false")
+    assert "--pair standard was trained with standardize true, and false is asked for here" in error
+
+
+def saved_data():
+    """Files of each kind of data, and what is chosen for them."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(300, 2)) @ random.normal(size=(2, 5))
+    reals = z * [1, 10, 1000, 0.01, 5] + [0, 100, 5000, 2, -3]
+    np.save("reals.npy", reals)
+    np.save("counts.npy", random.poisson(np.exp(2 * z)).astype("float32"))
+    np.save("binary.npy", (random.random((300, 5)) < 0.3).astype("float64"))
+    np.save("levels.npy", (random.integers(0, 256, (300, 64)) / 255).astype("float32"))
+    return reals
 
 
 def test_choices_of_classes(capsys):
@@ -305,12 +328,13 @@ def test_a_pair_with_random_weights_is_evaluated_with_these_drawn(capsys):
 
 
 def test_bits_per_dimension_of_quantized_data(capsys):
-    likelihood = "--model.likelihood pyro_vae.likelihoods.DiscretizedLogistic --binarization none"
-    trained(SMALL, likelihood, "--epochs 1")
+    trained(SMALL, "--model.likelihood pyro_vae.likelihoods.DiscretizedLogistic --epochs 1")
+    assert configured()["binarization"] == "none"  # of the gray levels themselves
+    assert "binarization: none, chosen for the likelihood DiscretizedLogistic" in capsys.readouterr().out
     printed, entry = evaluated(capsys, "--limit 20 --num-samples 30")
     assert f"; {entry['bits_per_dim']:.3f} bits per dimension; 20 data" in printed
     assert entry["bits_per_dim"] == pytest.approx(entry["nll"] / (64 * np.log(2)))
-    assert 0 < entry["bits_per_dim"] < 16
+    assert 4 < entry["bits_per_dim"] < 16
 
 
 def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(capsys):
@@ -397,6 +421,13 @@ ERRORS = {
     "train --model torch.nn.Linear": "no pair",
     "train --binarization none": "Gray pixels",
     "train --batch-size 5000": "is larger than the training set",
+    "train --binarization dynamic --model.likelihood pyro_vae.likelihoods.Laplace": "Laplace is no likelihood of these",
+    "train --data reals.npy --model.likelihood pyro_vae.Bernoulli": "'reals' holds real numbers from -",
+    "train --data counts.npy --model.likelihood pyro_vae.likelihoods.Categorical": "'counts' holds counts from 0 to ",
+    "train --data reals.npy --binarization static": "reads them as probabilities in [0, 1]",
+    "train --model.likelihood pyro_vae.likelihoods.Poisson": "the data leave the support of the Poisson likelihood",
+    "train --model ConvVAE --log-inputs true": "--log-inputs is of pairs that take the mean of the data; pyro_vae",
+    "train --data reals.npy --log-inputs true": "--log-inputs is of counts, and 'reals' holds negative numbers",
     "train --config nothing.yaml": "there is no configuration file",
     "train --config edited.yaml": "Option 'epoch' is not accepted",
     "train --data mnist --root . --download false": "train-images-idx3-ubyte.gz",
@@ -425,6 +456,7 @@ ERRORS = {
 def test_errors_are_one_sentence(command, capsys):
     Path("pictures").mkdir()
     Path("file").write_text("")
+    saved_data()
     Path("edited.yaml").write_text("data: digits\nepoch: 3\n")
     quick = [QUICK, SMALL] if command.startswith("train") and "model" not in command else []
     assert ERRORS[command] in fails(capsys, command, *quick)

@@ -203,6 +203,24 @@ def test_memory() -> None:
     assert _pyro.memory(empty[0]) != _pyro.memory(empty[1])
 
 
+def test_remember() -> None:
+    def exactly(value: Tensor) -> Tensor:
+        found = _pyro.remembered(value)
+        assert found is not None
+        assert found[0] == "log"
+        return found[1]
+
+    z, exact = torch.rand(3, 4).T, torch.rand(4, 3)
+    _pyro.remember(z, "log", exact)
+    for view in (lambda t: t, lambda t: t.detach(), lambda t: t[1:, None, 2], lambda t: t.T.flatten()[3:5]):
+        assert torch.equal(exactly(view(z)), view(exact.T.contiguous().T))
+    assert _pyro.remembered(z.clone()) is None
+    (graph,) = torch.vmap(lambda row: (_pyro.remember(row, "log", row), row)[1:])(z)
+    assert torch.equal(graph, z)
+    z[0, 0] = 2
+    assert _pyro.remembered(z) is None
+
+
 def test_lerp() -> None:
     tensors = [torch.zeros(2), torch.ones(3)]
     _pyro.lerp_(tensors, [torch.ones(2), torch.full((3,), 5.0)], 0.25)

@@ -2,11 +2,17 @@ r"""Families with a reparameterized sampler, by the three ways of Kingma & Welli
 
 Each is Pyro's distribution with a sampler whose draws stay inside the open support in floating point, where torch's
 own may give exactly 0, 1 or infinity and so an infinite log-probability. A draw that float32 cannot tell from the
-boundary is put next to it. :func:`constrained` maps any number to what ``arg_constraints`` asks of a parameter.
+boundary is put next to it, and its exact logarithm (on (0, 1) its logit) goes with it: every family scores a draw at
+where it was before rounding, so that a sampled KL loses nothing of what lies beyond, and the gradient is that of the
+exact draw. A copy of a draw, or a distribution that is not of this module, has the rounded value alone.
+
+Log-densities and divergences are computed in float64, since large parameters leave float32 no digits of them.
+:func:`constrained` maps any number to what ``arg_constraints`` asks of a parameter.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,9 +20,9 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import constraints, register_kl
+from torch.distributions import constraints, kl_divergence, register_kl
 
-from pyro_vae._pyro import standard_gamma
+from pyro_vae._pyro import remember, remembered, standard_gamma
 from pyro_vae.distributions.base import validated
 from pyro_vae.distributions.wrappers import bare
 
@@ -53,16 +59,66 @@ def _exponential(like: Tensor, shape: Any) -> Tensor:
     return noise.clamp(torch.finfo(like.dtype).tiny, 100.0)
 
 
-def _positive(log_value: Tensor, room: float = 1.0) -> Tensor:
-    """exp(log_value), neither 0 nor so large that its square is infinite; at least e^room times the least number."""
-    info = torch.finfo(log_value.dtype)
-    return log_value.clamp(math.log(info.tiny) + room, math.log(info.max) / 2 - 1).exp()
+def _clamped(value: Tensor, low: float, high: float) -> Tensor:
+    """``value`` between two numbers, with the gradient of ``value`` also where it was beyond."""
+    return value.detach().clamp(low, high) + (value - value.detach())
 
 
-def _fraction(log_value: Tensor) -> Tensor:
-    """exp(log_value), neither 0 nor 1."""
+def _positive(log_value: Tensor, room: float = 1.0, largest: float = math.inf) -> Tensor:
+    """exp(log_value) as a draw: at least e^room times the least number, below ``largest`` and of a finite square."""
     info = torch.finfo(log_value.dtype)
-    return log_value.clamp(min=math.log(info.tiny) + 1).exp().clamp(max=1 - info.eps)
+    high = min(math.log(info.max) / 2 - 1, math.log(largest) - info.eps)
+    value = _clamped(log_value, math.log(info.tiny) + room, high).exp()
+    remember(value, "log", log_value)
+    return value
+
+
+def _fraction(logit: Tensor) -> Tensor:
+    """sigmoid(logit) as a draw, neither 0 nor 1 in its dtype."""
+    info = torch.finfo(logit.dtype)
+    value = _clamped(logit, math.log(info.tiny) + 1, -math.log(info.eps)).sigmoid()
+    remember(value, "logit", logit)
+    return value
+
+
+_FAR = 1e300  # in the place of infinity, of which 0 times is 0
+
+
+def _exactly(value: Tensor, exact: Tensor) -> Tensor:
+    """The number ``exact``, with the gradient of ``value``."""
+    return exact + (value - value.detach())
+
+
+def log_of(value: Tensor) -> Tensor:
+    """log z in float64, exact of a draw of this module."""
+    kind, exact = remembered(value) or ("", value)
+    log = value.double().log().clamp(min=-_FAR)
+    if kind == "log":
+        return _exactly(log, exact.double())
+    return F.logsigmoid(logit_of(value)) if kind == "logit" else log
+
+
+def logit_of(value: Tensor) -> Tensor:
+    """log z - log(1 - z) in float64, exact of a draw of this module."""
+    kind, exact = remembered(value) or ("", value)
+    z = value.double()
+    logit = (z.log() - torch.log1p(-z)).clamp(-_FAR, _FAR)
+    return _exactly(logit, exact.double()) if kind == "logit" else logit
+
+
+def _log_neg_log(logit: Tensor) -> Tensor:
+    """log(-log z) of z = sigmoid(logit), float64, also where z rounds to 1."""
+    high, low = logit.clamp(min=0), logit.clamp(max=0)
+    rest = (-high).exp().clamp(min=1e-300)
+    return torch.where(logit > 0, (torch.log1p(rest) / rest).log() - high, F.softplus(-low).log())
+
+
+def _of_complement(log_neg_log: Tensor) -> Tensor:
+    """log(-log(1 - z)) of log(-log z), float64: x to log(-log(1 - exp(-e^x)))."""
+    low, t = log_neg_log.clamp(max=0), log_neg_log.clamp(min=0).exp()
+    small, rest = low.clamp(min=-700).exp(), (-t).exp().clamp(min=1e-300)
+    near_one = (-low - (-torch.expm1(-small) / small).log()).log()
+    return torch.where(log_neg_log < 0, near_one, (-torch.log1p(-rest) / rest).log() - t)
 
 
 def _finite_exp(value: Tensor) -> Tensor:
@@ -112,6 +168,10 @@ class Exponential(_Drawn, dist.Exponential):
         noise = _exponential(self.rate, shape)
         return _positive(noise.log() - self.rate.log())
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_rate = self.rate.double().log()
+        return (log_rate - (log_rate + log_of(validated(self, value))).exp()).to(self.rate.dtype)
+
 
 class Cauchy(_Drawn, dist.Cauchy):
     r""":math:`z = \mathrm{loc} + \mathrm{scale} \tan(\pi(u - 1/2))`; it has no mean."""
@@ -147,25 +207,28 @@ class Weibull(_Drawn, dist.Weibull):
         return _positive(noise.log() / self.concentration + self.scale.log())
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_ratio = validated(self, value).log() - self.scale.log()
-        log_rate = self.concentration.log() - self.scale.log()
-        return log_rate + (self.concentration - 1) * log_ratio - _finite_exp(self.concentration * log_ratio)
+        concentration, log_scale = self.concentration.double(), self.scale.double().log()
+        log_ratio = log_of(validated(self, value)) - log_scale
+        log_rate = concentration.log() - log_scale
+        score = log_rate + (concentration - 1) * log_ratio - _finite_exp(concentration * log_ratio)
+        return score.to(self.scale.dtype)
 
 
 class Kumaraswamy(_Drawn, dist.Kumaraswamy):
     r""":math:`z = (1 - (1 - u)^{1/b})^{1/a}` on (0, 1), a = concentration1, b = concentration0."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        noise = _exponential(self.concentration1, shape)
-        tiny = torch.finfo(noise.dtype).tiny
-        return _fraction((-torch.expm1(-(noise / self.concentration0).clamp(min=tiny))).log() / self.concentration1)
+        a, b = self.concentration1, self.concentration0
+        log_rate = _exponential(a, shape).double().log() - b.double().log()
+        log_neg_log = _of_complement(log_rate) - a.double().log()
+        return _fraction((_of_complement(log_neg_log).exp() - log_neg_log.exp()).to(a.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_value = validated(self, value).log()
-        log_power = (self.concentration1 * log_value).clamp(max=-torch.finfo(value.dtype).tiny)
-        log_rest = (-torch.expm1(log_power)).log()
-        log_scale = self.concentration1.log() + self.concentration0.log()
-        return log_scale + (self.concentration1 - 1) * log_value + (self.concentration0 - 1) * log_rest
+        a, b = self.concentration1.double(), self.concentration0.double()
+        logit = logit_of(validated(self, value))
+        log_rest = -_of_complement(a.log() + _log_neg_log(logit)).exp()  # log(1 - z^a)
+        score = a.log() + b.log() + (a - 1) * F.logsigmoid(logit) + (b - 1) * log_rest
+        return score.to(self.concentration1.dtype)
 
 
 class Laplace(_Drawn, dist.Laplace):
@@ -180,13 +243,20 @@ class StudentT(_Drawn, dist.StudentT):
 
     def _draw(self, shape: torch.Size) -> Tensor:
         normal = torch.randn(shape, dtype=self.df.dtype, device=self.df.device)
-        log_gamma = log_gamma_draw(self.df / 2, shape)
-        return self.loc + self.scale * normal * _positive(((self.df / 2).log() - log_gamma) / 2)
+        log_root = ((self.df / 2).log() - log_gamma_draw(self.df / 2, shape)) / 2
+        value = self.loc + self.scale * normal * _positive(log_root)
+        remember(value, "log of size", log_root + normal.abs().log() + self.scale.log())
+        return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        y = ((validated(self, value) - self.loc) / self.scale).abs().clamp(min=torch.finfo(value.dtype).tiny)
-        log_norm = _log_gamma_half_step(self.df / 2) - 0.5 * (self.df * math.pi).log() - self.scale.log()
-        return log_norm - 0.5 * (self.df + 1) * F.softplus(2 * y.log() - self.df.log())  # of log(1 + y^2 / df)
+        kind, exact = remembered(validated(self, value)) or ("", value)
+        df, scale = self.df.double(), self.scale.double()
+        size = (value.double() - self.loc).abs().clamp(min=torch.finfo(value.dtype).tiny).log()
+        if kind == "log of size":  # of a draw so far out that loc is nothing beside it
+            size = torch.where(value.abs() > 1e15, _exactly(size, exact.double()), size)
+        log_norm = _log_gamma_half_step(df / 2) - 0.5 * (df * math.pi).log() - scale.log()
+        score = log_norm - 0.5 * (df + 1) * F.softplus(2 * (size - scale.log()) - df.log())  # of log(1 + y^2 / df)
+        return score.to(self.loc.dtype)
 
 
 def _log_gamma_half_step(a: Tensor) -> Tensor:
@@ -219,6 +289,12 @@ class LogNormal(_Drawn, dist.LogNormal):
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return _positive(self.loc + self.scale * noise, room=12.0)  # for log(z) / z, in the gradient of log_prob
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_value, scale = log_of(validated(self, value)), self.scale.double()
+        square = ((log_value - self.loc) / scale).square()
+        score = -0.5 * (square + math.log(2 * math.pi)) - scale.log() - log_value
+        return score.to(self.loc.dtype)
+
 
 class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
     r""":math:`z = g / \mathrm{rate}` on :math:`(0, \infty)`, g ~ Gamma(concentration, 1)."""
@@ -226,20 +302,52 @@ class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
     def _draw(self, shape: torch.Size) -> Tensor:
         return _positive(log_gamma_draw(self.concentration, shape) - self.rate.log())
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        c, log_rate, log_value = self.concentration.double(), self.rate.double().log(), log_of(validated(self, value))
+        score = c * log_rate + (c - 1) * log_value - (log_rate + log_value).exp() - torch.lgamma(c)
+        return score.to(self.rate.dtype)
+
 
 class Beta(_Drawn, dist.Beta):
     r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_i` ~ Gamma(:math:`c_i`, 1), c the two concentrations."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
         one, zero = log_gamma_draw(self.concentration1, shape), log_gamma_draw(self.concentration0, shape)
-        return _fraction(F.logsigmoid(one - zero))
+        return _fraction(one - zero)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        one, zero = self.concentration1.double(), self.concentration0.double()
+        logit = logit_of(validated(self, value))
+        log_norm = torch.lgamma(one + zero) - torch.lgamma(one) - torch.lgamma(zero)
+        score = (one - 1) * F.logsigmoid(logit) + (zero - 1) * F.logsigmoid(-logit) + log_norm
+        return score.to(self.concentration1.dtype)
 
 
 class Dirichlet(_Drawn, dist.Dirichlet):
     r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k`, 1), c the concentration."""
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return _fraction(log_gamma_draw(self.concentration, shape).log_softmax(-1))
+        return _positive(log_gamma_draw(self.concentration, shape).log_softmax(-1), largest=1.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        c = self.concentration.double()
+        log_norm = torch.lgamma(c.sum(-1)) - torch.lgamma(c).sum(-1)
+        return (((c - 1) * log_of(validated(self, value))).sum(-1) + log_norm).to(self.concentration.dtype)
+
+
+def _in_float64(kind: Any, q: Any, p: Any) -> Tensor:
+    """torch's divergence, of which float32 has no digits left where the concentrations are large."""
+    of = [[getattr(d, name).double() for name in kind.arg_constraints] for d in (q, p)]
+    kl = kl_divergence(*(kind(*parameters, validate_args=False) for parameters in of))
+    return kl.to(getattr(q, next(iter(kind.arg_constraints))).dtype)
+
+
+for _kind, _base in (
+    (Gamma, torch.distributions.Gamma),
+    (Beta, torch.distributions.Beta),
+    (Dirichlet, torch.distributions.Dirichlet),
+):
+    register_kl(_kind, _base)(functools.partial(_in_float64, _base))
 
 
 @register_kl(Weibull, Weibull)

@@ -43,7 +43,8 @@ class LowRankNormal(Parametrized):
     .. math:: \mathcal N(\mathrm{loc}, S \, (I + F F^\top) \, S), \quad S = \mathrm{diag}(\mathrm{scale})
 
     Unlike in torch's ``LowRankMultivariateNormal`` no variance is inverted, so that very different scales do no harm;
-    the same KL to independent Normals is in closed form. One draw costs O(D rank), one score O(D rank^2).
+    the same KL to independent Normals is in closed form. One draw costs O(D rank), one score O(D rank^2). Determinant
+    and score are computed in float64, as what F explains of a draw is nearly all of it where F is large.
 
     Args:
         loc: ``[*, D]``.
@@ -66,8 +67,8 @@ class LowRankNormal(Parametrized):
         self.factor = factor.expand(*batch_shape, -1, -1)
         with full_precision(loc):
             # |I + F F'| = |I + F' F|
-            unit = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-            self._capacitance_tril = torch.linalg.cholesky(unit + factor.mT @ factor)
+            unit, exact = torch.eye(factor.shape[-1], dtype=torch.double, device=factor.device), factor.double()
+            self._capacitance_tril = torch.linalg.cholesky(unit + exact.mT @ exact)
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -78,16 +79,17 @@ class LowRankNormal(Parametrized):
 
     def log_prob(self, value: Tensor) -> Tensor:
         # (I + F F')^-1 = I - F (I + F' F)^-1 F'
-        u = (validated(self, value) - self.loc) / self.scale
+        u = (validated(self, value).double() - self.loc) / self.scale
         with full_precision(self.loc):
             projected = (self.factor * u.unsqueeze(-1)).sum(-2, keepdim=True).mT
             explained = torch.linalg.solve_triangular(self._capacitance_tril, projected, upper=False)
         square = u.square().sum(-1) - explained.squeeze(-1).square().sum(-1)
-        return -(square + self.event_shape[0] * math.log(2 * math.pi)) / 2 - self._half_log_det()
+        score = -(square + self.event_shape[0] * math.log(2 * math.pi)) / 2
+        return score.to(self.loc.dtype) - self._half_log_det()
 
     def _half_log_det(self) -> Tensor:
         correction = self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self.scale.log().sum(-1) + correction
+        return (self.scale.double().log().sum(-1) + correction).to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
         return self._half_log_det() + self.event_shape[0] / 2 * (1 + math.log(2 * math.pi))

@@ -386,6 +386,8 @@ def log_root(mean_square: Tensor) -> Tensor:
 class Poisson(Parametrized):
     r"""Counts, :math:`\log p(x) = x \log r - r - \log x!`, from the logarithm of the rate r.
 
+    The terms are added in float64: of a count of a million they cancel to all but the last digits of float32.
+
     Args:
         log_rate: ``[*]``; with a rate so small that it rounds to 0, a count still has a finite log-probability.
     """
@@ -398,7 +400,8 @@ class Poisson(Parametrized):
         super().__init__(log_rate.shape, validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return validated(self, value) * self.log_rate - self.log_rate.exp() - torch.lgamma(value + 1)
+        count, log_rate = validated(self, value).double(), self.log_rate.double()
+        return (count * log_rate - log_rate.exp() - torch.lgamma(count + 1)).to(self.log_rate.dtype)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -416,12 +419,13 @@ class Poisson(Parametrized):
 class NegativeBinomial(dist.NegativeBinomial):
     r"""Counts, :math:`\log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} + r \log \sigma(-l) + x \log \sigma(l)`.
 
-    r is ``total_count``, l the ``logits``. Where r is large, the ratio of the two gamma functions comes from
-    Stirling's series: their logarithms, taken apart, would have no digits left in float32.
+    r is ``total_count``, l the ``logits``. The terms are added in float64, as they cancel where counts are large, and
+    where r is large the ratio of the two gamma functions comes from Stirling's series.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
         count, logits, value = broadcast_all(self.total_count, self.logits, validated(self, value))
+        dtype, count, logits, value = count.dtype, count.double(), logits.double(), value.double()
         large = count > 20
         direct = torch.where(large, 1.0, count)
         ratio = torch.where(
@@ -429,7 +433,8 @@ class NegativeBinomial(dist.NegativeBinomial):
             _log_gamma_ratio(torch.where(large, count, 20.0), value),
             torch.lgamma(direct + value) - torch.lgamma(direct),
         )
-        return ratio - torch.lgamma(value + 1) + count * F.logsigmoid(-logits) + value * F.logsigmoid(logits)
+        score = ratio - torch.lgamma(value + 1) + count * F.logsigmoid(-logits) + value * F.logsigmoid(logits)
+        return score.to(dtype)
 
 
 def _log_gamma_ratio(count: Tensor, value: Tensor) -> Tensor:

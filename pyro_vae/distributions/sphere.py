@@ -175,9 +175,13 @@ class PowerSpherical(_AroundLoc):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # 1 + loc'z = |z + loc|^2 / 2
-        above = ((validated(self, value) + self.loc).square().sum(-1) / 2).clamp_min(torch.finfo(self.loc.dtype).tiny)
-        return self.concentration * above.log() - self._log_normalizer().to(self.loc.dtype)
+        # 1 + loc'z = |z + loc|^2 / 2 = 2 - |z - loc|^2 / 2, of which the smaller square keeps its digits.
+        value, loc = validated(self, value).double(), self.loc.double()
+        plus, minus = (value + loc).square().sum(-1) / 2, (value - loc).square().sum(-1) / 2
+        far = (plus / 2).clamp(min=torch.finfo(self.loc.dtype).tiny).log()
+        log_half = torch.where(minus < 1, torch.log1p(-minus.clamp(max=1) / 2), far)
+        score = self.concentration.double() * (log_half + math.log(2)) - self._log_normalizer()
+        return score.to(self.loc.dtype)
 
     def _entropy(self) -> Tensor:
         alpha, beta = self._half + self.concentration.double(), self._half

@@ -215,8 +215,8 @@ class SparseBeta(Beta):
     r"""Nearly binary codes: a Beta whose two concentrations are below 1, so that its mass is near 0 and near 1.
 
     The nearest that a float32 comes to 1 is 1e-7, where a Beta of concentration c still has about :math:`10^{-7c}` of
-    its mass beyond; the closed-form KL (:class:`~pyro_vae.SGVB_B`) does not feel this, a sampled one does. Learned
-    concentrations are sigmoids, and so stay below 1.
+    its mass beyond. A decoder sees such a draw rounded; it is scored where it was, so that a sampled KL is that of the
+    closed form (:class:`~pyro_vae.SGVB_B`). Learned concentrations are sigmoids, and so stay below 1.
 
     Raises:
         ValueError: if ``concentration`` is not between 0 and 1.

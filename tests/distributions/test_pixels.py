@@ -187,6 +187,44 @@ def test_poisson(rate: float) -> None:
     assert p.mean.item() == pytest.approx(rate)
 
 
+COUNTS = [1.0, 1e3, 1e5, 1e6, 1e7]
+
+
+def agrees(value: Tensor, of: tuple[Tensor, ...], reference: Any) -> None:
+    """A value in float32 and its gradients are those of ``reference`` in 40 digits."""
+    slopes = torch.autograd.grad(value, of)
+    with mpmath.workdps(40):
+        at = [mpmath.mpf(parameter.item()) for parameter in of]
+        assert value.item() == pytest.approx(float(reference(*at)), rel=1e-6, abs=1e-6)
+        for place, slope in enumerate(slopes):
+            order = [int(place == other) for other in range(len(of))]
+            assert slope.item() == pytest.approx(
+                float(mpmath.diff(reference, tuple(at), tuple(order))), rel=1e-5, abs=1e-9
+            )
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_poisson_of_large_counts_in_float32(count: float) -> None:
+    log_rate = torch.tensor(math.log(count) + count**-0.5, requires_grad=True)  # a standard deviation off
+
+    def by_hand(log_rate: Any) -> Any:
+        return count * log_rate - mpmath.exp(log_rate) - mpmath.loggamma(mpmath.mpf(count) + 1)
+
+    agrees(Poisson(log_rate).log_prob(torch.tensor(count)), (log_rate,), by_hand)
+
+
+@pytest.mark.parametrize("total", [1e-3, 1.0, 19.0, 21.0, 1e6, 1e12])
+@pytest.mark.parametrize("count", COUNTS)
+def test_negative_binomial_of_large_counts_in_float32(count: float, total: float) -> None:
+    of = torch.tensor(total, requires_grad=True), torch.tensor(math.log(count / total), requires_grad=True)
+
+    def by_hand(total: Any, logits: Any) -> Any:
+        ratio = mpmath.loggamma(count + total) - mpmath.loggamma(total) - mpmath.loggamma(mpmath.mpf(count) + 1)
+        return ratio - total * mpmath.log1p(mpmath.exp(logits)) - count * mpmath.log1p(mpmath.exp(-logits))
+
+    agrees(NegativeBinomial(of[0], logits=of[1]).log_prob(torch.tensor(count)), of, by_hand)
+
+
 def test_poisson_of_no_rate_still_pulls() -> None:
     log_rate = torch.tensor(-200.0, requires_grad=True)  # whose exp is 0 in float32
     value = Poisson(log_rate).log_prob(torch.tensor(3.0))

@@ -160,6 +160,19 @@ def test_extremes_in_float32(family: Any, concentration: float, dim: int) -> Non
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 10, 50])
+@pytest.mark.parametrize("concentration", [1e6, 1e8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_high_concentrations_in_float32(family: Any, concentration: float, dim: int) -> None:
+    """Draws all but at loc keep the digits of their distance: their mean score is minus the entropy."""
+    torch.manual_seed(0)
+    loc, kappa = direction(dim), torch.tensor(concentration).double()
+    q = family(loc.float(), kappa.float()).expand((20_000,))
+    score = q.log_prob(q.rsample()).double()
+    entropy = family(loc, kappa).entropy()
+    assert abs(score.mean() + entropy) < 4.5 * score.std() / math.sqrt(20_000) + 1e-6 * abs(entropy)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_there_is_not(family: Any) -> None:
     q = family(direction(3), torch.ones((), dtype=torch.double))

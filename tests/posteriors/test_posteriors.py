@@ -9,12 +9,23 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from pairs import real
+from pairs import binary, real
 from registry import FAMILIES, POSTERIORS, encoder
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_vae import MLP, ConvEncoder, DiagonalNormal, StandardNormal, posteriors, priors
+from pyro_vae import (
+    MLP,
+    SGVB_A,
+    SGVB_B,
+    VAE,
+    Bernoulli,
+    ConvEncoder,
+    DiagonalNormal,
+    StandardNormal,
+    posteriors,
+    priors,
+)
 from pyro_vae.posteriors import FullNormal, LowRankNormal
 
 
@@ -221,3 +232,44 @@ def test_bounds_that_cannot_be() -> None:
         for make in (lambda *b: posteriors.families.Uniform(nn.Identity(), None, *b), lambda *b: priors.Uniform(3, *b)):
             with pytest.raises(ValueError, match=r"the bounds of a Uniform .* low below high; got"):
                 make(low, high)
+
+
+class Fixed(nn.Module):
+    """The same parameters for every datum: ``[..., P, 2]`` of the numbers whose softplus they are."""
+
+    def __init__(self, *parameters: float) -> None:
+        super().__init__()
+        raw = torch.tensor(parameters).expm1().log()
+        self.output = nn.Parameter(raw.unsqueeze(-1).expand(-1, 2).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output.expand(*x.shape[:-1], *self.output.shape)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "of_q", "prior"),
+    [
+        (posteriors.Gamma, (0.02, 1.0), lambda: priors.Gamma(2, 0.5)),
+        (posteriors.Beta, (0.02, 0.03), lambda: priors.SparseBeta(2)),
+        (posteriors.Dirichlet, (0.02,), lambda: priors.Dirichlet(2, 0.5)),
+    ],
+)
+def test_a_sampled_bound_is_that_of_the_closed_form(posterior: Any, of_q: Any, prior: Any) -> None:
+    """Where a fifth of the draws round to the edge of the support: the value, and each way to differentiate it."""
+    network = Fixed(*of_q)
+    decoder = nn.Linear(2, 3)
+    nn.init.zeros_(decoder.weight)
+    pair, x = VAE(prior(), posterior(network, event_dim=1), Bernoulli(decoder)), binary(3, size=500)
+
+    def slope(estimator: Any) -> Tensor:
+        torch.manual_seed(4)
+        loss = estimator.differentiable_loss(pair.model, pair.guide, x)
+        return torch.autograd.grad(loss, network.output)[0].sum(-1) / len(x)
+
+    exact, exact_slope = SGVB_B().bound(pair, x).mean().item(), slope(SGVB_B())
+    for options in ({}, {"sticking_the_landing": True}):
+        estimator = SGVB_A(200, **options)
+        torch.manual_seed(3)
+        bound = estimator.bound(pair, x)
+        assert bound.mean().item() == pytest.approx(exact, abs=4.5 * bound.std().item() / 500**0.5)
+        torch.testing.assert_close(slope(estimator), exact_slope, rtol=0.02, atol=0.02)

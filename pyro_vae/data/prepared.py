@@ -1,0 +1,83 @@
+"""What kind of numbers data are, and the same data with another x: binarized, standardized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.draws import Binarization
+from pyro_vae.data.sets import Data, Split
+
+
+def kind_of(split: Split) -> Literal["binary", "gray", "counts", "real"]:
+    """What x is: 0 and 1; gray pixels, which are uint8, images in [0, 1] or levels k / 255; counts; or real numbers."""
+    x = split.tensors[0]
+    parts = x.split(4096)
+    if x.dtype == torch.uint8:
+        return "binary" if all(bool(((part == 0) | (part == 255)).all()) for part in parts) else "gray"
+    low, high = (float(value) for value in x.aminmax())
+    if all(bool((part == part.round()).all()) for part in parts):
+        return "real" if low < 0 else "binary" if high <= 1 else "counts"
+    if low < 0 or high > 1:
+        return "real"
+    on_levels = all(bool(((255 * part - (255 * part).round()).abs() < 0.01).all()) for part in parts)
+    return "gray" if x.dim() == 4 or on_levels else "real"
+
+
+def with_x(data: Data, change: Callable[[Split], Tensor], binarization: Binarization = "none") -> Data:
+    """The data with another x in each of their splits."""
+    splits: dict[str, Any] = {}
+    for part in ("train", "valid", "test"):
+        split = getattr(data, part)
+        if split is not None:
+            options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
+            splits[part] = Split(change(split), *split.tensors[1:], binarization=binarization, **options)
+    return Data(data.name, **splits)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardized(Data):
+    r"""Data whose columns are standardized, :math:`u = (x - \mathrm{loc}) / \mathrm{scale}`.
+
+    Attributes:
+        loc, scale: mean and standard deviation of each column of the training set, ``[*event]``, float64; the scale of
+            a column that does not vary is 1.
+        constant: how many columns do not vary.
+    """
+
+    loc: Tensor = field(kw_only=True)
+    scale: Tensor = field(kw_only=True)
+    constant: int = field(kw_only=True)
+
+    @classmethod
+    def of(cls, data: Data) -> Standardized:
+        """The data with standardized columns."""
+        x = data.train.tensors[0].double()  # type: ignore[union-attr]  # load gives no streams
+        varies = x.amax(0) > x.amin(0)
+        loc, scale = x.mean(0), torch.where(varies, x.std(0, correction=0), 1.0)
+        standard = with_x(data, lambda split: ((split.tensors[0].double() - loc) / scale).float())
+        return cls(
+            data.name,
+            standard.train,
+            standard.valid,
+            standard.test,
+            loc=loc,
+            scale=scale,
+            constant=int((~varies).sum()),
+        )
+
+    @property
+    def log_scale(self) -> float:
+        """What log p(u) is above log p(x), in nats: the sum of the log scales."""
+        return self.scale.log().sum().item()
+
+    def original(self, u: Tensor) -> Tensor:
+        """Standardized data or their means, ``[*, *event]``, in the units of x."""
+        return (u * self.scale.to(u.device) + self.loc.to(u.device)).to(u.dtype)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, columns standardized"
