@@ -27,7 +27,7 @@ from pyro_vae.pair import (
     run,
     vectorized,
 )
-from pyro_vae.pair.gate import mask_problems, too_deep
+from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
 from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
 
@@ -142,7 +142,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
                 if estimator is not None and nesting > wanted:
                     _refuse(too_deep(type(estimator).__name__, nesting, wanted))
                 nesting = max(nesting, wanted)
-                _refuse(*mask_problems(module, *batch))
+                _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 _refuse(*_particle_problems(_run(module, batch, x, 2, nesting), one, nesting))
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
                 _try(SGVB_A(2, max_plate_nesting=nesting), module, batch)

@@ -16,6 +16,7 @@ from pyro_vae import SGVB_A, SGVB_B, DiagonalNormal, Enumeration, Gaussian, Scor
 from pyro_vae import fit as fit_pair
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.models.semi_supervised import check_labels, partly_labeled
+from pyro_vae.pair import programs
 
 K, D, EVENT = 3, 2, 4
 X = torch.randn(6, EVENT, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
