@@ -110,7 +110,15 @@ def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: flo
 
     Source: Burda et al. (2015), section 5.2.
     """
-    parts = [named(encode(pair, *batch), site).reshape(len(batch[0]), -1).cpu() for batch in batches]
+    parts = []
+    for batch in batches:
+        code = named(encode(pair, *batch), site)
+        if len(code) != len(batch[0]):
+            raise ValueError(
+                f"the guide gives {len(code)} values of {site!r} for {len(batch[0])} data. Size its data plate by the "
+                "batch, without subsample_size, and look at a latent of each datum."
+            )
+        parts.append(code.reshape(len(code), -1).cpu())
     some(len(parts))
     held = torch.cat(parts)
     return ActiveUnits(held.double().var(0, correction=0), threshold, held)

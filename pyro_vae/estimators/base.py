@@ -113,6 +113,7 @@ class Estimator(Trace_ELBO):
     numbers: tuple[str, ...] = ("beta",)
     no_beta: str = ""
     known: ClassVar[Facts] = Facts()
+    needs_support: ClassVar[bool] = False  # whether the densities of draws of other data matter
     num_updates: int = 1
     beta: Number
     _small: ClassVar[tuple[Any, ...]] = (3,)  # the first arguments of an example
@@ -273,7 +274,7 @@ class Estimator(Trace_ELBO):
         )
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
-        if self.gradient.needs_support:
+        if self.gradient.needs_support or self.needs_support:
             check_support(who, model_trace, guide_trace)
         if self.per_datum:
             check_densities(who, model_trace)

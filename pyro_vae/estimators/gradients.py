@@ -14,6 +14,7 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from pyro_vae._checks import one_of
+from pyro_vae._pyro import has_values
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.bounds import Bound, grouped
 from pyro_vae.estimators.facts import Axis
@@ -185,6 +186,26 @@ class StickingTheLanding(_OfELBO):
     scored = True
     needs_support = True
 
+    def check_sites(self, who: str, run: Run) -> None:
+        super().check_sites(who, run)
+        check_scores(who, run)
+
+
+def check_scores(who: str, run: Run) -> None:
+    """Refuses a guide that draws noise beside its latents, with which it scores the same draws otherwise.
+
+    Raises:
+        ValueError: if there is such noise.
+    """
+    for name, score in run.scores.items():
+        log_q = run.guide[name].log_prob
+        if has_values(score) and not torch.allclose(score, log_q, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                f"{who} runs the guide once more at its draws, where q({name}) is another one: the guide draws noise "
+                "beside its latents, by dropout or torch.randn. Draw it by pyro.sample as a latent of both programs, "
+                "or use SGVB_A or IWAE."
+            )
+
 
 @dataclass(frozen=True)
 class DoublyReparameterized(Gradient):
@@ -212,6 +233,10 @@ class DoublyReparameterized(Gradient):
     needs_support = True
     sites = "reparameterized, able to score a given value"
     cost = "model, 1 guide (2 with several latents)"
+
+    def check_sites(self, who: str, run: Run) -> None:
+        super().check_sites(who, run)
+        check_scores(who, run)
 
     @staticmethod
     def shown(value: Tensor) -> Tensor:

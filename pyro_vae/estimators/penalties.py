@@ -267,6 +267,7 @@ class TCVAE(Penalized):
     """
 
     numbers = ("alpha", "beta", "gamma")
+    needs_support = True
     _small = (1.0, 1.0, 1.0, 3)
     known = Facts(
         bounds="log p(x), from below (ELBO); its loss bounds nothing",

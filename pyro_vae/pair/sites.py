@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._pyro import is_deterministic, is_subsample
+from pyro_vae._pyro import is_deterministic, is_subsample, was_observed
 from pyro_vae.distributions.wrappers import bare
 
 DATA_PLATE = "data"
@@ -29,14 +29,14 @@ def data_frame(trace: Trace) -> Any | None:
         for frame in site["cond_indep_stack"]:
             if frame.vectorized and frame.name == DATA_PLATE:
                 return frame if frame.size >= 0 else _sized(frame, trace)
-            if frame.vectorized and frame.dim == -1 and site["is_observed"]:
+            if frame.vectorized and frame.dim == -1 and (site["is_observed"] or was_observed(site) is not None):
                 rightmost = frame
     return rightmost if rightmost is None or rightmost.size >= 0 else _sized(rightmost, trace)
 
 
 def _sized(frame: Any, trace: Trace) -> Any:
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and inside(site, frame)]
-    shapes = [site["fn"].batch_shape for site in sites]
+    shapes = [site["fn"].batch_shape for site in sites if not is_subsample(site)]
     size = max(shape[frame.dim] if len(shape) >= -frame.dim else 1 for shape in shapes)
     return frame._replace(size=size, full_size=size)
 
