@@ -15,17 +15,8 @@ from pyro_vae._pyro import mismatch, without_shapes
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
-from pyro_vae.pair import (
-    PairRun,
-    arguments,
-    as_pair,
-    evaluating,
-    latent_sites,
-    modules_of,
-    observed_sites,
-    run,
-    vectorized,
-)
+from pyro_vae.pair import PairRun, as_pair, evaluating, latent_sites, modules_of, observed_sites, run, vectorized
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
 
