@@ -18,7 +18,6 @@ from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
 from pyro_vae.pair import (
     PairRun,
-    arguments,
     as_pair,
     evaluating,
     latent_sites,
@@ -27,6 +26,7 @@ from pyro_vae.pair import (
     run,
     vectorized,
 )
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
 from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size

@@ -6,6 +6,8 @@
     for (x,) in data.train.batches(128, shuffle=True, epoch=3):  # x: [B, C, H, W], float32
         ...
 
+uint8 are pixels, parts of 255. All other numbers, and all shapes, are handed out as they were given.
+
 Three ways to see a gray image g in [0, 1] (``binarization``):
 
 - ``"none"``: x = g.

@@ -43,7 +43,8 @@ def load(
 
     A path (give a name's namesake as ``./mnist``):
 
-    - ``.npy``: [N, D], [N, H, W] (becomes [N, 1, H, W]) or [N, C, H, W].
+    - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
+      uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,

@@ -12,7 +12,8 @@ from pyro_vae._checks import whole
 from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units
-from pyro_vae.pair import batch_of, latent_sites, run
+from pyro_vae.pair import latent_sites, run
+from pyro_vae.pair.arguments import batch_of
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit
 

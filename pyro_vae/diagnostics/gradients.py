@@ -20,7 +20,8 @@ from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
 from pyro_vae.estimators import Estimator
-from pyro_vae.pair import as_pair, batch_of, device_of
+from pyro_vae.pair import as_pair, device_of
+from pyro_vae.pair.arguments import batch_of
 from pyro_vae.training.step import TrainingStep
 
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart

@@ -16,7 +16,8 @@ from torch.distributions import TransformedDistribution, biject_to, constraints
 
 from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import unwrapped
-from pyro_vae.pair import arguments, as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
+from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 

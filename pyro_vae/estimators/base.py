@@ -26,7 +26,8 @@ from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import arguments, as_pair, computing_once, data_frame, programs
+from pyro_vae.pair import as_pair, computing_once, data_frame, programs
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import (
     Unweighed,
     check_densities,

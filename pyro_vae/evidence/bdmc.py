@@ -13,7 +13,8 @@ from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.ais import AIS, Annealer, AnnealingSchedule
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
-from pyro_vae.pair import as_pair, batch_of
+from pyro_vae.pair import as_pair
+from pyro_vae.pair.arguments import batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
 from pyro_vae.sampling.joint import Start
 

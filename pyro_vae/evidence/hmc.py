@@ -16,7 +16,8 @@ from pyro_vae._checks import number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
-from pyro_vae.pair import as_pair, batch_of
+from pyro_vae.pair import as_pair
+from pyro_vae.pair.arguments import batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, run_chains
 from pyro_vae.sampling.joint import Joint, Start

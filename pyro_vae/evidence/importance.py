@@ -16,7 +16,8 @@ from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
-from pyro_vae.pair import as_pair, batch_of, device_of, run, tracing_obstacle
+from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
+from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, checked_run, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import observed_supports

@@ -1,6 +1,5 @@
 """What a pair is: its parameters, how it runs, and what its traces say."""
 
-from pyro_vae.pair.arguments import Arguments, arguments, batch_of
 from pyro_vae.pair.gate import check_densities, check_local
 from pyro_vae.pair.pair import Pair, as_pair, modules_of, pair_method, programs
 from pyro_vae.pair.parameters import LocalParameters, isolated, tracing_obstacle
@@ -10,13 +9,10 @@ from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_s
 
 __all__ = [
     "DATA_PLATE",
-    "Arguments",
     "LocalParameters",
     "Pair",
     "PairRun",
-    "arguments",
     "as_pair",
-    "batch_of",
     "check_densities",
     "check_local",
     "computing_once",

@@ -18,8 +18,8 @@ from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
-from pyro_vae.pair import Arguments, data_frame, evaluating, random_sites, run
-from pyro_vae.pair.arguments import num_taken
+from pyro_vae.pair import data_frame, evaluating, random_sites, run
+from pyro_vae.pair.arguments import Arguments, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights

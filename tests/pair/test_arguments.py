@@ -16,7 +16,7 @@ import pyro_vae
 from pyro_vae import SGVB_A, Pair, check, diagnostics, evidence
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE, FullBayes
-from pyro_vae.pair import Arguments, arguments
+from pyro_vae.pair.arguments import Arguments, arguments
 
 N = 40
 fit = functools.partial(pyro_vae.fit, compile="eager", progress=False, epochs=1, batch_size=N)

@@ -18,7 +18,8 @@ from pyro_vae._pyro import is_deterministic
 from pyro_vae.applications.restoration.observations import Observation, Pixels
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics import encode
-from pyro_vae.pair import as_pair, batch_of, programs, vectorized
+from pyro_vae.pair import as_pair, programs, vectorized
+from pyro_vae.pair.arguments import batch_of
 from pyro_vae.sampling.chains import Chunk, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Density, run_chains
 from pyro_vae.sampling.joint import Joint
