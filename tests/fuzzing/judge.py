@@ -1,0 +1,694 @@
+"""Everything that the library says of a pair, against what is true of it."""
+
+from __future__ import annotations
+
+import math
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+import pyro_vae as pv
+from fuzzing import gradients
+from fuzzing.programs import Draw, Grid
+from fuzzing.recipes import Recipe, Weights, log_evidence, log_mean_exp, weights
+from pyro_vae import diagnostics, evidence
+
+#: What changes no number: with these alone nothing that can be known may be refused.
+HARMLESS = {
+    "two data sites", "another name", "no size", "size of all data", "sequential plate", "inner plate", "float64",
+    "factor", "mask data", "mask data by the distribution", "mask padding", "deterministic", "scale a datum",
+    "guide in another order",
+}  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """Of one question to the library.
+
+    Attributes:
+        what: the question.
+        kind: "right", "refused", "warned" (wrong, and said to be doubtful), "unjudged", or what is wrong.
+        detail: in words.
+    """
+
+    what: str
+    kind: str
+    detail: str = ""
+
+    @property
+    def is_finding(self) -> bool:
+        return self.kind not in ("right", "refused", "warned", "unjudged")
+
+
+class Refused(Exception):
+    """A refusal in a sentence."""
+
+
+class Broken(Exception):
+    """An error that is no sentence of the library's."""
+
+
+def asked(function: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What a call gives, and the library's warnings.
+
+    Raises:
+        Refused: if the library refuses it in a sentence.
+        Broken: at any other error.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            value = function()
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            ours = "/pyro_vae/" in frames[-1].filename
+            text = str(error)
+            sentence = re.match(r"[\w(`'\"{]", text) and text.rstrip().endswith((".", "?", "]", ")", "`"))
+            if isinstance(error, (ValueError, TypeError)) and ours and sentence and "Trace Shapes" not in text:
+                raise Refused(text.splitlines()[0]) from None
+            where = " < ".join(f"{f.filename.rpartition('/pyro_vae/')[2]}:{f.lineno}" for f in frames[:-6:-1])
+            raise Broken(f"{type(error).__name__}: {' '.join(text.split())[:300]} [{where}]") from None
+    return value, [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
+# What is right
+
+
+@dataclass
+class Expected:
+    """A mean and its standard error, ``[N]`` each, of which one suffices; ``above`` the most that it may be."""
+
+    means: list[tuple[Tensor, Tensor]]
+    most: Tensor
+
+    def deviation(self, draws: Tensor) -> tuple[float, str]:
+        """The largest z-score of draws ``[R, N]``, and it in words."""
+        found = []
+        mean, error = draws.double().mean(0), draws.double().std(0) / math.sqrt(len(draws))
+        if not mean.isfinite().all() and not (mean == -math.inf).any():
+            return math.inf, f"mean {_words(mean)}"
+        if self.means:
+            found = [_z(mean, error, right, other, sides=2) for right, other in self.means]
+        above = _z(mean, error, self.most, torch.zeros(()), sides=1)
+        if not found:
+            return above
+        best = min(found)
+        return max(best, above)
+
+
+def _words(value: Tensor) -> str:
+    return str([round(v, 3) for v in value.reshape(-1).tolist()])
+
+
+def _z(mean: Tensor, error: Tensor, right: Tensor, other: Tensor, sides: int) -> tuple[float, str]:
+    mean, right = mean.double(), right.detach().double().expand_as(mean)
+    other = other.detach().double().expand_as(mean)
+    same = mean == right
+    difference = torch.where(same, 0.0, mean - right)
+    floor = 1e-4 + 5e-5 * right.abs().nan_to_num(0.0, posinf=0.0, neginf=0.0)
+    spread = (error**2 + other**2).sqrt().nan_to_num(math.inf, posinf=math.inf)
+    pooled = difference.mean() / ((spread**2).sum().sqrt() / len(spread) + floor.mean())
+    each = difference / (spread + floor)
+    scores = torch.cat([each.reshape(-1), pooled.reshape(1)]).nan_to_num(math.inf, posinf=math.inf)
+    z = (scores.abs() if sides == 2 else scores).max().item()
+    what = "right" if sides == 2 else "at most"
+    return z, f"{_words(mean)} +- {_words(spread)}, {what} {_words(right)}"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An estimator, and the exact values of its bound and of its gradient.
+
+    Attributes:
+        bound: log-weights ``[K, *]`` -> the bound, ``[*]``.
+        of_model, of_guide: of which the gradients are; ``None`` where they are not known.
+    """
+
+    make: Callable[..., Any]
+    num_particles: int
+    bound: Callable[[Tensor], Tensor]
+    of_model: Callable[[Tensor], Tensor] | None = None
+    of_guide: Callable[[Tensor], Tensor] | None = None
+    summed: bool = False
+
+
+def _mean(log_w: Tensor) -> Tensor:
+    return log_w.mean(0)
+
+
+def _renyi(log_w: Tensor) -> Tensor:
+    return 2 * log_mean_exp(0.5 * log_w)
+
+
+def _mixture(log_w: Tensor) -> Tensor:
+    return 0.3 * log_w.mean(0) + 0.7 * log_mean_exp(log_w)
+
+
+def _groups(log_w: Tensor) -> Tensor:
+    return log_mean_exp(log_w.unflatten(0, (2, 2)), 1).mean(0)
+
+
+def _both(make: Any, num: int, bound: Any) -> Ask:
+    return Ask(make, num, bound, bound, bound)
+
+
+ASKS: dict[str, Ask] = {
+    "SGVB_A": _both(lambda **o: pv.SGVB_A(2, **o), 2, _mean),
+    "SGVB_A(1)": _both(lambda **o: pv.SGVB_A(1, **o), 1, _mean),
+    "SGVB_A(sticking)": _both(lambda **o: pv.SGVB_A(2, sticking_the_landing=True, **o), 2, _mean),
+    "SGVB_B": _both(lambda **o: pv.SGVB_B(2, **o), 2, _mean),
+    "SGVB_B(sticking)": _both(lambda **o: pv.SGVB_B(2, sticking_the_landing=True, **o), 2, _mean),
+    "Annealed": _both(lambda **o: pv.Annealed(2, **o), 2, _mean),
+    "Capacity": _both(lambda **o: pv.Capacity(0.0, 1.0, 2, **o), 2, _mean),
+    "FreeBits": _both(lambda **o: pv.FreeBits(0.0, "unit", 2, **o), 2, _mean),
+    "FreeBits(site)": _both(lambda **o: pv.FreeBits(0.0, "site", 2, **o), 2, _mean),
+    "Balanced": _both(lambda **o: pv.Balanced(2, **o), 2, _mean),
+    "TCVAE": _both(lambda **o: pv.TCVAE(1.0, 1.0, 1.0, 2, **o), 2, _mean),
+    "IWAE": _both(lambda **o: pv.IWAE(2, **o), 2, log_mean_exp),
+    "DReG": _both(lambda **o: pv.DReG(2, **o), 2, log_mean_exp),
+    "Renyi": _both(lambda **o: pv.Renyi(0.5, 2, **o), 2, _renyi),
+    "MIWAE": _both(lambda **o: pv.MIWAE(2, 2, **o), 4, _groups),
+    "CIWAE": _both(lambda **o: pv.CIWAE(0.3, 2, **o), 2, _mixture),
+    "PIWAE": Ask(lambda **o: pv.PIWAE(2, 1, **o), 2, log_mean_exp, log_mean_exp, _mean),
+    "ScoreFunction": _both(lambda **o: pv.ScoreFunction(2, **o), 2, _mean),
+    "ScoreFunction(1)": _both(lambda **o: pv.ScoreFunction(1, **o), 1, _mean),
+    "ScoreFunction(scored)": _both(lambda **o: pv.ScoreFunction(2, pathwise=False, **o), 2, _mean),
+    "VIMCO": _both(lambda **o: pv.VIMCO(2, **o), 2, log_mean_exp),
+    "Enumeration": Ask(lambda **o: pv.Enumeration(2, **o), 2, _mean, _mean, _mean, summed=True),
+    "WakeSleep": Ask(lambda **o: pv.WakeSleep(2, **o), 2, _mean, _mean),
+    "ReweightedWakeSleep": Ask(lambda **o: pv.ReweightedWakeSleep(2, **o), 2, log_mean_exp, log_mean_exp),
+    "ReweightedWakeSleep(sleep)": Ask(
+        lambda **o: pv.ReweightedWakeSleep(2, guide="sleep", **o), 2, log_mean_exp, log_mean_exp
+    ),
+    "MonteCarloEM": Ask(
+        lambda **o: pv.MonteCarloEM(1, num_transitions=2, num_leapfrog=2, num_updates=1, **o), 1, _mean
+    ),
+}
+
+
+#: Estimators whose latents' terms are all sampled, so that scales count as in Pyro's Trace_ELBO.
+SAMPLED = {
+    "SGVB_A",
+    "SGVB_A(1)",
+    "SGVB_A(sticking)",
+    "Annealed",
+    "ScoreFunction",
+    "ScoreFunction(1)",
+    "ScoreFunction(scored)",
+}
+
+
+class Truth:
+    """What is true of a recipe.
+
+    Attributes:
+        evidence: log p(x), ``[N]``; ``[]`` of data that share a latent.
+        weights: the guide's, on a grid; ``None`` where it has none.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.traits = set(recipe.features)
+        self.evidence = log_evidence(recipe).detach()
+        self.shared = "global latent" in self.traits
+        self.is_point = "point guide" in self.traits or recipe.guide == "autoguide.AutoDelta(model)"
+        self.weights: Weights | None = None
+        self.draws: dict[str, Tensor] = {}
+        if not isinstance(recipe.guide, str):
+            with torch.no_grad():
+                if "point guide" not in self.traits:
+                    self.weights = weights(recipe, Grid())
+                    with torch.random.fork_rng():
+                        torch.manual_seed(0)
+                        drawn = weights(recipe, Draw(20_000))
+                    for how in self.ways:
+                        values = drawn.draws(how)
+                        self.draws[how] = values.expand(-1, recipe.num)
+
+    @property
+    def ways(self) -> list[str]:
+        """A masked latent may count in full, or not at all, where nothing depends on it."""
+        return ["full", "seen"] if {"mask padding", "mask a latent"} & self.traits else ["full"]
+
+    @property
+    def known(self) -> bool:
+        """Whether a bound has one right value, and not only a right side."""
+        doubtful = {
+            "auxiliary latent",
+            "factor in the guide",
+            "point guide",
+            "autoguide",
+            "mask a latent",
+            "one latent for all data",
+        }
+        return self.weights is not None and not doubtful & self.traits
+
+    def expected(self, ask: Ask) -> Expected:
+        """Of the bound of an estimator."""
+        most = self.evidence if not self.shared else (self.evidence / self.recipe.num).expand(1)
+        if "one latent for all data" in self.traits:
+            most = most + math.inf
+        if not self.known:
+            return Expected([], most)
+        assert self.weights is not None
+        noise = {"noise in the model", "noise in the guide"} & self.traits
+        if ask.bound is not _mean and noise:
+            return Expected([], most)  # it depends on whether particles share the noise
+        means = []
+        for how in self.ways:
+            if ask.summed and self.weights.own:
+                return Expected([], most)
+            if ask.bound is _mean:
+                elbo = self.weights.elbo(how)
+                if not elbo.isnan().any():
+                    means.append((elbo, torch.zeros(())))
+                    continue
+            draws = self.draws[how].unflatten(0, (-1, ask.num_particles))
+            values = ask.bound(draws.transpose(0, 1))
+            means.append((values.mean(0), values.std(0) / math.sqrt(len(values))))
+        return Expected(means, most)
+
+    def importance(self, start: str = "guide") -> tuple[Tensor, Tensor]:
+        """``(log E[w], E[w^2] / E[w]^2 - 1)`` of importance weights from the guide or the prior, each ``[N]``."""
+        if start == "guide":
+            assert self.weights is not None
+            found = self.weights
+        else:
+            found = prior_weights(self.recipe)
+        first, second = found.log_mean(), found.log_mean(2)
+        return first, (second - 2 * first).expm1()
+
+
+def prior_weights(recipe: Recipe) -> Weights:
+    """As of a guide that is the prior."""
+    grid = Grid()
+    terms = recipe.interpreter(grid).run(recipe.model).terms
+    proposal = [(t.level, t.log_prob) for t in terms if t.kind not in ("observed", "factor")]
+    kept = [("p", t.level, 1, t) for t in terms if t.kind in ("observed", "factor")]
+    return Weights(recipe, proposal, kept, grid.axes)
+
+
+# Questions
+
+
+class Judge:
+    """Asks all questions of one recipe.
+
+    Args:
+        recipe: the recipe.
+        chains: whether to ask what takes long, too: AIS of several steps, BDMC, HMC.
+        gradients: whether to compare mean gradients with exact ones.
+    """
+
+    def __init__(self, recipe: Recipe, *, chains: bool = False, gradients: bool = False) -> None:
+        self.recipe, self.chains, self.gradients = recipe, chains, gradients
+        self.truth = Truth(recipe)
+        self.traits = self.truth.traits
+        self.outcomes: list[Outcome] = []
+        self.pair = recipe.pair()
+        # Half of the pairs say their nesting, half leave it to the library.
+        self.nesting = {"max_plate_nesting": recipe.nesting} if recipe.seed % 2 else {}
+
+    def run(self) -> list[Outcome]:
+        pyro.clear_param_store()
+        self.ask("check", lambda: pv.check(self.pair, *self.recipe.batch()), None)
+        for name, ask in ASKS.items():
+            self.bound(name, ask)
+        self.importance()
+        for start in ("prior", "guide"):
+            self.one_step(start)
+        self.diagnostics()
+        if self.chains:
+            for start in ("prior", "guide"):
+                self.annealed(start)
+            self.both_sides()
+            self.hmc()
+        return self.outcomes
+
+    def ask(self, what: str, question: Callable[[], Any], judged: Callable[[Any], Any] | None) -> Any:
+        """Asks; ``judged`` gives what is wrong with an answer, or an empty string."""
+        try:
+            value, said = asked(question)
+        except Refused as refusal:
+            self.add(what, "refused", str(refusal))
+            return None
+        except Broken as error:
+            self.add(what, "traceback", str(error))
+            return None
+        try:
+            wrong = judged(value) if judged is not None else ""
+        except (Refused, Broken) as error:
+            self.add(what, "traceback", f"asked again, it fails: {error}")
+            return None
+        if not wrong:
+            self.add(what, "right")
+        elif wrong.startswith("unjudged"):
+            self.add(what, "unjudged", wrong)
+        else:
+            doubt = [w for w in said if re.search(r"k-hat|effective sample size|acceptance|agree|infinity|finite", w)]
+            self.add(what, "warned" if doubt else "wrong", wrong + (f" ({doubt[0]})" if doubt else ""))
+        return value
+
+    def add(self, what: str, kind: str, detail: str = "") -> None:
+        self.outcomes.append(Outcome(what, kind, detail))
+
+    # Bounds
+
+    def bounds(self, estimator: Any, rounds: int) -> Tensor:
+        """``[R, N]`` of draws, or ``[R, 1]`` of means where rows are not told apart."""
+        if self.truth.shared or "autoguide" in self.traits:
+            batch = self.recipe.batch()
+            return torch.stack([estimator.bound(self.pair, *batch).mean() for _ in range(rounds // 4)])[:, None]
+        found = estimator.bound(self.pair, *self.recipe.batch(rounds))
+        if "subsample inside" in self.traits:
+            return found[:, None]
+        if found.shape != (rounds * self.recipe.num,):
+            raise AssertionError(f"bound has shape {list(found.shape)} for {rounds * self.recipe.num} data")
+        return found.unflatten(0, (rounds, -1))
+
+    def bound(self, name: str, ask: Ask) -> None:
+        try:
+            estimator, _ = asked(lambda: ask.make(**self.nesting))
+        except (Refused, Broken) as error:
+            self.add(f"{name}()", "traceback", str(error))
+            return
+        expected = self.truth.expected(ask)
+        if {"global latent", "autoguide", "subsample inside"} & self.traits:
+            expected = Expected(
+                [(m.mean().expand(1), s.mean().expand(1)) for m, s in expected.means], expected.most.mean().expand(1)
+            )
+
+        def judged(draws: Tensor) -> str:
+            if self.truth.is_point:
+                return f"a bound of a point: {_words(draws.mean(0))}"
+            z, words = expected.deviation(draws)
+            if z > 3:
+                z, words = expected.deviation(asked(lambda: self.bounds(estimator, 3200))[0])
+            return f"{words}, z = {z:.1f}" if z > 4 else ""
+
+        def question() -> Tensor:
+            torch.manual_seed(self.recipe.seed)
+            return self.bounds(estimator, 200)
+
+        self.ask(f"{name}.bound", question, judged)
+        self.loss(name, estimator)
+        if self.gradients:
+            self.gradient(name, ask, estimator)
+
+    def gradient(self, name: str, ask: Ask, estimator: Any) -> None:
+        """The mean of its gradients, and what it should be."""
+        if not self.truth.known or {"global latent", "subsample inside", "impossible value"} & self.traits:
+            return
+        if any(trait.startswith("scale") for trait in self.traits) and not (ask.bound is _mean and name in SAMPLED):
+            return
+        exact: dict[str, Tensor] = {}
+        for which, of in (("model", ask.of_model), ("guide", ask.of_guide)):
+            found = None
+            if name == "ReweightedWakeSleep" and which == "guide":
+                found = self.exact(gradients.wake)
+            elif of is not None:
+                summed = gradients.marginal_elbo if ask.summed else gradients.elbo
+                found = self.exact(summed if of is _mean else gradients.of_pairs(log_mean_exp if of is _groups else of))
+            if found is not None:
+                exact |= {n: found[n] for n in self.recipe.params(which)}
+        if not exact:
+            return
+
+        def question(times: int = 400) -> dict[str, Tensor]:
+            torch.manual_seed(self.recipe.seed)
+            return gradients.drawn(self.recipe, estimator, times)
+
+        def worst(found: dict[str, Tensor]) -> tuple[float, str]:
+            scores = []
+            for n, right in exact.items():
+                draws = found[n]
+                mean, error = draws.mean(0), draws.std(0) / math.sqrt(len(draws))
+                z, words = _z(mean, error + 1e-3, right, torch.zeros(()), 2)
+                scores.append((z, f"d/d{n}: {words}"))
+            return max(scores)
+
+        def judged(found: dict[str, Tensor]) -> str:
+            if set(exact) - set(found):
+                return f"no parameter {set(exact) - set(found)}"
+            z, words = worst(found)
+            if z > 4:
+                z, words = worst(asked(lambda: question(8000))[0])
+            return f"{words}, z = {z:.1f}" if z > 4.5 else ""
+
+        self.ask(f"{name}.gradient", question, judged)
+
+    def exact(self, objective: Any) -> dict[str, Tensor] | None:
+        noise = {"noise in the model", "noise in the guide"} & self.traits
+        if noise and objective not in (gradients.elbo, gradients.marginal_elbo):
+            return None
+        return gradients.exact(self.recipe, objective)
+
+    def loss(self, name: str, estimator: Any) -> None:
+        batch = self.recipe.batch(1 if "autoguide" in self.traits else 5)
+        weighed = any(trait.startswith("scale") for trait in self.traits)
+
+        def question() -> tuple[float, Tensor | None]:
+            torch.manual_seed(1)
+            loss = estimator.differentiable_loss(self.pair.model, self.pair.guide, *batch)
+            for parameter in self.pair.parameters():
+                parameter.grad = None
+            if loss.requires_grad:
+                loss.backward()
+            torch.manual_seed(1)
+            found = None if weighed or name == "MonteCarloEM" else estimator.bound(self.pair, *batch).sum()
+            return loss.item(), found
+
+        def judged(found: tuple[float, Tensor | None]) -> str:
+            loss, bound = found
+            broken = [n for n, p in self.pair.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            if broken and ("impossible value" not in self.traits or math.isfinite(loss)):
+                return f"the gradient of {', '.join(broken)} is not finite, loss {loss}"
+            if math.isnan(loss):
+                return "the loss is NaN"
+            scale = 4 if "size of all data" in self.traits else 2 if "subsample inside" in self.traits else 1
+            if "subsample inside" in self.traits:
+                return ""
+            if bound is not None and abs(loss + scale * bound.item()) > 1e-3 * (1 + abs(loss)) and math.isfinite(loss):
+                return f"loss {loss}, minus the sum of the bounds {-scale * bound.item()}"
+            return ""
+
+        self.ask(f"{name}.loss", question, judged)
+
+    # Evidence
+
+    def weighed(self, log_prob: Tensor, target: Tensor, excess: Tensor, draws: int) -> str:
+        """What is wrong with an average of weights of known variance."""
+        exact = self.truth.evidence
+        if "one latent for all data" in self.traits:
+            return f"evidence {_words(log_prob)} of data that share a latent"
+        if log_prob.shape != exact.shape:
+            return f"{len(log_prob)} numbers of {len(exact)} data"
+        words = f"{_words(log_prob)}, right {_words(exact)}"
+        difference = log_prob.double() - exact
+        if not (difference < 9).all():  # Markov's inequality
+            return f"{words}, with a probability below exp(-9)"
+        covered = (target - exact).abs() < 1e-3
+        if not covered.all() and (target.isfinite() & (target < exact)).any():
+            return f"{words}; the guide covers {_words((target - exact).exp())} of p(x)"
+        error = (excess.clamp(min=0) / draws).sqrt()
+        if not (error < 0.2).all():
+            return "unjudged: weights of large variance"
+        z = difference.abs() / (error * 1.1 + error**2 + 1e-3)
+        return f"{words}, standard error {_words(error)}, z = {z.max():.1f}" if z.max() > 4 else ""
+
+    def importance(self) -> None:
+        truth, num = self.truth, 1000
+
+        def question() -> Any:
+            return evidence.importance(
+                self.pair, self.recipe.batch(), num, compile="eager", seed=self.recipe.seed, **self.nesting
+            )
+
+        def judged(found: Any, draws: int = num) -> str:
+            if truth.shared:
+                return f"evidence {_words(found.log_prob)} of data that share a latent"
+            if "no data plate" in self.traits:
+                return f"evidence {_words(found.log_prob)} without a plate over the data"
+            if truth.is_point:
+                return f"evidence of a point: {_words(found.log_prob)}"
+            if truth.weights is None:
+                return self.weighed(found.log_prob, truth.evidence, torch.full_like(truth.evidence, 1e9), draws)
+            target, excess = (
+                truth.importance()
+                if not {"auxiliary latent", "factor in the guide"} & self.traits
+                else (truth.evidence, truth.evidence * 0)
+            )
+            wrong = self.weighed(found.log_prob, target, excess, draws)
+            if wrong and not wrong.startswith("unjudged") and draws == num:
+                again = lambda: evidence.importance(
+                    self.pair, self.recipe.batch(), 10 * num, compile="eager", seed=self.recipe.seed + 1, **self.nesting
+                )
+                return judged(asked(again)[0], 10 * num)
+            return wrong
+
+        self.ask("importance", question, judged)
+
+    def ais(self, start: str, **options: Any) -> Any:
+        return evidence.ais(
+            self.pair,
+            self.recipe.batch(),
+            start=start,
+            compile="eager",
+            seed=self.recipe.seed,
+            **options,
+            **self.nesting,
+        )  # type: ignore
+
+    def one_step(self, start: str) -> None:
+        truth = self.truth
+
+        def judged(found: Any, draws: int = 500) -> str:
+            if truth.shared:
+                return f"evidence {_words(found.log_prob)} of data that share a latent"
+            if start == "guide" and truth.is_point:
+                return f"evidence of a point: {_words(found.log_prob)}"
+            if start == "guide" and (
+                truth.weights is None or {"auxiliary latent", "factor in the guide"} & self.traits
+            ):
+                target, excess = truth.evidence, torch.full_like(truth.evidence, 1e9 if truth.weights is None else 0.0)
+            else:
+                target, excess = truth.importance(start)
+            wrong = self.weighed(found.log_prob, target, excess, draws)
+            if wrong and not wrong.startswith("unjudged") and draws == 500:
+                return judged(asked(lambda: self.ais(start, num_chains=8000, num_steps=1))[0], 8000)
+            return wrong
+
+        self.ask(f"ais({start}, one step)", lambda: self.ais(start, num_chains=500, num_steps=1), judged)
+
+    def annealed(self, start: str) -> None:
+        def judged(found: Any, again: bool = True) -> str:
+            exact = self.truth.evidence
+            if found.log_prob.shape != exact.shape or self.truth.shared:
+                return f"{len(found.log_prob)} numbers of {exact.numel()} data"
+            ratio = (found.log_weights.double() - exact).exp()
+            error = ratio.std(0) / math.sqrt(len(ratio))
+            z, words = _z(ratio.mean(0), error, torch.ones_like(exact), torch.zeros(()), sides=2)
+            if z > 3 and again:
+                return judged(asked(lambda: self.ais(start, num_chains=1000, num_steps=6, num_leapfrog=2))[0], False)
+            off = (found.log_prob.double() - exact).abs().max().item()
+            return f"E[w] / p(x): {words}, z = {z:.1f}" if z > 4 and off > 0.05 else ""
+
+        self.ask(f"ais({start})", lambda: self.ais(start, num_chains=40, num_steps=6, num_leapfrog=2), judged)
+
+    def both_sides(self) -> None:
+        def question() -> Any:
+            torch.manual_seed(self.recipe.seed)
+            return evidence.bdmc(
+                self.pair,
+                self.recipe.batch(8),
+                20,
+                6,
+                num_leapfrog=2,
+                compile="eager",
+                seed=self.recipe.seed,
+                **self.nesting,
+            )
+
+        def judged(found: Any) -> str:
+            if self.truth.shared:
+                return "numbers of data that share a latent"
+            data = {
+                name: value.double() if value.is_floating_point() else value
+                for name, value in zip(self.recipe.data, found.data, strict=True)
+            }
+            exact = log_evidence(self.recipe, data).detach()
+            if found.lower.shape != exact.shape:
+                return f"{len(found.lower)} numbers of {len(exact)} data"
+            for side, difference in (("lower", found.lower - exact), ("upper", exact - found.upper)):
+                error = difference.std() / math.sqrt(len(difference))
+                z = (difference.mean() / (error + 1e-3)).item()
+                if not z < 4.5 or difference.max() > 9:
+                    return f"the {side} bound is {difference.mean():.3f} +- {error:.3f} on the wrong side of log p(x)"
+            return ""
+
+        self.ask("bdmc", question, judged)
+
+    def hmc(self) -> None:
+        def question(num: int = 30) -> Any:
+            return evidence.hmc(
+                self.pair, self.recipe.batch(), num, 12, 60, compile="eager", seed=self.recipe.seed, **self.nesting
+            )
+
+        def judged(found: Any, again: bool = True) -> str:
+            exact = self.truth.evidence
+            if found.log_prob.shape != exact.shape or self.truth.shared:
+                return f"{len(found.log_prob)} numbers of {exact.numel()} data"
+            difference = (found.log_prob.double() - exact).abs()
+            if not (difference < 0.15 + 4 * found.standard_error.clamp(max=0.3)).all():
+                if again:
+                    return judged(asked(lambda: question(300))[0], False)
+                return f"{_words(found.log_prob)} +- {_words(found.standard_error)}, right {_words(exact)}"
+            return ""
+
+        self.ask("hmc", question, judged)
+
+    # Diagnostics
+
+    def diagnostics(self) -> None:
+        truth, recipe = self.truth, self.recipe
+        batch = recipe.batch()
+        names = [n for n in ("z", "z0", "z1") if any(n in str(s) for s in [recipe.code()])]
+
+        def rates(found: Any) -> str:
+            if not truth.known or truth.weights is None or "subsample inside" in self.traits:
+                return (
+                    ""
+                    if math.isfinite(found.rate + found.distortion) or "impossible value" in self.traits
+                    else f"{found}"
+                )
+            value = torch.tensor([-(found.rate + found.distortion)])
+            options = []
+            for how in truth.ways:
+                spread = truth.draws[how].mean(1).std() / math.sqrt(100)
+                mean = truth.weights.elbo(how).mean()
+                options.append(_z(value, spread.expand(1), mean.expand(1), torch.zeros(()), 2))
+            z, words = min(options)
+            return f"{words}, z = {z:.1f}" if z > 5 else ""
+
+        def question() -> Any:
+            torch.manual_seed(recipe.seed)
+            return diagnostics.rate_distortion(
+                self.pair,
+                [recipe.batch(1 if {"global latent", "autoguide"} & self.traits else 100)],
+                pv.SGVB_A(100 if truth.shared else 1, **self.nesting),
+            )
+
+        self.ask("rate_distortion", question, rates)
+        self.ask("rate_distortion()", lambda: diagnostics.rate_distortion(self.pair, [batch]), None)
+        self.ask("levels", lambda: diagnostics.levels(self.pair, [batch]), None)
+        self.ask("encode", lambda: diagnostics.encode(self.pair, *batch), None)
+        self.ask("reconstruct", lambda: diagnostics.reconstruct(self.pair, *batch), self.shaped)
+        self.ask("sample", lambda: diagnostics.sample(self.pair, 3, *batch), None)
+        self.ask("latent_names", lambda: diagnostics.latent_names(self.pair, *batch), None)
+        self.ask("resample", lambda: diagnostics.resample(self.pair, *batch, num_samples=2), None)
+        for name in names[:1]:
+            self.ask("active_units", lambda name=name: diagnostics.active_units(self.pair, [batch], site=name), None)
+            self.ask(
+                "kl_decomposition", lambda name=name: diagnostics.kl_decomposition(self.pair, *batch, site=name), None
+            )
+
+    def shaped(self, found: Tensor) -> str:
+        """What is wrong with means of the data, which are as the data are."""
+        one_site = not {"two data sites", "subsample inside"} & self.traits
+        right = self.recipe.data["x"].shape
+        return f"means of shape {list(found.shape)} for data {list(right)}" if one_site and found.shape != right else ""
+
+
+def needless(recipe: Recipe, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Refusals of what can be known well."""
+    if not set(recipe.features) <= HARMLESS or (recipe.nesting > 1 and recipe.seed % 2 == 0):
+        return []
+    always = {"check", "SGVB_A.bound", "SGVB_A.loss", "importance", "encode", "rate_distortion"}
+    return [Outcome(o.what, "needless", o.detail) for o in outcomes if o.kind == "refused" and o.what in always]
