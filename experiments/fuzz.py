@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fuzzing.compose import compose
-from fuzzing.judge import Judge, Outcome, needless
+from fuzzing.judge import Judge, needless
+from fuzzing.truth import Outcome
 
 
 def by_likeness(outcomes: list[Outcome]) -> dict[tuple[str, str], list[Outcome]]:

@@ -6,13 +6,10 @@ import random
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fuzzing.programs import Draw, Factor, Let, Loop, Mask, Noise, Param, Plate, Sample, Scale
+from fuzzing.parts import CONTINUOUS, KINDS, Latent, Parts
+from fuzzing.programs import Draw, Factor, Let, Loop, Mask, Noise, Plate, Sample, Scale
 from fuzzing.recipes import Recipe, fitted
-
-KINDS = {"normal": 6, "normal2": 2, "mvn": 1, "bernoulli": 3, "categorical": 2, "unit": 1, "positive": 1}
-CONTINUOUS = {"normal": 1, "normal2": 2, "mvn": 2, "unit": 1, "positive": 1}
 
 # What users do, and how often; each is of the fuzz's own making, independent of the others.
 TRAITS = {
@@ -50,12 +47,17 @@ TRAITS = {
     "float64": 1,
     "marked to be enumerated": 2,
     "deterministic": 1,
-    "improper prior": 1,
 }
 
 
-def compose(seed: int, traits: list[str] | None = None) -> Recipe:
-    """The recipe of a seed; ``traits`` in place of those that it draws."""
+def compose(seed: int, traits: list[str] | None = None, *, fit: bool = True) -> Recipe:
+    """The recipe of a seed.
+
+    Args:
+        seed: of all that is drawn.
+        traits: in place of those that it draws.
+        fit: whether the guide of most pairs is moved towards the posterior.
+    """
     random_ = random.Random(seed)
     if traits is None:
         count = random_.choices([0, 1, 2, 3], [2, 5, 3, 1])[0]
@@ -65,144 +67,13 @@ def compose(seed: int, traits: list[str] | None = None) -> Recipe:
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        return _Composer(seed, random_, traits).recipe()
+        return _Composer(seed, random_, traits, fit).recipe()
     finally:
         torch.random.set_rng_state(state)
 
 
-class _Latent:
-    def __init__(self, name: str, kind: str, level: str) -> None:
-        self.name, self.kind, self.level = name, kind, level
-        self.before: list[_Latent] = []
-        self.padding = False
-        self.top = ""
-
-    def value(self, t: bool = False) -> str:
-        """One number of it, in code."""
-        return f"{self.name}.sum(-1)" if self.kind in ("normal2", "mvn") else self.name
-
-
-class _Composer:
-    def __init__(self, seed: int, random_: random.Random, traits: list[str]) -> None:
-        self.seed, self.random, self.traits = seed, random_, set(traits)
-        self.p: list[Param] = []
-        self.q: list[Param] = []
-        self.data: dict[str, Tensor] = {}
-        self.used: dict[str, Any] = {}
-        self.sizeless: bool | None = None
-
-    def has(self, trait: str) -> bool:
-        return trait in self.traits
-
-    def take(self, trait: str, how: Any = True) -> None:
-        self.used[trait] = how
-
-    # Numbers
-
-    def number(self, low: float, high: float) -> float:
-        return round(self.random.uniform(low, high), 2)
-
-    def slope(self) -> float:
-        return self.random.choice([-1, 1]) * self.number(0.3, 0.9)
-
-    def trained(self, which: str, value: float) -> str:
-        parameters = self.p if which == "p" else self.q
-        parameters.append(Param(f"{which}{len(parameters)}", value))
-        return parameters[-1].name
-
-    def coefficient(self, which: str, value: float) -> str:
-        return self.trained(which, value) if which == "q" or self.random.random() < 0.3 else str(value)
-
-    def linear(self, which: str, parents: list[_Latent], of_data: str | None = None, slope: float = 1.0) -> str:
-        terms = [self.coefficient(which, self.number(-0.6, 0.6))]
-        if of_data:
-            terms.append(f"{self.coefficient(which, self.number(0.1, 0.6))} * {of_data}")
-        terms += [f"{self.coefficient(which, round(slope * self.slope(), 2))} * {parent.value()}" for parent in parents]
-        return " + ".join(terms)
-
-    def stacked(self, *parts: str) -> str:
-        """Numbers as an event, whatever their shapes."""
-        return f"torch.stack(torch.broadcast_tensors({', '.join(f'torch.as_tensor({part})' for part in parts)}), -1)"
-
-    # Distributions
-
-    def prior(self, latent: _Latent, parents: list[_Latent]) -> str:
-        match latent.kind:
-            case "normal":
-                return f"dist.Normal({self.linear('p', parents)}, {self.number(0.7, 1.2)})"
-            case "normal2":
-                if parents:
-                    loc = self.stacked(self.linear("p", parents), self.linear("p", parents))
-                else:
-                    loc = f"torch.tensor([{self.number(-1, 1)}, {self.number(-1, 1)}])"
-                return f"dist.Normal({loc}, {self.number(0.7, 1.2)}).to_event(1)"
-            case "mvn":
-                rho = self.number(-0.7, 0.7)
-                return f"dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, {rho}], [{rho}, 1.0]]))"
-            case "bernoulli":
-                return f"dist.Bernoulli(logits=torch.as_tensor({self.linear('p', parents)}))"
-            case "categorical":
-                logits = [self.number(-1, 1) for _ in range(3)]
-                if not parents:
-                    return f"dist.Categorical(logits=torch.tensor({logits}))"
-                moved = [self.number(-1, 1) for _ in range(3)]
-                linear = self.linear("p", parents)
-                return (
-                    f"dist.Categorical(logits=({linear})[..., None] * torch.tensor({moved}) + torch.tensor({logits}))"
-                )
-            case "unit":
-                if self.random.random() < 0.5:
-                    return "dist.Uniform(torch.zeros(()), torch.ones(()))"
-                return f"dist.Beta(torch.tensor({self.number(1.2, 3)}), torch.tensor({self.number(1.2, 3)}))"
-            case "positive":
-                return f"dist.Gamma(torch.tensor({self.number(1.5, 3)}), torch.tensor({self.number(1, 2)}))"
-        raise AssertionError(latent.kind)
-
-    def posterior(self, latent: _Latent, parents: list[_Latent], x: str) -> str:
-        match latent.kind:
-            case "normal":
-                scale = self.trained("q", self.number(-0.7, 0.0))
-                return f"dist.Normal({self.linear('q', parents, x)}, torch.exp({scale}))"
-            case "normal2" | "mvn":
-                loc = f"torch.stack([{self.linear('q', parents, x)}, {self.linear('q', parents, x)}], -1)"
-                scale = self.trained("q", self.number(-0.7, 0.0))
-                return f"dist.Normal({loc}, torch.exp({scale})[..., None]).to_event(1)"
-            case "bernoulli":
-                return f"dist.Bernoulli(logits={self.linear('q', parents, x)})"
-            case "categorical":
-                logits = ", ".join(self.linear("q", parents, x) for _ in range(3))
-                return f"dist.Categorical(logits=torch.stack([{logits}], -1))"
-            case "unit":
-                a, b = (f"1.0 + torch.exp({self.linear('q', parents, x)})" for _ in range(2))
-                return f"dist.Beta({a}, {b})"
-            case "positive":
-                scale = self.trained("q", self.number(-0.7, 0.0))
-                return f"dist.LogNormal({self.linear('q', parents, x)}, torch.exp({scale}))"
-        raise AssertionError(latent.kind)
-
-    def moving(self, latent: _Latent, x: str) -> str:
-        """A uniform posterior, whose support moves with its parameters."""
-        low, high = self.trained("q", self.number(-1, 1)), self.trained("q", self.number(-0.5, 0.7))
-        if latent.kind == "normal":
-            return f"dist.Uniform({low} + 0.3 * {x}, {low} + 0.3 * {x} + torch.exp({high}))"
-        low, high = f"torch.sigmoid({low} - 2.0 + 0.0 * {x})", f"torch.sigmoid({high} + 1.0 + 0.0 * {x})"
-        return f"dist.Uniform({low}, {high})"
-
-    def likelihood(self, kind: str, parents: list[_Latent], extra: str = "") -> str:
-        linear = self.linear("p", parents) + extra
-        match kind:
-            case "normal":
-                return f"dist.Normal({linear}, {self.number(0.6, 1.3)})"
-            case "normal2":
-                loc = self.stacked(linear, self.linear("p", parents) + extra)
-                return f"dist.Normal({loc}, {self.number(0.6, 1.3)}).to_event(1)"
-            case "bernoulli":
-                return f"dist.Bernoulli(logits=torch.as_tensor({linear}))"
-            case "poisson":
-                return f"dist.Poisson(torch.exp(torch.as_tensor(0.5 * ({linear}))))"
-        raise AssertionError(kind)
-
-    # The pair
+class _Composer(Parts):
+    """The programs of one pair."""
 
     def recipe(self) -> Recipe:
         choose = self.random.choices
@@ -210,7 +81,7 @@ class _Composer:
         inner = 2 if self.has("inner plate") else 1
         self.num, self.inner = num, inner
         budget = 2 - sum(self.has(t) for t in ("global latent", "noise in the model", "noise in the guide"))
-        latents: list[_Latent] = []
+        latents: list[Latent] = []
         if self.has("markov"):
             budget = min(budget, 1)
         if self.has("auxiliary latent") or self.has("auxiliary latent with a reverse model"):
@@ -233,11 +104,11 @@ class _Composer:
             kind = choose(list(kinds), list(kinds.values()))[0]
             budget -= CONTINUOUS.get(kind, 0)
             level = "inner" if inner > 1 and index == count - 1 and self.random.random() < 0.7 else "data"
-            latents.append(_Latent(f"z{index}" if count > 1 else "z", kind, level))
+            latents.append(Latent(f"z{index}" if count > 1 else "z", kind, level))
         self.latents = latents
         return self.programs()
 
-    def parents(self, latent: _Latent) -> list[_Latent]:
+    def parents(self, latent: Latent) -> list[Latent]:
         """Earlier latents that a latent of the model depends on."""
         earlier = self.latents[: self.latents.index(latent)]
         return [p for p in earlier if self.random.random() < 0.7 and not p.padding] if latent.kind != "mvn" else []
@@ -286,7 +157,7 @@ class _Composer:
         else:
             noise = None
         if has("mask padding"):
-            self.latents.append(padding := _Latent("pad", random_.choice(["bernoulli", "normal"]), "data"))
+            self.latents.append(padding := Latent("pad", random_.choice(["bernoulli", "normal"]), "data"))
             padding.padding = True
         statements: dict[str, Any] = {}
         for latent in self.latents:
@@ -399,19 +270,19 @@ class _Composer:
         if has("guide in another order") and len([s for s in shared if s.level == "data"]) > 1:
             order = [s for s in reversed(shared) if s.level == "data"] + [s for s in shared if s.level != "data"]
             self.take("guide in another order")
-        drawn: list[_Latent] = []
+        drawn: list[Latent] = []
         if has("noise in the guide"):
             how = random_.choice(["shared", "hidden"])
             self.take("noise in the guide", how)
             guide["data"].append(Noise("nu", "len(x)", hidden=how == "hidden"))
         aux = has("auxiliary latent") or has("auxiliary latent with a reverse model")
         if aux:
-            a = _Latent("a", random_.choice(["bernoulli", "categorical", "normal"]), "data")
+            a = Latent("a", random_.choice(["bernoulli", "categorical", "normal"]), "data")
             options = "infer={'is_auxiliary': True}" if random_.random() < 0.7 else ""
             guide["data"].append(Sample("a", self.posterior(a, [], summary), extra=options))
             if random_.random() < 0.7:
                 drawn.append(a)
-            self.aux: _Latent | None = a
+            self.aux: Latent | None = a
         else:
             self.aux = None
         for latent in order:
@@ -437,8 +308,8 @@ class _Composer:
             drawn.append(latent)
         if chain:
             loop = chain[1]
-            first = self.linear("q", [], summary)
-            fn = f"dist.Categorical(logits=torch.stack([{first} + 0.0 * s, {self.linear('q', [], summary)} + 0.5 * s], -1))"
+            first, second = self.linear("q", [], summary), self.linear("q", [], summary)
+            fn = f"dist.Categorical(logits=torch.stack([{first} + 0.0 * s, {second} + 0.5 * s], -1))"
             guide["data"] += [
                 Let("s", "torch.zeros(len(x)).long()"),
                 Loop(loop.over, loop.length, [Sample("s_{t}", fn)]),
@@ -485,7 +356,7 @@ class _Composer:
                 model["data"].append(Sample("a", fn))
 
     def assembled(self, model: Any, guide: Any, kind: str) -> Recipe:
-        has, random_, num = self.has, self.random, self.num
+        has, random_ = self.has, self.random
         name: str | None = "data"
         if has("another name"):
             name = random_.choice(["batch", "images", "N"])
@@ -535,6 +406,6 @@ class _Composer:
                  "autoguide.AutoMultivariateNormal(model)"]
             )  # fmt: skip
             return recipe
-        if random_.random() < 0.8 and not {"point guide"} & set(self.used):
+        if self.fit and random_.random() < 0.8 and not {"point guide"} & set(self.used):
             recipe = fitted(recipe, random_.choice([8, 25]))
         return recipe

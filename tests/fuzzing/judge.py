@@ -1,13 +1,10 @@
-"""Everything that the library says of a pair, against what is true of it."""
+"""Everything that the library is asked of a pair, and what is wrong with its answers."""
 
 from __future__ import annotations
 
 import math
 import re
-import traceback
-import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -16,8 +13,22 @@ from torch import Tensor
 
 import pyro_vae as pv
 from fuzzing import gradients
-from fuzzing.programs import Draw, Grid
-from fuzzing.recipes import Recipe, Weights, log_evidence, log_mean_exp, weights
+from fuzzing.recipes import Recipe, log_evidence, log_mean_exp
+from fuzzing.truth import (
+    ASKS,
+    SAMPLED,
+    Ask,
+    Broken,
+    Expected,
+    Outcome,
+    Refused,
+    Truth,
+    asked,
+    average,
+    grouped,
+    numbers,
+    z_score,
+)
 from pyro_vae import diagnostics, evidence
 
 #: What changes no number: with these alone nothing that can be known may be refused.
@@ -26,276 +37,6 @@ HARMLESS = {
     "factor", "mask data", "mask data by the distribution", "mask padding", "deterministic", "scale a datum",
     "guide in another order",
 }  # fmt: skip
-
-
-@dataclass
-class Outcome:
-    """Of one question to the library.
-
-    Attributes:
-        what: the question.
-        kind: "right", "refused", "warned" (wrong, and said to be doubtful), "unjudged", or what is wrong.
-        detail: in words.
-    """
-
-    what: str
-    kind: str
-    detail: str = ""
-
-    @property
-    def is_finding(self) -> bool:
-        return self.kind not in ("right", "refused", "warned", "unjudged")
-
-
-class Refused(Exception):
-    """A refusal in a sentence."""
-
-
-class Broken(Exception):
-    """An error that is no sentence of the library's."""
-
-
-def asked(function: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and the library's warnings.
-
-    Raises:
-        Refused: if the library refuses it in a sentence.
-        Broken: at any other error.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            value = function()
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            ours = "/pyro_vae/" in frames[-1].filename
-            text = str(error)
-            sentence = re.match(r"[\w(`'\"{]", text) and text.rstrip().endswith((".", "?", "]", ")", "`"))
-            if isinstance(error, (ValueError, TypeError)) and ours and sentence and "Trace Shapes" not in text:
-                raise Refused(text.splitlines()[0]) from None
-            where = " < ".join(f"{f.filename.rpartition('/pyro_vae/')[2]}:{f.lineno}" for f in frames[:-6:-1])
-            raise Broken(f"{type(error).__name__}: {' '.join(text.split())[:300]} [{where}]") from None
-    return value, [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-
-
-# What is right
-
-
-@dataclass
-class Expected:
-    """A mean and its standard error, ``[N]`` each, of which one suffices; ``above`` the most that it may be."""
-
-    means: list[tuple[Tensor, Tensor]]
-    most: Tensor
-
-    def deviation(self, draws: Tensor) -> tuple[float, str]:
-        """The largest z-score of draws ``[R, N]``, and it in words."""
-        found = []
-        mean, error = draws.double().mean(0), draws.double().std(0) / math.sqrt(len(draws))
-        if not mean.isfinite().all() and not (mean == -math.inf).any():
-            return math.inf, f"mean {_words(mean)}"
-        if self.means:
-            found = [_z(mean, error, right, other, sides=2) for right, other in self.means]
-        above = _z(mean, error, self.most, torch.zeros(()), sides=1)
-        if not found:
-            return above
-        best = min(found)
-        return max(best, above)
-
-
-def _words(value: Tensor) -> str:
-    return str([round(v, 3) for v in value.reshape(-1).tolist()])
-
-
-def _z(mean: Tensor, error: Tensor, right: Tensor, other: Tensor, sides: int) -> tuple[float, str]:
-    mean, right = mean.double(), right.detach().double().expand_as(mean)
-    other = other.detach().double().expand_as(mean)
-    same = mean == right
-    difference = torch.where(same, 0.0, mean - right)
-    floor = 1e-4 + 5e-5 * right.abs().nan_to_num(0.0, posinf=0.0, neginf=0.0)
-    spread = (error**2 + other**2).sqrt().nan_to_num(math.inf, posinf=math.inf)
-    pooled = difference.mean() / ((spread**2).sum().sqrt() / len(spread) + floor.mean())
-    each = difference / (spread + floor)
-    scores = torch.cat([each.reshape(-1), pooled.reshape(1)]).nan_to_num(math.inf, posinf=math.inf)
-    z = (scores.abs() if sides == 2 else scores).max().item()
-    what = "right" if sides == 2 else "at most"
-    return z, f"{_words(mean)} +- {_words(spread)}, {what} {_words(right)}"
-
-
-@dataclass(frozen=True)
-class Ask:
-    """An estimator, and the exact values of its bound and of its gradient.
-
-    Attributes:
-        bound: log-weights ``[K, *]`` -> the bound, ``[*]``.
-        of_model, of_guide: of which the gradients are; ``None`` where they are not known.
-    """
-
-    make: Callable[..., Any]
-    num_particles: int
-    bound: Callable[[Tensor], Tensor]
-    of_model: Callable[[Tensor], Tensor] | None = None
-    of_guide: Callable[[Tensor], Tensor] | None = None
-    summed: bool = False
-
-
-def _mean(log_w: Tensor) -> Tensor:
-    return log_w.mean(0)
-
-
-def _renyi(log_w: Tensor) -> Tensor:
-    return 2 * log_mean_exp(0.5 * log_w)
-
-
-def _mixture(log_w: Tensor) -> Tensor:
-    return 0.3 * log_w.mean(0) + 0.7 * log_mean_exp(log_w)
-
-
-def _groups(log_w: Tensor) -> Tensor:
-    return log_mean_exp(log_w.unflatten(0, (2, 2)), 1).mean(0)
-
-
-def _both(make: Any, num: int, bound: Any) -> Ask:
-    return Ask(make, num, bound, bound, bound)
-
-
-ASKS: dict[str, Ask] = {
-    "SGVB_A": _both(lambda **o: pv.SGVB_A(2, **o), 2, _mean),
-    "SGVB_A(1)": _both(lambda **o: pv.SGVB_A(1, **o), 1, _mean),
-    "SGVB_A(sticking)": _both(lambda **o: pv.SGVB_A(2, sticking_the_landing=True, **o), 2, _mean),
-    "SGVB_B": _both(lambda **o: pv.SGVB_B(2, **o), 2, _mean),
-    "SGVB_B(sticking)": _both(lambda **o: pv.SGVB_B(2, sticking_the_landing=True, **o), 2, _mean),
-    "Annealed": _both(lambda **o: pv.Annealed(2, **o), 2, _mean),
-    "Capacity": _both(lambda **o: pv.Capacity(0.0, 1.0, 2, **o), 2, _mean),
-    "FreeBits": _both(lambda **o: pv.FreeBits(0.0, "unit", 2, **o), 2, _mean),
-    "FreeBits(site)": _both(lambda **o: pv.FreeBits(0.0, "site", 2, **o), 2, _mean),
-    "Balanced": _both(lambda **o: pv.Balanced(2, **o), 2, _mean),
-    "TCVAE": _both(lambda **o: pv.TCVAE(1.0, 1.0, 1.0, 2, **o), 2, _mean),
-    "IWAE": _both(lambda **o: pv.IWAE(2, **o), 2, log_mean_exp),
-    "DReG": _both(lambda **o: pv.DReG(2, **o), 2, log_mean_exp),
-    "Renyi": _both(lambda **o: pv.Renyi(0.5, 2, **o), 2, _renyi),
-    "MIWAE": _both(lambda **o: pv.MIWAE(2, 2, **o), 4, _groups),
-    "CIWAE": _both(lambda **o: pv.CIWAE(0.3, 2, **o), 2, _mixture),
-    "PIWAE": Ask(lambda **o: pv.PIWAE(2, 1, **o), 2, log_mean_exp, log_mean_exp, _mean),
-    "ScoreFunction": _both(lambda **o: pv.ScoreFunction(2, **o), 2, _mean),
-    "ScoreFunction(1)": _both(lambda **o: pv.ScoreFunction(1, **o), 1, _mean),
-    "ScoreFunction(scored)": _both(lambda **o: pv.ScoreFunction(2, pathwise=False, **o), 2, _mean),
-    "VIMCO": _both(lambda **o: pv.VIMCO(2, **o), 2, log_mean_exp),
-    "Enumeration": Ask(lambda **o: pv.Enumeration(2, **o), 2, _mean, _mean, _mean, summed=True),
-    "WakeSleep": Ask(lambda **o: pv.WakeSleep(2, **o), 2, _mean, _mean),
-    "ReweightedWakeSleep": Ask(lambda **o: pv.ReweightedWakeSleep(2, **o), 2, log_mean_exp, log_mean_exp),
-    "ReweightedWakeSleep(sleep)": Ask(
-        lambda **o: pv.ReweightedWakeSleep(2, guide="sleep", **o), 2, log_mean_exp, log_mean_exp
-    ),
-    "MonteCarloEM": Ask(
-        lambda **o: pv.MonteCarloEM(1, num_transitions=2, num_leapfrog=2, num_updates=1, **o), 1, _mean
-    ),
-}
-
-
-#: Estimators whose latents' terms are all sampled, so that scales count as in Pyro's Trace_ELBO.
-SAMPLED = {
-    "SGVB_A",
-    "SGVB_A(1)",
-    "SGVB_A(sticking)",
-    "Annealed",
-    "ScoreFunction",
-    "ScoreFunction(1)",
-    "ScoreFunction(scored)",
-}
-
-
-class Truth:
-    """What is true of a recipe.
-
-    Attributes:
-        evidence: log p(x), ``[N]``; ``[]`` of data that share a latent.
-        weights: the guide's, on a grid; ``None`` where it has none.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.traits = set(recipe.features)
-        self.evidence = log_evidence(recipe).detach()
-        self.shared = "global latent" in self.traits
-        self.is_point = "point guide" in self.traits or recipe.guide == "autoguide.AutoDelta(model)"
-        self.weights: Weights | None = None
-        self.draws: dict[str, Tensor] = {}
-        if not isinstance(recipe.guide, str):
-            with torch.no_grad():
-                if "point guide" not in self.traits:
-                    self.weights = weights(recipe, Grid())
-                    with torch.random.fork_rng():
-                        torch.manual_seed(0)
-                        drawn = weights(recipe, Draw(20_000))
-                    for how in self.ways:
-                        values = drawn.draws(how)
-                        self.draws[how] = values.expand(-1, recipe.num)
-
-    @property
-    def ways(self) -> list[str]:
-        """A masked latent may count in full, or not at all, where nothing depends on it."""
-        return ["full", "seen"] if {"mask padding", "mask a latent"} & self.traits else ["full"]
-
-    @property
-    def known(self) -> bool:
-        """Whether a bound has one right value, and not only a right side."""
-        doubtful = {
-            "auxiliary latent",
-            "factor in the guide",
-            "point guide",
-            "autoguide",
-            "mask a latent",
-            "one latent for all data",
-        }
-        return self.weights is not None and not doubtful & self.traits
-
-    def expected(self, ask: Ask) -> Expected:
-        """Of the bound of an estimator."""
-        most = self.evidence if not self.shared else (self.evidence / self.recipe.num).expand(1)
-        if "one latent for all data" in self.traits:
-            most = most + math.inf
-        if not self.known:
-            return Expected([], most)
-        assert self.weights is not None
-        noise = {"noise in the model", "noise in the guide"} & self.traits
-        if ask.bound is not _mean and noise:
-            return Expected([], most)  # it depends on whether particles share the noise
-        means = []
-        for how in self.ways:
-            if ask.summed and self.weights.own:
-                return Expected([], most)
-            if ask.bound is _mean:
-                elbo = self.weights.elbo(how)
-                if not elbo.isnan().any():
-                    means.append((elbo, torch.zeros(())))
-                    continue
-            draws = self.draws[how].unflatten(0, (-1, ask.num_particles))
-            values = ask.bound(draws.transpose(0, 1))
-            means.append((values.mean(0), values.std(0) / math.sqrt(len(values))))
-        return Expected(means, most)
-
-    def importance(self, start: str = "guide") -> tuple[Tensor, Tensor]:
-        """``(log E[w], E[w^2] / E[w]^2 - 1)`` of importance weights from the guide or the prior, each ``[N]``."""
-        if start == "guide":
-            assert self.weights is not None
-            found = self.weights
-        else:
-            found = prior_weights(self.recipe)
-        first, second = found.log_mean(), found.log_mean(2)
-        return first, (second - 2 * first).expm1()
-
-
-def prior_weights(recipe: Recipe) -> Weights:
-    """As of a guide that is the prior."""
-    grid = Grid()
-    terms = recipe.interpreter(grid).run(recipe.model).terms
-    proposal = [(t.level, t.log_prob) for t in terms if t.kind not in ("observed", "factor")]
-    kept = [("p", t.level, 1, t) for t in terms if t.kind in ("observed", "factor")]
-    return Weights(recipe, proposal, kept, grid.axes)
-
-
-# Questions
 
 
 class Judge:
@@ -311,6 +52,7 @@ class Judge:
         self.recipe, self.chains, self.gradients = recipe, chains, gradients
         self.truth = Truth(recipe)
         self.traits = self.truth.traits
+        self.asks = ASKS
         self.outcomes: list[Outcome] = []
         self.pair = recipe.pair()
         # Half of the pairs say their nesting, half leave it to the library.
@@ -319,7 +61,7 @@ class Judge:
     def run(self) -> list[Outcome]:
         pyro.clear_param_store()
         self.ask("check", lambda: pv.check(self.pair, *self.recipe.batch()), None)
-        for name, ask in ASKS.items():
+        for name, ask in self.asks.items():
             self.bound(name, ask)
         self.importance()
         for start in ("prior", "guide"):
@@ -387,7 +129,7 @@ class Judge:
 
         def judged(draws: Tensor) -> str:
             if self.truth.is_point:
-                return f"a bound of a point: {_words(draws.mean(0))}"
+                return f"a bound of a point: {numbers(draws.mean(0))}"
             z, words = expected.deviation(draws)
             if z > 3:
                 z, words = expected.deviation(asked(lambda: self.bounds(estimator, 3200))[0])
@@ -406,7 +148,7 @@ class Judge:
         """The mean of its gradients, and what it should be."""
         if not self.truth.known or {"global latent", "subsample inside", "impossible value"} & self.traits:
             return
-        if any(trait.startswith("scale") for trait in self.traits) and not (ask.bound is _mean and name in SAMPLED):
+        if any(trait.startswith("scale") for trait in self.traits) and not (ask.bound is average and name in SAMPLED):
             return
         exact: dict[str, Tensor] = {}
         for which, of in (("model", ask.of_model), ("guide", ask.of_guide)):
@@ -415,7 +157,9 @@ class Judge:
                 found = self.exact(gradients.wake)
             elif of is not None:
                 summed = gradients.marginal_elbo if ask.summed else gradients.elbo
-                found = self.exact(summed if of is _mean else gradients.of_pairs(log_mean_exp if of is _groups else of))
+                found = self.exact(
+                    summed if of is average else gradients.of_pairs(log_mean_exp if of is grouped else of)
+                )
             if found is not None:
                 exact |= {n: found[n] for n in self.recipe.params(which)}
         if not exact:
@@ -430,7 +174,7 @@ class Judge:
             for n, right in exact.items():
                 draws = found[n]
                 mean, error = draws.mean(0), draws.std(0) / math.sqrt(len(draws))
-                z, words = _z(mean, error + 1e-3, right, torch.zeros(()), 2)
+                z, words = z_score(mean, error + 1e-3, right, torch.zeros(()), 2)
                 scores.append((z, f"d/d{n}: {words}"))
             return max(scores)
 
@@ -487,37 +231,36 @@ class Judge:
         """What is wrong with an average of weights of known variance."""
         exact = self.truth.evidence
         if "one latent for all data" in self.traits:
-            return f"evidence {_words(log_prob)} of data that share a latent"
+            return f"evidence {numbers(log_prob)} of data that share a latent"
         if log_prob.shape != exact.shape:
             return f"{len(log_prob)} numbers of {len(exact)} data"
-        words = f"{_words(log_prob)}, right {_words(exact)}"
+        words = f"{numbers(log_prob)}, right {numbers(exact)}"
         difference = log_prob.double() - exact
         if not (difference < 9).all():  # Markov's inequality
             return f"{words}, with a probability below exp(-9)"
         covered = (target - exact).abs() < 1e-3
         if not covered.all() and (target.isfinite() & (target < exact)).any():
-            return f"{words}; the guide covers {_words((target - exact).exp())} of p(x)"
+            return f"{words}; the guide covers {numbers((target - exact).exp())} of p(x)"
         error = (excess.clamp(min=0) / draws).sqrt()
         if not (error < 0.2).all():
             return "unjudged: weights of large variance"
         z = difference.abs() / (error * 1.1 + error**2 + 1e-3)
-        return f"{words}, standard error {_words(error)}, z = {z.max():.1f}" if z.max() > 4 else ""
+        return f"{words}, standard error {numbers(error)}, z = {z.max():.1f}" if z.max() > 4 else ""
 
     def importance(self) -> None:
         truth, num = self.truth, 1000
 
-        def question() -> Any:
-            return evidence.importance(
-                self.pair, self.recipe.batch(), num, compile="eager", seed=self.recipe.seed, **self.nesting
-            )
+        def question(num: int = num) -> Any:
+            batch, seed = self.recipe.batch(), self.recipe.seed + num
+            return evidence.importance(self.pair, batch, num, compile="eager", seed=seed, **self.nesting)
 
         def judged(found: Any, draws: int = num) -> str:
             if truth.shared:
-                return f"evidence {_words(found.log_prob)} of data that share a latent"
+                return f"evidence {numbers(found.log_prob)} of data that share a latent"
             if "no data plate" in self.traits:
-                return f"evidence {_words(found.log_prob)} without a plate over the data"
+                return f"evidence {numbers(found.log_prob)} without a plate over the data"
             if truth.is_point:
-                return f"evidence of a point: {_words(found.log_prob)}"
+                return f"evidence of a point: {numbers(found.log_prob)}"
             if truth.weights is None:
                 return self.weighed(found.log_prob, truth.evidence, torch.full_like(truth.evidence, 1e9), draws)
             target, excess = (
@@ -527,10 +270,7 @@ class Judge:
             )
             wrong = self.weighed(found.log_prob, target, excess, draws)
             if wrong and not wrong.startswith("unjudged") and draws == num:
-                again = lambda: evidence.importance(
-                    self.pair, self.recipe.batch(), 10 * num, compile="eager", seed=self.recipe.seed + 1, **self.nesting
-                )
-                return judged(asked(again)[0], 10 * num)
+                return judged(asked(lambda: question(10 * num))[0], 10 * num)
             return wrong
 
         self.ask("importance", question, judged)
@@ -551,9 +291,9 @@ class Judge:
 
         def judged(found: Any, draws: int = 500) -> str:
             if truth.shared:
-                return f"evidence {_words(found.log_prob)} of data that share a latent"
+                return f"evidence {numbers(found.log_prob)} of data that share a latent"
             if start == "guide" and truth.is_point:
-                return f"evidence of a point: {_words(found.log_prob)}"
+                return f"evidence of a point: {numbers(found.log_prob)}"
             if start == "guide" and (
                 truth.weights is None or {"auxiliary latent", "factor in the guide"} & self.traits
             ):
@@ -574,7 +314,7 @@ class Judge:
                 return f"{len(found.log_prob)} numbers of {exact.numel()} data"
             ratio = (found.log_weights.double() - exact).exp()
             error = ratio.std(0) / math.sqrt(len(ratio))
-            z, words = _z(ratio.mean(0), error, torch.ones_like(exact), torch.zeros(()), sides=2)
+            z, words = z_score(ratio.mean(0), error, torch.ones_like(exact), torch.zeros(()), sides=2)
             if z > 3 and again:
                 return judged(asked(lambda: self.ais(start, num_chains=1000, num_steps=6, num_leapfrog=2))[0], False)
             off = (found.log_prob.double() - exact).abs().max().item()
@@ -629,7 +369,7 @@ class Judge:
             if not (difference < 0.15 + 4 * found.standard_error.clamp(max=0.3)).all():
                 if again:
                     return judged(asked(lambda: question(300))[0], False)
-                return f"{_words(found.log_prob)} +- {_words(found.standard_error)}, right {_words(exact)}"
+                return f"{numbers(found.log_prob)} +- {numbers(found.standard_error)}, right {numbers(exact)}"
             return ""
 
         self.ask("hmc", question, judged)
@@ -653,7 +393,7 @@ class Judge:
             for how in truth.ways:
                 spread = truth.draws[how].mean(1).std() / math.sqrt(100)
                 mean = truth.weights.elbo(how).mean()
-                options.append(_z(value, spread.expand(1), mean.expand(1), torch.zeros(()), 2))
+                options.append(z_score(value, spread.expand(1), mean.expand(1), torch.zeros(()), 2))
             z, words = min(options)
             return f"{words}, z = {z:.1f}" if z > 5 else ""
 
