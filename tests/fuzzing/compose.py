@@ -99,6 +99,8 @@ class _Composer(Parts):
                 if not kinds and self.has("autoguide"):
                     break  # Pyro's autoguides take no discrete latents
                 kinds = kinds or {"bernoulli": 1, "categorical": 1}
+            if self.has("noise in the guide") and index == 0 and budget:
+                kinds = {"normal": 1}  # which the noise moves
             if self.has("marked to be enumerated"):
                 kinds = {k: w for k, w in KINDS.items() if k not in CONTINUOUS}
             kind = choose(list(kinds), list(kinds.values()))[0]
@@ -203,13 +205,17 @@ class _Composer(Parts):
         depended = [latent for latent in self.latents if not latent.padding]
         outer = [latent for latent in depended if latent.level == "data"]
         if has("markov"):
-            length = random_.choice([2, 3])
+            length = random_.choice([2, 3, 4])
             over = random_.choice([f"pyro.markov(range({length}))", f"range({length})"])
             self.take("markov", over)
             table = torch.rand(2, 2).add(0.2).div(1.4)
             table = [[round(v, 2), round(1 - v, 2)] for v in table[:, 0].tolist()]
             fn = f"dist.Categorical(torch.tensor({table})[s.long()])"
-            chain = [Let("s", "torch.zeros(len(x)).long()"), Loop(over, length, [Sample("s_{t}", fn)])]
+            emission = [Sample("o_{t}", f"dist.Normal({self.slope()} * s, 0.9)", obs="o[:, t]")]
+            if random_.random() < 0.6:
+                self.data["o"] = torch.zeros(num, length, dtype=torch.float64)
+            steps = [Sample("s_{t}", fn), *(emission if "o" in self.data else [])]
+            chain = [Let("s", "torch.zeros(len(x)).long()"), Loop(over, length, steps)]
             extra += f" + {self.slope()} * s"
         for latent in self.latents:
             model[latent.level].append(statements[latent.name])

@@ -49,11 +49,11 @@ def marginal_elbo(found: Weights) -> Tensor | None:
     return None
 
 
-def of_pairs(bound: Bound) -> Callable[[Weights], Tensor | None]:
-    """E of a bound of two samples."""
+def of_pairs(bound: Bound, attribute: str = "full") -> Callable[[Weights], Tensor | None]:
+    """E of a bound of two samples; ``attribute`` is how a term counts in a weight (:meth:`Weights.values`)."""
 
     def objective(found: Weights) -> Tensor | None:
-        states = _pairs(found)
+        states = _pairs(found, attribute)
         if states is None:
             return None
         log_q, log_w = states
@@ -75,10 +75,10 @@ def wake(found: Weights) -> Tensor | None:
     return (probability * (share[0] * log_q[:, None] + share[1] * log_q[None])).sum((0, 1))
 
 
-def _pairs(found: Weights) -> tuple[Tensor, Tensor] | None:
+def _pairs(found: Weights, attribute: str = "full") -> tuple[Tensor, Tensor] | None:
     if any(level != "data" for level, _ in found.proposal) or any(level != "data" for _, level, _, _ in found.terms):
         return None
-    log_q, log_w = found.states("seen" if "mask padding" in found.recipe.features else "full")
+    log_q, log_w = found.states("seen" if "mask padding" in found.recipe.features else attribute)
     return (log_q, log_w) if len(log_q) <= _MOST_STATES else None
 
 

@@ -148,7 +148,8 @@ class Judge:
         """The mean of its gradients, and what it should be."""
         if not self.truth.known or {"global latent", "subsample inside", "impossible value"} & self.traits:
             return
-        if any(trait.startswith("scale") for trait in self.traits) and not (ask.bound is average and name in SAMPLED):
+        scaled = {trait for trait in self.traits if trait.startswith("scale")}
+        if scaled and not (name in SAMPLED or self.scaled_weights(ask, scaled)):
             return
         exact: dict[str, Tensor] = {}
         for which, of in (("model", ask.of_model), ("guide", ask.of_guide)):
@@ -161,7 +162,11 @@ class Judge:
                     summed if of is average else gradients.of_pairs(log_mean_exp if of is grouped else of)
                 )
             if found is not None:
-                exact |= {n: found[n] for n in self.recipe.params(which)}
+                times: Any = 1.0
+                if "scale a datum" in scaled and of is not average:
+                    by = self.recipe.features["scale a datum"][1]
+                    times = self.recipe.data["w"] if by == "w" else float(by)
+                exact |= {n: times * found[n] for n in self.recipe.params(which)}
         if not exact:
             return
 
@@ -188,6 +193,13 @@ class Judge:
 
         self.ask(f"{name}.gradient", question, judged)
 
+    def scaled_weights(self, ask: Ask, scaled: set[str]) -> bool:
+        """Whether it is known how a bound of weights is scaled: a datum's as a whole, or by a beta of one latent's."""
+        if ask.bound is average or ask.bound is ask.of_model is not ask.of_guide or len(scaled) > 1:
+            return False
+        where = self.recipe.features[next(iter(scaled))][0]
+        return where == "both"
+
     def exact(self, objective: Any) -> dict[str, Tensor] | None:
         noise = {"noise in the model", "noise in the guide"} & self.traits
         if noise and objective not in (gradients.elbo, gradients.marginal_elbo):
@@ -195,19 +207,26 @@ class Judge:
         return gradients.exact(self.recipe, objective)
 
     def loss(self, name: str, estimator: Any) -> None:
-        batch = self.recipe.batch(1 if "autoguide" in self.traits else 5)
+        impossible = "impossible value" in self.traits
+        batch = self.recipe.batch(1 if impossible or "autoguide" in self.traits else 5)
         weighed = any(trait.startswith("scale") for trait in self.traits)
 
-        def question() -> tuple[float, Tensor | None]:
-            torch.manual_seed(1)
+        def drawn(seed: int) -> float:
+            torch.manual_seed(seed)
             loss = estimator.differentiable_loss(self.pair.model, self.pair.guide, *batch)
             for parameter in self.pair.parameters():
                 parameter.grad = None
             if loss.requires_grad:
                 loss.backward()
-            torch.manual_seed(1)
+            return loss.item()
+
+        def question() -> tuple[float, Tensor | None]:
+            seed, loss = 1, drawn(1)
+            while impossible and math.isinf(loss) and seed < 12:  # until one draw alone has no probability, perhaps
+                seed, loss = seed + 1, drawn(seed + 1)
+            torch.manual_seed(seed)
             found = None if weighed or name == "MonteCarloEM" else estimator.bound(self.pair, *batch).sum()
-            return loss.item(), found
+            return loss, found
 
         def judged(found: tuple[float, Tensor | None]) -> str:
             loss, bound = found
@@ -406,8 +425,18 @@ class Judge:
             )
 
         self.ask("rate_distortion", question, rates)
+        if truth.shared and "size of all data" not in self.traits:
+            each = [tuple(part[n : n + 1] for part in batch) for n in range(recipe.num)]
+            mean_of = pv.SGVB_A(400, **self.nesting).mean_bound
+            self.ask("mean_bound", lambda: mean_of(self.pair, each), lambda found: self.near(found, truth.draws, 400))
         self.ask("rate_distortion()", lambda: diagnostics.rate_distortion(self.pair, [batch]), None)
-        self.ask("levels", lambda: diagnostics.levels(self.pair, [batch]), None)
+        times = 1 if {"global latent", "autoguide"} & self.traits else 100
+        drawn = [recipe.batch(times)]
+        self.ask(
+            "levels",
+            lambda: diagnostics.levels(self.pair, drawn, estimator=pv.SGVB_A(1, **self.nesting)),
+            lambda found: self.near(found.rate, truth.rates, times),
+        )
         self.ask("encode", lambda: diagnostics.encode(self.pair, *batch), None)
         self.ask("reconstruct", lambda: diagnostics.reconstruct(self.pair, *batch), self.shaped)
         self.ask("sample", lambda: diagnostics.sample(self.pair, 3, *batch), None)
@@ -418,6 +447,18 @@ class Judge:
             self.ask(
                 "kl_decomposition", lambda name=name: diagnostics.kl_decomposition(self.pair, *batch, site=name), None
             )
+
+    def near(self, found: float, draws: dict[str, Tensor], times: int) -> str:
+        """What is wrong with a mean over the data and so many draws of each, given other draws."""
+        if not self.truth.known or {"subsample inside", "impossible value"} & self.traits:
+            return ""
+        options = []
+        for value in draws.values():
+            means = value.expand(max(2, len(value)), -1).mean(1)
+            error = means.std() * math.sqrt(1 / times + 1 / len(means))
+            options.append(z_score(torch.tensor([found]), error.expand(1), means.mean().expand(1), torch.zeros(()), 2))
+        z, words = min(options)
+        return f"{words}, z = {z:.1f}" if z > 5 else ""
 
     def shaped(self, found: Tensor) -> str:
         """What is wrong with means of the data, which are as the data are."""

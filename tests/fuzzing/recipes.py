@@ -162,7 +162,7 @@ class Weights:
 
     def draws(self, attribute: str = "full") -> Tensor:
         """``[S, N]`` of draws."""
-        total: Any = 0.0
+        total: Any = torch.zeros(1, 1, dtype=torch.float64)
         for level, value in self.values(attribute):
             value = value.sum(-2) if level == "inner" else value.squeeze(-2)
             total = total + (value / self.recipe.num if level == "outside" else value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import traceback
@@ -208,7 +209,8 @@ class Truth:
         self.shared = "global latent" in self.traits
         self.is_point = "point guide" in self.traits or recipe.guide == "autoguide.AutoDelta(model)"
         self.weights: Weights | None = None
-        self.draws: dict[str, Tensor] = {}
+        self.draws: dict[str, Tensor] = {}  # of log-weights, ``[S, N]``
+        self.rates: dict[str, Tensor] = {}  # of log q - log p of the latents in the data plate, ``[S, N]``
         if not isinstance(recipe.guide, str):
             with torch.no_grad():
                 if "point guide" not in self.traits:
@@ -219,6 +221,8 @@ class Truth:
                     for how in self.ways:
                         values = drawn.draws(how)
                         self.draws[how] = values.expand(-1, recipe.num)
+                        inside = [t for t in drawn.terms if t[3].kind == "latent" and t[1] != "outside"]
+                        self.rates[how] = -dataclasses.replace(drawn, terms=inside).draws(how) * torch.ones(recipe.num)
 
     @property
     def ways(self) -> list[str]:
