@@ -277,7 +277,7 @@ def test_every_trait_is_composed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(0, 60, 4))
+@pytest.mark.parametrize("start", range(0, 80, 4))
 def test_every_number_is_right_or_refused(start):
     wrong = []
     for seed in range(start, start + 4):
