@@ -1,0 +1,475 @@
+"""Everything that the library is asked of a pair, and what is wrong with its answers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+import pyro_vae as pv
+from fuzzing import gradients
+from fuzzing.recipes import Recipe, log_evidence, log_mean_exp
+from fuzzing.truth import (
+    ASKS,
+    SAMPLED,
+    Ask,
+    Broken,
+    Expected,
+    Outcome,
+    Refused,
+    Truth,
+    asked,
+    average,
+    grouped,
+    numbers,
+    z_score,
+)
+from pyro_vae import diagnostics, evidence
+
+#: What changes no number: with these alone nothing that can be known may be refused.
+HARMLESS = {
+    "two data sites", "another name", "no size", "size of all data", "sequential plate", "inner plate", "float64",
+    "factor", "mask data", "mask data by the distribution", "mask padding", "deterministic", "scale a datum",
+    "guide in another order",
+}  # fmt: skip
+
+
+class Judge:
+    """Asks all questions of one recipe.
+
+    Args:
+        recipe: the recipe.
+        chains: whether to ask what takes long, too: AIS of several steps, BDMC, HMC.
+        gradients: whether to compare mean gradients with exact ones.
+    """
+
+    def __init__(self, recipe: Recipe, *, chains: bool = False, gradients: bool = False) -> None:
+        self.recipe, self.chains, self.gradients = recipe, chains, gradients
+        self.truth = Truth(recipe)
+        self.traits = self.truth.traits
+        self.asks = ASKS
+        self.outcomes: list[Outcome] = []
+        self.pair = recipe.pair()
+        # Half of the pairs say their nesting, half leave it to the library.
+        self.nesting = {"max_plate_nesting": recipe.nesting} if recipe.seed % 2 else {}
+
+    def run(self) -> list[Outcome]:
+        pyro.clear_param_store()
+        self.ask("check", lambda: pv.check(self.pair, *self.recipe.batch()), None)
+        for name, ask in self.asks.items():
+            self.bound(name, ask)
+        self.importance()
+        for start in ("prior", "guide"):
+            self.one_step(start)
+        self.diagnostics()
+        if self.chains:
+            for start in ("prior", "guide"):
+                self.annealed(start)
+            self.both_sides()
+            self.hmc()
+        return self.outcomes
+
+    def ask(self, what: str, question: Callable[[], Any], judged: Callable[[Any], Any] | None) -> Any:
+        """Asks; ``judged`` gives what is wrong with an answer, or an empty string."""
+        try:
+            value, said = asked(question)
+        except Refused as refusal:
+            self.add(what, "refused", str(refusal))
+            return None
+        except Broken as error:
+            self.add(what, "traceback", str(error))
+            return None
+        try:
+            wrong = judged(value) if judged is not None else ""
+        except (Refused, Broken) as error:
+            self.add(what, "traceback", f"asked again, it fails: {error}")
+            return None
+        if not wrong:
+            self.add(what, "right")
+        elif wrong.startswith("unjudged"):
+            self.add(what, "unjudged", wrong)
+        else:
+            doubt = [w for w in said if re.search(r"k-hat|effective sample size|acceptance|agree|infinity|finite", w)]
+            self.add(what, "warned" if doubt else "wrong", wrong + (f" ({doubt[0]})" if doubt else ""))
+        return value
+
+    def add(self, what: str, kind: str, detail: str = "") -> None:
+        self.outcomes.append(Outcome(what, kind, detail))
+
+    # Bounds
+
+    def bounds(self, estimator: Any, rounds: int) -> Tensor:
+        """``[R, N]`` of draws, or ``[R, 1]`` of means where rows are not told apart."""
+        if self.truth.shared or "autoguide" in self.traits:
+            batch = self.recipe.batch()
+            return torch.stack([estimator.bound(self.pair, *batch).mean() for _ in range(rounds // 4)])[:, None]
+        found = estimator.bound(self.pair, *self.recipe.batch(rounds))
+        if "subsample inside" in self.traits:
+            return found[:, None]
+        if found.shape != (rounds * self.recipe.num,):
+            raise AssertionError(f"bound has shape {list(found.shape)} for {rounds * self.recipe.num} data")
+        return found.unflatten(0, (rounds, -1))
+
+    def bound(self, name: str, ask: Ask) -> None:
+        try:
+            estimator, _ = asked(lambda: ask.make(**self.nesting))
+        except (Refused, Broken) as error:
+            self.add(f"{name}()", "traceback", str(error))
+            return
+        expected = self.truth.expected(ask)
+        if {"global latent", "autoguide", "subsample inside"} & self.traits:
+            expected = Expected(
+                [(m.mean().expand(1), s.mean().expand(1)) for m, s in expected.means], expected.most.mean().expand(1)
+            )
+
+        def judged(draws: Tensor) -> str:
+            if self.truth.is_point:
+                return f"a bound of a point: {numbers(draws.mean(0))}"
+            z, words = expected.deviation(draws)
+            if z > 3:
+                z, words = expected.deviation(asked(lambda: self.bounds(estimator, 3200))[0])
+            return f"{words}, z = {z:.1f}" if z > 4 else ""
+
+        def question() -> Tensor:
+            torch.manual_seed(self.recipe.seed)
+            return self.bounds(estimator, 200)
+
+        self.ask(f"{name}.bound", question, judged)
+        self.loss(name, estimator)
+        if self.gradients:
+            self.gradient(name, ask, estimator)
+
+    def gradient(self, name: str, ask: Ask, estimator: Any) -> None:
+        """The mean of its gradients, and what it should be."""
+        if not self.truth.known or {"global latent", "subsample inside", "impossible value"} & self.traits:
+            return
+        scaled = {trait for trait in self.traits if trait.startswith("scale")}
+        if scaled and not (name in SAMPLED or self.scaled_weights(ask, scaled)):
+            return
+        exact: dict[str, Tensor] = {}
+        for which, of in (("model", ask.of_model), ("guide", ask.of_guide)):
+            found = None
+            if name == "ReweightedWakeSleep" and which == "guide":
+                found = self.exact(gradients.wake)
+            elif of is not None:
+                summed = gradients.marginal_elbo if ask.summed else gradients.elbo
+                found = self.exact(
+                    summed if of is average else gradients.of_pairs(log_mean_exp if of is grouped else of)
+                )
+            if found is not None:
+                times: Any = 1.0
+                if "scale a datum" in scaled and of is not average:
+                    by = self.recipe.features["scale a datum"][1]
+                    times = self.recipe.data["w"] if by == "w" else float(by)
+                exact |= {n: times * found[n] for n in self.recipe.params(which)}
+        if not exact:
+            return
+
+        def question(times: int = 400) -> dict[str, Tensor]:
+            torch.manual_seed(self.recipe.seed)
+            return gradients.drawn(self.recipe, estimator, times)
+
+        def worst(found: dict[str, Tensor]) -> tuple[float, str]:
+            scores = []
+            for n, right in exact.items():
+                draws = found[n]
+                mean, error = draws.mean(0), draws.std(0) / math.sqrt(len(draws))
+                z, words = z_score(mean, error + 1e-3, right, torch.zeros(()), 2)
+                scores.append((z, f"d/d{n}: {words}"))
+            return max(scores)
+
+        def judged(found: dict[str, Tensor]) -> str:
+            if set(exact) - set(found):
+                return f"no parameter {set(exact) - set(found)}"
+            z, words = worst(found)
+            if z > 4:
+                z, words = worst(asked(lambda: question(8000))[0])
+            return f"{words}, z = {z:.1f}" if z > 4.5 else ""
+
+        self.ask(f"{name}.gradient", question, judged)
+
+    def scaled_weights(self, ask: Ask, scaled: set[str]) -> bool:
+        """Whether it is known how a bound of weights is scaled: a datum's as a whole, or by a beta of one latent's."""
+        if ask.bound is average or ask.bound is ask.of_model is not ask.of_guide or len(scaled) > 1:
+            return False
+        where = self.recipe.features[next(iter(scaled))][0]
+        return where == "both"
+
+    def exact(self, objective: Any) -> dict[str, Tensor] | None:
+        noise = {"noise in the model", "noise in the guide"} & self.traits
+        if noise and objective not in (gradients.elbo, gradients.marginal_elbo):
+            return None
+        return gradients.exact(self.recipe, objective)
+
+    def loss(self, name: str, estimator: Any) -> None:
+        impossible = "impossible value" in self.traits
+        batch = self.recipe.batch(1 if impossible or "autoguide" in self.traits else 5)
+        weighed = any(trait.startswith("scale") for trait in self.traits)
+
+        def drawn(seed: int) -> float:
+            torch.manual_seed(seed)
+            loss = estimator.differentiable_loss(self.pair.model, self.pair.guide, *batch)
+            for parameter in self.pair.parameters():
+                parameter.grad = None
+            if loss.requires_grad:
+                loss.backward()
+            return loss.item()
+
+        def question() -> tuple[float, Tensor | None]:
+            seed, loss = 1, drawn(1)
+            while impossible and math.isinf(loss) and seed < 12:  # until one draw alone has no probability, perhaps
+                seed, loss = seed + 1, drawn(seed + 1)
+            torch.manual_seed(seed)
+            found = None if weighed or name == "MonteCarloEM" else estimator.bound(self.pair, *batch).sum()
+            return loss, found
+
+        def judged(found: tuple[float, Tensor | None]) -> str:
+            loss, bound = found
+            broken = [n for n, p in self.pair.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            if broken and ("impossible value" not in self.traits or math.isfinite(loss)):
+                return f"the gradient of {', '.join(broken)} is not finite, loss {loss}"
+            if math.isnan(loss):
+                return "the loss is NaN"
+            scale = 4 if "size of all data" in self.traits else 2 if "subsample inside" in self.traits else 1
+            if "subsample inside" in self.traits:
+                return ""
+            if bound is not None and abs(loss + scale * bound.item()) > 1e-3 * (1 + abs(loss)) and math.isfinite(loss):
+                return f"loss {loss}, minus the sum of the bounds {-scale * bound.item()}"
+            return ""
+
+        self.ask(f"{name}.loss", question, judged)
+
+    # Evidence
+
+    def weighed(self, log_prob: Tensor, target: Tensor, excess: Tensor, draws: int) -> str:
+        """What is wrong with an average of weights of known variance."""
+        exact = self.truth.evidence
+        if "one latent for all data" in self.traits:
+            return f"evidence {numbers(log_prob)} of data that share a latent"
+        if log_prob.shape != exact.shape:
+            return f"{len(log_prob)} numbers of {len(exact)} data"
+        words = f"{numbers(log_prob)}, right {numbers(exact)}"
+        difference = log_prob.double() - exact
+        if not (difference < 9).all():  # Markov's inequality
+            return f"{words}, with a probability below exp(-9)"
+        covered = (target - exact).abs() < 1e-3
+        if not covered.all() and (target.isfinite() & (target < exact)).any():
+            return f"{words}; the guide covers {numbers((target - exact).exp())} of p(x)"
+        error = (excess.clamp(min=0) / draws).sqrt()
+        if not (error < 0.2).all():
+            return "unjudged: weights of large variance"
+        z = difference.abs() / (error * 1.1 + error**2 + 1e-3)
+        return f"{words}, standard error {numbers(error)}, z = {z.max():.1f}" if z.max() > 4 else ""
+
+    def importance(self) -> None:
+        truth, num = self.truth, 1000
+
+        def question(num: int = num) -> Any:
+            batch, seed = self.recipe.batch(), self.recipe.seed + num
+            return evidence.importance(self.pair, batch, num, compile="eager", seed=seed, **self.nesting)
+
+        def judged(found: Any, draws: int = num) -> str:
+            if truth.shared:
+                return f"evidence {numbers(found.log_prob)} of data that share a latent"
+            if "no data plate" in self.traits:
+                return f"evidence {numbers(found.log_prob)} without a plate over the data"
+            if truth.is_point:
+                return f"evidence of a point: {numbers(found.log_prob)}"
+            if truth.weights is None:
+                return self.weighed(found.log_prob, truth.evidence, torch.full_like(truth.evidence, 1e9), draws)
+            target, excess = (
+                truth.importance()
+                if not {"auxiliary latent", "factor in the guide"} & self.traits
+                else (truth.evidence, truth.evidence * 0)
+            )
+            wrong = self.weighed(found.log_prob, target, excess, draws)
+            if wrong and not wrong.startswith("unjudged") and draws == num:
+                return judged(asked(lambda: question(10 * num))[0], 10 * num)
+            return wrong
+
+        self.ask("importance", question, judged)
+
+    def ais(self, start: str, **options: Any) -> Any:
+        return evidence.ais(
+            self.pair,
+            self.recipe.batch(),
+            start=start,
+            compile="eager",
+            seed=self.recipe.seed,
+            **options,
+            **self.nesting,
+        )  # type: ignore
+
+    def one_step(self, start: str) -> None:
+        truth = self.truth
+
+        def judged(found: Any, draws: int = 500) -> str:
+            if truth.shared:
+                return f"evidence {numbers(found.log_prob)} of data that share a latent"
+            if start == "guide" and truth.is_point:
+                return f"evidence of a point: {numbers(found.log_prob)}"
+            if start == "guide" and (
+                truth.weights is None or {"auxiliary latent", "factor in the guide"} & self.traits
+            ):
+                target, excess = truth.evidence, torch.full_like(truth.evidence, 1e9 if truth.weights is None else 0.0)
+            else:
+                target, excess = truth.importance(start)
+            wrong = self.weighed(found.log_prob, target, excess, draws)
+            if wrong and not wrong.startswith("unjudged") and draws == 500:
+                return judged(asked(lambda: self.ais(start, num_chains=8000, num_steps=1))[0], 8000)
+            return wrong
+
+        self.ask(f"ais({start}, one step)", lambda: self.ais(start, num_chains=500, num_steps=1), judged)
+
+    def annealed(self, start: str) -> None:
+        def judged(found: Any, again: bool = True) -> str:
+            exact = self.truth.evidence
+            if found.log_prob.shape != exact.shape or self.truth.shared:
+                return f"{len(found.log_prob)} numbers of {exact.numel()} data"
+            ratio = (found.log_weights.double() - exact).exp()
+            error = ratio.std(0) / math.sqrt(len(ratio))
+            z, words = z_score(ratio.mean(0), error, torch.ones_like(exact), torch.zeros(()), sides=2)
+            if z > 3 and again:
+                return judged(asked(lambda: self.ais(start, num_chains=1000, num_steps=6, num_leapfrog=2))[0], False)
+            off = (found.log_prob.double() - exact).abs().max().item()
+            return f"E[w] / p(x): {words}, z = {z:.1f}" if z > 4 and off > 0.05 else ""
+
+        self.ask(f"ais({start})", lambda: self.ais(start, num_chains=40, num_steps=6, num_leapfrog=2), judged)
+
+    def both_sides(self) -> None:
+        def question() -> Any:
+            torch.manual_seed(self.recipe.seed)
+            return evidence.bdmc(
+                self.pair,
+                self.recipe.batch(8),
+                20,
+                6,
+                num_leapfrog=2,
+                compile="eager",
+                seed=self.recipe.seed,
+                **self.nesting,
+            )
+
+        def judged(found: Any) -> str:
+            if self.truth.shared:
+                return "numbers of data that share a latent"
+            data = {
+                name: value.double() if value.is_floating_point() else value
+                for name, value in zip(self.recipe.data, found.data, strict=True)
+            }
+            exact = log_evidence(self.recipe, data).detach()
+            if found.lower.shape != exact.shape:
+                return f"{len(found.lower)} numbers of {len(exact)} data"
+            for side, difference in (("lower", found.lower - exact), ("upper", exact - found.upper)):
+                error = difference.std() / math.sqrt(len(difference))
+                z = (difference.mean() / (error + 1e-3)).item()
+                if not z < 4.5 or difference.max() > 9:
+                    return f"the {side} bound is {difference.mean():.3f} +- {error:.3f} on the wrong side of log p(x)"
+            return ""
+
+        self.ask("bdmc", question, judged)
+
+    def hmc(self) -> None:
+        def question(num: int = 30) -> Any:
+            return evidence.hmc(
+                self.pair, self.recipe.batch(), num, 12, 60, compile="eager", seed=self.recipe.seed, **self.nesting
+            )
+
+        def judged(found: Any, again: bool = True) -> str:
+            exact = self.truth.evidence
+            if found.log_prob.shape != exact.shape or self.truth.shared:
+                return f"{len(found.log_prob)} numbers of {exact.numel()} data"
+            difference = (found.log_prob.double() - exact).abs()
+            if not (difference < 0.15 + 4 * found.standard_error.clamp(max=0.3)).all():
+                if again:
+                    return judged(asked(lambda: question(300))[0], False)
+                return f"{numbers(found.log_prob)} +- {numbers(found.standard_error)}, right {numbers(exact)}"
+            return ""
+
+        self.ask("hmc", question, judged)
+
+    # Diagnostics
+
+    def diagnostics(self) -> None:
+        truth, recipe = self.truth, self.recipe
+        batch = recipe.batch()
+        names = [n for n in ("z", "z0", "z1") if any(n in str(s) for s in [recipe.code()])]
+
+        def rates(found: Any) -> str:
+            if not truth.known or truth.weights is None or "subsample inside" in self.traits:
+                return (
+                    ""
+                    if math.isfinite(found.rate + found.distortion) or "impossible value" in self.traits
+                    else f"{found}"
+                )
+            value = torch.tensor([-(found.rate + found.distortion)])
+            options = []
+            for how in truth.ways:
+                spread = truth.draws[how].mean(1).std() / math.sqrt(100)
+                mean = truth.weights.elbo(how).mean()
+                options.append(z_score(value, spread.expand(1), mean.expand(1), torch.zeros(()), 2))
+            z, words = min(options)
+            return f"{words}, z = {z:.1f}" if z > 5 else ""
+
+        def question() -> Any:
+            torch.manual_seed(recipe.seed)
+            return diagnostics.rate_distortion(
+                self.pair,
+                [recipe.batch(1 if {"global latent", "autoguide"} & self.traits else 100)],
+                pv.SGVB_A(100 if truth.shared else 1, **self.nesting),
+            )
+
+        self.ask("rate_distortion", question, rates)
+        if truth.shared and "size of all data" not in self.traits:
+            each = [tuple(part[n : n + 1] for part in batch) for n in range(recipe.num)]
+            mean_of = pv.SGVB_A(400, **self.nesting).mean_bound
+            self.ask("mean_bound", lambda: mean_of(self.pair, each), lambda found: self.near(found, truth.draws, 400))
+        self.ask("rate_distortion()", lambda: diagnostics.rate_distortion(self.pair, [batch]), None)
+        times = 1 if {"global latent", "autoguide"} & self.traits else 100
+        drawn = [recipe.batch(times)]
+        self.ask(
+            "levels",
+            lambda: diagnostics.levels(self.pair, drawn, estimator=pv.SGVB_A(1, **self.nesting)),
+            lambda found: self.near(found.rate, truth.rates, times),
+        )
+        self.ask("encode", lambda: diagnostics.encode(self.pair, *batch), None)
+        self.ask("reconstruct", lambda: diagnostics.reconstruct(self.pair, *batch), self.shaped)
+        self.ask("sample", lambda: diagnostics.sample(self.pair, 3, *batch), None)
+        self.ask("latent_names", lambda: diagnostics.latent_names(self.pair, *batch), None)
+        self.ask("resample", lambda: diagnostics.resample(self.pair, *batch, num_samples=2), None)
+        for name in names[:1]:
+            self.ask("active_units", lambda name=name: diagnostics.active_units(self.pair, [batch], site=name), None)
+            self.ask(
+                "kl_decomposition", lambda name=name: diagnostics.kl_decomposition(self.pair, *batch, site=name), None
+            )
+
+    def near(self, found: float, draws: dict[str, Tensor], times: int) -> str:
+        """What is wrong with a mean over the data and so many draws of each, given other draws."""
+        if not self.truth.known or {"subsample inside", "impossible value"} & self.traits:
+            return ""
+        options = []
+        for value in draws.values():
+            means = value.expand(max(2, len(value)), -1).mean(1)
+            error = means.std() * math.sqrt(1 / times + 1 / len(means))
+            options.append(z_score(torch.tensor([found]), error.expand(1), means.mean().expand(1), torch.zeros(()), 2))
+        z, words = min(options)
+        return f"{words}, z = {z:.1f}" if z > 5 else ""
+
+    def shaped(self, found: Tensor) -> str:
+        """What is wrong with means of the data, which are as the data are."""
+        one_site = not {"two data sites", "subsample inside"} & self.traits
+        right = self.recipe.data["x"].shape
+        return f"means of shape {list(found.shape)} for data {list(right)}" if one_site and found.shape != right else ""
+
+
+def needless(recipe: Recipe, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Refusals of what can be known well."""
+    if not set(recipe.features) <= HARMLESS or (recipe.nesting > 1 and recipe.seed % 2 == 0):
+        return []
+    always = {"check", "SGVB_A.bound", "SGVB_A.loss", "importance", "encode", "rate_distortion"}
+    return [Outcome(o.what, "needless", o.detail) for o in outcomes if o.kind == "refused" and o.what in always]
