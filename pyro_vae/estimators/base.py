@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import math
@@ -12,9 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
@@ -37,10 +34,8 @@ from pyro_vae.pair.gate import (
     check_points,
     check_subsampled,
     check_support,
-    too_deep,
+    run_problems,
 )
-from pyro_vae.pair.running import PairRun
-from pyro_vae.pair.structure import plate_nesting, problems
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -251,7 +246,9 @@ class Estimator(Trace_ELBO):
             with computing_once():
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
-            self._explain(call, error)
+            wrong = run_problems(who, self.room, *call[:4])
+            if wrong:
+                raise ValueError("\n".join(wrong)) from error
             raise
         check_guide(model_trace, guide_trace)
         if self.num_particles > 1 or self._runs is not Run:
@@ -290,26 +287,6 @@ class Estimator(Trace_ELBO):
                     )
         self._check(run)
         return dataclasses.replace(run, terms=self._terms(run))
-
-    def _explain(self, call: Call, error: Exception) -> None:
-        """Raises sentences where a run fails by something that a run without particles shows."""
-        wrong: list[str] = []
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(),
-            pyro.validation_enabled(False),
-            contextlib.suppress(Exception),
-        ):
-            guide_trace = poutine.trace(call.guide).get_trace(*call.args, **call.kwargs)
-            replayed = poutine.replay(call.model, trace=guide_trace)
-            found = PairRun(poutine.trace(replayed).get_trace(*call.args, **call.kwargs), guide_trace)
-            nesting = plate_nesting(found)
-            size = next(len(value) for value in call.args if isinstance(value, Tensor))
-            wrong = (
-                [too_deep(type(self).__name__, nesting, self.room)] if nesting > self.room else problems(found, size)
-            )
-        if wrong:
-            raise ValueError("\n".join(wrong)) from error
 
     def _traces(self, call: Call) -> Any:
         gradient = self.gradient

@@ -6,6 +6,7 @@ wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -198,6 +199,21 @@ def too_deep(who: str, found: int, nesting: int) -> str:
         f"The pair nests {found} plates, but {who} was made for {nesting}: "
         f"make it as {who}(..., max_plate_nesting={found})."
     )
+
+
+def run_problems(who: str, nesting: int, model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
+    """Why programs fail with particles, read off a run without them; nothing where that fails too or finds nothing."""
+    quiet = torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False)
+    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
+        for context in quiet:
+            stack.enter_context(context)
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        found = PairRun(model_trace, guide_trace)
+        if plate_nesting(found) > nesting:
+            return [too_deep(who, plate_nesting(found), nesting)]
+        return problems(found, next(len(value) for value in args if isinstance(value, Tensor)))
+    return []
 
 
 # Evidence
