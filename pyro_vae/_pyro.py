@@ -217,14 +217,19 @@ def remember(value: Tensor, kind: str, exact: Tensor) -> None:
         exact = exact.detach()
         if (exact.stride(), exact.storage_offset()) != (value.stride(), value.storage_offset()):
             exact = torch.empty_like(value).copy_(exact)
-        storage.pyro_vae = (value._version, kind, exact)
+        storage.pyro_vae = (_version(value), kind, exact)
+
+
+def _version(value: Tensor) -> int:
+    """How often the memory of a tensor was written to, which one of inference mode does not count."""
+    return -1 if value.is_inference() else value._version
 
 
 def remembered(value: Tensor) -> tuple[str, Tensor] | None:
     """The kind and the exact numbers that :func:`remember` keeps of a tensor; ``None`` if it was changed since."""
     with suppress(RuntimeError):
         version, kind, exact = getattr(value.untyped_storage(), "pyro_vae", (None, "", value))
-        if version == value._version:
+        if version == _version(value):
             return kind, exact.as_strided(value.shape, value.stride(), value.storage_offset())
     return None
 

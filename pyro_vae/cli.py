@@ -152,7 +152,11 @@ def _sentence(message: str) -> str:
 
 def train(arguments: Sequence[str]) -> None:
     """Fits a pair to data; writes configuration, metrics, checkpoints and figures."""
-    parser = _Parser(prog="pyro-vae train", description="Fits a pair to data and writes a run folder.")
+    about = (
+        "Fits a pair to data and writes a run folder. What is not given of likelihood, binarization and scales follows "
+        "the data, and is printed."
+    )
+    parser = _Parser(prog="pyro-vae train", description=about)
     runs.add_options(parser, runs.import_pair(_model_name(arguments)))
     config, chosen = runs.chosen(parser, arguments)
     if config.out is None:

@@ -433,7 +433,7 @@ def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, d
 
 
 def open_run(run: str) -> tuple[nn.Module, Data, Path]:
-    """The trained pair, the data and the path of a run folder.
+    """The trained pair, the data as it was trained on them (binarized, standardized), and the path of a run folder.
 
     Raises:
         ValueError: if ``run`` is no folder that ``pyro-vae train`` has written.

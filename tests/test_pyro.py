@@ -219,6 +219,10 @@ def test_remember() -> None:
     assert torch.equal(graph, z)
     z[0, 0] = 2
     assert _pyro.remembered(z) is None
+    with torch.inference_mode():
+        z = torch.rand(3)
+        _pyro.remember(z, "log", z + 1)
+        assert torch.equal(exactly(z[1:]), z[1:] + 1)
 
 
 def test_lerp() -> None:
