@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,8 @@ class Recipe:
             parts += [_AUTO, f"guide = {self.guide}"]
         else:
             parts.append(source("guide", arguments, self.guide))
-        return "\n\n".join(parts)
+        code = "\n\n".join(parts)
+        return re.sub(r"(torch.full\(ROWS, [-.\d]+)", r"\1, dtype=torch.float64", code) if self.float64 else code
 
     def __str__(self) -> str:
         data = "\n".join(f"{name} = torch.tensor({_short(value)})" for name, value in self.data.items())
