@@ -370,7 +370,7 @@ class _Composer(Parts):
         size: str | None = "len(x)"
         options, index = "", None
         before: list[Any] = []
-        if has("subsample inside"):
+        if has("subsample inside") and not has("no data plate"):
             self.take("subsample inside")
             options, index = "subsample_size=max(1, len(x) // 2)", "i"
             before = [Let(argument, f"{argument}[i]") for argument in self.data]

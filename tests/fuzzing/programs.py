@@ -7,7 +7,7 @@ is independent of Pyro and of the library is all that happens between them: plat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard normal noise that no trace shows: ``like`` an expression of its shape, drawn by torch or hidden."""
+    """Standard normal noise that no trace shows, of a shape in code: drawn by torch, or by a hidden statement."""
 
     var: str
     shape: str
@@ -107,7 +107,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Loop:
-    """``over`` is ``"pyro.plate('steps', 2)"``, ``"pyro.markov(range(3))"``, ``"range(2)"``."""
+    """``for t in over``, of so many steps; ``over`` is a sequential plate, ``pyro.markov``, or a range."""
 
     over: str
     length: int
@@ -431,6 +431,3 @@ def expectation(
 def _sum_axes(product: Tensor, weight: Tensor, dims: Sequence[int]) -> Tensor:
     have = [dim for dim in dims if -dim <= product.dim()]
     return product.sum(have, keepdim=True).reshape(product.shape[-2:]) if have else product
-
-
-Function = Callable[..., Any]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuzzing.programs import Draw, Grid, Interpreter, Param, Plate, Term, expectation, log_sum, made, source
+from fuzzing.programs import Draw, Grid, Interpreter, Param, Term, expectation, log_sum, made, source
 from pyro_vae import Pair
 
 _AUTO = "from pyro.infer import autoguide"
@@ -27,7 +27,7 @@ class Recipe:
         data: the arguments by name, the first dimension being the data's.
         features: what was composed, by name.
         num_inner: size of the plate within that of the data; 1 without.
-        fixed: whether the number of rows is a part of the programs.
+        float64: whether parameters and data are of double precision.
     """
 
     seed: int
@@ -214,6 +214,3 @@ def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
             break
         optimizer.step()
     return recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
-
-
-__all__ = ["Plate", "Recipe", "Weights", "fitted", "log_evidence", "log_mean_exp", "weights"]
