@@ -202,9 +202,17 @@ class Term(NamedTuple):
 
 @dataclass
 class Grid:
-    """All values of the latents: a new axis on the left for each number that is drawn."""
+    """All values of the latents: a new axis on the left for each number that is drawn.
 
-    axes: list[tuple[int, str]] = field(default_factory=list)  # dimension, level
+    Attributes:
+        counting: whether only the first value of each is taken, to count the states beforehand.
+        axes: the dimension and the level of each number.
+        states: how many combinations of values there are.
+    """
+
+    counting: bool = False
+    axes: list[tuple[int, str]] = field(default_factory=list)
+    states: int = 1
 
     def value(self, name: str, fn: Any, level: str, run: Interpreter) -> Tensor:
         if len(fn.event_shape) > 1 or fn.event_shape.numel() > 2:
@@ -218,6 +226,9 @@ class Grid:
         dim = -3 - len(self.axes)
         self.axes.append((dim, level))
         nodes, log_weight = _nodes(fn)
+        self.states *= len(nodes)
+        if self.counting:
+            nodes, log_weight = nodes[:1], log_weight[:1]
         shape = (-1, *[1] * (-dim - 1))
         nodes, log_weight = (part.reshape(shape) if part.dim() == 1 else part for part in (nodes, log_weight))
         support = _bare(fn.support)

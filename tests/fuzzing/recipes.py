@@ -99,6 +99,15 @@ class Recipe:
 
         return dataclasses.replace(self, model=visit(self.model), guide=visit(self.guide))
 
+    def states(self) -> int:
+        """How many values its latents have on a grid, for all data."""
+        grid = Grid(counting=True)
+        values: dict[str, Tensor] = {}
+        if not isinstance(self.guide, str):
+            values = self.interpreter(grid).run(self.guide).values
+        self.interpreter(grid, values=values).run(self.model)
+        return grid.states * self.num * self.num_inner
+
     def interpreter(self, latents: Grid | Draw, env: dict[str, Any] | None = None, **options: Any) -> Interpreter:
         given = {name: value.clone() for name, value in self.data.items()} if "simulating" not in options else self.data
         return Interpreter({**given, **(env or {})}, self.num, self.num_inner, latents, **options)
