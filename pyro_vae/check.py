@@ -23,12 +23,12 @@ from pyro_vae.pair import (
     latent_sites,
     modules_of,
     observed_sites,
+    random_sites,
     run,
     vectorized,
 )
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
-from pyro_vae.pair.sites import random_sites
 from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
 
 
@@ -138,7 +138,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
             with pyro.validation_enabled(False):
                 one = _run(module, batch, x)
-                nesting = plate_nesting(one)
+                nesting = plate_nesting(*one)
                 if estimator is not None and nesting > wanted:
                     _refuse(too_deep(type(estimator).__name__, nesting, wanted))
                 nesting = max(nesting, wanted)

@@ -18,7 +18,7 @@ from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
-from pyro_vae.pair.gate import check_evidence, checked_run, smallest
+from pyro_vae.pair.gate import check_evidence, smallest, trial
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import observed_supports
 
@@ -132,10 +132,9 @@ def importance(
     device = device_of(module)
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with reading(module, seed):
-        # It also makes the pair's parameters.
         several = tuple(tensor[:rows].to(device) for tensor in batch)
-        nesting = check_evidence("importance sampling", checked_run(module, *several), rows)
-        nesting = max(max_plate_nesting, nesting)
+        found = trial(module, *several)  # which also makes parameters that the programs make when they first run
+        nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         num_dims = gray_levels(observed_supports(run(module, *smallest(module, *several)).model_trace), batch)
         runs = {
             count: Compiled(

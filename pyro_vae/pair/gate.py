@@ -1,7 +1,8 @@
 """What a number asks of a pair: each ``check_...`` raises a ``ValueError`` that names the site and the way out.
 
-They read the traces of a run of the guide and of the model against its draws, and compute next to nothing. What is
-wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`.
+Most read the traces of a run of the guide and of the model against its draws. :func:`check_masks` and
+:func:`check_repeatable` run the programs again. What is wrong with a pair in itself is said by
+:func:`pyro_vae.pair.structure.problems`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
     Raises:
         ValueError: if there is such a thing.
     """
-    wrong = guide_problems(model_trace, guide_trace)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(guide_problems(model_trace, guide_trace))
+
+
+def _refuse(sentences: list[str]) -> None:
+    if sentences:
+        raise ValueError("\n".join(sentences))
 
 
 def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
@@ -74,10 +78,7 @@ def check_densities(who: str, model_trace: Trace) -> None:
 def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = None) -> None:
     """Refuses a point for a continuous latent with a proper prior: log p(x, z) at a point bounds no log p(x).
 
-    Args:
-        who: needs the density.
-        model_trace, guide_trace: a run.
-        plate: where given, latents outside of it do not matter.
+    With a ``plate`` the latents outside of it do not matter.
 
     Raises:
         ValueError: if the guide has one.
@@ -203,15 +204,13 @@ def too_deep(who: str, found: int, nesting: int) -> str:
 
 def run_problems(who: str, nesting: int, model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     """Why programs fail with particles, read off a run without them; nothing where that fails too or finds nothing."""
-    quiet = torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False)
-    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
-        for context in quiet:
-            stack.enter_context(context)
+    quiet = contextlib.suppress(Exception)
+    with quiet, torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         found = PairRun(model_trace, guide_trace)
-        if plate_nesting(found) > nesting:
-            return [too_deep(who, plate_nesting(found), nesting)]
+        if (deep := plate_nesting(*found)) > nesting:
+            return [too_deep(who, deep, nesting)]
         return problems(found, next(len(value) for value in args if isinstance(value, Tensor)))
     return []
 
@@ -241,7 +240,7 @@ class Unweighed(Messenger):
             msg["mask"], msg["fn"] = None, unmasked(msg["fn"])
 
 
-def checked_run(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
+def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
     with torch.random.fork_rng():
         if guide:
@@ -253,7 +252,7 @@ def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tenso
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
     first = tuple(tensor[:1] for tensor in batch)
     try:
-        found = checked_run(pair, *first, guide=guide)
+        found = trial(pair, *first, guide=guide)
         plate = data_frame(found.model_trace)
         for trace in found:
             trace.compute_log_prob()
@@ -281,15 +280,13 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
     Raises:
         ValueError: with a sentence for each thing.
     """
-    wrong = problems(found, size)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(problems(found, size))
     check_local(*found)
     check_densities(who, found.model_trace)
     check_subsampled(who, *found)
     check_points(who, *found)
     check_support(who, *found)
-    return plate_nesting(found)
+    return plate_nesting(*found)
 
 
 def check_continuous(name: str, fn: Any) -> None:
@@ -430,6 +427,4 @@ def check_masks(pair: nn.Module, *batch: Any) -> None:
     Raises:
         ValueError: if there are such.
     """
-    wrong = mask_problems(pair, *batch)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(mask_problems(pair, *batch))

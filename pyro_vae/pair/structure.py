@@ -32,9 +32,9 @@ from pyro_vae.pair.sites import (
 )
 
 
-def plate_nesting(run: PairRun) -> int:
-    """How many plates a pair nests; that of the data is one."""
-    frames = [frame for trace in run for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
+def plate_nesting(*traces: Trace) -> int:
+    """How many plates programs nest; that of the data is one."""
+    frames = [frame for trace in traces for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
     return max((-frame.dim for frame in frames if frame.vectorized), default=1)
 
 
@@ -180,8 +180,8 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
 def determined(model_trace: Trace, guide_trace: Trace) -> bool | None:
     """Whether the points of a guide are functions, one to one, of what it draws besides, as in Pyro's AutoGuides.
 
-    Counted in unconstrained numbers: as many are drawn as points are given. ``None`` where there are more points, of
-    which some are such functions and others points, as in an AutoGuideList with an AutoDelta.
+    They are where, in unconstrained numbers, as many are drawn as points are given. ``None`` where there are more
+    points than that: then only some are such functions, as in an AutoGuideList with an AutoDelta.
     """
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
     drawn = {name: site["fn"] for name, site in in_guide.items() if name not in in_model}
@@ -197,7 +197,9 @@ def determined(model_trace: Trace, guide_trace: Trace) -> bool | None:
         )
     except NotImplementedError:
         return False
-    return True if 0 < count == needed else None if 0 < count < needed else False
+    if not 0 < count <= needed:
+        return False
+    return True if count == needed else None
 
 
 def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
