@@ -29,7 +29,7 @@ from pyro_vae.pair import (
 )
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
-from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
+from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
 
 
 class PairError(ValueError):
@@ -249,7 +249,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _report(pair: nn.Module, one: PairRun) -> Report:
-    in_model, in_guide = shared_latents(*map(latent_sites, one))
+    in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
         q = None if p["is_observed"] else one.guide_trace.nodes.get(name)

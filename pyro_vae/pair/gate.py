@@ -25,7 +25,7 @@ from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import programs
 from pyro_vae.pair.running import PairRun, evaluating, run
 from pyro_vae.pair.sites import data_frame, inside, latent_sites, random_sites, scale_of_plates
-from pyro_vae.pair.structure import determined, extent, guide_problems, plate_nesting, problems, shared_latents
+from pyro_vae.pair.structure import common_latents, determined, extent, guide_problems, plate_nesting, problems
 
 _TRIES = 10
 
@@ -50,9 +50,9 @@ def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
     """Refuses latents that guide and model draw in different orders, for what takes a KL in closed form.
 
     Raises:
-        ValueError: if they do, given as to :func:`shared_latents`.
+        ValueError: if they do, given as to :func:`common_latents`.
     """
-    in_model, in_guide = shared_latents(model, guide)
+    in_model, in_guide = common_latents(model, guide)
     if in_model != in_guide:
         raise ValueError(
             f"{who} needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
