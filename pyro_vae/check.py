@@ -23,13 +23,13 @@ from pyro_vae.pair import (
     latent_sites,
     modules_of,
     observed_sites,
+    random_sites,
     run,
     vectorized,
 )
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
-from pyro_vae.pair.sites import random_sites
-from pyro_vae.pair.structure import density_problems, plate_nesting, problems, shared_latents, wrong_size
+from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
 
 
 class PairError(ValueError):
@@ -138,7 +138,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
             with pyro.validation_enabled(False):
                 one = _run(module, batch, x)
-                nesting = plate_nesting(one)
+                nesting = plate_nesting(*one)
                 if estimator is not None and nesting > wanted:
                     _refuse(too_deep(type(estimator).__name__, nesting, wanted))
                 nesting = max(nesting, wanted)
@@ -249,7 +249,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _report(pair: nn.Module, one: PairRun) -> Report:
-    in_model, in_guide = shared_latents(*map(latent_sites, one))
+    in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
         q = None if p["is_observed"] else one.guide_trace.nodes.get(name)

@@ -26,7 +26,7 @@ from pyro_vae.estimators.penalties import TCVAE, Balanced, Capacity, FreeBits
 from pyro_vae.estimators.run import Number, Run, Site
 from pyro_vae.pair import evaluating, latent_sites
 from pyro_vae.pair import run as run_pair
-from pyro_vae.pair.structure import shared_latents
+from pyro_vae.pair.structure import common_latents
 
 __all__ = [
     "CIWAE",
@@ -374,7 +374,7 @@ def elbo_of(pair: Any, *batch: Any) -> Estimator:
     ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
     """
     with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
-        in_model, in_guide = shared_latents(*map(latent_sites, run_pair(pair, *batch)))
+        in_model, in_guide = common_latents(*map(latent_sites, run_pair(pair, *batch)))
     return SGVB_B() if in_model == in_guide else SGVB_A()
 
 

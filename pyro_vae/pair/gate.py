@@ -1,7 +1,8 @@
 """What a number asks of a pair: each ``check_...`` raises a ``ValueError`` that names the site and the way out.
 
-They read the traces of a run of the guide and of the model against its draws, and compute next to nothing. What is
-wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`.
+Most read the traces of a run of the guide and of the model against its draws. :func:`check_masks` and
+:func:`check_repeatable` run the programs again. What is wrong with a pair in itself is said by
+:func:`pyro_vae.pair.structure.problems`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from torch.distributions import biject_to
 from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import PairRun, evaluating, run, vectorized
+from pyro_vae.pair.running import PairRun, device_of, evaluating, run, vectorized
 from pyro_vae.pair.sites import data_frame, inside, latent_sites, observed_sites, random_sites, scale_of_plates
 from pyro_vae.pair.structure import (
+    common_latents,
     determined,
     extent,
     guide_problems,
     is_point,
     plate_nesting,
     problems,
-    shared_latents,
 )
 
 _TRIES = 10
@@ -45,18 +46,21 @@ def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
     Raises:
         ValueError: if there is such a thing.
     """
-    wrong = guide_problems(model_trace, guide_trace)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(guide_problems(model_trace, guide_trace))
+
+
+def _refuse(sentences: list[str]) -> None:
+    if sentences:
+        raise ValueError("\n".join(sentences))
 
 
 def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
     """Refuses latents that guide and model draw in different orders, for what takes a KL in closed form.
 
     Raises:
-        ValueError: if they do, given as to :func:`shared_latents`.
+        ValueError: if they do, given as to :func:`common_latents`.
     """
-    in_model, in_guide = shared_latents(model, guide)
+    in_model, in_guide = common_latents(model, guide)
     if in_model != in_guide:
         raise ValueError(
             f"{who} needs a guide that draws the latents in the model's order; the model draws {', '.join(in_model)}, "
@@ -82,10 +86,7 @@ def check_densities(who: str, model_trace: Trace) -> None:
 def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = None) -> None:
     """Refuses a point for a continuous latent with a proper prior: log p(x, z) at a point bounds no log p(x).
 
-    Args:
-        who: needs the density.
-        model_trace, guide_trace: a run.
-        plate: where given, latents outside of it do not matter.
+    With a ``plate`` the latents outside of it do not matter.
 
     Raises:
         ValueError: if the guide has one.
@@ -210,15 +211,13 @@ def too_deep(who: str, found: int, nesting: int) -> str:
 
 def run_problems(who: str, nesting: int, model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     """Why programs fail with particles, read off a run without them; nothing where that fails too or finds nothing."""
-    quiet = torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False)
-    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
-        for context in quiet:
-            stack.enter_context(context)
+    quiet = contextlib.suppress(Exception)
+    with quiet, torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         found = PairRun(model_trace, guide_trace)
-        if plate_nesting(found) > nesting:
-            return [too_deep(who, plate_nesting(found), nesting)]
+        if (deep := plate_nesting(*found)) > nesting:
+            return [too_deep(who, deep, nesting)]
         return problems(found, next(len(value) for value in args if isinstance(value, Tensor)))
     return []
 
@@ -248,7 +247,7 @@ class Unweighed(Messenger):
             msg["mask"], msg["fn"] = None, unmasked(msg["fn"])
 
 
-def checked_run(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
+def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
     with torch.random.fork_rng():
         if guide:
@@ -256,11 +255,33 @@ def checked_run(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
         return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
 
 
+def divisible(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
+    """Of how many data at once a pair takes a batch: ``rows``, or all of them where its programs are made for these.
+
+    Returns:
+        the number, and a run of so many.
+    """
+    device = device_of(pair)
+    part = tuple(tensor[:rows].to(device) for tensor in batch)
+    try:
+        found = trial(pair, *part, guide=guide)
+        if len(part[0]) == len(batch[0]) or not problems(found, len(part[0])):
+            return len(part[0]), found
+    except (RuntimeError, ValueError, IndexError):
+        if len(part[0]) == len(batch[0]):
+            raise
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):
+        found_of_all = trial(pair, *(tensor.to(device) for tensor in batch), guide=guide)
+        if not problems(found_of_all, len(batch[0])):
+            return len(batch[0]), found_of_all
+    return len(part[0]), trial(pair, *part, guide=guide)
+
+
 def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tensor, ...]:
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
     first = tuple(tensor[:1] for tensor in batch)
     try:
-        found = checked_run(pair, *first, guide=guide)
+        found = trial(pair, *first, guide=guide)
         plate = data_frame(found.model_trace)
         for trace in found:
             trace.compute_log_prob()
@@ -288,15 +309,13 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
     Raises:
         ValueError: with a sentence for each thing.
     """
-    wrong = problems(found, size)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(problems(found, size))
     check_local(*found)
     check_densities(who, found.model_trace)
     check_subsampled(who, *found)
     check_points(who, *found)
     check_support(who, *found)
-    return plate_nesting(found)
+    return plate_nesting(*found)
 
 
 def check_continuous(name: str, fn: Any) -> None:
@@ -467,6 +486,4 @@ def check_masks(pair: nn.Module, *batch: Any) -> None:
     Raises:
         ValueError: if there are such.
     """
-    wrong = mask_problems(pair, *batch)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    _refuse(mask_problems(pair, *batch))

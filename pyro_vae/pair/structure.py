@@ -32,13 +32,13 @@ from pyro_vae.pair.sites import (
 )
 
 
-def plate_nesting(run: PairRun) -> int:
-    """How many plates a pair nests; that of the data is one."""
-    frames = [frame for trace in run for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
+def plate_nesting(*traces: Trace) -> int:
+    """How many plates programs nest; that of the data is one."""
+    frames = [frame for trace in traces for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
     return max((-frame.dim for frame in frames if frame.vectorized), default=1)
 
 
-def shared_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:
+def common_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:
     """The latents that both programs draw, in the model's and in the guide's order.
 
     A closed-form KL of one site given another is right only where guide and model share the order of dependence.
@@ -57,7 +57,7 @@ def problems(run: PairRun, size: int) -> list[str]:
     """What is wrong, by a run without particles on a batch of ``size`` data; a sentence for each thing."""
     in_model, in_guide = map(latent_sites, run)
     found = [*_plate_problems(run, size), *_name_problems(run)]
-    for name in shared_latents(in_model, in_guide)[0]:
+    for name in common_latents(in_model, in_guide)[0]:
         found += _latent_problems(name, in_model[name], in_guide[name])
     for name, site in observed_sites(run.model_trace).items():
         found += _data_problems(name, site)

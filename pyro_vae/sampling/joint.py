@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import particles
-from pyro_vae.pair import PairRun, latent_sites, observed_sites, programs, simulate, support_of
+from pyro_vae.pair import latent_sites, observed_sites, programs, simulate, support_of
 from pyro_vae.pair.gate import (
     NothingUnseen,
     Unweighed,
@@ -80,7 +80,7 @@ class Joint:
     ) -> None:
         self._model, self._guide = model, guide
         with torch.random.fork_rng():
-            alone = PairRun(poutine.trace(model).get_trace(*batch), Trace())
+            alone = poutine.trace(model).get_trace(*batch)
         self._nesting = max(max_plate_nesting, plate_nesting(alone))
         self.shapes: dict[str, torch.Size] = {}
         with NothingUnseen():
@@ -184,8 +184,9 @@ class Joint:
             raise ValueError("the guide is asked for, but there is none. Start from the prior: start='prior'.")
         with NothingUnseen() if values else nullcontext():
             trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
-        found = [name for name, site in trace.nodes.items() if name in latent_sites(trace) or name in self.shapes]
-        if set(found) != set(self.shapes):
+        drawn = latent_sites(trace)
+        found = [name for name in trace.nodes if name in drawn or name in self.shapes]
+        if not set(self.shapes) <= set(found) or (values and set(found) != set(self.shapes)):
             raise ValueError(
                 f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
                 "is no density of the model's latents. Start from the prior: start='prior'."

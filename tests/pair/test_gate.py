@@ -654,3 +654,20 @@ def test_every_estimator_asks_the_gate() -> None:
             kind.example().bound(pair, X)
         with pytest.raises(ValueError, match="factor or observation 'f'"):
             kind.example().loss(*programs(pair), X)
+
+
+def test_a_guide_that_is_made_for_all_data_is_not_cut() -> None:
+    """AutoNormal's latents of each datum; importance sampling and chains take the data in parts elsewhere."""
+    x = torch.randn(40)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = AutoNormal(model, init_scale=1.0)
+    guide(x)
+    found = importance(Pair(model, guide), x, 4000, chunk=500, compile="eager")
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert ((found.log_prob - exact).abs() < 5 * found.standard_error).all()
+    assert hmc(Pair(model, guide), x, 20, 4, 20, chunk=20, compile="eager").log_prob.shape == (40,)
