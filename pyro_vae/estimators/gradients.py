@@ -235,8 +235,27 @@ class DoublyReparameterized(Gradient):
     cost = "model, 1 guide (2 with several latents)"
 
     def check_sites(self, who: str, run: Run) -> None:
+        """Also refuses latents that handlers weigh otherwise than each other: a draw leads on into the next one."""
         super().check_sites(who, run)
         check_scores(who, run)
+        first: tuple[str, Tensor, Tensor] | None = None
+        for name, site in run.latents.items():
+            if site.observed:
+                continue
+            weight, mask = (
+                torch.as_tensor(run.tempering(site)),
+                torch.as_tensor(True if site.mask is None else site.mask),
+            )
+            if first is None:
+                first = name, weight, mask
+            elif all(map(has_values, (weight, mask, first[1], first[2]))) and not (
+                bool((weight == first[1]).all()) and bool((mask == first[2]).all())
+            ):
+                raise ValueError(
+                    f"{who}: poutine.scale or a mask weighs {name!r} otherwise than {first[0]!r}, on which it may "
+                    "depend; the doubly reparameterized gradient would be biased. Weigh all latents alike, or use the "
+                    "pathwise gradient: IWAE."
+                )
 
     @staticmethod
     def shown(value: Tensor) -> Tensor:
