@@ -127,26 +127,24 @@ def shared_latents(trace: Trace) -> set[str]:
     return set(latent_sites(trace)) - plated if plated else set()
 
 
-def by_datum(site: Any, value: Tensor, trace: Trace, size: int) -> Tensor:
+def by_datum(site: Any, value: Tensor, plate: Any, size: int) -> Tensor:
     """A value of a site with the data first, ``[B, *other plates, *event]``.
 
     Raises:
         ValueError: if the program runs over another number of data, since it subsamples, say.
     """
-    plate = data_frame(trace)
     if plate is None or not inside(site, plate):
         return value
-    check_size(trace, size)
+    check_size(plate, size)
     return value.movedim(plate.dim - site["fn"].event_dim, 0)
 
 
-def check_size(trace: Trace, size: int | None) -> None:
+def check_size(plate: Any, size: int | None) -> None:
     """Refuses a program that runs over another number of data than it was given, ``None`` where it was given none.
 
     Raises:
         ValueError: if it does.
     """
-    plate = data_frame(trace)
     if plate is not None and size is not None and plate.size != size:
         what = "subsamples" if plate.size < plate.full_size else "is over"
         raise ValueError(
@@ -200,7 +198,7 @@ def run_model(
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
-        check_size(trace, len(batch[0]) if batch else None)
+        check_size(data_frame(trace), len(batch[0]) if batch else None)
         observed = [name for name in observed_sites(trace) if name not in latents]
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():
@@ -231,4 +229,4 @@ def observed_mean(trace: Trace) -> Tensor:
     site = sites[0]
     plate = data_frame(trace)
     with torch.no_grad():
-        return by_datum(site, site["fn"].mean, trace, 1 if plate is None else plate.size)
+        return by_datum(site, site["fn"].mean, plate, 1 if plate is None else plate.size)

@@ -110,7 +110,7 @@ def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = 
         raise ValueError(
             f"{who} needs a density q({name} | x), but the guide gives {name!r} a point, as AutoDelta does, so that "
             f"log p(x, {name}) at the point is no bound of log p(x). Train such a pair as it is, and for a number give "
-            "the guide a distribution, such as AutoNormal's, or condition the model on the point by poutine.condition."
+            "the guide a distribution, such as AutoNormal's."
         )
 
 
