@@ -90,6 +90,9 @@ class Trainer:
             if isinstance(self.pair, ChecksBatch):
                 self.pair.check_batch(*batch)
             report = check(self.pair, *batch, estimator=asked)
+            for note in report.notes:
+                if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
+                    warnings.warn(note, stacklevel=5)
             if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
                 with evaluating(self.pair):  # of a point there may be no bound to be told
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(

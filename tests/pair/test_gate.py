@@ -17,7 +17,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoLaplaceApproximation, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuideList, AutoLaplaceApproximation, AutoNormal
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
@@ -777,3 +777,22 @@ def test_a_weight_of_all_data_weighs_a_penalized_loss(estimator: Estimator) -> N
     plain = estimator.loss(*programs(pair_of()), X)
     torch.manual_seed(1)
     assert estimator.loss(*programs(pair_of(poutine.scale(scale=3.0))), X) == pytest.approx(3 * plain, rel=1e-4)
+
+
+def test_a_list_of_autoguides_with_points_trains_and_has_no_bound() -> None:
+    def model(x: Tensor) -> None:
+        v, w = pyro.sample("v", dist.Normal(0.0, 1.0)), pyro.sample("w", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(v, w), obs=x)
+
+    guide = AutoGuideList(model)
+    guide.append(AutoNormal(poutine.block(model, expose=["w"])))
+    guide.append(AutoDelta(poutine.block(model, expose=["v"])))
+    pair = Pair(model, guide)
+    SGVB_A().loss(*programs(pair), X)
+    torch.manual_seed(0)
+    ours = SGVB_A().loss(*programs(pair), X)
+    torch.manual_seed(0)
+    assert ours == pytest.approx(Trace_ELBO().loss(*programs(pair), X), rel=1e-5)
+    with pytest.raises(ValueError, match="gives 'v' a point"):
+        SGVB_A().bound(pair, X)
