@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from pyro_vae.diagnostics.latents import (
     AtMean,
     by_datum,
+    check_size,
     local_latents,
     named,
     observed_mean,
@@ -40,12 +41,10 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     with opened(pair, batch) as (module, batch):
         with AtMean():
             trace = poutine.trace(programs(module)[1]).get_trace(*batch)
+        check_size(trace, len(batch[0]) if batch else 1)
         shared = shared_latents(trace)
-        return {
-            name: by_datum(site, site["value"], trace, len(batch[0]) if batch else 1)
-            for name, site in latent_sites(trace).items()
-            if name not in shared
-        }
+        sites = {name: site for name, site in latent_sites(trace).items() if name not in shared}
+        return {name: by_datum(site, site["value"], trace) for name, site in sites.items()}
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:

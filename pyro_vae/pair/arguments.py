@@ -22,7 +22,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.arrays import check_pixels, is_classes, tensor
+from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
@@ -82,12 +82,11 @@ class Arguments:
             while self._count and _TOO_MANY.search(str(self._failure(values[: self._count]))):
                 self._count -= 1
             self._count = self._count or len(values)
-        x = values[0]
-        if type(x) is Tensor and _is_whole(x) and self._failure(values[: self._count]) is not None:
+        x, taken = values[0], values[: self._count]
+        if type(x) is Tensor and is_integer(x) and x.dtype != torch.uint8 and self._failure(taken) is not None:
             self._whole = False
-            self._whole = self._failure(values[: self._count]) is not None  # what fails either way stays as it is
-        left_out = [value for value in values[self._count :] if value is not None]
-        if left_out:
+            self._whole = self._failure(taken) is not None  # what fails either way stays as it is
+        if any(value is not None for value in values[self._count :]):
             _say_left_out(self.pair, self._count, values)
 
     def _failure(self, values: tuple[Any, ...]) -> Exception | None:
@@ -107,7 +106,7 @@ class Arguments:
 
     def _value(self, value: Tensor, place: int) -> Tensor:
         value = value.to(self._device, non_blocking=True)
-        if place == 0 and (value.dtype in (torch.uint8, torch.bool) or (not self._whole and _is_whole(value))):
+        if place == 0 and (value.dtype in (torch.uint8, torch.bool) or (not self._whole and is_integer(value))):
             return gray(value).to(self._dtype or torch.get_default_dtype())
         if self._dtype is None or not _is_real(value):
             return value
@@ -149,10 +148,6 @@ def _is_array(value: Any, place: int) -> bool:
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _is_whole(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype in (torch.uint8, torch.bool))
 
 
 def _dtype_of(pair: nn.Module) -> torch.dtype | None:
