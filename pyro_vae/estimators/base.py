@@ -237,7 +237,7 @@ class Estimator(Trace_ELBO):
         """Takes up :meth:`state`."""
 
     def _run(self, call: Call, at: At | None = None, num_data: float | None = None, claims: Claims = "none") -> Run:
-        """One run; ``claims`` says of which latents its value is told as a bound, and not only differentiated."""
+        """One run; ``claims`` names the latents that must be no points, since the value is told as a bound."""
         at = at or {}
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
@@ -309,8 +309,8 @@ class Estimator(Trace_ELBO):
     def _terms(self, run: Run) -> list[Term]:
         """The summands of the log-weight log p(x, z) - log q(z | x).
 
-        What the model draws alone has its prior as its proposal, so that both cancel, but for what learns from fixed
-        draws.
+        The proposal of what the model alone draws is its prior, so that both cancel. Where draws are fixed both are
+        there, as the model learns from its log p.
         """
         priors = run.unguided
         log_p = [
@@ -346,9 +346,11 @@ class Estimator(Trace_ELBO):
     def _surrogate(self, run: Run) -> Tensor:
         """What is differentiated in its place, in the same scale."""
         surrogate = self.gradient.surrogate(self._bound, run)
-        if self.per_datum and not self.gradient.exact(run):  # a datum all of whose draws are impossible
+        if not self.per_datum:
+            return surrogate / self.num_particles
+        if not self.gradient.exact(run):  # a datum all of whose draws are impossible
             surrogate = torch.where(surrogate > -torch.inf, surrogate, 0.0)
-        return run.counted(surrogate).sum() * run.scale if self.per_datum else surrogate / self.num_particles
+        return run.counted(surrogate).sum() * run.scale
 
     def _loss(self, run: Run) -> Tensor:
         """Minus :meth:`_value`, with the estimator's gradient."""

@@ -72,13 +72,21 @@ class Gradient(Axis, ABC):
         """Raises a ``ValueError`` if it cannot be combined with a bound."""
 
     def check_sites(self, who: str, run: Run) -> None:
-        """Raises a ``ValueError`` if a latent cannot be differentiated in this way."""
+        """Raises a ``ValueError`` if a latent cannot be differentiated in this way, or is not scored anew as it was."""
         for name, site in run.drawn.items() if self.reparameterized else ():
             if not site.fn.has_rsample:
                 raise ValueError(
                     f"the pathwise gradient of {who} needs reparameterized latents, but "
                     f"{'q' if name in run.guide else 'p'}({name}) is a "
                     f"{family(site.fn)}, which has no reparameterized sampler. {REMEDY}"
+                )
+        for name, score in run.scores.items() if self.scored else ():
+            log_q = run.guide[name].log_prob
+            if has_values(score) and not torch.allclose(score, log_q, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    f"{who} runs the guide once more at its draws, where q({name}) is another one: the guide draws "
+                    "noise beside its latents, by dropout or torch.randn. Draw it by pyro.sample as a latent of both "
+                    "programs, or use SGVB_A or IWAE."
                 )
 
     def evaluations(self, num_particles: int) -> tuple[int, int]:
@@ -186,26 +194,6 @@ class StickingTheLanding(_OfELBO):
     scored = True
     needs_support = True
 
-    def check_sites(self, who: str, run: Run) -> None:
-        super().check_sites(who, run)
-        check_scores(who, run)
-
-
-def check_scores(who: str, run: Run) -> None:
-    """Refuses a guide that draws noise beside its latents, with which it scores the same draws otherwise.
-
-    Raises:
-        ValueError: if there is such noise.
-    """
-    for name, score in run.scores.items():
-        log_q = run.guide[name].log_prob
-        if has_values(score) and not torch.allclose(score, log_q, rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(
-                f"{who} runs the guide once more at its draws, where q({name}) is another one: the guide draws noise "
-                "beside its latents, by dropout or torch.randn. Draw it by pyro.sample as a latent of both programs, "
-                "or use SGVB_A or IWAE."
-            )
-
 
 @dataclass(frozen=True)
 class DoublyReparameterized(Gradient):
@@ -233,10 +221,6 @@ class DoublyReparameterized(Gradient):
     needs_support = True
     sites = "reparameterized, able to score a given value"
     cost = "model, 1 guide (2 with several latents)"
-
-    def check_sites(self, who: str, run: Run) -> None:
-        super().check_sites(who, run)
-        check_scores(who, run)
 
     @staticmethod
     def shown(value: Tensor) -> Tensor:
