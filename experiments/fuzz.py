@@ -43,12 +43,12 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=3, help="findings of a kind that are printed whole")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    kinds: Counter[str] = Counter()
+    seeds = arguments.seeds or range(arguments.seed, arguments.seed + arguments.pairs)
     results: Counter[tuple[str, str]] = Counter()
     shown: Counter[tuple[str, str]] = Counter()
     traits: Counter[tuple[str, str]] = Counter()
     start = time.perf_counter()
-    for seed in arguments.seeds or range(arguments.seed, arguments.seed + arguments.pairs):
+    for seed in seeds:
         try:
             recipe = compose(seed, arguments.traits)
             judge = Judge(recipe, chains=seed % arguments.every == 0, gradients=seed % arguments.every == 1)
@@ -60,7 +60,6 @@ def main() -> int:
         outcomes += needless(recipe, outcomes)
         for outcome in outcomes:
             results[outcome.what, outcome.kind] += 1
-            kinds[outcome.kind] += 1
         found = [outcome for outcome in outcomes if outcome.is_finding]
         for outcome in found:
             for trait in recipe.features or ["plain"]:
@@ -73,9 +72,10 @@ def main() -> int:
             for (kind, _), alike in by_likeness(found).items():
                 print(f"  {kind}: {', '.join(o.what for o in alike)}\n      {alike[0].detail[:400]}", flush=True)
     seconds = time.perf_counter() - start
-    print(f"\n{arguments.pairs} pairs, {sum(kinds.values())} results in {seconds:.0f} s: {dict(kinds.most_common())}")
     names = sorted({what for what, _ in results})
     columns = sorted({kind for _, kind in results})
+    kinds = {kind: sum(results[name, kind] for name in names) for kind in columns}
+    print(f"\n{len(seeds)} pairs, {sum(kinds.values())} results in {seconds:.0f} s: {kinds}")
     print("\n" + " ".join([f"{'':28}", *[f"{c:>10}" for c in columns]]))
     for name in names:
         print(" ".join([f"{name:28}", *[f"{results[name, c]:>10}" for c in columns]]))

@@ -89,23 +89,22 @@ class PythonState:
         return [(space, key) for space in self._spaces for key in space.attributes.keys() - space.keys]
 
     def put_back(self, constants: Collection[int] = ()) -> list[str]:
-        """Puts everything back as it was when this was made.
+        """Puts everything back as it was when this was made, before a run.
 
         Args:
-            constants: ids of the tensors that the graph of a run in the meantime has as constants.
+            constants: ids of the tensors that the run's graph has as constants.
 
         Returns:
-            what has been done: which of the user's own values were changed, and which random numbers were drawn. Not
-            told are objects, such as tensors, under names that begin with an underscore, but for those constants.
+            what the run did, in words: "changes" for each value of the user's own, "draws from" for random numbers. A
+            tensor or another object under a name that begins with an underscore is what a program keeps for itself,
+            and is not told unless it is one of the constants.
         """
         told = []
         for place, start, now in zip(self._places, self._start, self._read(), strict=True):
             if not start.is_still(now):
                 start.put_to(place)
-                hidden = (
-                    place.key.startswith("_") and _are_objects(start.value, now) and id(start.value) not in constants
-                )
-                if place.owned and not hidden:
+                kept = place.key.startswith("_") and _are_objects(start.value, now)
+                if place.owned and (not kept or id(start.value) in constants):
                     told.append(f"changes {place.what}")
         for space, key in self._new():
             value = space.attributes.pop(key)
