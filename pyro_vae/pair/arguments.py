@@ -83,7 +83,7 @@ class Arguments:
                 self._count -= 1
             self._count = self._count or len(values)
         x, taken = values[0], values[: self._count]
-        if type(x) is Tensor and is_integer(x) and x.dtype != torch.uint8 and self._failure(taken) is not None:
+        if type(x) is Tensor and _is_whole(x) and self._failure(taken) is not None:
             self._whole = False
             self._whole = self._failure(taken) is not None  # what fails either way stays as it is
         if any(value is not None for value in values[self._count :]):
@@ -106,7 +106,7 @@ class Arguments:
 
     def _value(self, value: Tensor, place: int) -> Tensor:
         value = value.to(self._device, non_blocking=True)
-        if place == 0 and (value.dtype in (torch.uint8, torch.bool) or (not self._whole and is_integer(value))):
+        if place == 0 and (value.dtype in (torch.uint8, torch.bool) or (not self._whole and _is_whole(value))):
             return gray(value).to(self._dtype or torch.get_default_dtype())
         if self._dtype is None or not _is_real(value):
             return value
@@ -148,6 +148,11 @@ def _is_array(value: Any, place: int) -> bool:
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether these are integers, and not pixels."""
+    return is_integer(value) and value.dtype != torch.uint8
 
 
 def _dtype_of(pair: nn.Module) -> torch.dtype | None:
