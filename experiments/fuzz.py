@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fuzzing.compose import compose
 from fuzzing.judge import Judge, needless
+from fuzzing.recipes import Recipe
 from fuzzing.truth import Outcome
 
 
@@ -29,6 +30,53 @@ def by_likeness(outcomes: list[Outcome]) -> dict[tuple[str, str], list[Outcome]]
         words = outcome.detail if outcome.kind == "traceback" else ""
         found.setdefault((outcome.kind, re.sub(r"[\d\[\], ]+", "#", words)[:80]), []).append(outcome)
     return found
+
+
+class Tally:
+    """The outcomes so far, counted; findings are printed as they come.
+
+    Args:
+        show: findings of a question and a kind that are printed whole.
+    """
+
+    def __init__(self, show: int) -> None:
+        self.show = show
+        self.pairs, self.start = 0, time.perf_counter()
+        self.results: Counter[tuple[str, str]] = Counter()  # by question and kind
+        self.traits: Counter[tuple[str, str]] = Counter()  # findings, by what was composed and kind
+
+    def add(self, recipe: Recipe, outcomes: list[Outcome]) -> None:
+        found = [outcome for outcome in outcomes if outcome.is_finding]
+        new = [o for o in found if self.results[o.what, o.kind] < self.show]
+        self.pairs += 1
+        self.results.update((outcome.what, outcome.kind) for outcome in outcomes)
+        self.traits.update((trait, outcome.kind) for outcome in found for trait in recipe.features or ["plain"])
+        if new:
+            print(f"\n{recipe}")
+            for (kind, _), alike in by_likeness(found).items():
+                print(f"  {kind}: {', '.join(o.what for o in alike)}\n      {alike[0].detail[:400]}", flush=True)
+
+    def failed(self, seed: int) -> None:
+        """What is wrong with the fuzz, not with the library."""
+        self.results["the fuzz itself", "broken"] += 1
+        print(f"\nseed {seed}: the fuzz itself fails\n{traceback.format_exc()}", flush=True)
+
+    def __str__(self) -> str:
+        kinds: Counter[str] = Counter()
+        for (_, kind), count in self.results.items():
+            kinds[kind] += count
+        seconds = time.perf_counter() - self.start
+        columns = sorted(kinds)
+        lines = [f"\n{self.pairs} pairs, {kinds.total()} results in {seconds:.0f} s: {dict(kinds.most_common())}\n"]
+        lines.append(" ".join([f"{'':28}", *[f"{kind:>10}" for kind in columns]]))
+        for name in sorted({what for what, _ in self.results}):
+            lines.append(" ".join([f"{name:28}", *[f"{self.results[name, kind]:>10}" for kind in columns]]))
+        lines += [f"{count:>6} {kind:10} {trait}" for (trait, kind), count in self.traits.most_common()]
+        return "\n".join(lines)
+
+    @property
+    def has_findings(self) -> bool:
+        return any(Outcome("", kind).is_finding for _, kind in self.results)
 
 
 def main() -> int:
@@ -43,46 +91,20 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=3, help="findings of a kind that are printed whole")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seeds = arguments.seeds or range(arguments.seed, arguments.seed + arguments.pairs)
-    results: Counter[tuple[str, str]] = Counter()
-    shown: Counter[tuple[str, str]] = Counter()
-    traits: Counter[tuple[str, str]] = Counter()
-    start = time.perf_counter()
-    for seed in seeds:
-        try:
-            recipe = compose(seed, arguments.traits)
-            judge = Judge(recipe, chains=seed % arguments.every == 0, gradients=seed % arguments.every == 1)
-            outcomes = judge.run()
-        except Exception:
-            print(f"seed {seed}: the fuzz itself fails\n{traceback.format_exc()}", flush=True)
-            results["the fuzz itself", "broken"] += 1
-            continue
-        outcomes += needless(recipe, outcomes)
-        for outcome in outcomes:
-            results[outcome.what, outcome.kind] += 1
-        found = [outcome for outcome in outcomes if outcome.is_finding]
-        for outcome in found:
-            for trait in recipe.features or ["plain"]:
-                traits[trait, outcome.kind] += 1
-        new = [o for o in found if shown[o.what, o.kind] < arguments.show]
-        for outcome in new:
-            shown[outcome.what, outcome.kind] += 1
-        if new:
-            print(f"\n{recipe}", flush=True)
-            for (kind, _), alike in by_likeness(found).items():
-                print(f"  {kind}: {', '.join(o.what for o in alike)}\n      {alike[0].detail[:400]}", flush=True)
-    seconds = time.perf_counter() - start
-    names = sorted({what for what, _ in results})
-    columns = sorted({kind for _, kind in results})
-    kinds = {kind: sum(results[name, kind] for name in names) for kind in columns}
-    print(f"\n{len(seeds)} pairs, {sum(kinds.values())} results in {seconds:.0f} s: {kinds}")
-    print("\n" + " ".join([f"{'':28}", *[f"{c:>10}" for c in columns]]))
-    for name in names:
-        print(" ".join([f"{name:28}", *[f"{results[name, c]:>10}" for c in columns]]))
-    print("\nfindings by trait")
-    for (trait, kind), count in traits.most_common():
-        print(f"{count:>6} {kind:10} {trait}")
-    return int(any(Outcome("", kind).is_finding for _, kind in results))
+    tally, every = Tally(arguments.show), arguments.every
+    try:
+        for seed in arguments.seeds or range(arguments.seed, arguments.seed + arguments.pairs):
+            try:
+                recipe = compose(seed, arguments.traits)
+                outcomes = Judge(recipe, chains=seed % every == 0, gradients=seed % every == 1 % every).run()
+            except Exception:
+                tally.failed(seed)
+            else:
+                tally.add(recipe, [*outcomes, *needless(recipe, outcomes)])
+    except KeyboardInterrupt:
+        print("\ninterrupted")
+    print(tally)
+    return int(tally.has_findings)
 
 
 if __name__ == "__main__":

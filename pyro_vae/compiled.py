@@ -140,6 +140,11 @@ class Compiled:
         split = len(results) - len(trained)
         return _named(graph.names, results[:split]), results[split:]
 
+    def look(self) -> None:
+        """Has the next use of each graph compared with the program."""
+        for graph in self._graphs.values():
+            graph.next = graph.uses + 1
+
     def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str] = ()) -> _Graph:
         names = [*trained, *fixed]
         tied = _tied(self._module)
@@ -257,8 +262,15 @@ class _Graph:
         if not agree:
             changed = ", ".join(self.state.changes()[:3]) or "something that they read from Python"
             before.put_back()
-            raise _Untraceable(f"{changed} has changed since their graph was made, and what they compute. {_FROZEN}")
-        self.in_vain = min(self.in_vain + self.moved, 128)
+            late = (
+                f" (the last {since} uses may have met the old value)"
+                if (since := self.uses - self.compared) > 1
+                else ""
+            )
+            raise _Untraceable(
+                f"{changed} has changed since their graph was made, and what they compute{late}. {_FROZEN}"
+            )
+        self.in_vain = min(self.in_vain + self.moved, _PATIENCE)
         self.moved, self.compared, self.next = False, self.uses, min(4 * self.uses + 2, self.uses + 1024)
 
 
@@ -270,6 +282,9 @@ def _same_draws(flat: list[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Around a run that leaves torch's own generators as they were."""
     return torch.random.fork_rng([value.device for value in flat if value.device.type == "cuda"][:1])
 
+
+#: Uses between two looks at a graph whose Python values move without an effect.
+_PATIENCE = 16
 
 #: What to do about Python values that move.
 _FROZEN = (

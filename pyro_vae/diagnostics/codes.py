@@ -29,6 +29,7 @@ from pyro_vae.diagnostics.latents import (
 )
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import latent_sites, programs
+from pyro_vae.pair.arguments import arguments
 
 
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
@@ -70,6 +71,7 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
 
 def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
+    batch = arguments(pair, *batch)
     return decode(pair, encode(pair, *batch), *batch)
 
 

@@ -291,7 +291,7 @@ def _kl_by_unit(guide_site: Any, model_site: Any, ordered: bool) -> Tensor | Non
     """``[B, U]``; at the draw where guide and model draw in different orders, and a closed form would be biased."""
     if ordered:
         q, p = guide_site["fn"], model_site["fn"]
-        return kl_by_unit(q, p, guide_site["value"], guide_site["scale"], guide_site["mask"])
+        return kl_by_unit(q, p, guide_site["value"], mask=guide_site["mask"])
     q, p = units(guide_site["fn"]), units(model_site["fn"])
     value = guide_site["value"]
     return None if q is None or p is None else q.log_prob(value) - p.log_prob(value)

@@ -10,7 +10,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
-from pyro_vae._pyro import enumeration_dim, mismatch
+from pyro_vae._pyro import enumeration_dim, mismatch, without_shapes
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
@@ -163,7 +163,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
             return super()._run(call, *options, **named)
         except (RuntimeError, IndexError, ValueError) as error:
             if isinstance(error, ValueError) and "dim conflict" not in str(error) and mismatch(str(error)) is None:
-                raise
+                raise ValueError(without_shapes(str(error))) from error
             if "dim conflict" in str(error):
                 raise ValueError(
                     "Enumeration gives each discrete latent a dimension in the order in which the guide draws them, "

@@ -18,7 +18,7 @@ from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
-from pyro_vae.pair.gate import check_evidence, smallest, trial
+from pyro_vae.pair.gate import check_evidence, check_noise, divisible, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import observed_supports
 
@@ -127,14 +127,16 @@ def importance(
     module, batch = as_pair(pair), batch_of(pair, x)
     size = len(batch[0])
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
-    draws = min(num_samples, max(1, chunk // rows))
-    plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
     device = device_of(module)
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with reading(module, seed):
+        # A run also makes the parameters that the programs make when they first run.
+        rows, found = divisible(module, rows, *batch)
+        draws = min(num_samples, max(1, chunk // rows))
+        plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
         several = tuple(tensor[:rows].to(device) for tensor in batch)
-        found = trial(module, *several)  # which also makes parameters that the programs make when they first run
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
+        check_noise(module, *several, max_plate_nesting=nesting)
         num_dims = gray_levels(observed_supports(run(module, *smallest(module, *several)).model_trace), batch)
         runs = {
             count: Compiled(

@@ -64,7 +64,10 @@ class Arguments:
         converted = self._converted(values[: self._count])
         if first and values and isinstance(values[0], Tensor):
             check_pixels(values[0], "x")
-            _check_rounding(values[0], converted[0])
+        if first:
+            for place, (given, value) in enumerate(zip(values, converted, strict=False)):
+                if isinstance(given, Tensor):
+                    _check_rounding(f"argument {place}" if place else "x", given, value)
         return converted
 
     def _decide(self, values: tuple[Any, ...]) -> None:
@@ -73,11 +76,11 @@ class Arguments:
             return
         self._device = self._device or device_of(self.pair)
         self._dtype = _dtype_of(self.pair)
+        self._count, unlimited = num_taken(self.pair, values)
         # Parameters of pyro.param are there after a run, which matters for numbers of another precision than torch's.
         if self._dtype is None and any(_is_real(v) and v.dtype != torch.get_default_dtype() for v in values):
-            self._failure(values)
+            self._failure(values[: self._count])
             self._dtype = _dtype_of(self.pair)
-        self._count, unlimited = num_taken(self.pair, values)
         if self._count > 1 and unlimited:  # they hand on to programs with a limit
             while self._count and _TOO_MANY.search(str(self._failure(values[: self._count]))):
                 self._count -= 1
@@ -130,7 +133,7 @@ def batch_of(pair: Any, x: Any) -> tuple[Tensor, ...]:
     Raises:
         ValueError: if there are no data, and as :class:`Arguments`.
     """
-    several = isinstance(x, (tuple, list)) and any(isinstance(value, (Tensor, np.ndarray)) for value in x)
+    several = isinstance(x, tuple) and any(isinstance(value, (Tensor, np.ndarray)) for value in x)
     batch = tuple(x) if several else (tensor(x, "x"),)
     if not getattr(batch[0], "shape", ()) or not len(batch[0]):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
@@ -195,16 +198,19 @@ def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any]) -> None:
     )
 
 
-def _check_rounding(given: Tensor, converted: Tensor) -> None:
-    if not (given.is_floating_point() and converted.dtype.itemsize < given.dtype.itemsize and len(given) > 1):
+def _check_rounding(what: str, given: Tensor, converted: Tensor) -> None:
+    rounded = _is_whole(given) and converted.is_floating_point()
+    rounded = rounded or (given.is_floating_point() and converted.dtype.itemsize < given.dtype.itemsize)
+    if not (rounded and given.dim() and len(given) > 1):
         return
-    error = (converted.to(given) - given).abs().amax(0)
+    given = given.to(converted.device, torch.float64)
+    error = (converted.double() - given).abs().amax(0)
     deviation = given.std(0)
     blurred = (deviation > 0) & (error > _ROUNDED * deviation)
     if blurred.any():
         warnings.warn(
-            f"x is {given.dtype} and the pair {converted.dtype}, whose rounding is above a hundredth of the standard "
-            f"deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract their means, "
-            "or make the pair one of float64: pair.double().".replace("torch.", ""),
+            f"{what} holds numbers that the pair's {converted.dtype} blurs: its rounding is above a hundredth of the "
+            f"standard deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract "
+            "their means, or make the pair one of float64: pair.double().".replace("torch.", ""),
             stacklevel=4,
         )

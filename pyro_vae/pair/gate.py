@@ -23,9 +23,17 @@ from torch.distributions import biject_to
 from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import PairRun, evaluating, run
-from pyro_vae.pair.sites import data_frame, inside, latent_sites, random_sites, scale_of_plates
-from pyro_vae.pair.structure import common_latents, determined, extent, guide_problems, plate_nesting, problems
+from pyro_vae.pair.running import PairRun, device_of, evaluating, run, vectorized
+from pyro_vae.pair.sites import data_frame, inside, latent_sites, observed_sites, random_sites, scale_of_plates
+from pyro_vae.pair.structure import (
+    common_latents,
+    determined,
+    extent,
+    guide_problems,
+    is_point,
+    plate_nesting,
+    problems,
+)
 
 _TRIES = 10
 
@@ -85,8 +93,7 @@ def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = 
     """
     in_model = latent_sites(model_trace)
     for name, site in latent_sites(guide_trace).items():
-        q = innermost(site["fn"])
-        if not isinstance(q, Delta) or name not in in_model:
+        if not is_point(site) or name not in in_model:
             continue
         p = innermost(in_model[name]["fn"])
         if isinstance(p, (Delta, ImproperUniform)) or p.support.is_discrete or (plate and not inside(site, plate)):
@@ -248,6 +255,28 @@ def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
         return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
 
 
+def divisible(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
+    """Of how many data at once a pair takes a batch: ``rows``, or all of them where its programs are made for these.
+
+    Returns:
+        the number, and a run of so many.
+    """
+    device = device_of(pair)
+    part = tuple(tensor[:rows].to(device) for tensor in batch)
+    try:
+        found = trial(pair, *part, guide=guide)
+        if len(part[0]) == len(batch[0]) or not problems(found, len(part[0])):
+            return len(part[0]), found
+    except (RuntimeError, ValueError, IndexError):
+        if len(part[0]) == len(batch[0]):
+            raise
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):
+        found_of_all = trial(pair, *(tensor.to(device) for tensor in batch), guide=guide)
+        if not problems(found_of_all, len(batch[0])):
+            return len(batch[0]), found_of_all
+    return len(part[0]), trial(pair, *part, guide=guide)
+
+
 def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tensor, ...]:
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
     first = tuple(tensor[:1] for tensor in batch)
@@ -348,6 +377,36 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
                 f"at the same latents {name!r} of the {which} has another density in each run, so that the steps of a "
                 f"chain would not meet the same one: the {which} draws noise that no site shows. Draw it by "
                 "pyro.sample, as a latent of model and guide, or use evidence.importance."
+            )
+
+
+def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> None:
+    """Refuses noise of the model that no site shows and that all draws of a datum share, for averages over draws.
+
+    Raises:
+        ValueError: if there is such noise: the average is then over the latents alone, at one value of the noise.
+    """
+    model, _ = vectorized(pair, 2, max_plate_nesting)
+    with torch.random.fork_rng():
+        _, guide_trace = run(pair, *batch, num_particles=2, max_plate_nesting=max_plate_nesting)
+        draws = Trace()
+        nodes: Any = guide_trace.nodes
+        for name, site in nodes.items():
+            if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > max_plate_nesting:
+                site = {**site, "value": site["value"][:1].expand_as(site["value"])}
+            draws.add_node(name, **site)
+        runs = [poutine.trace(poutine.replay(model, trace=draws)).get_trace(*batch) for _ in range(2)]
+    for trace in runs:
+        trace.compute_log_prob()
+    for name, site in observed_sites(runs[0]).items():
+        other: Any = runs[1].nodes[name]
+        one = site["log_prob"]
+        shared = one.dim() <= max_plate_nesting or _same(one[:1].expand_as(one), one)
+        if shared and not _same(one, other["log_prob"]):
+            raise ValueError(
+                f"the model draws noise that no site shows and on which {name!r} depends, one value for all draws of a "
+                "datum, so that importance sampling would not average over it. Draw it by pyro.sample as a latent, or "
+                "in the shape of the draws."
             )
 
 

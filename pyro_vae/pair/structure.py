@@ -165,41 +165,49 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
                     "transformed draw belongs into Delta(value, log_density=...); what says something of the data "
                     "belongs into the model."
                 )
-        elif other is None:
+        elif other is None and not is_point(site):
             alone[name] = site
-    if alone and determined(model_trace, guide_trace) is False:
+    if alone and not determined(model_trace, guide_trace):
         found += [
             f"The latent {name!r} is in the guide but not in the model. Sample it in the model under the same name; an "
             f"auxiliary variable from a reverse model r({name} | z, x), without which log q(z | x) is not known and "
-            "the bound would be off."
+            "the bound would be off. A latent that is a function of it is one draw, of a TransformedDistribution."
             for name in alone
         ]
     return found
 
 
-def determined(model_trace: Trace, guide_trace: Trace) -> bool | None:
-    """Whether the points of a guide are functions, one to one, of what it draws besides, as in Pyro's AutoGuides.
+def determined(model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether the points of a guide are what it draws besides, laid out and constrained, as in Pyro's AutoGuides.
 
-    They are where, in unconstrained numbers, as many are drawn as points are given. ``None`` where there are more
-    points than that: then only some are such functions, as in an AutoGuideList with an AutoDelta.
+    Their ``log_density`` has to be that of the map from real numbers to their support, which is looked at where there
+    are values.
     """
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
-    drawn = {name: site["fn"] for name, site in in_guide.items() if name not in in_model}
-    given = {
-        name: in_model[name]["fn"]
-        for name, site in in_guide.items()
-        if name in in_model and isinstance(innermost(site["fn"]), Delta)
-    }
+    drawn = [site["value"] for name, site in in_guide.items() if name not in in_model and not is_point(site)]
+    given = [(in_model[name]["fn"], site) for name, site in in_guide.items() if name in in_model and is_point(site)]
     try:
-        count, needed = (
-            sum(biject_to(fn.support).inv(in_guide[name]["value"]).numel() for name, fn in fns.items())
-            for fns in (drawn, given)
-        )
+        maps = [biject_to(fn.support) for fn, _ in given]
+        real = [to.inv(site["value"]) for to, (_, site) in zip(maps, given, strict=True)]
     except NotImplementedError:
         return False
-    if not 0 < count <= needed:
+    if not drawn or sum(value.numel() for value in drawn) != sum(value.numel() for value in real):
         return False
-    return True if count == needed else None
+    ours, theirs = (torch.cat([v.detach().double().flatten() for v in values]).sort()[0] for values in (drawn, real))
+    if not (has_values(ours) and has_values(theirs)):
+        return True
+    slopes = [to.log_abs_det_jacobian(u, site["value"]) for to, u, (_, site) in zip(maps, real, given, strict=True)]
+    densities = [torch.as_tensor(innermost(site["fn"]).log_density) for _, site in given]
+    found, expected = (sum(float(value.double().sum()) for value in values) for values in (densities, slopes))
+    # A density that is expanded over particles is one number for all of them.
+    return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4) and math.isclose(
+        found, -expected, rel_tol=1e-3, abs_tol=1e-2
+    )
+
+
+def is_point(site: Any) -> bool:
+    """Whether a site gives one value, as ``Delta`` does."""
+    return isinstance(innermost(site["fn"]), Delta)
 
 
 def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
@@ -221,7 +229,7 @@ def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
             f"({', '.join(plates[1])}). Give the plates the same names in both."
         )
     on_p, on_q = _support(p), _support(q)
-    if on_p is None or on_q is None or isinstance(q, Delta):
+    if on_p is None or on_q is None or is_point(guide):
         return
     if on_p[0] != on_q[0] or not ((on_p[1] <= on_q[1]).all() and (on_q[2] <= on_p[2]).all()):
         yield (

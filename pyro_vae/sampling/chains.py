@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import device_of, tracing_obstacle
-from pyro_vae.pair.gate import check_evidence, smallest, trial
+from pyro_vae.pair.gate import check_evidence, divisible, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
 from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
@@ -104,11 +104,12 @@ def over_chunks(
     """
     whole(1, num_chains=num_chains, chunk=chunk)
     device, count = device_of(pair), max(1, chunk // num_chains)
-    chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
-    total = len(chunks) * num_steps
     with reading(pair, seed):
+        count, found = divisible(pair, count, *batch, guide=start == "guide")
+        chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
+        total = len(chunks) * num_steps
         several = tuple(tensor[chunks[0]].to(device) for tensor in batch)
-        nesting = check_evidence(title, trial(pair, *several, guide=start == "guide"), len(several[0]))
+        nesting = check_evidence(title, found, len(several[0]))
         first = smallest(pair, *several, guide=start == "guide")
         joint = joint_of(pair, *first, max_plate_nesting=max(max_plate_nesting, nesting))
         joint.check_repeatable(*first)

@@ -186,7 +186,7 @@ class Joint:
             trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
         drawn = latent_sites(trace)
         found = [name for name in trace.nodes if name in drawn or name in self.shapes]
-        if set(found) != set(self.shapes):
+        if not set(self.shapes) <= set(found) or (values and set(found) != set(self.shapes)):
             raise ValueError(
                 f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
                 "is no density of the model's latents. Start from the prior: start='prior'."

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
+from torch import Tensor, nn
 
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import as_data
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import as_pair, device_of, kept_modes
+from pyro_vae.pair.arguments import num_taken
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
@@ -108,7 +111,9 @@ def fit(
     Source: Kingma & Welling (2013), algorithm 1.
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
-    pair, data = as_pair(pair), as_data(data)
+    pair = as_pair(pair)
+    _check_tuple(pair, data)
+    data = as_data(data)
     place = device_of(pair) if device is None else torch.device(device)
     check_trainable(pair)
     pair.to(place)
@@ -119,3 +124,16 @@ def fit(
         with pyro.validation_enabled(False):
             trainer.train(signals)
     return trainer.run
+
+
+def _check_tuple(pair: nn.Module, data: Any) -> None:
+    """Refuses two arrays of one shape for programs of two arguments, which may be meant as these or as two sets."""
+    if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(v, (Tensor, np.ndarray)) for v in data)):
+        return
+    values = [torch.as_tensor(value) for value in data]
+    if values[0].shape == values[1].shape and num_taken(pair, values)[0] == 2:
+        raise ValueError(
+            f"a tuple of data is (train, valid), but these have one shape, {list(values[0].shape)}, and the programs "
+            "take two arguments. If they are these, give one TensorDataset(x, y); if they are two sets of data, "
+            "(TensorDataset(train), TensorDataset(valid))."
+        )

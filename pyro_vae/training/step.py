@@ -132,6 +132,10 @@ class TrainingStep:
         by_site = {(site, kind): value for site, kinds in terms.items() for kind, value in kinds.items()}
         return {"loss": loss, "bound": bound, **by_site}
 
+    def look(self) -> None:
+        """Has the next step compared with one of the programs in Python, where it is traced."""
+        self._compiled.look()
+
     def broken(self, batch: Sequence[Tensor], at: Mapping[str, Tensor]) -> str:
         """What is not finite, sites and gradients; found by one more run of the pair on the same batch."""
         named = self._pair.named_parameters()

@@ -169,6 +169,8 @@ class Trainer:
         """What is left of the epoch; returns how many data a second it took."""
         state, started, samples = self.state, time.perf_counter(), self.state.samples
         place: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
+        if state.epoch + 1 == self.settings.epochs:
+            self.step.look()  # so that no training ends on Python values that it has not seen
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
             self._train_batch(self.arguments(*batch))
             bar.update()

@@ -50,6 +50,9 @@ TRAITS = {
 }
 
 
+_MOST_STATES = 700_000
+
+
 def compose(seed: int, traits: list[str] | None = None, *, fit: bool = True) -> Recipe:
     """The recipe of a seed.
 
@@ -64,12 +67,20 @@ def compose(seed: int, traits: list[str] | None = None, *, fit: bool = True) -> 
         traits = []
         for _ in range(count):
             traits += [t for t in random_.choices(list(TRAITS), list(TRAITS.values())) if t not in traits]
-    state = torch.random.get_rng_state()
+    before = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        return _Composer(seed, random_, traits, fit).recipe()
+        state = random_.getstate()
+        made = _Composer(seed, random_, traits).recipe()
+        while traits and made.states() > _MOST_STATES:
+            traits = traits[:-1]
+            random_.setstate(state)
+            made = _Composer(seed, random_, traits).recipe()
+        if fit and not isinstance(made.guide, str) and "point guide" not in made.features and random_.random() < 0.8:
+            made = fitted(made, random_.choice([8, 25]))
+        return made
     finally:
-        torch.random.set_rng_state(state)
+        torch.random.set_rng_state(before)
 
 
 class _Composer(Parts):
@@ -107,7 +118,7 @@ class _Composer(Parts):
             budget -= CONTINUOUS.get(kind, 0)
             level = "inner" if inner > 1 and index == count - 1 and self.random.random() < 0.7 else "data"
             latents.append(Latent(f"z{index}" if count > 1 else "z", kind, level))
-        self.latents = latents
+        self.latents, self.free = latents, budget
         return self.programs()
 
     def parents(self, latent: Latent) -> list[Latent]:
@@ -159,7 +170,11 @@ class _Composer(Parts):
         else:
             noise = None
         if has("mask padding"):
-            self.latents.append(padding := Latent("pad", random_.choice(["bernoulli", "normal"]), "data"))
+            self.latents.append(
+                padding := Latent(
+                    "pad", random_.choice(["bernoulli", "normal"] if self.free else ["bernoulli"]), "data"
+                )
+            )
             padding.padding = True
         statements: dict[str, Any] = {}
         for latent in self.latents:
@@ -370,7 +385,7 @@ class _Composer(Parts):
         size: str | None = "len(x)"
         options, index = "", None
         before: list[Any] = []
-        if has("subsample inside"):
+        if has("subsample inside") and not has("no data plate"):
             self.take("subsample inside")
             options, index = "subsample_size=max(1, len(x) // 2)", "i"
             before = [Let(argument, f"{argument}[i]") for argument in self.data]
@@ -412,6 +427,4 @@ class _Composer(Parts):
                  "autoguide.AutoMultivariateNormal(model)"]
             )  # fmt: skip
             return recipe
-        if self.fit and random_.random() < 0.8 and not {"point guide"} & set(self.used):
-            recipe = fitted(recipe, random_.choice([8, 25]))
         return recipe

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fuzzing.programs import Grid
-from fuzzing.recipes import Recipe, Weights, log_mean_exp, weights
+from fuzzing.recipes import Recipe, Weights, weights
 
 Bound = Callable[[Tensor], Tensor]
 _MOST_STATES = 320  # of which all pairs are summed
@@ -96,6 +96,3 @@ def drawn(recipe: Recipe, estimator: Any, times: int) -> dict[str, Tensor]:
         .unflatten(0, (times, -1))
         for name, p in pair.named_parameters()
     }
-
-
-__all__ = ["drawn", "elbo", "exact", "log_mean_exp", "marginal_elbo", "of_pairs", "wake"]

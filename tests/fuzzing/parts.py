@@ -27,8 +27,8 @@ class Latent:
 
 
 class Parts:
-    def __init__(self, seed: int, random_: random.Random, traits: list[str], fit: bool) -> None:
-        self.seed, self.random, self.traits, self.fit = seed, random_, set(traits), fit
+    def __init__(self, seed: int, random_: random.Random, traits: list[str]) -> None:
+        self.seed, self.random, self.traits = seed, random_, set(traits)
         self.p: list[Param] = []
         self.q: list[Param] = []
         self.data: dict[str, Tensor] = {}

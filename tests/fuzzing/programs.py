@@ -7,7 +7,7 @@ is independent of Pyro and of the library is all that happens between them: plat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard normal noise that no trace shows: ``like`` an expression of its shape, drawn by torch or hidden."""
+    """Standard normal noise that no trace shows, of a shape in code: drawn by torch, or by a hidden statement."""
 
     var: str
     shape: str
@@ -107,7 +107,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Loop:
-    """``over`` is ``"pyro.plate('steps', 2)"``, ``"pyro.markov(range(3))"``, ``"range(2)"``."""
+    """``for t in over``, of so many steps; ``over`` is a sequential plate, ``pyro.markov``, or a range."""
 
     over: str
     length: int
@@ -202,9 +202,17 @@ class Term(NamedTuple):
 
 @dataclass
 class Grid:
-    """All values of the latents: a new axis on the left for each number that is drawn."""
+    """All values of the latents: a new axis on the left for each number that is drawn.
 
-    axes: list[tuple[int, str]] = field(default_factory=list)  # dimension, level
+    Attributes:
+        counting: whether only the first value of each is taken, to count the states beforehand.
+        axes: the dimension and the level of each number.
+        states: how many combinations of values there are.
+    """
+
+    counting: bool = False
+    axes: list[tuple[int, str]] = field(default_factory=list)
+    states: int = 1
 
     def value(self, name: str, fn: Any, level: str, run: Interpreter) -> Tensor:
         if len(fn.event_shape) > 1 or fn.event_shape.numel() > 2:
@@ -218,6 +226,9 @@ class Grid:
         dim = -3 - len(self.axes)
         self.axes.append((dim, level))
         nodes, log_weight = _nodes(fn)
+        self.states *= len(nodes)
+        if self.counting:
+            nodes, log_weight = nodes[:1], log_weight[:1]
         shape = (-1, *[1] * (-dim - 1))
         nodes, log_weight = (part.reshape(shape) if part.dim() == 1 else part for part in (nodes, log_weight))
         support = _bare(fn.support)
@@ -431,6 +442,3 @@ def expectation(
 def _sum_axes(product: Tensor, weight: Tensor, dims: Sequence[int]) -> Tensor:
     have = [dim for dim in dims if -dim <= product.dim()]
     return product.sum(have, keepdim=True).reshape(product.shape[-2:]) if have else product
-
-
-Function = Callable[..., Any]

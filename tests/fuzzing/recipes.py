@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuzzing.programs import Draw, Grid, Interpreter, Param, Plate, Term, expectation, log_sum, made, source
+from fuzzing.programs import Draw, Grid, Interpreter, Param, Term, expectation, log_sum, made, source
 from pyro_vae import Pair
 
 _AUTO = "from pyro.infer import autoguide"
@@ -27,7 +27,7 @@ class Recipe:
         data: the arguments by name, the first dimension being the data's.
         features: what was composed, by name.
         num_inner: size of the plate within that of the data; 1 without.
-        fixed: whether the number of rows is a part of the programs.
+        float64: whether parameters and data are of double precision.
     """
 
     seed: int
@@ -98,6 +98,15 @@ class Recipe:
             ]  # fmt: skip
 
         return dataclasses.replace(self, model=visit(self.model), guide=visit(self.guide))
+
+    def states(self) -> int:
+        """How many values its latents have on a grid, for all data."""
+        grid = Grid(counting=True)
+        values: dict[str, Tensor] = {}
+        if not isinstance(self.guide, str):
+            values = self.interpreter(grid).run(self.guide).values
+        self.interpreter(grid, values=values).run(self.model)
+        return grid.states * self.num * self.num_inner
 
     def interpreter(self, latents: Grid | Draw, env: dict[str, Any] | None = None, **options: Any) -> Interpreter:
         given = {name: value.clone() for name, value in self.data.items()} if "simulating" not in options else self.data
@@ -214,6 +223,3 @@ def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
             break
         optimizer.step()
     return recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
-
-
-__all__ = ["Plate", "Recipe", "Weights", "fitted", "log_evidence", "log_mean_exp", "weights"]

@@ -101,7 +101,7 @@ def numbers(value: Tensor) -> str:
 def z_score(mean: Tensor, error: Tensor, right: Tensor, other: Tensor, sides: int) -> tuple[float, str]:
     mean, right = mean.double(), right.detach().double().expand_as(mean)
     other = other.detach().double().expand_as(mean)
-    same = mean == right
+    same = (mean == right) | ((mean == -math.inf) & (sides == 1))
     difference = torch.where(same, 0.0, mean - right)
     floor = 1e-4 + 5e-5 * right.abs().nan_to_num(0.0, posinf=0.0, neginf=0.0)
     spread = (error**2 + other**2).sqrt().nan_to_num(math.inf, posinf=math.inf)

@@ -16,7 +16,7 @@ import pyro_vae
 from pyro_vae import SGVB_A, Pair, check, diagnostics, evidence
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE, FullBayes
-from pyro_vae.pair.arguments import Arguments, arguments
+from pyro_vae.pair.arguments import Arguments, arguments, batch_of
 
 N = 40
 fit = functools.partial(pyro_vae.fit, compile="eager", progress=False, epochs=1, batch_size=N)
@@ -329,3 +329,39 @@ def test_later_batches_are_treated_as_the_first() -> None:
     with pytest.warns(UserWarning, match="left out"):
         assert len(convert(X, Y)) == 1
     assert len(convert(X, Y)) == 1  # pytest makes an unexpected warning of ours an error
+
+
+class Two(nn.Module):
+    """x and y of one shape, both observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1))
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc, 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        pass
+
+
+def test_two_arrays_of_one_shape_may_be_arguments_or_sets() -> None:
+    x, y = torch.randn(6, 1), torch.randn(6, 1)
+    with pytest.raises(ValueError, match=r"one TensorDataset\(x, y\)"):
+        fit(Two(), (x, y), epochs=1, batch_size=3, progress=False)
+    fit(Two(), TensorDataset(x, y), epochs=1, batch_size=3, progress=False, compile="eager")
+
+
+def test_a_list_is_data_everywhere() -> None:
+    rows = [torch.rand(3) for _ in range(4)]
+    assert torch.equal(batch_of(Two(), rows)[0], torch.stack(rows))
+
+
+def test_numbers_that_are_blurred_are_told_wherever_they_stand() -> None:
+    far = 1_700_000_000 + torch.arange(6)[:, None]
+    with pytest.warns(UserWarning, match=r"argument 1 holds numbers that the pair's float32 blurs"):
+        arguments(Two(), torch.randn(6, 1), far.double())
+    with pytest.warns(UserWarning, match=r"x holds numbers that the pair's float32 blurs"):
+        arguments(Two(), far)

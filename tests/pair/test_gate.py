@@ -17,7 +17,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoLaplaceApproximation, AutoNormal
 from torch import Tensor, nn
 
 from pyro_vae import (
@@ -35,7 +35,7 @@ from pyro_vae import (
     check,
     fit,
 )
-from pyro_vae.diagnostics import encode, rate_distortion, sample
+from pyro_vae.diagnostics import encode, levels, rate_distortion, sample
 from pyro_vae.estimators import ESTIMATORS, Estimator
 from pyro_vae.evidence import ais, bdmc, hmc, importance, posterior_draws
 from pyro_vae.models import SemiSupervisedVAE
@@ -320,6 +320,77 @@ def test_autoguides_are_functions_of_what_they_draw(make: Any) -> None:
     assert (found - exact).abs() < 4 * (weights - found).exp().std() / 20_000**0.5
 
 
+def test_points_that_are_no_functions_of_what_is_drawn() -> None:
+    """A draw beside a point, a point that is another function of it, and a density that is forgotten."""
+
+    def beside(point: Callable[[Tensor, Tensor], Any]) -> Pair:
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                a = pyro.sample("a", dist.Normal(torch.zeros(len(x)), 2.0), infer={"is_auxiliary": True})
+                pyro.sample("z", point(a, x))
+
+        return Pair(whole(), guide)
+
+    for point in (
+        lambda a, x: dist.Delta(x / 2),
+        lambda a, x: dist.Delta(2 * a),
+        lambda a, x: dist.Delta(a, 1 + 0 * a),
+    ):
+        for call in (SGVB_A().bound, IWAE(3).bound, lambda *given: importance(*given, 10)):
+            with pytest.raises(ValueError, match="'a' is in the guide but not in the model"):
+                call(beside(point), X)
+    assert_evidence(beside(lambda a, x: dist.Delta(a)), chains=False)
+
+
+def test_a_laplace_approximation_is_a_point_until_it_is_made() -> None:
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    guide = AutoLaplaceApproximation(model)
+    pair = Pair(model, guide)
+    with pytest.raises(ValueError, match="gives 'w' a point"):
+        SGVB_A().bound(pair, X)
+    assert math.isfinite(SGVB_A().loss(*programs(pair), X))
+    for _ in range(300):
+        SGVB_A().loss_and_grads(*programs(pair), X)
+        with torch.no_grad():
+            for parameter in pair.parameters():
+                parameter -= 0.1 * parameter.grad
+                parameter.grad = None
+    exact = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1).log_prob(X)
+    found = SGVB_A(20).bound(Pair(model, guide.laplace_approximation(X)), X).sum()
+    assert found.item() == pytest.approx(exact.item(), abs=1e-3)  # the posterior is normal
+
+
+def test_noise_of_the_model_that_all_draws_share() -> None:
+    def shared(like: Callable[[Tensor], Tensor]) -> Pair:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z + 0.6 * torch.randn(like(z).shape), 0.8), obs=x)
+
+        return Pair(model, near())
+
+    with pytest.raises(ValueError, match="one value for all draws of a datum"):
+        importance(shared(lambda z: X), X, 1000, compile="eager")
+    found = importance(shared(lambda z: z), X, 20_000, compile="eager")
+    assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
+
+
+def test_usage_is_told_without_scales() -> None:
+    """A unit of 0.02 nats, of which a tenth is trained."""
+    tenth = poutine.scale(scale=0.1)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)), tenth:
+            pyro.sample("z", dist.Normal(0.2 * torch.ones(len(x)), 1.0))
+
+    found = levels(Pair(whole(latent=tenth), guide), [(X,)], threshold=0.01)["z"]
+    assert (found.num_informative, found.rate) == (1, pytest.approx(0.02, rel=1e-4))
+
+
 def test_a_factor_of_the_guide() -> None:
     pair = Pair(whole(), near(more=lambda x: pyro.factor("f", torch.full((len(x),), -2.0), has_rsample=False)))
     for call in (
@@ -583,3 +654,20 @@ def test_every_estimator_asks_the_gate() -> None:
             kind.example().bound(pair, X)
         with pytest.raises(ValueError, match="factor or observation 'f'"):
             kind.example().loss(*programs(pair), X)
+
+
+def test_a_guide_that_is_made_for_all_data_is_not_cut() -> None:
+    """AutoNormal's latents of each datum; importance sampling and chains take the data in parts elsewhere."""
+    x = torch.randn(40)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = AutoNormal(model, init_scale=1.0)
+    guide(x)
+    found = importance(Pair(model, guide), x, 4000, chunk=500, compile="eager")
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert ((found.log_prob - exact).abs() < 5 * found.standard_error).all()
+    assert hmc(Pair(model, guide), x, 20, 4, 20, chunk=20, compile="eager").log_prob.shape == (40,)

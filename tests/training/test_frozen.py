@@ -14,6 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -539,3 +540,35 @@ def test_a_pair_made_in_inference_mode() -> None:
         fit(pair, X, epochs=1, batch_size=3, progress=False)
     with pytest.raises(ValueError, match=r"the parameter .*weight was made inside torch\.inference_mode"):
         TrainingStep(pair, SGVB_B())
+
+
+def test_a_training_does_not_end_on_values_that_it_has_not_seen() -> None:
+    """A value that moves from the first epoch on, and matters in the last ones alone."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc, self.epoch = nn.Parameter(torch.tensor(0.3)), 0
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)), poutine.scale(scale=1.0 if self.epoch >= 38 else 0.01):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)), poutine.scale(scale=1.0 if self.epoch >= 38 else 0.01):
+                pyro.sample("z", dist.Normal(self.loc * x[:, 0], 0.7))
+
+    pair = Late()
+    with pytest.warns(
+        UserWarning, match=r"the attribute epoch of Late .* has changed .*\(the last \d+ uses may have met"
+    ):
+        fit(
+            pair,
+            torch.randn(20, 1),
+            epochs=40,
+            batch_size=20,
+            compile="auto",
+            progress=False,
+            callbacks=[lambda run: setattr(pair, "epoch", len(run.history))],
+        )
