@@ -21,16 +21,16 @@ _OF_MODULES = frozenset(vars(nn.Module()))  # what each module has: parameters, 
 _LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy", "builtins", "collections", "functools", "weakref", "logging"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _MUTABLE = (list, set, dict, deque, np.ndarray)
-_MOST = 100  # things in a container, or hundreds of numbers in an array, that are looked at
+_MOST = 100  # things in a container that are looked at, and hundreds of numbers in an array
 
 
 class PythonState:
     """The Python values that the programs of a module may read, and whether they are what they were.
 
-    Seen are the attributes of modules, of the objects that these hold, and of their classes; the variables of closures;
-    the globals that functions of the same file name; and so on into containers of up to 100 things and into numpy
-    arrays of up to 10,000 numbers. Of a tensor it is seen which one it is, and not what is written into it, which a
-    graph reads.
+    Looked at are the attributes of modules, of the objects that these hold, and of their classes; the variables of
+    closures; the globals to which functions in the same file refer; and what containers of up to 100 things and numpy
+    arrays of up to 10,000 numbers hold. Of a tensor it is only looked at which one it is: a graph reads what is written
+    into it.
 
     Args:
         module: whose programs run.
@@ -129,7 +129,7 @@ class PythonState:
     # What there is
 
     def _visit(self, value: Any, file: str | None) -> None:
-        """Looks for places in ``value``; ``file`` is the module of the functions that may be looked into."""
+        """Looks for places in ``value``; of functions only into those of the module ``file``, where one is given."""
         if isinstance(value, (*_PLAIN, Tensor)) or id(value) in self._visited or len(self._places) > 5_000:
             return
         self._visited[id(value)] = value
