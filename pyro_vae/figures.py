@@ -157,8 +157,8 @@ def _latent_figure(
 class _Pictures:
     """Makes pictures of x and its means: gray as it is, other numbers from the lowest to the highest of the data.
 
-    Standardized data are shown in the units that were given. A Gaussian's mean may leave the range, and a pair may observe images
-    as flat vectors.
+    Standardized data are shown in the units that were given. A Gaussian's mean may leave the range, and a pair may
+    observe images as flat vectors.
     """
 
     shape: Sequence[int]
