@@ -256,10 +256,9 @@ def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
 
 
 def divisible(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
-    """Of how many data at once a pair takes a batch: ``rows``, or all of them where its programs are made for these.
+    """How many data a pair can be given at once, and a run of so many.
 
-    Returns:
-        the number, and a run of so many.
+    These are ``rows``, or the whole batch where the programs are made for its size, as an AutoGuide's latents are.
     """
     device = device_of(pair)
     part = tuple(tensor[:rows].to(device) for tensor in batch)
