@@ -28,7 +28,8 @@ from pyro_vae.pair import (
     vectorized,
 )
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import has_masks, mask_problems, too_deep
+from pyro_vae.pair.gate import too_deep
+from pyro_vae.pair.masks import has_masks, mask_problems
 from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
 
 

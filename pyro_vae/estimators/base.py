@@ -27,15 +27,16 @@ from pyro_vae.pair import as_pair, computing_once, data_frame, programs
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import (
     Unweighed,
+    check_data_plate,
     check_densities,
     check_guide,
-    check_masks,
     check_nesting,
     check_points,
     check_subsampled,
     check_support,
     run_problems,
 )
+from pyro_vae.pair.masks import check_masks
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -251,6 +252,7 @@ class Estimator(Trace_ELBO):
                 raise ValueError("\n".join(wrong)) from error
             raise
         check_guide(model_trace, guide_trace)
+        check_data_plate(model_trace, *call.args)
         if self.num_particles > 1 or self._runs is not Run:
             check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)

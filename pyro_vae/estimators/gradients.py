@@ -222,6 +222,24 @@ class DoublyReparameterized(Gradient):
     sites = "reparameterized, able to score a given value"
     cost = "model, 1 guide (2 with several latents)"
 
+    def check_sites(self, who: str, run: Run) -> None:
+        """Also refuses latents that handlers weigh differently, since one may depend on the draw of another."""
+        super().check_sites(who, run)
+        weights = {
+            name: (torch.as_tensor(run.tempering(site)), torch.as_tensor(True if site.mask is None else site.mask))
+            for name, site in run.latents.items()
+        }
+        first = next(iter(weights), "")
+        for name, theirs in weights.items():
+            ours = weights[first]
+            known = all(map(has_values, (*ours, *theirs)))
+            if known and not all(bool((one == other).all()) for one, other in zip(ours, theirs, strict=True)):
+                raise ValueError(
+                    f"{who}: poutine.scale or a mask weighs {name!r} otherwise than {first!r}, on which it may "
+                    "depend; the doubly reparameterized gradient would be biased. Weigh all latents alike, or use the "
+                    "pathwise gradient: IWAE."
+                )
+
     @staticmethod
     def shown(value: Tensor) -> Tensor:
         """A copy, at which the gradient from the model is weighed once more."""

@@ -140,7 +140,9 @@ def hmc(
         (num_warmup + 2 * num_samples) * num_leapfrog,
         (chunk, seed, max_plate_nesting, compile, progress),
     )
-    parts, joint = over_chunks(estimate, as_pair(pair), batch, num_chains, num_steps, *options, check=check)
+    parts, joint = over_chunks(
+        estimate, as_pair(pair), batch, num_chains, num_steps, *options, begin=start, check=check
+    )
     log_inverse_weights, acceptance, split_r_hat, step_size = concatenated(parts)
     result = HMC(
         -log_mean_exp(log_inverse_weights),
@@ -189,7 +191,7 @@ def posterior_draws(
 
     num_steps = (num_warmup + num_samples) * num_leapfrog
     options = (chunk, seed, max_plate_nesting, compile, progress)
-    parts, joint = over_chunks(draw, as_pair(pair), batch_of(pair, x), num_chains, num_steps, *options)
+    parts, joint = over_chunks(draw, as_pair(pair), batch_of(pair, x), num_chains, num_steps, *options, begin=start)
     acceptance, split_r_hat, step_size = concatenated([part[:3] for part in parts])
     check_acceptance(acceptance, num_chains * num_samples)
     _check_mixing(split_r_hat)

@@ -21,11 +21,14 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
+from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
+from pyro_vae.pair.sites import observed_sites, support_of
 
 _ROUNDED = 0.01  # rounding errors, in standard deviations of the data, above which they are said
 
@@ -64,6 +67,8 @@ class Arguments:
         converted = self._converted(values[: self._count])
         if first and values and isinstance(values[0], Tensor):
             check_pixels(values[0], "x")
+            if values[0].dtype == torch.uint8:
+                self._check_tokens(converted)
         if first:
             for place, (given, value) in enumerate(zip(values, converted, strict=False)):
                 if isinstance(given, Tensor):
@@ -79,8 +84,11 @@ class Arguments:
         self._count, unlimited = num_taken(self.pair, values)
         # Parameters of pyro.param are there after a run, which matters for numbers of another precision than torch's.
         if self._dtype is None and any(_is_real(v) and v.dtype != torch.get_default_dtype() for v in values):
-            self._failure(values[: self._count])
+            failed = self._failure(values[: self._count])
             self._dtype = _dtype_of(self.pair)
+            if failed is not None and self._dtype is None:  # parameters to be made are of torch's default
+                self._dtype = torch.get_default_dtype()
+                self._dtype = self._dtype if self._failure(values[: self._count]) is None else None
         if self._count > 1 and unlimited:  # they hand on to programs with a limit
             while self._count and _TOO_MANY.search(str(self._failure(values[: self._count]))):
                 self._count -= 1
@@ -91,6 +99,22 @@ class Arguments:
             self._whole = self._failure(taken) is not None  # what fails either way stays as it is
         if any(value is not None for value in values[self._count :]):
             _say_left_out(self.pair, self._count, values)
+
+    def _check_tokens(self, values: tuple[Any, ...]) -> None:
+        """Refuses uint8, which are pixels, where whole numbers are observed."""
+        try:
+            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+                sites = observed_sites(run(self.pair, *values).model_trace)
+        except Exception:  # said by those who run it
+            return
+        for name, site in sites.items():
+            support: Any = support_of(site["fn"])
+            counts = (constraints.integer_interval, type(constraints.nonnegative_integer))
+            if isinstance(support, counts) and getattr(support, "upper_bound", 2) != 1:
+                raise ValueError(
+                    f"x is uint8, which are pixels, given as x / 255, but the site {name!r}, a {family(site['fn'])}, "
+                    "observes whole numbers. Pass them as integers or floats: x.long() or x.float()."
+                )
 
     def _failure(self, values: tuple[Any, ...]) -> Exception | None:
         """What the pair's programs, with their densities, raise on some of the data."""

@@ -23,10 +23,19 @@ from torch.distributions import biject_to
 from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import PairRun, device_of, evaluating, run, vectorized
-from pyro_vae.pair.sites import data_frame, inside, latent_sites, observed_sites, random_sites, scale_of_plates
+from pyro_vae.pair.running import PairRun, device_of, run, vectorized
+from pyro_vae.pair.sites import (
+    DATA_PLATE,
+    data_frame,
+    inside,
+    latent_sites,
+    observed_sites,
+    random_sites,
+    scale_of_plates,
+)
 from pyro_vae.pair.structure import (
     common_latents,
+    data_plate_problems,
     determined,
     extent,
     guide_problems,
@@ -34,8 +43,6 @@ from pyro_vae.pair.structure import (
     plate_nesting,
     problems,
 )
-
-_TRIES = 10
 
 # The guide as a density of the model's latents
 
@@ -46,10 +53,10 @@ def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
     Raises:
         ValueError: if there is such a thing.
     """
-    _refuse(guide_problems(model_trace, guide_trace))
+    refuse(guide_problems(model_trace, guide_trace))
 
 
-def _refuse(sentences: list[str]) -> None:
+def refuse(sentences: list[str]) -> None:
     if sentences:
         raise ValueError("\n".join(sentences))
 
@@ -117,7 +124,7 @@ def check_support(who: str, model_trace: Trace, guide_trace: Trace) -> None:
     """
     in_model = latent_sites(model_trace)
     for name, site in latent_sites(guide_trace).items():
-        if name not in in_model:
+        if name not in in_model or is_point(site):  # a point of an AutoGuide has the support of its prior
             continue
         of_q, of_p = extent(site["fn"]), extent(in_model[name]["fn"])
         if of_q is None or of_p is None or not all(map(has_values, (*of_q, *of_p))):
@@ -163,6 +170,18 @@ def check_inside(plate: Any, trace: Trace) -> None:
                 "FullBayes take pair.posterior_predictive() for importance sampling, pair.sample_weights() for chains; "
                 "in a pair of your own, sample_posterior(self, traced=False) in model and guide hides weights."
             )
+
+
+def check_data_plate(model_trace: Trace, *batch: Any) -> None:
+    """Refuses several plates around the data of which none is called ``data``, and of which several are of their size.
+
+    Raises:
+        ValueError: if it is so.
+    """
+    plate = data_frame(model_trace)
+    if plate is not None and plate.name != DATA_PLATE:
+        size = next((len(value) for value in batch if isinstance(value, Tensor) and value.dim()), 0)
+        refuse(data_plate_problems(model_trace, size))
 
 
 def check_subsampled(who: str, *traces: Trace) -> None:
@@ -308,7 +327,7 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
     Raises:
         ValueError: with a sentence for each thing.
     """
-    _refuse(problems(found, size))
+    refuse(problems(found, size))
     check_local(*found)
     check_densities(who, found.model_trace)
     check_subsampled(who, *found)
@@ -371,7 +390,7 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
         trace.compute_log_prob()
     for name, site in random_sites(first).items():
         other: Any = second.nodes.get(name)
-        if other is None or not _same(site["log_prob"], other["log_prob"]):
+        if other is None or not same(site["log_prob"], other["log_prob"]):
             raise ValueError(
                 f"at the same latents {name!r} of the {which} has another density in each run, so that the steps of a "
                 f"chain would not meet the same one: the {which} draws noise that no site shows. Draw it by "
@@ -400,8 +419,8 @@ def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Non
     for name, site in observed_sites(runs[0]).items():
         other: Any = runs[1].nodes[name]
         one = site["log_prob"]
-        shared = one.dim() <= max_plate_nesting or _same(one[:1].expand_as(one), one)
-        if shared and not _same(one, other["log_prob"]):
+        shared = one.dim() <= max_plate_nesting or same(one[:1].expand_as(one), one)
+        if shared and not same(one, other["log_prob"]):
             raise ValueError(
                 f"the model draws noise that no site shows and on which {name!r} depends, one value for all draws of a "
                 "datum, so that importance sampling would not average over it. Draw it by pyro.sample as a latent, or "
@@ -409,80 +428,6 @@ def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Non
             )
 
 
-# Masks
-
-
-def has_masks(*traces: Trace) -> bool:
-    """Whether a latent has a mask."""
-    sites = [site for trace in traces for site in latent_sites(trace).values()]
-    return any(site["mask"] is not None and site["mask"] is not True for site in sites)
-
-
-def mask_problems(pair: nn.Module, *batch: Any) -> list[str]:
-    """What is wrong with masked latents: a bound without their terms bounds nothing where what counts depends on them.
-
-    The pair runs again with other draws in the place of those that are masked.
-    """
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-        found = run(pair, *batch)
-        if not has_masks(*found):
-            return []
-        in_model, in_guide = map(latent_sites, found)
-        shared = {name: (in_model[name], site) for name, site in in_guide.items() if name in in_model}
-        masks = {name: [_mask(site) for site in sites] for name, sites in shared.items()}
-        wrong = [
-            f"The latent {name!r} is masked otherwise in the model than in the guide, so that the terms of the bound "
-            "do not belong together. Put the same poutine.mask around it in both."
-            for name, both in masks.items()
-            if not torch.equal(*torch.broadcast_tensors(*both))
-        ]
-        model, guide = programs(pair)
-        before = _scored(model, found.guide_trace, *batch)
-        discrete = any(site["fn"].support.is_discrete for _, site in shared.values())
-        for _ in range(_TRIES if discrete else 1):  # few values are easily drawn twice
-            other, mixed = poutine.trace(guide).get_trace(*batch), Trace()
-            for name, site in found.guide_trace.nodes.items():
-                if name in masks:
-                    values: Any = site["value"], other.nodes[name]["value"]
-                    site = {**site, "value": torch.where(masks[name][1], *values)}
-                mixed.add_node(name, **site)
-            after = _scored(model, mixed, *batch)
-            depend = [name for name, log_prob in before.items() if not _same(log_prob, after[name])]
-            if depend:
-                masked = ", ".join(name for name, (mask, _) in masks.items() if not mask.all())
-                wrong.append(
-                    f"{masked} has masked draws on which {depend[0]!r} depends, so that these would count without "
-                    "their density. Mask what depends on them too, or take the mask from the latent."
-                )
-                break
-    return wrong
-
-
-def _scored(model: Callable[..., Any], draws: Trace, *batch: Any) -> dict[str, Tensor]:
-    torch.manual_seed(0)  # of what the model draws itself
-    trace = poutine.trace(poutine.replay(model, trace=draws)).get_trace(*batch)
-    trace.compute_log_prob()
-    return {name: site["log_prob"] for name, site in random_sites(trace).items()}
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether log-probabilities are equal but for rounding."""
     return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def _mask(site: Any) -> Tensor:
-    """A site's mask, in the shape of its values."""
-    value, mask, events = site["value"], site["mask"], site["fn"].event_dim
-    if mask is None or isinstance(mask, bool):
-        mask = torch.tensor(mask is not False, device=value.device)
-    return mask.reshape(mask.shape + (1,) * events).expand(
-        torch.broadcast_shapes(mask.shape + (1,) * events, value.shape)
-    )
-
-
-def check_masks(pair: nn.Module, *batch: Any) -> None:
-    """Refuses masked latents of :func:`mask_problems`.
-
-    Raises:
-        ValueError: if there are such.
-    """
-    _refuse(mask_problems(pair, *batch))

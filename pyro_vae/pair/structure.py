@@ -13,10 +13,10 @@ import torch
 from pyro.distributions import Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import TransformedDistribution, biject_to, constraints
+from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import has_values, is_deterministic, is_subsample
+from pyro_vae._pyro import PARTICLES, has_values, is_deterministic, is_subsample
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -89,6 +89,8 @@ def wrong_size(plate: str, which: str, got: int, size: int) -> str:
 def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
     for which, trace in zip(("model", "guide"), run, strict=True):
         plate = data_frame(trace)
+        if which == "model" and plate is not None and plate.name != DATA_PLATE:
+            yield from data_plate_problems(trace, size)
         if plate is None and which == "model":
             yield (
                 "The model has no plate over the data, so that its data would not be independent. Put what belongs to "
@@ -127,6 +129,22 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
             f"The plate {name!r} has size {in_model[name]} in the model and {in_guide[name]} in the guide. "
             f'Size both by the batch: pyro.plate("{name}", len(x)).'
         )
+
+
+def data_plate_problems(model_trace: Trace, size: int) -> list[str]:
+    """Whether it cannot be told which plate is that of ``size`` data, none being called so; a sentence."""
+    for name, site in observed_sites(model_trace).items():
+        frames = {
+            frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES
+        }
+        others = [frame for frame in frames.values() if frame.dim != -1 and frame.size == size]
+        if DATA_PLATE not in frames and others:
+            names = ", ".join(f"{frame.name!r} (dim={frame.dim}, size {frame.size})" for frame in frames.values())
+            return [
+                f"The observed site {name!r} stands in several plates, {names}, none of them called {DATA_PLATE!r}. "
+                f'Call that of the data so, and put it at the right: pyro.plate("{DATA_PLATE}", len(x), dim=-1).'
+            ]
+    return []
 
 
 def _name_problems(run: PairRun) -> Iterator[str]:
@@ -231,7 +249,9 @@ def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
     on_p, on_q = _support(p), _support(q)
     if on_p is None or on_q is None or is_point(guide):
         return
-    if on_p[0] != on_q[0] or not ((on_p[1] <= on_q[1]).all() and (on_q[2] <= on_p[2]).all()):
+    ends = (on_p[1], on_q[1]), (on_q[2], on_p[2])
+    within = [(low == high) | (low - high <= 1e-5 * (1 + high.abs())) for low, high in ends]  # rounding is no matter
+    if on_p[0] != on_q[0] or not all(bool(one.all()) for one in within):
         yield (
             f"At site {name!r} the guide's {family(q)} lives on {_named(on_q)}, the model's {family(p)} on "
             f"{_named(on_p)}. Choose a prior and a posterior on the same support: each family of pyro_vae.posteriors "
@@ -247,35 +267,52 @@ _TO = (*_BOUNDED, constraints.less_than)
 def extent(fn: Any) -> tuple[Tensor, Tensor] | None:
     """Between which numbers, ``[*batch]`` or ``[]``, a distribution of single numbers has its mass.
 
-    ``None`` where it is not known, or the values are discrete. Of a distribution that is transformed unit by unit it
-    is the image of its base's, which may be a part of what the transform could reach.
+    ``None`` where it is not known, or the values are discrete.
     """
-    on, base = _support(fn), unwrapped(fn)
-    if on is None or on[0] not in ("the real line", "a half-line", "an interval"):
-        return None
-    ends = on[1:]
-    if isinstance(base, TransformedDistribution) and all(one.codomain.event_dim == 0 for one in base.transforms):
-        inner = extent(base.base_dist)
-        if inner is not None and all(map(has_values, inner)) and all(end.isfinite().all() for end in inner):
-            for transform in base.transforms:
-                inner = transform(inner[0]), transform(inner[1])
-            ends = torch.minimum(*inner), torch.maximum(*inner)
-    return ends
+    on = _support(fn)
+    return on[1:] if on is not None and on[0] in _NUMBERS else None
 
 
 def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
-    """The kind of set and its bounds; ``None`` where a distribution does not say."""
-    support: Any = support_of(fn)
+    """The kind of set and its bounds; ``None`` where a distribution does not say.
+
+    Where a distribution is transformed unit by unit, it is the image of what its base lives on: a codomain may be more.
+    """
+    support, base = support_of(fn), unwrapped(fn)
+    if isinstance(base, TransformedDistribution):
+        inner, transforms = _support(base.base_dist), [part for one in base.transforms for part in _parts(one)]
+        if inner is not None and inner[0] in _NUMBERS and all(one.codomain.event_dim == 0 for one in transforms):
+            ends = inner[1:]
+            for transform in transforms:
+                ends = transform._call(ends[0]), transform._call(ends[1])
+            low, high = torch.minimum(*ends), torch.maximum(*ends)
+            if not (has_values(low) and has_values(high)) or not (low.isnan().any() or high.isnan().any()):
+                return _interval(low, high)
     if support is None or is_dependent(support):
         return None
     if support.is_discrete:
         return "discrete values", torch.zeros(()), torch.zeros(())
-    low = torch.as_tensor(support.lower_bound if isinstance(support, _FROM) else -math.inf)
-    high = torch.as_tensor(support.upper_bound if isinstance(support, _TO) else math.inf)
-    ends = int(low.isfinite().all()) + int(high.isfinite().all())
-    if support is constraints.real or ends:
-        return ("the real line", "a half-line", "an interval")[ends], low, high
+    bounds: Any = support
+    low = torch.as_tensor(bounds.lower_bound if isinstance(support, _FROM) else -math.inf)
+    high = torch.as_tensor(bounds.upper_bound if isinstance(support, _TO) else math.inf)
+    if support is constraints.real or low.isfinite().all() or high.isfinite().all():
+        return _interval(low, high)
     return f"a {type(support).__name__.strip('_').lower()}", torch.zeros(()), torch.zeros(())
+
+
+_NUMBERS = ("the real line", "a half-line", "an interval")
+
+
+def _interval(low: Tensor, high: Tensor) -> tuple[str, Tensor, Tensor]:
+    known = has_values(low) and has_values(high)
+    return _NUMBERS[int(low.isfinite().all()) + int(high.isfinite().all()) if known else 2], low, high
+
+
+def _parts(transform: Any) -> list[Any]:
+    """The elementwise steps of a transform, seen through what composes them."""
+    if isinstance(transform, ComposeTransform):
+        return [part for one in transform.parts for part in _parts(one)]
+    return _parts(transform.base_transform) if isinstance(transform, IndependentTransform) else [transform]
 
 
 def _named(support: tuple[str, Tensor, Tensor]) -> str:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import torch
 from pyro.ops.stats import split_gelman_rubin
+from pyro.poutine import Trace
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.pair import device_of, tracing_obstacle
+from pyro_vae.pair import PairRun, device_of, tracing_obstacle
 from pyro_vae.pair.gate import check_evidence, divisible, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
@@ -81,6 +82,7 @@ def over_chunks(
     progress: bool,
     *,
     start: Start = "prior",
+    begin: Start = "prior",
     check: Callable[[Joint], Any] | None = None,
     title: str = "Hamiltonian Monte Carlo",
 ) -> tuple[list[Result], Joint]:
@@ -96,6 +98,7 @@ def over_chunks(
         num_steps: of a chunk, for the progress bar.
         chunk, seed, max_plate_nesting, compile, progress: as for :func:`pyro_vae.evidence.ais`.
         start: of the path, see :class:`~pyro_vae.sampling.joint.Ends`.
+        begin: whether ``work`` draws from the guide besides.
         check: is shown the densities before the first chunk.
         title: of the progress bar.
 
@@ -105,12 +108,15 @@ def over_chunks(
     whole(1, num_chains=num_chains, chunk=chunk)
     device, count = device_of(pair), max(1, chunk // num_chains)
     with reading(pair, seed):
-        count, found = divisible(pair, count, *batch, guide=start == "guide")
+        drawn = "guide" in (start, begin)
+        count, found = divisible(pair, count, *batch, guide=drawn)
+        if start == "prior":
+            found = PairRun(found.model_trace, Trace())  # the guide's density does not matter
         chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
         total = len(chunks) * num_steps
         several = tuple(tensor[chunks[0]].to(device) for tensor in batch)
         nesting = check_evidence(title, found, len(several[0]))
-        first = smallest(pair, *several, guide=start == "guide")
+        first = smallest(pair, *several, guide=drawn)
         joint = joint_of(pair, *first, max_plate_nesting=max(max_plate_nesting, nesting))
         joint.check_repeatable(*first)
         if start == "guide":

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
@@ -365,3 +366,33 @@ def test_numbers_that_are_blurred_are_told_wherever_they_stand() -> None:
         arguments(Two(), torch.randn(6, 1), far.double())
     with pytest.warns(UserWarning, match=r"x holds numbers that the pair's float32 blurs"):
         arguments(Two(), far)
+
+
+def test_bytes_are_no_pixels_where_whole_numbers_are_observed() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(5))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Categorical(logits=self.logits).expand([x.shape[1]]).to_event(1), obs=x.long())
+
+        def guide(self, x: Tensor) -> None:
+            pass
+
+    words = torch.randint(0, 5, (8, 3))
+    with pytest.raises(ValueError, match=r"x is uint8, which are pixels.*'x', a Categorical, observes whole numbers"):
+        arguments(Text(), words.byte())
+    assert torch.equal(arguments(Text(), words)[0], words)
+
+
+def test_the_precision_of_a_guide_that_makes_its_parameters_later() -> None:
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    pair = Pair(model, AutoDiagonalNormal(model))
+    given = arguments(pair, torch.randn(6, 2).double(), torch.randn(6).double())
+    assert [value.dtype for value in given] == [torch.float32, torch.float32]

@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoLaplaceApproximation, AutoNormal
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
 from pyro_vae import (
     IWAE,
@@ -671,3 +672,64 @@ def test_a_guide_that_is_made_for_all_data_is_not_cut() -> None:
     exact = dist.Normal(0.0, 2**0.5).log_prob(x)
     assert ((found.log_prob - exact).abs() < 5 * found.standard_error).all()
     assert hmc(Pair(model, guide), x, 20, 4, 20, chunk=20, compile="eager").log_prob.shape == (40,)
+
+
+def test_which_plate_is_that_of_the_data() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("batch", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("pixels", x.shape[1], dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("batch", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x.mean(1, keepdim=True), 0.5))
+
+    pair = Pair(model, guide)
+    for x in (torch.randn(4, 4), torch.randn(3, 4)):
+        for call in (lambda: SGVB_A(max_plate_nesting=2).bound(pair, x), lambda: importance(pair, x, 10)):  # noqa: B023
+            with pytest.raises(ValueError, match=r"stands in several plates, .* none of them called 'data'"):
+                call()
+
+
+@pytest.mark.parametrize("prior", [dist.Gamma(2.0, 1.0), dist.Uniform(-3.0, 3.0), dist.Beta(2.0, 3.0)], ids=str)
+@pytest.mark.parametrize("make", ["AutoNormal", "biject_to"])
+def test_a_guide_on_the_support_of_its_prior_is_not_refused(make: str, prior: Any) -> None:
+    x = torch.tensor([0.4, 0.7])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior.expand([len(x)]))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def transformed(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(len(x)), 1.5)
+            pyro.sample("z", dist.TransformedDistribution(base, [biject_to(prior.support)]))
+
+    guide = AutoNormal(model, init_scale=1.0) if make == "AutoNormal" else transformed
+    pair = Pair(model, guide)
+    check(pair, x)
+    z = torch.linspace(-3, 12, 150_001)[:, None]
+    inside = prior.support.check(z)
+    density = torch.where(inside, prior.log_prob(torch.where(inside, z, torch.tensor(0.5))), -math.inf)
+    exact = torch.trapezoid((density + dist.Normal(z, 0.5).log_prob(x)).exp(), z[:, 0], dim=0).log()
+    found = importance(pair, x, 20_000, compile="eager")
+    assert ((found.log_prob - exact).abs() < 4 * found.standard_error + 2e-3).all()
+    for estimator in (SGVB_A(sticking_the_landing=True), ReweightedWakeSleep(3)):
+        assert math.isfinite(estimator.loss(*programs(pair), x))
+
+
+def test_doubly_reparameterized_hierarchies_of_unequal_weights_are_refused() -> None:
+    def program(x: Tensor, observe: bool) -> None:
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=0.3):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            w = pyro.sample("w", dist.Normal(z, 1.0))
+            if observe:
+                pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+    pair = Pair(lambda x: program(x, True), lambda x: program(x, False))
+    assert math.isfinite(IWAE(3).loss(*programs(pair), X))
+    with pytest.raises(ValueError, match=r"weighs 'w' otherwise than 'z'"):
+        DReG(3).loss(*programs(pair), X)
