@@ -23,19 +23,8 @@ from pyro_vae.estimators.bounds import Bound, Side
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import as_pair, computing_once, data_frame, programs
+from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import (
-    Unweighed,
-    check_data_plate,
-    check_densities,
-    check_guide,
-    check_nesting,
-    check_points,
-    check_subsampled,
-    check_support,
-    run_problems,
-)
 from pyro_vae.pair.masks import check_masks
 
 At = Mapping[str, Number]
@@ -247,14 +236,14 @@ class Estimator(Trace_ELBO):
             with computing_once():
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
-            wrong = run_problems(who, self.room, *call[:4])
+            wrong = gate.run_problems(who, self.room, *call[:4])
             if wrong:
                 raise ValueError("\n".join(wrong)) from error
             raise
-        check_guide(model_trace, guide_trace)
-        check_data_plate(model_trace, *call.args)
+        gate.check_guide(model_trace, guide_trace)
+        gate.check_data_plate(model_trace, *call.args)
         if self.num_particles > 1 or self._runs is not Run:
-            check_nesting(who, self.room, model_trace, guide_trace)
+            gate.check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
@@ -273,13 +262,13 @@ class Estimator(Trace_ELBO):
             self._bound.linear,
         )
         if claims != "none" or self.gradient.detached or not self._bound.linear:
-            check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
+            gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
         if self.gradient.needs_support or self.needs_support:
-            check_support(who, model_trace, guide_trace)
+            gate.check_support(who, model_trace, guide_trace)
         if self.per_datum:
-            check_densities(who, model_trace)
+            gate.check_densities(who, model_trace)
             if not self._bound.linear:
-                check_subsampled(who, model_trace, guide_trace)
+                gate.check_subsampled(who, model_trace, guide_trace)
             for site in (*run.model.values(), *run.guide.values()):
                 if not run.inside(site):
                     raise ValueError(
@@ -418,9 +407,8 @@ class Estimator(Trace_ELBO):
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
-        """A run whose value is told as a bound, so that no handler weighs its terms."""
-        claims: Claims = "local" if local else "all"
-        run = self._run(_call(pair, tuple(batch)), at, num_data, claims)
+        """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
+        run = self._run(_call(pair, tuple(batch)), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             check_masks(as_pair(pair), *run.call.args)
         return run.unweighed()
@@ -489,7 +477,7 @@ class Estimator(Trace_ELBO):
         """
         call = _call(pair, batch)
         with torch.no_grad():
-            call = call._replace(model=Unweighed()(call.model), guide=Unweighed()(call.guide))
+            call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed()(call.guide))
             run = self._run(call, claims="all")
         if any(term.kind == "kl" for term in run.terms):
             raise ValueError(
