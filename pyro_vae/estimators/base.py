@@ -25,7 +25,8 @@ from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.masks import check_masks
+from pyro_vae.pair.masks import mask_problems
+from pyro_vae.pair.structure import guide_problems
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -240,7 +241,7 @@ class Estimator(Trace_ELBO):
             if wrong:
                 raise ValueError("\n".join(wrong)) from error
             raise
-        gate.check_guide(model_trace, guide_trace)
+        gate.refuse(guide_problems(model_trace, guide_trace))
         gate.check_data_plate(model_trace, *call.args)
         if self.num_particles > 1 or self._runs is not Run:
             gate.check_nesting(who, self.room, model_trace, guide_trace)
@@ -410,7 +411,7 @@ class Estimator(Trace_ELBO):
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
         run = self._run(_call(pair, tuple(batch)), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
-            check_masks(as_pair(pair), *run.call.args)
+            gate.refuse(mask_problems(as_pair(pair), *run.call.args))
         return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:

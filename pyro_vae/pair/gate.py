@@ -38,28 +38,19 @@ from pyro_vae.pair.structure import (
     data_plate_problems,
     determined,
     extent,
-    guide_problems,
     is_point,
     plate_nesting,
     problems,
 )
-
-# The guide as a density of the model's latents
-
-
-def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses what makes log q(z | x) no log-density of the model's latents; see :func:`guide_problems`.
-
-    Raises:
-        ValueError: if there is such a thing.
-    """
-    refuse(guide_problems(model_trace, guide_trace))
 
 
 def refuse(sentences: list[str]) -> None:
     """Raises a ``ValueError`` of the sentences, if there are any."""
     if sentences:
         raise ValueError("\n".join(sentences))
+
+
+# The guide as a density of the model's latents
 
 
 def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
