@@ -213,6 +213,7 @@ class Trainer:
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         valid = self._validate()
+        score = -valid if valid is not None and state.estimator.side == "above" else valid  # the greater the better
         entry = {
             "epoch": state.epoch + 1,
             "samples": state.samples,
@@ -227,12 +228,11 @@ class Trainer:
         run.history.append(entry)
         state.epoch, state.batches_done, state.sums = state.epoch + 1, 0, {}
         if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            worse = state.estimator.side == "above"  # the greater the validation bound
-            state.scheduler.step(entry["loss"] if valid is None else valid if worse else -valid)
+            state.scheduler.step(entry["loss"] if score is None else -score)
         elif state.scheduler is not None:
             state.scheduler.step()
-        if settings.patience is not None and valid is not None:
-            if state.weights.is_best(-valid if state.estimator.side == "above" else valid):
+        if settings.patience is not None and score is not None:
+            if state.weights.is_best(score):
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
