@@ -7,6 +7,7 @@ sites (a hierarchy z1, z2) and their events are laid out one after the other. C 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -92,6 +93,9 @@ class Joint:
                 "the model has no plate over the data, so its latents cannot be told apart by datum. "
                 'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
             )
+        trace.compute_log_prob()
+        sites: Any = {**latent_sites(trace), **observed_sites(trace)}
+        self._dtype = functools.reduce(torch.promote_types, (site["log_prob"].dtype for site in sites.values()))
         for name, site in latent_sites(trace).items():
             check_continuous(name, site["fn"])
         self._batch_dims = 1 + self._nesting  # chains and plates
@@ -140,7 +144,7 @@ class Joint:
     def of(self, trace: Trace) -> Tensor:
         """``u: [C, N, D]`` of a run of the model; C is 1 if it ran without chains."""
         rows = [self._rows(trace.nodes[name]) for name in self.shapes]
-        return torch.cat([row.reshape(*row.shape[:2], -1) for row in rows], -1)
+        return torch.cat([row.reshape(*row.shape[:2], -1) for row in rows], -1).to(self._dtype)
 
     def draw(self, start: Start, num_chains: int, *batch: Any) -> Tensor:
         """``u: [C, N, D]`` drawn from the prior, or from the guide.

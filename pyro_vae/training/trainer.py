@@ -33,6 +33,8 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
+_SELDOM = 10  # steps between two such looks at least
+
 
 class Trainer:
     """What a run is made of before its first step, and the loop."""
@@ -80,6 +82,7 @@ class Trainer:
             self.state.restore(tensors, state)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
+        self.looked_at = 0  # the step at which a graph was last compared with the programs on purpose
 
     def _checked(self, batch: tuple[Tensor, ...]) -> Estimator:
         """A copy of the estimator that was asked for, or the ELBO that suits the pair."""
@@ -169,8 +172,11 @@ class Trainer:
         """What is left of the epoch; returns how many data a second it took."""
         state, started, samples = self.state, time.perf_counter(), self.state.samples
         place: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
-        if state.epoch + 1 == self.settings.epochs:
-            self.step.look()  # so that no training ends on Python values that it has not seen
+        # What callbacks move in Python is looked at once they have run, and before a training ends.
+        moved = self.settings.callbacks and state.steps - self.looked_at >= _SELDOM
+        if moved or state.epoch + 1 == self.settings.epochs:
+            self.step.look()
+            self.looked_at = state.steps
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
             self._train_batch(self.arguments(*batch))
             bar.update()

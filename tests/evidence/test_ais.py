@@ -458,3 +458,12 @@ def test_a_pair_whose_latents_the_guide_does_not_have() -> None:
 def test_refuses(method: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         method(Normals(), **{"x": torch.zeros(2), **arguments})
+
+
+def test_a_prior_of_another_precision_than_the_data() -> None:
+    pair = Pair(
+        program(z=lambda x: dist.Normal(torch.zeros(len(x)), 1.0), x=lambda x, z: dist.Normal(z, 1.0)), lambda x: None
+    )
+    x = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert ((ais(pair, x, 16, 30, num_leapfrog=3, compile="eager").log_prob - exact).abs() < 0.2).all()

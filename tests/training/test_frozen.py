@@ -7,6 +7,7 @@ import random
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -572,3 +573,32 @@ def test_a_training_does_not_end_on_values_that_it_has_not_seen() -> None:
             progress=False,
             callbacks=[lambda run: setattr(pair, "epoch", len(run.history))],
         )
+
+
+def test_what_a_callback_moves_deep_in_a_container_is_met_in_the_next_epoch() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc, self.options = nn.Parameter(torch.tensor(0.3)), {"vae": {"beta": 0.1}}
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)), poutine.scale(scale=self.options["vae"]["beta"]):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)), poutine.scale(scale=self.options["vae"]["beta"]):
+                pyro.sample("z", dist.Normal(self.loc * x[:, 0], 0.7))
+
+    losses = []
+    for compile in ("eager", "auto"):
+        pair = Deep()
+        move = {"callbacks": [lambda run, pair=pair: pair.options["vae"].update(beta=1.0)]}
+        with (
+            pytest.warns(UserWarning, match="has changed since their graph")
+            if compile == "auto"
+            else nullcontext()
+        ):
+            run = fit(pair, torch.ones(60, 1), epochs=4, batch_size=4, compile=compile, progress=False, **move)
+        losses.append([entry["loss"] for entry in run.history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
