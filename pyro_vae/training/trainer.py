@@ -33,7 +33,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
-_SELDOM = 10  # steps between two such looks at least
+_SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
 class Trainer:
