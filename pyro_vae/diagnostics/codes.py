@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 
 from pyro_vae.diagnostics.latents import (
     AtMean,
+    InPlaceOfAPrior,
     by_datum,
-    check_size,
     local_latents,
     named,
     observed_mean,
@@ -28,7 +28,7 @@ from pyro_vae.diagnostics.latents import (
     space_of,
 )
 from pyro_vae.distributions.wrappers import family, unwrapped
-from pyro_vae.pair import latent_sites, programs
+from pyro_vae.pair import data_frame, latent_sites, programs
 from pyro_vae.pair.arguments import arguments
 
 
@@ -42,10 +42,15 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
     with opened(pair, batch) as (module, batch):
         with AtMean():
             trace = poutine.trace(programs(module)[1]).get_trace(*batch)
-        check_size(trace, len(batch[0]) if batch else 1)
-        shared = shared_latents(trace)
-        sites = {name: site for name, site in latent_sites(trace).items() if name not in shared}
-        return {name: by_datum(site, site["value"], trace) for name, site in sites.items()}
+        shared, plate = shared_latents(trace), data_frame(trace)
+        if plate is None and batch:  # one of another name, which a guide alone does not tell
+            with torch.random.fork_rng(), AtMean(), InPlaceOfAPrior(module):
+                plate = data_frame(poutine.trace(programs(module)[0]).get_trace(*batch))
+        return {
+            name: by_datum(site, site["value"], plate, len(batch[0]) if batch else 1)
+            for name, site in latent_sites(trace).items()
+            if name not in shared
+        }
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
@@ -146,7 +151,13 @@ def resample(
     rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
     repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
     centered = () if sampled is None else set(names) - set(asked)
-    return observed_mean(run_model(pair, rows, repeated, centered=centered)).unflatten(0, (size, num_samples))
+    means = observed_mean(run_model(pair, rows, repeated, centered=centered))
+    if means.shape[:1] != (size * num_samples,):
+        raise ValueError(
+            f"the model gives a mean of shape {list(means.shape)} for {size * num_samples} data, so that its data "
+            'cannot be told apart. Put what belongs to a datum inside `with pyro.plate("data", len(x)):`.'
+        )
+    return means.unflatten(0, (size, num_samples))
 
 
 def has_prior(pair: Any, *batch: Tensor) -> bool:

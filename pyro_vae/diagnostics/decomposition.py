@@ -66,8 +66,8 @@ def kl_decomposition(
         seed: of the draws.
 
     Raises:
-        ValueError: if the guide has no such latent, its units are not independent, there are no data, or
-            ``num_samples`` is below 2.
+        ValueError: if the guide has no such latent, its prior depends on another one, its units are not independent,
+            there are no data, or ``num_samples`` is below 2.
 
     Source: Chen et al. (2018), eq. 2; Hoffman & Johnson (2016).
     """
@@ -75,6 +75,15 @@ def kl_decomposition(
     with opened(pair, batch_of(pair, batch), seed) as (module, batch):
         model, guide = map(latent_sites, run(module, *batch))
         fn, prior = named(guide, site)["fn"], named(model, site, "model")["fn"]
+        with torch.random.fork_rng():
+            again = latent_sites(run(module, *batch).model_trace)[site]["fn"]
+        if not torch.allclose(
+            prior.log_prob(guide[site]["value"]), again.log_prob(guide[site]["value"]), equal_nan=True
+        ):
+            raise ValueError(
+                f"p({site}) depends on another latent, so that there is no one prior to compare q({site}) with. Take "
+                "the latent that the model draws first, or the rates of diagnostics.levels."
+            )
         q, p = units(fn), units(prior)
         num_data = len(batch[0])
         if q is None or fn.batch_shape != (num_data,):

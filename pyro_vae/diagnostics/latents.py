@@ -127,21 +127,24 @@ def shared_latents(trace: Trace) -> set[str]:
     return set(latent_sites(trace)) - plated if plated else set()
 
 
-def by_datum(site: Any, value: Tensor, trace: Trace) -> Tensor:
-    """A value of a site with the data first, ``[B, *other plates, *event]``."""
-    plate = data_frame(trace)
+def by_datum(site: Any, value: Tensor, plate: Any, size: int | None = None) -> Tensor:
+    """A value of a site with the data, of that plate, first: ``[B, *other plates, *event]``.
+
+    Raises:
+        ValueError: if the program runs over another number of data than ``size``, since it subsamples, say.
+    """
     if plate is None or not inside(site, plate):
         return value
+    check_size(plate, size)
     return value.movedim(plate.dim - site["fn"].event_dim, 0)
 
 
-def check_size(trace: Trace, size: int | None) -> None:
+def check_size(plate: Any, size: int | None) -> None:
     """Refuses a program that runs over another number of data than it was given, ``None`` where it was given none.
 
     Raises:
         ValueError: if it does.
     """
-    plate = data_frame(trace)
     if plate is not None and size is not None and plate.size != size:
         what = "subsamples" if plate.size < plate.full_size else "is over"
         raise ValueError(
@@ -194,7 +197,7 @@ def run_model(
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
-        check_size(trace, len(batch[0]) if batch else None)
+        check_size(data_frame(trace), len(batch[0]) if batch else None)
         observed = [name for name in observed_sites(trace) if name not in latents]
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():
@@ -223,4 +226,4 @@ def observed_mean(trace: Trace) -> Tensor:
             "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
         )
     with torch.no_grad():
-        return by_datum(sites[0], sites[0]["fn"].mean, trace)
+        return by_datum(sites[0], sites[0]["fn"].mean, data_frame(trace))

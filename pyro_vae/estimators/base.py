@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae._checks import number, whole
 from pyro_vae._pyro import particles
-from pyro_vae.estimators.bounds import Bound, Side
+from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
@@ -405,6 +404,11 @@ class Estimator(Trace_ELBO):
         with torch.no_grad():
             return self._claimed(pair, batch, num_data=num_data).by_site()
 
+    def try_on(self, pair: Any, *batch: Any) -> None:
+        """One run as in training, for the sentences in which it refuses a pair that it cannot train."""
+        with torch.no_grad():
+            self._each(self._run(_call(pair, batch)))
+
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
@@ -435,18 +439,8 @@ class Estimator(Trace_ELBO):
         """
         with torch.no_grad():
             bound = self._each(self._claimed(pair, batch, at, num_data, local=num_data == math.inf))
-        self._warn_of(bound)
+        warn_of(type(self).__name__, bound)
         return bound
-
-    def _warn_of(self, bound: Tensor) -> None:
-        broken = int((~bound.isfinite()).sum())
-        if broken:
-            warnings.warn(
-                f"{type(self).__name__}: the bound of {broken:,} of {len(bound):,} data is not finite, because a "
-                "log-weight log p(x, z) - log q(z | x) is not. `check(pair, *batch)` names the site; a likelihood "
-                "with a bounded scale, or logits in place of probabilities, is the usual remedy.",
-                stacklevel=3,
-            )
 
     def mean_bound(
         self, pair: Any, batches: Iterable[Sequence[Any]], *, at: At | None = None, num_data: float | None = None
@@ -461,7 +455,7 @@ class Estimator(Trace_ELBO):
             with torch.no_grad():
                 run = self._claimed(pair, batch, at, math.inf, local=given == math.inf)
                 bound = self._each(run)
-                self._warn_of(bound)
+                warn_of(type(self).__name__, bound)
                 total, count, number = total + bound.double().sum().item(), count + len(bound), number + 1
                 if given != math.inf:
                     shared += run.outside()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -72,6 +73,18 @@ class Bound(Axis, ABC):
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
     """log of the mean of weights along ``dim``."""
     return log_weights.logsumexp(dim) - math.log(log_weights.shape[dim])
+
+
+def warn_of(who: str, bound: Tensor) -> None:
+    """Warns of the data whose bound, ``[B]``, is not finite."""
+    broken = int((~bound.isfinite()).sum())
+    if broken:
+        warnings.warn(
+            f"{who}: the bound of {broken:,} of {len(bound):,} data is not finite, because a log-weight log p(x, z) - "
+            "log q(z | x) is not. `check(pair, *batch)` names the site; a likelihood with a bounded scale, or logits "
+            "in place of probabilities, is the usual remedy.",
+            stacklevel=3,
+        )
 
 
 def normalized(log_weights: Tensor, dim: int = 0) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -35,7 +36,8 @@ class Penalized(ClosedForm):
         """
 
     def _surrogate(self, run: Run) -> Tensor:
-        return super()._surrogate(run) - self.penalty(run) * run.plate.full_size
+        weight = torch.as_tensor(weighed_by_data(run).weight)
+        return super()._surrogate(run) - self.penalty(run) * weight.float().mean() * run.plate.full_size
 
     def _loss(self, run: Run) -> Tensor:
         return -self._surrogate(run)
@@ -46,12 +48,24 @@ class Penalized(ClosedForm):
 
 def mean_kl(run: Run, names: set[str] | None = None) -> Tensor:
     """The KL of the latents in the data plate, or of those named: its mean over the batch."""
+    weighed = weighed_by_data(run)
     means = [
-        -term.sign * run.each_datum(term.site.weight * term.surrogate, term.site).mean()
+        -weighed.counted(weighed.weighed(term._replace(beta=1.0), "surrogate", True)).mean()
+        / torch.as_tensor(weighed.weight).float().mean()
         for term in run.terms
         if run.inside(term.site) and _is_latent(run, term.site.name) and (names is None or term.site.name in names)
     ]
     return torch.stack(means).sum() if means else torch.zeros(())
+
+
+def weighed_by_data(run: Run) -> Run:
+    """The run in which what scales all of a datum is the datum's weight, by which no KL is multiplied."""
+    run = replace(run, linear=False)
+    try:
+        run.weight  # noqa: B018
+    except ValueError:  # sites of a datum are weighed otherwise
+        return replace(run, linear=True)
+    return run
 
 
 def _is_latent(run: Run, name: str) -> bool:
@@ -165,9 +179,9 @@ class FreeBits(Penalized):
         if self.per == "site":
             return [mean_kl(run, {name}) for name, _, _ in run.local_latents]
         dims = [run.plate.dim - 1, *([-run.nesting - 1] if run.num_particles > 1 else [])]
-        found = []
+        found, weighed = [], weighed_by_data(run)
         for _, site, model_site in run.local_latents:
-            kl = kl_by_unit(site.fn, model_site.fn, site.value, site.scale * site.weight, site.mask)
+            kl = kl_by_unit(site.fn, model_site.fn, site.value, site.scale * weighed.tempering(site), site.mask)
             assert kl is not None
             found.append(kl.mean(dims) * run.share)
         return found

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._pyro import has_values
 from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
@@ -148,6 +149,8 @@ class Arguments:
 
 def arguments(pair: Any, *batch: Any) -> tuple[Any, ...]:
     """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`."""
+    if any(isinstance(value, Tensor) and not has_values(value) for value in batch):
+        return batch  # inside of a graph, whose inputs are converted already
     return Arguments(pair)(*batch)
 
 

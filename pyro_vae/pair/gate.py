@@ -92,7 +92,7 @@ def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = 
     """
     in_model = latent_sites(model_trace)
     for name, site in latent_sites(guide_trace).items():
-        if not is_point(site) or name not in in_model:
+        if not is_point(site) or name not in in_model or _has_density(site):
             continue
         p = innermost(in_model[name]["fn"])
         if isinstance(p, (Delta, ImproperUniform)) or p.support.is_discrete or (plate and not inside(site, plate)):
@@ -102,8 +102,14 @@ def check_points(who: str, model_trace: Trace, guide_trace: Trace, plate: Any = 
         raise ValueError(
             f"{who} needs a density q({name} | x), but the guide gives {name!r} a point, as AutoDelta does, so that "
             f"log p(x, {name}) at the point is no bound of log p(x). Train such a pair as it is, and for a number give "
-            "the guide a distribution, such as AutoNormal's, or condition the model on the point by poutine.condition."
+            "the guide a distribution, such as AutoNormal's."
         )
+
+
+def _has_density(point: Any) -> bool:
+    """Whether a point tells a log-density, as a guide does that transforms its draws by itself."""
+    log_density = torch.as_tensor(innermost(point["fn"]).log_density)
+    return log_density.requires_grad or not has_values(log_density) or bool((log_density != 0).any())
 
 
 def check_support(who: str, model_trace: Trace, guide_trace: Trace) -> None:

@@ -91,6 +91,11 @@ class Trainer:
             if isinstance(self.pair, ChecksBatch):
                 self.pair.check_batch(*batch)
             report = check(self.pair, *batch, estimator=asked)
+            if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
+                with evaluating(self.pair):  # of a point there may be no bound to be told
+                    SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
+                        self.pair, [batch], num_data=math.inf
+                    )
         return asked or (SGVB_B() if report.in_order else SGVB_A())
 
     def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:

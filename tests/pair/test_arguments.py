@@ -117,7 +117,7 @@ class Text(Seeing):
 def test_words_are_trained_on_as_words() -> None:
     words = torch.randint(0, 50, (300, 6), generator=torch.Generator().manual_seed(0))
     pair = Text()
-    run = pyro_vae.fit(pair, words, epochs=200, batch_size=300, compile="traced", progress=False,
+    run = pyro_vae.fit(pair, words, epochs=200, batch_size=300, compile="eager", progress=False,
                        optimizer=functools.partial(torch.optim.Adam, lr=0.1))  # fmt: skip
     share = words.flatten().bincount(minlength=50) / words.numel()
     assert pair.logits.softmax(0).sub(share).abs().max() < 1e-3
@@ -166,7 +166,7 @@ def test_data_of_a_pair_in_float64_stay_what_they_are(call: str) -> None:
         elif call == "bound":
             value = dict(SGVB_A().terms(pair, data)["x"].items())["log_p"].mean().item()
         else:  # guide and prior are one, so that all weights are p(x)
-            value = evidence.importance(pair, data, 5, compile="traced").log_prob.mean().item()
+            value = evidence.importance(pair, data, 5, compile="eager").log_prob.mean().item()
         assert value == pytest.approx(exact, rel=1e-9)
 
 

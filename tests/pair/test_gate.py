@@ -25,9 +25,13 @@ from pyro_vae import (
     IWAE,
     SGVB_A,
     SGVB_B,
+    TCVAE,
     VIMCO,
+    Balanced,
+    Capacity,
     DReG,
     Enumeration,
+    FreeBits,
     MonteCarloEM,
     Pair,
     ReweightedWakeSleep,
@@ -36,7 +40,7 @@ from pyro_vae import (
     check,
     fit,
 )
-from pyro_vae.diagnostics import encode, levels, rate_distortion, sample
+from pyro_vae.diagnostics import encode, kl_decomposition, levels, rate_distortion, reconstruct, sample
 from pyro_vae.estimators import ESTIMATORS, Estimator
 from pyro_vae.evidence import ais, bdmc, hmc, importance, posterior_draws
 from pyro_vae.models import SemiSupervisedVAE
@@ -733,3 +737,43 @@ def test_doubly_reparameterized_hierarchies_of_unequal_weights_are_refused() -> 
     assert math.isfinite(IWAE(3).loss(*programs(pair), X))
     with pytest.raises(ValueError, match=r"weighs 'w' otherwise than 'z'"):
         DReG(3).loss(*programs(pair), X)
+
+
+def test_codes_of_plates_of_any_name() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("docs", len(x), dim=-1), pyro.plate("times", 3, dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3, len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("docs", len(x), dim=-1), pyro.plate("times", 3, dim=-2):
+            pyro.sample("z", dist.Normal(x.T / 2, 0.7))
+
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(encode(Pair(model, guide), x)["z"], x / 2)
+    torch.testing.assert_close(reconstruct(Pair(model, guide), x), x / 2)
+    assert levels(Pair(model, guide), [(x,)])["z"].num_units == 3
+
+
+def test_a_prior_that_depends_on_another_latent_is_not_taken_apart() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            m = pyro.sample("m", dist.Normal(torch.zeros(len(x)), 1.0))
+            z = pyro.sample("z", dist.Normal(m, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("m", dist.Normal(0.5 * torch.ones(len(x)), 0.5))
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    with pytest.raises(ValueError, match=r"p\(z\) depends on another latent"):
+        kl_decomposition(Pair(model, guide), X)
+
+
+@pytest.mark.parametrize("estimator", [TCVAE(6.0), FreeBits(0.3), Capacity(10.0, 5.0), Balanced(beta=0.5)], ids=repr)
+def test_a_weight_of_all_data_weighs_a_penalized_loss(estimator: Estimator) -> None:
+    torch.manual_seed(1)
+    plain = estimator.loss(*programs(pair_of()), X)
+    torch.manual_seed(1)
+    assert estimator.loss(*programs(pair_of(poutine.scale(scale=3.0))), X) == pytest.approx(3 * plain, rel=1e-4)

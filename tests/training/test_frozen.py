@@ -594,11 +594,7 @@ def test_what_a_callback_moves_deep_in_a_container_is_met_in_the_next_epoch() ->
     for compile in ("eager", "auto"):
         pair = Deep()
         move = {"callbacks": [lambda run, pair=pair: pair.options["vae"].update(beta=1.0)]}
-        with (
-            pytest.warns(UserWarning, match="has changed since their graph")
-            if compile == "auto"
-            else nullcontext()
-        ):
+        with pytest.warns(UserWarning, match="has changed since their graph") if compile == "auto" else nullcontext():
             run = fit(pair, torch.ones(60, 1), epochs=4, batch_size=4, compile=compile, progress=False, **move)
         losses.append([entry["loss"] for entry in run.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
