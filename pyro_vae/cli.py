@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 from tqdm import tqdm
 
-from pyro_vae import applications, evidence, figures, runs
+from pyro_vae import applications, choices, evidence, figures, runs
 from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
@@ -158,7 +158,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     parser = _Parser(prog="pyro-vae train", description=about)
     runs.add_options(parser, runs.import_pair(_model_name(arguments)))
-    config, chosen = runs.chosen(parser, arguments)
+    config, chosen = choices.chosen(parser, arguments)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
@@ -166,7 +166,7 @@ def train(arguments: Sequence[str]) -> None:
     if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
         config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
     pair, _, options = runs.build(parser, config)
-    data, more = runs.binarized(pair, config)
+    data, more = choices.data_for(pair, config)
     print("\n".join([data.describe(), *chosen, *more]))
     batch = next(iter(data.train.batches(min(config.batch_size, 100))))
     print(check(pair, *batch), flush=True)

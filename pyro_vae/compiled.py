@@ -5,9 +5,7 @@ the parameters, the buffers and the batch as inputs; inductor compiles the graph
 generator in every mode, so that a traced and a compiled run draw what an eager one draws. (Seen with torch 2.11,
 not with 2.15: inductor may change the order of draws of different kinds, so that a compiled dropout meets other noise.)
 
-All else that a program reads from Python is a constant of its graph: a number in an attribute, a global, a draw of
-numpy's. That this still is what it was is looked at all the time (:mod:`pyro_vae.frozen`), and where it is not, the
-program runs eagerly from there on.
+All else that a program reads from Python is a constant of its graph; :class:`Compiled` tells how a change is noticed.
 """
 
 from __future__ import annotations
@@ -38,21 +36,25 @@ Gradients = list["Tensor | None"]
 class Compiled:
     """A module whose ``forward(*inputs, **named)`` gives a list of tensors, or a dictionary of them, run as a graph.
 
-    In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's; a
-    buffer is not, nor a tensor that is written to. So a graph is compared with the program, run eagerly on copies of
-    the same inputs with the same draws: when it is made, at its uses 2, 10, 42, 170 and 682, then after every 1,024,
-    and when a Python value that the program may read has been set (:class:`~pyro_vae.frozen.PythonState`; after n
-    comparisons of that kind that found nothing, up to n uses later, 128 at most). Where outputs, gradients or buffers
-    differ by more than rounding, where a run of the program itself sets such values or draws random numbers that are
-    not torch's, and where the graph cannot be run, it runs eagerly from there on, and a warning says why. What changes
-    unseen, say a file, is noticed at the next of these uses, not before.
+    In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's.
+    (A buffer is not, nor a tensor that is written to.) So a graph is compared with the program, which runs eagerly on
+    copies of the same inputs with the same draws:
+
+    - when it is made, at its uses 2, 10, 42, 170 and 682, and then after every 1,024;
+    - when a Python value that the program may read has been set (:class:`~pyro_vae.frozen.PythonState`); after n such
+      comparisons that found nothing, up to n uses later, 16 at most;
+    - at the next use after :meth:`look`.
+
+    It runs eagerly from there on, and a warning says why, where outputs, gradients or buffers differ by more than
+    rounding, where a run of the program sets such values itself or draws random numbers that are not torch's, and where
+    it cannot be traced. What changes unseen, a file say, is noticed at the next comparison.
 
     Gradients are computed also inside ``torch.no_grad`` and ``torch.inference_mode``.
 
     Args:
         module: has ``training`` and all parameters already.
         compile: ``"inductor"`` compiles the traced graph, ``"traced"`` runs it as it is, ``"eager"`` does not trace.
-            ``"auto"`` is the first of these that works here, and says once why if it is not the first.
+            ``"auto"`` is the first of these that works here.
         gradients: whether to differentiate the first output by the parameters that require it. That output then
             becomes NaN if a gradient is not finite.
         often: whether it will be run so often that inductor compiles the first shape at its first use. Any other
@@ -66,7 +68,7 @@ class Compiled:
         ValueError: if ``compile`` is something else, or asks for what is not possible here.
 
     Warns:
-        UserWarning: once, if it runs otherwise than ``"auto"`` means at first.
+        UserWarning: where ``"auto"`` falls back to the next way of running.
     """
 
     # Inductor takes seconds for each shape: one that comes rarely (the last batch of an epoch) runs as traced.
@@ -179,9 +181,8 @@ class Compiled:
             try:
                 with _same_draws(flat), graph.state.same_draws(), pyro.validation_enabled(False):
                     graph.traced = graph.run = traced(compute, flat)
-                constants |= {
-                    id(getattr(graph.traced, n.target)) for n in graph.traced.graph.nodes if n.op == "get_attr"
-                }
+                own = [node.target for node in graph.traced.graph.nodes if node.op == "get_attr"]
+                constants = {id(getattr(graph.traced, name)) for name in own}
             finally:
                 changed = graph.state.put_back(constants)
             if changed:
@@ -283,7 +284,7 @@ def _same_draws(flat: list[Tensor]) -> contextlib.AbstractContextManager[None]:
     return torch.random.fork_rng([value.device for value in flat if value.device.type == "cuda"][:1])
 
 
-#: Uses between two looks at a graph whose Python values move without an effect.
+#: Uses between two comparisons, at most, of a graph whose Python values move without an effect.
 _PATIENCE = 16
 
 #: What to do about Python values that move.

@@ -157,8 +157,8 @@ def _latent_figure(
 class _Pictures:
     """Makes pictures of x and its means: gray as it is, other numbers from the lowest to the highest of the data.
 
-    Standardized data are shown in their own units. A Gaussian's mean may leave the range, and a pair may observe images
-    as flat vectors.
+    Standardized data are shown in the units that were given. A Gaussian's mean may leave the range, and a pair may
+    observe images as flat vectors.
     """
 
     shape: Sequence[int]
@@ -168,11 +168,10 @@ class _Pictures:
 
     @classmethod
     def of(cls, data: Data, x: Tensor) -> _Pictures:
-        original = getattr(data, "original", lambda u: u)
-        low, high = (float(value) for value in original(x).aminmax())
+        low, high = (float(value) for value in data.original(x).aminmax())
         if low >= 0 and high <= 1:
             low, high = 0.0, 1.0
-        return cls(data.event_shape, original, low, max(high, math.nextafter(low, math.inf)))
+        return cls(data.event_shape, data.original, low, max(high, math.nextafter(low, math.inf)))
 
     def __call__(self, images: Tensor) -> Tensor:
         flat = images.shape[1:] == (math.prod(self.shape),)

@@ -21,16 +21,16 @@ _OF_MODULES = frozenset(vars(nn.Module()))  # what each module has: parameters, 
 _LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy", "builtins", "collections", "functools", "weakref", "logging"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _MUTABLE = (list, set, dict, deque, np.ndarray)
-_MOST = 100  # things in a container, or hundreds of numbers in an array, that are looked at
+_MOST = 100  # things in a container that are looked at, and hundreds of numbers in an array
 
 
 class PythonState:
     """The Python values that the programs of a module may read, and whether they are what they were.
 
-    Seen are the attributes of modules, of the objects that these hold, and of their classes; the variables of closures;
-    the globals that functions of the same file name; and so on into containers of up to 100 things and into numpy
-    arrays of up to 10,000 numbers. Of a tensor it is seen which one it is, and not what is written into it, which a
-    graph reads.
+    Looked at are the attributes of modules, of the objects that these hold, and of their classes; the variables of
+    closures; the globals to which functions in the same file refer; and what containers of up to 100 things and numpy
+    arrays of up to 10,000 numbers hold. Of a tensor it is only looked at which one it is: a graph reads what is written
+    into it.
 
     Args:
         module: whose programs run.
@@ -89,23 +89,22 @@ class PythonState:
         return [(space, key) for space in self._spaces for key in space.attributes.keys() - space.keys]
 
     def put_back(self, constants: Collection[int] = ()) -> list[str]:
-        """Puts everything back as it was when this was made.
+        """Puts everything back as it was when this was made, before a run.
 
         Args:
-            constants: ids of the tensors that the graph of a run in the meantime has as constants.
+            constants: ids of the tensors that the run's graph has as constants.
 
         Returns:
-            what has been done: which of the user's own values were changed, and which random numbers were drawn. Not
-            told are objects, such as tensors, under names that begin with an underscore, but for those constants.
+            what the run did, in words: "changes" for each value of the user's own, "draws from" for random numbers. A
+            tensor or another object under a name that begins with an underscore is what a program keeps for itself,
+            and is not told unless it is one of the constants.
         """
         told = []
         for place, start, now in zip(self._places, self._start, self._read(), strict=True):
             if not start.is_still(now):
                 start.put_to(place)
-                hidden = (
-                    place.key.startswith("_") and _are_objects(start.value, now) and id(start.value) not in constants
-                )
-                if place.owned and not hidden:
+                kept = place.key.startswith("_") and _are_objects(start.value, now)
+                if place.owned and (not kept or id(start.value) in constants):
                     told.append(f"changes {place.what}")
         for space, key in self._new():
             value = space.attributes.pop(key)
@@ -130,7 +129,7 @@ class PythonState:
     # What there is
 
     def _visit(self, value: Any, file: str | None) -> None:
-        """Looks for places in ``value``; ``file`` is the module of the functions that may be looked into."""
+        """Looks for places in ``value``; of functions only into those of the module ``file``, where one is given."""
         if isinstance(value, (*_PLAIN, Tensor)) or id(value) in self._visited or len(self._places) > 5_000:
             return
         self._visited[id(value)] = value

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 import importlib
 import inspect
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import pyro
-import pyro.distributions as dist
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae.data import Binarization, Data, Split, load, prepared
-from pyro_vae.distributions.wrappers import bare, family, unwrapped
-from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks.dense import Centered
+from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import TrainedPair
-from pyro_vae.pair.running import evaluating
-from pyro_vae.pair.sites import observed_sites
 from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
@@ -83,11 +76,11 @@ def configured_model(path: Path) -> str | None:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no configuration.
     """
-    model = _configured(path).get("model")
+    model = configured(path).get("model")
     return model.get("class_path") if isinstance(model, dict) else model
 
 
-def _configured(path: Path) -> dict[str, Any]:
+def configured(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
@@ -220,188 +213,6 @@ _ANSWERS = {  # arguments of a pair that the data answer
 }
 
 
-# What a command line leaves to the data
-
-_KINDS = {
-    "binary": "0 and 1",
-    "gray": "gray pixels",
-    "counts": "counts",
-    "real": "real numbers",
-}
-_LIKELIHOODS = {  # by kind, where the pair's own does not fit: the options, and how it is called
-    "counts": ({"": "pyro_vae.likelihoods.NegativeBinomial"}, "NegativeBinomial"),
-    "real": (
-        {"": "pyro_vae.likelihoods.Normal", ".scale": "shared", ".sigmoid_mean": "false"},
-        "Normal of a learned scale",
-    ),
-}
-
-
-def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """The configuration of a command line, and in sentences what of it follows the data.
-
-    The likelihood is chosen where none is given and the data are counts or real numbers, the columns of the latter are
-    standardized, and a pair that is trained on another run has the data of that run. Binarization follows the
-    likelihood, see :func:`binarized`.
-    """
-    config = parser.parse_args(list(arguments))
-    more = [*_of_first_stage(config), *_of_interrupted(config)]
-    place = _place_of_likelihood(config)
-    data = data_of(config)
-    kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
-    words = []
-    if kind in _LIKELIHOODS and place and not _is_given(arguments, place) and config.binarization in (None, "none"):
-        options, name = _LIKELIHOODS[kind]
-        more += [f"--{place}{option}={value}" for option, value in options.items()]
-        standardize = kind == "real" and config.standardize is not False
-        if standardize:
-            more.append("--standardize=true")
-            name += " on standardized columns"
-        if kind == "counts" and config.log_inputs is None and _has_mean(config, place):
-            more.append("--log_inputs=true")
-            name += " and an encoder of log(1 + x)"
-        words.append(f"likelihood: {name}, chosen for {_KINDS[kind]}")
-    return (parser.parse_args([*arguments, *more]) if more else config), words
-
-
-def binarized(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
-    """The data as the pair is to see them, and in sentences what was chosen; completes the configuration.
-
-    Gray pixels become draws of 0 and 1 where the model observes x by a likelihood on these.
-
-    Raises:
-        ValueError: if likelihood and data, or binarization, contradict each other.
-    """
-    data, words = data_of(config), []
-    kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
-    fn = _likelihood_of_x(pair, data)
-    support = None if fn is None else bare(fn.support)
-    if config.binarization is None:
-        config.binarization = "dynamic" if support is constraints.boolean and kind == "gray" else "none"
-        if config.binarization == "dynamic":
-            words.append("binarization: dynamic, chosen for a likelihood of 0 and 1")
-        elif kind == "gray" and fn is not None:
-            words.append(f"binarization: none, chosen for the likelihood {family(fn)}")
-    elif fn is not None and config.binarization != "none" and not _is_of_two(fn):
-        raise ValueError(
-            f"--binarization {config.binarization} makes 0 and 1 of the pixels, and {family(fn)} is no likelihood of "
-            "these. Leave --binarization out, or take pyro_vae.likelihoods.Bernoulli."
-        )
-    if kind == "real" and config.standardize is None and _place_of_likelihood(config):
-        words.append(
-            "standardize: false, chosen for a likelihood that was given (--standardize true scales the columns)"
-        )
-    if isinstance(data, prepared.Standardized) and data.constant:
-        words.append(
-            f"{data.constant:,} of {data.scale.numel():,} columns do not vary in the training set: their densities are "
-            "as high as the likelihood's least scale allows, leave them out"
-        )
-    config.standardize, config.log_inputs = bool(config.standardize), bool(config.log_inputs)
-    if support is not None and kind in ("real", "counts") and not isinstance(data, prepared.Standardized):
-        x = next(iter(data.train.batches(1000)))[0]
-        if not support.check(x).all():
-            raise ValueError(
-                f"{data.name!r} holds {_KINDS[kind]} from {x.min():.6g} to {x.max():.6g}, on which the likelihood "
-                f"{family(fn)} is not defined. Leave the likelihood out, and it follows the data, or choose one of "
-                "pyro_vae.likelihoods that fits."
-            )
-    return data_of(config), words
-
-
-def _is_of_two(fn: Any) -> bool:
-    """Whether a likelihood is one of 0 and 1, perhaps also asked for at values between."""
-    return isinstance(unwrapped(fn), dist.Bernoulli) or getattr(bare(fn.support), "num_levels", 0) == 2
-
-
-def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
-    """The distribution by which the model observes x, by a run of a copy; ``None`` where it cannot be told."""
-    batch = next(iter(data.train.batches(2)))
-    try:
-        other = copy.deepcopy(pair)
-        with torch.random.fork_rng(), pyro.validation_enabled(False), evaluating(other), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sites = observed_sites(_run(other, batch).model_trace)
-        found = next(site["fn"] for site in sites.values() if site["value"].numel() == batch[0].numel())
-        return found if found.support is not None else None
-    except Exception:  # whatever is wrong with a program, check says it better
-        return None
-
-
-def _place_of_likelihood(config: Namespace) -> str:
-    """The option that is the likelihood, of the pair or of a pair inside of it; empty where there is none."""
-    for place in ("model", "model.init_args.pair"):
-        kind = config.get(place)
-        name = kind if isinstance(kind, str) else getattr(kind, "class_path", None)
-        taken = inspect.signature(import_pair(name)).parameters.get("likelihood") if name else None
-        if taken is not None and isinstance(taken.default, type) and issubclass(taken.default, Likelihood):
-            return f"{place.replace('.init_args', '')}.likelihood"
-    return ""
-
-
-def _has_mean(config: Namespace, place: str) -> bool:
-    pair = config["model" if place == "model.likelihood" else "model.init_args.pair"]
-    return "mean" in inspect.signature(import_pair(pair.class_path)).parameters
-
-
-def _is_given(arguments: Sequence[str], place: str) -> bool:
-    """Whether an option, or one below it, is on a command line or in its configuration files."""
-    import yaml
-
-    names = set()
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, equals, value = argument.partition("=")
-        value = value if equals else following
-        names.add(option.removeprefix("--").replace(".init_args", ""))
-        if option == "--config":
-            names.update(_flat(_configured(Path(value))))
-        elif option.startswith("--model") and value.startswith("{"):
-            names.update(_flat({option.removeprefix("--").replace(".init_args", ""): yaml.safe_load(value)}))
-    return any(name == place or name.startswith(f"{place}.") for name in names)
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of nested options, without ``init_args``."""
-    for name, value in options.items():
-        full = prefix if name == "init_args" else f"{prefix}.{name}".removeprefix(".")
-        yield full
-        if isinstance(value, dict):
-            yield from _flat(value, full)
-
-
-def _of_first_stage(config: Namespace) -> list[str]:
-    """Options of the data that a run has which trained a pair of this one: they are its data as well.
-
-    Raises:
-        ValueError: if others are asked for.
-    """
-    more = []
-    for name in trained_pairs(import_pair(config.model.class_path)):
-        first = _saved(config[name])
-        for option in ("binarization", "standardize") if first.get("data") == config.data else ():
-            theirs, ours = first.get(option, False), config[option]
-            if ours is None:
-                more.append(f"--{option}={str(theirs).lower()}")
-            elif ours != theirs:
-                raise ValueError(
-                    f"the pair of --{name} {config[name]} was trained with {option} {str(theirs).lower()}, and "
-                    f"{str(ours).lower()} is asked for here. Leave --{option} out."
-                )
-    return more
-
-
-def _of_interrupted(config: Namespace) -> list[str]:
-    """Options that are not given of a run that goes on: as they were when it began."""
-    saved = _saved(config.out) if config.resume else {}
-    options = ("binarization", "standardize", "log_inputs")
-    return [f"--{name}={str(saved[name]).lower()}" for name in options if config[name] is None and name in saved]
-
-
-def _saved(run: str | None) -> dict[str, Any]:
-    """The configuration of a run folder, empty where there is none."""
-    path = Path(run or "") / CONFIG
-    return _configured(path) if run and path.is_file() else {}
-
-
 def _trained_pair(model: str, argument: str, run: str) -> nn.Module:
     if not run:
         raise ValueError(f"{model} needs a trained pair: --{argument} FOLDER, a run that pyro-vae train has written.")
@@ -449,20 +260,10 @@ def open_run(run: str) -> tuple[nn.Module, Data, Path]:
         raise ValueError(f"the configuration {out / CONFIG} cannot be read: {error}") from error
     pair, data, _ = build(parser, config)
     tensors, _ = checkpoint.load(out / "checkpoint")
-    with torch.random.fork_rng():
-        _run(pair, next(iter(data.train.batches(2))))  # parameters that a program makes when it first runs
+    with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
+        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(1)))))
     checkpoint.load_weights(pair, tensors)
     return pair.eval(), data, out
-
-
-def _run(pair: nn.Module, batch: tuple[Tensor, ...]) -> Any:
-    """A run on a batch, of numbers as they are or as floats, whichever the programs take."""
-    try:
-        return run_pair(pair, *batch)
-    except (RuntimeError, ValueError, TypeError):
-        if batch[0].dtype == torch.get_default_dtype():
-            raise
-        return run_pair(pair, batch[0].to(torch.get_default_dtype()), *batch[1:])
 
 
 def free_folder(parent: Path, stem: str) -> str:

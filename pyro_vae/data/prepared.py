@@ -76,7 +76,7 @@ class Standardized(Data):
         return self.scale.log().sum().item()
 
     def original(self, u: Tensor) -> Tensor:
-        """Standardized data or their means, ``[*, *event]``, in the units of x."""
+        """u or its means, ``[*, *event]``, in the units of x."""
         return (u * self.scale.to(u.device) + self.loc.to(u.device)).to(u.dtype)
 
     def describe(self) -> str:

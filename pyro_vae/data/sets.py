@@ -367,7 +367,7 @@ class Stream:
 
 
 def labeled(tensors: Sequence[Tensor | np.ndarray], **options: Any) -> Split:
-    """A split of arguments; where they are (x, y), y a whole number for each datum, y are its labels as well."""
+    """A split of arguments; of (x, y) with a whole number y for each datum, y are its labels as well."""
     classes = len(tensors) == 2 and is_classes(y := tensor(tensors[1], "tensor 1"))
     return Split(*tensors, labels=y if classes else None, **options)
 
@@ -398,6 +398,10 @@ class Data:
     def event_shape(self) -> torch.Size:
         """The shape of one x, e.g. (1, 28, 28)."""
         return self.train.event_shape
+
+    def original(self, x: Tensor) -> Tensor:
+        """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
+        return x
 
     def held(self, n: int) -> Split:
         """The first n data of the test set, or of the validation or training set where there is none, in memory."""

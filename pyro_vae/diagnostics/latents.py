@@ -127,11 +127,11 @@ def shared_latents(trace: Trace) -> set[str]:
     return set(latent_sites(trace)) - plated if plated else set()
 
 
-def by_datum(site: Any, value: Tensor, plate: Any, size: int) -> Tensor:
-    """A value of a site with the data first, ``[B, *other plates, *event]``.
+def by_datum(site: Any, value: Tensor, plate: Any, size: int | None = None) -> Tensor:
+    """A value of a site with the data, of that plate, first: ``[B, *other plates, *event]``.
 
     Raises:
-        ValueError: if the program runs over another number of data, since it subsamples, say.
+        ValueError: if the program runs over another number of data than ``size``, since it subsamples, say.
     """
     if plate is None or not inside(site, plate):
         return value
@@ -154,7 +154,7 @@ def check_size(plate: Any, size: int | None) -> None:
 
 
 def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Latents with the data first as the model has them, which may put other plates on the left of the data's."""
+    """The inverse of :func:`by_datum`: latents with the data first, laid out as the plates of the model."""
     with torch.random.fork_rng(), InPlaceOfAPrior(module):
         trace = poutine.trace(programs(module)[0]).get_trace(*batch)
     plate, sites = data_frame(trace), latent_sites(trace)
@@ -172,8 +172,7 @@ def local_latents(pair: Any, *batch: Tensor) -> set[str]:
     with opened(pair, batch) as (module, batch), InPlaceOfAPrior(module):
         trace = poutine.trace(programs(module)[0]).get_trace(*batch)
     plate = data_frame(trace)
-    inside = {name: [frame.name for frame in site["cond_indep_stack"]] for name, site in latent_sites(trace).items()}
-    return {name for name, frames in inside.items() if plate is not None and plate.name in frames}
+    return {name for name, site in latent_sites(trace).items() if plate is not None and inside(site, plate)}
 
 
 def prior_sites(pair: Any, *batch: Tensor, size: int = 1) -> dict[str, Any]:
@@ -226,7 +225,5 @@ def observed_mean(trace: Trace) -> Tensor:
             f"the model observes {len(sites)} sites; an image can be taken from exactly one. "
             "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
         )
-    site = sites[0]
-    plate = data_frame(trace)
     with torch.no_grad():
-        return by_datum(site, site["fn"].mean, plate, 1 if plate is None else plate.size)
+        return by_datum(sites[0], sites[0]["fn"].mean, data_frame(trace))

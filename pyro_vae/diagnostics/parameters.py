@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._pyro import is_subsample
-from pyro_vae.pair import evaluating, latent_sites, observed_sites, programs
+from pyro_vae.pair import evaluating, latent_sites, programs, random_sites
 
 
 class _Scored(Messenger):
@@ -40,9 +40,7 @@ def by_site(pair: nn.Module, batch: Sequence[Tensor]) -> dict[str, tuple[str, ..
         trained = {name: parameter for name, parameter in pair.named_parameters() if parameter.requires_grad}
         if not trained:
             raise ValueError("the pair has no parameters that are trained, so there is no gradient to look at.")
-        scores = {
-            f"p({name})": p.log_probs[name] for name in {**latent_sites(model_trace), **observed_sites(model_trace)}
-        }
+        scores = {f"p({name})": p.log_probs[name] for name in random_sites(model_trace)}
         scores |= {f"q({name})": q.log_probs[name] for name in latent_sites(guide_trace)}
         found = {site: _seen_by(score, trained) for site, score in scores.items()}
     return {site: names for site, names in found.items() if names}

@@ -56,29 +56,29 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
 
     Source: Alemi et al. (2018).
     """
-    sums: dict[str, tuple[bool, float]] = {}  # by site: whether it is a rate, and the sum over the data
-    shared: dict[str, float] = {}  # N of what all data share, which is seen anew in each batch
-    count, number = 0, 0
+    totals: dict[str, float] = {}  # of a site, over the data; of what all data share, over the batches
+    latent: set[str] = set()
+    shared: dict[str, float] = {}  # N of what all data share, or 1 where the programs do not tell it
+    count, num_batches = 0, 0
     for batch in batches:
         with opened(pair, batch) as (module, batch):
             estimator = estimator or elbo_of(module, *batch)
             sites = estimator.terms(module, *batch, num_data=1)
         for name, terms in sites.items():
-            value = {
-                kind: term.double().mean().item() * (terms.shared or len(batch[0])) for kind, term in terms.items()
-            }
+            size = terms.shared or len(batch[0])
+            value = {kind: term.double().mean().item() * size for kind, term in terms.items()}
             total = value["kl"] if "kl" in value else value.get("log_q", 0.0) - value.get("log_p", 0.0)
-            sums[name] = ("kl" in value or "log_q" in value, sums.get(name, (False, 0.0))[1] + total)
+            totals[name] = totals.get(name, 0.0) + total
+            if "kl" in value or "log_q" in value:
+                latent.add(name)
             if terms.shared:
                 shared[name] = terms.shared
-        count, number = count + len(batch[0]), number + 1
+        count, num_batches = count + len(batch[0]), num_batches + 1
     some(count)
-    means = {
-        name: total / (count if name not in shared else number * (count if shared[name] == 1 else shared[name]))
-        for name, (_, total) in sums.items()
-    }
-    rates = {name: mean for name, mean in means.items() if sums[name][0]}
-    distortion = sum(mean for name, mean in means.items() if not sums[name][0])
+    sizes = {name: num_batches * (count if num_data == 1 else num_data) for name, num_data in shared.items()}
+    means = {name: total / sizes.get(name, count) for name, total in totals.items()}
+    rates = {name: mean for name, mean in means.items() if name in latent}
+    distortion = sum(mean for name, mean in means.items() if name not in latent)
     return RateDistortion(sum(rates.values()), distortion, rates)
 
 

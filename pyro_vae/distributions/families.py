@@ -59,9 +59,14 @@ def _exponential(like: Tensor, shape: Any) -> Tensor:
     return noise.clamp(torch.finfo(like.dtype).tiny, 100.0)
 
 
+def _exactly(value: Tensor, exact: Tensor) -> Tensor:
+    """The number ``exact``, with the gradient of ``value``."""
+    return exact + (value - value.detach())
+
+
 def _clamped(value: Tensor, low: float, high: float) -> Tensor:
     """``value`` between two numbers, with the gradient of ``value`` also where it was beyond."""
-    return value.detach().clamp(low, high) + (value - value.detach())
+    return _exactly(value, value.detach().clamp(low, high))
 
 
 def _positive(log_value: Tensor, room: float = 1.0, largest: float = math.inf) -> Tensor:
@@ -82,11 +87,6 @@ def _fraction(logit: Tensor) -> Tensor:
 
 
 _FAR = 1e300  # in the place of infinity, of which 0 times is 0
-
-
-def _exactly(value: Tensor, exact: Tensor) -> Tensor:
-    """The number ``exact``, with the gradient of ``value``."""
-    return exact + (value - value.detach())
 
 
 def log_of(value: Tensor) -> Tensor:

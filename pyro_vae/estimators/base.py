@@ -22,20 +22,10 @@ from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import as_pair, computing_once, data_frame, programs
+from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import (
-    Unweighed,
-    check_data_plate,
-    check_densities,
-    check_guide,
-    check_nesting,
-    check_points,
-    check_subsampled,
-    check_support,
-    run_problems,
-)
-from pyro_vae.pair.masks import check_masks
+from pyro_vae.pair.masks import mask_problems
+from pyro_vae.pair.structure import guide_problems
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -237,7 +227,7 @@ class Estimator(Trace_ELBO):
         """Takes up :meth:`state`."""
 
     def _run(self, call: Call, at: At | None = None, num_data: float | None = None, claims: Claims = "none") -> Run:
-        """One run; ``claims`` says of which latents its value is told as a bound, and not only differentiated."""
+        """One run; ``claims`` names the latents that must be no points, since the value is told as a bound."""
         at = at or {}
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
@@ -246,14 +236,14 @@ class Estimator(Trace_ELBO):
             with computing_once():
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
-            wrong = run_problems(who, self.room, *call[:4])
+            wrong = gate.run_problems(who, self.room, *call[:4])
             if wrong:
                 raise ValueError("\n".join(wrong)) from error
             raise
-        check_guide(model_trace, guide_trace)
-        check_data_plate(model_trace, *call.args)
+        gate.refuse(guide_problems(model_trace, guide_trace))
+        gate.check_data_plate(model_trace, *call.args)
         if self.num_particles > 1 or self._runs is not Run:
-            check_nesting(who, self.room, model_trace, guide_trace)
+            gate.check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
@@ -272,13 +262,13 @@ class Estimator(Trace_ELBO):
             self._bound.linear,
         )
         if claims != "none" or self.gradient.detached or not self._bound.linear:
-            check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
+            gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
         if self.gradient.needs_support or self.needs_support:
-            check_support(who, model_trace, guide_trace)
+            gate.check_support(who, model_trace, guide_trace)
         if self.per_datum:
-            check_densities(who, model_trace)
+            gate.check_densities(who, model_trace)
             if not self._bound.linear:
-                check_subsampled(who, model_trace, guide_trace)
+                gate.check_subsampled(who, model_trace, guide_trace)
             for site in (*run.model.values(), *run.guide.values()):
                 if not run.inside(site):
                     raise ValueError(
@@ -310,8 +300,8 @@ class Estimator(Trace_ELBO):
     def _terms(self, run: Run) -> list[Term]:
         """The summands of the log-weight log p(x, z) - log q(z | x).
 
-        What the model draws alone has its prior as its proposal, so that both cancel, but for what learns from fixed
-        draws.
+        The proposal of what the model alone draws is its prior, so that both cancel. Where draws are fixed both are
+        there, as the model learns from its log p.
         """
         priors = run.unguided
         log_p = [
@@ -347,9 +337,11 @@ class Estimator(Trace_ELBO):
     def _surrogate(self, run: Run) -> Tensor:
         """What is differentiated in its place, in the same scale."""
         surrogate = self.gradient.surrogate(self._bound, run)
-        if self.per_datum and not self.gradient.exact(run):  # a datum all of whose draws are impossible
+        if not self.per_datum:
+            return surrogate / self.num_particles
+        if not self.gradient.exact(run):  # a datum all of whose draws are impossible
             surrogate = torch.where(surrogate > -torch.inf, surrogate, 0.0)
-        return run.counted(surrogate).sum() * run.scale if self.per_datum else surrogate / self.num_particles
+        return run.counted(surrogate).sum() * run.scale
 
     def _loss(self, run: Run) -> Tensor:
         """Minus :meth:`_value`, with the estimator's gradient."""
@@ -420,11 +412,10 @@ class Estimator(Trace_ELBO):
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
-        """A run whose value is told as a bound, so that no handler weighs its terms."""
-        claims: Claims = "local" if local else "all"
-        run = self._run(_call(pair, tuple(batch)), at, num_data, claims)
+        """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
+        run = self._run(_call(pair, tuple(batch)), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
-            check_masks(as_pair(pair), *run.call.args)
+            gate.refuse(mask_problems(as_pair(pair), *run.call.args))
         return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:
@@ -481,7 +472,7 @@ class Estimator(Trace_ELBO):
         """
         call = _call(pair, batch)
         with torch.no_grad():
-            call = call._replace(model=Unweighed()(call.model), guide=Unweighed()(call.guide))
+            call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed()(call.guide))
             run = self._run(call, claims="all")
         if any(term.kind == "kl" for term in run.terms):
             raise ValueError(

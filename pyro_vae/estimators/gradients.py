@@ -72,13 +72,21 @@ class Gradient(Axis, ABC):
         """Raises a ``ValueError`` if it cannot be combined with a bound."""
 
     def check_sites(self, who: str, run: Run) -> None:
-        """Raises a ``ValueError`` if a latent cannot be differentiated in this way."""
+        """Raises a ``ValueError`` if a latent cannot be differentiated in this way, or is not scored anew as it was."""
         for name, site in run.drawn.items() if self.reparameterized else ():
             if not site.fn.has_rsample:
                 raise ValueError(
                     f"the pathwise gradient of {who} needs reparameterized latents, but "
                     f"{'q' if name in run.guide else 'p'}({name}) is a "
                     f"{family(site.fn)}, which has no reparameterized sampler. {REMEDY}"
+                )
+        for name, score in run.scores.items() if self.scored else ():
+            log_q = run.guide[name].log_prob
+            if has_values(score) and not torch.allclose(score, log_q, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    f"{who} runs the guide once more at its draws, where q({name}) is another one: the guide draws "
+                    "noise beside its latents, by dropout or torch.randn. Draw it by pyro.sample as a latent of both "
+                    "programs, or use SGVB_A or IWAE."
                 )
 
     def evaluations(self, num_particles: int) -> tuple[int, int]:
@@ -186,26 +194,6 @@ class StickingTheLanding(_OfELBO):
     scored = True
     needs_support = True
 
-    def check_sites(self, who: str, run: Run) -> None:
-        super().check_sites(who, run)
-        check_scores(who, run)
-
-
-def check_scores(who: str, run: Run) -> None:
-    """Refuses a guide that draws noise beside its latents, with which it scores the same draws otherwise.
-
-    Raises:
-        ValueError: if there is such noise.
-    """
-    for name, score in run.scores.items():
-        log_q = run.guide[name].log_prob
-        if has_values(score) and not torch.allclose(score, log_q, rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(
-                f"{who} runs the guide once more at its draws, where q({name}) is another one: the guide draws noise "
-                "beside its latents, by dropout or torch.randn. Draw it by pyro.sample as a latent of both programs, "
-                "or use SGVB_A or IWAE."
-            )
-
 
 @dataclass(frozen=True)
 class DoublyReparameterized(Gradient):
@@ -235,24 +223,19 @@ class DoublyReparameterized(Gradient):
     cost = "model, 1 guide (2 with several latents)"
 
     def check_sites(self, who: str, run: Run) -> None:
-        """Also refuses latents that handlers weigh otherwise than each other: a draw leads on into the next one."""
+        """Also refuses latents that handlers weigh differently, since one may depend on the draw of another."""
         super().check_sites(who, run)
-        check_scores(who, run)
-        first: tuple[str, Tensor, Tensor] | None = None
-        for name, site in run.latents.items():
-            if site.observed:
-                continue
-            weight, mask = (
-                torch.as_tensor(run.tempering(site)),
-                torch.as_tensor(True if site.mask is None else site.mask),
-            )
-            if first is None:
-                first = name, weight, mask
-            elif all(map(has_values, (weight, mask, first[1], first[2]))) and not (
-                bool((weight == first[1]).all()) and bool((mask == first[2]).all())
-            ):
+        weights = {
+            name: (torch.as_tensor(run.tempering(site)), torch.as_tensor(True if site.mask is None else site.mask))
+            for name, site in run.latents.items()
+        }
+        first = next(iter(weights), "")
+        for name, theirs in weights.items():
+            ours = weights[first]
+            known = all(map(has_values, (*ours, *theirs)))
+            if known and not all(bool((one == other).all()) for one, other in zip(ours, theirs, strict=True)):
                 raise ValueError(
-                    f"{who}: poutine.scale or a mask weighs {name!r} otherwise than {first[0]!r}, on which it may "
+                    f"{who}: poutine.scale or a mask weighs {name!r} otherwise than {first!r}, on which it may "
                     "depend; the doubly reparameterized gradient would be biased. Weigh all latents alike, or use the "
                     "pathwise gradient: IWAE."
                 )

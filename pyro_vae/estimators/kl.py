@@ -37,11 +37,11 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
 
     def _terms(self, run: Run) -> list[Term]:
         terms = []
-        sampled = []
+        sampled, priors = [], run.unguided
         for name, site in run.model.items():
-            guide_site = None if site.observed else run.guide.get(name)
-            if guide_site is None and not site.observed:
-                continue  # drawn from its prior
+            if name in priors:
+                continue
+            guide_site = None if site.observed else run.guide[name]
             kl = None if guide_site is None else closed_kl(guide_site.fn, site.fn)
             if guide_site is not None and kl is not None:
                 kl = scale_and_mask(kl, guide_site.scale, guide_site.mask)

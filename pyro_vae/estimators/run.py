@@ -51,10 +51,14 @@ class Site(NamedTuple):
     score: Number
     path: Number
 
+    @property
+    def is_weighed(self) -> bool:
+        """Whether handlers scale it besides its plates."""
+        return isinstance(self.weight, Tensor) or self.weight != 1
+
 
 def sites_of(trace: Trace) -> dict[str, Site]:
     """The random variables of a program whose log-probabilities have been computed, observed or not."""
-    keys = ("fn", "value", "is_observed", "cond_indep_stack")
     found = {}
     for name, node in cast("dict[str, Any]", trace.nodes).items():
         if node["type"] != "sample":
@@ -67,7 +71,10 @@ def sites_of(trace: Trace) -> dict[str, Site]:
             path = path if is_identically_zero(path) else log_prob
         found[name] = Site(
             name,
-            *(node[key] for key in keys),  # type: ignore[call-arg]
+            node["fn"],
+            node["value"],
+            node["is_observed"],
+            node["cond_indep_stack"],
             scale,
             weight,
             mask,
@@ -142,11 +149,13 @@ class Run:
         model, guide: their random variables, in the order of the program.
         seen: the guide's draws as the model saw them, where those are other tensors.
         scores: log q of the guide's latents at fixed draws, a function of the parameters alone, where it is needed.
-        detached: whether the draws carry no gradient.
-        linear: whether the bound is a sum over the sites, so that each of them may be weighed by itself.
+        frame: the plate over the data, if the model has one.
         at: the numbers of the estimator that a schedule may move.
         num_particles: draws of each latent and datum, K.
         nesting: nested plates, with that of the particles.
+        given_num_data: N as the estimator was told it.
+        detached: whether the draws carry no gradient.
+        linear: whether the bound is a sum over the sites, so that each of them may be weighed by itself.
         terms: the summands of log p(x, z) - log q(z | x).
     """
 
@@ -186,9 +195,11 @@ class Run:
 
     @property
     def num_data(self) -> float:
-        """The number of data that share what stands outside the data plate."""
+        """The number of data that share what stands outside the data plate; one that subsamples knows it itself."""
         given = self.given_num_data
-        return self.plate.full_size if given is None or (self.share != 1 and given != math.inf) else given
+        if given == math.inf or (given is not None and self.share == 1):
+            return given
+        return self.plate.full_size
 
     @property
     def latents(self) -> dict[str, Site]:
@@ -219,9 +230,9 @@ class Run:
             ValueError: if the observed sites of a datum differ in it.
         """
         sites = [site for site in self.model.values() if site.observed and self.inside(site)]
-        weights = [torch.as_tensor(site.weight) for site in sites]
-        if self.linear or not sites or all(not isinstance(site.weight, Tensor) and site.weight == 1 for site in sites):
+        if self.linear or not any(site.is_weighed for site in sites):
             return 1.0
+        weights = [torch.as_tensor(site.weight) for site in sites]
         data = self.plate.dim
         for site, weight in zip(sites, weights, strict=True):
             within = [size for dim, size in enumerate(weight.shape, -weight.dim()) if dim != data]
@@ -315,8 +326,7 @@ class Run:
 
     def unweighed(self) -> Run:
         """The run without what handlers weigh its sites by."""
-        sites = (*self.model.values(), *self.guide.values())
-        if all(not isinstance(site.weight, Tensor) and site.weight == 1 for site in sites):
+        if not any(site.is_weighed for site in (*self.model.values(), *self.guide.values())):
             return self
         model, guide = (
             {name: site._replace(weight=1.0) for name, site in program.items()} for program in (self.model, self.guide)

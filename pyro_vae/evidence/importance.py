@@ -18,7 +18,7 @@ from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
-from pyro_vae.pair.gate import check_evidence, check_noise, divisible, smallest
+from pyro_vae.pair.gate import check_evidence, check_noise, first_part, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import observed_supports
 
@@ -131,7 +131,7 @@ def importance(
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with reading(module, seed):
         # A run also makes the parameters that the programs make when they first run.
-        rows, found = divisible(module, rows, *batch)
+        rows, found = first_part(module, rows, *batch)
         draws = min(num_samples, max(1, chunk // rows))
         plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
         several = tuple(tensor[:rows].to(device) for tensor in batch)

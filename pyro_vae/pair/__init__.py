@@ -3,9 +3,19 @@
 from pyro_vae.pair.gate import check_densities, check_local
 from pyro_vae.pair.pair import Pair, as_pair, modules_of, pair_method, programs
 from pyro_vae.pair.parameters import LocalParameters, isolated, tracing_obstacle
-from pyro_vae.pair.running import PairRun, data_plate, device_of, evaluating, kept_modes, run, simulate, vectorized
+from pyro_vae.pair.running import (
+    PairRun,
+    data_plate,
+    device_of,
+    evaluating,
+    kept_modes,
+    penalty,
+    run,
+    simulate,
+    vectorized,
+)
 from pyro_vae.pair.sharing import computing_once, once
-from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_sites, penalty, random_sites, support_of
+from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_sites, random_sites, support_of
 
 __all__ = [
     "DATA_PLATE",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._pyro import has_values
-from pyro_vae.data.arrays import check_pixels, is_classes, tensor
+from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
@@ -94,12 +94,11 @@ class Arguments:
             while self._count and _TOO_MANY.search(str(self._failure(values[: self._count]))):
                 self._count -= 1
             self._count = self._count or len(values)
-        x = values[0]
-        if type(x) is Tensor and _is_whole(x) and self._failure(values[: self._count]) is not None:
+        x, taken = values[0], values[: self._count]
+        if type(x) is Tensor and _is_whole(x) and self._failure(taken) is not None:
             self._whole = False
-            self._whole = self._failure(values[: self._count]) is not None  # what fails either way stays as it is
-        left_out = [value for value in values[self._count :] if value is not None]
-        if left_out:
+            self._whole = self._failure(taken) is not None  # what fails either way stays as it is
+        if any(value is not None for value in values[self._count :]):
             _say_left_out(self.pair, self._count, values)
 
     def _check_tokens(self, values: tuple[Any, ...]) -> None:
@@ -182,7 +181,8 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_whole(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype in (torch.uint8, torch.bool))
+    """Whether these are integers, and not pixels."""
+    return is_integer(value) and value.dtype != torch.uint8
 
 
 def _dtype_of(pair: nn.Module) -> torch.dtype | None:

@@ -1,8 +1,8 @@
 """What a number asks of a pair: each ``check_...`` raises a ``ValueError`` that names the site and the way out.
 
-Most read the traces of a run of the guide and of the model against its draws. :func:`check_masks` and
-:func:`check_repeatable` run the programs again. What is wrong with a pair in itself is said by
-:func:`pyro_vae.pair.structure.problems`.
+Most read the traces of a run of the guide and of the model against its draws; :func:`check_repeatable` and
+:func:`check_noise` run the programs again. What is wrong with a pair in itself is said by
+:func:`pyro_vae.pair.structure.problems`, and of masks by :mod:`pyro_vae.pair.masks`.
 """
 
 from __future__ import annotations
@@ -38,27 +38,19 @@ from pyro_vae.pair.structure import (
     data_plate_problems,
     determined,
     extent,
-    guide_problems,
     is_point,
     plate_nesting,
     problems,
 )
 
-# The guide as a density of the model's latents
-
-
-def check_guide(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses what makes log q(z | x) no log-density of the model's latents; see :func:`guide_problems`.
-
-    Raises:
-        ValueError: if there is such a thing.
-    """
-    refuse(guide_problems(model_trace, guide_trace))
-
 
 def refuse(sentences: list[str]) -> None:
+    """Raises a ``ValueError`` of the sentences, if there are any."""
     if sentences:
         raise ValueError("\n".join(sentences))
+
+
+# The guide as a density of the model's latents
 
 
 def check_order(who: str, model: Iterable[str], guide: Iterable[str]) -> None:
@@ -280,11 +272,10 @@ def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
         return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
 
 
-def divisible(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
-    """Of how many data at once a pair takes a batch: ``rows``, or all of them where its programs are made for these.
+def first_part(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
+    """How many data a pair can be given at once, and a run of the first so many.
 
-    Returns:
-        the number, and a run of so many.
+    These are ``rows``, or the whole batch where the programs are made for its size, as an AutoGuide's latents are.
     """
     device = device_of(pair)
     part = tuple(tensor[:rows].to(device) for tensor in batch)

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae.pair.gate import refuse, same
+from pyro_vae.pair.gate import same
 from pyro_vae.pair.pair import programs
 from pyro_vae.pair.running import evaluating, run
 from pyro_vae.pair.sites import latent_sites, random_sites
@@ -80,12 +80,3 @@ def _mask(site: Any) -> Tensor:
     return mask.reshape(mask.shape + (1,) * events).expand(
         torch.broadcast_shapes(mask.shape + (1,) * events, value.shape)
     )
-
-
-def check_masks(pair: nn.Module, *batch: Any) -> None:
-    """Refuses masked latents of :func:`mask_problems`.
-
-    Raises:
-        ValueError: if there are such.
-    """
-    refuse(mask_problems(pair, *batch))

@@ -1,4 +1,4 @@
-"""Running a pair: guide and model once, particles, evaluation mode, simulation."""
+"""Running a pair: guide and model once, particles, evaluation mode, simulation; and statements for its programs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae._pyro import is_deterministic, memory, particles, was_observed
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.sharing import computing_once
-from pyro_vae.pair.sites import DATA_PLATE, observed_sites
+from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
 
 
 @contextmanager
@@ -62,6 +63,17 @@ def device_of(pair: nn.Module) -> torch.device:
 def data_plate(x: Tensor | None) -> pyro.plate:
     """The plate over the data of a batch ``x: [B, *event]``; of size 1 where the program draws ``x`` itself."""
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)
+
+
+def penalty(name: str, value: Tensor) -> None:
+    """A penalty of a guide, ``value: [*plates]`` of at least 0, in nats: what is trained is lowered by it.
+
+    ``pyro.factor`` in a guide is refused, since it may be meant as a part of log q(z | x); this one is known to lower
+    the bound. Evidence leaves it out.
+    """
+    fn = Unit(value, has_rsample=True)
+    infer: Any = {"is_auxiliary": True, PENALTY: True}
+    pyro.sample(name, fn, obs=fn.sample(), infer=infer)
 
 
 class PairRun(NamedTuple):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
-from pyro.distributions import Unit
 from pyro.poutine import Trace
-from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._pyro import is_deterministic, is_subsample, was_observed
@@ -28,13 +25,15 @@ def data_frame(trace: Trace) -> Any | None:
             continue
         for frame in site["cond_indep_stack"]:
             if frame.vectorized and frame.name == DATA_PLATE:
-                return frame if frame.size >= 0 else _sized(frame, trace)
+                return _sized(frame, trace)
             if frame.vectorized and frame.dim == -1 and (site["is_observed"] or was_observed(site) is not None):
                 rightmost = frame
-    return rightmost if rightmost is None or rightmost.size >= 0 else _sized(rightmost, trace)
+    return None if rightmost is None else _sized(rightmost, trace)
 
 
 def _sized(frame: Any, trace: Trace) -> Any:
+    if frame.size >= 0:
+        return frame
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and inside(site, frame)]
     shapes = [site["fn"].batch_shape for site in sites if not is_subsample(site)]
     size = max(shape[frame.dim] if len(shape) >= -frame.dim else 1 for shape in shapes)
@@ -44,17 +43,6 @@ def _sized(frame: Any, trace: Trace) -> Any:
 def inside(site: Any, plate: Any) -> bool:
     """Whether a site stands in a plate."""
     return any(frame.name == plate.name for frame in site["cond_indep_stack"])
-
-
-def penalty(name: str, value: Tensor) -> None:
-    """A penalty of a guide, ``value: [*plates]`` of at least 0, in nats: what is trained is lowered by it.
-
-    ``pyro.factor`` in a guide is refused, since it may be meant as a part of log q(z | x); this one is known to lower
-    the bound. Evidence leaves it out.
-    """
-    fn = Unit(value, has_rsample=True)
-    infer: Any = {"is_auxiliary": True, PENALTY: True}
-    pyro.sample(name, fn, obs=fn.sample(), infer=infer)
 
 
 def observed_sites(trace: Trace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import PARTICLES, has_values, is_deterministic, is_subsample
+from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -132,7 +132,7 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
 
 
 def data_plate_problems(model_trace: Trace, size: int) -> list[str]:
-    """Whether it cannot be told which plate is that of ``size`` data, none being called so; a sentence."""
+    """A sentence, if it cannot be told which of several plates is that of ``size`` data: none is called ``data``."""
     for name, site in observed_sites(model_trace).items():
         frames = {
             frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES
@@ -266,6 +266,7 @@ def _latent_problems(name: str, model: Any, guide: Any) -> Iterator[str]:
 _BOUNDED = (constraints.interval, constraints.half_open_interval)
 _FROM = (*_BOUNDED, constraints.greater_than, constraints.greater_than_eq)
 _TO = (*_BOUNDED, constraints.less_than)
+_NUMBERS = ("the real line", "a half-line", "an interval")  # by how many of their ends are finite
 
 
 def extent(fn: Any) -> tuple[Tensor, Tensor] | None:
@@ -288,7 +289,8 @@ def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
         if inner is not None and inner[0] in _NUMBERS and all(one.codomain.event_dim == 0 for one in transforms):
             ends = inner[1:]
             for transform in transforms:
-                ends = transform._call(ends[0]), transform._call(ends[1])
+                with forgetful(transform):  # it knows the draw, whose score would be lost
+                    ends = transform(ends[0]), transform(ends[1])
             low, high = torch.minimum(*ends), torch.maximum(*ends)
             if not (has_values(low) and has_values(high)) or not (low.isnan().any() or high.isnan().any()):
                 return _interval(low, high)
@@ -302,9 +304,6 @@ def _support(fn: Any) -> tuple[str, Tensor, Tensor] | None:
     if support is constraints.real or low.isfinite().all() or high.isfinite().all():
         return _interval(low, high)
     return f"a {type(support).__name__.strip('_').lower()}", torch.zeros(()), torch.zeros(())
-
-
-_NUMBERS = ("the real line", "a half-line", "an interval")
 
 
 def _interval(low: Tensor, high: Tensor) -> tuple[str, Tensor, Tensor]:
@@ -321,7 +320,7 @@ def _parts(transform: Any) -> list[Any]:
 
 def _named(support: tuple[str, Tensor, Tensor]) -> str:
     kind, low, high = support
-    return f"({low.min().item():g}, {high.max().item():g})" if kind in ("an interval", "a half-line") else kind
+    return f"({low.min().item():g}, {high.max().item():g})" if kind in _NUMBERS[1:] else kind
 
 
 def _data_problems(name: str, site: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import PairRun, device_of, tracing_obstacle
-from pyro_vae.pair.gate import check_evidence, divisible, smallest
+from pyro_vae.pair.gate import check_evidence, first_part, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
 from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
@@ -109,7 +109,7 @@ def over_chunks(
     device, count = device_of(pair), max(1, chunk // num_chains)
     with reading(pair, seed):
         drawn = "guide" in (start, begin)
-        count, found = divisible(pair, count, *batch, guide=drawn)
+        count, found = first_part(pair, count, *batch, guide=drawn)
         if start == "prior":
             found = PairRun(found.model_trace, Trace())  # the guide's density does not matter
         chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]

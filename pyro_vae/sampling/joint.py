@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import particles
-from pyro_vae.pair import latent_sites, observed_sites, programs, simulate, support_of
+from pyro_vae.pair import latent_sites, observed_sites, programs, random_sites, simulate, support_of
 from pyro_vae.pair.gate import (
     NothingUnseen,
     Unweighed,
@@ -94,8 +94,8 @@ class Joint:
                 'Put the sites of a datum inside `with pyro.plate("data", len(x)):`.'
             )
         trace.compute_log_prob()
-        sites: Any = {**latent_sites(trace), **observed_sites(trace)}
-        self._dtype = functools.reduce(torch.promote_types, (site["log_prob"].dtype for site in sites.values()))
+        dtypes = (site["log_prob"].dtype for site in random_sites(trace).values())
+        self._dtype = functools.reduce(torch.promote_types, dtypes)
         for name, site in latent_sites(trace).items():
             check_continuous(name, site["fn"])
         self._batch_dims = 1 + self._nesting  # chains and plates

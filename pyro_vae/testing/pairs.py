@@ -27,6 +27,8 @@ from pyro_vae.check import check
 from pyro_vae.distributions.wrappers import without_events
 from pyro_vae.estimators import SGVB_A, SGVB_B
 from pyro_vae.pair import as_pair, data_frame, evaluating, latent_sites, observed_sites, programs, run, support_of
+from pyro_vae.pair.sites import random_sites
+from pyro_vae.pair.structure import plate_nesting
 from pyro_vae.testing.comparing import assert_same, gradients, seeded
 from pyro_vae.training import fit
 from pyro_vae.training.step import TrainingStep
@@ -168,7 +170,7 @@ class PairLaws:
         assert relations["observed"] == list(observed_sites(trace))
         assert set(relations["sample_dist"]) == {*latent_sites(trace), *observed_sites(trace)}
         frame: Any = data_frame(trace)
-        inside = {name for name, site in every_site(trace).items() if frame in site["cond_indep_stack"]}
+        inside = {name for name, site in random_sites(trace).items() if frame in site["cond_indep_stack"]}
         assert set(relations["plate_sample"][frame.name]) == inside
         assert any(relations["sample_sample"][name] for name in relations["observed"])
         pytest.importorskip("graphviz")
@@ -292,7 +294,7 @@ class PairLaws:
                 given = {name: particle(site["value"], plain.nodes[name]["value"].shape, k)
                          for name, site in latents.items()}  # fmt: skip
                 for which, alone in enumerate(conditioned(made.pair, given, made.batch)):
-                    for name, site in every_site(alone).items():
+                    for name, site in random_sites(alone).items():
                         together = traces[which].nodes[name]["log_prob"]
                         together = particle(together, site["log_prob"].shape, k)
                         torch.testing.assert_close(together, site["log_prob"], rtol=1e-4, atol=1e-3)
@@ -314,7 +316,7 @@ class PairLaws:
                          for name, site in latents.items()}  # fmt: skip
                 for which, part in enumerate(conditioned(made.pair, given, batch)):
                     whole[which].compute_log_prob()
-                    for name, site in every_site(part).items():
+                    for name, site in random_sites(part).items():
                         full = whole[which].nodes[name]
                         expected = full["log_prob"][..., rows] if has_frame(full, frame) else full["log_prob"]
                         torch.testing.assert_close(site["log_prob"], expected, rtol=1e-4, atol=1e-3)
@@ -418,16 +420,10 @@ def largest(values: dict[str, Tensor]) -> float:
     return max(value.abs().max().item() for value in values.values())
 
 
-def every_site(trace: Trace) -> dict[str, Any]:
-    return {**latent_sites(trace), **observed_sites(trace)}
-
-
 def nesting_of(made: Made) -> int:
     """How many plates the programs nest."""
     with evaluating(made.pair), torch.no_grad(), torch.random.fork_rng():
-        traces = run(made.pair, *made.batch)
-    frames = [frame for trace in traces for site in every_site(trace).values() for frame in site["cond_indep_stack"]]
-    return max(-frame.dim for frame in frames if frame.vectorized)
+        return plate_nesting(*run(made.pair, *made.batch))
 
 
 def is_random(made: Made) -> dict[str, bool]:

@@ -65,8 +65,8 @@ def fit(
         pair: an object with ``model`` and ``guide``.
         data: what :func:`pyro_vae.data.load` gives, a tensor, an array, a list, a ``TensorDataset`` (its tensors are
             the arguments of model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these, see
-            :func:`pyro_vae.data.as_data`. How they are wrapped makes no difference: the programs are given what they
-            take, as :mod:`pyro_vae.pair.arguments` says, and what is left out is said. Pixels are uint8 alone.
+            :func:`pyro_vae.data.as_data`. Only uint8 are pixels. However data are wrapped, the programs are given what
+            they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out.
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
             order than the model. Its ``num_particles`` is the L samples a datum.
         optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
@@ -127,13 +127,13 @@ def fit(
 
 
 def _check_tuple(pair: nn.Module, data: Any) -> None:
-    """Refuses two arrays of one shape for programs of two arguments, which may be meant as these or as two sets."""
+    """Refuses two arrays of one shape for programs of two arguments: they may be these, or a train and a valid set."""
     if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(v, (Tensor, np.ndarray)) for v in data)):
         return
     values = [torch.as_tensor(value) for value in data]
     if values[0].shape == values[1].shape and num_taken(pair, values)[0] == 2:
         raise ValueError(
             f"a tuple of data is (train, valid), but these have one shape, {list(values[0].shape)}, and the programs "
-            "take two arguments. If they are these, give one TensorDataset(x, y); if they are two sets of data, "
+            "take two arguments. Give the two arguments as one TensorDataset(x, y), or two sets of data as "
             "(TensorDataset(train), TensorDataset(valid))."
         )

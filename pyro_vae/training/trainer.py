@@ -21,6 +21,7 @@ from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run
 from pyro_vae.pair.arguments import Arguments, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
+from pyro_vae.pair.sites import inside
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.interrupts import Signals
@@ -32,7 +33,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
-_SELDOM = 10  # steps between two such looks at least
+_SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
 class Trainer:
@@ -42,7 +43,7 @@ class Trainer:
         settings.check_data(data)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device)
-        batch = self._to_device(next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
+        batch = self.arguments(*next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
         pair.train()
         estimator = self._checked(batch)
         self._say_labels(batch)
@@ -114,12 +115,11 @@ class Trainer:
         plate = data_frame(traces.model_trace)
         if plate is None or plate.full_size > plate.size:  # the program tells it
             return None
-        sites = {name: site for trace in traces for name, site in random_sites(trace).items()}
-        shared = [name for name, s in sites.items() if all(f.name != plate.name for f in s["cond_indep_stack"])]
-        what = f"{shared[0]!r} stands outside the data plate, so" if shared else "TCVAE weighs by it, so"
+        shared = [name for trace in traces for name, site in random_sites(trace).items() if not inside(site, plate)]
         if shared or isinstance(estimator, TCVAE):
+            why = f"{shared[0]!r} stands outside the data plate" if shared else "TCVAE weighs by it"
             raise ValueError(
-                f"the number of data N is not known: the loader does not tell it. {what} that the bound of a datum "
+                f"the number of data N is not known: the loader does not tell it. {why}, so that the bound of a datum "
                 "depends on N. Give fit(..., num_data=N)."
             )
         return None
@@ -186,7 +186,7 @@ class Trainer:
             self.step.look()
             self.looked_at = state.steps
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
-            self._train_batch(self._to_device(batch))
+            self._train_batch(self.arguments(*batch))
             bar.update()
             if signals.received:
                 break
@@ -227,6 +227,7 @@ class Trainer:
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         valid = self._validate()
+        score = -valid if valid is not None and state.estimator.side == "above" else valid  # the greater the better
         entry = {
             "epoch": state.epoch + 1,
             "samples": state.samples,
@@ -241,12 +242,11 @@ class Trainer:
         run.history.append(entry)
         state.epoch, state.batches_done, state.sums = state.epoch + 1, 0, {}
         if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            worse = state.estimator.side == "above"  # the greater the validation bound
-            state.scheduler.step(entry["loss"] if valid is None else valid if worse else -valid)
+            state.scheduler.step(entry["loss"] if score is None else -score)
         elif state.scheduler is not None:
             state.scheduler.step()
-        if settings.patience is not None and valid is not None:
-            if state.weights.is_best(-valid if state.estimator.side == "above" else valid):
+        if settings.patience is not None and score is not None:
+            if state.weights.is_best(score):
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
@@ -259,7 +259,7 @@ class Trainer:
         """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
         if self.data.valid is None:
             return None
-        batches = (self._to_device(batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.settings.seed))
+        batches = (self.arguments(*batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.settings.seed))
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()
@@ -311,9 +311,6 @@ class Trainer:
         factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
         number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
         return factor
-
-    def _to_device(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self.arguments(*batch)
 
     def _bar_text(self) -> str:
         entry = self.run.history[-1]
