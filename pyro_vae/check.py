@@ -28,8 +28,8 @@ from pyro_vae.pair import (
 )
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import too_deep
-from pyro_vae.pair.masks import has_masks, mask_problems
 from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
+from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 
 
 class PairError(ValueError):
@@ -143,6 +143,8 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
                     _refuse(too_deep(type(estimator).__name__, nesting, wanted))
                 nesting = max(nesting, wanted)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
+                alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
+                _refuse(*(point_problems(module, *batch) if alone else ()))
                 _refuse(*_particle_problems(_run(module, batch, x, 2, nesting), one, nesting))
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
                 _try(SGVB_A(2, max_plate_nesting=nesting), module, batch)

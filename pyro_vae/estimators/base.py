@@ -24,8 +24,8 @@ from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.masks import mask_problems
 from pyro_vae.pair.structure import guide_problems
+from pyro_vae.pair.trials import mask_problems, point_problems
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -416,6 +416,8 @@ class Estimator(Trace_ELBO):
         run = self._run(_call(pair, tuple(batch)), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             gate.refuse(mask_problems(as_pair(pair), *run.call.args))
+        if any(name not in run.model and not site.observed for name, site in run.guide.items()):
+            gate.refuse(point_problems(as_pair(pair), *run.call.args))
         return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:

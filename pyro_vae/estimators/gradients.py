@@ -222,9 +222,8 @@ class DoublyReparameterized(Gradient):
     sites = "reparameterized, able to score a given value"
     cost = "model, 1 guide (2 with several latents)"
 
-    def check_sites(self, who: str, run: Run) -> None:
-        """Also refuses latents that handlers weigh differently, since one may depend on the draw of another."""
-        super().check_sites(who, run)
+    def _check_weights(self, run: Run) -> None:
+        """Refuses latents that handlers weigh differently, since one may depend on the draw of another."""
         weights = {
             name: (torch.as_tensor(run.tempering(site)), torch.as_tensor(True if site.mask is None else site.mask))
             for name, site in run.latents.items()
@@ -235,7 +234,7 @@ class DoublyReparameterized(Gradient):
             known = all(map(has_values, (*ours, *theirs)))
             if known and not all(bool((one == other).all()) for one, other in zip(ours, theirs, strict=True)):
                 raise ValueError(
-                    f"{who}: poutine.scale or a mask weighs {name!r} otherwise than {first!r}, on which it may "
+                    f"{self!r}: poutine.scale or a mask weighs {name!r} otherwise than {first!r}, on which it may "
                     "depend; the doubly reparameterized gradient would be biased. Weigh all latents alike, or use the "
                     "pathwise gradient: IWAE."
                 )
@@ -247,6 +246,7 @@ class DoublyReparameterized(Gradient):
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         fixed = run.sum().detach()
+        self._check_weights(run)
         rise = bound.curvature(fixed)
         log_q = []
         for term in (term for term in run.terms if term.kind == "log_q"):

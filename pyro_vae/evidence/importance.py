@@ -18,8 +18,9 @@ from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
-from pyro_vae.pair.gate import check_evidence, check_noise, first_part, smallest
+from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.trials import check_noise, point_problems
 from pyro_vae.sampling.joint import observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -136,7 +137,8 @@ def importance(
         plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
         several = tuple(tensor[:rows].to(device) for tensor in batch)
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
-        check_noise(module, *several, max_plate_nesting=nesting)
+        refuse(point_problems(module, *several))
+        check_noise(module, *smallest(module, *several), max_plate_nesting=nesting)
         num_dims = gray_levels(observed_supports(run(module, *smallest(module, *several)).model_trace), batch)
         runs = {
             count: Compiled(

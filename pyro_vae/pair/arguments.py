@@ -27,6 +27,7 @@ from pyro_vae._pyro import has_values
 from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
+from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
 from pyro_vae.pair.sites import observed_sites, support_of
@@ -164,7 +165,8 @@ def batch_of(pair: Any, x: Any) -> tuple[Tensor, ...]:
     batch = tuple(x) if several else (tensor(x, "x"),)
     if not getattr(batch[0], "shape", ()) or not len(batch[0]):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
-    return Arguments(pair, num_tried=1)(*batch)
+    module = as_pair(pair)
+    return Arguments(module, num_tried=None if has_autoguide(module) else 1)(*batch)
 
 
 _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? but \d+ (was|were) given")
@@ -230,14 +232,14 @@ def _check_rounding(what: str, given: Tensor, converted: Tensor) -> None:
     rounded = rounded or (given.is_floating_point() and converted.dtype.itemsize < given.dtype.itemsize)
     if not (rounded and given.dim() and len(given) > 1):
         return
-    given = given.to(converted.device, torch.float64)
+    dtype, given = given.dtype, given.to(converted.device, torch.float64)
     error = (converted.double() - given).abs().amax(0)
     deviation = given.std(0)
     blurred = (deviation > 0) & (error > _ROUNDED * deviation)
     if blurred.any():
         warnings.warn(
-            f"{what} holds numbers that the pair's {converted.dtype} blurs: its rounding is above a hundredth of the "
-            f"standard deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract "
-            "their means, or make the pair one of float64: pair.double().".replace("torch.", ""),
+            f"{what} is {dtype} and the pair {converted.dtype}, whose rounding is above a hundredth of the standard "
+            f"deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract their means, "
+            "or make the pair one of float64: pair.double().".replace("torch.", ""),
             stacklevel=4,
         )

@@ -14,7 +14,9 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.distributions import Delta, ImproperUniform
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -22,14 +24,13 @@ from torch.distributions import biject_to
 
 from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
-from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import PairRun, device_of, run, vectorized
+from pyro_vae.pair.pair import modules_of, programs
+from pyro_vae.pair.running import PairRun, device_of, run
 from pyro_vae.pair.sites import (
     DATA_PLATE,
     data_frame,
     inside,
     latent_sites,
-    observed_sites,
     random_sites,
     scale_of_plates,
 )
@@ -272,12 +273,18 @@ def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
         return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
 
 
+def has_autoguide(pair: nn.Module) -> bool:
+    """Whether a program is one of Pyro's AutoGuides, which are made for the data of their first run."""
+    return any(isinstance(part, (AutoGuide, EasyGuide)) for module in modules_of(pair) for part in module.modules())
+
+
 def first_part(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
     """How many data a pair can be given at once, and a run of the first so many.
 
     These are ``rows``, or the whole batch where the programs are made for its size, as an AutoGuide's latents are.
     """
     device = device_of(pair)
+    rows = len(batch[0]) if has_autoguide(pair) else rows  # which is made at its first run
     part = tuple(tensor[:rows].to(device) for tensor in batch)
     try:
         found = trial(pair, *part, guide=guide)
@@ -296,6 +303,8 @@ def first_part(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -
 def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tensor, ...]:
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
     first = tuple(tensor[:1] for tensor in batch)
+    if has_autoguide(pair):
+        return batch
     try:
         found = trial(pair, *first, guide=guide)
         plate = data_frame(found.model_trace)
@@ -393,36 +402,6 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
                 f"at the same latents {name!r} of the {which} has another density in each run, so that the steps of a "
                 f"chain would not meet the same one: the {which} draws noise that no site shows. Draw it by "
                 "pyro.sample, as a latent of model and guide, or use evidence.importance."
-            )
-
-
-def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> None:
-    """Refuses noise of the model that no site shows and that all draws of a datum share, for averages over draws.
-
-    Raises:
-        ValueError: if there is such noise: the average is then over the latents alone, at one value of the noise.
-    """
-    model, _ = vectorized(pair, 2, max_plate_nesting)
-    with torch.random.fork_rng():
-        _, guide_trace = run(pair, *batch, num_particles=2, max_plate_nesting=max_plate_nesting)
-        draws = Trace()
-        nodes: Any = guide_trace.nodes
-        for name, site in nodes.items():
-            if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > max_plate_nesting:
-                site = {**site, "value": site["value"][:1].expand_as(site["value"])}
-            draws.add_node(name, **site)
-        runs = [poutine.trace(poutine.replay(model, trace=draws)).get_trace(*batch) for _ in range(2)]
-    for trace in runs:
-        trace.compute_log_prob()
-    for name, site in observed_sites(runs[0]).items():
-        other: Any = runs[1].nodes[name]
-        one = site["log_prob"]
-        shared = one.dim() <= max_plate_nesting or same(one[:1].expand_as(one), one)
-        if shared and not same(one, other["log_prob"]):
-            raise ValueError(
-                f"the model draws noise that no site shows and on which {name!r} depends, one value for all draws of a "
-                "datum, so that importance sampling would not average over it. Draw it by pyro.sample as a latent, or "
-                "in the shape of the draws."
             )
 
 

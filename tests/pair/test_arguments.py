@@ -362,9 +362,9 @@ def test_a_list_is_data_everywhere() -> None:
 
 def test_numbers_that_are_blurred_are_told_wherever_they_stand() -> None:
     far = 1_700_000_000 + torch.arange(6)[:, None]
-    with pytest.warns(UserWarning, match=r"argument 1 holds numbers that the pair's float32 blurs"):
+    with pytest.warns(UserWarning, match=r"argument 1 is float64 and the pair float32, whose rounding"):
         arguments(Two(), torch.randn(6, 1), far.double())
-    with pytest.warns(UserWarning, match=r"x holds numbers that the pair's float32 blurs"):
+    with pytest.warns(UserWarning, match=r"x is int64 and the pair float32, whose rounding"):
         arguments(Two(), far)
 
 

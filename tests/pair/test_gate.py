@@ -17,7 +17,14 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuideList, AutoLaplaceApproximation, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoGuideList,
+    AutoLaplaceApproximation,
+    AutoNormal,
+    AutoStructured,
+)
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
@@ -345,6 +352,8 @@ def test_points_that_are_no_functions_of_what_is_drawn() -> None:
             with pytest.raises(ValueError, match="'a' is in the guide but not in the model"):
                 call(beside(point), X)
     assert_evidence(beside(lambda a, x: dist.Delta(a)), chains=False)
+    affine = beside(lambda a, x: dist.Delta(x / 2 + 0.4 * a, log_density=-math.log(0.4) + 0 * a))
+    assert_evidence(affine, chains=False)
 
 
 def test_a_laplace_approximation_is_a_point_until_it_is_made() -> None:
@@ -736,7 +745,8 @@ def test_doubly_reparameterized_hierarchies_of_unequal_weights_are_refused() -> 
     pair = Pair(lambda x: program(x, True), lambda x: program(x, False))
     assert math.isfinite(IWAE(3).loss(*programs(pair), X))
     with pytest.raises(ValueError, match=r"weighs 'w' otherwise than 'z'"):
-        DReG(3).loss(*programs(pair), X)
+        DReG(3).differentiable_loss(*programs(pair), X)
+    assert DReG(3).bound(pair, X).isfinite().all()
 
 
 def test_codes_of_plates_of_any_name() -> None:
@@ -796,3 +806,38 @@ def test_a_list_of_autoguides_with_points_trains_and_has_no_bound() -> None:
     assert ours == pytest.approx(Trace_ELBO().loss(*programs(pair), X), rel=1e-5)
     with pytest.raises(ValueError, match="gives 'v' a point"):
         SGVB_A().bound(pair, X)
+
+
+@pytest.mark.parametrize("prior", [dist.HalfNormal(1.0), dist.Gumbel(0.0, 1.0)], ids=str)
+def test_families_know_their_own_support(prior: Any) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior.expand([len(x)]))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        q = dist.Gamma(2.0, 2.0) if isinstance(prior, dist.HalfNormal) else dist.Normal(0.5, 1.5)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", q.expand([len(x)]))
+
+    check(Pair(model, guide), X)
+    assert importance(Pair(model, guide), X, 200, compile="eager").log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [AutoStructured, lambda model: AutoNormal(model, init_scale=8.0)])
+def test_autoguides_are_taken_at_their_word(make: Any) -> None:
+    def model(x: Tensor) -> None:
+        w, v = pyro.sample("w", dist.Uniform(-3.0, 3.0)), pyro.sample("v", dist.HalfCauchy(1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0 + v), obs=x)
+
+    guide = make(model)
+    pair = Pair(model, guide)
+    guide(X)
+    for particles in (1, 5):
+        torch.manual_seed(0)
+        ours = SGVB_A(particles).loss(*programs(pair), X)
+        torch.manual_seed(0)
+        pyros = Trace_ELBO(particles, vectorize_particles=True, max_plate_nesting=1).loss(*programs(pair), X)
+        assert ours == pytest.approx(pyros, rel=1e-5)
+    check(pair, X)
