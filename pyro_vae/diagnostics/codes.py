@@ -71,7 +71,7 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
     local = local_latents(pair, *resized(batch, 1))
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch
-    return observed_mean(run_model(pair, examples, values))
+    return observed_mean(run_model(pair, examples, values), len(examples[0]) if examples else None)
 
 
 def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     Raises:
         ValueError: if the model observes several sites, or none, or has no prior, as an autoencoder.
     """
-    return observed_mean(run_model(pair, resized(batch, num_samples), {}, draw_shared=True))
+    rows = resized(batch, num_samples)
+    return observed_mean(run_model(pair, rows, {}, draw_shared=True), num_samples if rows else None)
 
 
 def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
@@ -151,12 +152,7 @@ def resample(
     rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
     repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
     centered = () if sampled is None else set(names) - set(asked)
-    means = observed_mean(run_model(pair, rows, repeated, centered=centered))
-    if means.shape[:1] != (size * num_samples,):
-        raise ValueError(
-            f"the model gives a mean of shape {list(means.shape)} for {size * num_samples} data, so that its data "
-            'cannot be told apart. Put what belongs to a datum inside `with pyro.plate("data", len(x)):`.'
-        )
+    means = observed_mean(run_model(pair, rows, repeated, centered=centered), size * num_samples)
     return means.unflatten(0, (size, num_samples))
 
 

@@ -212,11 +212,11 @@ def run_model(
     return trace
 
 
-def observed_mean(trace: Trace) -> Tensor:
-    """E[x | z] of a run by :func:`run_model`.
+def observed_mean(trace: Trace, size: int | None = None) -> Tensor:
+    """E[x | z] of a run by :func:`run_model`, of ``size`` data where it was given some.
 
     Raises:
-        ValueError: if the model observes several sites, or none.
+        ValueError: if the model observes several sites, or none, or its data have no plate.
     """
     nodes: Any = trace.nodes
     sites = [site for site in nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
@@ -226,4 +226,10 @@ def observed_mean(trace: Trace) -> Tensor:
             "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
         )
     with torch.no_grad():
-        return by_datum(sites[0], sites[0]["fn"].mean, data_frame(trace))
+        means = by_datum(sites[0], sites[0]["fn"].mean, data_frame(trace))
+    if size is not None and means.shape[:1] != (size,):
+        raise ValueError(
+            f"the model gives a mean of shape {list(means.shape)} for {size} data, so that its data cannot be told "
+            'apart. Put what belongs to a datum inside `with pyro.plate("data", len(x)):`.'
+        )
+    return means

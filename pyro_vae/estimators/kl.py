@@ -34,6 +34,7 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
     def _check(self, run: Run) -> None:
         check_order(type(self).__name__, run.model, run.latents)
         Pathwise().check_sites(type(self).__name__, run)
+        self.gradient.check_sites(type(self).__name__, run)
 
     def _terms(self, run: Run) -> list[Term]:
         terms = []

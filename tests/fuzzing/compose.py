@@ -389,7 +389,7 @@ class _Composer(Parts):
             self.take("subsample inside")
             options, index = "subsample_size=max(1, len(x) // 2)", "i"
             before = [Let(argument, f"{argument}[i]") for argument in self.data]
-        elif has("size of all data"):
+        elif has("size of all data") and not has("global latent"):  # which counts 1/N of these
             self.take("size of all data")
             size, options = "4 * len(x)", "subsample_size=len(x)"
         elif has("no size"):
