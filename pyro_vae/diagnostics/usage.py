@@ -115,8 +115,8 @@ def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: flo
         code = named(encode(pair, *batch), site)
         if code.shape[:1] != (len(batch[0]),):
             raise ValueError(
-                f"the guide gives values {list(code.shape)} of {site!r} for {len(batch[0])} data. Size its data plate by "
-                "the batch, without subsample_size, and look at a latent of each datum."
+                f"the guide gives values {list(code.shape)} of {site!r} for {len(batch[0])} data. Size its data plate "
+                "by the batch, without subsample_size, and look at a latent of each datum."
             )
         parts.append(code.reshape(len(code), -1).cpu())
     some(len(parts))
