@@ -295,7 +295,7 @@ def test_what_a_pair_does_not_take_is_left_out_and_said(make: Any, wrapped: str)
         UserWarning, match=r"2 arguments \(\[40\] float32, \[40\] int64\).*take the first; the rest"
     ) as said:
         run = fit(make(), WRAPPED[wrapped], epochs=3)
-    assert len(said) == 1
+    assert len([one for one in said if "arguments" in str(one.message)]) == 1
     expected = fit(make(), X, epochs=3)
     losses, alone = ([entry["loss"] for entry in found.history] for found in (run, expected))
     assert losses == pytest.approx(alone, rel=1e-6)
