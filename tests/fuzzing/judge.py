@@ -130,6 +130,8 @@ class Judge:
         def judged(draws: Tensor) -> str:
             if self.truth.is_point:
                 return f"a bound of a point: {numbers(draws.mean(0))}"
+            if ask.summed and "noise in the model" in self.traits:
+                return ""  # one value for all data, where a latent has all of its values at once
             z, words = expected.deviation(draws)
             if z > 3:
                 z, words = expected.deviation(asked(lambda: self.bounds(estimator, 3200))[0])
@@ -427,8 +429,12 @@ class Judge:
         self.ask("rate_distortion", question, rates)
         if truth.shared and "size of all data" not in self.traits:
             each = [tuple(part[n : n + 1] for part in batch) for n in range(recipe.num)]
-            mean_of = pv.SGVB_A(400, **self.nesting).mean_bound
-            self.ask("mean_bound", lambda: mean_of(self.pair, each), lambda found: self.near(found, truth.draws, 400))
+            mean_of = pv.SGVB_A(100, **self.nesting).mean_bound
+            self.ask(
+                "mean_bound",
+                lambda: torch.tensor([mean_of(self.pair, each) for _ in range(16)]),
+                lambda found: self.near(found.mean().item(), truth.draws, 1600, found.std() / 4),
+            )
         self.ask("rate_distortion()", lambda: diagnostics.rate_distortion(self.pair, [batch]), None)
         times = 1 if {"global latent", "autoguide"} & self.traits else 100
         drawn = [recipe.batch(times)]
@@ -448,14 +454,14 @@ class Judge:
                 "kl_decomposition", lambda name=name: diagnostics.kl_decomposition(self.pair, *batch, site=name), None
             )
 
-    def near(self, found: float, draws: dict[str, Tensor], times: int) -> str:
-        """What is wrong with a mean over the data and so many draws of each, given other draws."""
+    def near(self, found: float, draws: dict[str, Tensor], times: int, own: Tensor | float = 0.0) -> str:
+        """What is wrong with a mean over the data and so many draws of each, of an error of its own, by other draws."""
         if not self.truth.known or {"subsample inside", "impossible value"} & self.traits:
             return ""
         options = []
         for value in draws.values():
             means = value.expand(max(2, len(value)), -1).mean(1)
-            error = means.std() * math.sqrt(1 / times + 1 / len(means))
+            error = means.std() * math.sqrt(1 / times + 1 / len(means)) + own
             options.append(z_score(torch.tensor([found]), error.expand(1), means.mean().expand(1), torch.zeros(()), 2))
         z, words = min(options)
         return f"{words}, z = {z:.1f}" if z > 5 else ""

@@ -105,7 +105,10 @@ class Recipe:
         values: dict[str, Tensor] = {}
         if not isinstance(self.guide, str):
             values = self.interpreter(grid).run(self.guide).values
-        self.interpreter(grid, values=values).run(self.model)
+        try:
+            self.interpreter(grid, values=values).run(self.model)
+        except ValueError:  # a grid's value outside of a support of the model
+            return 10**9
         return grid.states * self.num * self.num_inner
 
     def interpreter(self, latents: Grid | Draw, env: dict[str, Any] | None = None, **options: Any) -> Interpreter:

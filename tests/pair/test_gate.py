@@ -841,3 +841,13 @@ def test_autoguides_are_taken_at_their_word(make: Any) -> None:
         pyros = Trace_ELBO(particles, vectorize_particles=True, max_plate_nesting=1).loss(*programs(pair), X)
         assert ours == pytest.approx(pyros, rel=1e-5)
     check(pair, X)
+
+
+def test_points_of_many_data_are_looked_at_too() -> None:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros(len(x)), 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(0.2 * a))
+
+    with pytest.raises(ValueError, match="'a' is in the guide but not in the model"):
+        SGVB_A().bound(Pair(whole(), guide), torch.randn(300))
