@@ -121,6 +121,8 @@ def source(name: str, arguments: Sequence[str], body: Sequence[Any]) -> str:
 
 def _lines(body: Sequence[Any], depth: int, loop: bool = False) -> Iterator[str]:
     tab = "    " * depth
+    if not body:
+        yield f"{tab}pass"
     for statement in body:
         match statement:
             case Param(name, value):
