@@ -30,6 +30,7 @@ from pyro_vae.diagnostics.latents import (
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import data_frame, latent_sites, programs
 from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.sites import inside
 
 
 def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
@@ -49,8 +50,13 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
         return {
             name: by_datum(site, site["value"], plate, len(batch[0]) if batch else 1)
             for name, site in latent_sites(trace).items()
-            if name not in shared
+            if name not in shared and not _is_shared(site, plate)
         }
+
+
+def _is_shared(site: Any, plate: Any) -> bool:
+    """Whether a guide draws one value for all data, none of its sites standing in their plate."""
+    return plate is not None and not inside(site, plate) and site["value"].dim() == site["fn"].event_dim
 
 
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:

@@ -85,6 +85,8 @@ class Expected:
         mean, error = draws.double().mean(0), draws.double().std(0) / math.sqrt(len(draws))
         if not mean.isfinite().all() and not (mean == -math.inf).any():
             return math.inf, f"mean {numbers(mean)}"
+        if any((right < -1e6).any() for right, _ in self.means):
+            return 0.0, "a mean of minus infinity, which no draws show"
         if self.means:
             found = [z_score(mean, error, right, other, sides=2) for right, other in self.means]
         above = z_score(mean, error, self.most, torch.zeros(()), sides=1)

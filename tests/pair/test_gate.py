@@ -851,3 +851,14 @@ def test_points_of_many_data_are_looked_at_too() -> None:
 
     with pytest.raises(ValueError, match="'a' is in the guide but not in the model"):
         SGVB_A().bound(Pair(whole(), guide), torch.randn(300))
+
+
+def test_codes_of_a_guide_of_global_latents_alone() -> None:
+    def model(x: Tensor) -> None:
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(g, 1.0), obs=x)
+
+    pair = Pair(model, lambda x: pyro.sample("g", dist.Normal(0.3, 0.5)))
+    assert encode(pair, X) == {}
+    assert len(levels(pair, [(X,)])) == 0
