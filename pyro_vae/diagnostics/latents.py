@@ -136,6 +136,11 @@ def by_datum(site: Any, value: Tensor, plate: Any, size: int | None = None) -> T
     if plate is None or not inside(site, plate):
         return value
     check_size(plate, size)
+    if value.dim() < site["fn"].event_dim - plate.dim:
+        raise ValueError(
+            f"the site {site['name']!r} has one value for all data, since their plate has no size. Give it that of the "
+            f"data: pyro.plate({plate.name!r}, len(x))."
+        )
     return value.movedim(plate.dim - site["fn"].event_dim, 0)
 
 

@@ -241,7 +241,7 @@ class Estimator(Trace_ELBO):
                 raise ValueError("\n".join(wrong)) from error
             raise
         gate.refuse(guide_problems(model_trace, guide_trace))
-        gate.check_data_plate(model_trace, *call.args)
+        gate.check_data_plate(model_trace, guide_trace, *call.args)
         if self.num_particles > 1 or self._runs is not Run:
             gate.check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)

@@ -171,16 +171,28 @@ def check_inside(plate: Any, trace: Trace) -> None:
             )
 
 
-def check_data_plate(model_trace: Trace, *batch: Any) -> None:
-    """Refuses several plates around the data of which none is called ``data``, and of which several are of their size.
+def check_data_plate(model_trace: Trace, guide_trace: Trace, *batch: Any) -> None:
+    """Refuses a data plate that cannot be told from others, or, having no size, around one draw for all data.
 
     Raises:
-        ValueError: if it is so.
+        ValueError: if several plates are around the data, none called ``data``, and several of their size; or if a
+            latent has no dimension of the data in a plate without a size.
     """
     plate = data_frame(model_trace)
-    if plate is not None and plate.name != DATA_PLATE:
+    if plate is None:
+        return
+    if plate.name != DATA_PLATE:
         size = next((len(value) for value in batch if isinstance(value, Tensor) and value.dim()), 0)
         refuse(data_plate_problems(model_trace, size))
+    for trace in (model_trace, guide_trace):
+        for name, site in latent_sites(trace).items():
+            unsized = any(frame.name == plate.name and frame.size < 0 for frame in site["cond_indep_stack"])
+            shape = site["fn"].batch_shape if unsized else ()
+            if unsized and plate.size > 1 and (len(shape) < -plate.dim or shape[plate.dim] != plate.size):
+                raise ValueError(
+                    f"The latent {name!r} is one draw for all {plate.size} data, since its plate has no size. Give it "
+                    f"that of the data: pyro.plate({plate.name!r}, len(x))."
+                )
 
 
 def check_subsampled(who: str, *traces: Trace) -> None:
@@ -335,6 +347,7 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
         ValueError: with a sentence for each thing.
     """
     refuse(problems(found, size))
+    check_data_plate(*found)
     check_local(*found)
     check_densities(who, found.model_trace)
     check_subsampled(who, *found)

@@ -862,3 +862,17 @@ def test_codes_of_a_guide_of_global_latents_alone() -> None:
     pair = Pair(model, lambda x: pyro.sample("g", dist.Normal(0.3, 0.5)))
     assert encode(pair, X) == {}
     assert len(levels(pair, [(X,)])) == 0
+
+
+def test_one_draw_for_all_data_in_a_plate_without_a_size() -> None:
+    def program(x: Tensor, observe: bool) -> None:
+        with pyro.plate("data"):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            w = pyro.sample("w", dist.Normal(torch.zeros(len(x)), 1.0))
+            if observe:
+                pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+    pair = Pair(lambda x: program(x, True), lambda x: program(x, False))
+    for estimator in (SGVB_A(), IWAE(3), VIMCO(3)):
+        with pytest.raises(ValueError, match="'z' is one draw for all 3 data"):
+            estimator.bound(pair, X)
