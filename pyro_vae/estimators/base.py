@@ -347,7 +347,8 @@ class Estimator(Trace_ELBO):
         """Minus :meth:`_value`, with the estimator's gradient."""
         value = self._surrogate(run)
         if not self.gradient.exact(run):
-            value = self._value(run).detach() + (value - value.detach())
+            change = value - value.detach()  # NaN where it is infinite, by a draw that is impossible
+            value = self._value(run).detach() + torch.where(change.isnan(), 0.0, change)
         return value if self.side == "above" else -value
 
     # Pyro's interface

@@ -876,3 +876,22 @@ def test_one_draw_for_all_data_in_a_plate_without_a_size() -> None:
     for estimator in (SGVB_A(), IWAE(3), VIMCO(3)):
         with pytest.raises(ValueError, match="'z' is one draw for all 3 data"):
             estimator.bound(pair, X)
+
+
+def test_an_impossible_draw_makes_the_loss_of_an_elbo_infinite_and_not_nan() -> None:
+    logit = nn.Parameter(torch.tensor(0.4))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            pyro.factor("possible", torch.where(z == 1, 0.0, -math.inf))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=logit.expand(len(x))))
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        loss = SGVB_A(2).differentiable_loss(*programs(Pair(model, guide)), X)
+        assert not loss.isnan()
