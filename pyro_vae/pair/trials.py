@@ -173,12 +173,12 @@ def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Non
         ValueError: if there is such noise: the average is then over the latents alone, at one value of the noise.
     """
     with torch.random.fork_rng():
-        _, drawn = run(pair, *batch)
+        drawn = run(pair, *batch).model_trace  # with what the model draws alone
         one, other = _observed_again(pair, batch, drawn), _observed_again(pair, batch, drawn)
         noisy = [name for name, log_prob in one.items() if not same(log_prob, other[name])]
         if not noisy:
             return
-        _, drawn = run(pair, *batch, num_particles=2, max_plate_nesting=max_plate_nesting)
+        drawn = run(pair, *batch, num_particles=2, max_plate_nesting=max_plate_nesting).model_trace
         equal, nodes = Trace(), cast("dict[str, Any]", drawn.nodes)
         for name, site in nodes.items():
             if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > max_plate_nesting:

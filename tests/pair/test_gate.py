@@ -389,6 +389,9 @@ def test_noise_of_the_model_that_all_draws_share() -> None:
 
     with pytest.raises(ValueError, match="one value for all draws of a datum"):
         importance(shared(lambda z: X), X, 1000, compile="eager")
+    alone = Pair(shared(lambda z: X).model, lambda x: None)  # z is the model's alone
+    with pytest.raises(ValueError, match="one value for all draws of a datum"):
+        importance(alone, X, 1000, compile="eager")
     found = importance(shared(lambda z: z), X, 20_000, compile="eager")
     assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
 
