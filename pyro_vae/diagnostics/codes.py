@@ -15,12 +15,12 @@ from torch.nn.functional import normalize
 
 from pyro_vae.diagnostics.latents import (
     AtMean,
-    InPlaceOfAPrior,
     by_datum,
     local_latents,
     named,
     observed_mean,
     opened,
+    plates_of,
     prior_sites,
     resized,
     run_model,
@@ -45,8 +45,7 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
             trace = poutine.trace(programs(module)[1]).get_trace(*batch)
         shared, plate = shared_latents(trace), data_frame(trace)
         if plate is None and batch:  # one of another name, which a guide alone does not tell
-            with torch.random.fork_rng(), AtMean(), InPlaceOfAPrior(module):
-                plate = data_frame(poutine.trace(programs(module)[0]).get_trace(*batch))
+            plate = data_frame(plates_of(module, batch))
         return {
             name: by_datum(site, site["value"], plate, len(batch[0]) if batch else 1)
             for name, site in latent_sites(trace).items()

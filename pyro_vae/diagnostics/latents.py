@@ -158,10 +158,15 @@ def check_size(plate: Any, size: int | None) -> None:
         )
 
 
+def plates_of(module: nn.Module, batch: Sequence[Tensor]) -> Trace:
+    """A run of the model that is looked at for its plates alone; torch's random state stays."""
+    with torch.random.fork_rng(), InPlaceOfAPrior(module):
+        return poutine.trace(programs(module)[0]).get_trace(*batch)
+
+
 def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
     """The inverse of :func:`by_datum`: latents with the data first, laid out as the plates of the model."""
-    with torch.random.fork_rng(), InPlaceOfAPrior(module):
-        trace = poutine.trace(programs(module)[0]).get_trace(*batch)
+    trace = plates_of(module, batch)
     plate, sites = data_frame(trace), latent_sites(trace)
     found = dict(latents)
     for name, value in latents.items():

@@ -224,6 +224,8 @@ class DoublyReparameterized(Gradient):
 
     def _check_weights(self, run: Run) -> None:
         """Refuses latents that handlers weigh differently, since one may depend on the draw of another."""
+        if not any(site.is_weighed or site.mask is not None for site in (*run.model.values(), *run.guide.values())):
+            return
         weights = {
             name: (torch.as_tensor(run.tempering(site)), torch.as_tensor(True if site.mask is None else site.mask))
             for name, site in run.latents.items()

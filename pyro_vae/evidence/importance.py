@@ -138,8 +138,9 @@ def importance(
         several = tuple(tensor[:rows].to(device) for tensor in batch)
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         refuse(point_problems(module, *several))
-        check_noise(module, *smallest(module, *several), max_plate_nesting=nesting)
-        num_dims = gray_levels(observed_supports(run(module, *smallest(module, *several)).model_trace), batch)
+        first = smallest(module, *several)
+        check_noise(module, *first, max_plate_nesting=nesting)
+        num_dims = gray_levels(observed_supports(run(module, *first).model_trace), batch)
         runs = {
             count: Compiled(
                 _LogWeights(module, count, nesting, precision),

@@ -1,8 +1,8 @@
 """What a number asks of a pair: each ``check_...`` raises a ``ValueError`` that names the site and the way out.
 
-Most read the traces of a run of the guide and of the model against its draws; :func:`check_repeatable` and
-:func:`check_noise` run the programs again. What is wrong with a pair in itself is said by
-:func:`pyro_vae.pair.structure.problems`, and of masks by :mod:`pyro_vae.pair.masks`.
+Most read the traces of a run of the guide and of the model against its draws; :func:`check_repeatable` compares two
+runs. What is wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`, and what only further
+runs tell, of masks, points and noise, by :mod:`pyro_vae.pair.trials`.
 """
 
 from __future__ import annotations

@@ -614,9 +614,8 @@ def test_enumeration_of_chains_and_of_draws() -> None:
         Enumeration().bound(Pair(few, lambda x: None), X)
 
 
-@pytest.mark.parametrize("make", [VIMCO, ReweightedWakeSleep])
-def test_draws_without_probability(make: Any) -> None:
-    """z ~ Bernoulli(1/2); x is impossible where z is 0."""
+def half_impossible() -> tuple[Pair, nn.Parameter]:
+    """z ~ Bernoulli(1/2); x is impossible where z is 0. And the logit of the guide."""
     logit = nn.Parameter(torch.tensor(0.4))
 
     def model(x: Tensor) -> None:
@@ -629,7 +628,12 @@ def test_draws_without_probability(make: Any) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Bernoulli(logits=logit.expand(len(x))))
 
-    pair = Pair(model, guide)
+    return Pair(model, guide), logit
+
+
+@pytest.mark.parametrize("make", [VIMCO, ReweightedWakeSleep])
+def test_draws_without_probability(make: Any) -> None:
+    pair, logit = half_impossible()
     for seed in range(100):
         torch.manual_seed(seed)
         loss = make(3).differentiable_loss(*programs(pair), X[:1])
@@ -882,19 +886,8 @@ def test_one_draw_for_all_data_in_a_plate_without_a_size() -> None:
 
 
 def test_an_impossible_draw_makes_the_loss_of_an_elbo_infinite_and_not_nan() -> None:
-    logit = nn.Parameter(torch.tensor(0.4))
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
-            pyro.factor("possible", torch.where(z == 1, 0.0, -math.inf))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Bernoulli(logits=logit.expand(len(x))))
-
+    pair, _ = half_impossible()
     for seed in range(20):
         torch.manual_seed(seed)
-        loss = SGVB_A(2).differentiable_loss(*programs(Pair(model, guide)), X)
+        loss = SGVB_A(2).differentiable_loss(*programs(pair), X)
         assert not loss.isnan()
