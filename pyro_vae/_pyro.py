@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Sites
 
@@ -254,6 +255,24 @@ def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+
+
+class _Reads(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def read_in_python() -> Iterator[list[Any]]:
+    """One entry for each number that is taken out of a tensor, by ``.item()``, ``if`` or ``int``."""
+    with _Reads() as reads:
+        yield reads.found
 
 
 def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:

@@ -21,14 +21,13 @@ from pyro_vae.pair import (
     evaluating,
     latent_sites,
     modules_of,
-    observed_sites,
+    programs,
     random_sites,
     run,
-    vectorized,
 )
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import too_deep
-from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
+from pyro_vae.pair.particles import SAID, How, plan_of
+from pyro_vae.pair.structure import common_latents, density_problems, problems, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 
 
@@ -76,12 +75,15 @@ class Report:
         num_parameters: how many numbers are trained.
         notes: what is allowed but may not be meant.
         in_order: whether the guide draws the latents in the model's order, as a KL in closed form needs.
+        particles: how several particles are run: ``"vectorized"``, ``"repeated"`` or ``"looped"``
+            (:class:`~pyro_vae.pair.particles.Plan`).
     """
 
     sites: list[Site] = field(default_factory=list)
     num_parameters: int = 0
     notes: list[str] = field(default_factory=list)
     in_order: bool = True
+    particles: How = "vectorized"
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("site", "kind", "batch", "event", "p", "q", "KL")]
@@ -92,16 +94,16 @@ class Report:
             rows.append((site.name, kind, *shapes, site.model, site.guide or "", kl))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.num_parameters:,} parameters", *self.notes])
+        return "\n".join([*lines, f"{self.num_parameters:,} parameters", SAID[self.particles], *self.notes])
 
 
 def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
-    """Runs guide and model on a batch, with one particle and with two, and says what is wrong and how to mend it.
+    """Runs guide and model on a batch, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
     only the guide has, masked latents on which data depend, shapes and plates in which model and guide differ, data
-    outside the support of the likelihood, distributions with parameters that they cannot have, networks that fold
-    leading dimensions away, and, with ``estimator``, what that estimator cannot take.
+    outside the support of the likelihood, distributions with parameters that they cannot have, and, with ``estimator``,
+    what that estimator cannot take. The report says how several particles of the pair are run.
 
     The pair, torch's random state and Pyro's settings are left as they were, but that the ``pyro.param`` statements
     and modules of its programs then belong to the pair.
@@ -131,30 +133,25 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
             "check needs a batch of tensors: check(pair, x), with x of shape [B, *event] and B at least 1; got "
             f"{given or 'none'}."
         )
-    wanted = 1 if estimator is None else estimator.room
     buffers = [(buffer, buffer.detach().clone()) for part in modules_of(module) for buffer in part.buffers()]
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
             with pyro.validation_enabled(False):
                 one = _run(module, batch, x)
-                nesting = plate_nesting(*one)
-                if estimator is not None and nesting > wanted:
-                    _refuse(too_deep(type(estimator).__name__, nesting, wanted))
-                nesting = max(nesting, wanted)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
                 _refuse(*(point_problems(module, *batch) if alone else ()))
-                _refuse(*_particle_problems(_run(module, batch, x, 2, nesting), one, nesting))
+                plan = plan_of(*programs(module), batch, {})
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
-                _try(SGVB_A(2, max_plate_nesting=nesting), module, batch)
+                _try(SGVB_A(), module, batch)
                 if estimator is not None:
                     _try(estimator, module, batch)
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-    return _report(module, one)
+    return _report(module, one, plan.how)
 
 
 def _refuse(*sentences: str, because: Exception | None = None) -> None:
@@ -162,30 +159,28 @@ def _refuse(*sentences: str, because: Exception | None = None) -> None:
         raise PairError(list(sentences)) from because
 
 
-def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor, particles: int | None = None, nesting: int = 1) -> PairRun:
+def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor) -> PairRun:
     """A run with log-probabilities, in which nothing is wrong."""
     wrong: list[str] = []
     which = "guide"
     try:
-        found = run(pair, *batch, num_particles=particles, max_plate_nesting=nesting)
-        if particles is None:
-            wrong = problems(found, len(x))
+        found = run(pair, *batch)
+        wrong = problems(found, len(x))
     except Exception as error:
-        model, guide = vectorized(pair, particles, nesting)
+        model, guide = programs(pair)
         with contextlib.suppress(Exception):
             guide_trace = poutine.trace(guide).get_trace(*batch)
             which = "model"
-            if particles is None:
-                # What the guide draws may not fit the model: on its own draws it tells where they differ.
-                wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), len(x))
-        _refuse(*(wrong or [_failure(error, which, pair, x, particles)]), because=error)
+            # What the guide draws may not fit the model: on its own draws it tells where they differ.
+            wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), len(x))
+        _refuse(*(wrong or [_failure(error, which, x)]), because=error)
     _refuse(*wrong)
     for which, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
         try:
             trace.compute_log_prob()
         except Exception as error:
-            _refuse(_failure(error, which, pair, x, particles), because=error)
-    _refuse(*(density_problems(found) if particles is None else ()))
+            _refuse(_failure(error, which, x), because=error)
+    _refuse(*density_problems(found))
     return found
 
 
@@ -197,30 +192,8 @@ def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
         _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)
 
 
-_FOLDS = (
-    "With two particles the {which} fails ({error}). A latent then has one more dimension on the left, "
-    "[2, B, *event], which a network has to keep: flatten and unflatten only the event dimensions, for example "
-    "x.flatten(-3) instead of x.view(len(x), -1). Where data meet a latent, give them its dimensions: "
-    "x.expand(*z.shape[:-1], -1)."
-)
-
-
-def _particle_problems(two: PairRun, one: PairRun, nesting: int) -> list[str]:
-    """Data whose log-likelihood with two particles has no dimension of them."""
-    for name, site in observed_sites(two.model_trace).items():
-        expected, shape = one.model_trace.nodes[name]["log_prob"].shape, site["log_prob"].shape
-        plates = (1,) * (nesting - len(expected)) + tuple(expected)
-        if (1,) * (nesting + 1 - len(shape)) + tuple(shape) not in ((1, *plates), (2, *plates)):
-            error = f"the log-likelihood of {name} has shape {list(shape)} instead of {[2, *plates]}"
-            return [_FOLDS.format(which="model", error=error)]
-    return []
-
-
-def _failure(error: Exception, which: str, pair: nn.Module, x: Tensor, particles: int | None) -> str:
+def _failure(error: Exception, which: str, x: Tensor) -> str:
     text, wrong = str(error), mismatch(str(error))
-    if particles is not None:
-        details = wrong and f"site {wrong.site} has {wrong.got} where plate {wrong.plate} has {wrong.wanted}"
-        return _FOLDS.format(which=which, error=details or _first_line(error))
     if wrong is not None and wrong.wanted != len(x) == wrong.got and wrong.dim == -1:
         return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, len(x))
     if wrong is not None:
@@ -250,7 +223,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
 
 
-def _report(pair: nn.Module, one: PairRun) -> Report:
+def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
     in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
@@ -261,7 +234,7 @@ def _report(pair: nn.Module, one: PairRun) -> Report:
             Site(name, p["is_observed"], *shapes, family(p["fn"]), None if q is None else family(q["fn"]), closed)
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide)
+    return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide, particles)
 
 
 def _unguided(found: PairRun) -> list[str]:

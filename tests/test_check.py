@@ -276,16 +276,9 @@ DISTRIBUTIONS: list[Mistake] = [
     (lambda: (VAE(StandardNormal(2), MLP(EVENT, (2, 2)), Bernoulli(MLP(2, EVENT))), X), "posterior", "Tensor"),
     (lambda: (VAE(StandardNormal(2), DiagonalNormal(MLP(EVENT, (2, 2))), MLP(2, EVENT)), X), "likelihood", "Tensor"),
 ]  # fmt: skip
-FOLDS = "With two particles the model fails"
-PARTICLES: list[Mistake] = [
-    *((lambda first=first, size=size: (Folding.pair(first), binary(EVENT, size=size)),
-       FOLDS, "[2, B, *event]", "x.flatten(-3)") for first in (True, False) for size in (1, 2, BATCH)),
-    (lambda: (Pair(concatenated, GUIDE), X), FOLDS, "x.expand(*z.shape[:-1], -1)"),
-]  # fmt: skip
-
 
 MISTAKES = {"events": EVENTS, "plates": PLATES, "sites": SITES, "supports": SUPPORTS, "data": DATA,
-            "distributions": DISTRIBUTIONS, "particles": PARTICLES}  # fmt: skip
+            "distributions": DISTRIBUTIONS}  # fmt: skip
 ROWS = [pytest.param(row, id=f"{kind}: {row[1]}") for kind, rows in MISTAKES.items() for row in rows]
 
 
@@ -327,13 +320,25 @@ def nested(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
-def test_nested_plates(num_particles: int) -> None:
+def test_nested_plates_are_found(num_particles: int) -> None:
     pair = Pair(nested, GUIDE)
     assert check(pair, X).sites[1].batch_shape == (EVENT, BATCH)
-    check(pair, X, estimator=SGVB_A(num_particles, max_plate_nesting=2))
-    check(pair, X, estimator=SGVB_B(num_particles, max_plate_nesting=3))
-    text = problems(pair, X, estimator=SGVB_B(num_particles))
-    says(text, "2 plates", "SGVB_B(..., max_plate_nesting=2)")
+    values = []
+    for nesting in (1, 2, 3):
+        estimator = SGVB_B(num_particles, max_plate_nesting=nesting)
+        check(pair, X, estimator=estimator)
+        torch.manual_seed(0)
+        values.append(estimator.bound(pair, X))
+    assert torch.equal(values[0], values[1])
+    assert torch.allclose(values[0], values[2])
+
+
+@pytest.mark.parametrize(
+    ("pair", "how"),
+    [(mistaken(), "vectorized"), (Folding.pair(True), "repeated"), (Pair(concatenated, GUIDE), "repeated")],
+)
+def test_how_particles_are_run(pair: Pair, how: str) -> None:
+    assert check(pair, binary(EVENT)).particles == how
 
 
 # What is right
@@ -447,7 +452,8 @@ def test_report_says_which_kl_is_known_in_closed_form() -> None:
     says(text, "closed form", "Bernoulli", "5      6")
     assert "sampled" not in text
     assert text.splitlines()[0].split() == ["site", "kind", "batch", "event", "p", "q", "KL"]
-    assert text.splitlines()[-1] == "90 parameters"
+    assert text.splitlines()[-2] == "90 parameters"
+    says(text.splitlines()[-1], "Several particles", "a dimension of their own")
 
 
 def test_report_counts_what_is_trained() -> None:

@@ -301,3 +301,13 @@ def test_factor() -> None:
     normal = dist.MultivariateNormal(torch.zeros(2), scale_tril=tril)
     assert torch.equal(_pyro.factor(normal), tril)
     assert _pyro.factor(normal.expand((5, 4))).shape == (2, 2)
+
+
+def test_read_in_python() -> None:
+    x = torch.tensor([1.0, 2.0])
+    with _pyro.read_in_python() as reads:
+        x.sum().exp()[None].argmax()
+        assert not reads
+        if x[0] > 0:
+            x.max().item()
+    assert len(reads) == 2

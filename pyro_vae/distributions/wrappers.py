@@ -7,32 +7,43 @@ from typing import Any
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, ZeroInflatedDistribution
 from torch.distributions import Independent, TransformedDistribution, constraints
 
+from pyro_vae.distributions.particles import Particles
+
 _ONE_FAMILY = (Independent, ExpandedDistribution, MaskedDistribution)
 
 
 def without_events(fn: Any) -> Any:
     """The distribution under ``to_event``: that of the single units where they are independent."""
+    if isinstance(fn, Particles):
+        bases = [without_events(part) for part in fn.parts]
+        return fn.over(bases, len(bases[0].batch_shape) - len(fn.parts[0].batch_shape))
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
 
 
 def innermost(fn: Any) -> Any:
-    """The distribution under all that wraps it: ``to_event``, ``expand``, a mask, transforms."""
-    while isinstance(fn, (*_ONE_FAMILY, TransformedDistribution, ZeroInflatedDistribution)):
-        fn = fn.base_dist
+    """The distribution under all that wraps it: ``to_event``, ``expand``, a mask, transforms; of particles one."""
+    while isinstance(fn, (*_ONE_FAMILY, TransformedDistribution, ZeroInflatedDistribution, Particles)):
+        fn = _under(fn)
     return fn
 
 
 def unwrapped(fn: Any) -> Any:
     """The distribution under ``to_event``, ``expand`` and a mask, which leave the family as it is."""
-    while isinstance(fn, _ONE_FAMILY):
-        fn = fn.base_dist
+    while isinstance(fn, (*_ONE_FAMILY, Particles)):
+        fn = _under(fn)
     return fn
+
+
+def _under(fn: Any) -> Any:
+    return fn.parts[0] if isinstance(fn, Particles) else fn.base_dist
 
 
 def unmasked(fn: Any) -> Any:
     """The distribution without masks, also under ``to_event`` and ``expand``; itself where there are none."""
+    if isinstance(fn, Particles):
+        return fn.over([unmasked(part) for part in fn.parts])
     if isinstance(fn, MaskedDistribution):
         return unmasked(fn.base_dist).expand(fn.batch_shape)
     if isinstance(fn, (Independent, ExpandedDistribution)):

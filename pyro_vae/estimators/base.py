@@ -17,14 +17,14 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_vae._checks import number, whole
-from pyro_vae._pyro import particles
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.structure import guide_problems
+from pyro_vae.pair.particles import Plan, plan_of
+from pyro_vae.pair.structure import guide_problems, plate_nesting
 from pyro_vae.pair.trials import mask_problems, point_problems
 
 At = Mapping[str, Number]
@@ -234,19 +234,19 @@ class Estimator(Trace_ELBO):
         who = type(self).__name__
         try:
             with computing_once():
+                call = call if call.plan else call._replace(plan=self._plan(call))
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
-            wrong = gate.run_problems(who, self.room, *call[:4])
+            wrong = gate.run_problems(*call[:4])
             if wrong:
                 raise ValueError("\n".join(wrong)) from error
             raise
         gate.refuse(guide_problems(model_trace, guide_trace))
         gate.check_data_plate(model_trace, guide_trace, *call.args)
-        if self.num_particles > 1 or self._runs is not Run:
-            gate.check_nesting(who, self.room, model_trace, guide_trace)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
+        nesting = call.plan.nesting if self._count else max(call.plan.nesting, plate_nesting(model_trace, guide_trace))
         run = self._runs(
             call,
             sites_of(model_trace),
@@ -256,7 +256,7 @@ class Estimator(Trace_ELBO):
             data_frame(model_trace),
             {name: at.get(name, getattr(self, name)) for name in self.numbers},
             self.num_particles,
-            self.max_plate_nesting,
+            nesting + (self.num_particles > 1),
             self.num_data if num_data is None else num_data,
             self.gradient.detached,
             self._bound.linear,
@@ -279,15 +279,25 @@ class Estimator(Trace_ELBO):
         self._check(run)
         return dataclasses.replace(run, terms=self._terms(run))
 
+    @property
+    def _count(self) -> int | None:
+        """The size of the particles' dimension, if there is one."""
+        return self.num_particles if self.num_particles > 1 else None
+
+    def _plan(self, call: Call) -> Plan:
+        """How particles of the programs are run, or, of one, how many plates are nested."""
+        if self.num_particles == 1 and self._runs is Run:
+            return Plan("vectorized", self.room)
+        return plan_of(*call[:4], self.room, self.num_particles > 1)
+
     def _traces(self, call: Call) -> Any:
         gradient = self.gradient
-        if self.num_particles > 1:
-            plate = particles(self.num_particles, self.max_plate_nesting - 1)
-            call = call._replace(model=plate(call.model), guide=plate(call.guide))
+        assert call.plan is not None
         return traced(
             f"{type(self).__name__} by {gradient!r}",
             call,
-            self.max_plate_nesting,
+            call.plan,
+            self._count,
             detached=gradient.detached,
             shown=gradient.shown,
             scored=gradient.scored,
@@ -475,6 +485,7 @@ class Estimator(Trace_ELBO):
         """
         call = _call(pair, batch)
         with torch.no_grad():
+            call = call._replace(plan=self._plan(call))
             call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed()(call.guide))
             run = self._run(call, claims="all")
         if any(term.kind == "kl" for term in run.terms):

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.runtime import InferDict
+from pyro.util import check_traceenum_requirements
 from torch import Tensor
 
 from pyro_vae._pyro import enumeration_dim, mismatch, without_shapes
@@ -15,7 +19,9 @@ from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
 from pyro_vae.estimators.facts import Facts
-from pyro_vae.estimators.run import Call, Run, Site, SiteTerms, Term
+from pyro_vae.estimators.run import Call, Run, Site, SiteTerms, Term, traced
+from pyro_vae.pair import latent_sites
+from pyro_vae.pair.particles import Around
 
 
 class Summed(NamedTuple):
@@ -150,13 +156,23 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         return True
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        model, guide = (
-            poutine.infer_config(config_enumerate(program, "parallel"), _in_parallel) for program in (model, guide)
-        )
-        return TraceEnum_ELBO._get_traces(self, model, guide, args, kwargs)
+        """For Pyro's marginals and posterior draws."""
+        return TraceEnum_ELBO._get_traces(self, _marked(model), _marked(guide), args, kwargs)
 
     def _traces(self, call: Call) -> Any:
-        return (*next(iter(self._get_traces(call.model, call.guide, call.args, call.kwargs))), {}, {})
+        assert call.plan is not None
+        rightmost = -call.plan.nesting - (self.num_particles > 1)
+
+        def around(drawn: Trace | None) -> Around:
+            """The dimensions of the model's own values lie on the left of the guide's."""
+            dims = [] if drawn is None else [enumeration_dim(site["infer"]) for site in latent_sites(drawn).values()]
+            return EnumMessenger(min([rightmost, *(dim for dim in dims if dim is not None)]) - 1)
+
+        call = call._replace(model=_marked(call.model), guide=_marked(call.guide))
+        found = traced(type(self).__name__, call, call.plan, self._count, around=around)
+        if is_validation_enabled():
+            check_traceenum_requirements(*found[:2])
+        return found
 
     def _run(self, call: Call, *options: Any, **named: Any) -> Run:
         try:
@@ -238,6 +254,11 @@ def _expected(probability: Tensor, value: Tensor) -> Tensor:
 
 def _is_enumerated(site: Site) -> bool:
     return not site.observed and enumeration_dim(site.infer) is not None
+
+
+def _marked(program: Any) -> Any:
+    """A program whose discrete latents have all of their values at once."""
+    return poutine.infer_config(config_enumerate(program, "parallel"), _in_parallel)
 
 
 def _in_parallel(site: Any) -> InferDict:

@@ -100,7 +100,7 @@ class Phases(Apart):
 
 def dreams(run: Run) -> Tensor:
     """``[B]``: log q(z | x) of dreams z, x ~ p(x, z), one for each datum."""
-    model, guide, args, kwargs, _ = run.call
+    model, guide, args, kwargs = run.call[:4]
     with torch.no_grad():
         dreamt, trace = simulate(functools.partial(model, **kwargs), *args)
     guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*dreamt, **kwargs)

@@ -18,13 +18,15 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from pyro_vae._pyro import PARTICLES, has_values
 from pyro_vae.distributions.wrappers import family, without_events
 from pyro_vae.pair import latent_sites
+from pyro_vae.pair.particles import Around, Plan
 from pyro_vae.pair.sites import scale_of_plates
+from pyro_vae.pair.structure import plate_nesting
 
 Number = Tensor | float
 
@@ -131,13 +133,14 @@ class SiteTerms:
 
 
 class Call(NamedTuple):
-    """The two programs, their arguments, and what an estimator has prepared for them."""
+    """The two programs, their arguments, what an estimator has prepared for them, and how particles of them are run."""
 
     model: Any
     guide: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     prepared: tuple[Tensor, ...] = ()
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -364,40 +367,46 @@ def summed_to(value: Tensor, dims: Sequence[int]) -> Tensor:
 def traced(
     who: str,
     call: Call,
-    nesting: int,
+    plan: Plan,
+    count: int | None,
     *,
     detached: bool = False,
     shown: Callable[[Tensor], Tensor] | None = None,
     scored: bool = False,
+    around: Callable[[Trace | None], Around] | None = None,
 ) -> tuple[Trace, Trace, dict[str, Tensor], dict[str, Tensor]]:
     """Runs the guide, and the model against its draws: their traces, and ``seen`` and ``scores`` of a :class:`Run`.
 
-    The programs are in the plate of the particles, which ``nesting`` counts; ``who`` needs the run, for the messages;
-    for the others see :class:`~pyro_vae.estimators.Gradient`.
+    There are ``count`` particles, by ``plan``; ``who`` needs the run, for the messages; ``around`` gives what handles
+    the guide, and the model against a trace of the guide; for the others see :class:`~pyro_vae.estimators.Gradient`.
 
     Raises:
         ValueError: if a distribution has to score a given value and cannot, as Pyro's planar flow cannot.
     """
-    model, guide, args, kwargs, _ = call
-    if not detached and shown is None:
-        recorded = poutine.trace(guide) if scored else guide
-        model_trace, guide_trace = get_importance_trace("flat", nesting, model, recorded, args, kwargs)
-        return model_trace, guide_trace, {}, _scores(who, call, recorded.trace) if scored else {}
+    model, guide, args, kwargs = call[:4]
+    plain = not detached and shown is None
+    if isinstance(poutine.unwrap(guide), Messenger):
+        return (*get_importance_trace("flat", plan.nesting, model, guide, args, kwargs), {}, {})
     with _Detached(who) if detached else contextlib.nullcontext():
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = plan.trace(guide, args, kwargs, count, **({"around": around(None)} if around else {}))
     seen = {} if shown is None else {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
-    replayed = poutine.replay(model, trace=_with_values(drawn, seen))
     with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        options = {"around": around(drawn)} if around else {}
+        model_trace = plan.trace(model, args, kwargs, count, replayed=_with_values(drawn, seen), **options)
+    nesting = max(plan.nesting, plate_nesting(model_trace, drawn)) if count is None else plan.nesting + 1
     if is_validation_enabled():
         check_model_guide_match(model_trace, drawn, nesting)
     model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(drawn)
     model_trace.compute_log_prob()
     guide_trace.compute_score_parts()
-    return model_trace, guide_trace, seen, _scores(who, call, drawn) if scored else {}
+    if plain and is_validation_enabled():
+        for site in (*model_trace.nodes.values(), *guide_trace.nodes.values()):
+            if site["type"] == "sample":
+                check_site_shape(site, nesting)
+    return model_trace, guide_trace, seen, _scores(who, call, plan, count, drawn) if scored else {}
 
 
-def _scores(who: str, call: Call, drawn: Trace) -> dict[str, Tensor]:
+def _scores(who: str, call: Call, plan: Plan, count: int | None, drawn: Trace) -> dict[str, Tensor]:
     """log q of the guide's latents as a function of the parameters, at the draws of a trace.
 
     One latent is scored by the distribution at hand; with several, where a distribution may depend on the draws before
@@ -406,7 +415,7 @@ def _scores(who: str, call: Call, drawn: Trace) -> dict[str, Tensor]:
     sites = latent_sites(drawn)
     fixed = _with_values(drawn, {name: site["value"].detach() for name, site in sites.items()})
     if len(sites) > 1:
-        fixed = poutine.trace(poutine.replay(call.guide, trace=fixed)).get_trace(*call.args, **call.kwargs)
+        fixed = plan.trace(call.guide, call.args, call.kwargs, count, replayed=fixed)
     found = {}
     for name in sites:
         node: Any = fixed.nodes[name]

@@ -16,15 +16,17 @@ from pyro_vae._checks import whole
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
-from pyro_vae.pair import as_pair, device_of, run, tracing_obstacle
+from pyro_vae.pair import as_pair, device_of, programs, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
+from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.trials import check_noise, point_problems
 from pyro_vae.sampling.joint import observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
 _HEAVY = 0.7  # k-hat above which the error of an importance-sampling estimate does not shrink at a useful rate
+_LOOPED = 16  # draws that are a run of the programs each, in one graph
 _EQUAL = 1e-3  # nats, below which the largest weights differ by rounding
 
 
@@ -133,9 +135,11 @@ def importance(
     with reading(module, seed):
         # A run also makes the parameters that the programs make when they first run.
         rows, found = first_part(module, rows, *batch)
-        draws = min(num_samples, max(1, chunk // rows))
-        plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
         several = tuple(tensor[:rows].to(device) for tensor in batch)
+        draws = min(num_samples, max(1, chunk // rows))
+        if plan_of(*programs(module), several, {}, max_plate_nesting).how == "looped":
+            draws = min(draws, _LOOPED)
+        plan = [draws] * (num_samples // draws) + ([num_samples % draws] if num_samples % draws else [])
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         refuse(point_problems(module, *several))
         first = smallest(module, *several)

@@ -12,7 +12,6 @@ from pyro_vae.pair.running import (
     penalty,
     run,
     simulate,
-    vectorized,
 )
 from pyro_vae.pair.sharing import computing_once, once
 from pyro_vae.pair.sites import DATA_PLATE, data_frame, latent_sites, observed_sites, random_sites, support_of
@@ -44,5 +43,4 @@ __all__ = [
     "simulate",
     "support_of",
     "tracing_obstacle",
-    "vectorized",
 ]

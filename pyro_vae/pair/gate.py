@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
+from pyro_vae._pyro import has_values, is_subsample, is_unseen
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run
@@ -213,42 +213,15 @@ def check_subsampled(who: str, *traces: Trace) -> None:
                     )
 
 
-def check_nesting(who: str, nesting: int, *traces: Trace) -> None:
-    """Refuses plates on which the particles would lie.
-
-    Args:
-        who: runs the pair.
-        nesting: plates that it left room for.
-        traces: what it ran.
-
-    Raises:
-        ValueError: if the pair nests more.
-    """
-    for trace in traces:
-        for site in random_sites(trace).values():
-            for frame in site["cond_indep_stack"]:
-                if frame.vectorized and frame.name != PARTICLES and -frame.dim > nesting:
-                    raise ValueError(too_deep(who, -frame.dim, nesting))
-
-
-def too_deep(who: str, found: int, nesting: int) -> str:
-    """What to say of plates on which the particles would lie."""
-    return (
-        f"The pair nests {found} plates, but {who} was made for {nesting}: "
-        f"make it as {who}(..., max_plate_nesting={found})."
-    )
-
-
-def run_problems(who: str, nesting: int, model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
-    """Why programs fail with particles, read off a run without them; nothing where that fails too or finds nothing."""
+def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
+    """Why programs fail, read off a run without particles; nothing where that fails too or finds nothing."""
     quiet = contextlib.suppress(Exception)
     with quiet, torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        found = PairRun(model_trace, guide_trace)
-        if (deep := plate_nesting(*found)) > nesting:
-            return [too_deep(who, deep, nesting)]
-        return problems(found, next(len(value) for value in args if isinstance(value, Tensor)))
+        return problems(
+            PairRun(model_trace, guide_trace), next(len(value) for value in args if isinstance(value, Tensor))
+        )
     return []
 
 
@@ -302,10 +275,10 @@ def first_part(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -
         found = trial(pair, *part, guide=guide)
         if len(part[0]) == len(batch[0]) or not problems(found, len(part[0])):
             return len(part[0]), found
-    except (RuntimeError, ValueError, IndexError):
+    except Exception:  # also what a program raises of another number of data
         if len(part[0]) == len(batch[0]):
             raise
-    with contextlib.suppress(RuntimeError, ValueError, IndexError):
+    with contextlib.suppress(Exception):
         found_of_all = trial(pair, *(tensor.to(device) for tensor in batch), guide=guide)
         if not problems(found_of_all, len(batch[0])):
             return len(batch[0]), found_of_all
@@ -327,7 +300,7 @@ def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tenso
             for trace in found
             for site in random_sites(trace).values()
         )
-    except (RuntimeError, ValueError, IndexError, KeyError):
+    except Exception:
         return batch
     return first if fits else batch
 

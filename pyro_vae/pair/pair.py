@@ -149,6 +149,7 @@ def programs(pair: nn.Module) -> tuple[Program, Program]:
             with isolated(pair):
                 return program(*args, **kwargs)
 
+        run.__self__ = pair  # type: ignore[attr-defined]  # as of a bound method
         return run
 
     owner: Any = pair

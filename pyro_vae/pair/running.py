@@ -13,8 +13,9 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae._pyro import is_deterministic, memory, particles, was_observed
+from pyro_vae._pyro import is_deterministic, memory, was_observed
 from pyro_vae.pair.pair import modules_of, programs
+from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
 
@@ -83,24 +84,18 @@ class PairRun(NamedTuple):
     guide_trace: Trace
 
 
-def vectorized(
-    pair: nn.Module, num_particles: int | None = None, max_plate_nesting: int = 1
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``(model, guide)`` of :func:`programs`, in a plate of ``num_particles`` on the left of their own plates."""
-    model, guide = programs(pair)
-    if num_particles is not None:
-        plate = particles(num_particles, max_plate_nesting)
-        model, guide = plate(model), plate(guide)
-    return model, guide
-
-
 def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plate_nesting: int = 1) -> PairRun:
     """Runs the guide on ``batch`` and the model against its draws.
 
     With ``num_particles`` the draws have one more dimension on the left of the plates: a latent inside the data plate
-    is ``[num_particles, B, *event]``.
+    is ``[num_particles, B, *event]``; see :class:`~pyro_vae.pair.particles.Plan`.
     """
-    model, guide = vectorized(pair, num_particles, max_plate_nesting)
+    model, guide = programs(pair)
+    if num_particles is not None:
+        plan = plan_of(model, guide, batch, {}, max_plate_nesting)
+        with computing_once():
+            guide_trace = plan.trace(guide, batch, {}, num_particles)
+            return PairRun(plan.trace(model, batch, {}, num_particles, replayed=guide_trace), guide_trace)
     with computing_once():
         guide_trace = poutine.trace(guide).get_trace(*batch)
         return PairRun(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace)

@@ -17,7 +17,8 @@ from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair.gate import has_autoguide, same
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import evaluating, run, vectorized
+from pyro_vae.pair.particles import Plan, plan_of
+from pyro_vae.pair.running import evaluating, run
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import latent_sites, observed_sites, random_sites
 from pyro_vae.pair.structure import is_point
@@ -178,15 +179,16 @@ def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Non
         noisy = [name for name, log_prob in one.items() if not same(log_prob, other[name])]
         if not noisy:
             return
-        drawn = run(pair, *batch, num_particles=2, max_plate_nesting=max_plate_nesting).model_trace
+        plan = plan_of(*programs(pair), batch, {}, max_plate_nesting)
+        drawn = run(pair, *batch, num_particles=2, max_plate_nesting=plan.nesting).model_trace
         equal, nodes = Trace(), cast("dict[str, Any]", drawn.nodes)
         for name, site in nodes.items():
-            if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > max_plate_nesting:
+            if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > plan.nesting:
                 site = {**site, "value": site["value"][:1].expand_as(site["value"])}
             equal.add_node(name, **site)
-        both = _observed_again(pair, batch, equal, 2, max_plate_nesting)
+        both = _observed_again(pair, batch, equal, plan)
     for name in noisy:
-        if both[name].dim() <= max_plate_nesting or same(both[name][:1].expand_as(both[name]), both[name]):
+        if both[name].dim() <= plan.nesting or same(both[name][:1].expand_as(both[name]), both[name]):
             raise ValueError(
                 f"the model draws noise that no site shows and on which {name!r} depends, one value for all draws of a "
                 "datum, so that importance sampling would not average over it. Draw it by pyro.sample as a latent, or "
@@ -194,14 +196,14 @@ def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Non
             )
 
 
-def _observed_again(
-    pair: nn.Module, batch: Any, drawn: Trace, num_particles: int | None = None, nesting: int = 1
-) -> dict[str, Tensor]:
-    """The log-probabilities of the data at given draws, in a run of both programs."""
-    model, guide = vectorized(pair, num_particles, nesting)
+def _observed_again(pair: nn.Module, batch: Any, drawn: Trace, plan: Plan | None = None) -> dict[str, Tensor]:
+    """The log-probabilities of the data at given draws, with a plan of two particles, in a run of both programs."""
     with computing_once():
-        poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*batch)
-        trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*batch)
+        for program in reversed(programs(pair)):
+            if plan is not None:
+                trace = plan.trace(program, batch, {}, 2, replayed=drawn)
+            else:
+                trace = poutine.trace(poutine.replay(program, trace=drawn)).get_trace(*batch)
     trace.compute_log_prob()
     sites: Any = observed_sites(trace)
     return {name: site["log_prob"] for name, site in sites.items()}

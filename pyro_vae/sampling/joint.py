@@ -14,14 +14,13 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._pyro import particles
+from pyro_vae.distributions.particles import Looped, bare
 from pyro_vae.pair import latent_sites, observed_sites, programs, random_sites, simulate, support_of
 from pyro_vae.pair.gate import (
     NothingUnseen,
@@ -32,7 +31,7 @@ from pyro_vae.pair.gate import (
     check_repeatable,
     check_subsampled,
 )
-from pyro_vae.pair.structure import plate_nesting
+from pyro_vae.pair.particles import plan_of
 
 Start = Literal["prior", "guide"]
 
@@ -80,9 +79,8 @@ class Joint:
         max_plate_nesting: int = 1,
     ) -> None:
         self._model, self._guide = model, guide
-        with torch.random.fork_rng():
-            alone = poutine.trace(model).get_trace(*batch)
-        self._nesting = max(max_plate_nesting, plate_nesting(alone))
+        self._plan = plan_of(model, model, batch, {}, max_plate_nesting)
+        self._nesting = self._plan.nesting
         self.shapes: dict[str, torch.Size] = {}
         with NothingUnseen():
             trace = self._trace(model, 1, *batch)
@@ -112,9 +110,9 @@ class Joint:
         Raises:
             ValueError: if the guide has other latents than the model.
         """
-        at, trace = self._at(u, *batch)
+        log_jacobians, trace = self._at(u, *batch)
         trace.compute_log_prob()
-        log_jacobian = self._sum(at.log_jacobian.values())
+        log_jacobian = self._sum(log_jacobians.values())
         prior = self._sum(self._share(trace.nodes[name]) for name in self.shapes) + log_jacobian
         likelihood = self._sum(self._share(site) for site in observed_sites(trace).values())
         if not guide:
@@ -139,7 +137,7 @@ class Joint:
     def unconstrained(self, latents: Mapping[str, Tensor], *batch: Any) -> Tensor:
         """``u: [C, N, D]`` of latents by site, each ``[C, *plates, *event]``; the inverse of :meth:`latents`."""
         num_chains = len(next(iter(latents.values())))
-        return self.of(self._trace(poutine.condition(self._model, data=dict(latents)), num_chains, *batch))
+        return self.of(self._trace(self._model, num_chains, *batch, values=latents))
 
     def of(self, trace: Trace) -> Tensor:
         """``u: [C, N, D]`` of a run of the model; C is 1 if it ran without chains."""
@@ -174,20 +172,30 @@ class Joint:
             values = self._values(self._at(u, *batch)[1])
             check_repeatable("guide", lambda: self._guide_trace(1, *batch, values=values))
 
-    def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any) -> Trace:
-        program = Unweighed(self.shapes)(program)
-        return poutine.trace(particles(num_chains, self._nesting)(program)).get_trace(*batch)
+    def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any, **options: Any) -> Trace:
+        plan = self._plan if program is self._model else plan_of(program, program, batch, {}, self._nesting)
+        return plan.trace(Unweighed(self.shapes)(program), batch, {}, num_chains, **options)
 
-    def _at(self, u: Tensor, *batch: Any) -> tuple[_AtPoint, Trace]:
-        with _AtPoint(self._parts(u)) as at:
-            return at, self._trace(self._model, len(u), *batch)
+    def _at(self, u: Tensor, *batch: Any) -> tuple[dict[str, Tensor], Trace]:
+        """log |dz / du| of each latent, shaped as its plates, and the run of the model at u."""
+        parts, runs = self._parts(u), []
+
+        def at(k: int | None) -> _AtPoint:
+            runs.append(_AtPoint(parts if k is None else {name: part[k : k + 1] for name, part in parts.items()}))
+            return runs[-1]
+
+        trace = self._trace(self._model, len(u), *batch, inside=at)
+        if len(runs) == 1:
+            return runs[0].log_jacobian, trace
+        layout = Looped(len(u), self._nesting)
+        return {name: layout.join([run.log_jacobian[name] for run in runs]) for name in parts}, trace
 
     def _guide_trace(self, num_chains: int, *batch: Any, values: Mapping[str, Tensor] | None = None) -> Trace:
         """The guide, with its latents at ``values`` if given."""
         if self._guide is None:
             raise ValueError("the guide is asked for, but there is none. Start from the prior: start='prior'.")
         with NothingUnseen() if values else nullcontext():
-            trace = self._trace(poutine.condition(self._guide, data=dict(values or {})), num_chains, *batch)
+            trace = self._trace(self._guide, num_chains, *batch, values=values)
         drawn = latent_sites(trace)
         found = [name for name in trace.nodes if name in drawn or name in self.shapes]
         if not set(self.shapes) <= set(found) or (values and set(found) != set(self.shapes)):
@@ -243,6 +251,7 @@ class _AtPoint(Messenger):
         if u is None:
             return
         transform, plates = biject_to(msg["fn"].support), len(msg["fn"].batch_shape)
+        u = bare(u, plates + transform.domain.event_dim)
         msg["value"], msg["done"] = transform(u), True
         log_jacobian = transform.log_abs_det_jacobian(u, msg["value"])
         self.log_jacobian[msg["name"]] = sum_rightmost(log_jacobian, log_jacobian.dim() - plates)

@@ -14,11 +14,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import whole
-from pyro_vae._pyro import is_deterministic
+from pyro_vae._pyro import is_deterministic, particles
 from pyro_vae.applications.restoration.observations import Observation, Pixels
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics import encode
-from pyro_vae.pair import as_pair, programs, vectorized
+from pyro_vae.pair import as_pair, programs
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.sampling.chains import Chunk, over_chunks, r_hat
 from pyro_vae.sampling.hamiltonian import Density, run_chains
@@ -201,5 +201,5 @@ def _picked(u: Tensor, index: Tensor) -> Tensor:
 
 def _restored(observed: Observed, joint: Joint, u: Tensor, *batch: Tensor) -> Tensor:
     """E[x | z, y] at ``u: [C, N, D]``: ``[C, N, *event]``."""
-    model, _ = vectorized(observed, len(u))
+    model = particles(len(u), 1)(programs(observed)[0])
     return poutine.condition(model, data=joint.latents(u, *batch))(*batch)

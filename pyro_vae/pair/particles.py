@@ -1,0 +1,350 @@
+"""How K particles of a pair are run: in a plate of their own, as the batch repeated, or in one run each."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pyro_vae._pyro import PARTICLES, BatchNorm, has_values, is_deterministic, is_subsample, particles, read_in_python
+from pyro_vae.distributions.particles import Looped, Particles, Repeated
+from pyro_vae.pair.modules import ProgramModules
+from pyro_vae.pair.pair import Program, modules_of
+from pyro_vae.pair.sharing import computing_once
+from pyro_vae.pair.sites import data_frame, inside, random_sites
+
+How = Literal["vectorized", "repeated", "looped"]
+Inside = Callable[[int | None], AbstractContextManager[Any]]
+Around = Callable[[Program], Program]
+
+SAID: dict[How, str] = {
+    "vectorized": "Several particles are one run of the programs, with a dimension of their own on the left.",
+    "repeated": "Several particles are one run of the programs, on the batch repeated.",
+    "looped": "Several particles are one run of the programs each, as in Pyro.",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How particles of a pair are run. In traces they lie on the left of the plates, ``[K, *plates, *event]``.
+
+    Attributes:
+        how: - ``"vectorized"``: the programs run once, in a plate of the particles, whose dimension they keep.
+             - ``"repeated"``: they run once, on K times as many data.
+             - ``"looped"``: they run K times.
+        nesting: plates of the pair.
+        data_dim: dimension of the data plate.
+    """
+
+    how: How
+    nesting: int
+    data_dim: int = -1
+
+    def trace(
+        self,
+        program: Program,
+        args: Any,
+        kwargs: Any,
+        count: int | None,
+        *,
+        replayed: Trace | None = None,
+        values: Mapping[str, Tensor] | None = None,
+        inside: Inside = lambda k: nullcontext(),
+        around: Around = lambda program: program,
+    ) -> Trace:
+        """A run of a program, with particles or without.
+
+        Args:
+            program, args, kwargs: what is run.
+            count: K; ``None`` for no dimension of particles.
+            replayed: a trace of particles at whose draws it runs, as by ``poutine.replay``.
+            values: draws as observations, as by ``poutine.condition``.
+            inside: a context for each run, which is given the number of its particle, or ``None`` of all.
+            around: what else handles the program, seen as with particles.
+        """
+        if count is not None and self.how == "looped":
+            program = around(program)
+            traces = []
+            layout = Looped(count, self.nesting)
+            for k in range(count):
+                with inside(k), _At(layout, k, replayed, values or {}):
+                    traces.append(poutine.trace(program).get_trace(*args, **kwargs))
+                traces[-1].compute_score_parts()
+            return _joined(traces, layout)
+        if count is not None and self.how == "repeated":
+            size = _size(args)
+            args, kwargs = (tree_map(lambda leaf: _repeated(leaf, count, size), tree) for tree in (args, kwargs))
+            program = _Folded(Repeated(count, self.nesting, size, self.data_dim))(program)
+        elif count is not None:
+            program = particles(count, self.nesting)(program)
+        program = around(program)
+        if values:
+            program = poutine.condition(program, data=dict(values))
+        if replayed is not None:
+            program = poutine.replay(program, trace=replayed)
+        with inside(None):
+            return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _size(args: Any) -> int:
+    """The number of data: that of the first tensor."""
+    return next((len(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+
+
+def _repeated(leaf: Any, count: int, size: int) -> Any:
+    if not (isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == size):
+        return leaf
+    return leaf.repeat(count, *[1] * (leaf.dim() - 1))
+
+
+def _frame(count: int, nesting: int) -> CondIndepStackFrame:
+    return CondIndepStackFrame(PARTICLES, -1 - nesting, count, 0, count)
+
+
+class _Folded(Messenger):
+    """A program on repeated data, seen from outside as with a dimension of the particles."""
+
+    def __init__(self, layout: Repeated) -> None:
+        super().__init__()
+        self.layout = layout
+        self._own: dict[str, dict[str, Any]] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) or is_deterministic(msg):
+            return
+        layout, fn = self.layout, msg["fn"]
+        kept = ("fn", "value", "cond_indep_stack", "mask", "scale")
+        self._own[msg["name"]] = {name: msg[name] for name in kept}
+        frames = [
+            f._replace(size=layout.size, full_size=layout.size if f.full_size == f.size else f.full_size)
+            if f.dim == layout.data_dim and f.size == layout.count * layout.size
+            else f
+            for f in msg["cond_indep_stack"]
+        ]
+        for before, frame in zip(msg["cond_indep_stack"], frames, strict=True):
+            if before.full_size != before.size:  # N / (K B) of a plate that subsamples
+                msg["scale"] = msg["scale"] * (before.size / frame.size)
+        msg["fn"] = Particles([fn], layout)
+        msg["cond_indep_stack"] = (*frames, _frame(layout.count, layout.nesting))
+        if msg["value"] is not None:
+            msg["value"] = layout.join([msg["value"]], fn.event_dim)
+        for name in ("mask", "scale"):
+            if isinstance(msg[name], Tensor) and msg[name].dim():
+                msg[name] = layout.join([msg[name]])
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        own = self._own.pop(msg["name"], None)
+        if own is not None:
+            (value,) = msg["fn"].split(msg["value"])
+            msg.update({**own, "value": own["value"] if own["value"] is not None else value})
+
+
+class _At(Messenger):
+    """Puts the latents of a program at those of one particle."""
+
+    def __init__(self, layout: Looped, k: int, replayed: Trace | None, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.layout, self.k, self.values = layout, k, values
+        self.nodes: Any = {} if replayed is None else replayed.nodes
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn = msg["name"], msg["fn"]
+        node = self.nodes.get(name)
+        if name in self.values:
+            value = self.values[name]
+            msg["is_observed"] = True
+        elif node is None or node["type"] != "sample" or node["is_observed"] or msg["is_observed"]:
+            return
+        elif is_subsample(msg):
+            msg["value"], msg["done"] = node["parts"][self.k], True
+            return
+        else:
+            value, msg["infer"] = node["value"], node["infer"]
+        msg["value"] = self.layout.one(value, self.k, len(fn.batch_shape), fn.event_dim)
+        msg["done"] = True
+
+
+def _joined(traces: list[Trace], layout: Looped) -> Trace:
+    """Runs of a program, a particle each, as one.
+
+    Raises:
+        ValueError: if they have other sites, or sites of other shapes.
+    """
+    found, names = Trace(), list(traces[0].nodes)
+    for trace in traces[1:]:
+        if other := set(names) ^ set(trace.nodes):
+            raise ValueError(
+                f"the site {sorted(other)[0]!r} is drawn in one run of the program and not in another, so that several "
+                "particles have no common sites. Use one particle, or a mask in place of a branch."
+            )
+    for name in names:
+        nodes: list[Any] = [trace.nodes[name] for trace in traces]
+        node = dict(nodes[0])
+        if node["type"] == "sample" and is_subsample(node):
+            node["parts"] = [one["value"] for one in nodes]
+        elif node["type"] == "sample" and not is_deterministic(node):
+            fn = node["fn"] = Particles([one["fn"] for one in nodes], layout)
+            node["value"] = fn.join([one["value"] for one in nodes], fn.event_dim)
+            node["cond_indep_stack"] = (*node["cond_indep_stack"], _frame(layout.count, layout.nesting))
+            for kind in ("log_prob", "unscaled_log_prob", "mask", "scale"):
+                node[kind] = fn.joined([one[kind] for one in nodes])
+            node["log_prob_sum"] = node["log_prob"].sum()
+            scores = zip(*(one["score_parts"] for one in nodes), strict=True)
+            node["score_parts"] = type(node["score_parts"])(*map(fn.joined, scores))
+        found.add_node(name, **node)
+    return found
+
+
+# Which way
+
+
+_plans: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[Any, Plan]]] = weakref.WeakKeyDictionary()
+
+
+def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int = 1, several: bool = True) -> Plan:
+    """How a pair runs particles, found out once for programs and arguments of one kind.
+
+    Vectorized where the log-probabilities of two particles in one run are those of each in a run of its own; else
+    repeated, where they are so; else looped. Looped are also programs that read numbers of tensors in Python, and, in
+    the place of repeated, those whose batch normalization is in training, since its statistics are those of a run.
+
+    Args:
+        model, guide, args, kwargs: the programs and their arguments.
+        nesting: number of plates that they nest at least; those that they have are counted.
+        several: whether there are particles; else the nesting alone is found.
+    """
+    owners = [getattr(program, "__self__", program) for program in (model, guide)]
+    modules = _modules(model, guide)
+    learning = any(isinstance(part, BatchNorm) and part.training for one in modules for part in one.modules())
+    leaves = [(leaf.dtype, leaf.dim()) if isinstance(leaf, Tensor) else type(leaf) for leaf in tree_leaves(args)]
+    key = str((leaves, sorted(kwargs), nesting, several, learning))
+    try:
+        known = _plans.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
+    except TypeError:  # what cannot be referred to weakly
+        known = {}
+    if key in known:
+        return known[key]
+    if any(isinstance(leaf, Tensor) and not has_values(leaf) for leaf in tree_leaves((args, kwargs))):
+        return Plan("vectorized", nesting)  # inside of a graph, before whose trace the pair has run
+    with _looking(modules):
+        found = known[key] = _found(model, guide, args, kwargs, nesting, several, learning)
+    return found
+
+
+def _modules(model: Program, guide: Program) -> list[nn.Module]:
+    pairs = [one for one in (getattr(program, "__self__", None) for program in (model, guide)) if _is_module(one)]
+    found = [module for pair in pairs for module in modules_of(pair)]
+    return found or ProgramModules(model, guide).reachable()
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nn.Module)
+
+
+@contextmanager
+def _looking(modules: list[nn.Module]) -> Iterator[None]:
+    """Evaluation mode; no gradients, no validation and nothing moved."""
+    parts = [(part, part.training) for module in modules for part in module.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for part, _ in parts for buffer in part.buffers(recurse=False)]
+    try:
+        for part, _ in parts:
+            part.training = False
+        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), computing_once():
+            yield
+    finally:
+        for part, training in parts:
+            part.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _found(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int, several: bool, learning: bool) -> Plan:
+    plain = _Pair(model, guide, args, kwargs)
+    try:
+        with read_in_python() as reads:
+            traces = plain.run()
+    except Exception:  # said by who runs it
+        return Plan("vectorized", nesting)
+    frames = [f for t in traces for site in random_sites(t).values() for f in site["cond_indep_stack"] if f.vectorized]
+    nesting = max(nesting, *(-frame.dim for frame in frames), 1) if frames else nesting
+    frame = data_frame(traces[0])
+    data_dim = -1 if frame is None else frame.dim
+    if not several:
+        return Plan("vectorized", nesting, data_dim)
+    hows: list[How] = ["vectorized"]
+    if (
+        not learning
+        and frame is not None
+        and all(inside(site, frame) or site["is_observed"] for trace in traces for site in random_sites(trace).values())
+    ):
+        hows.append("repeated")
+    # A program that reads a number, as `if z > 0` does, may decide by it, and would do so for all particles at once.
+    for how in () if reads else hows:
+        plan = Plan(how, nesting, data_dim)
+        with contextlib.suppress(Exception):
+            if plain.agrees(plan):
+                return plan
+    return Plan("looped", nesting, data_dim)
+
+
+class _Pair:
+    """A pair that is tried on a batch."""
+
+    def __init__(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+        self.programs, self.args, self.kwargs = (model, guide), args, kwargs
+
+    def run(self) -> tuple[Trace, Trace]:
+        """Model and guide, without particles."""
+        model, guide = self.programs
+        drawn = poutine.trace(guide).get_trace(*self.args, **self.kwargs)
+        return poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*self.args, **self.kwargs), drawn
+
+    def agrees(self, plan: Plan) -> bool:
+        """Whether log-probabilities of two particles are those of each by itself, as far as these are repeatable."""
+        model, guide = self.programs
+        drawn = plan.trace(guide, self.args, self.kwargs, 2)
+        of_model = plan.trace(model, self.args, self.kwargs, 2, replayed=drawn)
+        layout = Looped(2, plan.nesting)
+        for program, trace in ((guide, drawn), (model, of_model)):
+            trace.compute_log_prob()
+            alone = [self._log_probs(program, layout, k, of_model, drawn) for k in (0, 0, 1)]
+            for name, site in random_sites(trace).items():
+                first, again, second = (found[name] for found in alone)
+                apart = torch.cat([layout._padded(one, 0, plan.nesting + 1) for one in (first, second)])
+                together: Any = layout._padded(site["log_prob"], 0, plan.nesting + 1)
+                if together.shape[1:] != apart.shape[1:] or len(together) not in (1, 2):
+                    return False
+                if not _same(together.expand_as(apart), apart) and _same(first, again):
+                    return False
+        return True
+
+    def _log_probs(self, program: Program, layout: Looped, k: int, *draws: Trace) -> dict[str, Tensor]:
+        """The log-probabilities of one particle in a run of its own."""
+        nodes = {name: site for trace in draws for name, site in trace.nodes.items() if site["type"] == "sample"}
+        at = Trace()
+        for name, node in cast("dict[str, Any]", nodes).items():
+            if not is_subsample(node):
+                at.add_node(name, **node)
+            elif len(node["value"]) < node["fn"].size:
+                at.add_node(name, **{**node, "parts": [node["value"]] * 2})
+        with _At(layout, k, at, {}):
+            trace = poutine.trace(program).get_trace(*self.args, **self.kwargs)
+        trace.compute_log_prob()
+        return {name: site["log_prob"] for name, site in random_sites(trace).items()}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)
