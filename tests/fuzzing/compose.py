@@ -101,8 +101,14 @@ class _Composer(Parts):
         count = choose([1, 2, 3], [5, 4, 1])[0]
         if self.has("guide in another order"):
             count = max(count, 2)
+        # Most pairs have no discrete latent, so that pathwise estimators and chains, which refuse one, are judged, too.
+        smooth = self.random.random() < 0.7 and not any(map(self.has, ("marked to be enumerated", "impossible value")))
+        if smooth and budget:
+            count = min(count, budget)
         for index in range(count):
             kinds = {k: w for k, w in KINDS.items() if CONTINUOUS.get(k, 0) <= budget}
+            if smooth and budget:
+                kinds = {k: w for k, w in kinds.items() if 0 < CONTINUOUS.get(k, 0) <= budget - (count - index - 1)}
             if self.has("point guide") or self.has("autoguide") or self.has("moving support"):
                 kinds = {k: w for k, w in kinds.items() if k in ("normal", "unit")}
                 if not kinds and not latents:

@@ -152,14 +152,25 @@ class Weights:
     own: list[tuple[int, str]] = field(default_factory=list)
 
     def values(self, attribute: str = "full") -> list[tuple[str, Tensor]]:
-        """``(level, sign * value)``: masked latents counting in full, or ``"seen"`` alone, or ``"weighed"``."""
+        """``(level, sign * value)``: masked latents counting in full, or ``"seen"`` alone, or ``"weighed"``.
+
+        As in a loss of importance weights, ``"tempered"`` is weighed by what handlers scale a site more than its datum.
+        """
 
         def of(term: Term) -> Tensor:
+            if attribute == "tempered":
+                return term.weighed / self.weight
             if attribute == "full":
                 return term.log_prob if term.kind == "latent" else term.seen
             return getattr(term, attribute)
 
         return [(level, sign * of(term)) for _, level, sign, term in self.terms]
+
+    @property
+    def weight(self) -> Tensor | None:
+        """How often handlers make what is observed of a datum count: ``[]`` or ``[N]``, ``None`` if they differ."""
+        scales = [torch.as_tensor(t.scale) for _, _, _, t in self.terms if t.kind in ("observed", "factor")]
+        return scales[0] if all(scale.equal(scales[0]) for scale in scales) else None
 
     def elbo(self, attribute: str = "full") -> Tensor:
         """``[N]``: E_q[log w]."""
@@ -217,7 +228,7 @@ def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
         return recipe
     optimizer = torch.optim.Adam(values.values(), lr=0.2)
     for _ in range(steps):
-        loss = -weights(recipe, Grid(), values).elbo().mean()
+        loss = -weights(recipe, Grid(every=3), values).elbo().mean()
         if not loss.isfinite() or not loss.requires_grad:
             break
         optimizer.zero_grad()

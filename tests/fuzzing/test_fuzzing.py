@@ -220,6 +220,26 @@ def test_what_is_right_is_right(plain):
     assert not needless(plain.recipe, plain.outcomes)
 
 
+def test_the_scale_of_a_latent_is_a_beta_of_its_weights():
+    """The gradient is that of E log mean exp(log p(x | z) + 3 (log p(z) - log q(z | x))), and not of the bound."""
+    p = Scale("3.0", [Sample("z", "dist.Bernoulli(0.2)")]), Sample("x", "dist.Normal(p0 + z, 1.0)", obs="x")
+    q = Scale("3.0", [Sample("z", "dist.Bernoulli(logits=q0 - x)")])
+    model = [Param("p0", 0.1), Plate("data", "data", "len(x)", p)]
+    guide = [Param("q0", 1.0), Plate("data", "data", "len(x)", [q])]
+    judge = Judge(Recipe(1, model, guide, {"x": X}, {"scale a latent": ("both", "3.0")}), gradients=True)
+    judge.asks = {name: ASKS[name] for name in ("VIMCO", "ScoreFunction")}
+    judge.run()
+    assert findings(judge, "VIMCO.gradient") == findings(judge, "ScoreFunction.gradient") == {"right"}
+
+
+def test_what_is_off_by_chance_is_asked_again(plain):
+    answers = iter(["off", "", "off", "off", "off", "off", "not asked for"])
+    for what in ("by chance", "always"):
+        plain.ask(what, lambda turn: next(answers), lambda answer, turn: answer)
+    assert (findings(plain, "by chance"), findings(plain, "always")) == ({"right"}, {"wrong"})
+    assert list(answers) == ["not asked for"]
+
+
 def shifted(method: Callable[..., Any], by: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: by(method(*args, **kwargs))
 
