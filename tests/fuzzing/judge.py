@@ -397,7 +397,7 @@ class Judge:
             self.ask(
                 "mean_bound",
                 lambda turn: torch.tensor([mean_of(self.pair, each) for _ in range(16 if turn == 0 else 64)]),
-                lambda found, turn: self.near(found, truth.sampled(turn)[0], 100, turn),
+                lambda found, turn: self.near(found, 0, 100, turn),
             )
         self.ask("rate_distortion()", lambda _: diagnostics.rate_distortion(self.pair, [batch]))
 
@@ -410,7 +410,7 @@ class Judge:
         self.ask(
             "levels",
             levels,
-            lambda found, turn: self.near(found, truth.sampled(turn)[1], 1 if one else 100, turn),
+            lambda found, turn: self.near(found, 1, 1 if one else 100, turn),
         )
         self.ask("encode", lambda _: diagnostics.encode(self.pair, *batch))
         self.ask("reconstruct", lambda _: diagnostics.reconstruct(self.pair, *batch), self.shaped)
@@ -423,12 +423,15 @@ class Judge:
                 "kl_decomposition", lambda _, name=name: diagnostics.kl_decomposition(self.pair, *batch, site=name)
             )
 
-    def near(self, found: Tensor, draws: dict[str, Tensor], times: int, turn: int) -> str:
-        """What is wrong with answers ``[R]``, each a mean over the data and so many draws of each, by other draws."""
+    def near(self, found: Tensor, which: int, times: int, turn: int) -> str:
+        """What is wrong with answers ``[R]``, each a mean over the data and so many draws of each, by other draws.
+
+        They are of log-weights (0), or of the latents' log q - log p (1).
+        """
         if not self.truth.known or {"subsample inside", "impossible value"} & self.traits:
             return ""
         options = []
-        for value in draws.values():
+        for value in self.truth.sampled(turn)[which].values():
             means = value.expand(max(2, len(value)), -1).mean(1)
             own = (
                 found.std() / math.sqrt(len(found)) if len(found) > 1 else 0.0
