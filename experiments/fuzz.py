@@ -17,8 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fuzzing.compose import compose
-from fuzzing.judge import Judge, needless
+from fuzzing.judge import answers
 from fuzzing.recipes import Recipe
 from fuzzing.truth import Outcome
 
@@ -104,24 +103,22 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=1000, help="how many")
     parser.add_argument("--seeds", type=int, nargs="*", default=None, help="these seeds alone")
     parser.add_argument(
-        "--every", type=int, default=8, help="of so many pairs one is asked for chains, two for gradients"
+        "--every", type=int, default=16, help="of so many pairs one is asked for chains, two for gradients"
     )
     parser.add_argument("--traits", nargs="*", default=None, help="what to compose, in place of what a seed draws")
     parser.add_argument("--show", type=int, default=3, help="findings of a kind that are printed whole")
     parser.add_argument("--refusals", action="store_true", help="print the sentences of refusals, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tally, every = Tally(arguments.show), arguments.every
+    tally = Tally(arguments.show)
     try:
         for seed in arguments.seeds or range(arguments.seed, arguments.seed + arguments.pairs):
             try:
-                recipe = compose(seed, arguments.traits)
-                slopes = seed % every in (1 % every, (1 + every // 2) % every)
-                outcomes = Judge(recipe, chains=seed % every == 0, gradients=slopes).run()
+                recipe, outcomes = answers(seed, arguments.traits, arguments.every)
             except Exception:
                 tally.failed(seed)
             else:
-                tally.add(recipe, [*outcomes, *needless(recipe, outcomes)])
+                tally.add(recipe, outcomes)
                 if tally.pairs % 100 == 0:
                     print(str(tally).strip().partition("\n")[0], flush=True)
     except KeyboardInterrupt:

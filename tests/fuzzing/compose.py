@@ -212,8 +212,8 @@ class _Composer(Parts):
             ):
                 if self.sizeless is None:
                     self.sizeless = random_.random() < 0.85
-                if self.sizeless and latent.level == "data":
-                    fn += ".expand([len(x)])" if not parents else ""
+                if self.sizeless and not any(parent.name in fn for parent in parents):
+                    fn += ".expand([len(x)])" if latent.level == "data" else ".expand([2, len(x)])"
             statements[latent.name] = Sample(latent.name, fn, extra=options)
         if has("impossible value"):
             for latent in self.latents:

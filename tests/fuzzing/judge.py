@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from fuzzing import gradients
+from fuzzing.compose import compose
 from fuzzing.recipes import Recipe, log_evidence, log_mean_exp
 from fuzzing.truth import (
     ASKS,
@@ -448,6 +449,14 @@ class Judge:
         one_site = not {"two data sites", "subsample inside"} & self.traits
         right = self.recipe.data["x"].shape
         return f"means of shape {list(found.shape)} for data {list(right)}" if one_site and found.shape != right else ""
+
+
+def answers(seed: int, traits: list[str] | None = None, every: int = 16) -> tuple[Recipe, list[Outcome]]:
+    """The pair of a seed, and what was said of it; of so many pairs one is asked for chains, two for gradients."""
+    recipe = compose(seed, traits)
+    slopes = seed % every in (1 % every, (1 + every // 2) % every)
+    outcomes = Judge(recipe, chains=seed % every == 0, gradients=slopes).run()
+    return recipe, [*outcomes, *needless(recipe, outcomes)]
 
 
 def needless(recipe: Recipe, outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from fuzzing.compose import TRAITS, compose
-from fuzzing.judge import Judge, needless
+from fuzzing.judge import Judge, answers, needless
 from fuzzing.programs import Draw, Grid, Let, Loop, Mask, Noise, Param, Plate, Sample, Scale
 from fuzzing.recipes import Recipe, log_evidence, log_mean_exp, weights
 from fuzzing.truth import ASKS, Broken, Refused, asked
@@ -297,14 +297,11 @@ def test_every_trait_is_composed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(0, 80, 4))
+@pytest.mark.parametrize("start", range(7000, 7080, 4))
 def test_every_number_is_right_or_refused(start):
     wrong = []
     for seed in range(start, start + 4):
-        pyro.clear_param_store()
-        made = compose(seed)
-        judge = Judge(made, chains=seed % 12 == 0, gradients=seed % 6 == 1)
-        outcomes = judge.run()
-        found = [o for o in [*outcomes, *needless(made, outcomes)] if o.is_finding]
+        made, outcomes = answers(seed)
+        found = [o for o in outcomes if o.is_finding]
         wrong += [f"{made}\n" + "\n".join(f"  {o.kind}: {o.what}: {o.detail}" for o in found)] if found else []
     assert not wrong, "\n\n".join(wrong)
