@@ -1,6 +1,6 @@
 """Random small pairs whose evidence is known, and everything that the library says of them.
 
-PYTHONPATH=. python experiments/fuzz.py --seed 0 --pairs 1000
+PYTHONPATH=. python experiments/fuzz.py --seed 7000 --pairs 1000
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Tally:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the first pair; the others follow it")
+    parser.add_argument("--seed", type=int, default=7000, help="of the first pair; the others follow it")
     parser.add_argument("--pairs", type=int, default=1000, help="how many")
     parser.add_argument("--seeds", type=int, nargs="*", default=None, help="these seeds alone")
     parser.add_argument(

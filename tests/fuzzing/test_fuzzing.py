@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
