@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fuzzing.parts import CONTINUOUS, KINDS, Latent, Parts
-from fuzzing.programs import Draw, Factor, Let, Loop, Mask, Noise, Plate, Sample, Scale
-from fuzzing.recipes import Recipe, fitted
+from fuzzing.programs import Draw, Factor, Grid, Let, Loop, Mask, Noise, Plate, Sample, Scale
+from fuzzing.recipes import Recipe, fitted, weights
 
 # What users do, and how often; each is of the fuzz's own making, independent of the others.
 TRAITS = {
@@ -70,15 +70,19 @@ def compose(seed: int, traits: list[str] | None = None, *, fit: bool = True) -> 
     before = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        state = random_.getstate()
-        made = _Composer(seed, random_, traits).recipe()
-        while traits and made.states() > _MOST_STATES:
-            traits = traits[:-1]
-            random_.setstate(state)
+        while True:
+            state = random_.getstate()
             made = _Composer(seed, random_, traits).recipe()
-        if fit and not isinstance(made.guide, str) and "point guide" not in made.features and random_.random() < 0.8:
-            made = fitted(made, random_.choice([8, 25]))
-        return made
+            while traits and made.states() > _MOST_STATES:
+                traits = traits[:-1]
+                random_.setstate(state)
+                made = _Composer(seed, random_, traits).recipe()
+            if not fit or isinstance(made.guide, str) or "point guide" in made.features:
+                return made
+            with torch.no_grad():
+                resolved = weights(made, Grid()).is_resolved
+            if resolved:
+                return fitted(made, random_.choice([8, 25])) if random_.random() < 0.8 else made
     finally:
         torch.random.set_rng_state(before)
 

@@ -167,6 +167,11 @@ class Weights:
         return [(level, sign * of(term)) for _, level, sign, term in self.terms]
 
     @property
+    def is_resolved(self) -> bool:
+        """Whether the density of a grid sums to one, so that it stands close enough."""
+        return bool((log_sum(self.proposal, self.axes).abs() < 1e-5).all())
+
+    @property
     def weight(self) -> Tensor | None:
         """How often handlers make what is observed of a datum count: ``[]`` or ``[N]``, ``None`` if they differ."""
         scales = [torch.as_tensor(t.scale) for _, _, _, t in self.terms if t.kind in ("observed", "factor")]
@@ -222,13 +227,13 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
-    """With the guide's parameters moved towards the posterior by the exact ELBO."""
+    """With the guide's parameters moved towards the posterior by the ELBO, unless it gets too narrow for a grid."""
     values = {n: torch.tensor(v, dtype=torch.float64, requires_grad=True) for n, v in recipe.params("guide").items()}
     if not values:
         return recipe
     optimizer = torch.optim.Adam(values.values(), lr=0.2)
     for _ in range(steps):
-        loss = -weights(recipe, Grid(every=3), values).elbo().mean()
+        loss = -weights(recipe, Grid(every=2), values).elbo().mean()
         if not loss.isfinite() or not loss.requires_grad:
             break
         optimizer.zero_grad()
@@ -236,4 +241,6 @@ def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
         if not all(v.grad is None or v.grad.isfinite().all() for v in values.values()):
             break
         optimizer.step()
-    return recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
+    moved = recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
+    with torch.no_grad():
+        return moved if weights(moved, Grid()).is_resolved else recipe

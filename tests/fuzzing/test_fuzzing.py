@@ -194,6 +194,17 @@ def test_sums_over_a_grid_are_means_of_draws():
         assert ((drawn.mean(0) - on_grid.elbo()).abs() < 5 * error + 1e-6).all(), made
 
 
+def test_a_narrow_guide_is_not_resolved():
+    def resolved(scale: float) -> bool:
+        model, guide = (
+            [Plate("data", "data", "len(x)", [Sample("z", f"dist.LogNormal(0.1, {s})")])] for s in (1.0, scale)
+        )
+        return weights(Recipe(0, model, guide, {"x": X}), Grid()).is_resolved
+
+    assert resolved(0.5)
+    assert not resolved(0.06)
+
+
 # The judge
 
 
