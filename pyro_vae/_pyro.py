@@ -89,6 +89,15 @@ def mismatch(message: str) -> Mismatch | None:
     return None if found is None else Mismatch(found[1], found[2], *(int(found[group]) for group in (3, 4, 5)))
 
 
+_UNPACKED = re.compile(r"Error while packing tensors at site '(.*)':")
+
+
+def unpacked(message: str) -> str | None:
+    """The site at which an error's message tells of a dimension that no enumerated latent has there, if it does."""
+    found = _UNPACKED.search(message)
+    return None if found is None else found[1]
+
+
 def without_shapes(message: str) -> str:
     """An error's message without the table of shapes that Pyro puts behind it."""
     return re.split(r"\n? *Trace Shapes:", message, maxsplit=1)[0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import transforms as pyro_transforms
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, ExpTransform, IndependentTransform
@@ -104,6 +104,18 @@ def test_mismatch() -> None:
         poutine.trace(model).get_trace()
     assert _pyro.mismatch(str(caught.value)) == _pyro.Mismatch("data", "z", -1, 5, 2)
     assert _pyro.mismatch("another message") is None
+
+
+def test_unpacked() -> None:
+    def model() -> None:
+        for t in pyro.markov(range(3)):
+            s = pyro.sample(f"s_{t}", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(s, 1.0), obs=torch.zeros(()))  # after the loop
+
+    with pytest.raises(ValueError, match="packing") as caught:
+        TraceEnum_ELBO(max_plate_nesting=0).loss(model, lambda: None)
+    assert _pyro.unpacked(str(caught.value)) == "x"
+    assert _pyro.unpacked("another message") is None
 
 
 def test_without_shapes() -> None:

@@ -14,7 +14,7 @@ from pyro.poutine.runtime import InferDict
 from pyro.util import check_traceenum_requirements
 from torch import Tensor
 
-from pyro_vae._pyro import enumeration_dim, mismatch, without_shapes
+from pyro_vae._pyro import enumeration_dim, mismatch, unpacked, without_shapes
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
@@ -178,6 +178,12 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         try:
             return super()._run(call, *options, **named)
         except (RuntimeError, IndexError, ValueError) as error:
+            if (name := unpacked(str(error))) is not None:
+                raise ValueError(
+                    f"Enumeration gives a discrete latent all of its values on its own dimension, but {name!r} has "
+                    "one that no latent has there. A latent of a pyro.markov loop has its dimension within the loop "
+                    "alone: use it there, or loop over a plain range, or use VIMCO or ReweightedWakeSleep."
+                ) from error
             if isinstance(error, ValueError) and "dim conflict" not in str(error) and mismatch(str(error)) is None:
                 raise ValueError(without_shapes(str(error))) from error
             if "dim conflict" in str(error):

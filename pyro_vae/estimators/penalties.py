@@ -80,6 +80,7 @@ class Capacity(Penalized):
 
     With C rising during training the code takes up one factor of variation after the other. Only
     :func:`pyro_vae.fit` moves a schedule; the numbers that it has reached stand in the history as ``capacity``.
+    A KL without a closed form is that of the draws, which may lie below 0: the distance is then of that number.
 
     Args:
         capacity: C, in nats per datum, or its schedule, such as ``Linear(0.0, 25.0, duration=0.5)``.
@@ -130,7 +131,8 @@ class FreeBits(Penalized):
     .. math:: -\frac 1 M \sum_i \mathbb E_q \log p(x_i \mid z) + \beta \sum_j \max\Big(\lambda,
               \frac 1 M \sum_i \mathrm{KL}(q(z_j \mid x_i) \| p(z_j))\Big)
 
-    A group whose mean KL over the batch is below :math:`\lambda` is not pushed towards the prior.
+    A group whose mean KL over the batch is below :math:`\lambda` is not pushed towards the prior. A KL without a
+    closed form is that of the draws, which may lie below 0 and then counts as :math:`\lambda`.
 
     Args:
         free_nats: :math:`\lambda`, in nats per group and datum.

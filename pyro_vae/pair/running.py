@@ -113,7 +113,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         them, with its latents and with its observed sites marked as such.
 
     Raises:
-        ValueError: if what the model observes is not an argument, or the model observes nothing.
+        ValueError: if what the model observes is not an argument, it has a factor, or it observes nothing.
     """
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     given = [v.clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in batch]
@@ -127,6 +127,12 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         site["is_observed"] = True
         if is_deterministic(site):
             continue
+        if isinstance(site["fn"], Unit):
+            raise ValueError(
+                f"{name!r} is a factor, which weighs what the model draws, so that its draws are not of p(x, z). Write "
+                "it as a distribution that is drawn or observed, or use what weighs draws of the guide alone: "
+                "ReweightedWakeSleep, evidence.importance, evidence.ais."
+            )
         places = (i for i, value in enumerate(given) if isinstance(value, Tensor) and memory(value) == memory(observed))
         index = next(places, None)
         if index is None:

@@ -267,6 +267,14 @@ def test_simulate() -> None:
 
     with pytest.raises(ValueError, match="'x' observes a tensor that is no argument of the model"):
         simulate(converting, torch.zeros(3, dtype=torch.float64))
+
+    def weighed(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.factor("f", -(pyro.sample("z", dist.Normal(0.0, 1.0)) ** 2))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="'f' is a factor"):
+        simulate(weighed, torch.zeros(3))
     with pytest.raises(ValueError, match="observes nothing"):
         simulate(lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)), torch.zeros(3))
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fuzzing.parts import CONTINUOUS, KINDS, Latent, Parts
-from fuzzing.programs import Draw, Factor, Let, Loop, Mask, Noise, Plate, Sample, Scale
-from fuzzing.recipes import Recipe, fitted
+from fuzzing.programs import Draw, Factor, Grid, Let, Loop, Mask, Noise, Plate, Sample, Scale
+from fuzzing.recipes import Recipe, fitted, weights
 
 # What users do, and how often; each is of the fuzz's own making, independent of the others.
 TRAITS = {
@@ -70,15 +70,19 @@ def compose(seed: int, traits: list[str] | None = None, *, fit: bool = True) -> 
     before = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        state = random_.getstate()
-        made = _Composer(seed, random_, traits).recipe()
-        while traits and made.states() > _MOST_STATES:
-            traits = traits[:-1]
-            random_.setstate(state)
+        while True:
+            state = random_.getstate()
             made = _Composer(seed, random_, traits).recipe()
-        if fit and not isinstance(made.guide, str) and "point guide" not in made.features and random_.random() < 0.8:
-            made = fitted(made, random_.choice([8, 25]))
-        return made
+            while traits and made.states() > _MOST_STATES:
+                traits = traits[:-1]
+                random_.setstate(state)
+                made = _Composer(seed, random_, traits).recipe()
+            if not fit or isinstance(made.guide, str) or "point guide" in made.features:
+                return made
+            with torch.no_grad():
+                resolved = weights(made, Grid()).is_resolved
+            if resolved:
+                return fitted(made, random_.choice([8, 25])) if random_.random() < 0.8 else made
     finally:
         torch.random.set_rng_state(before)
 
@@ -101,8 +105,14 @@ class _Composer(Parts):
         count = choose([1, 2, 3], [5, 4, 1])[0]
         if self.has("guide in another order"):
             count = max(count, 2)
+        # Most pairs have no discrete latent, so that pathwise estimators and chains, which refuse one, are judged, too.
+        smooth = self.random.random() < 0.7 and not any(map(self.has, ("marked to be enumerated", "impossible value")))
+        if smooth and budget:
+            count = min(count, budget)
         for index in range(count):
             kinds = {k: w for k, w in KINDS.items() if CONTINUOUS.get(k, 0) <= budget}
+            if smooth and budget:
+                kinds = {k: w for k, w in kinds.items() if 0 < CONTINUOUS.get(k, 0) <= budget - (count - index - 1)}
             if self.has("point guide") or self.has("autoguide") or self.has("moving support"):
                 kinds = {k: w for k, w in kinds.items() if k in ("normal", "unit")}
                 if not kinds and not latents:
@@ -206,8 +216,8 @@ class _Composer(Parts):
             ):
                 if self.sizeless is None:
                     self.sizeless = random_.random() < 0.85
-                if self.sizeless and latent.level == "data":
-                    fn += ".expand([len(x)])" if not parents else ""
+                if self.sizeless and not any(parent.name in fn for parent in parents):
+                    fn += ".expand([len(x)])" if latent.level == "data" else ".expand([2, len(x)])"
             statements[latent.name] = Sample(latent.name, fn, extra=options)
         if has("impossible value"):
             for latent in self.latents:

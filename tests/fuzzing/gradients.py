@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from fuzzing.programs import Grid
 from fuzzing.recipes import Recipe, Weights, weights
 
 Bound = Callable[[Tensor], Tensor]
-_MOST_STATES = 320  # of which all pairs are summed
+_MOST_STATES = 450  # of which all pairs are summed
 
 
 def leaves(recipe: Recipe) -> dict[str, Tensor]:
@@ -49,24 +50,25 @@ def marginal_elbo(found: Weights) -> Tensor | None:
     return None
 
 
-def of_pairs(bound: Bound, attribute: str = "full") -> Callable[[Weights], Tensor | None]:
-    """E of a bound of two samples; ``attribute`` is how a term counts in a weight (:meth:`Weights.values`)."""
+@functools.cache
+def of_pairs(bound: Bound) -> Callable[[Weights], Tensor | None]:
+    """E of a bound of two samples, as often as the handlers around its datum count it."""
 
     def objective(found: Weights) -> Tensor | None:
-        states = _pairs(found, attribute)
+        states = _pairs(found, "tempered") if found.weight is not None else None
         if states is None:
             return None
         log_q, log_w = states
         probability = (log_q[:, None] + log_q[None]).exp()
         both = torch.stack(torch.broadcast_tensors(log_w[:, None], log_w[None]))
-        return torch.where(probability > 0, probability * bound(both), 0.0).sum((0, 1))
+        return found.weight * torch.where(probability > 0, probability * bound(both), 0.0).sum((0, 1))
 
     return objective
 
 
 def wake(found: Weights) -> Tensor | None:
     """What reweighted wake-sleep raises awake with two samples, at fixed weights."""
-    states = _pairs(found)
+    states = _pairs(found, "seen")
     if states is None:
         return None
     log_q, log_w = states
@@ -75,11 +77,14 @@ def wake(found: Weights) -> Tensor | None:
     return (probability * (share[0] * log_q[:, None] + share[1] * log_q[None])).sum((0, 1))
 
 
-def _pairs(found: Weights, attribute: str = "full") -> tuple[Tensor, Tensor] | None:
+def _pairs(found: Weights, attribute: str) -> tuple[Tensor, Tensor] | None:
     if any(level != "data" for level, _ in found.proposal) or any(level != "data" for _, level, _, _ in found.terms):
         return None
-    log_q, log_w = found.states("seen" if "mask padding" in found.recipe.features else attribute)
-    return (log_q, log_w) if len(log_q) <= _MOST_STATES else None
+    log_q, log_w = found.states(attribute)
+    if len(log_q) > _MOST_STATES:  # the most probable of each datum, if they are all that counts
+        kept = log_q.detach().topk(_MOST_STATES, 0).indices
+        log_q, log_w = log_q.gather(0, kept), log_w.gather(0, kept)
+    return (log_q, log_w) if (log_q.exp().sum(0) > 1 - 1e-6).all() else None
 
 
 def drawn(recipe: Recipe, estimator: Any, times: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ is independent of Pyro and of the library is all that happens between them: plat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -208,11 +209,13 @@ class Grid:
 
     Attributes:
         counting: whether only the first value of each is taken, to count the states beforehand.
+        every: of so many values of a continuous number one is taken; more than one for a rough sum.
         axes: the dimension and the level of each number.
         states: how many combinations of values there are.
     """
 
     counting: bool = False
+    every: int = 1
     axes: list[tuple[int, str]] = field(default_factory=list)
     states: int = 1
 
@@ -228,6 +231,8 @@ class Grid:
         dim = -3 - len(self.axes)
         self.axes.append((dim, level))
         nodes, log_weight = _nodes(fn)
+        if self.every > 1 and not fn.support.is_discrete:
+            nodes, log_weight = nodes[:: self.every], log_weight[:: self.every] + math.log(self.every)
         self.states *= len(nodes)
         if self.counting:
             nodes, log_weight = nodes[:1], log_weight[:1]

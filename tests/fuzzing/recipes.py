@@ -152,14 +152,30 @@ class Weights:
     own: list[tuple[int, str]] = field(default_factory=list)
 
     def values(self, attribute: str = "full") -> list[tuple[str, Tensor]]:
-        """``(level, sign * value)``: masked latents counting in full, or ``"seen"`` alone, or ``"weighed"``."""
+        """``(level, sign * value)``: masked latents counting in full, or ``"seen"`` alone, or ``"weighed"``.
+
+        As in a loss of importance weights, ``"tempered"`` is weighed by what handlers scale a site more than its datum.
+        """
 
         def of(term: Term) -> Tensor:
+            if attribute == "tempered":
+                return term.weighed / self.weight
             if attribute == "full":
                 return term.log_prob if term.kind == "latent" else term.seen
             return getattr(term, attribute)
 
         return [(level, sign * of(term)) for _, level, sign, term in self.terms]
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the density of a grid sums to one, so that it stands close enough."""
+        return bool((log_sum(self.proposal, self.axes).abs() < 1e-5).all())
+
+    @property
+    def weight(self) -> Tensor | None:
+        """How often handlers make what is observed of a datum count: ``[]`` or ``[N]``, ``None`` if they differ."""
+        scales = [torch.as_tensor(t.scale) for _, _, _, t in self.terms if t.kind in ("observed", "factor")]
+        return scales[0] if all(scale.equal(scales[0]) for scale in scales) else None
 
     def elbo(self, attribute: str = "full") -> Tensor:
         """``[N]``: E_q[log w]."""
@@ -211,13 +227,13 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
-    """With the guide's parameters moved towards the posterior by the exact ELBO."""
+    """With the guide's parameters moved towards the posterior by the ELBO, unless it gets too narrow for a grid."""
     values = {n: torch.tensor(v, dtype=torch.float64, requires_grad=True) for n, v in recipe.params("guide").items()}
     if not values:
         return recipe
     optimizer = torch.optim.Adam(values.values(), lr=0.2)
     for _ in range(steps):
-        loss = -weights(recipe, Grid(), values).elbo().mean()
+        loss = -weights(recipe, Grid(every=2), values).elbo().mean()
         if not loss.isfinite() or not loss.requires_grad:
             break
         optimizer.zero_grad()
@@ -225,4 +241,6 @@ def fitted(recipe: Recipe, steps: int = 30) -> Recipe:
         if not all(v.grad is None or v.grad.isfinite().all() for v in values.values()):
             break
         optimizer.step()
-    return recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
+    moved = recipe.with_params({n: round(v.clamp(-3, 3).item(), 3) for n, v in values.items()})
+    with torch.no_grad():
+        return moved if weights(moved, Grid()).is_resolved else recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import traceback
@@ -211,20 +212,27 @@ class Truth:
         self.shared = "global latent" in self.traits
         self.is_point = "point guide" in self.traits or recipe.guide == "autoguide.AutoDelta(model)"
         self.weights: Weights | None = None
-        self.draws: dict[str, Tensor] = {}  # of log-weights, ``[S, N]``
-        self.rates: dict[str, Tensor] = {}  # of log q - log p of the latents in the data plate, ``[S, N]``
-        if not isinstance(recipe.guide, str):
+        if not isinstance(recipe.guide, str) and "point guide" not in self.traits:
             with torch.no_grad():
-                if "point guide" not in self.traits:
-                    self.weights = weights(recipe, Grid())
-                    with torch.random.fork_rng():
-                        torch.manual_seed(0)
-                        drawn = weights(recipe, Draw(20_000))
-                    for how in self.ways:
-                        values = drawn.draws(how)
-                        self.draws[how] = values.expand(-1, recipe.num)
-                        inside = [t for t in drawn.terms if t[3].kind == "latent" and t[1] != "outside"]
-                        self.rates[how] = -dataclasses.replace(drawn, terms=inside).draws(how) * torch.ones(recipe.num)
+                self.weights = weights(recipe, Grid())
+
+    @functools.cache  # noqa: B019
+    def elbo(self, how: str) -> Tensor:
+        assert self.weights is not None
+        return self.weights.elbo(how)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def sampled(self, turn: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draws ``[S, N]``, others in each turn, of log-weights and of log q - log p of the latents of data."""
+        draws, rates = {}, {}
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(turn)
+            drawn = weights(self.recipe, Draw(20_000 if turn == 0 else 60_000))
+        inside = [t for t in drawn.terms if t[3].kind == "latent" and t[1] != "outside"]
+        for how in self.ways:
+            draws[how] = drawn.draws(how).expand(-1, self.recipe.num)
+            rates[how] = -dataclasses.replace(drawn, terms=inside).draws(how) * torch.ones(self.recipe.num)
+        return draws, rates
 
     @property
     def ways(self) -> list[str]:
@@ -244,8 +252,8 @@ class Truth:
         }
         return self.weights is not None and not doubtful & self.traits
 
-    def expected(self, ask: Ask) -> Expected:
-        """Of the bound of an estimator."""
+    def expected(self, ask: Ask, turn: int = 0) -> Expected:
+        """Of the bound of an estimator; what is known by draws alone is drawn anew in each turn."""
         most = self.evidence if not self.shared else (self.evidence / self.recipe.num).expand(1)
         if "one latent for all data" in self.traits:
             most = most + math.inf
@@ -260,11 +268,11 @@ class Truth:
             if ask.summed and self.weights.own:
                 return Expected([], most)
             if ask.bound is average:
-                elbo = self.weights.elbo(how)
+                elbo = self.elbo(how)
                 if not elbo.isnan().any():
                     means.append((elbo, torch.zeros(())))
                     continue
-            draws = self.draws[how].unflatten(0, (-1, ask.num_particles))
+            draws = self.sampled(turn)[0][how].unflatten(0, (-1, ask.num_particles))
             values = ask.bound(draws.transpose(0, 1))
             means.append((values.mean(0), values.std(0) / math.sqrt(len(values))))
         return Expected(means, most)
