@@ -9,6 +9,7 @@ Not here is what both have their users' subclasses write or call: ``_pyro_sample
 
 from __future__ import annotations
 
+import functools
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import torch
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.poutine.messenger import _context_wrap
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -102,9 +104,46 @@ def announced(name: str) -> tuple[str, str]:
     return module, path
 
 
+class _Unconstrained(weakref.ref[Tensor]):
+    """A parameter that is its own value keeps it as an attribute, which is not to stand in the way of pickling."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
 def remember_unconstrained(value: Any, parameter: Tensor) -> None:
     """Has Pyro's optimizers find the parameter of which ``value`` is the constrained value."""
-    value.unconstrained = weakref.ref(parameter)
+    value.unconstrained = _Unconstrained(parameter)
+
+
+@contextmanager
+def empty_store() -> Iterator[None]:
+    """Pyro's store of parameters, empty for a while; afterwards it is the one that it was.
+
+    (``scope()`` of the store strips the weak references by which Pyro's optimizers find a parameter.)
+    """
+    store = pyro.get_param_store()
+    before = dict(vars(store))
+    store.clear()  # which makes new dictionaries
+    try:
+        yield
+    finally:
+        vars(store).update(before)
+
+
+def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | None:
+    """``(handler, program)`` of a program in a handler, such as ``poutine.scale(program, 2.0)``; ``None`` of another."""
+    inner = program.func if isinstance(program, functools.partial) else None
+    if isinstance(inner, functools.partial) and inner.func is _context_wrap:
+        return inner.args[0], inner.args[1]
+    return None
+
+
+def share_context(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules are parts of one ``PyroModule``, or the same."""
+    modules: Any = one, other
+    both = all(isinstance(module, PyroModule) for module in modules)
+    return both and modules[0]._pyro_context is modules[1]._pyro_context
 
 
 def running(module: PyroModule) -> AbstractContextManager[Any]:

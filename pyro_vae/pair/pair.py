@@ -16,15 +16,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
+import torch
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae._checks import callable_
-from pyro_vae._pyro import announced, running
+from pyro_vae._pyro import running
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 
@@ -91,6 +93,10 @@ class Pair(nn.Module):
         self._programs = (model, guide)
         self.program_modules = ProgramModules(model, guide, modules)
         self.announced = nn.ModuleDict()
+        if own := self.program_modules.programs():
+            self.programs = nn.ModuleDict(own)
+        self._loaded: dict[str, Tensor] = {}  # of modules that the programs have yet to announce, or to make
+        self._ran: set[str] = set()
         self._owner: Any = None  # the object of as_pair, which lives as long as its pair
         self._kept: _Kept | None = None  # and what of its pair is kept beside it
 
@@ -100,10 +106,14 @@ class Pair(nn.Module):
         Raises:
             ValueError: if the programs announce another module by the same name.
         """
-        called, path = announced(name)
-        module = self.program_modules.find(parameter, path)
-        if module is None:
+        for key, program in self._own_programs().items():
+            if any(other is parameter for other in program.parameters()):
+                self._recall(f"programs.{key}.", program)
+                return True
+        found = self.program_modules.find(name, parameter)
+        if found is None:
             return False
+        called, module = found
         key = called.replace(".", "/")
         other = self.announced._modules.get(key)
         if other is not None and other is not module and self.program_modules.refer_to(other):
@@ -113,7 +123,53 @@ class Pair(nn.Module):
         self.announced[key] = module
         if self._kept is not None:
             self._kept.announced[key] = module
+        self._recall(f"announced.{key}.", module)
         return True
+
+    def _own_programs(self) -> dict[str, nn.Module]:
+        return dict(cast(Any, self._modules.get("programs", {})).items())
+
+    # States
+
+    @property
+    def recalls(self) -> bool:
+        """Whether a state was loaded of which the programs have yet to announce a part."""
+        return bool(self._loaded)
+
+    def _recall(self, prefix: str, module: nn.Module) -> None:
+        """Puts into a module what was loaded of it before the programs announced it."""
+        for key, value in module.state_dict(keep_vars=True).items():
+            if prefix + key not in self._loaded:
+                continue
+            loaded = self._loaded.pop(prefix + key)
+            if loaded.shape != value.shape:
+                raise ValueError(
+                    f"the state that was loaded has {prefix}{key} in the shape {list(loaded.shape)}, and the programs "
+                    f"in {list(value.shape)}. Load the state of a pair of the same programs."
+                )
+            with torch.no_grad():
+                value.copy_(loaded)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Of a pair that has not run, what the programs announce is yet to come: it is kept until they do."""
+        if len(self._ran) < 2:
+            if any(key.startswith(f"{prefix}{LOCAL}.") for key in state_dict):
+                self._modules.setdefault(LOCAL, LocalParameters())
+            known = self.state_dict(prefix=prefix)
+            rooms = f"{prefix}announced.", f"{prefix}programs."
+            for key in [key for key in state_dict if key.startswith(rooms) and key not in known]:
+                self._loaded[key.removeprefix(prefix)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _has_run(self, program: str) -> None:
+        self._ran.add(program)
+        if self._loaded and len(self._ran) == 2:
+            warnings.warn(
+                f"the state that was loaded has {', '.join(list(self._loaded)[:3])}, which the programs do not "
+                "announce: it may be the state of another pair.",
+                stacklevel=3,
+            )
+            self._loaded = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pair:
         if self.program_modules.in_functions():
@@ -133,12 +189,16 @@ class Pair(nn.Module):
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
         with isolated(self, self._claim):
-            return self._programs[0](*args, **kwargs)
+            result = self._programs[0](*args, **kwargs)
+        self._has_run("model")
+        return result
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recognition program q(z | x)."""
         with isolated(self, self._claim):
-            return self._programs[1](*args, **kwargs)
+            result = self._programs[1](*args, **kwargs)
+        self._has_run("guide")
+        return result
 
 
 def programs(pair: nn.Module) -> tuple[Program, Program]:

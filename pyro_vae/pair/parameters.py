@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from pyro_vae._pyro import remember_unconstrained
+from pyro_vae._pyro import announced, empty_store, remember_unconstrained
 
 LOCAL = "pyro_params"
 
@@ -27,7 +27,9 @@ Claim = Callable[[str, nn.Parameter], bool]
 class LocalParameters(nn.Module):
     """The bare ``pyro.param`` statements of one pair: unconstrained values and their constraints.
 
-    It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them.
+    It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them. What a
+    state has that the programs have yet to announce is taken up as it is loaded; its constraint comes with the
+    statement.
 
     Args:
         refusal: why ``{name}`` cannot be one, where there can be none.
@@ -58,52 +60,122 @@ class LocalParameters(nn.Module):
     def adopt(self, name: str, parameter: nn.Parameter) -> None:
         """Adds a module's own parameter, when the module itself cannot be found."""
         self.constraints[name] = constraints.real
-        self.unowned.append(name)
+        if announced(name)[1]:
+            self.unowned.append(name)
         self.register_parameter(self._key(name), parameter)
 
-    def value(self, name: str) -> Tensor:
-        """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimizers expect."""
-        unconstrained = cast(Tensor, self._parameters[self._key(name)])
+    def held(self, name: str) -> nn.Parameter:
+        """The unconstrained value."""
+        return cast(nn.Parameter, self._parameters[self._key(name)])
+
+    def release(self, name: str) -> None:
+        """Leaves ``name`` to the module that has it."""
+        del self.constraints[name], self._parameters[self._key(name)]
+        self.unowned = [other for other in self.unowned if other != name]
+
+    def value(self, name: str, init: Any = None, constraint: constraints.Constraint = constraints.real) -> Tensor:
+        """The constrained value; its ``unconstrained()`` is the parameter, as Pyro's optimizers expect.
+
+        Raises:
+            ValueError: if it was loaded, and has another shape than ``init``.
+        """
+        unconstrained = self.held(name)
+        if name not in self.constraints:
+            self.constraints[name] = constraint
+            wanted = transform_to(constraint).inv(init.detach()).shape if isinstance(init, Tensor) else None
+            if wanted not in (None, unconstrained.shape):
+                raise ValueError(
+                    f"the state that was loaded has the parameter {name!r} in the shape {list(unconstrained.shape)}, "
+                    f"and the program in {list(wanted or ())}. Load the state of a pair of the same programs."
+                )
         value = transform_to(self.constraints[name])(unconstrained)
         remember_unconstrained(value, unconstrained)
         return value
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for key in state_dict:
+            own = key.removeprefix(prefix)
+            if key.startswith(f"{prefix}param/") and own not in self._parameters:
+                self.register_parameter(own, nn.Parameter(state_dict[key].detach().clone()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 class _ResolveParameters(Messenger):
-    """Answers ``pyro.param`` from the pair instead of from Pyro's global store."""
+    """Answers ``pyro.param`` from the pair instead of from Pyro's global store.
+
+    As in ``SVI``, the pair's is each parameter of which a statement reaches the outside of the program.
+    """
 
     def __init__(self, pair: nn.Module, claim: Claim) -> None:
         super().__init__()
         self.pair, self.claim = pair, claim
-        self.owned = {id(parameter) for parameter in pair.parameters()}
+        self.made: list[str] = []  # in this run, of which a module may be the owner when it is over
+        self._count()
+
+    def _count(self) -> None:
+        self.owned = {id(parameter) for parameter in self.pair.parameters()}
 
     def _local(self) -> LocalParameters:
         return cast(LocalParameters, self.pair._modules.setdefault(LOCAL, LocalParameters()))
+
+    def _own(self, name: str, parameter: Any) -> None:
+        """Makes a parameter that a program announces, and that requires a gradient, the pair's."""
+        if id(parameter) in self.owned or not isinstance(parameter, nn.Parameter):
+            return
+        self._count()  # an isolation of the same pair further in may have made it
+        if id(parameter) in self.owned:
+            return
+        if not self.claim(name, parameter):
+            self._local().adopt(name, parameter)
+            self.made.append(name)
+        self._count()
+
+    def place(self, name: str) -> None:
+        """Leaves a parameter that was made in this run to the module that has become its owner, if one has."""
+        local = self._local()
+        parameter = local.held(name)
+        places = self.pair.named_parameters(remove_duplicate=False)
+        owned = any(other is parameter and not place.startswith(f"{LOCAL}.") for place, other in places)
+        if self.claim(name, parameter) or owned:
+            local.release(name)
+            self.made.remove(name)
+            self._count()
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["done"]:
             return  # answered by an isolation further in, or by the user's own handler
         name, *rest = msg["args"]
-        local = _local_of(self.pair)
+        init = rest[0] if rest else msg["kwargs"].get("init_tensor")
+        constraint = msg["kwargs"].get("constraint", constraints.real)
+        if name in self.made and getattr(self.pair, "recalls", False):
+            self.place(name)
+        local, store = _local_of(self.pair), pyro.get_param_store()
+        if init is None and name in store:  # a PyroParam attribute, which its module has just put into the empty store
+            self._own(name, dict(store.named_parameters())[name])
+            return
         if local is None or name not in local:
-            init = rest[0] if rest else msg["kwargs"].get("init_tensor")
             if init is None:
-                return  # a PyroParam attribute, which its module has just put into the (empty) store
+                return
             if callable(init) and not isinstance(init, Tensor):
                 init = init()
-            constraint = msg["kwargs"].get("constraint", constraints.real)
             is_parameter = isinstance(init, nn.Parameter) or id(init) in self.owned
             if is_parameter and constraint is constraints.real:  # pyro.module, or a parameter of a PyroModule
-                if id(init) not in self.owned:
-                    if not self.claim(name, init):
-                        self._local().adopt(name, init)
-                    self.owned = {id(parameter) for parameter in self.pair.parameters()}
+                self._own(name, init)
                 remember_unconstrained(init, init)
                 msg["value"], msg["done"] = init, True
                 return
             local = self._local()
             local.create(name, init, constraint)
-        msg["value"], msg["done"] = local.value(name), True
+            self.made.append(name)
+            self._count()
+        msg["value"], msg["done"] = local.value(name, init, constraint), True
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        value = msg["value"]
+        parameter = value.unconstrained() if hasattr(value, "unconstrained") else None
+        self._own(msg["name"], parameter)
+        if value is parameter:
+            remember_unconstrained(value, parameter)  # in a way that can be pickled
 
 
 @contextmanager
@@ -115,14 +187,13 @@ def isolated(pair: nn.Module, claim: Claim = lambda name, parameter: False) -> I
         claim: called with what a program announces and the pair does not have yet. Where it gives False, the parameter
             alone becomes the pair's.
     """
-    store = pyro.get_param_store()
+    resolve = _ResolveParameters(pair, claim)
     try:
-        with store.scope(), _ResolveParameters(pair, claim):
+        with empty_store(), resolve:
             yield
     finally:
-        # Leaving a scope strips the weak references by which Pyro's optimizers find a parameter.
-        for _, parameter in store.named_parameters():
-            remember_unconstrained(parameter, parameter)
+        for name in list(resolve.made):
+            resolve.place(name)
 
 
 def tracing_obstacle(pair: nn.Module) -> str | None:
