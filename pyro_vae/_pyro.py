@@ -132,7 +132,7 @@ def empty_store() -> Iterator[None]:
 
 
 def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | None:
-    """``(handler, program)`` of a program in a handler, such as ``poutine.scale(program, 2.0)``; ``None`` of another."""
+    """``(handler, program)`` of what a handler makes of a program, as ``poutine.scale(program, 2.0)``; else ``None``."""
     inner = program.func if isinstance(program, functools.partial) else None
     if isinstance(inner, functools.partial) and inner.func is _context_wrap:
         return inner.args[0], inner.args[1]

@@ -47,8 +47,8 @@ class ProgramModules:
     def find(self, name: str, parameter: Tensor) -> tuple[str, nn.Module] | None:
         """The module that has a ``parameter`` which a program announces as ``name``, and what to call the module.
 
-        It is the one that ``pyro.module`` names; of a ``PyroModule``, which announces what is read of it, the outermost;
-        and otherwise the module of which the parameter is an attribute.
+        It is the one that ``pyro.module`` names; of a ``PyroModule``, which announces what is read of it, the
+        outermost; and otherwise the module of which the parameter is an attribute.
         """
         known = [part for module in self.reachable() for part in module.modules()]
         called, path = announced(name)

@@ -27,8 +27,8 @@ Claim = Callable[[str, nn.Parameter], bool]
 class LocalParameters(nn.Module):
     """The bare ``pyro.param`` statements of one pair: unconstrained values and their constraints.
 
-    It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them. What a
-    state has that the programs have yet to announce is taken up as it is loaded; its constraint comes with the
+    It becomes the submodule ``pyro_params`` of the pair, so that ``parameters()`` and ``state_dict()`` hold them. What
+    a state has that the programs have yet to announce is taken up as it is loaded; its constraint comes with the
     statement.
 
     Args:

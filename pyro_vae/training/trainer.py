@@ -250,8 +250,9 @@ class Trainer:
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
-        for callback in settings.callbacks:
-            callback(run)
+        with torch.random.fork_rng(self._cuda):  # what they draw is none of this run's
+            for callback in settings.callbacks:
+                callback(run)
         if time.monotonic() - self.saved_at > settings.checkpoint_every and state.epoch < settings.epochs:
             self._save()
 
