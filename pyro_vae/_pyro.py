@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
@@ -132,11 +133,32 @@ def empty_store() -> Iterator[None]:
 
 
 def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | None:
-    """``(handler, program)`` of what a handler makes of a program, as ``poutine.scale(program, 2.0)``; else ``None``."""
+    """``(handler, program)`` of what a handler makes of a program, as ``poutine.scale(program, 2)``; else ``None``."""
     inner = program.func if isinstance(program, functools.partial) else None
     if isinstance(inner, functools.partial) and inner.func is _context_wrap:
         return inner.args[0], inner.args[1]
     return None
+
+
+class GuidedModels:
+    """The models of the ``AutoGuide`` parts of a module, which they forget when they are copied or pickled.
+
+    Behind the module in what is copied or pickled, it gives the guides their models back, and their copies the copies.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        guides = [part for part in module.modules() if isinstance(part, AutoGuide)]
+        self._kept: list[Any] = [(guide, guide._model, guide.master) for guide in guides]
+
+    def __reduce__(self) -> Any:
+        for guide, model, master in self._kept:
+            guide._model, guide.master = model, master
+        return _guide, ([(guide, model) for guide, model, _ in self._kept],)
+
+
+def _guide(guides: list[Any]) -> None:
+    for guide, model in guides:
+        guide._model = model
 
 
 def share_context(one: nn.Module, other: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_
-from pyro_vae._pyro import running
+from pyro_vae._pyro import GuidedModels, running
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 
@@ -124,6 +124,9 @@ class Pair(nn.Module):
         if self._kept is not None:
             self._kept.announced[key] = module
         self._recall(f"announced.{key}.", module)
+        if called == name and not isinstance(module, PyroModule):  # a bare statement, of this parameter alone
+            local = cast(LocalParameters, self._modules.setdefault(LOCAL, LocalParameters()))
+            local.hidden += [other for other in module.parameters() if other is not parameter]
         return True
 
     def _own_programs(self) -> dict[str, nn.Module]:
@@ -163,7 +166,12 @@ class Pair(nn.Module):
 
     def _has_run(self, program: str) -> None:
         self._ran.add(program)
-        if self._loaded and len(self._ran) == 2:
+        if not self._loaded or len(self._ran) < 2:
+            return
+        for room in ("programs", "announced"):
+            for key, module in dict(cast(Any, self._modules.get(room, {})).items()).items():
+                self._recall(f"{room}.{key}.", module)  # what no statement shows
+        if self._loaded:
             warnings.warn(
                 f"the state that was loaded has {', '.join(list(self._loaded)[:3])}, which the programs do not "
                 "announce: it may be the state of another pair.",
@@ -180,11 +188,16 @@ class Pair(nn.Module):
             )
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        vars(copied).update(copy.deepcopy(self.__getstate__(), memo))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_kept": None}  # which is the object's, not a copy's
+        # What is kept is the object's, not a copy's; the models have to come behind their guides.
+        return {**vars(self), "_kept": None, "": GuidedModels(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state.pop("")
+        super().__setstate__(state)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
@@ -203,6 +216,9 @@ class Pair(nn.Module):
 
 def programs(pair: nn.Module) -> tuple[Program, Program]:
     """``(model, guide)`` of a pair as callables that see the pair's own parameters."""
+
+    if isinstance(pair, Pair):
+        return pair.model, pair.guide
 
     def isolate(program: Program) -> Program:
         def run(*args: Any, **kwargs: Any) -> Any:

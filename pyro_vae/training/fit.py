@@ -60,9 +60,9 @@ def fit(
     Each step draws a mini-batch :math:`x_{1..M}`, estimates :math:`\frac 1 M \sum_i \mathcal L(x_i)` and its gradient,
     and takes one optimizer step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
     gives the same bits, also when the run was interrupted and resumed. The caller's random state is left as it was.
-    It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or evaluate
-    a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a callback may
-    train another pair, but not wait for a thread that does.
+    It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or
+    evaluate a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a
+    callback may train another pair, but not wait for a thread that does.
 
     Args:
         pair: an object with ``model`` and ``guide``.
