@@ -134,10 +134,11 @@ def empty_store() -> Iterator[None]:
 
 def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | None:
     """``(handler, program)`` of what a handler makes of a program, as ``poutine.scale(program, 2)``; else ``None``."""
-    inner = program.func if isinstance(program, functools.partial) else None
-    if isinstance(inner, functools.partial) and inner.func is _context_wrap:
-        return inner.args[0], inner.args[1]
-    return None
+    if isinstance(program, functools.partial):
+        inner = program.func.func if isinstance(program.func, functools.partial) else program.func  # else: of a copy
+        return program.args[:2] if inner is _context_wrap else None
+    made: Any = program  # of poutine.reparam and poutine.trace
+    return (made.msngr, made.fn) if hasattr(program, "msngr") and hasattr(program, "fn") else None
 
 
 class GuidedModels:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Binarization, Data, Split, load, prepared
 from pyro_vae.networks.dense import Centered
-from pyro_vae.pair import evaluating
+from pyro_vae.pair import as_pair, evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import TrainedPair
@@ -240,7 +240,7 @@ def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, d
             raise ValueError(
                 f"--log-inputs is of pairs that take the mean of the data; {config.model.class_path} has none."
             )
-    return built.model, data, {name: built[name] for name in FIT_OPTIONS}
+    return as_pair(built.model), data, {name: built[name] for name in FIT_OPTIONS}
 
 
 def open_run(run: str) -> tuple[nn.Module, Data, Path]:

@@ -59,8 +59,8 @@ class ProgramModules:
         for root in (part for part in known if isinstance(part, PyroModule)):
             of_root = [full_name(root), *called.removeprefix(f"{full_name(root)}.").split(".")]
             if share_context(root, owner) or (named is not None and _part(root, of_root[1:]) is named):
-                root = next(part for part in known if share_context(part, root))
-                return full_name(root) or type(root).__name__, root
+                outermost: Any = next(part for part in known if share_context(part, root))
+                return full_name(outermost) or type(outermost).__name__, outermost
         if named is not None:
             return called, named
         return (".".join([called, *path.split(".")[:-1]]) if path else name), owner
@@ -75,10 +75,13 @@ class ProgramModules:
 
 
 def _innermost(program: Any) -> Any:
-    while isinstance(program, functools.partial):
-        inside = handled(program)
-        program = program.func if inside is None else inside[1]
-    return program
+    while True:
+        if inside := handled(program):
+            program = inside[1]
+        elif isinstance(program, functools.partial):
+            program = program.func
+        else:
+            return program
 
 
 def _part(module: nn.Module, path: list[str]) -> nn.Module | None:

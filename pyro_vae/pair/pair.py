@@ -60,11 +60,21 @@ def pair_method(method: Method) -> Method:
 class Pair(nn.Module):
     """Two Pyro programs, ``model(*batch)`` and ``guide(*batch)``, as a pair with parameters of its own.
 
-    The programs may hold ``pyro.param`` and ``pyro.module`` statements; as in Pyro, what they announce is trained and
-    nothing else. It becomes part of the pair (``parameters()``, ``state_dict()``) when a program first runs, for which
-    the modules are looked up where Python programs keep them
-    (:class:`~pyro_vae.pair.modules.ProgramModules`): closures, globals, ``functools.partial``, a bound method's object.
+    The programs may be functions with ``pyro.param`` and ``pyro.module`` statements, ``PyroModule``, AutoGuides, and
+    any of these in ``functools.partial`` or a handler such as ``poutine.reparam``. What ``pyro.infer.SVI`` would train
+    is trained and nothing else: each parameter of which a statement reaches the outside of a program, so not those that
+    a ``poutine.block`` hides. A program that is a ``PyroModule`` is part of the pair (``parameters()``,
+    ``state_dict()``) as ``programs.model`` or ``programs.guide``. All else becomes part of it when a program first
+    runs, for which the modules are looked up where Python programs keep them
+    (:class:`~pyro_vae.pair.modules.ProgramModules`): closures, globals, default arguments, a bound method's object.
     What cannot be found that way is passed as ``modules``.
+
+    Pyro's own store is neither read nor written. So two modules of one name, in a model and a guide that are
+    ``PyroModule``, are both trained, of which SVI would train one; and a value that an earlier SVI has left in the
+    store is not taken over: a ``pyro.param`` starts from its initial value.
+
+    A pair can be copied and pickled if its programs can. It can load the state of another one before its first run,
+    which then meets the loaded values.
 
     Args:
         model: z ~ p(z), x ~ p(x | z).

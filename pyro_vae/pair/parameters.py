@@ -141,10 +141,10 @@ class _ResolveParameters(Messenger):
         if not isinstance(parameter, nn.Parameter) or (id(parameter) in self.owned and not recalls):
             return
         self._count()  # a module of the pair, or an isolation further in, may have made it
-        if (recalls or id(parameter) not in self.owned) and not self.claim(name, parameter):
-            if id(parameter) not in self.owned:
-                self._local().adopt(name, parameter)
-                self.made.append(name)
+        taken = (recalls or id(parameter) not in self.owned) and self.claim(name, parameter)
+        if not taken and id(parameter) not in self.owned:
+            self._local().adopt(name, parameter)
+            self.made.append(name)
         self._count()
 
     def place(self, name: str) -> None:
