@@ -136,7 +136,7 @@ class _ResolveParameters(Messenger):
         return cast(LocalParameters, self.pair._modules.setdefault(LOCAL, LocalParameters()))
 
     def _own(self, name: str, parameter: Any) -> None:
-        """Makes a parameter that a program announces, and that requires a gradient, the pair's."""
+        """Makes a parameter that a program announces the pair's."""
         recalls = self._recalls()
         if not isinstance(parameter, nn.Parameter) or (id(parameter) in self.owned and not recalls):
             return
