@@ -66,7 +66,12 @@ def import_pair(name: str) -> type:
 
 
 def _is_pair_class(value: Any) -> bool:
-    return isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("model", "guide"))
+    """Whether a class has the two methods, or its ``__init__`` sets what is called so."""
+    if not isinstance(value, type):
+        return False
+    makers = [code for kind in value.__mro__ if (code := getattr(vars(kind).get("__init__"), "__code__", None))]
+    set_later = {name for code in makers for name in code.co_names}
+    return all(callable(getattr(value, name, None)) or name in set_later for name in ("model", "guide"))
 
 
 def configured_model(path: Path) -> str | None:
