@@ -9,6 +9,7 @@ Not here is what both have their users' subclasses write or call: ``_pyro_sample
 
 from __future__ import annotations
 
+import functools
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.poutine.messenger import _context_wrap
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -112,9 +115,68 @@ def announced(name: str) -> tuple[str, str]:
     return module, path
 
 
+class _Unconstrained(weakref.ref[Tensor]):
+    """A parameter that is its own value keeps it as an attribute, which is not to stand in the way of pickling."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
 def remember_unconstrained(value: Any, parameter: Tensor) -> None:
     """Has Pyro's optimizers find the parameter of which ``value`` is the constrained value."""
-    value.unconstrained = weakref.ref(parameter)
+    value.unconstrained = _Unconstrained(parameter)
+
+
+@contextmanager
+def empty_store() -> Iterator[None]:
+    """Pyro's store of parameters, empty for a while; afterwards it is the one that it was.
+
+    (``scope()`` of the store strips the weak references by which Pyro's optimizers find a parameter.)
+    """
+    store = pyro.get_param_store()
+    before = dict(vars(store))
+    store.clear()  # which makes new dictionaries
+    try:
+        yield
+    finally:
+        vars(store).update(before)
+
+
+def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | None:
+    """``(handler, program)`` of what a handler makes of a program, as ``poutine.scale(program, 2)``; else ``None``."""
+    if isinstance(program, functools.partial):
+        inner = program.func.func if isinstance(program.func, functools.partial) else program.func  # else: of a copy
+        return program.args[:2] if inner is _context_wrap else None
+    made: Any = program  # of poutine.reparam and poutine.trace
+    return (made.msngr, made.fn) if hasattr(program, "msngr") and hasattr(program, "fn") else None
+
+
+class GuidedModels:
+    """The models of the ``AutoGuide`` parts of a module, which they forget when they are copied or pickled.
+
+    Behind the module in what is copied or pickled, it gives the guides their models back, and their copies the copies.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        guides = [part for part in module.modules() if isinstance(part, AutoGuide)]
+        self._kept: list[Any] = [(guide, guide._model, guide.master) for guide in guides]
+
+    def __reduce__(self) -> Any:
+        for guide, model, master in self._kept:
+            guide._model, guide.master = model, master
+        return _guide, ([(guide, model) for guide, model, _ in self._kept],)
+
+
+def _guide(guides: list[Any]) -> None:
+    for guide, model in guides:
+        guide._model = model
+
+
+def share_context(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules are parts of one ``PyroModule``, or the same."""
+    modules: Any = one, other
+    both = all(isinstance(module, PyroModule) for module in modules)
+    return both and modules[0]._pyro_context is modules[1]._pyro_context
 
 
 def running(module: PyroModule) -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Binarization, Data, Split, load, prepared
 from pyro_vae.networks.dense import Centered
-from pyro_vae.pair import evaluating
+from pyro_vae.pair import as_pair, evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import TrainedPair
@@ -66,7 +66,12 @@ def import_pair(name: str) -> type:
 
 
 def _is_pair_class(value: Any) -> bool:
-    return isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("model", "guide"))
+    """Whether a class has the two methods, or its ``__init__`` sets what is called so."""
+    if not isinstance(value, type):
+        return False
+    makers = [code for kind in value.__mro__ if (code := getattr(vars(kind).get("__init__"), "__code__", None))]
+    set_later = {name for code in makers for name in code.co_names}
+    return all(callable(getattr(value, name, None)) or name in set_later for name in ("model", "guide"))
 
 
 def configured_model(path: Path) -> str | None:
@@ -240,7 +245,7 @@ def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, d
             raise ValueError(
                 f"--log-inputs is of pairs that take the mean of the data; {config.model.class_path} has none."
             )
-    return built.model, data, {name: built[name] for name in FIT_OPTIONS}
+    return as_pair(built.model), data, {name: built[name] for name in FIT_OPTIONS}
 
 
 def open_run(run: str) -> tuple[nn.Module, Data, Path]:

@@ -227,6 +227,50 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     assert "--pair standard was trained with standardize true, and false is asked for here" in error
 
 
+OBJECT = """
+    import pyro, pyro.distributions as dist, torch
+    from pyro.nn import PyroModule
+    from torch import nn
+
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.decoder = nn.Linear(2, 5)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(5, 2)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+    class Holder:
+        '''No module: it sets its programs.'''
+
+        def __init__(self, shift: float = 0.0):
+            self.model, self.guide = Model(), Guide()
+"""
+
+
+def test_an_object_that_is_no_module(capsys):
+    """It is trained, evaluated and drawn, with what was trained."""
+    written("my_object.py", OBJECT)
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
+    trained("--data mine.npy --binarization none --model my_object.Holder")
+    names = {"programs.model.decoder.weight", "programs.guide.encoder.weight"}
+    assert names < set(runs.open_run("run")[0].state_dict())
+    assert "NLL" in evaluated(capsys, "--num-samples 20")[0]
+    assert main("plot run") == 0
+    assert "learning_curves" in figures()
+
+
 def saved_data():
     """Files of each kind of data, and what is chosen for them."""
     random = np.random.default_rng(0)

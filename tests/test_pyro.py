@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import pickle
 import shutil
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import transforms as pyro_transforms
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, ExpTransform, IndependentTransform
@@ -142,6 +145,62 @@ def test_remember_unconstrained() -> None:
     _pyro.remember_unconstrained(weight, held)
     assert pyro.param("other", torch.ones(2)).unconstrained() is not held  # what Pyro's optimizers ask each value for
     assert weight.unconstrained() is held  # type: ignore[attr-defined]
+
+
+def test_a_remembered_parameter_can_be_pickled() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    _pyro.remember_unconstrained(weight, weight)
+    loaded = pickle.loads(pickle.dumps(weight))
+    assert torch.equal(loaded, weight)
+    _pyro.remember_unconstrained(loaded, loaded)
+    assert loaded.unconstrained() is loaded
+
+
+def test_empty_store() -> None:
+    mine = pyro.param("mine", torch.ones(2)).unconstrained()  # type: ignore[attr-defined]
+    with _pyro.empty_store():
+        assert list(pyro.get_param_store().keys()) == []
+        pyro.param("mine", torch.zeros(3))
+        pyro.param("other", torch.zeros(3))
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    assert pyro.param("mine").unconstrained() is mine  # type: ignore[attr-defined]
+    assert pyro.get_param_store().param_name(mine) == "mine"
+    pyro.clear_param_store()
+
+
+def test_handled() -> None:
+    program, handler = nn.Linear(2, 3), poutine.scale(scale=2.0)
+    assert _pyro.handled(handler(program)) == (handler, program)
+    assert _pyro.handled(poutine.reparam(program, {}))[1] is program  # type: ignore[index]
+    for other in (program, functools.partial(program), functools.partial(print, program, program)):
+        assert _pyro.handled(other) is None
+
+
+def test_share_context() -> None:
+    outer, other = PyroModule[nn.Sequential](PyroModule[nn.Linear](2, 3), nn.Linear(2, 3)), PyroModule[nn.Linear](2, 3)
+    assert _pyro.share_context(outer, outer[0])
+    assert not _pyro.share_context(outer, outer[1])
+    assert not _pyro.share_context(outer, other)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_guided_models(copied: Any) -> None:
+    model = PyroModule[nn.Linear](2, 3)
+    guides = autoguide.AutoGuideList(model)
+    guides.append(autoguide.AutoDelta(model))
+    forgetful = copied((model, guides))
+    assert guides._model is None  # what this is for
+    assert forgetful[1]._model is None
+    guides = autoguide.AutoGuideList(model)
+    guides.append(autoguide.AutoDelta(model))
+    before = guides[0].model
+    other, (of_list, of_part), _ = copied((model, (guides, guides[0]), _pyro.GuidedModels(guides)))
+    assert guides.model is model
+    assert guides[0].model is before
+    assert guides[0].master() is guides
+    assert of_list.model is other
+    assert _pyro.handled(of_part.model)[1] is other  # type: ignore[index]
+    assert of_part.master() is of_list
 
 
 class Random(PyroModule):

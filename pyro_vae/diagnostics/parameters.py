@@ -54,8 +54,9 @@ def _seen_by(score: Tensor, parameters: Mapping[str, Tensor]) -> tuple[str, ...]
 
 
 def _attribute(name: str) -> str:
-    """The attribute of a pair in which a parameter is; of a :class:`Pair` of functions, what these announced."""
-    name = name.removeprefix("announced.").removeprefix("pyro_params.").removeprefix("param/")
+    """The attribute of a pair in which a parameter is; of a :class:`Pair`, the program, or what it announced."""
+    for room in ("programs.", "announced.", "pyro_params.", "param/"):
+        name = name.removeprefix(room)
     return re.split(r"[./]", name)[0]
 
 

@@ -2,7 +2,7 @@
 
 from pyro_vae.pair.gate import check_densities, check_local
 from pyro_vae.pair.pair import Pair, as_pair, modules_of, pair_method, programs
-from pyro_vae.pair.parameters import LocalParameters, isolated, tracing_obstacle
+from pyro_vae.pair.parameters import LocalParameters, isolated, tracing_obstacle, trained_parameters
 from pyro_vae.pair.running import (
     PairRun,
     data_plate,
@@ -43,4 +43,5 @@ __all__ = [
     "simulate",
     "support_of",
     "tracing_obstacle",
+    "trained_parameters",
 ]

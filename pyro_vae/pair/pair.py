@@ -16,15 +16,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
+import torch
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae._checks import callable_
-from pyro_vae._pyro import announced, running
+from pyro_vae._pyro import GuidedModels, running
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 
@@ -58,11 +60,21 @@ def pair_method(method: Method) -> Method:
 class Pair(nn.Module):
     """Two Pyro programs, ``model(*batch)`` and ``guide(*batch)``, as a pair with parameters of its own.
 
-    The programs may hold ``pyro.param`` and ``pyro.module`` statements; as in Pyro, what they announce is trained and
-    nothing else. It becomes part of the pair (``parameters()``, ``state_dict()``) when a program first runs, for which
-    the modules are looked up where Python programs keep them
-    (:class:`~pyro_vae.pair.modules.ProgramModules`): closures, globals, ``functools.partial``, a bound method's object.
+    The programs may be functions with ``pyro.param`` and ``pyro.module`` statements, ``PyroModule``, AutoGuides, and
+    any of these in ``functools.partial`` or a handler such as ``poutine.reparam``. What ``pyro.infer.SVI`` would train
+    is trained and nothing else: each parameter of which a statement reaches the outside of a program, so not those that
+    a ``poutine.block`` hides. A program that is a ``PyroModule`` is part of the pair (``parameters()``,
+    ``state_dict()``) as ``programs.model`` or ``programs.guide``. All else becomes part of it when a program first
+    runs, for which the modules are looked up where Python programs keep them
+    (:class:`~pyro_vae.pair.modules.ProgramModules`): closures, globals, default arguments, a bound method's object.
     What cannot be found that way is passed as ``modules``.
+
+    Pyro's own store is neither read nor written. So two modules of one name, in a model and a guide that are
+    ``PyroModule``, are both trained, of which SVI would train one; and a value that an earlier SVI has left in the
+    store is not taken over: a ``pyro.param`` starts from its initial value.
+
+    A pair can be copied and pickled if its programs can. It can load the state of another one before its first run,
+    which then meets the loaded values.
 
     Args:
         model: z ~ p(z), x ~ p(x | z).
@@ -91,6 +103,10 @@ class Pair(nn.Module):
         self._programs = (model, guide)
         self.program_modules = ProgramModules(model, guide, modules)
         self.announced = nn.ModuleDict()
+        if own := self.program_modules.programs():
+            self.programs = nn.ModuleDict(own)
+        self._loaded: dict[str, Tensor] = {}  # of modules that the programs have yet to announce, or to make
+        self._ran: set[str] = set()
         self._owner: Any = None  # the object of as_pair, which lives as long as its pair
         self._kept: _Kept | None = None  # and what of its pair is kept beside it
 
@@ -100,10 +116,14 @@ class Pair(nn.Module):
         Raises:
             ValueError: if the programs announce another module by the same name.
         """
-        called, path = announced(name)
-        module = self.program_modules.find(parameter, path)
-        if module is None:
+        for key, program in self._own_programs().items():
+            if any(other is parameter for other in program.parameters()):
+                self._recall(f"programs.{key}.", program)
+                return True
+        found = self.program_modules.find(name, parameter)
+        if found is None:
             return False
+        called, module = found
         key = called.replace(".", "/")
         other = self.announced._modules.get(key)
         if other is not None and other is not module and self.program_modules.refer_to(other):
@@ -113,7 +133,61 @@ class Pair(nn.Module):
         self.announced[key] = module
         if self._kept is not None:
             self._kept.announced[key] = module
+        self._recall(f"announced.{key}.", module)
+        if called == name and not isinstance(module, PyroModule):  # a bare statement, of this parameter alone
+            local = cast(LocalParameters, self._modules.setdefault(LOCAL, LocalParameters()))
+            local.hidden += [other for other in module.parameters() if other is not parameter]
         return True
+
+    def _own_programs(self) -> dict[str, nn.Module]:
+        return dict(cast(Any, self._modules.get("programs", {})).items())
+
+    # States
+
+    @property
+    def recalls(self) -> bool:
+        """Whether a state was loaded of which the programs have yet to announce a part."""
+        return bool(self._loaded)
+
+    def _recall(self, prefix: str, module: nn.Module) -> None:
+        """Puts into a module what was loaded of it before the programs announced it."""
+        for key, value in module.state_dict(keep_vars=True).items():
+            if prefix + key not in self._loaded:
+                continue
+            loaded = self._loaded.pop(prefix + key)
+            if loaded.shape != value.shape:
+                raise ValueError(
+                    f"the state that was loaded has {prefix}{key} in the shape {list(loaded.shape)}, and the programs "
+                    f"in {list(value.shape)}. Load the state of a pair of the same programs."
+                )
+            with torch.no_grad():
+                value.copy_(loaded)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Of a pair that has not run, what the programs announce is yet to come: it is kept until they do."""
+        if len(self._ran) < 2:
+            if any(key.startswith(f"{prefix}{LOCAL}.") for key in state_dict):
+                self._modules.setdefault(LOCAL, LocalParameters())
+            known = self.state_dict(prefix=prefix)
+            rooms = f"{prefix}announced.", f"{prefix}programs."
+            for key in [key for key in state_dict if key.startswith(rooms) and key not in known]:
+                self._loaded[key.removeprefix(prefix)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _has_run(self, program: str) -> None:
+        self._ran.add(program)
+        if not self._loaded or len(self._ran) < 2:
+            return
+        for room in ("programs", "announced"):
+            for key, module in dict(cast(Any, self._modules.get(room, {})).items()).items():
+                self._recall(f"{room}.{key}.", module)  # what no statement shows
+        if self._loaded:
+            warnings.warn(
+                f"the state that was loaded has {', '.join(list(self._loaded)[:3])}, which the programs do not "
+                "announce: it may be the state of another pair.",
+                stacklevel=3,
+            )
+            self._loaded = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pair:
         if self.program_modules.in_functions():
@@ -124,25 +198,37 @@ class Pair(nn.Module):
             )
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        vars(copied).update(copy.deepcopy(self.__getstate__(), memo))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_kept": None}  # which is the object's, not a copy's
+        # What is kept is the object's, not a copy's; the models have to come behind their guides.
+        return {**vars(self), "_kept": None, "": GuidedModels(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state.pop("")
+        super().__setstate__(state)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
         with isolated(self, self._claim):
-            return self._programs[0](*args, **kwargs)
+            result = self._programs[0](*args, **kwargs)
+        self._has_run("model")
+        return result
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recognition program q(z | x)."""
         with isolated(self, self._claim):
-            return self._programs[1](*args, **kwargs)
+            result = self._programs[1](*args, **kwargs)
+        self._has_run("guide")
+        return result
 
 
 def programs(pair: nn.Module) -> tuple[Program, Program]:
     """``(model, guide)`` of a pair as callables that see the pair's own parameters."""
+
+    if isinstance(pair, Pair):
+        return pair.model, pair.guide
 
     def isolate(program: Program) -> Program:
         def run(*args: Any, **kwargs: Any) -> Any:

@@ -18,17 +18,19 @@ from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
+from pyro_vae.pair.turns import in_turn
 
 
 @contextmanager
 def kept_modes(pair: nn.Module) -> Iterator[None]:
     """Puts back the training mode of each part of a pair, also of modules that the programs have yet to announce."""
-    modes = [(part, part.training) for module in modules_of(pair) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    with in_turn():
+        modes = [(part, part.training) for module in modules_of(pair) for part in module.modules()]
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training
 
 
 @contextmanager

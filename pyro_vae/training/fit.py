@@ -17,6 +17,7 @@ from pyro_vae.data import as_data
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.pair.arguments import num_taken
+from pyro_vae.pair.turns import in_turn
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
@@ -59,7 +60,9 @@ def fit(
     Each step draws a mini-batch :math:`x_{1..M}`, estimates :math:`\frac 1 M \sum_i \mathcal L(x_i)` and its gradient,
     and takes one optimizer step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
     gives the same bits, also when the run was interrupted and resumed. The caller's random state is left as it was.
-    It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well.
+    It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or
+    evaluate a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a
+    callback may train another pair, but not wait for a thread that does.
 
     Args:
         pair: an object with ``model`` and ``guide``.
@@ -98,7 +101,7 @@ def fit(
             plate, is divided for each datum. By default what the data tell; a loader without a length does not.
         checkpoint_every: seconds between checkpoints (there is always one at the end).
         progress: show a progress bar.
-        callbacks: called with the :class:`Run` after each epoch.
+        callbacks: called with the :class:`Run` after each epoch. What they draw leaves the run's own draws as they are.
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
@@ -111,19 +114,20 @@ def fit(
     Source: Kingma & Welling (2013), algorithm 1.
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
-    pair = as_pair(pair)
-    _check_tuple(pair, data)
-    data = as_data(data)
-    place = device_of(pair) if device is None else torch.device(device)
-    check_trainable(pair)
-    pair.to(place)
-    fork = torch.random.fork_rng([place] if place.type == "cuda" else [])
-    with torch.inference_mode(False), torch.enable_grad(), fork, kept_modes(pair), Signals() as signals:
-        torch.manual_seed(seed)
-        trainer = Trainer(pair, data, settings, place)
-        with pyro.validation_enabled(False):
-            trainer.train(signals)
-    return trainer.run
+    with in_turn():
+        pair = as_pair(pair)
+        _check_tuple(pair, data)
+        data = as_data(data)
+        place = device_of(pair) if device is None else torch.device(device)
+        check_trainable(pair)
+        pair.to(place)
+        fork = torch.random.fork_rng([place] if place.type == "cuda" else [])
+        with torch.inference_mode(False), torch.enable_grad(), fork, kept_modes(pair), Signals() as signals:
+            torch.manual_seed(seed)
+            trainer = Trainer(pair, data, settings, place)
+            with pyro.validation_enabled(False):
+                trainer.train(signals)
+        return trainer.run
 
 
 def _check_tuple(pair: nn.Module, data: Any) -> None:

@@ -18,7 +18,7 @@ from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
-from pyro_vae.pair import data_frame, evaluating, random_sites, run
+from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
@@ -47,7 +47,7 @@ class Trainer:
         pair.train()
         estimator = self._checked(batch)
         self._say_labels(batch)
-        self.parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
+        self.parameters = trained_parameters(pair)
         optimizer = self._optimizer()
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
@@ -250,8 +250,9 @@ class Trainer:
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
-        for callback in settings.callbacks:
-            callback(run)
+        with torch.random.fork_rng(self._cuda):  # what they draw is none of this run's
+            for callback in settings.callbacks:
+                callback(run)
         if time.monotonic() - self.saved_at > settings.checkpoint_every and state.epoch < settings.epochs:
             self._save()
 

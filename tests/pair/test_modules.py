@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from pairs import functions
+from pyro import poutine
+from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_vae import Pair
@@ -59,6 +61,16 @@ class Program(nn.Module):
     program = Holder.program
 
 
+def wrapped_elsewhere(function: Any) -> Any:
+    """As by a decorator of another file, which does not tell the name of what it wraps."""
+
+    def program() -> Any:
+        return function()
+
+    program.__module__ = "elsewhere"
+    return program
+
+
 def closure(value: Any) -> Callable[[], Any]:
     return lambda: value
 
@@ -77,13 +89,17 @@ FOUND: dict[str, tuple[Callable[..., Any], nn.Module]] = {
     "slot of a method's object": (Slots().program, NETWORK),
     "method's own module": (module.program, module),
     "attribute of an object whose method is called": (closure(Holder().program), NETWORK),
+    "callable object": (Holder(), NETWORK),
+    "callable object in a closure": (closure(Holder()), NETWORK),
+    "set": (closure({NETWORK}), NETWORK),
+    "default argument": (lambda network=NETWORK: network, NETWORK),
+    "function of another file in a closure": (closure(wrapped_elsewhere(names_a_global)), NETWORK),
+    "handler": (poutine.scale(poutine.block(names_a_global), 2.0), NETWORK),
+    "part of a handler": (poutine.reparam(print, lambda site: takes(NETWORK)), NETWORK),
 }
 NOT_FOUND: dict[str, Callable[..., Any]] = {
     "attribute of another object": closure(SimpleNamespace(network=NETWORK)),
-    "set": closure({NETWORK}),
-    "default argument": lambda network=NETWORK: network,
     "function of another file": closure(functions),
-    "callable object": closure(Holder()),
     "made as it runs": lambda: nn.Linear(2, 3),
 }
 
@@ -94,10 +110,11 @@ def test_found(place: str) -> None:
     modules = ProgramModules(print, program, [OTHER])
     assert modules.reachable() == [OTHER, network]
     assert modules.refer_to(NETWORK[0])
-    assert modules.find(NETWORK[0].weight, "weight") is NETWORK[0]
-    assert modules.find(NETWORK[0].weight, "0.weight") is NETWORK
-    assert modules.find(NETWORK[0].weight, "elsewhere") is network
-    assert modules.find(nn.Linear(2, 3).weight, "weight") is None
+    assert modules.find("it$$$weight", NETWORK[0].weight) == ("it", NETWORK[0])
+    assert modules.find("it$$$0.weight", NETWORK[0].weight) == ("it", NETWORK)
+    assert modules.find("list$$$1.weight", NETWORK[0].weight) == ("list.1", NETWORK[0])  # of a list made as it runs
+    assert modules.find("bare", NETWORK[0].weight) == ("bare", NETWORK[0])
+    assert modules.find("it$$$weight", nn.Linear(2, 3).weight) is None
 
 
 @pytest.mark.parametrize("place", NOT_FOUND)
@@ -105,9 +122,29 @@ def test_not_found(place: str) -> None:
     assert ProgramModules(NOT_FOUND[place], print).reachable() == []
 
 
+def test_of_a_pyro_module_the_outermost_is_found() -> None:
+    outer: Any = PyroModule("named")
+    outer.inner = PyroModule[nn.Sequential](PyroModule[nn.Linear](2, 3))
+    outer.plain = nn.Linear(2, 3)
+    modules = ProgramModules(closure(nn.ModuleList([OTHER, outer])), print)
+    assert modules.find("named.inner.0.weight", outer.inner[0].weight) == ("named", outer)
+    assert modules.find("named.plain$$$weight", outer.plain.weight) == ("named", outer)
+    assert modules.find("other$$$weight", outer.plain.weight) == ("other", outer.plain)
+    assert ProgramModules(closure(PyroModule[nn.Linear](2, 3)), print).find("weight", outer.plain.weight) is None
+
+
+def test_programs_that_are_pyro_modules() -> None:
+    model, guide = PyroModule[nn.Linear](2, 3), PyroModule[nn.Linear](3, 2)
+    wrapped = poutine.scale(functools.partial(poutine.mask(guide, mask=True), 1), 2.0)
+    assert ProgramModules(model, wrapped).programs() == {"model": model, "guide": guide}
+    assert ProgramModules(OTHER, guide.forward).programs() == {}  # of a plain module the statements tell
+
+
 def test_a_copy_of_a_function_would_share_its_modules() -> None:
     assert ProgramModules(closure(NETWORK), print).in_functions()
+    assert ProgramModules(functools.partial(closure(NETWORK), OTHER), print).in_functions()
     assert not ProgramModules(print, Holder().program, [OTHER]).in_functions()
+    assert not ProgramModules(functools.partial(print, OTHER), OTHER).in_functions()
 
 
 def test_exchanged_modules_are_found_anew() -> None:

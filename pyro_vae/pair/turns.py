@@ -1,0 +1,31 @@
+"""One thread at a time.
+
+Pyro's handlers, its store and its validation are the process's, and so are torch's generator and a module's mode. Two
+threads that run programs at once would meet each other's handlers and draws.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_turn = threading.RLock()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Waits until no other thread is inside, which a thread that is inside already does not."""
+    with _turn:
+        yield
+
+
+def _renew() -> None:
+    """In a forked process, which does not have the thread that may have been inside."""
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

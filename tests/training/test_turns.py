@@ -1,0 +1,109 @@
+"""Fits in threads, and inside of one another, are what they are alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pairs import functions, mlp_vae, plain_object, pyro_module
+
+from pyro_vae import fit
+from pyro_vae.pair import as_pair, evaluating
+from pyro_vae.pair.turns import in_turn
+
+FACTORIES = [functions, mlp_vae, plain_object, pyro_module]
+OPTIONS: Any = {"epochs": 4, "batch_size": 2, "compile": "eager", "progress": False}
+
+
+def made(factory: Callable[[], Any]) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    pair, (x,) = factory()
+    return pair, x
+
+
+def outcome(pair: Any, x: Any, **options: Any) -> tuple[Any, ...]:
+    run = fit(pair, (x, x), **OPTIONS, **options)
+    losses = [(entry["train"], entry["valid"]) for entry in run.history]
+    return losses, {name: value.clone() for name, value in run.pair.state_dict().items()}
+
+
+def same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[0] == other[0] and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+def test_four_fits_in_four_threads() -> None:
+    alone = [outcome(*made(factory)) for factory in FACTORIES]
+    together = [made(factory) for factory in FACTORIES]
+    pyro.param("mine", torch.ones(2))
+    state, start = torch.get_rng_state(), threading.Barrier(4)
+
+    def train(pair: Any, x: Any) -> Any:
+        start.wait()
+        return outcome(pair, x)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda both: train(*both), together))
+    assert all(map(same, alone, found))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    pyro.clear_param_store()
+
+
+def test_a_fit_inside_of_a_fit() -> None:
+    alone = [outcome(*made(factory)) for factory in FACTORIES[:2]]
+    inner: list[Any] = []
+    both = outcome(*made(functions), callbacks=[lambda run: inner.append(outcome(*made(mlp_vae)))])
+    assert same(both, alone[0])
+    assert len(inner) == 4
+    assert all(same(found, alone[1]) for found in inner)
+
+
+def test_an_evaluation_waits_for_a_fit() -> None:
+    pair, x = made(functions)
+    order: list[str] = []
+
+    def evaluate() -> None:
+        with evaluating(as_pair(pair)):
+            order.append("evaluation")
+
+    thread = threading.Thread(target=evaluate)
+
+    def callback(run: Any) -> None:
+        if not order:
+            thread.start()
+        thread.join(0.05)
+        order.append("epoch")
+
+    fit(pair, x, **OPTIONS, callbacks=[callback])
+    thread.join()
+    assert order == ["epoch"] * 4 + ["evaluation"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+    import os
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with in_turn():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        with in_turn():
+            os._exit(7)
+    found = os.waitpid(child, 0)[1]
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(found) == 7
