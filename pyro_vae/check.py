@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae._pyro import mismatch, without_shapes
+from pyro_vae.data.batches import num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
@@ -95,7 +96,7 @@ class Report:
         return "\n".join([*lines, f"{self.num_parameters:,} parameters", *self.notes])
 
 
-def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
+def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: Any) -> Report:
     """Runs guide and model on a batch, with one particle and with two, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
@@ -111,6 +112,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         batch: the arguments of model and guide, ``x: [B, *event]`` first; :mod:`pyro_vae.pair.arguments` tells what the
             programs are given of them, here as in ``fit``.
         estimator: an estimator to try on the pair.
+        named: arguments that are passed by name.
 
     Returns:
         The sites with their shapes, families and whether their KL is known in closed form.
@@ -121,11 +123,11 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
     """
     module = as_pair(pair)
     try:
-        batch = arguments(module, *batch)
+        batch = arguments(module, *batch, **named)
     except (ValueError, TypeError) as error:
         _refuse(str(error), because=error)
-    x = next((value for value in batch if isinstance(value, Tensor)), torch.empty(0))
-    if not x.dim() or not len(x):
+    count = num_rows(batch)
+    if not count:
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
         _refuse(
             "check needs a batch of tensors: check(pair, x), with x of shape [B, *event] and B at least 1; got "
@@ -137,7 +139,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
             with pyro.validation_enabled(False):
-                one = _run(module, batch, x)
+                one = _run(module, batch, count)
                 nesting = plate_nesting(*one)
                 if estimator is not None and nesting > wanted:
                     _refuse(too_deep(type(estimator).__name__, nesting, wanted))
@@ -145,7 +147,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
                 _refuse(*(point_problems(module, *batch) if alone else ()))
-                _refuse(*_particle_problems(_run(module, batch, x, 2, nesting), one, nesting))
+                _refuse(*_particle_problems(_run(module, batch, count, 2, nesting), one, nesting))
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
                 _try(SGVB_A(2, max_plate_nesting=nesting), module, batch)
                 if estimator is not None:
@@ -162,14 +164,16 @@ def _refuse(*sentences: str, because: Exception | None = None) -> None:
         raise PairError(list(sentences)) from because
 
 
-def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor, particles: int | None = None, nesting: int = 1) -> PairRun:
+def _run(
+    pair: nn.Module, batch: tuple[Any, ...], count: int, particles: int | None = None, nesting: int = 1
+) -> PairRun:
     """A run with log-probabilities, in which nothing is wrong."""
     wrong: list[str] = []
     which = "guide"
     try:
         found = run(pair, *batch, num_particles=particles, max_plate_nesting=nesting)
         if particles is None:
-            wrong = problems(found, len(x))
+            wrong = problems(found, count)
     except Exception as error:
         model, guide = vectorized(pair, particles, nesting)
         with contextlib.suppress(Exception):
@@ -177,14 +181,14 @@ def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor, particles: int | No
             which = "model"
             if particles is None:
                 # What the guide draws may not fit the model: on its own draws it tells where they differ.
-                wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), len(x))
-        _refuse(*(wrong or [_failure(error, which, pair, x, particles)]), because=error)
+                wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), count)
+        _refuse(*(wrong or [_failure(error, which, pair, count, particles)]), because=error)
     _refuse(*wrong)
     for which, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
         try:
             trace.compute_log_prob()
         except Exception as error:
-            _refuse(_failure(error, which, pair, x, particles), because=error)
+            _refuse(_failure(error, which, pair, count, particles), because=error)
     _refuse(*(density_problems(found) if particles is None else ()))
     return found
 
@@ -216,13 +220,13 @@ def _particle_problems(two: PairRun, one: PairRun, nesting: int) -> list[str]:
     return []
 
 
-def _failure(error: Exception, which: str, pair: nn.Module, x: Tensor, particles: int | None) -> str:
+def _failure(error: Exception, which: str, pair: nn.Module, count: int, particles: int | None) -> str:
     text, wrong = str(error), mismatch(str(error))
     if particles is not None:
         details = wrong and f"site {wrong.site} has {wrong.got} where plate {wrong.plate} has {wrong.wanted}"
         return _FOLDS.format(which=which, error=details or _first_line(error))
-    if wrong is not None and wrong.wanted != len(x) == wrong.got and wrong.dim == -1:
-        return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, len(x))
+    if wrong is not None and wrong.wanted != count == wrong.got and wrong.dim == -1:
+        return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, count)
     if wrong is not None:
         return (
             f"At site {wrong.site!r} of the {which} the distribution has size {wrong.got} at dimension {wrong.dim}, "
@@ -232,7 +236,7 @@ def _failure(error: Exception, which: str, pair: nn.Module, x: Tensor, particles
         )
     if type(error) is ValueError and "\n" not in text:
         return text  # already a sentence, from one of the rooms or from the user's own program
-    return f"The {which} fails on this batch of {len(x)} ({_first_line(error)}).{_hint(text)}"
+    return f"The {which} fails on this batch of {count} ({_first_line(error)}).{_hint(text)}"
 
 
 def _hint(text: str) -> str:

@@ -25,6 +25,7 @@ from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
+from pyro_vae.data.batches import rows
 from pyro_vae.data.prepared import Standardized
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table
@@ -190,7 +191,7 @@ def train(arguments: Sequence[str]) -> None:
         print(f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}")
     _draw(out, run.pair, data)
     print(f"run: {out}")
-    if has_prior(run.pair, *(tensor[:1] for tensor in batch)):
+    if has_prior(run.pair, *rows(batch, slice(1))):
         print(f"log p(x): pyro-vae evaluate {out}")
 
 

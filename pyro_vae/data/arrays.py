@@ -30,6 +30,14 @@ def is_classes(t: Tensor) -> bool:
     return t.dim() == 1 and is_integer(t)
 
 
+def check_dense(t: Tensor, what: str) -> None:
+    """Raises a ``TypeError`` if a tensor is sparse or nested, which has no rows to take."""
+    if t.is_nested or t.layout != torch.strided:
+        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
+        remedy = "torch.nested.to_padded_tensor(x, 0.0), beside the lengths" if t.is_nested else "x.to_dense()"
+        raise TypeError(f"{what} is a {kind} tensor; a dense one was expected: {remedy}.")
+
+
 def dtypes(tensors: Sequence[Tensor]) -> str:
     return ", ".join(str(t.dtype).removeprefix("torch.") for t in tensors)
 
@@ -38,10 +46,11 @@ def tensor(value: Any, what: str) -> Tensor:
     """A tensor of the same numbers, sharing memory where torch can; from an array, a table, or numbers in lists.
 
     Raises:
-        TypeError: if it is nothing of that.
+        TypeError: if it is nothing of that, or a sparse or nested tensor.
         ValueError: if it is a list whose rows are not of one shape.
     """
     if isinstance(value, Tensor):
+        check_dense(value, what)
         return value.detach()
     if isinstance(value, (list, tuple)) and value and all(isinstance(row, Tensor) for row in value):
         return torch.stack([row.detach() for row in value])

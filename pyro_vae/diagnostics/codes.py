@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, biject_to, constraints
 from torch.nn.functional import normalize
 
+from pyro_vae.data.batches import num_rows, repeated
 from pyro_vae.diagnostics.latents import (
     AtMean,
     by_datum,
@@ -29,7 +30,7 @@ from pyro_vae.diagnostics.latents import (
 )
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import data_frame, latent_sites, programs
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
 
 
@@ -47,7 +48,7 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
         if plate is None and batch:  # one of another name, which a guide alone does not tell
             plate = data_frame(plates_of(module, batch))
         return {
-            name: by_datum(site, site["value"], plate, len(batch[0]) if batch else 1)
+            name: by_datum(site, site["value"], plate, num_rows(batch) if batch else 1)
             for name, site in latent_sites(trace).items()
             if name not in shared and not _is_shared(site, plate)
         }
@@ -76,13 +77,13 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
     local = local_latents(pair, *resized(batch, 1))
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch
-    return observed_mean(run_model(pair, examples, values), len(examples[0]) if examples else None)
+    return observed_mean(run_model(pair, examples, values), num_rows(examples) if examples else None)
 
 
 def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
-    batch = arguments(pair, *batch)
-    return decode(pair, encode(pair, *batch), *batch)
+    batch = converted(pair, batch)
+    return decode(pair, encode(pair, batch), batch)
 
 
 def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
@@ -150,14 +151,14 @@ def resample(
     else:
         codes = encode(pair, *batch) if fixed else {}
         values = {name: named(codes, name, purpose=" to be fixed") for name in fixed}
-    size = len(batch[0])
+    size = num_rows(batch)
     for name, value in values.items():
         if len(value) != size:
             raise ValueError(f"{size} data need as many values of {name!r}, [{size}, *event]; got {list(value.shape)}.")
-    rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
-    repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
+    rows = repeated(batch, num_samples)
+    fixed_values = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
     centered = () if sampled is None else set(names) - set(asked)
-    means = observed_mean(run_model(pair, rows, repeated, centered=centered), size * num_samples)
+    means = observed_mean(run_model(pair, rows, fixed_values, centered=centered), size * num_samples)
     return means.unflatten(0, (size, num_samples))
 
 
@@ -266,8 +267,9 @@ def interpolate(
             unconstrained space nor unit length, such as a discrete one.
     """
     first, last = (tuple([data] if isinstance(data, Tensor) else data) for data in (start, end))
-    if len(first[0]) != len(last[0]):
-        raise ValueError(f"interpolate needs as many ends as starts; got {len(first[0])} starts and {len(last[0])}.")
+    counts = num_rows(first), num_rows(last)
+    if counts[0] != counts[1]:
+        raise ValueError(f"interpolate needs as many ends as starts; got {counts[0]} starts and {counts[1]}.")
     if num_steps < 2:
         raise ValueError(f"a line has at least 2 steps, its ends; got num_steps={num_steps}.")
     codes, ends = encode(pair, *first), encode(pair, *last)
@@ -277,7 +279,7 @@ def interpolate(
     for name, code in codes.items():
         if name in moved:
             codes[name] = _line(priors[name], code, ends[name], weight).flatten(0, 1)
-    rows = tuple(tensor.repeat_interleave(num_steps, 0) for tensor in first)
+    rows = repeated(first, num_steps)
     return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from pyro_vae._checks import callable_
 from pyro_vae._pyro import announced, running
+from pyro_vae.data.batches import Keywords
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 
@@ -146,6 +147,8 @@ def programs(pair: nn.Module) -> tuple[Program, Program]:
 
     def isolate(program: Program) -> Program:
         def run(*args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[-1], Keywords):
+                *args, kwargs = *args[:-1], {**args[-1], **kwargs}  # type: ignore[assignment]
             with isolated(pair):
                 return program(*args, **kwargs)
 

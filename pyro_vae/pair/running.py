@@ -14,6 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae._pyro import is_deterministic, memory, particles, was_observed
+from pyro_vae.data.batches import flattened, unflattened
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
@@ -121,8 +122,9 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         ValueError: if what the model observes is not an argument, or the model observes nothing.
     """
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
-    given = [v.clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in batch]
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(*given)
+    tensors, structure = flattened(batch)
+    given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*unflattened(structure, iter(given)))
     found = list(given)
     nodes: Any = trace.nodes
     for name, site in nodes.items():
@@ -132,7 +134,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         site["is_observed"] = True
         if is_deterministic(site):
             continue
-        places = (i for i, value in enumerate(given) if isinstance(value, Tensor) and memory(value) == memory(observed))
+        places = (i for i, value in enumerate(given) if memory(value) == memory(observed))
         index = next(places, None)
         if index is None:
             raise ValueError(
@@ -143,4 +145,4 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
-    return tuple(found), trace
+    return unflattened(structure, iter(found)), trace
