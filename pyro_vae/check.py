@@ -27,7 +27,7 @@ from pyro_vae.pair import (
     run,
     vectorized,
 )
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import arguments, converted
 from pyro_vae.pair.gate import too_deep
 from pyro_vae.pair.structure import common_latents, density_problems, plate_nesting, problems, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
@@ -123,7 +123,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
     """
     module = as_pair(pair)
     try:
-        batch = arguments(module, *batch, **named)
+        batch = arguments(module, *batch, **named) if named else converted(module, batch)
     except (ValueError, TypeError) as error:
         _refuse(str(error), because=error)
     count = num_rows(batch)

@@ -21,6 +21,10 @@ class Keywords(dict[str, Any]):
     """The arguments of a batch that programs are given by name; the last of the batch."""
 
 
+def is_packed(value: Any) -> bool:
+    return isinstance(value, PackedSequence)
+
+
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """``value`` with ``change(leaf)`` in the place of what is neither dictionary, tuple nor list."""
     if isinstance(value, PackedSequence):
@@ -52,6 +56,17 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(part)
     else:
         yield value
+
+
+def kind_of(batch: Any) -> Any:
+    """The kind of a batch: its structure, with the types of numbers. Batches of one kind are treated alike."""
+    if isinstance(batch, dict):
+        return type(batch), *((key, kind_of(part)) for key, part in batch.items())
+    if isinstance(batch, list):
+        return list, frozenset(map(kind_of, batch))
+    if isinstance(batch, tuple) and not is_packed(batch):
+        return tuple, *map(kind_of, batch)
+    return batch.dtype if isinstance(batch, Tensor) else type(batch)
 
 
 def num_rows(batch: Any) -> int:

@@ -26,8 +26,10 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
     - another map-style ``Dataset``, or a list of items: read once into memory (a random transform is drawn once). Items
       are x (a tensor, an array or a PIL image), or a tuple (x, ...), which are all arguments, as of a TensorDataset:
-      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8 [C, H, W].
-    - ``DataLoader``: a :class:`Stream`.
+      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8 [C, H, W]. Items that
+      are dictionaries are arguments by name.
+    - a dictionary of tensors or arrays: arguments by name.
+    - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
 
     Of several arguments a pair is passed those that its programs take (:mod:`pyro_vae.pair.arguments`). A second one
@@ -82,10 +84,13 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Sp
         return Stream(data, **options)
     if isinstance(data, TensorDataset):
         return labeled(data.tensors, **options)
+    if isinstance(data, dict):
+        return labeled(list(data.values()), names=list(data), **options)
     if _are_numbers(data) or hasattr(data, "__array__"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
-        return labeled(_read(data), **options)
+        first = data[0] if len(data) else None
+        return labeled(_read(data), names=list(first) if isinstance(first, dict) else None, **options)
     hint = ""
     if isinstance(data, (str, os.PathLike)):
         hint = f" Load it first: load({os.fspath(data)!r})."
@@ -113,6 +118,10 @@ def _read(dataset: Any) -> list[Tensor]:
     tensors: list[Tensor] = []
     for i in range(n):
         item = dataset[i]
+        if isinstance(item, dict):
+            if i and list(item) != list(dataset[0]):
+                raise ValueError(f"item {i} of the dataset has the keys {list(item)}, item 0 {list(dataset[0])}.")
+            item = tuple(item.values())
         row = [_item(p, i) for p in (item if isinstance(item, (tuple, list)) else (item,))]
         if i == 0:
             check_size(n * sum(t.nbytes for t in row), f"the {kind} ({n:,} items)")
@@ -121,7 +130,8 @@ def _read(dataset: Any) -> list[Tensor]:
             raise ValueError(
                 f"item {i} of the dataset has shapes {[list(t.shape) for t in row]} ({dtypes(row)}),"
                 f" item 0 has {[list(t.shape[1:]) for t in tensors]} ({dtypes(tensors)}); all items must"
-                " have the same. Resize and convert them in its transform."
+                " have the same. Resize and convert them in its transform, or give a DataLoader whose collate_fn pads"
+                " them: (x, lengths)."
             )
         for t, value in zip(tensors, row, strict=True):
             t[i] = value

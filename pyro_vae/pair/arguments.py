@@ -33,7 +33,7 @@ from torch.nn.utils.rnn import PackedSequence
 from pyro_vae._pyro import has_values
 from pyro_vae.data import batches
 from pyro_vae.data.arrays import check_dense, check_pixels, is_classes, is_integer, tensor
-from pyro_vae.data.batches import Keywords, leaves, mapped
+from pyro_vae.data.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
@@ -196,17 +196,6 @@ class _Kind:
     whole = True  # integers of x stay integers
 
 
-def kind_of(batch: Any) -> Any:
-    """The kind of a batch: its structure, with the types of numbers. Batches of one kind are treated alike."""
-    if isinstance(batch, dict):
-        return type(batch), *((key, kind_of(part)) for key, part in batch.items())
-    if isinstance(batch, list):
-        return list, frozenset(map(kind_of, batch))
-    if isinstance(batch, tuple) and not isinstance(batch, PackedSequence):
-        return tuple, *map(kind_of, batch)
-    return batch.dtype if isinstance(batch, Tensor) else type(batch)
-
-
 def arguments(pair: Any, *batch: Any, **named: Any) -> Converted:
     """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`."""
     if named:
@@ -229,8 +218,11 @@ def batch_of(pair: Any, x: Any) -> Converted:
     Raises:
         ValueError: if there are no data, and as :class:`Arguments`.
     """
-    several = isinstance(x, tuple) and any(isinstance(leaf, (Tensor, np.ndarray, PackedSequence)) for leaf in leaves(x))
-    batch = tuple(x) if several else (x,) if isinstance(x, (dict, PackedSequence)) else (tensor(x, "x"),)
+    if isinstance(x, (dict, PackedSequence)):
+        batch: tuple[Any, ...] = (x,)
+    else:
+        several = isinstance(x, tuple) and any(hasattr(leaf, "shape") or is_packed(leaf) for leaf in leaves(x))
+        batch = tuple(x) if several else (tensor(x, "x"),)
     if not batches.num_rows(batch):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
     module = as_pair(pair)

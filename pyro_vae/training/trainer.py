@@ -17,9 +17,10 @@ from pyro_vae._checks import number
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data
+from pyro_vae.data.batches import kind_of, leaves, num_rows
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run
-from pyro_vae.pair.arguments import Arguments, num_taken
+from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
 from pyro_vae.training import checkpoint
@@ -45,6 +46,7 @@ class Trainer:
         self.arguments = Arguments(pair, device)
         batch = self.arguments(*next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
         pair.train()
+        self.kinds = {kind_of(batch)}  # of batches, which have been checked
         estimator = self._checked(batch)
         self._say_labels(batch)
         self.parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
@@ -129,7 +131,7 @@ class Trainer:
         train = self.data.train
         if train.labels is None or len(train.tensors) > 1:
             return
-        if num_taken(self.pair, (batch[0], train.labels)) == (2, False):
+        if num_taken(self.pair, (next(leaves(batch)), train.labels)) == (2, False):
             warnings.warn(
                 f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
                 "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels).",
@@ -186,7 +188,9 @@ class Trainer:
             self.step.look()
             self.looked_at = state.steps
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
-            self._train_batch(self.arguments(*batch))
+            arguments = self.arguments(*batch)
+            self._look_at(arguments)
+            self._train_batch(arguments)
             bar.update()
             if signals.received:
                 break
@@ -195,6 +199,29 @@ class Trainer:
         seconds = time.perf_counter() - started
         state.seconds += seconds
         return (state.samples - samples) / max(seconds, 1e-9)
+
+    def _look_at(self, batch: Converted) -> None:
+        """Has the first batch of a kind checked before it is trained on, as the first of all is.
+
+        Raises:
+            ValueError: if it fails its check, or makes parameters that the optimizer does not know.
+        """
+        kind = kind_of(batch)
+        if kind in self.kinds:
+            return
+        self.kinds.add(kind)
+        modes = self.pair.training
+        with torch.random.fork_rng(self._cuda):
+            check(self.pair, batch, estimator=self.state.estimator)
+        self.pair.train(modes)
+        known = {id(parameter) for parameter in self.parameters}
+        new = [name for name, p in self.pair.named_parameters() if p.requires_grad and id(p) not in known]
+        if new:
+            raise ValueError(
+                f"a batch of another kind makes the parameter {new[0]!r}, which those before did not have and the "
+                "optimizer does not know. Announce it for all batches: put its pyro.param or pyro.module before the "
+                "branch."
+            )
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
         state = self.state
@@ -219,7 +246,7 @@ class Trainer:
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
-        state.add(objective, loss, len(batch[0]))
+        state.add(objective, loss, num_rows(batch))
 
     def _end_epoch(self, images_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
