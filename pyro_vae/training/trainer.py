@@ -134,7 +134,8 @@ class Trainer:
         if num_taken(self.pair, (next(leaves(batch)), train.labels)) == (2, False):
             warnings.warn(
                 f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
-                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels).",
+                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels), or on "
+                "the command line --with-labels true.",
                 stacklevel=4,
             )
 
