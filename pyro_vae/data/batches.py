@@ -69,6 +69,17 @@ def kind_of(batch: Any) -> Any:
     return batch.dtype if isinstance(batch, Tensor) else type(batch)
 
 
+def described(batch: Any) -> str:
+    """The arguments of a batch in words."""
+    if isinstance(batch, dict):
+        return "{" + ", ".join(f"{key}: {described(part)}" for key, part in batch.items()) + "}"
+    if isinstance(batch, tuple) and not is_packed(batch):
+        return f"({', '.join(map(described, batch))})"
+    if isinstance(batch, Tensor):
+        return f"{list(batch.shape)} {batch.dtype}".replace("torch.", "")
+    return "None" if batch is None else f"a {type(batch).__name__}"
+
+
 def num_rows(batch: Any) -> int:
     """How many data a batch holds; 0 where no argument tells it."""
     for part in batch.values() if isinstance(batch, dict) else batch:

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
 def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
 
-    - :class:`Data`, :class:`Split`, :class:`Stream`: as they are; their binarization is their own.
+    - :class:`Data`, :class:`Split`, :class:`Stream`, :class:`Mixed`: as they are; their binarization is their own.
     - a tensor, an array, a table with ``__array__``, or numbers in lists: x, ``[N, *event]``, of any shape.
     - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
     - another map-style ``Dataset``, or a list of items: read once into memory (a random transform is drawn once). Items
@@ -71,8 +72,8 @@ def _rows_of_others(shape: list[int], other: list[int]) -> bool:
     return shape[:1] == other[:1] and math.prod(shape[1:]) != math.prod(other[1:])
 
 
-def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream:
-    if isinstance(data, (Split, Stream)):
+def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream | Mixed:
+    if isinstance(data, (Split, Stream, Mixed)):
         if binarization not in ("none", data.binarization):
             raise ValueError(
                 f"binarization {binarization!r} was asked for, but {data.name!r} was made with {data.binarization!r}."

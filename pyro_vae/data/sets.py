@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
+
+if TYPE_CHECKING:
+    from pyro_vae.data.mixed import Mixed
 
 
 class Split:
@@ -397,13 +400,13 @@ class Data:
     """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
 
     Raises:
-        ValueError: if the splits' event shapes differ.
+        ValueError: if the splits' event shapes differ, or one has pixels of 0 to 255 and another other numbers.
     """
 
     name: str
-    train: Split | Stream
-    valid: Split | Stream | None = None
-    test: Split | Stream | None = None
+    train: Split | Stream | Mixed
+    valid: Split | Stream | Mixed | None = None
+    test: Split | Stream | Mixed | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("valid", self.valid), ("test", self.test)):
@@ -413,6 +416,15 @@ class Data:
                     f"{part} of {self.name!r} has data of shape {list(split.event_shape)} and train of"
                     f" {list(self.event_shape)}; they must be equal."
                 )
+            if isinstance(self.train, Split) and isinstance(split, Split):
+                ours, theirs = self.train.tensors[0], split.tensors[0]
+                for pixels, others in ((ours, theirs), (theirs, ours)):
+                    if pixels.dtype == torch.uint8 != others.dtype and float(others.max()) > 1:
+                        raise ValueError(
+                            f"train of {self.name!r} is {dtypes([ours])} and {part} {dtypes([theirs])}: uint8 are "
+                            f"pixels, of which programs see x / 255, and the others go up to {float(others.max()):.4g}."
+                            " Give both of one kind."
+                        )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -438,6 +450,8 @@ class Data:
         for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
             if isinstance(split, Split):
                 counts.append(f"{len(split):,} {part}")
+            elif split is not None and not isinstance(split, Stream):
+                counts.append(f"{split.num_data or 'mixed':,} {part}")
             elif split is not None:
                 batches = split.num_batches()
                 counts.append(f"{part} streamed" + ("" if batches is None else f" in {batches:,} batches"))

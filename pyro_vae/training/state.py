@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Stream
+from pyro_vae.data import Data, Split
 from pyro_vae.data.batches import flattened
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of
@@ -116,7 +116,7 @@ def configuration(
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
         "data": data.describe(),
         # A loader draws its own order, which need not be the same in another process.
-        "first batch": None if isinstance(data.train, Stream) else checkpoint.digest(dict(enumerate(tensors))),
+        "first batch": checkpoint.digest(dict(enumerate(tensors))) if isinstance(data.train, Split) else None,
         "estimator": repr(state.estimator),
         "optimizer": f"{type(optimizer).__name__}({described(groups)})",
         # A schedule is a function of the share of the epochs: with other epochs it would jump.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -16,8 +17,8 @@ from tqdm import tqdm
 from pyro_vae._checks import number
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data
-from pyro_vae.data.batches import kind_of, leaves, num_rows
+from pyro_vae.data import Data, Mixed, Split
+from pyro_vae.data.batches import described, kind_of, leaves, num_rows
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
@@ -34,6 +35,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
+_LOOKED = 4  # batches of a loader in which its kinds are looked for
 _SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
@@ -44,10 +46,11 @@ class Trainer:
         settings.check_data(data)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device)
-        batch = self.arguments(*next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
+        kinds = self._first_of_each_kind()
+        batch = next(iter(kinds.values()))
         pair.train()
-        self.kinds = {kind_of(batch)}  # of batches, which have been checked
-        estimator = self._checked(batch)
+        self.kinds = set(kinds)  # of batches, which have been checked
+        estimator = self._checked(list(kinds.values()))
         self._say_labels(batch)
         self.parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
         optimizer = self._optimizer()
@@ -86,14 +89,44 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.looked_at = 0  # the step at which a graph was last compared with the programs on purpose
 
-    def _checked(self, batch: tuple[Tensor, ...]) -> Estimator:
+    def _first_of_each_kind(self) -> dict[Any, Converted]:
+        """The first batch of each kind among the first of the data, as the programs are given it.
+
+        Raises:
+            ValueError: if the validation data begin with a batch of another kind.
+        """
+        train, options = self.data.train, {"epoch": 0, "seed": self.settings.seed}
+        size = self.settings.batch_size
+        if isinstance(train, Mixed):
+            looked = [next(iter(part.batches(size, **options))) for part in train.parts]
+        else:
+            looked = list(itertools.islice(train.batches(size, **options), 1 if isinstance(train, Split) else _LOOKED))
+        found: dict[Any, Converted] = {}
+        for raw in looked:
+            batch = self.arguments(*raw)
+            found.setdefault(kind_of(batch), batch)
+        if self.data.valid is not None:
+            raw = next(iter(self.data.valid.batches(size, **options)), ())
+            batch = self.arguments(*raw)
+            if raw and kind_of(batch) not in found:
+                ours = described(next(iter(found.values())))
+                raise ValueError(
+                    f"the validation data are of another kind than the training data: {described(batch)} and {ours}. "
+                    "Give both the same arguments."
+                )
+        return found
+
+    def _checked(self, kinds: list[Converted]) -> Estimator:
         """A copy of the estimator that was asked for, or the ELBO that suits the pair."""
         asked = copy.copy(self.settings.estimator)
         with torch.random.fork_rng(self._cuda):
-            if isinstance(self.pair, ChecksBatch):
-                self.pair.check_batch(*batch)
-            report = check(self.pair, *batch, estimator=asked)
-            for note in report.notes:
+            reports = []
+            for batch in kinds:
+                if isinstance(self.pair, ChecksBatch):
+                    self.pair.check_batch(*batch)
+                reports.append(check(self.pair, batch, estimator=asked))
+            batch, report = kinds[0], reports[0]
+            for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
                     warnings.warn(note, stacklevel=5)
             if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
@@ -101,7 +134,7 @@ class Trainer:
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
                     )
-        return asked or (SGVB_B() if report.in_order else SGVB_A())
+        return asked or (SGVB_B() if all(found.in_order for found in reports) else SGVB_A())
 
     def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
         """The number of training data, which is not needed where nothing is shared among them.
