@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pyro_vae._checks import whole
 from pyro_vae.applications import report
-from pyro_vae.data import Data, Split, Stream, as_data
+from pyro_vae.data import Data, Mixed, Split, Stream, as_data
 from pyro_vae.data.batches import rows
 from pyro_vae.diagnostics import encode
 from pyro_vae.diagnostics.latents import chunks, local_latents
@@ -227,10 +227,10 @@ def _rows(values: np.ndarray | Tensor) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _some(split: Split | Stream, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
+def _some(split: Split | Stream | Mixed, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
     """So many data at random, of a stream the first, and their labels, if these are classes."""
     whole(num_data=count)
-    held = split.take(count) if isinstance(split, Stream) else split
+    held = split if isinstance(split, Split) else split.take(count)
     rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:count]
     return held.batch(rows), None if held.classes is None else _array(held.classes)[rows]
 

@@ -121,9 +121,10 @@ def repeated(batch: Any, times: int) -> Any:
     return rows(batch, torch.arange(num_rows(batch)).repeat_interleave(times))
 
 
-def moved(batch: Any, device: torch.device | str | None) -> Any:
+def moved(batch: Any, device: torch.device | str) -> Any:
     """The batch on a device."""
-    return mapped(lambda leaf: leaf.to(device) if isinstance(leaf, (Tensor, PackedSequence)) else leaf, batch)
+    to: Any = torch.device(device)
+    return mapped(lambda leaf: leaf.to(to) if isinstance(leaf, (Tensor, PackedSequence)) else leaf, batch)
 
 
 def joined(batches: Sequence[Any]) -> Any:

@@ -19,7 +19,7 @@ from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
-def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
+def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = False) -> Data:
     """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
 
     - :class:`Data`, :class:`Split`, :class:`Stream`, :class:`Mixed`: as they are; their binarization is their own.
@@ -27,8 +27,8 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
     - another map-style ``Dataset``, or a list of items: read once into memory (a random transform is drawn once). Items
       are x (a tensor, an array or a PIL image), or a tuple (x, ...), which are all arguments, as of a TensorDataset:
-      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8 [C, H, W]. Items that
-      are dictionaries are arguments by name.
+      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8
+      [C, H, W], of 16 bits the upper 8. Items that are dictionaries are arguments by name.
     - a dictionary of tensors or arrays: arguments by name.
     - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
@@ -40,6 +40,8 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
         data: one of these.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
 
+        missing: whether x may hold NaN, see :class:`Split`.
+
     Raises:
         TypeError: for anything else.
         ValueError: for what :class:`Split` refuses, a tuple of data and their labels, a Dataset too large for memory,
@@ -49,10 +51,10 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     if isinstance(data, Data):
         for split in (data.train, data.valid, data.test):
             if split is not None:
-                _as_split(split, binarization, 0, "")
+                _as_split(split, binarization, 0, "", missing)
         return data
     if not isinstance(data, tuple):
-        split = _as_split(data, binarization, 0, "data")
+        split = _as_split(data, binarization, 0, "data", missing)
         return Data(split.name, split)
     if len(data) not in (2, 3) or data[0] is None:
         raise TypeError(f"a tuple of data is (train, valid) or (train, valid, test); this one has {len(data)} parts.")
@@ -63,7 +65,7 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
             "arguments of model and guide, such as data and labels, give one TensorDataset(x, y)."
         )
     named = enumerate(zip(PARTS, data, strict=False))  # a seed for each: no two splits share their draws
-    splits = [None if d is None else _as_split(d, binarization, i, part) for i, (part, d) in named]
+    splits = [None if d is None else _as_split(d, binarization, i, part, missing) for i, (part, d) in named]
     return Data("data", *splits)  # type: ignore[arg-type]  # the first is not None, see above
 
 
@@ -72,7 +74,7 @@ def _rows_of_others(shape: list[int], other: list[int]) -> bool:
     return shape[:1] == other[:1] and math.prod(shape[1:]) != math.prod(other[1:])
 
 
-def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream | Mixed:
+def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missing: bool) -> Split | Stream | Mixed:
     if isinstance(data, (Split, Stream, Mixed)):
         if binarization not in ("none", data.binarization):
             raise ValueError(
@@ -80,7 +82,7 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Sp
                 " Make it with the one you want, and leave the argument out."
             )
         return data
-    options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name}
+    options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
     if isinstance(data, DataLoader):
         return Stream(data, **options)
     if isinstance(data, TensorDataset):
@@ -148,6 +150,8 @@ def _item(value: Any, i: int) -> Tensor:
 
     if isinstance(value, Image):
         array = np.asarray(value.convert("RGB") if value.mode == "P" else value)
+        if array.dtype.kind in "iu" and array.dtype.itemsize > 1:  # of 16 bits, as those of a folder
+            array = (array.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
     raise TypeError(
         f"item {i} of the dataset holds a {type(value).__name__}; a tensor, an array, a PIL image or a number was"

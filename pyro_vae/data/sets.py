@@ -39,6 +39,7 @@ class Split:
             float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and float64;
             bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
         labels: [N, ...], never passed to the model; for scatter plots and nearest neighbors.
+        missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
         names: of the tensors, where batches are to be dictionaries: arguments that are passed by name.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
             now, from ``seed`` alone; x is then uint8, 0 or 255.
@@ -64,6 +65,7 @@ class Split:
         *tensors: Tensor | np.ndarray,
         labels: Tensor | np.ndarray | None = None,
         names: Sequence[str] | None = None,
+        missing: bool = False,
         binarization: Binarization = "none",
         seed: int = 0,
         name: str = "data",
@@ -78,7 +80,7 @@ class Split:
         self.seed, self.name = seed, name
         self.names = None if names is None else tuple(names)
         what = f"x of {name!r}"
-        x = numbers(tensor(tensors[0], what), binarization, what).contiguous()
+        x = numbers(tensor(tensors[0], what), binarization, what, missing).contiguous()
         check_pixels(x, what)
         others = {f"tensor {i}": tensor(t, f"tensor {i} of {name!r}") for i, t in enumerate(tensors[1:], 1)}
         self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
@@ -232,6 +234,7 @@ class Stream:
 
     Args:
         loader: of data that are read as they are needed.
+        missing: as of :class:`Split`.
         binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
         seed: of the Bernoulli draws.
         name: for messages and titles.
@@ -247,6 +250,7 @@ class Stream:
         self,
         loader: DataLoader,
         *,
+        missing: bool = False,
         binarization: Binarization = "none",
         seed: int = 0,
         name: str = "stream",
@@ -259,7 +263,7 @@ class Stream:
                 'binarization "static" needs all data in memory, and a DataLoader streams them: use "dynamic",'
                 " binarize in the Dataset, or make a Split."
             )
-        self.loader = loader
+        self.loader, self.missing = loader, missing
         whole(0, seed=seed)
         self.binarization: Binarization = binarization
         self.seed, self.name = seed, name
@@ -281,9 +285,10 @@ class Stream:
     def num_data(self) -> int | None:
         """Number of data that the loader draws from, N; ``None`` where it does not tell it.
 
-        A sampler of a subset has the size of that; torch's random samplers draw, in the end, from the whole data set;
-        of an order that is fixed ``drop_last`` leaves out the last data for good. Not known is N of a weighted sampler,
-        under which data count differently, of a batch sampler of one's own, of a loader whose items are batches already
+        A sampler of a subset has the size of that, of indices that repeat the number of different ones; torch's random
+        samplers draw, in the end, from the whole data set; of an order that is fixed ``drop_last`` leaves out the last
+        data for good. Not known is N of a weighted sampler, under which data count differently, of one that draws more
+        data than there are, of a batch sampler of one's own, of a loader whose items are batches already
         (``batch_size=None``), and of a stream without a length.
         """
         loader, batches = self.loader, self.loader.batch_sampler
@@ -298,7 +303,10 @@ class Stream:
             counted = None if isinstance(sampler, WeightedRandomSampler) else sampler
         if not isinstance(counted, Sized):
             return None
-        size = len(counted)
+        indices = getattr(counted, "indices", counted)
+        size = len(set(indices)) if counted is sampler and isinstance(indices, (list, tuple, range)) else len(counted)
+        if counted is sampler and isinstance(loader.dataset, Sized) and size > len(loader.dataset):
+            return None
         if isinstance(sampler, SequentialSampler) and loader.drop_last and loader.batch_size:
             size -= size % loader.batch_size
         return size
@@ -345,7 +353,7 @@ class Stream:
                 if k < start:
                     continue
                 what = f"x of batch {k} of {self.name!r}"
-                parts = with_first(lambda x: numbers(x, self.binarization, what), parts)  # noqa: B023
+                parts = with_first(lambda x: numbers(x, self.binarization, what, self.missing), parts)  # noqa: B023
                 if k == 0:  # a later batch may just be dark
                     with_first(lambda x: check_pixels(x, what), parts)  # noqa: B023
                 parts = parts if self.device is None else moved(parts, self.device)

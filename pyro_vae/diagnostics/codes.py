@@ -34,7 +34,7 @@ from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
 
 
-def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
+def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
     """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``, or ``[B, *plates, *event]``.
 
     Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
@@ -59,7 +59,7 @@ def _is_shared(site: Any, plate: Any) -> bool:
     return plate is not None and not inside(site, plate) and site["value"].dim() == site["fn"].event_dim
 
 
-def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
+def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any) -> Tensor:
     """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
 
     Random variables that all data share, such as weights, are at their mean under the guide.
@@ -80,13 +80,13 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
     return observed_mean(run_model(pair, examples, values), num_rows(examples) if examples else None)
 
 
-def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
+def reconstruct(pair: Any, *batch: Any) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
     batch = converted(pair, batch)
     return decode(pair, encode(pair, batch), batch)
 
 
-def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
+def sample(pair: Any, num_samples: int, *batch: Any) -> Tensor:
     """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`.
 
     Random variables that all data share, such as weights, are one draw from the guide.
@@ -98,7 +98,7 @@ def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     return observed_mean(run_model(pair, rows, {}, draw_shared=True), num_samples if rows else None)
 
 
-def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
+def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
     """The latents of a datum in the order in which the model draws them: of a hierarchy ``("zL", ..., "z1")``.
 
     The caller's random state is left as it was.
@@ -114,7 +114,7 @@ def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
 
 def resample(
     pair: Any,
-    *batch: Tensor,
+    *batch: Any,
     fixed: Sequence[str] | Mapping[str, Tensor] = (),
     sampled: Sequence[str] | None = None,
     num_samples: int = 8,
@@ -162,7 +162,7 @@ def resample(
     return means.unflatten(0, (size, num_samples))
 
 
-def has_prior(pair: Any, *batch: Tensor) -> bool:
+def has_prior(pair: Any, *batch: Any) -> bool:
     """Whether the model's latents can be drawn: not where one is ``ImproperUniform``, as in an autoencoder.
 
     Args:
@@ -175,7 +175,7 @@ def has_prior(pair: Any, *batch: Tensor) -> bool:
 def prior_quantiles(
     pair: Any,
     quantiles: Tensor | Sequence[float],
-    *batch: Tensor,
+    *batch: Any,
     site: str = "z",
     num_samples: int = 4096,
     seed: int = 0,
@@ -223,12 +223,12 @@ def prior_quantiles(
 _CHUNK = 256
 
 
-def support(pair: Any, *batch: Tensor, site: str = "z") -> constraints.Constraint:
+def support(pair: Any, *batch: Any, site: str = "z") -> constraints.Constraint:
     """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
     return space_of(named(prior_sites(pair, *batch), site, "model")["fn"])
 
 
-def _prior(pair: Any, site: str, *batch: Tensor) -> Any:
+def _prior(pair: Any, site: str, *batch: Any) -> Any:
     """A latent of one run of the model."""
     return named(latent_sites(run_model(pair, batch)), site, "model")
 

@@ -64,7 +64,7 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     for batch in batches:
         with opened(pair, batch) as (module, batch):
             estimator = estimator or elbo_of(module, *batch)
-            sites = estimator.terms(module, *batch, num_data=1)
+            sites = estimator.terms(module, batch, num_data=1)
         for name, terms in sites.items():
             size = terms.shared or num_rows(batch)
             value = {kind: term.double().mean().item() * size for kind, term in terms.items()}
@@ -231,7 +231,7 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*no closed-form KL is registered")  # a table needs none
                 rates = rate_distortion(module, [batch], estimator).rates
-            codes = encode(module, *batch)
+            codes = encode(module, batch)
             model, guide = map(latent_sites, run(module, *batch))
         ordered = [name for name in model if name in guide] == [name for name in guide if name in model]
         for name in reversed(model):
@@ -242,7 +242,7 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
     return Levels({name: total.usage(name, threshold) for name, total in totals.items()}, threshold, count)
 
 
-def _estimator_of(pair: nn.Module, *batch: Tensor) -> Estimator:
+def _estimator_of(pair: nn.Module, *batch: Any) -> Estimator:
     """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterized."""
     with torch.random.fork_rng():
         sites = latent_sites(run(pair, *batch)[1]).values()

@@ -39,7 +39,7 @@ from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
-from pyro_vae.pair.sites import observed_sites, support_of
+from pyro_vae.pair.sites import observed_sites, random_sites, support_of
 
 _ROUNDED = 0.01  # rounding errors, in standard deviations of the data, above which they are said
 
@@ -62,12 +62,14 @@ class Arguments:
         self.pair = as_pair(pair)
         self._device, self._num_tried = device, num_tried
         self._kinds: dict[Any, _Kind] = {}
+        self.finite = False  # whether x is known to hold no NaN that matters
 
     def __call__(self, *batch: Any) -> Converted:
         """``batch`` as the programs are given it.
 
         Raises:
-            ValueError: if numbers leave the range of the pair's precision, or pixels are only 0 and 1.
+            ValueError: if numbers leave the range of the pair's precision, pixels are only 0 and 1, or x holds NaN
+                that the programs do not mask.
             TypeError: if an array is not of numbers, a tensor is sparse or nested, or the programs take no argument of
                 a name.
 
@@ -79,7 +81,7 @@ class Arguments:
         name = kind_of(values)
         kind = self._kinds.get(name)
         if kind is not None:
-            return self._converted(kind, self._passed(kind, values))
+            return self._checked(self._converted(kind, self._passed(kind, values)))
         kind = self._decided(values)
         taken = self._passed(kind, values)
         converted = self._converted(kind, taken)
@@ -92,7 +94,31 @@ class Arguments:
             if isinstance(given, Tensor):
                 _check_rounding(f"argument {place}" if place else "x", given, value)
         self._kinds[name] = kind
-        return converted
+        return self._checked(converted)
+
+    def _checked(self, values: Converted) -> Converted:
+        """``values``, refused if NaN in x makes a density NaN: the programs do not mask what is missing."""
+        x = next(leaves(values), None)
+        if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
+            return values
+        try:
+            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+                traces = run(self.pair, *values)
+                for trace in traces:
+                    trace.compute_log_prob()
+        except Exception:  # said by those who run it
+            return values
+        sites: Any = [site for trace in traces for site in random_sites(trace).values()]
+        wrong = [site["name"] for site in sites if site["log_prob"].isnan().any()]
+        if wrong:
+            rows = missing.flatten(1).any(1) if missing.dim() > 1 else missing
+            raise ValueError(
+                f"x is NaN in {int(rows.sum())} of {len(x)} data, the first at index {int(rows.nonzero()[0])}, and so"
+                f" is the log-density of {wrong[0]!r}. Drop or repair them; or, if they are missing, have the programs"
+                " mask them: law.mask(~x.isnan()), obs=x.nan_to_num()."
+            )
+        self.finite = True  # with what is missing the programs deal themselves
+        return values
 
     def _passed(self, kind: _Kind, values: tuple[Any, ...]) -> tuple[Any, ...]:
         values = in_place(self.pair, values)[0]

@@ -113,7 +113,7 @@ def fit(
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
     pair = as_pair(pair)
     _check_tuple(pair, data)
-    data = as_data(data)
+    data = as_data(data, missing=True)  # which the programs may ask for
     place = device_of(pair) if device is None else torch.device(device)
     check_trainable(pair)
     pair.to(place)

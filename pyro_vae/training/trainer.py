@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pyro_vae._checks import number
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Mixed, Split
+from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.data.batches import described, kind_of, leaves, num_rows
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run
@@ -35,6 +35,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
+_AT_ONCE = 1000  # held-out data, and data that are looked at
 _LOOKED = 4  # batches of a loader in which its kinds are looked for
 _SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
@@ -95,18 +96,24 @@ class Trainer:
         Raises:
             ValueError: if the validation data begin with a batch of another kind.
         """
-        train, options = self.data.train, {"epoch": 0, "seed": self.settings.seed}
-        size = self.settings.batch_size
+        train, size, seed = self.data.train, self.settings.batch_size, self.settings.seed
         if isinstance(train, Mixed):
-            looked = [next(iter(part.batches(size, **options))) for part in train.parts]
+            looked = [next(iter(part.batches(size, epoch=0, seed=seed))) for part in train.parts]
         else:
-            looked = list(itertools.islice(train.batches(size, **options), 1 if isinstance(train, Split) else _LOOKED))
+            looked = list(
+                itertools.islice(train.batches(size, epoch=0, seed=seed), 1 if isinstance(train, Split) else _LOOKED)
+            )
+        sets = [part for part in (train, self.data.valid) if isinstance(part, Split)]
+        holed = [part for part in sets if part.tensors[0].isnan().any()]
+        for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
+            self.arguments(*raw)
+        self.arguments.finite |= not holed and not isinstance(train, Stream)
         found: dict[Any, Converted] = {}
         for raw in looked:
             batch = self.arguments(*raw)
             found.setdefault(kind_of(batch), batch)
         if self.data.valid is not None:
-            raw = next(iter(self.data.valid.batches(size, **options)), ())
+            raw = next(iter(self.data.valid.batches(size, epoch=0, seed=seed)), ())
             batch = self.arguments(*raw)
             if raw and kind_of(batch) not in found:
                 ours = described(next(iter(found.values())))
@@ -320,7 +327,9 @@ class Trainer:
         """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
         if self.data.valid is None:
             return None
-        batches = (self.arguments(*batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.settings.seed))
+        batches = (
+            self.arguments(*batch) for batch in self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
+        )
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()

@@ -130,7 +130,7 @@ def test_kinds_of_batches_are_told_apart() -> None:
             super().guide(xs, ys)
 
     pair, late = Late(), [(UNLABELED[:8],)] * 6 + [(X[:8], Y[:8])]
-    with pytest.raises(ValueError, match="a batch of another kind makes the parameter '.*late'"):
+    with pytest.raises(ValueError, match=r"a batch of another kind makes the parameter '.*late'"):
         pyro_vae.fit(Pair(pair.model, pair.guide), in_turn(late), estimator=Enumeration(), epochs=1, num_data=40,
                      compile="eager", progress=False)  # fmt: skip
 
@@ -231,3 +231,77 @@ def test_constants_are_partial() -> None:
     run = pyro_vae.fit(bound, in_turn([(X[:B],)]), estimator=SGVB_A(), optimizer=sgd, epochs=1, progress=False,
                        compile="eager")  # fmt: skip
     assert run.history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+# Missing values
+
+
+class Masking(nn.Module):
+    """NaN are missing, and the program says so, or not."""
+
+    def __init__(self, masks: bool) -> None:
+        super().__init__()
+        self.masks, self.loc = masks, nn.Parameter(torch.zeros(D))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("masking", self)
+        law = dist.Normal(self.loc, 1.0).expand(x.shape)
+        if self.masks:
+            law, x = law.mask(~x.isnan()), x.nan_to_num()
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", law.to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+HOLED = torch.where(torch.arange(40 * D).reshape(40, D) % 7 == 6, torch.nan, X)
+CALLS: dict[str, Any] = {
+    "fit": lambda pair, x: pyro_vae.fit(pair, x, epochs=1, batch_size=B, compile="eager", progress=False),
+    "fit, by a loader": lambda pair, x: pyro_vae.fit(
+        pair, DataLoader(x, batch_size=B), epochs=1, compile="eager", progress=False
+    ),
+    "fit, with held-out data": lambda pair, x: pyro_vae.fit(
+        pair, (X, x), epochs=1, batch_size=B, compile="eager", progress=False
+    ),
+    "check": pyro_vae.check,
+    "bound": SGVB_A().bound,
+    "mean_bound": lambda pair, x: SGVB_A().mean_bound(pair, [(x,)]),
+    "importance": lambda pair, x: pyro_vae.evidence.importance(pair, x, 3, compile="eager"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_missing_values_are_the_program_s_to_mask(call: str) -> None:
+    """Refused, unless the program masks them; the same everywhere."""
+    CALLS[call](Masking(True), HOLED)
+    with pytest.raises(
+        ValueError, match=r"x is NaN in \d+ of \d+ data, the first at index \d+, and so is the log-dens"
+    ):
+        CALLS[call](Masking(False), HOLED)
+
+
+def test_what_is_missing_counts_nothing() -> None:
+    pair = Masking(True)
+    run = pyro_vae.fit(pair, HOLED, epochs=300, batch_size=40, compile="eager", progress=False,
+                       optimizer=functools.partial(torch.optim.Adam, lr=0.1))  # fmt: skip
+    torch.testing.assert_close(pair.loc.detach(), HOLED.nanmean(0), atol=1e-3, rtol=0)
+    squares = (HOLED - HOLED.nanmean(0)).square() + torch.tensor(2 * torch.pi).log()
+    exact = -squares.nansum(1).mean().item() / 2
+    assert run.history[-1]["train"] == pytest.approx(exact, abs=1e-4)
+
+
+def test_conversions_are_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyro_vae.pair.arguments import Arguments
+
+    decided: list[int] = []
+    before = Arguments._decided
+    monkeypatch.setattr(Arguments, "_decided", lambda self, values: decided.append(1) or before(self, values))
+    pair = M2()
+    batches = [(X[i : i + B].long(), Y[i : i + B]) for i in range(0, 40, B)]
+    SGVB_A().mean_bound(pair, batches)
+    assert len(decided) == 1
+    diagnostics.rate_distortion(pair, batches[:1], SGVB_A())
+    assert len(decided) == 2
+    diagnostics.reconstruct(Masking(False), X)
+    assert len(decided) == 3
