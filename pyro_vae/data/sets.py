@@ -225,9 +225,10 @@ class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
     The loader gives x: [B, *event], or a tuple or list (x, ...), which are the arguments of model and guide, or a
-    dictionary of arguments by name. x, the first tensor, is treated as in :class:`Split`: uint8 becomes float32
-    x / 255, other numbers stay what they are, and ``"dynamic"`` binarizes. All else is handed on as the loader
-    gives it: labels, ``None``, lists, numbers, packed sequences (:mod:`pyro_vae.data.batches`); arrays become tensors.
+    dictionary of arguments by name; a list of sequences of several lengths is one argument. x, the first tensor, is
+    treated as in :class:`Split`: uint8 becomes float32 x / 255, other numbers stay what they are, and ``"dynamic"``
+    binarizes. All else is handed on as the loader gives it: labels, ``None``, lists, numbers, packed sequences
+    (:mod:`pyro_vae.data.batches`); arrays become tensors.
 
     Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
     ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.
@@ -318,6 +319,11 @@ class Stream:
         except TypeError:
             return None
 
+    def _is_of_sequences(self, item: Any) -> bool:
+        """Whether a list holds one tensor for each datum, of several lengths, and is one argument."""
+        tensors = isinstance(item, list) and all(isinstance(part, Tensor) and part.dim() for part in item)
+        return tensors and (self.loader.collate_fn is list or len({len(part) for part in item}) > 1)
+
     def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Any, ...]]:
         if isinstance(self.loader.sampler, _KnowsEpochs):
             self.loader.sampler.set_epoch(epoch)
@@ -325,7 +331,8 @@ class Stream:
             iterator = iter(self.loader)
             item = next(iterator, None)
         while item is not None:
-            parts = tuple(item) if isinstance(item, (tuple, list)) and not is_packed(item) else (item,)
+            alone = is_packed(item) or not isinstance(item, (tuple, list)) or self._is_of_sequences(item)
+            parts = (item,) if alone else tuple(item)
             parts = mapped(lambda leaf: tensor(leaf, "an array") if isinstance(leaf, np.ndarray) else leaf, parts)
             if not num_rows(parts):
                 kinds = ", ".join(type(part).__name__ for part in parts) or "nothing"

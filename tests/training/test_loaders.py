@@ -153,7 +153,7 @@ class Sequences(nn.Module):
         """The sequences packed, and padded with their lengths."""
         if self.form == "packed":
             return sequences, *pad_packed_sequence(sequences, batch_first=True)
-        if self.form == "list":
+        if "list" in self.form and lengths is None:
             assert isinstance(sequences, list)
             lengths, sequences = torch.tensor([len(one) for one in sequences]), pad_sequence(sequences, True)
         lengths = torch.as_tensor(lengths)
@@ -184,12 +184,13 @@ def collated(form: str, rows: list[Tensor]) -> Any:
         "lengths in a list": (padded, lengths),
         "by name": {"sequences": padded, "lengths": torch.tensor(lengths)},
         "list": (rows,),
+        "a list alone": rows,
         "packed": pack_padded_sequence(padded, torch.tensor(lengths), True, False),
     }[form]
 
 
 @pytest.mark.filterwarnings("ignore:programs run eager")
-@pytest.mark.parametrize("form", ["padded", "lengths in a list", "by name", "list", "packed"])
+@pytest.mark.parametrize("form", ["padded", "lengths in a list", "by name", "list", "a list alone", "packed"])
 def test_sequences_of_variable_lengths(form: str) -> None:
     collate = functools.partial(collated, form)
     parts = [SEQUENCES[:3], SEQUENCES[3:6], SEQUENCES[6:]]
