@@ -158,7 +158,8 @@ def check_untyped(config: Namespace) -> None:
     Raises:
         ValueError: if there is one.
     """
-    parameters, given = inspect.signature(import_pair(config.model.class_path)).parameters, config.model.init_args
+    parameters = inspect.signature(import_pair(config.model.class_path)).parameters
+    given = config.model.get("init_args") or {}
     for name, parameter in parameters.items():
         if parameter.annotation is not parameter.empty or name not in given:
             continue
