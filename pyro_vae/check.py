@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae._pyro import mismatch, without_shapes
-from pyro_vae.data.batches import num_rows
+from pyro_vae.batches import num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
 from pyro_vae._pyro import without_shapes
+from pyro_vae.batches import rows
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
-from pyro_vae.data.batches import rows
 from pyro_vae.data.prepared import Standardized
 from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
 from pyro_vae.estimators import ESTIMATORS, facts_table

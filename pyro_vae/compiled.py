@@ -26,7 +26,7 @@ from torch.func import functional_call
 
 from pyro_vae._checks import one_of
 from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
-from pyro_vae.data.batches import flattened, unflattened
+from pyro_vae.batches import flattened, unflattened
 from pyro_vae.frozen import PythonState
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
@@ -37,7 +37,7 @@ Gradients = list["Tensor | None"]
 class Compiled:
     """A module whose ``forward(*inputs, **named)`` gives a list of tensors, or a dictionary of them, run as a graph.
 
-    Inputs may be of any structure (:mod:`pyro_vae.data.batches`); what is no tensor in them is a constant.
+    Inputs may be of any structure (:mod:`pyro_vae.batches`); what is no tensor in them is a constant.
 
     In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's.
     (A buffer is not, nor a tensor that is written to.) So a graph is compared with the program, which runs eagerly on

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
+from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data
-from pyro_vae.data.batches import num_rows, rows
 
 _MOST_CODES = 5000
 _MOST_ROWS = 8  # of a mosaic of levels

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from pyro_vae._checks import whole
 from pyro_vae.applications import report
+from pyro_vae.batches import rows
 from pyro_vae.data import Data, Mixed, Split, Stream, as_data
-from pyro_vae.data.batches import rows
 from pyro_vae.diagnostics import encode
 from pyro_vae.diagnostics.latents import chunks, local_latents
 from pyro_vae.plotting import planes

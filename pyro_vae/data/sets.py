@@ -21,9 +21,9 @@ from torch.utils.data import (
 )
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
-from pyro_vae.data.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class Stream:
     dictionary of arguments by name; a list of sequences of several lengths is one argument. x, the first tensor, is
     treated as in :class:`Split`: uint8 becomes float32 x / 255, other numbers stay what they are, and ``"dynamic"``
     binarizes. All else is handed on as the loader gives it: labels, ``None``, lists, numbers, packed sequences
-    (:mod:`pyro_vae.data.batches`); arrays become tensors.
+    (:mod:`pyro_vae.batches`); arrays become tensors.
 
     Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
     ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, biject_to, constraints
 from torch.nn.functional import normalize
 
-from pyro_vae.data.batches import num_rows, repeated
+from pyro_vae.batches import num_rows, repeated
 from pyro_vae.diagnostics.latents import (
     AtMean,
     by_datum,

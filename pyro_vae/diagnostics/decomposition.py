@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import whole
-from pyro_vae.data.batches import num_rows
+from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile
-from pyro_vae.data.batches import num_rows
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
 from pyro_vae.estimators import Estimator

@@ -14,11 +14,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import TransformedDistribution, biject_to, constraints
 
+from pyro_vae import batches
 from pyro_vae._pyro import is_subsample
-from pyro_vae.data import batches
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
-from pyro_vae.pair.arguments import converted
+from pyro_vae.pair.arguments import Converted, converted
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 
@@ -42,7 +42,16 @@ def chunks(*batch: Any, size: int = 500) -> list[tuple[Any, ...]]:
 
 def resized(batch: Sequence[Any], size: int) -> Any:
     """The arguments repeated, or cut, to ``size`` data."""
-    return batches.rows(batch, torch.arange(size) % batches.num_rows(batch)) if batch else batch
+    count = batches.num_rows(batch)
+
+    def one(part: Any) -> Any:
+        if isinstance(part, Tensor) and part.dim():
+            return part[torch.arange(size, device=part.device) % len(part)]
+        if isinstance(part, Converted):
+            return resized(part, size)
+        return batches.rows((torch.empty(count), part), torch.arange(size) % max(count, 1))[1]
+
+    return batches.like(batch, [one(part) for part in batch])
 
 
 def some(count: int) -> int:

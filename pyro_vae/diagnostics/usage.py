@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
-from pyro_vae.data.batches import num_rows
+from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.codes import encode, reconstruct
 from pyro_vae.diagnostics.latents import Batches, named, opened, some
 from pyro_vae.diagnostics.table import columns

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.batches import joined, moved
 from pyro_vae.compiled import Compile
-from pyro_vae.data.batches import joined, moved
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.ais import AIS, Annealer, AnnealingSchedule
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.batches import leaves
+from pyro_vae.batches import leaves
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.pair.protocols import HasNumLevels
 

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import PackedSequence
 
+from pyro_vae import batches
 from pyro_vae._pyro import has_values
-from pyro_vae.data import batches
+from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.arrays import check_dense, check_pixels, is_classes, is_integer, tensor
-from pyro_vae.data.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
@@ -303,7 +303,7 @@ def in_place(pair: Any, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[
     """The values with those by name in their places, and the names that the programs do not take.
 
     A parameter between that is not named has its default. What both programs take by name alone, or in other places,
-    stays :class:`~pyro_vae.data.batches.Keywords` at the end.
+    stays :class:`~pyro_vae.batches.Keywords` at the end.
 
     Raises:
         TypeError: if the programs do not take what was given by name.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import PARTICLES, has_values, is_subsample, is_unseen
-from pyro_vae.data.batches import moved, num_rows, rows
+from pyro_vae.batches import moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run

@@ -25,7 +25,7 @@ from torch import nn
 
 from pyro_vae._checks import callable_
 from pyro_vae._pyro import announced, running
-from pyro_vae.data.batches import Keywords
+from pyro_vae.batches import Keywords
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 

@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae._pyro import is_deterministic, memory, particles, was_observed
-from pyro_vae.data.batches import flattened, unflattened
+from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites

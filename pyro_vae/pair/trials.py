@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import is_subsample
-from pyro_vae.data.batches import num_rows, rows
+from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair.gate import has_autoguide, same
 from pyro_vae.pair.pair import programs

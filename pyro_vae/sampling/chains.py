@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.data.batches import mapped, num_rows, rows
 from pyro_vae.pair import PairRun, tracing_obstacle
 from pyro_vae.pair.gate import check_evidence, first_part, smallest
 from pyro_vae.pair.running import reading

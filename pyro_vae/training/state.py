@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.batches import flattened
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Split
-from pyro_vae.data.batches import flattened
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of
 from pyro_vae.training import checkpoint

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
-from pyro_vae.data.batches import num_rows
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of, evaluating, programs, tracing_obstacle
 from pyro_vae.training.weight_priors import WeightPenalty

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import number
+from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
-from pyro_vae.data.batches import described, kind_of, leaves, num_rows
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken

@@ -16,8 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.data import DataLoader, Dataset
 
 import pyro_vae
-from pyro_vae import SGVB_A, check, diagnostics, evidence
-from pyro_vae.data import batches
+from pyro_vae import SGVB_A, batches, check, diagnostics, evidence
 from pyro_vae.pair.arguments import arguments
 
 N, D = 12, 6

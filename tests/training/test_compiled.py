@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pyro_vae import SGVB_A, SGVB_B, Capacity, Linear, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
+from pyro_vae.batches import flattened
 from pyro_vae.compiled import Compiled, autocast
-from pyro_vae.data.batches import flattened
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.evidence import importance
 from pyro_vae.models import MLPVAE
