@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae._pyro import mismatch, without_shapes
+from pyro_vae.batches import num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
 from pyro_vae.estimators.kl import closed_kl
@@ -25,7 +26,7 @@ from pyro_vae.pair import (
     random_sites,
     run,
 )
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import arguments, converted
 from pyro_vae.pair.particles import SAID, How, plan_of
 from pyro_vae.pair.structure import common_latents, density_problems, problems, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
@@ -97,7 +98,7 @@ class Report:
         return "\n".join([*lines, f"{self.num_parameters:,} parameters", SAID[self.particles], *self.notes])
 
 
-def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
+def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: Any) -> Report:
     """Runs guide and model on a batch, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
@@ -113,6 +114,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         batch: the arguments of model and guide, ``x: [B, *event]`` first; :mod:`pyro_vae.pair.arguments` tells what the
             programs are given of them, here as in ``fit``.
         estimator: an estimator to try on the pair.
+        named: arguments that are passed by name.
 
     Returns:
         The sites with their shapes, families and whether their KL is known in closed form.
@@ -123,11 +125,11 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
     """
     module = as_pair(pair)
     try:
-        batch = arguments(module, *batch)
+        batch = arguments(module, *batch, **named) if named else converted(module, batch)
     except (ValueError, TypeError) as error:
         _refuse(str(error), because=error)
-    x = next((value for value in batch if isinstance(value, Tensor)), torch.empty(0))
-    if not x.dim() or not len(x):
+    count = num_rows(batch)
+    if not count:
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
         _refuse(
             "check needs a batch of tensors: check(pair, x), with x of shape [B, *event] and B at least 1; got "
@@ -138,7 +140,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None) -> Report:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
             with pyro.validation_enabled(False):
-                one = _run(module, batch, x)
+                one = _run(module, batch, count)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
                 _refuse(*(point_problems(module, *batch) if alone else ()))
@@ -159,27 +161,27 @@ def _refuse(*sentences: str, because: Exception | None = None) -> None:
         raise PairError(list(sentences)) from because
 
 
-def _run(pair: nn.Module, batch: tuple[Any, ...], x: Tensor) -> PairRun:
+def _run(pair: nn.Module, batch: tuple[Any, ...], count: int) -> PairRun:
     """A run with log-probabilities, in which nothing is wrong."""
     wrong: list[str] = []
     which = "guide"
     try:
         found = run(pair, *batch)
-        wrong = problems(found, len(x))
+        wrong = problems(found, count)
     except Exception as error:
         model, guide = programs(pair)
         with contextlib.suppress(Exception):
             guide_trace = poutine.trace(guide).get_trace(*batch)
             which = "model"
             # What the guide draws may not fit the model: on its own draws it tells where they differ.
-            wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), len(x))
-        _refuse(*(wrong or [_failure(error, which, x)]), because=error)
+            wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), count)
+        _refuse(*(wrong or [_failure(error, which, count)]), because=error)
     _refuse(*wrong)
     for which, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
         try:
             trace.compute_log_prob()
         except Exception as error:
-            _refuse(_failure(error, which, x), because=error)
+            _refuse(_failure(error, which, count), because=error)
     _refuse(*density_problems(found))
     return found
 
@@ -192,10 +194,10 @@ def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
         _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)
 
 
-def _failure(error: Exception, which: str, x: Tensor) -> str:
+def _failure(error: Exception, which: str, count: int) -> str:
     text, wrong = str(error), mismatch(str(error))
-    if wrong is not None and wrong.wanted != len(x) == wrong.got and wrong.dim == -1:
-        return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, len(x))
+    if wrong is not None and wrong.wanted != count == wrong.got and wrong.dim == -1:
+        return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, count)
     if wrong is not None:
         return (
             f"At site {wrong.site!r} of the {which} the distribution has size {wrong.got} at dimension {wrong.dim}, "
@@ -205,7 +207,7 @@ def _failure(error: Exception, which: str, x: Tensor) -> str:
         )
     if type(error) is ValueError and "\n" not in text:
         return text  # already a sentence, from one of the rooms or from the user's own program
-    return f"The {which} fails on this batch of {len(x)} ({_first_line(error)}).{_hint(text)}"
+    return f"The {which} fails on this batch of {count} ({_first_line(error)}).{_hint(text)}"
 
 
 def _hint(text: str) -> str:

@@ -21,7 +21,7 @@ from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
 from pyro_vae.pair.arguments import Arguments
-from pyro_vae.runs import CONFIG, configured, data_of, import_pair, trained_pairs
+from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 
 _KINDS = {"binary": "0 and 1", "gray": "gray pixels", "counts": "counts", "real": "real numbers"}
 _LIKELIHOODS = {  # by kind, where the pair's own does not fit: the options, and how it is called
@@ -37,10 +37,12 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
     """The configuration of a command line, and in sentences what of it follows the data.
 
     The likelihood is chosen where none is given and the data are counts or real numbers, the columns of the latter are
-    standardized, a pair that is trained on another run has the data of that run, and a run that goes on its own.
+    standardized, labels are passed to programs that do not run without them, a pair that is trained on another run has
+    the data of that run, and a run that goes on its own.
     Binarization follows the likelihood, see :func:`data_for`.
     """
     config = parser.parse_args(list(arguments))
+    check_untyped(config)
     more = [*_of_first_stage(config), *_of_interrupted(config)]
     place = _place_of_likelihood(config)
     data = data_of(config)
@@ -56,7 +58,23 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
             more.append("--log_inputs=true")
             name += " and an encoder of log(1 + x)"
         words.append(f"likelihood: {name}, chosen for {_KINDS[kind]}")
+    if config.with_labels is None and _needs_labels(config, data):
+        more.append("--with_labels=true")
+        words.append("labels: the second argument of model and guide, which do not run without one")
     return (parser.parse_args([*arguments, *more]) if more else config), words
+
+
+def _needs_labels(config: Namespace, data: Data) -> bool:
+    """Whether both programs take a second argument that has no default, and the data have labels for it."""
+    train: Any = data.train  # load gives no streams
+    if train.labels is None or len(train.tensors) > 1:
+        return False
+    pair = import_pair(config.model.class_path)
+    for program in (pair.model, pair.guide):  # type: ignore[attr-defined]
+        named = [p for p in inspect.signature(program).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if len(named) < 3 or named[2].default is not named[2].empty:  # self, x, labels
+            return False
+    return True
 
 
 def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
@@ -91,7 +109,8 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
             f"{data.constant:,} of {data.scale.numel():,} columns do not vary in the training set: their densities are "
             "as high as the likelihood's least scale allows, leave them out"
         )
-    config.standardize, config.log_inputs = bool(config.standardize), bool(config.log_inputs)
+    for option in ("standardize", "log_inputs", "with_labels"):
+        config[option] = bool(config[option])
     if support is not None and kind in ("real", "counts") and not isinstance(data, prepared.Standardized):
         x = next(iter(data.train.batches(1000)))[0]
         if not support.check(x).all():
@@ -187,7 +206,7 @@ def _of_first_stage(config: Namespace) -> list[str]:
 def _of_interrupted(config: Namespace) -> list[str]:
     """Options that are not given of a run that goes on: as they were when it began."""
     saved = _saved(config.out) if config.resume else {}
-    options = ("binarization", "standardize", "log_inputs")
+    options = ("binarization", "standardize", "log_inputs", "with_labels")
     return [f"--{name}={str(saved[name]).lower()}" for name in options if config[name] is None and name in saved]
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
 from pyro_vae._pyro import without_shapes
+from pyro_vae.batches import rows
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
@@ -190,7 +191,7 @@ def train(arguments: Sequence[str]) -> None:
         print(f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}")
     _draw(out, run.pair, data)
     print(f"run: {out}")
-    if has_prior(run.pair, *(tensor[:1] for tensor in batch)):
+    if has_prior(run.pair, *rows(batch, slice(1))):
         print(f"log p(x): pyro-vae evaluate {out}")
 
 

@@ -26,6 +26,7 @@ from torch.func import functional_call
 
 from pyro_vae._checks import one_of
 from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
+from pyro_vae.batches import flattened, unflattened
 from pyro_vae.frozen import PythonState
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
@@ -35,6 +36,8 @@ Gradients = list["Tensor | None"]
 
 class Compiled:
     """A module whose ``forward(*inputs, **named)`` gives a list of tensors, or a dictionary of them, run as a graph.
+
+    Inputs may be of any structure (:mod:`pyro_vae.batches`); what is no tensor in them is a constant.
 
     In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's.
     (A buffer is not, nor a tensor that is written to.) So a graph is compared with the program, which runs eagerly on
@@ -101,24 +104,25 @@ class Compiled:
         warnings.warn(f"programs run {mode} instead of {self.mode}: {reason}.", stacklevel=4)
         self.mode = mode
 
-    def __call__(self, *inputs: Tensor, **named: Tensor) -> tuple[Any, Gradients]:
+    def __call__(self, *inputs: Any, **named: Tensor) -> tuple[Any, Gradients]:
         """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
         with torch.inference_mode(False):  # in which nothing can be differentiated
-            inputs = tuple(value.clone() if value.is_inference() else value for value in inputs)
+            tensors, structure = flattened(inputs)
+            tensors = [value.clone() if value.is_inference() else value for value in tensors]
             named = {name: value.clone() if value.is_inference() else value for name, value in named.items()}
             if self.mode != "eager":
                 try:
-                    return self._run(inputs, named)
+                    return self._run(tensors, structure, named)
                 except _Untraceable as error:
                     self._fall_back("eager", str(error))
             with torch.set_grad_enabled(self._differentiates):
-                names, values = _listed(self._module(*inputs, **named))
+                names, values = _listed(self._module(*unflattened(structure, iter(tensors)), **named))
             if not self._differentiates:
                 return _named(names, values), []
             values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
             return _named(names, values), gradients
 
-    def _run(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Any, Gradients]:
+    def _run(self, inputs: Sequence[Tensor], structure: Any, named: Mapping[str, Tensor]) -> tuple[Any, Gradients]:
         trained: dict[str, Tensor] = {}
         fixed: dict[str, Tensor] = {}
         for name, parameter in self._module.named_parameters():
@@ -127,9 +131,11 @@ class Compiled:
         given = [*inputs, *named.values()]
         flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *given]
         modes = (module.training for module in self._module.modules())
-        key = (*((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
+        key = (structure, *((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
         if key not in self._graphs:
-            self._graphs[key] = self._trace(list(trained), list(fixed), flat, list(named))
+            if len({known for known, *_ in self._graphs} | {structure}) > _STRUCTURES:
+                raise _Untraceable(f"the batches hold Python values of more than {_STRUCTURES} kinds. {_PASSED}")
+            self._graphs[key] = self._trace(list(trained), list(fixed), flat, list(named), structure)
         graph = self._graphs[key]
         if graph.due():
             graph.compare(flat)
@@ -147,7 +153,9 @@ class Compiled:
         for graph in self._graphs.values():
             graph.next = graph.uses + 1
 
-    def _trace(self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str] = ()) -> _Graph:
+    def _trace(
+        self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str], structure: Any
+    ) -> _Graph:
         names = [*trained, *fixed]
         tied = _tied(self._module)
         outputs: Any = None  # their names
@@ -161,7 +169,8 @@ class Compiled:
                 # Not by torch's own ties: of a module with two names it would leave the traced tensors behind.
                 state.update({place: state[name] for name in names for place in tied.get(name, ())})
                 options = dict(zip(named, by_name, strict=True))
-                outputs, values = _listed(functional_call(self._module, state, by_place, options, tie_weights=False))
+                inputs = unflattened(structure, iter(by_place))
+                outputs, values = _listed(functional_call(self._module, state, inputs, options, tie_weights=False))
             for name, before in zip(names, flat, strict=False):
                 if name in fixed and state[name] is not before:  # a buffer that was assigned, not written in place
                     before.copy_(state[name])
@@ -292,6 +301,11 @@ _FROZEN = (
     "In a graph Python's values are constants: keep what moves in a buffer (register_buffer), which fit(schedules=) "
     "can move, draw random numbers by torch, or pass compile='eager'"
 )
+
+
+#: Structures of inputs, at most, for each of which there is a graph.
+_STRUCTURES = 8
+_PASSED = "In a graph they are constants: pass what changes from batch to batch as a tensor, or pass compile='eager'"
 
 
 def _agree(ours: Tensor | None, theirs: Tensor | None) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
+from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data
 
 _MOST_CODES = 5000
@@ -58,14 +59,14 @@ def _figures(
     pictures = _Pictures.of(data, batch[0]) if images else None
     drawable = diagnostics.has_prior(pair, *batch)
     if pictures:
-        shown = tuple(tensor[:10] for tensor in batch)
+        shown = rows(batch, slice(10))
         drawn = diagnostics.reconstruct(pair, *shown)
         yield "reconstructions", plotting.reconstructions(pictures(shown[0]), pictures(drawn))
     if pictures and drawable:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield "samples", plotting.samples(pictures(diagnostics.sample(pair, 100, *batch)))
-    first = diagnostics.encode(pair, *(tensor[:1] for tensor in batch))
+    first = diagnostics.encode(pair, *rows(batch, slice(1)))
     spaces = {site: diagnostics.support(pair, *batch, site=site) for site in first}
     continuous = bool(spaces) and not any(space.is_discrete for space in spaces.values())
     if pictures and continuous and len(held) > 1:
@@ -94,7 +95,7 @@ def _levels(
     if not len(usage):
         return
     yield "levels", plotting.levels({"": usage.as_rows()})
-    shown = tuple(tensor[:3] for tensor in chunks[0])
+    shown = rows(chunks[0], slice(3))
     names = diagnostics.latent_names(pair, *shown)
     if pictures is None or len(names) < 2 or any(site not in usage.usage for site in names):
         return
@@ -125,8 +126,8 @@ def _span(names: Sequence[str]) -> str:
 
 def _interpolations(pair: Any, batch: tuple[Tensor, ...], pictures: _Pictures) -> Any:
     """Between neighbors among the first data, eight pairs at most."""
-    rows = min(8, len(batch[0]) // 2)
-    starts, ends = (tuple(tensor[first : 2 * rows : 2] for tensor in batch) for first in (0, 1))
+    count = min(8, num_rows(batch) // 2)
+    starts, ends = (rows(batch, slice(first, 2 * count, 2)) for first in (0, 1))
     steps = diagnostics.interpolate(pair, starts, ends, 8)
     return plotting.interpolations(pictures.rows(steps), pictures(starts[0]), pictures(ends[0]))
 
@@ -135,7 +136,7 @@ def _latent_figure(
     pair: Any, batch: tuple[Tensor, ...], units: diagnostics.ActiveUnits, pictures: _Pictures
 ) -> tuple[str, Any]:
     """The manifold of two units, or traversals of several."""
-    dim, one = units.codes.shape[1], tuple(tensor[:1] for tensor in batch)
+    dim, one = units.codes.shape[1], rows(batch, slice(1))
     if dim == 2:
         side = 20
         places = diagnostics.prior_quantiles(pair, (torch.arange(side) + 0.5) / side, *batch)

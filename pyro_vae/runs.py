@@ -25,8 +25,8 @@ from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
 DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
-LOADED = ("root", "split", "valid_size", "test_size", "image_size", "channels", "download")
-PREPARED = (*LOADED, "binarization", "standardize")
+LOADED = ("root", "split", "valid_size", "test_size", "image_size", "channels", "covariates", "download")
+PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
 
@@ -123,6 +123,12 @@ def add_options(parser: ArgumentParser, model: type) -> None:
         type=bool | None,
         help="whether the encoder sees log(1 + x); by default where the likelihood is left to counts",
     )
+    parser.add_argument(
+        "--with_labels",
+        type=bool | None,
+        help="whether model and guide are given the labels of the data as their second argument; by default where "
+        "they do not run without one",
+    )
     parameters, trained = inspect.signature(model).parameters, trained_pairs(model)
     answered = {name: answer for name, answer in _ANSWERS.items() if name in parameters}
     parser.add_subclass_arguments(
@@ -130,6 +136,7 @@ def add_options(parser: ArgumentParser, model: type) -> None:
         "model",
         default={"class_path": f"{model.__module__}.{model.__qualname__}"},
         help="the pair, and its arguments" + (f" ({' and '.join(answered)} from the data)" if answered else ""),
+        fail_untyped=False,
     )
     targets = {f"model.init_args.{name}": answer for name, answer in answered.items()}
     if "pair" in parameters and "pair" not in trained:  # and a pair inside, if it has such an argument
@@ -148,6 +155,32 @@ def add_options(parser: ArgumentParser, model: type) -> None:
         parser.link_arguments(name, f"model.init_args.{name}", compute_fn=compute, apply_on="parse")
     defaults = {name: _as_option(value) for name, value in CLI_DEFAULTS.items()}
     parser.set_defaults(defaults)
+
+
+def check_untyped(config: Namespace) -> None:
+    """Refuses arguments of a pair without annotations that are missing, or of another kind than their default.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    parameters = inspect.signature(import_pair(config.model.class_path)).parameters
+    given = config.model.get("init_args") or {}
+    for name, parameter in parameters.items():
+        if parameter.annotation is not parameter.empty or name not in given:
+            continue
+        value, default = given[name], parameter.default
+        if default is parameter.empty:
+            if value is None:
+                raise ValueError(f"{config.model.class_path} needs its argument {name!r}: --model.{name} VALUE.")
+            continue
+        kind = type(default)
+        taken = {float: (int, float), tuple: (list, tuple), list: (list, tuple)}.get(kind, kind)
+        is_other = not isinstance(value, taken) or (isinstance(value, bool) and kind is not bool)
+        if kind in (bool, int, float, list, tuple) and is_other and value is not None:
+            raise ValueError(
+                f"--model.{name}: expected {kind.__name__}, as of its default {default!r}; got {value!r}. Annotate the "
+                "argument if it may be something else."
+            )
 
 
 def trained_pairs(model: type) -> list[str]:
@@ -176,8 +209,10 @@ def _load(name: str, *options: Any) -> Data:
 @functools.lru_cache(maxsize=1)
 def _prepared(name: str, *options: Any) -> Data:
     """The data of :data:`PREPARED`; those that were asked for last are kept."""
-    *loaded, binarization, standardize = options
+    *loaded, binarization, standardize, with_labels = options
     data = _load(name, *loaded)
+    if with_labels:
+        data = prepared.with_labels(data)
     if standardize:
         if binarization not in (None, "none"):
             raise ValueError(

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from pyro_vae._checks import whole
 from pyro_vae.applications import report
-from pyro_vae.data import Data, Split, Stream, as_data
+from pyro_vae.batches import rows
+from pyro_vae.data import Data, Mixed, Split, Stream, as_data
 from pyro_vae.diagnostics import encode
-from pyro_vae.diagnostics.latents import local_latents
+from pyro_vae.diagnostics.latents import chunks, local_latents
 from pyro_vae.plotting import planes
 
 _CHUNK = 1000
@@ -226,10 +227,10 @@ def _rows(values: np.ndarray | Tensor) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _some(split: Split | Stream, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
+def _some(split: Split | Stream | Mixed, count: int, seed: int) -> tuple[tuple[Tensor, ...], np.ndarray | None]:
     """So many data at random, of a stream the first, and their labels, if these are classes."""
     whole(num_data=count)
-    held = split.take(count) if isinstance(split, Stream) else split
+    held = split if isinstance(split, Split) else split.take(count)
     rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:count]
     return held.batch(rows), None if held.classes is None else _array(held.classes)[rows]
 
@@ -245,7 +246,7 @@ def _check_neighbors(num_neighbors: int, ranked: int, fitted: float = math.inf) 
 
 def _chosen(pair: Any, site: str | None, batch: Sequence[Tensor]) -> str:
     """The latent that is asked for, or the only one that each datum has."""
-    two = tuple(tensor[:2] for tensor in batch)
+    two = rows(batch, slice(2))
     local = local_latents(pair, *two)
     names = [name for name in encode(pair, *two) if name in local]
     if site is None and len(names) == 1:
@@ -258,8 +259,8 @@ def _chosen(pair: Any, site: str | None, batch: Sequence[Tensor]) -> str:
 
 def _codes(pair: Any, batch: Sequence[Tensor], site: str) -> np.ndarray:
     """``[N, D]``: E[z | x] of a latent."""
-    chunks = zip(*(tensor.split(_CHUNK) for tensor in batch), strict=True)
-    codes = _rows(torch.cat([encode(pair, *chunk)[site].float().cpu() for chunk in chunks]))
+    parts = chunks(*batch, size=_CHUNK)
+    codes = _rows(torch.cat([encode(pair, *chunk)[site].float().cpu() for chunk in parts]))
     if not np.isfinite(codes).all():
         raise ValueError(f"E[{site} | x] is NaN or infinite for some data: the pair is not fitted, or has diverged.")
     return codes

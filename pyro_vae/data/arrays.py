@@ -30,6 +30,14 @@ def is_classes(t: Tensor) -> bool:
     return t.dim() == 1 and is_integer(t)
 
 
+def check_dense(t: Tensor, what: str) -> None:
+    """Raises a ``TypeError`` if a tensor is sparse or nested, which has no rows to take."""
+    if t.is_nested or t.layout != torch.strided:
+        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
+        remedy = "torch.nested.to_padded_tensor(x, 0.0), beside the lengths" if t.is_nested else "x.to_dense()"
+        raise TypeError(f"{what} is a {kind} tensor; a dense one was expected: {remedy}.")
+
+
 def dtypes(tensors: Sequence[Tensor]) -> str:
     return ", ".join(str(t.dtype).removeprefix("torch.") for t in tensors)
 
@@ -38,11 +46,13 @@ def tensor(value: Any, what: str) -> Tensor:
     """A tensor of the same numbers, sharing memory where torch can; from an array, a table, or numbers in lists.
 
     Raises:
-        TypeError: if it is nothing of that.
+        TypeError: if it is nothing of that, or a sparse or nested tensor.
         ValueError: if it is a list whose rows are not of one shape.
     """
     if isinstance(value, Tensor):
-        return value.detach()
+        check_dense(value, what)
+        unsigned = value.dtype in (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do little
+        return value.detach().long() if unsigned else value.detach()
     if isinstance(value, (list, tuple)) and value and all(isinstance(row, Tensor) for row in value):
         return torch.stack([row.detach() for row in value])
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
@@ -61,8 +71,10 @@ def tensor(value: Any, what: str) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def numbers(x: Tensor, binarization: str, what: str) -> Tensor:
+def numbers(x: Tensor, binarization: str, what: str, missing: bool = False) -> Tensor:
     """x as it is kept: uint8, which are pixels, other integers, or finite floats of 32 or 64 bits; bool is 0 and 1.
+
+    With ``missing`` NaN may stand for values that are missing.
 
     Raises:
         ValueError: if it is empty, not finite, or with a binarization not in [0, 1].
@@ -76,6 +88,8 @@ def numbers(x: Tensor, binarization: str, what: str) -> Tensor:
         return x
     if x.dtype == torch.bool or (x.element_size() < 4 and x.is_floating_point()):
         x = x.to(torch.float32)
+    if missing and binarization == "none" and not x.isinf().any():
+        return x
     if x.is_floating_point() and not (finite := torch.isfinite(x)).all():
         rows = (~finite).flatten(1).any(1) if x.dim() > 1 else ~finite
         raise ValueError(

@@ -15,19 +15,22 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
-def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
+def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = False) -> Data:
     """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
 
-    - :class:`Data`, :class:`Split`, :class:`Stream`: as they are; their binarization is their own.
+    - :class:`Data`, :class:`Split`, :class:`Stream`, :class:`Mixed`: as they are; their binarization is their own.
     - a tensor, an array, a table with ``__array__``, or numbers in lists: x, ``[N, *event]``, of any shape.
     - ``TensorDataset``: all its tensors, which are the arguments of model and guide.
     - another map-style ``Dataset``, or a list of items: read once into memory (a random transform is drawn once). Items
       are x (a tensor, an array or a PIL image), or a tuple (x, ...), which are all arguments, as of a TensorDataset:
-      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8 [C, H, W].
-    - ``DataLoader``: a :class:`Stream`.
+      tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8
+      [C, H, W], of 16 bits the upper 8. Items that are dictionaries are arguments by name.
+    - a dictionary of tensors or arrays: arguments by name.
+    - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
 
     Of several arguments a pair is passed those that its programs take (:mod:`pyro_vae.pair.arguments`). A second one
@@ -36,6 +39,8 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     Args:
         data: one of these.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
+
+        missing: whether x may hold NaN, see :class:`Split`.
 
     Raises:
         TypeError: for anything else.
@@ -46,10 +51,10 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
     if isinstance(data, Data):
         for split in (data.train, data.valid, data.test):
             if split is not None:
-                _as_split(split, binarization, 0, "")
+                _as_split(split, binarization, 0, "", missing)
         return data
     if not isinstance(data, tuple):
-        split = _as_split(data, binarization, 0, "data")
+        split = _as_split(data, binarization, 0, "data", missing)
         return Data(split.name, split)
     if len(data) not in (2, 3) or data[0] is None:
         raise TypeError(f"a tuple of data is (train, valid) or (train, valid, test); this one has {len(data)} parts.")
@@ -60,7 +65,7 @@ def as_data(data: Any, *, binarization: Binarization = "none") -> Data:
             "arguments of model and guide, such as data and labels, give one TensorDataset(x, y)."
         )
     named = enumerate(zip(PARTS, data, strict=False))  # a seed for each: no two splits share their draws
-    splits = [None if d is None else _as_split(d, binarization, i, part) for i, (part, d) in named]
+    splits = [None if d is None else _as_split(d, binarization, i, part, missing) for i, (part, d) in named]
     return Data("data", *splits)  # type: ignore[arg-type]  # the first is not None, see above
 
 
@@ -69,23 +74,26 @@ def _rows_of_others(shape: list[int], other: list[int]) -> bool:
     return shape[:1] == other[:1] and math.prod(shape[1:]) != math.prod(other[1:])
 
 
-def _as_split(data: Any, binarization: Binarization, seed: int, name: str) -> Split | Stream:
-    if isinstance(data, (Split, Stream)):
+def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missing: bool) -> Split | Stream | Mixed:
+    if isinstance(data, (Split, Stream, Mixed)):
         if binarization not in ("none", data.binarization):
             raise ValueError(
                 f"binarization {binarization!r} was asked for, but {data.name!r} was made with {data.binarization!r}."
                 " Make it with the one you want, and leave the argument out."
             )
         return data
-    options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name}
+    options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
     if isinstance(data, DataLoader):
         return Stream(data, **options)
     if isinstance(data, TensorDataset):
         return labeled(data.tensors, **options)
+    if isinstance(data, dict):
+        return labeled(list(data.values()), names=list(data), **options)
     if _are_numbers(data) or hasattr(data, "__array__"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
-        return labeled(_read(data), **options)
+        first = data[0] if len(data) else None
+        return labeled(_read(data), names=list(first) if isinstance(first, dict) else None, **options)
     hint = ""
     if isinstance(data, (str, os.PathLike)):
         hint = f" Load it first: load({os.fspath(data)!r})."
@@ -113,6 +121,10 @@ def _read(dataset: Any) -> list[Tensor]:
     tensors: list[Tensor] = []
     for i in range(n):
         item = dataset[i]
+        if isinstance(item, dict):
+            if i and list(item) != list(dataset[0]):
+                raise ValueError(f"item {i} of the dataset has the keys {list(item)}, item 0 {list(dataset[0])}.")
+            item = tuple(item.values())
         row = [_item(p, i) for p in (item if isinstance(item, (tuple, list)) else (item,))]
         if i == 0:
             check_size(n * sum(t.nbytes for t in row), f"the {kind} ({n:,} items)")
@@ -121,7 +133,8 @@ def _read(dataset: Any) -> list[Tensor]:
             raise ValueError(
                 f"item {i} of the dataset has shapes {[list(t.shape) for t in row]} ({dtypes(row)}),"
                 f" item 0 has {[list(t.shape[1:]) for t in tensors]} ({dtypes(tensors)}); all items must"
-                " have the same. Resize and convert them in its transform."
+                " have the same. Resize and convert them in its transform, or give a DataLoader whose collate_fn pads"
+                " them: (x, lengths)."
             )
         for t, value in zip(tensors, row, strict=True):
             t[i] = value
@@ -137,6 +150,8 @@ def _item(value: Any, i: int) -> Tensor:
 
     if isinstance(value, Image):
         array = np.asarray(value.convert("RGB") if value.mode == "P" else value)
+        if array.dtype.kind in "iu" and array.dtype.itemsize > 1:  # of 16 bits, as those of a folder
+            array = (array.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
     raise TypeError(
         f"item {i} of the dataset holds a {type(value).__name__}; a tensor, an array, a PIL image or a number was"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pyro_vae._checks import whole
 from pyro_vae.data.arrays import check_size, images, tensor
@@ -53,6 +55,32 @@ def array_file(path: Path) -> Arrays:
             )
         parts[part] = (images(tensor(x, what), what), y)
     return parts
+
+
+def table_file(path: Path) -> tuple[Arrays, list[str] | None]:
+    """The numbers of a .csv or .tsv file, ``[N, D]``, and the names of its columns where the first line has them."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next(csv.reader(file, delimiter=delimiter), [])
+            names = None if all(map(_is_number, first)) else [name.strip() for name in first]
+        x = np.loadtxt(
+            path, delimiter=delimiter, skiprows=int(names is not None), ndmin=2, encoding="utf-8-sig", quotechar='"'
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no table of numbers ({error}). Leave out columns of text, or number their values; fill empty "
+            "cells."
+        ) from error
+    return {"train": (torch.from_numpy(x), None)}, names
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Arrays:

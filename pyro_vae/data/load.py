@@ -10,7 +10,7 @@ from typing import Any
 from pyro_vae._checks import whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization, check_binarization
-from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
+from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder, table_file
 from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.sets import Data, Split
 
@@ -26,6 +26,7 @@ def load(
     test_size: int | float | None = None,
     image_size: int | None = None,
     channels: int | None = None,
+    covariates: str | None = None,
     download: bool = True,
 ) -> Data:
     """Data by name, or from a file or folder of your own.
@@ -45,6 +46,7 @@ def load(
 
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
+    - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,
@@ -66,6 +68,8 @@ def load(
         image_size: for a folder: each image is cropped at the center to a square and resized to this side; without it
             all must have one size. For ``"celeba"``: the side, by default 64.
         channels: for a folder: 1 or 3; by default 1 if all files are of gray images, else 3.
+        covariates: of a table, [N, D], names or numbers (from 0) of columns, separated by commas: ``"age,sex"``. They
+            are no part of x but the second argument of model and guide, [N, C].
         download: fetch a named set that ``root`` does not hold.
 
     Raises:
@@ -80,6 +84,8 @@ def load(
     name, path = _key(text), Path(text).expanduser()
     sizes = {"valid_size": valid_size, "test_size": test_size}
     options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
+    options["covariates"] = covariates
+    columns: list[str] | None = None
 
     if name in NAMES and not isinstance(name_or_path, os.PathLike):
         _refuse(options, {"frey": {"split"}, "celeba": {"image_size"}}.get(name, set()), f"the data set {name!r}")
@@ -92,19 +98,49 @@ def load(
             _refuse(options, {*sizes, "image_size", "channels"}, f"the folder {text!r}")
             parts = image_folder(path, image_size, channels)
         elif path.suffix.lower() in (".npy", ".npz"):
-            _refuse(options, set(sizes), f"the array file {text!r}")
+            _refuse(options, {*sizes, "covariates"}, f"the array file {text!r}")
             parts = array_file(path)
+        elif path.suffix.lower() in (".csv", ".tsv"):
+            _refuse(options, {*sizes, "covariates"}, f"the table {text!r}")
+            parts, columns = table_file(path)
         else:
             raise ValueError(
-                f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, and folders of images"
-                f" ({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
+                f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, .csv, .tsv, and folders"
+                f" of images ({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
             )
         parts = cut(parts, valid_size, test_size, seed, text)
     splits = {
-        part: Split(x, labels=labels, binarization=binarization, seed=3 * seed + i, name=f"{name} {part}")
+        part: Split(
+            *_arguments(x, covariates, columns),
+            labels=labels,
+            binarization=binarization,
+            seed=3 * seed + i,
+            name=f"{name} {part}",
+        )
         for i, (part, (x, labels)) in enumerate(parts.items())
     }  # a seed for each: no two splits share their draws
     return Data(name, **splits)
+
+
+def _arguments(x: Any, covariates: str | None, columns: list[str] | None) -> tuple[Any, ...]:
+    """x, and those of its columns that are covariates."""
+    if covariates is None:
+        return (x,)
+    if x.ndim != 2:
+        raise ValueError(f"covariates={covariates!r} are columns of a table, [N, D]; the data are {list(x.shape)}.")
+    names = [str(number) for number in range(x.shape[1])]
+    chosen = []
+    for word in (word.strip() for word in covariates.split(",")):
+        found = columns.index(word) if columns and word in columns else names.index(word) if word in names else None
+        if found is None:
+            near = difflib.get_close_matches(word, columns or names, n=3, cutoff=0.5)
+            there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join((columns or names)[:10])}"
+            raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
+        chosen.append(found)
+    others = [number for number in range(x.shape[1]) if number not in chosen]
+    if not others:
+        raise ValueError(f"covariates={covariates!r} are all columns of the table, which leaves none for x.")
+    return x[:, others], x[:, chosen]
 
 
 def _key(text: str) -> str:
@@ -126,5 +162,5 @@ def _unknown(name_or_path: str | os.PathLike[str]) -> Exception:
     nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return ValueError(
         f"{text!r} is not the name of a data set, and no such file or folder exists.{nearest} The names are"
-        f" {', '.join(NAMES)}; a path leads to a .npy or .npz file or a folder of images."
+        f" {', '.join(NAMES)}; a path leads to a .npy, .npz or .csv file or a folder of images."
     )

@@ -39,6 +39,27 @@ def with_x(data: Data, change: Callable[[Split], Tensor], binarization: Binariza
     return Data(data.name, **splits)
 
 
+def with_labels(data: Data) -> Data:
+    """The data with their labels as the last argument of model and guide.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    splits: dict[str, Any] = {}
+    for part in ("train", "valid", "test"):
+        split = getattr(data, part)
+        if split is None:
+            continue
+        if split.labels is None:
+            raise ValueError(
+                f"the {part} set of {data.name!r} has no labels to pass. Give a .npz file with x and y, or a folder of "
+                "images with a subfolder for each class; columns of a table are passed as covariates."
+            )
+        options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
+        splits[part] = Split(*split.tensors, split.labels, **options)
+    return Data(data.name, **splits)
+
+
 @dataclass(frozen=True, eq=False)
 class Standardized(Data):
     r"""Data whose columns are standardized, :math:`u = (x - \mathrm{loc}) / \mathrm{scale}`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,9 +21,13 @@ from torch.utils.data import (
 )
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
+
+if TYPE_CHECKING:
+    from pyro_vae.data.mixed import Mixed
 
 
 class Split:
@@ -35,6 +39,8 @@ class Split:
             float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and float64;
             bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
         labels: [N, ...], never passed to the model; for scatter plots and nearest neighbors.
+        missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
+        names: of the tensors, where batches are to be dictionaries: arguments that are passed by name.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
             now, from ``seed`` alone; x is then uint8, 0 or 255.
         seed: of the Bernoulli draws.
@@ -58,18 +64,23 @@ class Split:
         self,
         *tensors: Tensor | np.ndarray,
         labels: Tensor | np.ndarray | None = None,
+        names: Sequence[str] | None = None,
+        missing: bool = False,
         binarization: Binarization = "none",
         seed: int = 0,
         name: str = "data",
     ) -> None:
         check_binarization(binarization)
+        if names is not None and len(names) != len(tensors):
+            raise ValueError(f"{len(names)} names were given for {len(tensors)} tensors; give one for each.")
         if not tensors:
             raise ValueError("Split() was given no tensors; the first one is x: [N, *event].")
         whole(0, seed=seed)
         self.binarization: Binarization = binarization
         self.seed, self.name = seed, name
+        self.names = None if names is None else tuple(names)
         what = f"x of {name!r}"
-        x = numbers(tensor(tensors[0], what), binarization, what).contiguous()
+        x = numbers(tensor(tensors[0], what), binarization, what, missing).contiguous()
         check_pixels(x, what)
         others = {f"tensor {i}": tensor(t, f"tensor {i} of {name!r}") for i, t in enumerate(tensors[1:], 1)}
         self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
@@ -122,12 +133,13 @@ class Split:
         shapes = ", ".join(f"{list(t.shape)} {dtypes([t])}" for t in self.tensors)
         return f"Split({self.name}: {shapes}, binarization={self.binarization!r})"
 
-    def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Tensor, ...]:
+    def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Any, ...]:
         x = self.tensors[0].index_select(0, index)
         x = bernoulli(x, bits(draws.DYNAMIC, self.seed, *key)) if self.binarization == "dynamic" else gray(x)
-        return (x, *(t.index_select(0, index) for t in self.tensors[1:]))
+        parts = (x, *(t.index_select(0, index) for t in self.tensors[1:]))
+        return parts if self.names is None else (dict(zip(self.names, parts, strict=True)),)
 
-    def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Tensor, ...]:
+    def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Any, ...]:
         """The data at ``index`` (0..N-1, or a slice): x ``[B, *event]``, and the further tensors as they are.
 
         uint8 x is divided by 255, in float32; other numbers are as they were given. Under ``"dynamic"`` a pixel g
@@ -139,24 +151,24 @@ class Split:
             IndexError: if an index is outside 0..N-1.
         """
         n = len(self)
-        rows = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
-        if rows.numel() == 0:
-            rows = rows.to(torch.int64)
-        if not is_integer(rows) or rows.dim() != 1:
+        chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+        if chosen.numel() == 0:
+            chosen = chosen.to(torch.int64)
+        if not is_integer(chosen) or chosen.dim() != 1:
             raise TypeError(
-                f"index of a batch has dtype {rows.dtype} and shape {list(rows.shape)}; a vector of whole numbers was"
-                " expected (from a mask: mask.nonzero()[:, 0])."
+                f"index of a batch has dtype {chosen.dtype} and shape {list(chosen.shape)}; a vector of whole numbers"
+                " was expected (from a mask: mask.nonzero()[:, 0])."
             )
-        rows = rows.to(torch.int64)
-        outside = rows[(rows < 0) | (rows >= n)]
+        chosen = chosen.to(torch.int64)
+        outside = chosen[(chosen < 0) | (chosen >= n)]
         if len(outside):
             raise IndexError(f"index {int(outside[0])} is outside of {self.name!r}, which has {n} data (0 to {n - 1}).")
         whole(0, draw=draw)
-        return self._gather(rows.to(self.tensors[0].device), (draw,))
+        return self._gather(chosen.to(self.tensors[0].device), (draw,))
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """One pass over the data in batches ``[B, *event]``; the last may be smaller.
 
         The order is a permutation fixed by (seed, epoch), or the data's own order without ``shuffle``. The batch at
@@ -170,7 +182,7 @@ class Split:
         whole(batch_size=batch_size)
         whole(0, epoch=epoch, seed=seed, start=start)
 
-        def iterate() -> Iterator[tuple[Tensor, ...]]:
+        def iterate() -> Iterator[tuple[Any, ...]]:
             n = len(self)
             order = draws.permutation(n, draws.ORDER, seed, epoch) if shuffle else torch.arange(n)
             order = order.to(self.tensors[0].device)
@@ -212,21 +224,24 @@ class _KnowsEpochs(Protocol):
 class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
-    The loader gives x: [B, *event], or a tuple or list (x, ...), which are the arguments of model and guide; tensors or
-    arrays. uint8 x becomes float32 x / 255, other numbers stay what they are, as in :class:`Split`, and ``"dynamic"``
-    binarizes as there.
+    The loader gives x: [B, *event], or a tuple or list (x, ...), which are the arguments of model and guide, or a
+    dictionary of arguments by name; a list of sequences of several lengths is one argument. x, the first tensor, is
+    treated as in :class:`Split`: uint8 becomes float32 x / 255, other numbers stay what they are, and ``"dynamic"``
+    binarizes. All else is handed on as the loader gives it: labels, ``None``, lists, numbers, packed sequences
+    (:mod:`pyro_vae.batches`); arrays become tensors.
 
     Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
     ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.
 
     Args:
         loader: of data that are read as they are needed.
+        missing: as of :class:`Split`.
         binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
         seed: of the Bernoulli draws.
         name: for messages and titles.
 
     Raises:
-        TypeError: if it is no DataLoader; while iterating: if it gives something else than tensors (a dict, say).
+        TypeError: if it is no DataLoader; while iterating: if a batch holds no data.
         ValueError: for ``"static"``; while iterating: what :class:`Split` refuses.
     """
 
@@ -236,6 +251,7 @@ class Stream:
         self,
         loader: DataLoader,
         *,
+        missing: bool = False,
         binarization: Binarization = "none",
         seed: int = 0,
         name: str = "stream",
@@ -248,7 +264,7 @@ class Stream:
                 'binarization "static" needs all data in memory, and a DataLoader streams them: use "dynamic",'
                 " binarize in the Dataset, or make a Split."
             )
-        self.loader = loader
+        self.loader, self.missing = loader, missing
         whole(0, seed=seed)
         self.binarization: Binarization = binarization
         self.seed, self.name = seed, name
@@ -270,9 +286,10 @@ class Stream:
     def num_data(self) -> int | None:
         """Number of data that the loader draws from, N; ``None`` where it does not tell it.
 
-        A sampler of a subset has the size of that; torch's random samplers draw, in the end, from the whole data set;
-        of an order that is fixed ``drop_last`` leaves out the last data for good. Not known is N of a weighted sampler,
-        under which data count differently, of a batch sampler of one's own, of a loader whose items are batches already
+        A sampler of a subset has the size of that, of indices that repeat the number of different ones; torch's random
+        samplers draw, in the end, from the whole data set; of an order that is fixed ``drop_last`` leaves out the last
+        data for good. Not known is N of a weighted sampler, under which data count differently, of one that draws more
+        data than there are, of a batch sampler of one's own, of a loader whose items are batches already
         (``batch_size=None``), and of a stream without a length.
         """
         loader, batches = self.loader, self.loader.batch_sampler
@@ -287,7 +304,10 @@ class Stream:
             counted = None if isinstance(sampler, WeightedRandomSampler) else sampler
         if not isinstance(counted, Sized):
             return None
-        size = len(counted)
+        indices = getattr(counted, "indices", counted)
+        size = len(set(indices)) if counted is sampler and isinstance(indices, (list, tuple, range)) else len(counted)
+        if counted is sampler and isinstance(loader.dataset, Sized) and size > len(loader.dataset):
+            return None
         if isinstance(sampler, SequentialSampler) and loader.drop_last and loader.batch_size:
             size -= size % loader.batch_size
         return size
@@ -299,48 +319,55 @@ class Stream:
         except TypeError:
             return None
 
-    def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    def _is_of_sequences(self, item: Any) -> bool:
+        """Whether a list holds one tensor for each datum, of several lengths, and is one argument."""
+        tensors = isinstance(item, list) and all(isinstance(part, Tensor) and part.dim() for part in item)
+        return tensors and (self.loader.collate_fn is list or len({len(part) for part in item}) > 1)
+
+    def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Any, ...]]:
         if isinstance(self.loader.sampler, _KnowsEpochs):
             self.loader.sampler.set_epoch(epoch)
         with draws.own_torch_seed(draws.LOADER, seed, epoch):  # workers and sampler take their seeds in these two calls
             iterator = iter(self.loader)
             item = next(iterator, None)
         while item is not None:
-            parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
-            parts = tuple(torch.from_numpy(p) if isinstance(p, np.ndarray) else p for p in parts)
-            if not parts or not all(isinstance(p, Tensor) for p in parts):
-                kinds = "a " + type(item).__name__ + (f" of {[type(p).__name__ for p in parts]}" if parts else "")
+            alone = is_packed(item) or not isinstance(item, (tuple, list)) or self._is_of_sequences(item)
+            parts = (item,) if alone else tuple(item)
+            parts = mapped(lambda leaf: tensor(leaf, "an array") if isinstance(leaf, np.ndarray) else leaf, parts)
+            if not num_rows(parts):
+                kinds = ", ".join(type(part).__name__ for part in parts) or "nothing"
                 raise TypeError(
-                    f"the loader of {self.name!r} gives {kinds}; a tensor x or a tuple of tensors (x, ...) was"
-                    " expected. Convert in the Dataset or in the loader's collate_fn."
+                    f"the loader of {self.name!r} gives {kinds}, in which there are no data; a tensor x, a tuple"
+                    " (x, ...) or a dictionary of tensors was expected. Convert in the Dataset or in the"
+                    " loader's collate_fn."
                 )
-            self._event_shape = parts[0].shape[1:]
+            x = next(leaves(parts))
+            self._event_shape = x.shape[1:] if isinstance(x, Tensor) else torch.Size(())
             yield parts
             item = next(iterator, None)
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """One pass over the loader; ``batch_size`` and ``shuffle`` are the loader's own, whatever is given here.
 
         Dynamic draws depend on (the stream's seed, seed, epoch, k) alone for the batch at place k.
         """
         whole(0, epoch=epoch, seed=seed, start=start)
 
-        def iterate() -> Iterator[tuple[Tensor, ...]]:
+        def iterate() -> Iterator[tuple[Any, ...]]:
             for k, parts in enumerate(self._raw(seed, epoch)):
                 if k < start:
                     continue
-                x, *others = parts
                 what = f"x of batch {k} of {self.name!r}"
-                x = numbers(x, self.binarization, what)
+                parts = with_first(lambda x: numbers(x, self.binarization, what, self.missing), parts)  # noqa: B023
                 if k == 0:  # a later batch may just be dark
-                    check_pixels(x, what)
-                if self.device is not None:
-                    x, *others = (t.to(self.device, non_blocking=True) for t in (x, *others))
+                    with_first(lambda x: check_pixels(x, what), parts)  # noqa: B023
+                parts = parts if self.device is None else moved(parts, self.device)
                 if self.binarization == "dynamic":
-                    x = bernoulli(x, bits(draws.DYNAMIC, self.seed, seed, epoch, k))
-                yield (gray(x), *others)
+                    source = bits(draws.DYNAMIC, self.seed, seed, epoch, k)
+                    parts = with_first(lambda x: bernoulli(x, source), parts)  # noqa: B023
+                yield with_first(gray, parts)
 
         return iterate()
 
@@ -350,13 +377,24 @@ class Stream:
         found, count = [], 0
         for parts in self._raw(0, 0):
             found.append(parts)
-            count += len(parts[0])
+            count += num_rows(parts)
             if count >= n:
                 break
         if not found:
             raise ValueError(f"the loader of {self.name!r} gives no batch; at least one is needed.")
-        tensors = [torch.cat(ts)[:n] for ts in zip(*found, strict=True)]
-        split = labeled(tensors, binarization=self.binarization, seed=self.seed, name=self.name)
+        if len({kind_of(parts) for parts in found}) > 1:
+            raise ValueError(f"the loader of {self.name!r} gives batches of several kinds, which are not one set.")
+        parts = rows(joined(found), slice(n))
+        options: dict[str, Any] = {"binarization": self.binarization, "seed": self.seed, "name": self.name}
+        if len(parts) == 1 and isinstance(parts[0], dict):
+            options["names"], parts = tuple(parts[0]), tuple(parts[0].values())
+        if not all(isinstance(part, Tensor) for part in parts):
+            kinds = [type(part).__name__ for part in parts]
+            raise ValueError(
+                f"the loader of {self.name!r} gives {kinds}, of which no set in memory is made: tensors alone were "
+                "expected. Give the batches themselves."
+            )
+        split = labeled(parts, **options)
         return split if self.device is None else split.to(self.device)
 
     def to(self, device: torch.device | str) -> Stream:
@@ -377,13 +415,13 @@ class Data:
     """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
 
     Raises:
-        ValueError: if the splits' event shapes differ.
+        ValueError: if the splits' event shapes differ, or one has pixels of 0 to 255 and another other numbers.
     """
 
     name: str
-    train: Split | Stream
-    valid: Split | Stream | None = None
-    test: Split | Stream | None = None
+    train: Split | Stream | Mixed
+    valid: Split | Stream | Mixed | None = None
+    test: Split | Stream | Mixed | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("valid", self.valid), ("test", self.test)):
@@ -393,6 +431,15 @@ class Data:
                     f"{part} of {self.name!r} has data of shape {list(split.event_shape)} and train of"
                     f" {list(self.event_shape)}; they must be equal."
                 )
+            if isinstance(self.train, Split) and isinstance(split, Split):
+                ours, theirs = self.train.tensors[0], split.tensors[0]
+                for pixels, others in ((ours, theirs), (theirs, ours)):
+                    if pixels.dtype == torch.uint8 != others.dtype and float(others.max()) > 1:
+                        raise ValueError(
+                            f"train of {self.name!r} is {dtypes([ours])} and {part} {dtypes([theirs])}: uint8 are "
+                            f"pixels, of which programs see x / 255, and the others go up to {float(others.max()):.4g}."
+                            " Give both of one kind."
+                        )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -418,6 +465,8 @@ class Data:
         for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
             if isinstance(split, Split):
                 counts.append(f"{len(split):,} {part}")
+            elif split is not None and not isinstance(split, Stream):
+                counts.append(f"{split.num_data or 'mixed':,} {part}")
             elif split is not None:
                 batches = split.num_batches()
                 counts.append(f"{part} streamed" + ("" if batches is None else f" in {batches:,} batches"))

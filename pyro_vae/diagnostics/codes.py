@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, biject_to, constraints
 from torch.nn.functional import normalize
 
+from pyro_vae.batches import num_rows, repeated
 from pyro_vae.diagnostics.latents import (
     AtMean,
     by_datum,
@@ -29,11 +30,11 @@ from pyro_vae.diagnostics.latents import (
 )
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import data_frame, latent_sites, programs
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
 
 
-def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
+def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
     """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``, or ``[B, *plates, *event]``.
 
     Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
@@ -47,7 +48,7 @@ def encode(pair: Any, *batch: Tensor) -> dict[str, Tensor]:
         if plate is None and batch:  # one of another name, which a guide alone does not tell
             plate = data_frame(plates_of(module, batch))
         return {
-            name: by_datum(site, site["value"], plate, len(batch[0]) if batch else 1)
+            name: by_datum(site, site["value"], plate, num_rows(batch) if batch else 1)
             for name, site in latent_sites(trace).items()
             if name not in shared and not _is_shared(site, plate)
         }
@@ -58,7 +59,7 @@ def _is_shared(site: Any, plate: Any) -> bool:
     return plate is not None and not inside(site, plate) and site["value"].dim() == site["fn"].event_dim
 
 
-def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) -> Tensor:
+def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any) -> Tensor:
     """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
 
     Random variables that all data share, such as weights, are at their mean under the guide.
@@ -76,16 +77,16 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Tensor) ->
     local = local_latents(pair, *resized(batch, 1))
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch
-    return observed_mean(run_model(pair, examples, values), len(examples[0]) if examples else None)
+    return observed_mean(run_model(pair, examples, values), num_rows(examples) if examples else None)
 
 
-def reconstruct(pair: Any, *batch: Tensor) -> Tensor:
+def reconstruct(pair: Any, *batch: Any) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
-    batch = arguments(pair, *batch)
-    return decode(pair, encode(pair, *batch), *batch)
+    batch = converted(pair, batch)
+    return decode(pair, encode(pair, batch), batch)
 
 
-def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
+def sample(pair: Any, num_samples: int, *batch: Any) -> Tensor:
     """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`.
 
     Random variables that all data share, such as weights, are one draw from the guide.
@@ -97,7 +98,7 @@ def sample(pair: Any, num_samples: int, *batch: Tensor) -> Tensor:
     return observed_mean(run_model(pair, rows, {}, draw_shared=True), num_samples if rows else None)
 
 
-def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
+def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
     """The latents of a datum in the order in which the model draws them: of a hierarchy ``("zL", ..., "z1")``.
 
     The caller's random state is left as it was.
@@ -113,7 +114,7 @@ def latent_names(pair: Any, *batch: Tensor) -> tuple[str, ...]:
 
 def resample(
     pair: Any,
-    *batch: Tensor,
+    *batch: Any,
     fixed: Sequence[str] | Mapping[str, Tensor] = (),
     sampled: Sequence[str] | None = None,
     num_samples: int = 8,
@@ -150,18 +151,18 @@ def resample(
     else:
         codes = encode(pair, *batch) if fixed else {}
         values = {name: named(codes, name, purpose=" to be fixed") for name in fixed}
-    size = len(batch[0])
+    size = num_rows(batch)
     for name, value in values.items():
         if len(value) != size:
             raise ValueError(f"{size} data need as many values of {name!r}, [{size}, *event]; got {list(value.shape)}.")
-    rows = [tensor.repeat_interleave(num_samples, 0) for tensor in batch]
-    repeated = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
+    rows = repeated(batch, num_samples)
+    fixed_values = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
     centered = () if sampled is None else set(names) - set(asked)
-    means = observed_mean(run_model(pair, rows, repeated, centered=centered), size * num_samples)
+    means = observed_mean(run_model(pair, rows, fixed_values, centered=centered), size * num_samples)
     return means.unflatten(0, (size, num_samples))
 
 
-def has_prior(pair: Any, *batch: Tensor) -> bool:
+def has_prior(pair: Any, *batch: Any) -> bool:
     """Whether the model's latents can be drawn: not where one is ``ImproperUniform``, as in an autoencoder.
 
     Args:
@@ -174,7 +175,7 @@ def has_prior(pair: Any, *batch: Tensor) -> bool:
 def prior_quantiles(
     pair: Any,
     quantiles: Tensor | Sequence[float],
-    *batch: Tensor,
+    *batch: Any,
     site: str = "z",
     num_samples: int = 4096,
     seed: int = 0,
@@ -222,12 +223,12 @@ def prior_quantiles(
 _CHUNK = 256
 
 
-def support(pair: Any, *batch: Tensor, site: str = "z") -> constraints.Constraint:
+def support(pair: Any, *batch: Any, site: str = "z") -> constraints.Constraint:
     """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
     return space_of(named(prior_sites(pair, *batch), site, "model")["fn"])
 
 
-def _prior(pair: Any, site: str, *batch: Tensor) -> Any:
+def _prior(pair: Any, site: str, *batch: Any) -> Any:
     """A latent of one run of the model."""
     return named(latent_sites(run_model(pair, batch)), site, "model")
 
@@ -266,8 +267,9 @@ def interpolate(
             unconstrained space nor unit length, such as a discrete one.
     """
     first, last = (tuple([data] if isinstance(data, Tensor) else data) for data in (start, end))
-    if len(first[0]) != len(last[0]):
-        raise ValueError(f"interpolate needs as many ends as starts; got {len(first[0])} starts and {len(last[0])}.")
+    counts = num_rows(first), num_rows(last)
+    if counts[0] != counts[1]:
+        raise ValueError(f"interpolate needs as many ends as starts; got {counts[0]} starts and {counts[1]}.")
     if num_steps < 2:
         raise ValueError(f"a line has at least 2 steps, its ends; got num_steps={num_steps}.")
     codes, ends = encode(pair, *first), encode(pair, *last)
@@ -277,7 +279,7 @@ def interpolate(
     for name, code in codes.items():
         if name in moved:
             codes[name] = _line(priors[name], code, ends[name], weight).flatten(0, 1)
-    rows = tuple(tensor.repeat_interleave(num_steps, 0) for tensor in first)
+    rows = repeated(first, num_steps)
     return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
 
 

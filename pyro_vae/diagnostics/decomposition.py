@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units
@@ -85,7 +86,7 @@ def kl_decomposition(
                 "the latent that the model draws first, or the rates of diagnostics.levels."
             )
         q, p = units(fn), units(prior)
-        num_data = len(batch[0])
+        num_data = num_rows(batch)
         if q is None or fn.batch_shape != (num_data,):
             raise ValueError(
                 f"q({site}) is a {family(fn)} of shape {list(fn.batch_shape)} + {list(fn.event_shape)}; the units of a "

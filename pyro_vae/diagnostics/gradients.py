@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
 from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
@@ -93,7 +94,7 @@ def gradient_statistics(
             first = next(iter(named)) if reference is None else _name_of(reference, named)
             origin = sources.get(first) or _Source(first, module, reference, tensors, compile, bar)
             found = _measure(sources, origin, layout, num_draws, num_reference_draws, seed)
-    return GradientStatistics(found, layout.groups, first, num_draws, num_reference_draws, len(tensors[0]))
+    return GradientStatistics(found, layout.groups, first, num_draws, num_reference_draws, num_rows(tensors))
 
 
 def _named(estimators: Any) -> dict[str, Estimator]:

@@ -14,14 +14,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import TransformedDistribution, biject_to, constraints
 
+from pyro_vae import batches
 from pyro_vae._pyro import is_subsample
 from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import Converted, converted
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 
-Batches = Iterable[Sequence[Tensor]]
+Batches = Iterable[Sequence[Any]]
 
 
 @contextmanager
@@ -31,17 +32,26 @@ def opened(
     """The pair as a module to be read (:func:`~pyro_vae.pair.running.reading`), and what its programs are given."""
     module = as_pair(pair)
     with reading(module, seed):
-        yield module, arguments(module, *batch)
+        yield module, converted(module, batch)
 
 
-def chunks(*batch: Tensor, size: int = 500) -> list[tuple[Tensor, ...]]:
+def chunks(*batch: Any, size: int = 500) -> list[tuple[Any, ...]]:
     """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once."""
-    return list(zip(*(tensor.split(size) for tensor in batch), strict=True))
+    return [batches.rows(batch, slice(at, at + size)) for at in range(0, batches.num_rows(batch), size)]
 
 
-def resized(batch: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+def resized(batch: Sequence[Any], size: int) -> Any:
     """The arguments repeated, or cut, to ``size`` data."""
-    return tuple(tensor[torch.arange(size, device=tensor.device) % len(tensor)] for tensor in batch)
+    count = batches.num_rows(batch)
+
+    def one(part: Any) -> Any:
+        if isinstance(part, Tensor) and part.dim():
+            return part[torch.arange(size, device=part.device) % len(part)]
+        if isinstance(part, Converted):
+            return resized(part, size)
+        return batches.rows((torch.empty(count), part), torch.arange(size) % max(count, 1))[1]
+
+    return batches.like(batch, [one(part) for part in batch])
 
 
 def some(count: int) -> int:
@@ -207,7 +217,7 @@ def run_model(
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
-        check_size(data_frame(trace), len(batch[0]) if batch else None)
+        check_size(data_frame(trace), batches.num_rows(batch) if batch else None)
         observed = [name for name in observed_sites(trace) if name not in latents]
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
+from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.codes import encode, reconstruct
 from pyro_vae.diagnostics.latents import Batches, named, opened, some
 from pyro_vae.diagnostics.table import columns
@@ -26,7 +27,7 @@ def reconstruction_mse(pair: Any, batches: Batches) -> float:
     total, count = 0.0, 0
     for batch in batches:
         error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2
-        total, count = total + error.double().sum().item(), count + len(batch[0])
+        total, count = total + error.double().sum().item(), count + num_rows(batch)
     return total / some(count)
 
 
@@ -63,9 +64,9 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     for batch in batches:
         with opened(pair, batch) as (module, batch):
             estimator = estimator or elbo_of(module, *batch)
-            sites = estimator.terms(module, *batch, num_data=1)
+            sites = estimator.terms(module, batch, num_data=1)
         for name, terms in sites.items():
-            size = terms.shared or len(batch[0])
+            size = terms.shared or num_rows(batch)
             value = {kind: term.double().mean().item() * size for kind, term in terms.items()}
             total = value["kl"] if "kl" in value else value.get("log_q", 0.0) - value.get("log_p", 0.0)
             totals[name] = totals.get(name, 0.0) + total
@@ -73,7 +74,7 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
                 latent.add(name)
             if terms.shared:
                 shared[name] = terms.shared
-        count, num_batches = count + len(batch[0]), num_batches + 1
+        count, num_batches = count + num_rows(batch), num_batches + 1
     some(count)
     sizes = {name: num_batches * (count if num_data == 1 else num_data) for name, num_data in shared.items()}
     means = {name: total / sizes.get(name, count) for name, total in totals.items()}
@@ -113,9 +114,10 @@ def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: flo
     parts = []
     for batch in batches:
         code = named(encode(pair, *batch), site)
-        if code.shape[:1] != (len(batch[0]),):
+        count = num_rows(batch)
+        if code.shape[:1] != (count,):
             raise ValueError(
-                f"the guide gives values {list(code.shape)} of {site!r} for {len(batch[0])} data. Size its data plate "
+                f"the guide gives values {list(code.shape)} of {site!r} for {count} data. Size its data plate "
                 "by the batch, without subsample_size, and look at a latent of each datum."
             )
         parts.append(code.reshape(len(code), -1).cpu())
@@ -229,18 +231,18 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*no closed-form KL is registered")  # a table needs none
                 rates = rate_distortion(module, [batch], estimator).rates
-            codes = encode(module, *batch)
+            codes = encode(module, batch)
             model, guide = map(latent_sites, run(module, *batch))
         ordered = [name for name in model if name in guide] == [name for name in guide if name in model]
         for name in reversed(model):
             if name in codes and name in rates:
                 totals.setdefault(name, _Totals()).add(rates[name], codes[name], guide[name], model[name], ordered)
-        count += len(batch[0])
+        count += num_rows(batch)
     some(count)
     return Levels({name: total.usage(name, threshold) for name, total in totals.items()}, threshold, count)
 
 
-def _estimator_of(pair: nn.Module, *batch: Tensor) -> Estimator:
+def _estimator_of(pair: nn.Module, *batch: Any) -> Estimator:
     """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterized."""
     with torch.random.fork_rng():
         sites = latent_sites(run(pair, *batch)[1]).values()

@@ -22,7 +22,7 @@ from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
-from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.arguments import Arguments, Converted, converted
 from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.structure import guide_problems, plate_nesting
 from pyro_vae.pair.trials import mask_problems, point_problems
@@ -246,7 +246,7 @@ class Estimator(Trace_ELBO):
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
-        nesting = call.plan.nesting if self._count else max(call.plan.nesting, plate_nesting(model_trace, guide_trace))
+        nesting = max(call.plan.nesting if call.plan else 1, plate_nesting(model_trace, guide_trace))
         run = self._runs(
             call,
             sites_of(model_trace),
@@ -424,7 +424,7 @@ class Estimator(Trace_ELBO):
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
-        run = self._run(_call(pair, tuple(batch)), at, num_data, "local" if local else "all")
+        run = self._run(_call(pair, batch), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             gate.refuse(mask_problems(as_pair(pair), *run.call.args))
         if any(name not in run.model and not site.observed for name, site in run.guide.items()):
@@ -464,7 +464,9 @@ class Estimator(Trace_ELBO):
         """
         total, shared, count, number = 0.0, 0.0, 0, 0
         given = self.num_data if num_data is None else num_data
+        convert = Arguments(pair)
         for batch in batches:
+            batch = batch if isinstance(batch, Converted) else convert(*batch)
             with torch.no_grad():
                 run = self._claimed(pair, batch, at, math.inf, local=given == math.inf)
                 bound = self._each(run)
@@ -495,5 +497,5 @@ class Estimator(Trace_ELBO):
         return run.sum(beta=False)
 
 
-def _call(pair: Any, batch: tuple[Any, ...]) -> Call:
-    return Call(*programs(as_pair(pair)), arguments(pair, *batch), {})
+def _call(pair: Any, batch: Sequence[Any]) -> Call:
+    return Call(*programs(as_pair(pair)), converted(pair, batch), {})

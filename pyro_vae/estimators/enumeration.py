@@ -160,8 +160,8 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         return TraceEnum_ELBO._get_traces(self, _marked(model), _marked(guide), args, kwargs)
 
     def _traces(self, call: Call) -> Any:
-        assert call.plan is not None
-        rightmost = -call.plan.nesting - (self.num_particles > 1)
+        plan = call.plan or self._plan(call)
+        rightmost = -plan.nesting - (self.num_particles > 1)
 
         def around(drawn: Trace | None) -> Around:
             """The dimensions of the model's own values lie on the left of the guide's."""
@@ -169,7 +169,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
             return EnumMessenger(min([rightmost, *(dim for dim in dims if dim is not None)]) - 1)
 
         call = call._replace(model=_marked(call.model), guide=_marked(call.guide))
-        found = traced(type(self).__name__, call, call.plan, self._count, around=around)
+        found = traced(type(self).__name__, call, plan, self._count, around=around)
         if is_validation_enabled():
             check_traceenum_requirements(*found[:2])
         return found

@@ -373,7 +373,7 @@ def traced(
     detached: bool = False,
     shown: Callable[[Tensor], Tensor] | None = None,
     scored: bool = False,
-    around: Callable[[Trace | None], Around] | None = None,
+    around: Callable[[Trace | None], Around] = lambda drawn: lambda program: program,
 ) -> tuple[Trace, Trace, dict[str, Tensor], dict[str, Tensor]]:
     """Runs the guide, and the model against its draws: their traces, and ``seen`` and ``scores`` of a :class:`Run`.
 
@@ -388,11 +388,11 @@ def traced(
     if isinstance(poutine.unwrap(guide), Messenger):
         return (*get_importance_trace("flat", plan.nesting, model, guide, args, kwargs), {}, {})
     with _Detached(who) if detached else contextlib.nullcontext():
-        drawn = plan.trace(guide, args, kwargs, count, **({"around": around(None)} if around else {}))
+        drawn = plan.trace(guide, args, kwargs, count, around=around(None))
     seen = {} if shown is None else {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
     with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
-        options = {"around": around(drawn)} if around else {}
-        model_trace = plan.trace(model, args, kwargs, count, replayed=_with_values(drawn, seen), **options)
+        replayed = _with_values(drawn, seen)
+        model_trace = plan.trace(model, args, kwargs, count, replayed=replayed, around=around(drawn))
     nesting = max(plan.nesting, plate_nesting(model_trace, drawn)) if count is None else plan.nesting + 1
     if is_validation_enabled():
         check_model_guide_match(model_trace, drawn, nesting)

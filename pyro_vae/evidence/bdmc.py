@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pyro_vae.batches import joined, moved
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.ais import AIS, Annealer, AnnealingSchedule
@@ -39,7 +39,7 @@ class BDMC(Evidence):
     forward: AIS
     log_inverse_weights: Tensor
     reverse_acceptance: Tensor
-    data: tuple[Tensor, ...]
+    data: tuple[Any, ...]
 
     @property
     def lower(self) -> Tensor:
@@ -141,7 +141,7 @@ def bdmc(
         forward=lower,
         log_inverse_weights=log_inverse_weights,
         reverse_acceptance=reverse_acceptance,
-        data=tuple(torch.cat(column).cpu() for column in zip(*data, strict=True)),
+        data=moved(joined(data), "cpu"),
         num_dims=lower.num_dims,
         effort=lower.effort,
     )

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import num_rows
+from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
@@ -80,7 +82,7 @@ class _LogWeights(nn.Module):
         self.precision = precision
 
     def forward(self, *batch: Tensor) -> list[Tensor]:
-        with autocast(self.precision, batch[0].device):
+        with autocast(self.precision, device_of(self.pair)):
             weights = self.estimator.log_weights(self.pair, *batch).reshape(self.estimator.num_particles, -1)
         return [weights.logsumexp(0), (2 * weights).logsumexp(0), weights]
 
@@ -128,14 +130,13 @@ def importance(
     """
     whole(1, num_samples=num_samples, chunk=chunk)
     module, batch = as_pair(pair), batch_of(pair, x)
-    size = len(batch[0])
+    size = num_rows(batch)
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
-    device = device_of(module)
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     with reading(module, seed):
         # A run also makes the parameters that the programs make when they first run.
         rows, found = first_part(module, rows, *batch)
-        several = tuple(tensor[:rows].to(device) for tensor in batch)
+        several = rows_of(batch, slice(rows))
         draws = min(num_samples, max(1, chunk // rows))
         if plan_of(*programs(module), several, {}, max_plate_nesting).how == "looped":
             draws = min(draws, _LOOPED)
@@ -157,7 +158,7 @@ def importance(
         bar = tqdm(total=size, unit=" data", desc="importance sampling", disable=not progress, dynamic_ncols=True)
         with bar:
             for start in range(0, size, rows):
-                part = tuple(tensor[start : start + rows].to(device) for tensor in batch)
+                part = rows_of(batch, slice(start, start + rows))
                 sums: list[list[Tensor]] = []
                 largest = torch.empty(0)
                 for count in plan:
@@ -166,7 +167,7 @@ def importance(
                     sums.append(moments)
                 first_sum, second_sum = (torch.stack(column).logsumexp(0).cpu() for column in zip(*sums, strict=True))
                 totals.append((first_sum, second_sum, pareto_k_hat(largest, num_samples).cpu()))
-                bar.update(len(part[0]))
+                bar.update(num_rows(part))
     first_moment, second_moment, k_hat = (torch.cat(column) for column in zip(*totals, strict=True))
     check_log_prob(first_moment)
     result = Importance(

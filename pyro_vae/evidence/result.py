@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.batches import leaves
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.pair.protocols import HasNumLevels
 
@@ -95,7 +96,8 @@ def chain_reliability(standard_error: Tensor, acceptance: Tensor) -> dict[str, f
 def gray_levels(supports: Mapping[str, Any], batch: Sequence[Tensor]) -> int | None:
     """:attr:`Evidence.num_dims` of data, by the supports of the sites that the model observes."""
     quantized = any(isinstance(support, HasNumLevels) for support in supports.values())
-    return batch[0].shape[1:].numel() if quantized else None
+    x = next(leaves(batch))
+    return x.shape[1:].numel() if quantized and isinstance(x, Tensor) else None
 
 
 def check_log_prob(log_prob: Tensor) -> None:

@@ -1,12 +1,18 @@
 """What a pair's programs are given of data: one conversion for ``fit``, ``check``, bounds, evidence and diagnostics.
 
+A batch is what follows the pair in ``svi.step(*args, **kwargs)``. Its structure stays: ``None``, numbers, strings,
+lists and dictionaries are handed on as they are, and so are packed sequences.
+
+- A dictionary at the end, whose names are parameters of both programs, is passed by name, as ``step(**batch)`` does it:
+  what a loader of dictionaries gives. Any other dictionary is an argument itself.
 - Arrays and lists of numbers become tensors, where the pair is; floating-point numbers take on the pair's precision.
 - Of x, the first argument, uint8 are pixels and become x / 255; bool becomes 0 and 1. Other integers are numbers. They
   stay integers where the programs run on them (an embedding, a count that is observed), and are floating-point numbers
   of the same value where only that runs (a linear layer). Further arguments keep their integers and booleans.
-- Of several arguments those are passed that both programs take by position. Labels, a whole number for each datum, go
+- Of several arguments those are passed that both programs take. Labels, a whole number for each datum, go by position
   to a parameter without a default or with the default ``None`` alone: ``beta=1.0`` is no place for them. What is left
   out is said.
+- Batches may be of several kinds, ``(x,)`` and ``(x, y)`` in turn; each kind is decided for by its first batch.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,21 +28,28 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.nn.utils.rnn import PackedSequence
 
+from pyro_vae import batches
 from pyro_vae._pyro import has_values
-from pyro_vae.data.arrays import check_pixels, is_classes, is_integer, tensor
+from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
+from pyro_vae.data.arrays import check_dense, check_pixels, is_classes, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
-from pyro_vae.pair.sites import observed_sites, support_of
+from pyro_vae.pair.sites import observed_sites, random_sites, support_of
 
 _ROUNDED = 0.01  # rounding errors, in standard deviations of the data, above which they are said
 
 
+class Converted(tuple[Any, ...]):
+    """Arguments as the programs are given them, which nothing converts again."""
+
+
 class Arguments:
-    """The conversion for one pair: decided by a first batch, and the same for all later ones.
+    """The conversion for one pair: decided by the first batch of each kind, and the same for all later ones.
 
     Args:
         pair: the pair.
@@ -48,59 +61,103 @@ class Arguments:
     def __init__(self, pair: Any, device: torch.device | None = None, num_tried: int | None = None) -> None:
         self.pair = as_pair(pair)
         self._device, self._num_tried = device, num_tried
-        self._dtype: torch.dtype | None = None  # of the pair; where it has no parameters data keep their own
-        self._count: int | None = None  # of the arguments that are passed
-        self._whole = True  # integers of x stay integers
+        self._kinds: dict[Any, _Kind] = {}
+        self.finite = False  # whether x is known to hold no NaN that matters
 
-    def __call__(self, *batch: Any) -> tuple[Any, ...]:
+    def __call__(self, *batch: Any) -> Converted:
         """``batch`` as the programs are given it.
 
         Raises:
-            ValueError: if numbers leave the range of the pair's precision, or pixels are only 0 and 1.
-            TypeError: if an array is not of numbers.
+            ValueError: if numbers leave the range of the pair's precision, pixels are only 0 and 1, or x holds NaN
+                that the programs do not mask.
+            TypeError: if an array is not of numbers, a tensor is sparse or nested, or the programs take no argument of
+                a name.
 
         Warns:
-            UserWarning: with the first batch, if arguments are left out, or rounding to the pair's precision blurs x.
+            UserWarning: with the first batch of a kind, if arguments are left out, or rounding to the pair's precision
+                blurs x.
         """
-        values = tuple(tensor(v, f"argument {i}") if _is_array(v, i) else v for i, v in enumerate(batch))
-        first = self._count is None
-        if first:
-            self._decide(values)
-        converted = self._converted(values[: self._count])
-        if first and values and isinstance(values[0], Tensor):
-            check_pixels(values[0], "x")
-            if values[0].dtype == torch.uint8:
+        values = tuple(_with_tensors(v, f"argument {i}", i == 0) for i, v in enumerate(batch))
+        name = kind_of(values)
+        kind = self._kinds.get(name)
+        if kind is not None:
+            return self._checked(self._converted(kind, self._passed(kind, values)))
+        kind = self._decided(values)
+        taken = self._passed(kind, values)
+        converted = self._converted(kind, taken)
+        x = next(leaves(taken), None)
+        if isinstance(x, Tensor):
+            check_pixels(x, "x")
+            if x.dtype == torch.uint8:
                 self._check_tokens(converted)
-        if first:
-            for place, (given, value) in enumerate(zip(values, converted, strict=False)):
-                if isinstance(given, Tensor):
-                    _check_rounding(f"argument {place}" if place else "x", given, value)
-        return converted
+        for place, (given, value) in enumerate(zip(leaves(taken), leaves(converted), strict=True)):
+            if isinstance(given, Tensor):
+                _check_rounding(f"argument {place}" if place else "x", given, value)
+        self._kinds[name] = kind
+        return self._checked(converted)
 
-    def _decide(self, values: tuple[Any, ...]) -> None:
-        self._count = len(values)
+    def _checked(self, values: Converted) -> Converted:
+        """``values``, refused if NaN in x makes a density NaN: the programs do not mask what is missing."""
+        x = next(leaves(values), None)
+        if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
+            return values
+        try:
+            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+                traces = run(self.pair, *values)
+                for trace in traces:
+                    trace.compute_log_prob()
+        except Exception:  # said by those who run it
+            return values
+        sites: Any = [site for trace in traces for site in random_sites(trace).values()]
+        wrong = [site["name"] for site in sites if site["log_prob"].isnan().any()]
+        if wrong:
+            rows = missing.flatten(1).any(1) if missing.dim() > 1 else missing
+            raise ValueError(
+                f"x is NaN in {int(rows.sum())} of {len(x)} data, the first at index {int(rows.nonzero()[0])}, and so"
+                f" is the log-density of {wrong[0]!r}. Drop or repair them; or, if they are missing, have the programs"
+                " mask them: law.mask(~x.isnan()), obs=x.nan_to_num()."
+            )
+        self.finite = True  # with what is missing the programs deal themselves
+        return values
+
+    def _passed(self, kind: _Kind, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = in_place(self.pair, values)[0]
+        return values if kind.count is None else (*values[: kind.count], *values[max(kind.count, kind.positional) :])
+
+    def _decided(self, values: tuple[Any, ...]) -> _Kind:
+        kind = _Kind()
         if not values:
-            return
+            return kind
         self._device = self._device or device_of(self.pair)
-        self._dtype = _dtype_of(self.pair)
-        self._count, unlimited = num_taken(self.pair, values)
+        given = values
+        values, left_out = in_place(self.pair, values)
+        by_name = values[-1:] if isinstance(values[-1], Keywords) else ()
+        kind.positional = len(values) - len(by_name)
+        kind.dtype = _dtype_of(self.pair)
+        kind.count, unlimited = num_taken(self.pair, values[: kind.positional])
+
+        def fails() -> Exception | None:
+            return self._failure(kind, self._passed(kind, given))
+
         # Parameters of pyro.param are there after a run, which matters for numbers of another precision than torch's.
-        if self._dtype is None and any(_is_real(v) and v.dtype != torch.get_default_dtype() for v in values):
-            failed = self._failure(values[: self._count])
-            self._dtype = _dtype_of(self.pair)
-            if failed is not None and self._dtype is None:  # parameters to be made are of torch's default
-                self._dtype = torch.get_default_dtype()
-                self._dtype = self._dtype if self._failure(values[: self._count]) is None else None
-        if self._count > 1 and unlimited:  # they hand on to programs with a limit
-            while self._count and _TOO_MANY.search(str(self._failure(values[: self._count]))):
-                self._count -= 1
-            self._count = self._count or len(values)
-        x, taken = values[0], values[: self._count]
-        if type(x) is Tensor and _is_whole(x) and self._failure(taken) is not None:
-            self._whole = False
-            self._whole = self._failure(taken) is not None  # what fails either way stays as it is
-        if any(value is not None for value in values[self._count :]):
-            _say_left_out(self.pair, self._count, values)
+        reals = (leaf for leaf in leaves(values) if _is_real(leaf) and leaf.dtype != torch.get_default_dtype())
+        if kind.dtype is None and any(True for _ in reals):
+            failed = fails()
+            kind.dtype = _dtype_of(self.pair)
+            if failed is not None and kind.dtype is None:  # parameters to be made are of torch's default
+                kind.dtype = torch.get_default_dtype()
+                kind.dtype = kind.dtype if fails() is None else None
+        if kind.count > 1 and unlimited:  # they hand on to programs with a limit
+            while kind.count and _TOO_MANY.search(str(fails())):
+                kind.count -= 1
+            kind.count = kind.count or kind.positional
+        x = next(leaves(values), None)
+        if type(x) is Tensor and _is_whole(x) and fails() is not None:
+            kind.whole = False
+            kind.whole = fails() is not None  # what fails either way stays as it is
+        if left_out or any(value is not None for value in values[kind.count : kind.positional]):
+            _say_left_out(self.pair, kind.count + len(by_name), values, left_out)
+        return kind
 
     def _check_tokens(self, values: tuple[Any, ...]) -> None:
         """Refuses uint8, which are pixels, where whole numbers are observed."""
@@ -118,52 +175,81 @@ class Arguments:
                     "observes whole numbers. Pass them as integers or floats: x.long() or x.float()."
                 )
 
-    def _failure(self, values: tuple[Any, ...]) -> Exception | None:
+    def _failure(self, kind: _Kind, values: tuple[Any, ...]) -> Exception | None:
         """What the pair's programs, with their densities, raise on some of the data."""
-        size = len(values[0]) if isinstance(values[0], Tensor) and values[0].dim() else 0
-        rows = (v[: self._num_tried] if isinstance(v, Tensor) and v.shape[:1] == (size,) else v for v in values)
+        part = values if self._num_tried is None else batches.rows(values, slice(self._num_tried))
         try:
             with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-                for trace in run(self.pair, *self._converted(tuple(rows))):
+                for trace in run(self.pair, *self._converted(kind, part)):
                     trace.compute_log_prob()
         except Exception as error:
             return error
         return None
 
-    def _converted(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self._value(v, i) if isinstance(v, Tensor) else v for i, v in enumerate(values))
+    def _converted(self, kind: _Kind, values: tuple[Any, ...]) -> Converted:
+        first = True  # the first leaf is x
 
-    def _value(self, value: Tensor, place: int) -> Tensor:
+        def converted(leaf: Any) -> Any:
+            nonlocal first
+            is_x, first = first, False
+            return self._value(kind, leaf, is_x) if isinstance(leaf, (Tensor, PackedSequence)) else leaf
+
+        return Converted(mapped(converted, value) for value in values)
+
+    def _value(self, kind: _Kind, value: Any, is_x: bool) -> Any:
+        if isinstance(value, PackedSequence):
+            return value._replace(data=self._value(kind, value.data, is_x))
         value = value.to(self._device, non_blocking=True)
-        if place == 0 and (value.dtype in (torch.uint8, torch.bool) or (not self._whole and _is_whole(value))):
-            return gray(value).to(self._dtype or torch.get_default_dtype())
-        if self._dtype is None or not _is_real(value):
+        if is_x and (value.dtype in (torch.uint8, torch.bool) or (not kind.whole and _is_whole(value))):
+            return gray(value).to(kind.dtype or torch.get_default_dtype())
+        if kind.dtype is None or not _is_real(value):
             return value
-        converted = value.to(self._dtype)
-        if self._dtype.itemsize < value.dtype.itemsize and bool((converted.isinf() & value.isfinite()).any()):
+        converted = value.to(kind.dtype)
+        if kind.dtype.itemsize < value.dtype.itemsize and bool((converted.isinf() & value.isfinite()).any()):
             raise ValueError(
-                f"the data go up to {value.abs().max().item():.4g}, beyond the range of the pair's {self._dtype}. "
+                f"the data go up to {value.abs().max().item():.4g}, beyond the range of the pair's {kind.dtype}. "
                 "Rescale them, or make the pair one of float64: pair.double()."
             )
         return converted
 
 
-def arguments(pair: Any, *batch: Any) -> tuple[Any, ...]:
+class _Kind:
+    """What was decided for a kind of batch."""
+
+    dtype: torch.dtype | None = None  # of the pair; where it has no parameters data keep their own
+    positional = 0  # arguments by position that there are
+    count: int | None = None  # of them that are passed
+    whole = True  # integers of x stay integers
+
+
+def arguments(pair: Any, *batch: Any, **named: Any) -> Converted:
     """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`."""
-    if any(isinstance(value, Tensor) and not has_values(value) for value in batch):
-        return batch  # inside of a graph, whose inputs are converted already
+    if named:
+        batch = *batch, Keywords(named)
+    if any(isinstance(leaf, Tensor) and not has_values(leaf) for leaf in leaves(batch)):
+        return Converted(batch)  # inside of a graph, whose inputs are converted already
     return Arguments(pair)(*batch)
 
 
-def batch_of(pair: Any, x: Any) -> tuple[Tensor, ...]:
-    """``x``, data of any number, or a tuple of several arguments, as the programs of ``pair`` are given them.
+def converted(pair: Any, batch: Sequence[Any]) -> Converted:
+    """:func:`arguments` of a batch that may be converted already, or be the one argument."""
+    if len(batch) == 1 and isinstance(batch[0], Converted):
+        return batch[0]
+    return batch if isinstance(batch, Converted) else arguments(pair, *batch)
+
+
+def batch_of(pair: Any, x: Any) -> Converted:
+    """``x``, data of any number, or a tuple or dictionary of several arguments, as the programs are given them.
 
     Raises:
         ValueError: if there are no data, and as :class:`Arguments`.
     """
-    several = isinstance(x, tuple) and any(isinstance(value, (Tensor, np.ndarray)) for value in x)
-    batch = tuple(x) if several else (tensor(x, "x"),)
-    if not getattr(batch[0], "shape", ()) or not len(batch[0]):
+    if isinstance(x, (dict, PackedSequence)):
+        batch: tuple[Any, ...] = (x,)
+    else:
+        several = isinstance(x, tuple) and any(hasattr(leaf, "shape") or is_packed(leaf) for leaf in leaves(x))
+        batch = tuple(x) if several else (tensor(x, "x"),)
+    if not batches.num_rows(batch):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
     module = as_pair(pair)
     return Arguments(module, num_tried=None if has_autoguide(module) else 1)(*batch)
@@ -172,10 +258,25 @@ def batch_of(pair: Any, x: Any) -> tuple[Tensor, ...]:
 _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? but \d+ (was|were) given")
 
 
-def _is_array(value: Any, place: int) -> bool:
-    """Whether a value is to become a tensor; a list or a table only as x, elsewhere it may be meant as one."""
-    listed = place == 0 and (isinstance(value, list) or hasattr(value, "__array__"))
-    return not isinstance(value, Tensor) and (isinstance(value, np.ndarray) or listed)
+def _with_tensors(value: Any, what: str, is_x: bool = False) -> Any:
+    """Arrays become tensors; a list or a table only as x, elsewhere it may be meant as one."""
+    listed = is_x and (isinstance(value, list) or hasattr(value, "__array__"))
+    if listed and not isinstance(value, Tensor) and not _is_of_several_shapes(value):
+        return tensor(value, what)
+
+    def change(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            check_dense(leaf, what)
+        return tensor(leaf, what) if isinstance(leaf, np.ndarray) else leaf
+
+    return mapped(change, value)
+
+
+def _is_of_several_shapes(value: Any) -> bool:
+    """Whether these are sequences of several lengths, which no tensor holds."""
+    if not (isinstance(value, list) and all(isinstance(row, Tensor) for row in value)):
+        return False
+    return len({row.shape for row in value}) > 1
 
 
 def _is_real(value: Any) -> bool:
@@ -194,19 +295,88 @@ def _dtype_of(pair: nn.Module) -> torch.dtype | None:
 
 def num_taken(pair: Any, values: Sequence[Any]) -> tuple[int, bool]:
     """How many of the values both programs take by position, and whether these may be any number (``*args``)."""
-    programs = pair._programs if isinstance(pair, Pair) else (pair.model, pair.guide)
-    counts, unlimited = zip(*(_taken(program, values) for program in programs), strict=True)
+    counts, unlimited = zip(*(_taken(found, values) for found in _parameters(pair)), strict=True)
     return min(counts), all(unlimited)
 
 
-def _taken(program: Any, values: Sequence[Any]) -> tuple[int, bool]:
+def in_place(pair: Any, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
+    """The values with those by name in their places, and the names that the programs do not take.
+
+    A parameter between that is not named has its default. What both programs take by name alone, or in other places,
+    stays :class:`~pyro_vae.batches.Keywords` at the end.
+
+    Raises:
+        TypeError: if the programs do not take what was given by name.
+    """
+    if not values or not isinstance(values[-1], dict) or not all(isinstance(key, str) for key in values[-1]):
+        return values, []
+    *others, named = values
+    signatures = _parameters(pair)
+    taken = [key for key in named if all(_takes(found, key, len(others)) for found in signatures)]
+    left_out = [key for key in named if key not in taken]
+    if isinstance(named, Keywords) and left_out:
+        raise TypeError(
+            f"the programs of {type(pair).__name__} take no argument {left_out[0]!r}; model and guide take the same "
+            "arguments. Leave it out, or write both with a parameter of that name."
+        )
+    if not taken:
+        return values, []
+    orders = [_order(found) for found in signatures if found is not None and not _is_open(found)]
+    size = max((order.index(key) + 1 for order in orders for key in taken if key in order), default=0)
+    same = bool(orders) and all(order[:size] == orders[0][:size] for order in orders)
+    if not same or not set(taken) <= set(orders[0][:size]):
+        return (*others, Keywords((key, named[key]) for key in taken)), left_out
+    for name in orders[0][len(others) : size]:
+        if name in taken:
+            others.append(named[name])
+            continue
+        defaults = [found[name].default for found in signatures if found is not None and name in found]
+        if any(default is inspect.Parameter.empty or default is not defaults[0] for default in defaults):
+            return (*values[:-1], Keywords((key, named[key]) for key in taken)), left_out
+        others.append(defaults[0])
+    return tuple(others), left_out
+
+
+Signature = Mapping[str, inspect.Parameter] | None
+
+
+def _parameters(pair: Any) -> list[Signature]:
+    """The parameters of model and guide, ``None`` where Python does not tell them."""
+    programs = pair._programs if isinstance(pair, Pair) else (pair.model, pair.guide)
+    return [_signature(program.forward if isinstance(program, nn.Module) else program) for program in programs]
+
+
+def _signature(program: Any) -> Signature:
     try:
-        found = inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters.values()
+        return inspect.signature(program).parameters
     except (TypeError, ValueError):
+        return None
+
+
+def _order(found: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [name for name, p in found.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _is_open(found: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether these are ``*args, **kwargs`` alone, whose names another program tells."""
+    return all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found.values()) and len(found) == 2
+
+
+def _takes(found: Signature, name: str, num_positional: int) -> bool:
+    """Whether a program takes an argument by name, behind so many by position."""
+    if found is None or any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        return True
+    by_name = name in found and found[name].kind in (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    return by_name and name not in _order(found)[:num_positional]
+
+
+def _taken(found: Signature, values: Sequence[Any]) -> tuple[int, bool]:
+    if found is None or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in found.values()):
         return len(values), True
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in found):
-        return len(values), True
-    named = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p for p in found.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     count = 0
     for parameter, value in zip(named, values, strict=False):
         is_label = isinstance(value, Tensor) and is_classes(value)
@@ -216,14 +386,18 @@ def _taken(program: Any, values: Sequence[Any]) -> tuple[int, bool]:
     return count, False
 
 
-def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any]) -> None:
+def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Sequence[str]) -> None:
     shapes = [f"{list(v.shape)} {v.dtype}".replace("torch.", "") if isinstance(v, Tensor) else repr(v) for v in values]
     taken = "the first" if count == 1 else f"the first {count}"
+    what = f"{len(values)} arguments ({', '.join(shapes)})"
+    rest = f"of which the programs of {type(pair).__name__} take {taken}; the rest is left out"
+    if names:
+        what = f"arguments by name, {', '.join(names)}"
+        rest = f"which the programs of {type(pair).__name__} do not take; they are left out"
     warnings.warn(
-        f"the data hold {len(values)} arguments ({', '.join(shapes)}), of which the programs of {type(pair).__name__} "
-        f"take {taken}; the rest is left out. Programs of labels have a place for them: model(x=None, y=None), and a "
+        f"the data hold {what}, {rest}. Programs of labels have a place for them: model(x=None, y=None), and a "
         "guide alike.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

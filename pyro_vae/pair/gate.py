@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import has_values, is_subsample, is_unseen
+from pyro_vae.batches import moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run
@@ -182,8 +183,7 @@ def check_data_plate(model_trace: Trace, guide_trace: Trace, *batch: Any) -> Non
     if plate is None:
         return
     if plate.name != DATA_PLATE:
-        size = next((len(value) for value in batch if isinstance(value, Tensor) and value.dim()), 0)
-        refuse(data_plate_problems(model_trace, size))
+        refuse(data_plate_problems(model_trace, num_rows(batch)))
     for trace in (model_trace, guide_trace):
         for name, site in latent_sites(trace).items():
             unsized = any(frame.name == plate.name and frame.size < 0 for frame in site["cond_indep_stack"])
@@ -219,9 +219,7 @@ def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     with quiet, torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        return problems(
-            PairRun(model_trace, guide_trace), next(len(value) for value in args if isinstance(value, Tensor))
-        )
+        return problems(PairRun(model_trace, guide_trace), num_rows(args))
     return []
 
 
@@ -263,31 +261,32 @@ def has_autoguide(pair: nn.Module) -> bool:
     return any(isinstance(part, (AutoGuide, EasyGuide)) for module in modules_of(pair) for part in module.modules())
 
 
-def first_part(pair: nn.Module, rows: int, *batch: Tensor, guide: bool = True) -> tuple[int, PairRun]:
+def first_part(pair: nn.Module, few: int, *batch: Any, guide: bool = True) -> tuple[int, PairRun]:
     """How many data a pair can be given at once, and a run of the first so many.
 
-    These are ``rows``, or the whole batch where the programs are made for its size, as an AutoGuide's latents are.
+    These are ``few``, or the whole batch where the programs are made for its size, as an AutoGuide's latents are.
     """
-    device = device_of(pair)
-    rows = len(batch[0]) if has_autoguide(pair) else rows  # which is made at its first run
-    part = tuple(tensor[:rows].to(device) for tensor in batch)
+    count = num_rows(batch)
+    few = count if has_autoguide(pair) else few  # which is made at its first run
+    batch = moved(batch, device_of(pair))
+    part = rows(batch, slice(few))
     try:
         found = trial(pair, *part, guide=guide)
-        if len(part[0]) == len(batch[0]) or not problems(found, len(part[0])):
-            return len(part[0]), found
+        if num_rows(part) == count or not problems(found, num_rows(part)):
+            return num_rows(part), found
     except Exception:  # also what a program raises of another number of data
-        if len(part[0]) == len(batch[0]):
+        if num_rows(part) == count:
             raise
     with contextlib.suppress(Exception):
-        found_of_all = trial(pair, *(tensor.to(device) for tensor in batch), guide=guide)
-        if not problems(found_of_all, len(batch[0])):
-            return len(batch[0]), found_of_all
-    return len(part[0]), trial(pair, *part, guide=guide)
+        found_of_all = trial(pair, *batch, guide=guide)
+        if not problems(found_of_all, count):
+            return count, found_of_all
+    return num_rows(part), trial(pair, *part, guide=guide)
 
 
-def smallest(pair: nn.Module, *batch: Tensor, guide: bool = True) -> tuple[Tensor, ...]:
+def smallest(pair: nn.Module, *batch: Any, guide: bool = True) -> tuple[Any, ...]:
     """The first datum of a batch; all of it where the programs are made for its size, as an AutoGuide's latents are."""
-    first = tuple(tensor[:1] for tensor in batch)
+    first = rows(batch, slice(1))
     if has_autoguide(pair):
         return batch
     try:

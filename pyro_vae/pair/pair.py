@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_
 from pyro_vae._pyro import GuidedModels, running
+from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
 
@@ -211,6 +212,7 @@ class Pair(nn.Module):
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
+        args, kwargs = by_name(args, kwargs)
         with isolated(self, self._claim):
             result = self._programs[0](*args, **kwargs)
         self._has_run("model")
@@ -218,6 +220,7 @@ class Pair(nn.Module):
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recognition program q(z | x)."""
+        args, kwargs = by_name(args, kwargs)
         with isolated(self, self._claim):
             result = self._programs[1](*args, **kwargs)
         self._has_run("guide")
@@ -232,6 +235,7 @@ def programs(pair: nn.Module) -> tuple[Program, Program]:
 
     def isolate(program: Program) -> Program:
         def run(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = by_name(args, kwargs)
             with isolated(pair):
                 return program(*args, **kwargs)
 

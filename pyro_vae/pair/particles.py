@@ -16,9 +16,9 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_vae._pyro import PARTICLES, BatchNorm, has_values, is_deterministic, is_subsample, particles, read_in_python
+from pyro_vae.batches import kind_of, leaves, num_rows, rows
 from pyro_vae.distributions.particles import Looped, Particles, Repeated
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.pair import Program, modules_of
@@ -84,8 +84,8 @@ class Plan:
                 traces[-1].compute_score_parts()
             return _joined(traces, layout)
         if count is not None and self.how == "repeated":
-            size = _size(args)
-            args, kwargs = (tree_map(lambda leaf: _repeated(leaf, count, size), tree) for tree in (args, kwargs))
+            size = num_rows((*args, kwargs))
+            *args, kwargs = rows((*args, kwargs), torch.arange(size).repeat(count))
             program = _Folded(Repeated(count, self.nesting, size, self.data_dim))(program)
         elif count is not None:
             program = particles(count, self.nesting)(program)
@@ -96,17 +96,6 @@ class Plan:
             program = poutine.replay(program, trace=replayed)
         with inside(None):
             return poutine.trace(program).get_trace(*args, **kwargs)
-
-
-def _size(args: Any) -> int:
-    """The number of data: that of the first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-
-
-def _repeated(leaf: Any, count: int, size: int) -> Any:
-    if not (isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == size):
-        return leaf
-    return leaf.repeat(count, *[1] * (leaf.dim() - 1))
 
 
 def _frame(count: int, nesting: int) -> CondIndepStackFrame:
@@ -228,15 +217,16 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     owners = [getattr(program, "__self__", program) for program in (model, guide)]
     modules = _modules(model, guide)
     learning = any(isinstance(part, BatchNorm) and part.training for one in modules for part in one.modules())
-    leaves = [(leaf.dtype, leaf.dim()) if isinstance(leaf, Tensor) else type(leaf) for leaf in tree_leaves(args)]
-    key = str((leaves, sorted(kwargs), nesting, several, learning))
+    batch = (*args, kwargs)
+    tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
+    key = str((kind_of(batch), [tensor.dim() for tensor in tensors], nesting, several, learning))
     try:
         known = _plans.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
     except TypeError:  # what cannot be referred to weakly
         known = {}
     if key in known:
         return known[key]
-    if any(isinstance(leaf, Tensor) and not has_values(leaf) for leaf in tree_leaves((args, kwargs))):
+    if not all(map(has_values, tensors)):
         return Plan("vectorized", nesting)  # inside of a graph, before whose trace the pair has run
     with _looking(modules):
         found = known[key] = _found(model, guide, args, kwargs, nesting, several, learning)
@@ -244,13 +234,9 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
 
 
 def _modules(model: Program, guide: Program) -> list[nn.Module]:
-    pairs = [one for one in (getattr(program, "__self__", None) for program in (model, guide)) if _is_module(one)]
-    found = [module for pair in pairs for module in modules_of(pair)]
+    owners = [getattr(program, "__self__", None) for program in (model, guide)]
+    found = [module for owner in owners if isinstance(owner, nn.Module) for module in modules_of(owner)]
     return found or ProgramModules(model, guide).reachable()
-
-
-def _is_module(value: Any) -> bool:
-    return isinstance(value, nn.Module)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae._pyro import is_deterministic, memory, was_observed
+from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.sharing import computing_once
@@ -118,8 +119,9 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         ValueError: if what the model observes is not an argument, it has a factor, or it observes nothing.
     """
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
-    given = [v.clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in batch]
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(*given)
+    tensors, structure = flattened(batch)
+    given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*unflattened(structure, iter(given)))
     found = list(given)
     nodes: Any = trace.nodes
     for name, site in nodes.items():
@@ -135,7 +137,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 "it as a distribution that is drawn or observed, or use what weighs draws of the guide alone: "
                 "ReweightedWakeSleep, evidence.importance, evidence.ais."
             )
-        places = (i for i, value in enumerate(given) if isinstance(value, Tensor) and memory(value) == memory(observed))
+        places = (i for i, value in enumerate(given) if memory(value) == memory(observed))
         index = next(places, None)
         if index is None:
             raise ValueError(
@@ -146,4 +148,4 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
-    return tuple(found), trace
+    return unflattened(structure, iter(found)), trace

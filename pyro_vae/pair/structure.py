@@ -33,9 +33,9 @@ from pyro_vae.pair.sites import (
 
 
 def plate_nesting(*traces: Trace) -> int:
-    """How many plates programs nest; that of the data is one."""
+    """How many plates programs nest; that of the data is one, and that of particles none."""
     frames = [frame for trace in traces for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
-    return max((-frame.dim for frame in frames if frame.vectorized), default=1)
+    return max((-frame.dim for frame in frames if frame.vectorized and frame.name != PARTICLES), default=1)
 
 
 def common_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:

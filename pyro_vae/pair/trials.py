@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import is_subsample
+from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair.gate import has_autoguide, same
 from pyro_vae.pair.pair import programs
@@ -110,11 +111,11 @@ def point_problems(pair: nn.Module, *batch: Any) -> list[str]:
         if not alone:
             return []
         drawn = {name: in_guide[name]["value"].detach().clone() for name in alone}
-        count, size = sum(value.numel() for value in drawn.values()), max(map(len, filter(_has_rows, batch)), default=1)
-        if count > _FEW and size > 1:  # a few data tell, where the programs take them
-            few = max(1, _FEW * size // count)
+        count, number = sum(value.numel() for value in drawn.values()), max(num_rows(batch), 1)
+        if count > _FEW and number > 1:  # a few data tell, where the programs take them
+            few = max(1, _FEW * number // count)
             with contextlib.suppress(RuntimeError, ValueError, IndexError):
-                return point_problems(pair, *(v[:few] if _has_rows(v) and len(v) == size else v for v in batch))
+                return point_problems(pair, *rows(batch, slice(few)))
         if not all(value.is_floating_point() for value in drawn.values()):
             return [_other_point(alone)]
         sizes = [value.numel() for value in drawn.values()]
@@ -150,10 +151,6 @@ def point_problems(pair: nn.Module, *batch: Any) -> list[str]:
                 told = told + to.log_abs_det_jacobian(u, site["value"]).double().sum()
     right = torch.allclose(told.detach(), -log_slope.detach(), rtol=1e-3, atol=1e-2)
     return [] if right else [_other_point(alone)]
-
-
-def _has_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _other_point(alone: list[str]) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import whole
+from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.pair import PairRun, device_of, tracing_obstacle
+from pyro_vae.pair import PairRun, tracing_obstacle
 from pyro_vae.pair.gate import check_evidence, first_part, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
@@ -106,16 +107,16 @@ def over_chunks(
         ValueError: as :class:`~pyro_vae.sampling.joint.Joint`, and if the guide is the start and cannot be scored.
     """
     whole(1, num_chains=num_chains, chunk=chunk)
-    device, count = device_of(pair), max(1, chunk // num_chains)
+    count = max(1, chunk // num_chains)
     with reading(pair, seed):
         drawn = "guide" in (start, begin)
         count, found = first_part(pair, count, *batch, guide=drawn)
         if start == "prior":
             found = PairRun(found.model_trace, Trace())  # the guide's density does not matter
-        chunks = [slice(first, first + count) for first in range(0, len(batch[0]), count)]
+        chunks = [slice(first, first + count) for first in range(0, num_rows(batch), count)]
         total = len(chunks) * num_steps
-        several = tuple(tensor[chunks[0]].to(device) for tensor in batch)
-        nesting = check_evidence(title, found, len(several[0]))
+        several = rows(batch, chunks[0])
+        nesting = check_evidence(title, found, num_rows(several))
         first = smallest(pair, *several, guide=drawn)
         joint = joint_of(pair, *first, max_plate_nesting=max(max_plate_nesting, nesting))
         joint.check_repeatable(*first)
@@ -126,9 +127,13 @@ def over_chunks(
             check(joint)
         obstacle = tracing_obstacle(pair)
         graph = Compiled(Ends(pair, joint, start), compile=compile, often=False, obstacle=obstacle)
-        parts = (tuple(tensor[rows].to(device).contiguous() for tensor in batch) for rows in chunks)
+        parts = (mapped(_contiguous, rows(batch, part)) for part in chunks)
         with tqdm(total=total, unit=" steps", desc=title, disable=not progress, dynamic_ncols=True) as bar:
             return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint
+
+
+def _contiguous(leaf: Any) -> Any:
+    return leaf.contiguous() if isinstance(leaf, Tensor) else leaf
 
 
 def _check_guide(joint: Joint, *batch: Tensor) -> None:

@@ -67,9 +67,13 @@ def fit(
     Args:
         pair: an object with ``model`` and ``guide``.
         data: what :func:`pyro_vae.data.load` gives, a tensor, an array, a list, a ``TensorDataset`` (its tensors are
-            the arguments of model and guide), a ``Dataset``, a ``DataLoader``, or ``(train, valid)`` of these, see
-            :func:`pyro_vae.data.as_data`. Only uint8 are pixels. However data are wrapped, the programs are given what
-            they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out.
+            the arguments of model and guide), a dictionary of tensors (arguments by name), a ``Dataset``, a
+            ``DataLoader``, a :class:`~pyro_vae.data.Mixed` of labeled and unlabeled data, or ``(train, valid)`` of
+            these, see :func:`pyro_vae.data.as_data`. Only uint8 are pixels. However data are wrapped, the programs are
+            given what they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out. Batches of a
+            loader may hold what is no tensor, and be of several kinds in turn, ``(x,)`` and ``(x, y)``: each kind is
+            checked before its first step. What is the same for all batches is bound beforehand:
+            ``Pair(functools.partial(model, size=3), functools.partial(guide, size=3))``.
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
             order than the model. Its ``num_particles`` is the L samples a datum.
         optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
@@ -105,7 +109,8 @@ def fit(
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
-            another run, a number is out of its range, N is needed and not known, or ``schedules`` names nothing that it
+            another run, training and validation data are of other kinds, x holds NaN that the programs do not mask, a
+            number is out of its range, N is needed and not known, or ``schedules`` names nothing that it
             could move.
         TypeError: if an argument is of another kind, such as a class or an ELBO of Pyro's for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
@@ -117,7 +122,7 @@ def fit(
     with in_turn():
         pair = as_pair(pair)
         _check_tuple(pair, data)
-        data = as_data(data)
+        data = as_data(data, missing=True)  # which the programs may ask for
         place = device_of(pair) if device is None else torch.device(device)
         check_trainable(pair)
         pair.to(place)

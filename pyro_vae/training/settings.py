@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, number, one_of, whole
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.data import Data, Stream
+from pyro_vae.data import Data, Split
 from pyro_vae.estimators import Estimator
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Cosine, Schedule
@@ -106,7 +106,7 @@ class Settings:
 
     def check_data(self, data: Data) -> None:
         """Raises a ``ValueError`` if these data do not go with the settings."""
-        if not isinstance(data.train, Stream) and self.batch_size > len(data.train):
+        if isinstance(data.train, Split) and self.batch_size > len(data.train):
             raise ValueError(
                 f"batch_size={self.batch_size} is larger than the training set of {len(data.train)}. "
                 f"Use a batch size of at most {len(data.train)}."

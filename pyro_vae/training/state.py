@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.batches import flattened
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Stream
+from pyro_vae.data import Data, Split
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of
 from pyro_vae.training import checkpoint
@@ -104,7 +105,7 @@ def configuration(
     settings: Settings, data: Data, batch: Sequence[Tensor], state: State, schedules: Schedules
 ) -> dict[str, Any]:
     """What a run is known again by: its settings, its data with a first batch, and the pair as it was at the start."""
-    pair, optimizer = state.pair, state.optimizer
+    pair, optimizer, tensors = state.pair, state.optimizer, flattened(batch)[0]
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     follows = any(map(callable, schedules.given.values())) or isinstance(settings.scheduler, Schedule)
     return {
@@ -115,7 +116,7 @@ def configuration(
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
         "data": data.describe(),
         # A loader draws its own order, which need not be the same in another process.
-        "first batch": None if isinstance(data.train, Stream) else checkpoint.digest(dict(enumerate(batch))),
+        "first batch": checkpoint.digest(dict(enumerate(tensors))) if isinstance(data.train, Split) else None,
         "estimator": repr(state.estimator),
         "optimizer": f"{type(optimizer).__name__}({described(groups)})",
         # A schedule is a function of the share of the epochs: with other epochs it would jump.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of, evaluating, programs, tracing_obstacle
@@ -123,12 +124,12 @@ class TrainingStep:
         """What a step computes, by name; behind what is scheduled, ``named`` has what is prepared."""
         at = {name: named.pop(name) for name in self._estimator.scheduled if name in named}
         num_data = self._num_data if self._estimator.num_data is None else None
-        with autocast(self._precision, batch[0].device):
+        with autocast(self._precision, device_of(self._pair)):
             loss, bound, terms = self._estimator.objective(
                 *self._programs, *batch, prepared=tuple(named.values()), at=at, num_data=num_data
             )
         if self._weight_prior is not None:
-            loss = loss + self._weight_prior.loss(self._pair, self._num_data or 1, len(batch[0]))
+            loss = loss + self._weight_prior.loss(self._pair, self._num_data or 1, num_rows(batch))
         by_site = {(site, kind): value for site, kinds in terms.items() for kind, value in kinds.items()}
         return {"loss": loss, "bound": bound, **by_site}
 

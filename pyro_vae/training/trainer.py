@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import number
+from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
-from pyro_vae.pair.arguments import Arguments, num_taken
+from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
 from pyro_vae.training import checkpoint
@@ -33,6 +35,8 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State, check_same_run, configuration
 from pyro_vae.training.step import TrainingStep
 
+_AT_ONCE = 1000  # held-out data, and data that are looked at
+_LOOKED = 4  # batches of a loader in which its kinds are looked for
 _SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
@@ -43,9 +47,11 @@ class Trainer:
         settings.check_data(data)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device)
-        batch = self.arguments(*next(iter(data.train.batches(settings.batch_size, epoch=0, seed=settings.seed))))
+        kinds = self._first_of_each_kind()
+        batch = next(iter(kinds.values()))
         pair.train()
-        estimator = self._checked(batch)
+        self.kinds = set(kinds)  # of batches, which have been checked
+        estimator = self._checked(list(kinds.values()))
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
         optimizer = self._optimizer()
@@ -84,14 +90,50 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.looked_at = 0  # the step at which a graph was last compared with the programs on purpose
 
-    def _checked(self, batch: tuple[Tensor, ...]) -> Estimator:
+    def _first_of_each_kind(self) -> dict[Any, Converted]:
+        """The first batch of each kind among the first of the data, as the programs are given it.
+
+        Raises:
+            ValueError: if the validation data begin with a batch of another kind.
+        """
+        train, size, seed = self.data.train, self.settings.batch_size, self.settings.seed
+        if isinstance(train, Mixed):
+            looked = [next(iter(part.batches(size, epoch=0, seed=seed))) for part in train.parts]
+        else:
+            looked = list(
+                itertools.islice(train.batches(size, epoch=0, seed=seed), 1 if isinstance(train, Split) else _LOOKED)
+            )
+        sets = [part for part in (train, self.data.valid) if isinstance(part, Split)]
+        holed = [part for part in sets if part.tensors[0].isnan().any()]
+        for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
+            self.arguments(*raw)
+        self.arguments.finite |= not holed and not isinstance(train, Stream)
+        found: dict[Any, Converted] = {}
+        for raw in looked:
+            batch = self.arguments(*raw)
+            found.setdefault(kind_of(batch), batch)
+        if self.data.valid is not None:
+            raw = next(iter(self.data.valid.batches(size, epoch=0, seed=seed)), ())
+            batch = self.arguments(*raw)
+            if raw and kind_of(batch) not in found:
+                ours = described(next(iter(found.values())))
+                raise ValueError(
+                    f"the validation data are of another kind than the training data: {described(batch)} and {ours}. "
+                    "Give both the same arguments."
+                )
+        return found
+
+    def _checked(self, kinds: list[Converted]) -> Estimator:
         """A copy of the estimator that was asked for, or the ELBO that suits the pair."""
         asked = copy.copy(self.settings.estimator)
         with torch.random.fork_rng(self._cuda):
-            if isinstance(self.pair, ChecksBatch):
-                self.pair.check_batch(*batch)
-            report = check(self.pair, *batch, estimator=asked)
-            for note in report.notes:
+            reports = []
+            for batch in kinds:
+                if isinstance(self.pair, ChecksBatch):
+                    self.pair.check_batch(*batch)
+                reports.append(check(self.pair, batch, estimator=asked))
+            batch, report = kinds[0], reports[0]
+            for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
                     warnings.warn(note, stacklevel=5)
             if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
@@ -99,7 +141,7 @@ class Trainer:
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
                     )
-        return asked or (SGVB_B() if report.in_order else SGVB_A())
+        return asked or (SGVB_B() if all(found.in_order for found in reports) else SGVB_A())
 
     def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
         """The number of training data, which is not needed where nothing is shared among them.
@@ -129,10 +171,11 @@ class Trainer:
         train = self.data.train
         if train.labels is None or len(train.tensors) > 1:
             return
-        if num_taken(self.pair, (batch[0], train.labels)) == (2, False):
+        if num_taken(self.pair, (next(leaves(batch)), train.labels)) == (2, False):
             warnings.warn(
                 f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
-                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels).",
+                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels), or on "
+                "the command line --with-labels true.",
                 stacklevel=4,
             )
 
@@ -186,7 +229,9 @@ class Trainer:
             self.step.look()
             self.looked_at = state.steps
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
-            self._train_batch(self.arguments(*batch))
+            arguments = self.arguments(*batch)
+            self._look_at(arguments)
+            self._train_batch(arguments)
             bar.update()
             if signals.received:
                 break
@@ -195,6 +240,29 @@ class Trainer:
         seconds = time.perf_counter() - started
         state.seconds += seconds
         return (state.samples - samples) / max(seconds, 1e-9)
+
+    def _look_at(self, batch: Converted) -> None:
+        """Has the first batch of a kind checked before it is trained on, as the first of all is.
+
+        Raises:
+            ValueError: if it fails its check, or makes parameters that the optimizer does not know.
+        """
+        kind = kind_of(batch)
+        if kind in self.kinds:
+            return
+        self.kinds.add(kind)
+        modes = self.pair.training
+        with torch.random.fork_rng(self._cuda):
+            check(self.pair, batch, estimator=self.state.estimator)
+        self.pair.train(modes)
+        known = {id(parameter) for parameter in self.parameters}
+        new = [name for name, p in self.pair.named_parameters() if p.requires_grad and id(p) not in known]
+        if new:
+            raise ValueError(
+                f"a batch of another kind makes the parameter {new[0]!r}, which those before did not have and the "
+                "optimizer does not know. Announce it for all batches: put its pyro.param or pyro.module before the "
+                "branch."
+            )
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
         state = self.state
@@ -219,7 +287,7 @@ class Trainer:
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
-        state.add(objective, loss, len(batch[0]))
+        state.add(objective, loss, num_rows(batch))
 
     def _end_epoch(self, images_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
@@ -260,7 +328,9 @@ class Trainer:
         """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
         if self.data.valid is None:
             return None
-        batches = (self.arguments(*batch) for batch in self.data.valid.batches(1000, epoch=0, seed=self.settings.seed))
+        batches = (
+            self.arguments(*batch) for batch in self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
+        )
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()

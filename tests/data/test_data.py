@@ -504,7 +504,11 @@ def test_a_stream_without_length():
     [
         (lambda: Stream(gray()), TypeError, r"Stream.. was given a Tensor"),
         (lambda: Stream(DataLoader(gray()), binarization="static"), ValueError, '"static" needs all data in memory'),
-        (lambda: next(Stream(DataLoader(Mapped([{"x": gray(1)}]))).batches()), TypeError, "gives a dict"),
+        (
+            lambda: next(Stream(DataLoader(Mapped([1.0]), collate_fn=lambda rows: {"n": 3})).batches()),
+            TypeError,
+            "gives dict, in which there are no data",
+        ),
         (
             lambda: list(Stream(DataLoader(torch.tensor([[0.0], [float("nan")]]))).batches()),
             ValueError,
@@ -1058,3 +1062,36 @@ def test_the_mean_is_that_of_gray_pixels_however_they_are_drawn():
         torch.testing.assert_close(Split(x, binarization=binarization).mean(), expected)
     torch.testing.assert_close(Split(x.float() / 255).mean(), expected)
     assert Split(x).mean().shape == (1, 2, 3)
+
+
+class _Twice(torch.utils.data.Sampler):
+    """Every datum two times."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __iter__(self):
+        return iter([*range(10), *range(10)])
+
+
+def test_data_that_a_sampler_repeats_count_once():
+    def counted(sampler):
+        return Stream(DataLoader(gray(10), batch_size=5, sampler=sampler)).num_data
+
+    assert counted([0, 1, 2, 2, 2, 1]) == 3
+    assert counted(torch.utils.data.SubsetRandomSampler([4, 4, 5])) == 2
+    assert counted(_Twice()) is None
+    assert counted(torch.utils.data.RandomSampler(gray(10), replacement=True, num_samples=40)) == 10
+
+
+def test_images_of_16_bits():
+    """As those of a folder: the upper 8 bits."""
+    from PIL import Image
+
+    values = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000
+    split = as_data(Mapped([Image.fromarray(values)])).train
+    assert split.tensors[0].dtype == torch.uint8
+    assert torch.equal(split.tensors[0][0, 0], torch.from_numpy((values >> 8).astype(np.uint8)))
+    counts = Split(torch.from_numpy(values.astype(np.int32)).to(torch.uint16)).tensors[0]
+    assert counts.dtype == torch.int64
+    assert int(counts.max()) == 60000

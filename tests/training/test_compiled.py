@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pyro_vae import SGVB_A, SGVB_B, Capacity, Linear, Pair, WeightPrior
 from pyro_vae import compiled as compiled_module
+from pyro_vae.batches import flattened
 from pyro_vae.compiled import Compiled, autocast
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.evidence import importance
@@ -403,7 +404,7 @@ def test_tracing_leaves_no_mark() -> None:
     run = TrainingStep(pair, SGVB_B(), compile="traced")._compiled
     parameters, buffers = dict(run._module.named_parameters()), dict(run._module.named_buffers())
     flat = [*(p.detach() for p in parameters.values()), *buffers.values(), torch.ones(5, 6), torch.ones(())]
-    run._trace(list(parameters), list(buffers), flat, ["beta"])
+    run._trace(list(parameters), list(buffers), flat, ["beta"], flattened((torch.ones(5, 6),))[1])
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in pair.state_dict().items():
         assert torch.equal(value, before[name]), name
