@@ -15,7 +15,7 @@ HIDDEN = 3
 
 
 def model_loop(sequences, lengths, batch_size=None, include_prior=True):
-    num_sequences, _, data_dim = sequences.shape
+    data_dim = sequences.shape[-1]
     with poutine.mask(mask=include_prior):
         probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(HIDDEN) + 0.1).to_event(1))
         probs_y = pyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([HIDDEN, data_dim]).to_event(2))
@@ -31,7 +31,7 @@ def model_loop(sequences, lengths, batch_size=None, include_prior=True):
 
 
 def model_plate(sequences, lengths, batch_size=None, include_prior=True):
-    num_sequences, max_length, data_dim = sequences.shape
+    num_sequences, _, data_dim = sequences.shape
     with poutine.mask(mask=include_prior):
         probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(HIDDEN) + 0.1).to_event(1))
         probs_y = pyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([HIDDEN, data_dim]).to_event(2))
@@ -56,7 +56,7 @@ def model_vectorized(observed):
         pyro.sample("y", hmm, obs=observed)
 
 
-def make(model, **options):
+def make(model):
     guide = AutoDelta(poutine.block(model, expose_fn=lambda msg: msg["name"].startswith("probs_")))
     sequences, lengths = data.sequences(count=4, features=4)
     return model, guide, [(sequences, lengths)]

@@ -1,7 +1,7 @@
 """The programs, and what is expected of each.
 
 A program is what a user of Pyro has; nothing in it knows of this library. ``refused`` are refusals that are right and
-stay; ``fails`` are faults of today, each with the sentence that is seen, whose tests have to fail until they are mended.
+stay. Faults of today are in :mod:`pyro_programs.faults`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class Program:
         command: the class by its dotted name, for the command line, and more options.
         mode: of steps, where they are not traced: "eager".
         refused: refusals that are right, by aspect: a regular expression.
-        fails: faults of today, by aspect: the sentence.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Program:
     command: Sequence[str] = ()
     mode: str = "traced"
     refused: Mapping[str, str] = field(default_factory=dict)
-    fails: Mapping[str, str] = field(default_factory=dict)
 
     def made(self) -> tuple[Any, Any, Any, list[tuple[Any, ...]]]:
         """``(pair, model, guide, batches)``, new: ``pair`` is what is given to this library."""
@@ -94,7 +92,13 @@ GLOBAL = {"importance": "outside the data plate|stands outside|global"}
 
 PROGRAMS = [
     Program("VAE", vae.make, mean_field, estimators=both(), command=["pyro_programs.vae.VAE"]),
-    Program("conditional VAE", cvae.make, mean_field, estimators=both(), command=["pyro_programs.cvae.CVAE", "--with_labels"]),
+    Program(
+        "conditional VAE",
+        cvae.make,
+        mean_field,
+        estimators=both(),
+        command=["pyro_programs.cvae.CVAE", "--with_labels"],
+    ),
     Program("semi-supervised VAE", ss_vae.make, enum, estimators=enumerated(), command=["pyro_programs.ss_vae.SSVAE"]),
     Program("deep Markov model", dmm.make, trace, pv.SGVB_A, estimators=both()),
     Program("deep Markov model, IAF", lambda: dmm.make(1), trace, pv.SGVB_A, estimators=sampled()),
@@ -102,23 +106,50 @@ PROGRAMS = [
     Program("HMM, plates", lambda: hmm.make(hmm.model_plate), enum_2, estimators=enumerated(2), refused=GLOBAL),
     Program("HMM, vectorized", hmm.make_vectorized, mean_field, estimators=both(), refused=GLOBAL),
     Program("LDA", lda.make, enum_2, estimators=enumerated(2), num_data=lda.DOCUMENTS, refused=GLOBAL),
-    Program("LDA, mini-batches", lambda: lda.make(6), enum_2, estimators=enumerated(2), num_data=lda.DOCUMENTS, refused=GLOBAL),
+    Program(
+        "LDA, mini-batches",
+        lambda: lda.make(6),
+        enum_2,
+        estimators=enumerated(2),
+        num_data=lda.DOCUMENTS,
+        refused=GLOBAL,
+    ),
     Program("ProdLDA", prodlda.make, mean_field, estimators=both(), command=["pyro_programs.prodlda.ProdLDA"]),
     Program("sparse gamma DEF", sparse_gamma.make, mean_field, estimators=both(), refused=GLOBAL),
-    Program("sparse gamma DEF, EasyGuide", lambda: sparse_gamma.make("easy"), trace, pv.SGVB_A, estimators=sampled(), refused=GLOBAL),
+    Program(
+        "sparse gamma DEF, EasyGuide",
+        lambda: sparse_gamma.make("easy"),
+        trace,
+        pv.SGVB_A,
+        estimators=sampled(),
+        refused=GLOBAL,
+    ),
     Program("CEVAE", cevae.make, trace, pv.SGVB_A, estimators=sampled(), command=["pyro_programs.cevae.CEVAE"]),
     Program("scANVI, no labels", scanvi.make, enum, estimators=enumerated(), command=["pyro_programs.scanvi.SCANVI"]),
     Program("scANVI, labels", lambda: scanvi.make(True), trace, pv.SGVB_A, estimators=sampled()),
     Program("AIR", air.make, trace, pv.SGVB_A, estimators=sampled(), command=["pyro_programs.air.AIR"]),
     *(
-        Program(f"regression, {guide}", functools.partial(regression.make, guide), trace, pv.SGVB_A, estimators=sampled(), refused=GLOBAL)
+        Program(
+            f"regression, {guide}",
+            functools.partial(regression.make, guide),
+            trace,
+            pv.SGVB_A,
+            estimators=sampled(),
+            refused=GLOBAL,
+        )
         for guide in regression.GUIDES
     ),
     Program("regression, by hand", regression.make_plain, mean_field, estimators=both(), refused=GLOBAL),
     Program("Gaussian mixture", mixture.make, enum, estimators=enumerated(), refused=GLOBAL),
     Program("eight schools", schools.make, mean_field, estimators=both(), refused=GLOBAL),
     Program("eight schools, reparametrized", lambda: schools.make(True), mean_field, estimators=both(), refused=GLOBAL),
-    *(Program(f"VAE, prior {flow}", functools.partial(flows.make_prior, flow), mean_field, estimators=both()) for flow in flows.PRIORS),
-    *(Program(f"VAE, guide {flow}", functools.partial(flows.make_guide, flow), mean_field, estimators=both()) for flow in flows.GUIDES),
+    *(
+        Program(f"VAE, prior {flow}", functools.partial(flows.make_prior, flow), mean_field, estimators=both())
+        for flow in flows.PRIORS
+    ),
+    *(
+        Program(f"VAE, guide {flow}", functools.partial(flows.make_guide, flow), mean_field, estimators=both())
+        for flow in flows.GUIDES
+    ),
     Program("VAE, prior of Zuko", zuko_prior.make, mean_field, estimators=both()),
-]  # fmt: skip
+]

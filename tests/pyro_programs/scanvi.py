@@ -22,7 +22,7 @@ def apply(net, *inputs):
     """Broadcasts, joins and reshapes, since a ``BatchNorm1d`` takes one batch dimension alone."""
     shape = torch.broadcast_shapes(*(value.shape[:-1] for value in inputs))
     joined = torch.cat([value.expand(shape + value.shape[-1:]) for value in inputs], -1)
-    return net(joined.reshape(-1, joined.size(-1))).reshape(shape + (-1,))
+    return net(joined.reshape(-1, joined.size(-1))).reshape((*shape, -1))
 
 
 class SCANVI(nn.Module):

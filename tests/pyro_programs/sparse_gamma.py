@@ -1,4 +1,4 @@
-"""A deep exponential family of gammas: global weights, two layers of local latents; a guide by hand and by EasyGuide."""
+"""A deep exponential family of gammas: global weights and two local layers; a guide by hand, and an EasyGuide."""
 
 from __future__ import annotations
 

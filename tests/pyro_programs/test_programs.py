@@ -1,0 +1,172 @@
+"""Each program of a Pyro user, as it is, through check, fit, estimators, evidence and the command line."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_programs.comparing import (
+    LR,
+    assert_gradients,
+    loader,
+    log_weights,
+    loss_and_gradients,
+    plain,
+    prepared,
+    repeated,
+    svi_losses,
+)
+from pyro_programs.faults import FAULTS
+from pyro_programs.registry import PROGRAMS, Program
+from pyro_vae.cli import main
+from pyro_vae.pair import as_pair, programs
+
+pytestmark = pytest.mark.slow
+STEPS, PARTICLES, SAMPLES = 5, 3, 30
+
+
+def of(aspect: str, programs: list[Program] = PROGRAMS, *more: str) -> list[Any]:
+    """A case for each program, which is expected to fail where a fault is known."""
+    return [case(program, aspect, *more) for program in programs]
+
+
+def case(program: Program, aspect: str, *more: str) -> Any:
+    fault = FAULTS.get((program.name, aspect))
+    marks = [] if fault is None else [pytest.mark.xfail(strict=True, reason=fault)]
+    return pytest.param(program, *more, marks=marks, id=f"{program.name}{', ' if more else ''}{', '.join(more)}")
+
+
+def refused(program: Program, aspect: str, call: Callable[[], Any]) -> bool:
+    """Whether a refusal is right here; then it is asserted."""
+    sentence = program.refused.get(aspect)
+    if sentence is None:
+        return False
+    with pytest.raises(ValueError, match=sentence) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return True
+
+
+@pytest.mark.parametrize("program", of("check"))
+def test_check(program: Program) -> None:
+    """It is let through, and each latent and each observed site is told."""
+    pair, _, _, batches = program.made()
+    for batch in batches:
+        if not refused(program, "check", lambda batch=batch: pv.check(pair, *batch)):
+            report = pv.check(pair, *batch)
+            assert any(site.observed for site in report.sites)
+
+
+@pytest.mark.parametrize("program", of("fit"))
+def test_fit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses of ``SVI.step`` at equal seed, of a pair that nothing has run before, and in a graph."""
+    monkeypatch.setattr("pyro_vae.compiled._has_compiler", lambda module: False)  # inductor takes seconds for each
+    pair, batches = prepared(program)
+    size = program.num_data or len(batches[0][0])
+    options: dict[str, Any] = {} if program.estimator is None else {"estimator": program.estimator()}
+    ours: list[float] = []
+    adam = torch.optim.Adam
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run = pv.fit(
+            pair,
+            loader(batches),
+            optimizer=lambda parameters: adam(parameters, lr=LR),
+            epochs=STEPS,
+            seed=3,
+            num_data=size,
+            progress=False,
+            callbacks=[lambda run: ours.append(size * run.history[-1]["loss"])],
+            **options,
+        )
+    theirs = torch.tensor(svi_losses(program, STEPS, 3)).reshape(STEPS, -1).mean(1)
+    torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-4, atol=1e-4)
+    fallen = [str(warning.message) for warning in said if "instead of" in str(warning.message)]
+    assert run.mode == program.mode, "; ".join(fallen)
+
+
+ESTIMATORS = [case(p, name, name) for p in PROGRAMS for name in p.estimators]
+SEVERAL = [case(p, f"{name}({PARTICLES})", name) for p in PROGRAMS for name in p.estimators]
+
+
+def ours_of(program: Program, name: str, batch: tuple[Any, ...], count: int) -> tuple[float, list[torch.Tensor]]:
+    pair, _ = prepared(program)
+    return loss_and_gradients(program.estimators[name][0](count), *programs(as_pair(pair)), batch, 2)
+
+
+@pytest.mark.parametrize(("program", "name"), ESTIMATORS)
+def test_estimator(program: Program, name: str) -> None:
+    """Value and gradient are those of Pyro's ELBO at equal seed."""
+    model, guide, batches = plain(program)
+    for batch in batches:
+        value, gradients = loss_and_gradients(program.estimators[name][1](), model, guide, batch, 2)
+        ours, found = ours_of(program, name, batch, 1)
+        assert ours == pytest.approx(value, rel=1e-4)
+        assert_gradients(found, gradients)
+
+
+@pytest.mark.parametrize(("program", "name"), SEVERAL)
+def test_estimator_of_several_particles(program: Program, name: str) -> None:
+    """The same of Pyro's, in one of the ways to draw: in a plate, one after another, or a batch several times over."""
+    model, guide, batches = plain(program)
+    elbo = program.estimators[name][1]
+    for batch in batches:
+        expected = []
+        for options, given, share in (
+            ({"num_particles": PARTICLES, "vectorize_particles": True}, batch, 1.0),
+            ({"num_particles": PARTICLES}, batch, 1.0),
+            ({}, repeated(batch, PARTICLES), 1 / PARTICLES),
+        ):
+            try:
+                value, gradients = loss_and_gradients(elbo(**options), model, guide, given, 2)
+            except (ValueError, RuntimeError, IndexError, NotImplementedError):
+                continue  # a program that cannot be run so
+            expected.append((share * value, [share * gradient for gradient in gradients]))
+        ours, found = ours_of(program, name, batch, PARTICLES)
+        value, gradients = min(expected, key=lambda pair: abs(pair[0] - ours))
+        assert ours == pytest.approx(value, rel=1e-4)
+        assert_gradients(found, gradients)
+
+
+@pytest.mark.parametrize("program", of("importance"))
+def test_importance(program: Program) -> None:
+    """Log-mean-weights of plain traces, in one of the ways to draw."""
+    pair, batches = prepared(program)
+    (batch, *_) = batches
+
+    def found() -> Any:
+        return pv.evidence.importance(pair, batch, SAMPLES, seed=4, compile="eager")
+
+    if refused(program, "importance", found):
+        return
+    log_prob = found().log_prob
+    model, guide, _ = plain(program)
+    nesting = max((getattr(program.elbo(), "max_plate_nesting", 1), 1))
+    expected, said = [], []
+    for name, weights in log_weights(model, guide, batch, SAMPLES, int(nesting), 4):
+        try:
+            expected.append(weights().logsumexp(0) - np.log(SAMPLES))
+        except Exception as error:
+            said.append(f"{name}: {error}")
+    assert expected, said
+    closest = min(expected, key=lambda value: (value - log_prob).abs().max().item())
+    torch.testing.assert_close(log_prob, closest, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("program", of("train", [program for program in PROGRAMS if program.command]))
+def test_train(program: Program, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """``pyro-vae train --model file.Class`` on data from a file."""
+    *_, (batch, *_) = program.made()
+    path = tmp_path / "data.npz"
+    np.savez(path, **dict(zip("xy", (value.numpy() for value in batch), strict=False)))
+    name, *options = program.command
+    epochs = ["--epochs", "1", "--batch_size", "5", "--compile", "eager", "--out", str(tmp_path / "run")]
+    status = main(["train", "--model", name, "--data", str(path), *epochs, *options])
+    assert status == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
