@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyro
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_programs.registry import Program
-from pyro_vae.pair import as_pair, programs
+from pyro_vae.pair import as_pair, modules_of, programs
 
-LR = 1e-3
+LR = 1e-2
 
 
 def prepared(program: Program) -> tuple[Any, list[tuple[Any, ...]]]:
@@ -32,17 +32,31 @@ def prepared(program: Program) -> tuple[Any, list[tuple[Any, ...]]]:
     return pair, batches
 
 
-def plain(program: Program) -> tuple[Any, Any, list[tuple[Any, ...]]]:
-    """``(model, guide, batches)`` with the same parameters, in Pyro's own store."""
+def plain(program: Program, evaluated: bool = False) -> tuple[Any, Any, list[tuple[Any, ...]]]:
+    """``(model, guide, batches)`` with the same parameters, in Pyro's own store; its modules perhaps in eval mode."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    _, model, guide, batches = program.made()
+    pair, model, guide, batches = program.made()
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for batch in batches:
             program.elbo().loss(model, guide, *batch)
+    for module in modules_of(as_pair(pair)) if evaluated else ():
+        module.eval()
     return model, guide, batches
+
+
+def num_trained(program: Program) -> int:
+    """Numbers that ``SVI.step`` trains."""
+    model, guide, batches = plain(program)
+    trained: dict[int, int] = {}
+    for batch in batches:
+        with poutine.trace(param_only=True) as recorded:
+            program.elbo().loss(model, guide, *batch)
+        values = [site["value"].unconstrained() for site in recorded.trace.nodes.values()]
+        trained.update({id(value): value.numel() for value in values if value.requires_grad})
+    return sum(trained.values())
 
 
 def svi_losses(program: Program, steps: int, seed: int) -> list[float]:
@@ -69,26 +83,31 @@ def loader(batches: Sequence[tuple[Any, ...]]) -> DataLoader[Any]:
     return DataLoader(_Batches(batches), batch_size=None, generator=own)
 
 
-def found_gradients(program: Program, elbo: Any, batch: tuple[Any, ...], seed: int) -> tuple[float, list[Tensor]]:
-    """The loss of an ELBO of Pyro's and its gradients, in Pyro's own store."""
-    model, guide, _ = plain(program)
-    return loss_and_gradients(elbo, model, guide, batch, seed)
-
-
-def loss_and_gradients(
-    elbo: Any, model: Any, guide: Any, batch: tuple[Any, ...], seed: int
-) -> tuple[float, list[Tensor]]:
-    """As ``SVI.step`` computes them."""
+def of_pyro(elbo: Any, model: Any, guide: Any, batch: tuple[Any, ...], seed: int) -> tuple[float, list[Tensor]]:
+    """The loss of an ELBO and its gradients, by all that ``SVI.step`` would train."""
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with poutine.trace(param_only=True) as recorded:
             loss = elbo.loss_and_grads(model, guide, *batch)
     trained = {id(u): u for u in (site["value"].unconstrained() for site in recorded.trace.nodes.values())}
-    found = [parameter.grad.clone() for parameter in trained.values() if parameter.grad is not None]
-    for parameter in trained.values():
+    return float(loss), _taken(trained.values())
+
+
+def of_ours(estimator: Any, pair: Any, batch: tuple[Any, ...], seed: int) -> tuple[float, list[Tensor]]:
+    """The loss of an estimator and its gradients, by all parameters of the pair, which ``fit`` trains."""
+    module = as_pair(pair)
+    torch.manual_seed(seed)
+    loss = estimator.loss_and_grads(*programs(module), *batch)
+    return float(loss), _taken(module.parameters())
+
+
+def _taken(parameters: Iterable[Tensor]) -> list[Tensor]:
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    found = [parameter.grad.clone() for parameter in trained if parameter.grad is not None]
+    for parameter in trained:
         parameter.grad = None
-    return float(loss), found
+    return found
 
 
 def assert_gradients(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-4) -> None:

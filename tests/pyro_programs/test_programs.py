@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI
+from torch.distributions import Distribution
 
 import pyro_vae as pv
 from pyro_programs.comparing import (
@@ -17,7 +21,9 @@ from pyro_programs.comparing import (
     assert_gradients,
     loader,
     log_weights,
-    loss_and_gradients,
+    num_trained,
+    of_ours,
+    of_pyro,
     plain,
     prepared,
     repeated,
@@ -26,9 +32,10 @@ from pyro_programs.comparing import (
 from pyro_programs.faults import FAULTS
 from pyro_programs.registry import PROGRAMS, Program
 from pyro_vae.cli import main
-from pyro_vae.pair import as_pair, programs
+from pyro_vae.pair import as_pair
 
 pytestmark = pytest.mark.slow
+Distribution.set_default_validate_args(True)  # which an import of Zuko turns off
 STEPS, PARTICLES, SAMPLES = 5, 3, 30
 
 
@@ -92,13 +99,36 @@ def test_fit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.mode == program.mode, "; ".join(fallen)
 
 
+@pytest.mark.parametrize("program", of("parameters"))
+def test_parameters(program: Program) -> None:
+    """A pair that nothing has run before trains as many numbers as ``SVI.step`` does."""
+    pair, _, _, batches = program.made()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pv.fit(pair, loader(batches), epochs=1, compile="eager", num_data=len(batches[0][0]), progress=False)
+    assert sum(p.numel() for p in as_pair(pair).parameters() if p.requires_grad) == num_trained(program)
+
+
+@pytest.mark.parametrize("program", of("SVI"))
+def test_svi(program: Program) -> None:
+    """``SVI`` with Pyro's own ELBO on the pair does what it does on the programs."""
+    pair, batches = prepared(program)
+    module: Any = as_pair(pair)
+    theirs = svi_losses(program, 2, 3)
+    svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": LR}), program.elbo())
+    pyro.clear_param_store()
+    torch.manual_seed(3)
+    ours = [svi.step(*batch) for _ in range(2) for batch in batches]
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-4)
+
+
 ESTIMATORS = [case(p, name, name) for p in PROGRAMS for name in p.estimators]
 SEVERAL = [case(p, f"{name}({PARTICLES})", name) for p in PROGRAMS for name in p.estimators]
 
 
 def ours_of(program: Program, name: str, batch: tuple[Any, ...], count: int) -> tuple[float, list[torch.Tensor]]:
     pair, _ = prepared(program)
-    return loss_and_gradients(program.estimators[name][0](count), *programs(as_pair(pair)), batch, 2)
+    return of_ours(program.estimators[name][0](count), pair, batch, 2)
 
 
 @pytest.mark.parametrize(("program", "name"), ESTIMATORS)
@@ -106,7 +136,7 @@ def test_estimator(program: Program, name: str) -> None:
     """Value and gradient are those of Pyro's ELBO at equal seed."""
     model, guide, batches = plain(program)
     for batch in batches:
-        value, gradients = loss_and_gradients(program.estimators[name][1](), model, guide, batch, 2)
+        value, gradients = of_pyro(program.estimators[name][1](), model, guide, batch, 2)
         ours, found = ours_of(program, name, batch, 1)
         assert ours == pytest.approx(value, rel=1e-4)
         assert_gradients(found, gradients)
@@ -125,7 +155,7 @@ def test_estimator_of_several_particles(program: Program, name: str) -> None:
             ({}, repeated(batch, PARTICLES), 1 / PARTICLES),
         ):
             try:
-                value, gradients = loss_and_gradients(elbo(**options), model, guide, given, 2)
+                value, gradients = of_pyro(elbo(**options), model, guide, given, 2)
             except (ValueError, RuntimeError, IndexError, NotImplementedError):
                 continue  # a program that cannot be run so
             expected.append((share * value, [share * gradient for gradient in gradients]))
@@ -136,8 +166,16 @@ def test_estimator_of_several_particles(program: Program, name: str) -> None:
 
 
 @pytest.mark.parametrize("program", of("importance"))
-def test_importance(program: Program) -> None:
-    """Log-mean-weights of plain traces, in one of the ways to draw."""
+def test_importance(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-mean-weights of plain traces, in one of the ways to draw, from the seed of the first weights."""
+    weigh = importlib.import_module("pyro_vae.evidence.importance")._LogWeights
+    forward = weigh.forward
+
+    def seeded(self: Any, *batch: Any) -> Any:
+        torch.manual_seed(4)
+        return forward(self, *batch)
+
+    monkeypatch.setattr(weigh, "forward", seeded)
     pair, batches = prepared(program)
     (batch, *_) = batches
 
@@ -147,7 +185,7 @@ def test_importance(program: Program) -> None:
     if refused(program, "importance", found):
         return
     log_prob = found().log_prob
-    model, guide, _ = plain(program)
+    model, guide, _ = plain(program, evaluated=True)
     nesting = max((getattr(program.elbo(), "max_plate_nesting", 1), 1))
     expected, said = [], []
     for name, weights in log_weights(model, guide, batch, SAMPLES, int(nesting), 4):
@@ -167,6 +205,6 @@ def test_train(program: Program, tmp_path: Any, capsys: pytest.CaptureFixture[st
     path = tmp_path / "data.npz"
     np.savez(path, **dict(zip("xy", (value.numpy() for value in batch), strict=False)))
     name, *options = program.command
-    epochs = ["--epochs", "1", "--batch_size", "5", "--compile", "eager", "--out", str(tmp_path / "run")]
+    epochs = ["--epochs", "1", "--batch_size", "4", "--compile", "eager", "--out", str(tmp_path / "run")]
     status = main(["train", "--model", name, "--data", str(path), *epochs, *options])
     assert status == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
