@@ -98,7 +98,9 @@ def of_ours(estimator: Any, pair: Any, batch: tuple[Any, ...], seed: int) -> tup
     """The loss of an estimator and its gradients, by all parameters of the pair, which ``fit`` trains."""
     module = as_pair(pair)
     torch.manual_seed(seed)
-    loss = estimator.loss_and_grads(*programs(module), *batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is sampled
+        loss = estimator.loss_and_grads(*programs(module), *batch)
     return float(loss), _taken(module.parameters())
 
 
