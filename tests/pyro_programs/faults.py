@@ -468,7 +468,10 @@ FAULTS: dict[tuple[str, str], str] = {
         "AIR",
         "importance",
     ): "RuntimeError: expand(torch.FloatTensor{[30, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
-    ("conditional VAE", "train"): "unrecognized arguments: --with_labels. `pyro-vae train --help` tells the options.",
+    (
+        "conditional VAE",
+        "train",
+    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options.",
     (
         "semi-supervised VAE",
         "train",
@@ -482,4 +485,8 @@ FAULTS: dict[tuple[str, str], str] = {
         "AIR",
         "train",
     ): "With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[4]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
+    (
+        "AIR",
+        "ScoreFunction(3)",
+    ): "RuntimeError: expand(torch.FloatTensor{[3, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
 import pyro_vae as pv
 from pyro_programs import (
@@ -48,7 +48,8 @@ class Program:
         estimator: ours, that is given to ``fit``; without one ``fit`` has to choose what ``elbo`` is.
         estimators: by name, ours and Pyro's that are one at equal seed; both take ``num_particles``.
         num_data: of the whole data, where the arguments do not tell it.
-        command: the class by its dotted name, for the command line, and more options.
+        command: the class by its dotted name, for the command line, and more options; with ``--covariates`` the data
+            are a table.
         mode: of steps, where they are not traced: "eager".
         refused: refusals that are right, by aspect: a regular expression.
     """
@@ -71,8 +72,13 @@ class Program:
         return pv.Pair(*programs), *programs, batches
 
 
-def sampled(nesting: int | float = 1) -> dict[str, tuple[Elbo, Elbo]]:
+def sampled(nesting: int = 1) -> dict[str, tuple[Elbo, Elbo]]:
     return {"SGVB_A": (pv.SGVB_A, functools.partial(Trace_ELBO, max_plate_nesting=nesting))}
+
+
+def scored(nesting: int = 1) -> dict[str, tuple[Elbo, Elbo]]:
+    one = functools.partial(TraceGraph_ELBO, max_plate_nesting=nesting)
+    return {**sampled(nesting), "ScoreFunction": (pv.ScoreFunction, one)}
 
 
 def both(nesting: int = 1) -> dict[str, tuple[Elbo, Elbo]]:
@@ -103,7 +109,7 @@ PROGRAMS = [
         cvae.make,
         mean_field,
         estimators=both(),
-        command=["pyro_programs.cvae.CVAE", "--with_labels"],
+        command=["pyro_programs.cvae.CVAE", "--covariates", "16,17,18"],
     ),
     Program("semi-supervised VAE", ss_vae.make, enum, estimators=enumerated(), command=["pyro_programs.ss_vae.SSVAE"]),
     Program("deep Markov model", dmm.make, trace, pv.SGVB_A, estimators=both()),
@@ -135,11 +141,11 @@ PROGRAMS = [
         cevae.make,
         cevae.TraceCausalEffect_ELBO,
         cevae.TraceCausalEffect_ELBO,  # a subclass of Pyro's ELBOs as it is
-        command=["pyro_programs.cevae.CEVAE", "--with_labels"],
+        command=["pyro_programs.cevae.CEVAE"],
     ),
     Program("scANVI, no labels", scanvi.make, enum, estimators=enumerated(), command=["pyro_programs.scanvi.SCANVI"]),
     Program("scANVI, labels", lambda: scanvi.make(True), enum, pv.Enumeration, estimators=enumerated()),
-    Program("AIR", air.make, trace, pv.SGVB_A, estimators=sampled(), command=["pyro_programs.air.AIR"]),
+    Program("AIR", air.make, trace, pv.SGVB_A, estimators=scored(), command=["pyro_programs.air.AIR"]),
     *(
         Program(
             f"regression, {guide}",

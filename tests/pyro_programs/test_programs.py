@@ -37,6 +37,7 @@ from pyro_vae.pair import as_pair
 pytestmark = pytest.mark.slow
 Distribution.set_default_validate_args(True)  # which an import of Zuko turns off
 STEPS, PARTICLES, SAMPLES = 5, 3, 30
+VALUE_ALONE = ("ScoreFunction",)  # whose baselines are not Pyro's
 
 
 def of(aspect: str, programs: list[Program] = PROGRAMS, *more: str) -> list[Any]:
@@ -139,7 +140,8 @@ def test_estimator(program: Program, name: str) -> None:
         value, gradients = of_pyro(program.estimators[name][1](), model, guide, batch, 2)
         ours, found = ours_of(program, name, batch, 1)
         assert ours == pytest.approx(value, rel=1e-4)
-        assert_gradients(found, gradients)
+        if name not in VALUE_ALONE:
+            assert_gradients(found, gradients)
 
 
 @pytest.mark.parametrize(("program", "name"), SEVERAL)
@@ -162,7 +164,8 @@ def test_estimator_of_several_particles(program: Program, name: str) -> None:
         ours, found = ours_of(program, name, batch, PARTICLES)
         value, gradients = min(expected, key=lambda pair: abs(pair[0] - ours))
         assert ours == pytest.approx(value, rel=1e-4)
-        assert_gradients(found, gradients)
+        if name not in VALUE_ALONE:
+            assert_gradients(found, gradients)
 
 
 @pytest.mark.parametrize("program", of("importance"))
@@ -202,9 +205,12 @@ def test_importance(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train(program: Program, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """``pyro-vae train --model file.Class`` on data from a file."""
     *_, (batch, *_) = program.made()
-    path = tmp_path / "data.npz"
-    np.savez(path, **dict(zip("xy", (value.numpy() for value in batch), strict=False)))
     name, *options = program.command
+    if "--covariates" in options:
+        columns = [value.flatten(1).numpy() for value in batch]
+        np.savetxt(path := tmp_path / "data.csv", np.concatenate(columns, 1), delimiter=",")
+    else:
+        np.save(path := tmp_path / "data.npy", batch[0].numpy())
     epochs = ["--epochs", "1", "--batch_size", "4", "--compile", "eager", "--out", str(tmp_path / "run")]
     status = main(["train", "--model", name, "--data", str(path), *epochs, *options])
     assert status == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
