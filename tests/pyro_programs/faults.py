@@ -208,6 +208,26 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
     (
+        "deep Markov model",
+        "why",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "deep Markov model, IAF",
+        "why",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "HMM, loops",
+        "why",
+    ): "PairError: With two particles the model fails (IndexError: index 2 is out of bounds for dimension 0 with size 2).",
+    (
+        "HMM, plates",
+        "why",
+    ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
+    (
+        "ProdLDA",
+        "why",
+    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
+    (
         "VAE",
         "parameters",
     ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",
@@ -311,6 +331,126 @@ FAULTS: dict[tuple[str, str], str] = {
         "Gaussian mixture",
         "parameters",
     ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
+    (
+        "VAE",
+        "state",
+    ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",
+    (
+        "conditional VAE",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: Tensors must have same number of dimensions: got 3 and 2).",
+    (
+        "semi-supervised VAE",
+        "state",
+    ): "PairError: At the observed site 'x' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or",
+    (
+        "deep Markov model",
+        "state",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "deep Markov model, IAF",
+        "state",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "HMM, loops",
+        "state",
+    ): "PairError: With two particles the model fails (IndexError: index 2 is out of bounds for dimension 0 with size 2).",
+    (
+        "HMM, plates",
+        "state",
+    ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
+    (
+        "HMM, vectorized",
+        "state",
+    ): "PairError: With two particles the model fails (site y has 2 where plate sequences has 10).",
+    (
+        "LDA",
+        "state",
+    ): "PairError: The observed site 'doc_words' stands in several plates, 'documents' (dim=-1, size 20), 'words' (dim=-2, size 8), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\"",
+    (
+        "LDA, mini-batches",
+        "state",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'int']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "ProdLDA",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
+    (
+        "sparse gamma DEF",
+        "state",
+    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/alpha_w_top", "pyro_params.param/mean_w_top", "pyro_params.param/alpha_w_bottom", "pyro_params.param/mean_w_botto',
+    (
+        "sparse gamma DEF, EasyGuide",
+        "state",
+    ): "PairError: The plate 'w_top_plate' has size 12 in the model and -1 in the guide. Size both by the batch: pyro.plate(\"w_top_plate\", len(x)). The plate 'w_bottom_plate' has size 40 in the model and -1 in the guide. Size bo",
+    (
+        "CEVAE",
+        "state",
+    ): "PairError: The guide has the site 't', which the model observes. A guide draws the latents only: remove 't' from it. The guide has the site 'y', which the model observes. A guide draws the latents only: remove 'y' from i",
+    (
+        "scANVI, no labels",
+        "state",
+    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/inverse_dispersion", "announced.scanvi.z2_decoder.0.weight", "announced.scanvi.z2_decoder.0.bias", "announced.sca',
+    (
+        "scANVI, labels",
+        "state",
+    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'Tensor', 'float']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
+    (
+        "AIR",
+        "state",
+    ): "PairError: With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
+    (
+        "regression, AutoNormal",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoDelta",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoDiagonalNormal",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoMultivariateNormal",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoLowRankMultivariateNormal",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoIAFNormal",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoLaplaceApproximation",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoStructured",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, AutoGuideList",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "regression, by hand",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
+    (
+        "Gaussian mixture",
+        "state",
+    ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
+    (
+        "eight schools",
+        "state",
+    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/AutoNormal/locs/mu", "pyro_params.param/AutoNormal/scales/mu", "pyro_params.param/AutoNormal/locs/tau", "pyro_par',
+    (
+        "eight schools, reparametrized",
+        "state",
+    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/AutoNormal/locs/mu", "pyro_params.param/AutoNormal/scales/mu", "pyro_params.param/AutoNormal/locs/tau", "pyro_par',
     ("HMM, vectorized", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
     ("regression, AutoNormal", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
     ("regression, AutoDelta", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
@@ -371,6 +511,10 @@ FAULTS: dict[tuple[str, str], str] = {
     (
         "AIR",
         "SGVB_A(3)",
+    ): "RuntimeError: expand(torch.FloatTensor{[3, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
+    (
+        "AIR",
+        "ScoreFunction(3)",
     ): "RuntimeError: expand(torch.FloatTensor{[3, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
     ("regression, AutoNormal", "SGVB_A(3)"): "RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D",
     ("regression, AutoNormal", "SGVB_B(3)"): "RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D",
@@ -471,22 +615,61 @@ FAULTS: dict[tuple[str, str], str] = {
     (
         "conditional VAE",
         "train",
-    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options.",
+    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options. + where 2 = trained(Program(name='conditional VAE', make=<function make at 0x7f37ca1d04a0>, elbo=functools.partial(<class 'pyro.in",
     (
         "semi-supervised VAE",
         "train",
-    ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
+    ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = tra",
     (
         "ProdLDA",
         "train",
-    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
-    ("CEVAE", "train"): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair.",
+    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = trained(Program(name='P",
+    (
+        "CEVAE",
+        "train",
+    ): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair. + where 2 = trained(Program(name='CEVAE', make=<function make at 0x7f37ca1b7560>, elbo=<class 'pyro_programs.cevae.TraceCausalEffe",
     (
         "AIR",
         "train",
     ): "With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[4]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
     (
+        "conditional VAE",
+        "plot",
+    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options. + where 2 = trained(Program(name='conditional VAE', make=<function make at 0x7f37ca1d04a0>, elbo=functools.partial(<class 'pyro.in",
+    (
+        "conditional VAE",
+        "evaluate",
+    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options. + where 2 = trained(Program(name='conditional VAE', make=<function make at 0x7f37ca1d04a0>, elbo=functools.partial(<class 'pyro.in",
+    (
+        "semi-supervised VAE",
+        "plot",
+    ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = tra",
+    (
+        "semi-supervised VAE",
+        "evaluate",
+    ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = tra",
+    (
+        "ProdLDA",
+        "plot",
+    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = trained(Program(name='P",
+    (
+        "ProdLDA",
+        "evaluate",
+    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits. + where 2 = trained(Program(name='P",
+    (
+        "CEVAE",
+        "plot",
+    ): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair. + where 2 = trained(Program(name='CEVAE', make=<function make at 0x7f37ca1b7560>, elbo=<class 'pyro_programs.cevae.TraceCausalEffe",
+    (
+        "CEVAE",
+        "evaluate",
+    ): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair. + where 2 = trained(Program(name='CEVAE', make=<function make at 0x7f37ca1b7560>, elbo=<class 'pyro_programs.cevae.TraceCausalEffe",
+    (
         "AIR",
-        "ScoreFunction(3)",
-    ): "RuntimeError: expand(torch.FloatTensor{[3, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
+        "plot",
+    ): "With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[4]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
+    (
+        "AIR",
+        "evaluate",
+    ): "With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[4]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
 }

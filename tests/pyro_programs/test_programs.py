@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from pyro_programs.comparing import (
 from pyro_programs.faults import FAULTS
 from pyro_programs.registry import PROGRAMS, Program
 from pyro_vae.cli import main
-from pyro_vae.pair import as_pair
+from pyro_vae.pair import as_pair, programs
 
 pytestmark = pytest.mark.slow
 Distribution.set_default_validate_args(True)  # which an import of Zuko turns off
@@ -100,6 +102,23 @@ def test_fit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.mode == program.mode, "; ".join(fallen)
 
 
+@pytest.mark.parametrize("program", of("why", [program for program in PROGRAMS if program.mode == "eager"]))
+def test_why(program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """What no graph follows is said in one sentence that names the line of the program, and nothing else is printed."""
+    monkeypatch.setattr("pyro_vae.compiled._has_compiler", lambda module: False)
+    pair, _, _, batches = program.made()
+    options: dict[str, Any] = {} if program.estimator is None else {"estimator": program.estimator()}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pv.fit(pair, loader(batches), epochs=1, num_data=len(batches[0][0]), progress=False, **options)
+    (reason,) = (text for text in (str(w.message) for w in said) if "run eager instead of" in text)
+    file = Path(inspect.getfile(inspect.getmodule(program.made()[1]) or inspect)).name
+    assert re.search(rf"{re.escape(file)}\D{{1,10}}\d+", reason), reason
+    assert "\n" not in reason
+    captured = capfd.readouterr()
+    assert not captured.out + captured.err
+
+
 @pytest.mark.parametrize("program", of("parameters"))
 def test_parameters(program: Program) -> None:
     """A pair that nothing has run before trains as many numbers as ``SVI.step`` does."""
@@ -108,6 +127,23 @@ def test_parameters(program: Program) -> None:
         warnings.simplefilter("ignore")
         pv.fit(pair, loader(batches), epochs=1, compile="eager", num_data=len(batches[0][0]), progress=False)
     assert sum(p.numel() for p in as_pair(pair).parameters() if p.requires_grad) == num_trained(program)
+
+
+@pytest.mark.parametrize("program", of("state"))
+def test_state(program: Program) -> None:
+    """A new pair that nothing has run takes up the weights of a trained one, and has its losses."""
+    trained, _, _, batches = program.made()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pv.fit(trained, loader(batches), epochs=1, compile="eager", num_data=len(batches[0][0]), progress=False)
+        new = program.made()[0]
+        as_pair(new).load_state_dict(as_pair(trained).state_dict())
+        found = []
+        for pair in (trained, new):
+            programs(as_pair(pair))[1](*batches[0])  # an AutoGuide draws when it is first called
+            torch.manual_seed(5)
+            found += [program.elbo().loss(*programs(as_pair(pair)), *batch) for batch in batches]
+    assert found[: len(batches)] == pytest.approx(found[len(batches) :], rel=1e-6)
 
 
 @pytest.mark.parametrize("program", of("SVI"))
@@ -201,16 +237,34 @@ def test_importance(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(log_prob, closest, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("program", of("train", [program for program in PROGRAMS if program.command]))
-def test_train(program: Program, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """``pyro-vae train --model file.Class`` on data from a file."""
+CLASSES = [program for program in PROGRAMS if program.command]
+
+
+def trained(program: Program, folder: Path) -> int:
+    """The status of ``pyro-vae train --model file.Class`` on data from a file; the run is ``folder/run``."""
     *_, (batch, *_) = program.made()
     name, *options = program.command
     if "--covariates" in options:
         columns = [value.flatten(1).numpy() for value in batch]
-        np.savetxt(path := tmp_path / "data.csv", np.concatenate(columns, 1), delimiter=",")
+        np.savetxt(path := folder / "data.csv", np.concatenate(columns, 1), delimiter=",")
     else:
-        np.save(path := tmp_path / "data.npy", batch[0].numpy())
-    epochs = ["--epochs", "1", "--batch_size", "4", "--compile", "eager", "--out", str(tmp_path / "run")]
-    status = main(["train", "--model", name, "--data", str(path), *epochs, *options])
-    assert status == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
+        np.save(path := folder / "data.npy", batch[0].numpy())
+    epochs = ["--epochs", "1", "--batch_size", "4", "--compile", "eager", "--out", str(folder / "run")]
+    return main(["train", "--model", name, "--data", str(path), *epochs, *options])
+
+
+@pytest.mark.parametrize("program", of("train", CLASSES))
+def test_train(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line takes the class by its name."""
+    assert trained(program, tmp_path) == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+AFTER = [case(program, command, command) for program in CLASSES for command in ("plot", "evaluate")]
+
+
+@pytest.mark.parametrize(("program", "command"), AFTER)
+def test_after(program: Program, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the command line trained it also draws and evaluates."""
+    assert trained(program, tmp_path) == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
+    options = ["--num_samples", "20"] if command == "evaluate" else []
+    assert main([command, str(tmp_path / "run"), *options]) == 0, re.sub(r"\s+", " ", capsys.readouterr().err)
