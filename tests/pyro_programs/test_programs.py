@@ -107,10 +107,9 @@ def test_why(program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     """What no graph follows is said in one sentence that names the line of the program, and nothing else is printed."""
     monkeypatch.setattr("pyro_vae.compiled._has_compiler", lambda module: False)
     pair, _, _, batches = program.made()
-    options: dict[str, Any] = {} if program.estimator is None else {"estimator": program.estimator()}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        pv.fit(pair, loader(batches), epochs=1, num_data=len(batches[0][0]), progress=False, **options)
+        once(program, pair, batches, compile="auto")
     (reason,) = (text for text in (str(w.message) for w in said) if "run eager instead of" in text)
     file = Path(inspect.getfile(inspect.getmodule(program.made()[1]) or inspect)).name
     assert re.search(rf"{re.escape(file)}\D{{1,10}}\d+", reason), reason
@@ -119,13 +118,21 @@ def test_why(program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     assert not captured.out + captured.err
 
 
+def once(program: Program, pair: Any, batches: list[tuple[Any, ...]], **options: Any) -> None:
+    """Trains on each batch once, eagerly if not told otherwise."""
+    if program.estimator is not None:
+        options["estimator"] = program.estimator()
+    size = program.num_data or len(batches[0][0])
+    pv.fit(pair, loader(batches), epochs=1, num_data=size, progress=False, **{"compile": "eager", **options})
+
+
 @pytest.mark.parametrize("program", of("parameters"))
 def test_parameters(program: Program) -> None:
     """A pair that nothing has run before trains as many numbers as ``SVI.step`` does."""
     pair, _, _, batches = program.made()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pv.fit(pair, loader(batches), epochs=1, compile="eager", num_data=len(batches[0][0]), progress=False)
+        once(program, pair, batches)
     assert sum(p.numel() for p in as_pair(pair).parameters() if p.requires_grad) == num_trained(program)
 
 
@@ -135,7 +142,7 @@ def test_state(program: Program) -> None:
     trained, _, _, batches = program.made()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pv.fit(trained, loader(batches), epochs=1, compile="eager", num_data=len(batches[0][0]), progress=False)
+        once(program, trained, batches)
         new = program.made()[0]
         as_pair(new).load_state_dict(as_pair(trained).state_dict())
         found = []
@@ -155,7 +162,9 @@ def test_svi(program: Program) -> None:
     svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": LR}), program.elbo())
     pyro.clear_param_store()
     torch.manual_seed(3)
-    ours = [svi.step(*batch) for _ in range(2) for batch in batches]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = [svi.step(*batch) for _ in range(2) for batch in batches]
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-4)
 
 
@@ -225,9 +234,10 @@ def test_importance(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
         return
     log_prob = found().log_prob
     model, guide, _ = plain(program, evaluated=True)
-    nesting = max((getattr(program.elbo(), "max_plate_nesting", 1), 1))
+    given = program.elbo().max_plate_nesting
+    nesting = 1 if given == float("inf") else given
     expected, said = [], []
-    for name, weights in log_weights(model, guide, batch, SAMPLES, int(nesting), 4):
+    for name, weights in log_weights(model, guide, batch, SAMPLES, nesting, 4):
         try:
             expected.append(weights().logsumexp(0) - np.log(SAMPLES))
         except Exception as error:
