@@ -77,7 +77,8 @@ class Trainer:
         self.state = State(pair, weights, optimizer, estimator, self.run)
         if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
             self.state.scheduler = settings.scheduler(optimizer)
-        self.configuration = configuration(settings, data, batch, self.state, self.schedules)
+        with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
+            self.configuration = configuration(settings, data, batch, self.state, self.schedules)
         if self.folder is not None and checkpoint.exists(self.folder):
             if not settings.resume:
                 raise ValueError(
