@@ -250,8 +250,8 @@ DATA: list[Mistake] = [
     (lambda: (of(lambda z: dist.Beta(logits(z).exp(), torch.ones(EVENT)).to_event(1)), 1 + X),
      "'x'", "Beta", "[2, 2]", "Rescale"),
     (lambda: (quantized(), X * 0.7001), "'x'", "DiscretizedLogistic", "k / 255 for k = 0 to 255", "round the data"),
-    *((lambda value=value: (of(gaussian), broken_data(value)), "'x'", "1 of 30", "NaN or infinite")
-      for value in (math.nan, math.inf)),
+    (lambda: (of(gaussian), broken_data(math.nan)), "'x'", "NaN in 1 of 5 data", "mask"),
+    (lambda: (of(gaussian), broken_data(math.inf)), "'x'", "1 of 30", "NaN or infinite"),
     *((lambda size=size: (of(lambda z: bernoulli(z, size)), X), "'x'", "data have shape [5, 6]", f"over [5, {size}]")
       for size in (1, 4)),
     (lambda: (of(bernoulli), binary(1, 2, 3)), "'x'", "[5, 1, 2, 3]", "over [5, 6]"),
