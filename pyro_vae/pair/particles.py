@@ -216,10 +216,12 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     """
     owners = [getattr(program, "__self__", program) for program in (model, guide)]
     modules = _modules(model, guide)
-    learning = any(isinstance(part, BatchNorm) and part.training for one in modules for part in one.modules())
+    parts = [part for module in modules for part in module.modules()]
+    learning = any(isinstance(part, BatchNorm) and part.training for part in parts)
     batch = (*args, kwargs)
     tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
-    key = str((kind_of(batch), [tensor.dim() for tensor in tensors], nesting, several, learning))
+    kind = kind_of(batch), [tensor.dim() for tensor in tensors], [(id(part), type(part)) for part in parts]
+    key = str((kind, nesting, several, learning))
     try:
         known = _plans.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
     except TypeError:  # what cannot be referred to weakly
@@ -227,7 +229,7 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     if key in known:
         return known[key]
     if not all(map(has_values, tensors)):
-        return Plan("vectorized", nesting)  # inside of a graph, before whose trace the pair has run
+        return Plan("looped", nesting)  # inside of a graph there is nothing to compare; this one is always right
     with _looking(modules):
         found = known[key] = _found(model, guide, args, kwargs, nesting, several, learning)
     return found
