@@ -30,6 +30,7 @@ from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # Sites
 
@@ -332,16 +333,22 @@ class _Reads(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[Any] = []
+        self._drawn: dict[int, Tensor] = {}  # what follows from random numbers, by identity, and so kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = drawn or any(id(leaf) in self._drawn for leaf in tree_leaves((args, kwargs)))
+        if drawn and func is torch.ops.aten._local_scalar_dense.default:
             self.found.append(func)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if drawn:
+            self._drawn.update((id(leaf), leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
 
 
 @contextmanager
-def read_in_python() -> Iterator[list[Any]]:
-    """One entry for each number that is taken out of a tensor, by ``.item()``, ``if`` or ``int``."""
+def draws_read_in_python() -> Iterator[list[Any]]:
+    """One entry for each number that is taken out of a draw, by ``.item()``, ``if`` or ``int``, or of what follows."""
     with _Reads() as reads:
         yield reads.found
 
