@@ -46,7 +46,7 @@ def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
             trace = poutine.trace(programs(module)[1]).get_trace(*batch)
         shared, plate = shared_latents(trace), data_frame(trace)
         if plate is None and batch:  # one of another name, which a guide alone does not tell
-            plate = data_frame(plates_of(module, batch))
+            plate = data_frame(plates_of(module, batch), num_rows(batch))
         return {
             name: by_datum(site, site["value"], plate, num_rows(batch) if batch else 1)
             for name, site in latent_sites(trace).items()

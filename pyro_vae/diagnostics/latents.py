@@ -177,7 +177,7 @@ def plates_of(module: nn.Module, batch: Sequence[Tensor]) -> Trace:
 def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
     """The inverse of :func:`by_datum`: latents with the data first, laid out as the plates of the model."""
     trace = plates_of(module, batch)
-    plate, sites = data_frame(trace), latent_sites(trace)
+    plate, sites = data_frame(trace, batches.num_rows(batch)), latent_sites(trace)
     found = dict(latents)
     for name, value in latents.items():
         if plate is not None and name in sites and inside(sites[name], plate):
@@ -191,7 +191,7 @@ def local_latents(pair: Any, *batch: Tensor) -> set[str]:
     """The latents inside the data plate."""
     with opened(pair, batch) as (module, batch), InPlaceOfAPrior(module):
         trace = poutine.trace(programs(module)[0]).get_trace(*batch)
-    plate = data_frame(trace)
+    plate = data_frame(trace, batches.num_rows(batch))
     return {name for name, site in latent_sites(trace).items() if plate is not None and inside(site, plate)}
 
 
@@ -217,7 +217,8 @@ def run_model(
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
-        check_size(data_frame(trace), batches.num_rows(batch) if batch else None)
+        size = batches.num_rows(batch) if batch else None
+        check_size(data_frame(trace, size), size)
         observed = [name for name in observed_sites(trace) if name not in latents]
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():

@@ -17,6 +17,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_vae._checks import number, whole
+from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
@@ -24,7 +25,7 @@ from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, si
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import Arguments, Converted, converted
 from pyro_vae.pair.particles import Plan, plan_of
-from pyro_vae.pair.structure import guide_problems, plate_nesting
+from pyro_vae.pair.structure import data_plate_problems, guide_problems, plate_nesting
 from pyro_vae.pair.trials import mask_problems, point_problems
 
 At = Mapping[str, Number]
@@ -242,7 +243,9 @@ class Estimator(Trace_ELBO):
                 raise ValueError("\n".join(wrong)) from error
             raise
         gate.refuse(guide_problems(model_trace, guide_trace))
-        gate.check_data_plate(model_trace, guide_trace, *call.args)
+        given = self.num_data if num_data is None else num_data
+        sizes = (None if given == math.inf else given), num_rows(call.args)
+        gate.check_data_plate(model_trace, guide_trace, *sizes)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
@@ -253,14 +256,18 @@ class Estimator(Trace_ELBO):
             guide,
             seen,
             scores,
-            data_frame(model_trace),
+            data_frame(model_trace, *sizes),
             {name: at.get(name, getattr(self, name)) for name in self.numbers},
             self.num_particles,
             nesting + (self.num_particles > 1),
-            self.num_data if num_data is None else num_data,
+            given,
             self.gradient.detached,
             self._bound.linear,
         )
+        if claims != "none":
+            gate.refuse(data_plate_problems(model_trace, *sizes))
+            if sizes[1]:
+                gate.check_whole(who, model_trace, sizes[1])
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
         if self.gradient.needs_support or self.needs_support:
@@ -268,7 +275,7 @@ class Estimator(Trace_ELBO):
         if self.per_datum:
             gate.check_densities(who, model_trace)
             if not self._bound.linear:
-                gate.check_subsampled(who, model_trace, guide_trace)
+                gate.check_subsampled(who, model_trace, guide_trace, size=sizes[1])
             for site in (*run.model.values(), *run.guide.values()):
                 if not run.inside(site):
                     raise ValueError(

@@ -28,7 +28,6 @@ from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run
 from pyro_vae.pair.sites import (
-    DATA_PLATE,
     data_frame,
     inside,
     latent_sites,
@@ -37,7 +36,6 @@ from pyro_vae.pair.sites import (
 )
 from pyro_vae.pair.structure import (
     common_latents,
-    data_plate_problems,
     determined,
     extent,
     is_point,
@@ -143,13 +141,13 @@ def check_support(who: str, model_trace: Trace, guide_trace: Trace) -> None:
 # Plates
 
 
-def check_local(*traces: Trace) -> Any | None:
-    """The data plate of a model, the first trace; ``None`` if it has none.
+def check_local(*traces: Trace, size: int | None = None) -> Any | None:
+    """The plate of the ``size`` data of a model, the first trace; ``None`` if it has none.
 
     Raises:
         ValueError: if a random variable of a trace stands outside of it, so that the data share it.
     """
-    plate = data_frame(traces[0])
+    plate = data_frame(traces[0], size)
     if plate is not None:
         for trace in reversed(traces):
             check_inside(plate, trace)
@@ -172,18 +170,15 @@ def check_inside(plate: Any, trace: Trace) -> None:
             )
 
 
-def check_data_plate(model_trace: Trace, guide_trace: Trace, *batch: Any) -> None:
-    """Refuses a data plate that cannot be told from others, or, having no size, around one draw for all data.
+def check_data_plate(model_trace: Trace, guide_trace: Trace, *sizes: float | None) -> None:
+    """Refuses a data plate, having no size, around one draw for all data.
 
     Raises:
-        ValueError: if several plates are around the data, none called ``data``, and several of their size; or if a
-            latent has no dimension of the data in a plate without a size.
+        ValueError: if a latent has no dimension of the data in a plate without a size.
     """
-    plate = data_frame(model_trace)
+    plate = data_frame(model_trace, *sizes)
     if plate is None:
         return
-    if plate.name != DATA_PLATE:
-        refuse(data_plate_problems(model_trace, num_rows(batch)))
     for trace in (model_trace, guide_trace):
         for name, site in latent_sites(trace).items():
             unsized = any(frame.name == plate.name and frame.size < 0 for frame in site["cond_indep_stack"])
@@ -195,13 +190,28 @@ def check_data_plate(model_trace: Trace, guide_trace: Trace, *batch: Any) -> Non
                 )
 
 
-def check_subsampled(who: str, *traces: Trace) -> None:
+def check_whole(who: str, model_trace: Trace, size: int) -> None:
+    """Refuses a data plate that subsamples inside of the program, for what is a number of each datum.
+
+    Raises:
+        ValueError: if the plate has not the ``size`` data that the program was given.
+    """
+    plate = data_frame(model_trace, size)
+    if plate is not None and plate.size != size:
+        raise ValueError(
+            f"{who} is a number of each of the {size} data that were given, but the plate {plate.name!r} has "
+            f"{plate.size} of {plate.full_size}, drawn anew at each run. Leave out subsample_size, and give the "
+            "program its mini-batch."
+        )
+
+
+def check_subsampled(who: str, *traces: Trace, size: float | None = None) -> None:
     """Refuses plates inside a datum that subsample, for what exponentiates log-probabilities.
 
     Raises:
         ValueError: if there is one: N / B times the log-probability of a few is not the log-probability of all.
     """
-    plate = data_frame(traces[0])
+    plate = data_frame(traces[0], size)
     for trace in traces:
         for name, site in random_sites(trace).items():
             for frame in site["cond_indep_stack"]:
@@ -291,7 +301,7 @@ def smallest(pair: nn.Module, *batch: Any, guide: bool = True) -> tuple[Any, ...
         return batch
     try:
         found = trial(pair, *first, guide=guide)
-        plate = data_frame(found.model_trace)
+        plate = data_frame(found.model_trace, 1)
         for trace in found:
             trace.compute_log_prob()
         fits = all(
@@ -319,10 +329,11 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
         ValueError: with a sentence for each thing.
     """
     refuse(problems(found, size))
-    check_data_plate(*found)
-    check_local(*found)
+    check_whole(who, found.model_trace, size)
+    check_data_plate(*found, size)
+    check_local(*found, size=size)
     check_densities(who, found.model_trace)
-    check_subsampled(who, *found)
+    check_subsampled(who, *found, size=size)
     check_points(who, *found)
     check_support(who, *found)
     return plate_nesting(*found)

@@ -266,7 +266,7 @@ def _found(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int,
         return Plan("vectorized", nesting)
     frames = [f for t in traces for site in random_sites(t).values() for f in site["cond_indep_stack"] if f.vectorized]
     nesting = max(nesting, *(-frame.dim for frame in frames), 1) if frames else nesting
-    frame = data_frame(traces[0])
+    frame = data_frame(traces[0], num_rows((*args, kwargs)))
     data_dim = -1 if frame is None else frame.dim
     if not several:
         return Plan("vectorized", nesting, data_dim)

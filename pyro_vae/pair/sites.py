@@ -7,28 +7,45 @@ from typing import Any
 from pyro.poutine import Trace
 from torch.distributions import constraints
 
-from pyro_vae._pyro import is_deterministic, is_subsample, was_observed
+from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
 from pyro_vae.distributions.wrappers import bare
 
 DATA_PLATE = "data"
 PENALTY = "pyro_vae_penalty"  # the mark of a factor that lowers a guide's bound
 
 
-def data_frame(trace: Trace) -> Any | None:
-    """The plate over the data: the frame called ``data``, or else the rightmost plate around an observed site.
+def data_frame(trace: Trace, *sizes: float | None) -> Any | None:
+    """The plate over the data: the frame called ``data``, or else one around an observed site (:func:`data_frames`).
 
     One without a size has that of its sites.
     """
-    rightmost = None
-    for site in trace.nodes.values():
-        if site["type"] != "sample":
-            continue
+    found = data_frames(trace, *sizes)
+    return next((frame for frame in found if frame.dim == -1), found[0]) if found else None
+
+
+def data_frames(trace: Trace, *sizes: float | None) -> list[Any]:
+    """The plates that may be that over the data: one, unless it cannot be told.
+
+    Of several around the observed sites it is that of a known size, and then the one that is around all sites that
+    stand in any of them: around the latents of a datum as well.
+
+    Args:
+        trace: of the model; of a guide only the name tells.
+        sizes: numbers of data, the surest first.
+    """
+    sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and not is_subsample(site)]
+    frames: dict[str, Any] = {}
+    for site in sites:
         for frame in site["cond_indep_stack"]:
             if frame.vectorized and frame.name == DATA_PLATE:
-                return _sized(frame, trace)
-            if frame.vectorized and frame.dim == -1 and (site["is_observed"] or was_observed(site) is not None):
-                rightmost = frame
-    return None if rightmost is None else _sized(rightmost, trace)
+                return [_sized(frame, trace)]
+            if frame.vectorized and frame.name != PARTICLES and (site["is_observed"] or was_observed(site) is not None):
+                frames.setdefault(frame.name, frame)
+    found = [_sized(frame, trace) for frame in frames.values()]
+    for size in sizes:
+        found = [frame for frame in found if size in (frame.size, frame.full_size)] or found
+    around = [kept for site in sites if (kept := [frame for frame in found if inside(site, frame)])]
+    return [frame for frame in found if all(frame in kept for kept in around)] or found
 
 
 def _sized(frame: Any, trace: Trace) -> Any:

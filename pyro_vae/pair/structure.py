@@ -24,6 +24,7 @@ from pyro_vae.pair.sites import (
     DATA_PLATE,
     PENALTY,
     data_frame,
+    data_frames,
     inside,
     latent_sites,
     observed_sites,
@@ -56,7 +57,7 @@ def common_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str
 def problems(run: PairRun, size: int) -> list[str]:
     """What is wrong, by a run without particles on a batch of ``size`` data; a sentence for each thing."""
     in_model, in_guide = map(latent_sites, run)
-    found = [*_plate_problems(run, size), *_name_problems(run)]
+    found = [*_plate_problems(run, size), *_name_problems(run, size)]
     for name in common_latents(in_model, in_guide)[0]:
         found += _latent_problems(name, in_model[name], in_guide[name])
     for name, site in observed_sites(run.model_trace).items():
@@ -88,8 +89,8 @@ def wrong_size(plate: str, which: str, got: int, size: int) -> str:
 
 def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
     for which, trace in zip(("model", "guide"), run, strict=True):
-        plate = data_frame(trace)
-        if which == "model" and plate is not None and plate.name != DATA_PLATE:
+        plate = data_frame(trace, size)
+        if which == "model":
             yield from data_plate_problems(trace, size)
         if plate is None and which == "model":
             yield (
@@ -97,9 +98,7 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
                 f'a datum inside `with pyro.plate("{DATA_PLATE}", len(x)):`, in model and guide.'
             )
             return
-        if plate is not None and plate.dim != -1:
-            yield f"The data plate of the {which} is at dimension {plate.dim}; it has to be the rightmost, dim=-1."
-        elif plate is not None and plate.size != size:
+        if plate is not None and size not in (plate.size, plate.full_size):
             if plate.size < plate.full_size:
                 yield (
                     f"The data plate of the {which} subsamples {plate.size} of {plate.full_size} data inside of the "
@@ -121,7 +120,12 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
                     f"event dimensions. Add .to_event({len(loose)})."
                 )
     in_model, in_guide = (
-        {plate.name: plate.full_size for site in random_sites(trace).values() for plate in site["cond_indep_stack"]}
+        {
+            plate.name: plate.full_size
+            for site in random_sites(trace).values()
+            for plate in site["cond_indep_stack"]
+            if plate.full_size >= 0
+        }
         for trace in run
     )
     for name in [name for name in in_model if in_guide.get(name, in_model[name]) != in_model[name]]:
@@ -131,25 +135,21 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
         )
 
 
-def data_plate_problems(model_trace: Trace, size: int) -> list[str]:
-    """A sentence, if it cannot be told which of several plates is that of ``size`` data: none is called ``data``."""
-    for name, site in observed_sites(model_trace).items():
-        frames = {
-            frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES
-        }
-        others = [frame for frame in frames.values() if frame.dim != -1 and frame.size == size]
-        if DATA_PLATE not in frames and others:
-            names = ", ".join(f"{frame.name!r} (dim={frame.dim}, size {frame.size})" for frame in frames.values())
-            return [
-                f"The observed site {name!r} stands in several plates, {names}, none of them called {DATA_PLATE!r}. "
-                f'Call that of the data so, and put it at the right: pyro.plate("{DATA_PLATE}", len(x), dim=-1).'
-            ]
-    return []
+def data_plate_problems(model_trace: Trace, *sizes: float | None) -> list[str]:
+    """A sentence, if it cannot be told which of several plates is that of the data."""
+    found = data_frames(model_trace, *sizes)
+    if len(found) < 2:
+        return []
+    names = ", ".join(f"{frame.name!r} (dim={frame.dim}, size {frame.size})" for frame in found)
+    return [
+        f"The data stand in several plates, {names}, none of them called {DATA_PLATE!r}, and each may be that over the "
+        f'data. Call that one so: pyro.plate("{DATA_PLATE}", len(x)).'
+    ]
 
 
-def _name_problems(run: PairRun) -> Iterator[str]:
+def _name_problems(run: PairRun, size: int) -> Iterator[str]:
     in_model, in_guide = map(latent_sites, run)
-    observed, plate = observed_sites(run.model_trace), data_frame(run.model_trace)
+    observed, plate = observed_sites(run.model_trace), data_frame(run.model_trace, size)
     # An observation says something of the data, and so does a factor in their plate.
     if all(isinstance(site["fn"], Unit) and (plate is None or not inside(site, plate)) for site in observed.values()):
         yield 'The model observes nothing. Pass the data: pyro.sample("x", ..., obs=x).'

@@ -20,6 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_vae.batches import num_rows
 from pyro_vae.distributions.particles import Looped, bare
 from pyro_vae.pair import latent_sites, observed_sites, programs, random_sites, simulate, support_of
 from pyro_vae.pair.gate import (
@@ -84,8 +85,9 @@ class Joint:
         self.shapes: dict[str, torch.Size] = {}
         with NothingUnseen():
             trace = self._trace(model, 1, *batch)
-        check_subsampled("a chain", trace)
-        self._plate: Any = check_local(trace)
+        size = num_rows(batch)
+        check_subsampled("a chain", trace, size=size)
+        self._plate: Any = check_local(trace, size=size)
         if self._plate is None:
             raise ValueError(
                 "the model has no plate over the data, so its latents cannot be told apart by datum. "

@@ -155,7 +155,7 @@ class Trainer:
             return known
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
             traces = run(self.pair, *batch)
-        plate = data_frame(traces.model_trace)
+        plate = data_frame(traces.model_trace, num_rows(batch))
         if plate is None or plate.full_size > plate.size:  # the program tells it
             return None
         shared = [name for trace in traces for name, site in random_sites(trace).items() if not inside(site, plate)]
