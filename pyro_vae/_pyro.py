@@ -19,10 +19,13 @@ from typing import Any, NamedTuple, cast
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import _context_wrap
+from pyro.poutine.runtime import _ENUM_ALLOCATOR
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -59,6 +62,23 @@ def is_deterministic(site: Any) -> bool:
 def enumeration_dim(infer: Any) -> int | None:
     """Along which dimension, from the right, a site has all of its values; ``None`` where it has one."""
     return infer.get("_enumerate_dim")
+
+
+class EnumeratedAfter(EnumMessenger):
+    """Enumerates a model, however often it runs, on dimensions behind those of the guide that has just run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dims = {**vars(_ENUM_ALLOCATOR), "dim_to_id": dict(_ENUM_ALLOCATOR.dim_to_id)}
+
+    def __enter__(self) -> Any:
+        vars(_ENUM_ALLOCATOR).update(self._dims, dim_to_id=dict(self._dims["dim_to_id"]))
+        return super().__enter__()
+
+
+#: ``(model, guide)`` traces, packed -> terms that do not depend on latents of the model alone and factors that do, both
+#: by their plates; the plates of each site; the dimensions to sum over; the scale that stands outside of that sum.
+model_factors = _compute_model_factors
 
 
 def is_subsample(site: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,7 +189,9 @@ def _run(pair: nn.Module, batch: tuple[Any, ...], count: int) -> PairRun:
 
 def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
     try:
-        estimator.try_on(pair, *batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found vars in model but not guide")  # a note of the report
+            estimator.try_on(pair, *batch)
     except (ValueError, RuntimeError) as error:
         text = without_shapes(str(error))
         _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)

@@ -351,6 +351,10 @@ class Estimator(Trace_ELBO):
         """``[B]``: the bound of each datum, its parts weighed by beta, or all by 1."""
         return self._bound.reduce(run.sum(beta=beta))
 
+    def _mean(self, run: Run) -> Tensor:
+        """The mean of the bound at beta = 1 over the data."""
+        return self._each(run, beta=False).detach().mean()
+
     def _value(self, run: Run) -> Tensor:
         """The bound with beta in Pyro's scale: summed over the data of the plates."""
         return run.counted(self._each(run)).sum() * run.scale if self.per_datum else run.total() / self.num_particles
@@ -415,7 +419,7 @@ class Estimator(Trace_ELBO):
             num_data: in the place of the estimator's own.
         """
         run = self._run(Call(model, guide, args, kwargs, prepared), at, num_data)
-        bound = self._each(run, beta=False).detach().mean()
+        bound = self._mean(run)
         means = {
             name: {kind: value.detach().mean() for kind, value in site.items()} for name, site in run.by_site().items()
         }
@@ -429,13 +433,13 @@ class Estimator(Trace_ELBO):
     def try_on(self, pair: Any, *batch: Any) -> None:
         """One run as in training, for the sentences in which it refuses a pair that it cannot train."""
         with torch.no_grad():
-            self._each(self._run(_call(pair, batch)))
+            self._each(self._run(call_of(pair, batch)))
 
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
-        run = self._run(_call(pair, batch), at, num_data, "local" if local else "all")
+        run = self._run(call_of(pair, batch), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             gate.refuse(mask_problems(as_pair(pair), *run.call.args))
         if any(name not in run.model and not site.observed for name, site in run.guide.items()):
@@ -496,7 +500,7 @@ class Estimator(Trace_ELBO):
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
         """
-        call = _call(pair, batch)
+        call = call_of(pair, batch)
         with torch.no_grad():
             call = call._replace(plan=self._plan(call))
             call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed()(call.guide))
@@ -508,5 +512,5 @@ class Estimator(Trace_ELBO):
         return run.sum(beta=False)
 
 
-def _call(pair: Any, batch: Sequence[Any]) -> Call:
+def call_of(pair: Any, batch: Sequence[Any]) -> Call:
     return Call(*programs(as_pair(pair)), converted(pair, batch), {})

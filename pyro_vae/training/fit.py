@@ -75,7 +75,8 @@ def fit(
             checked before its first step. What is the same for all batches is bound beforehand:
             ``Pair(functools.partial(model, size=3), functools.partial(guide, size=3))``.
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
-            order than the model. Its ``num_particles`` is the L samples a datum.
+            order than the model; where latents are discrete ``Enumeration()``, or ``ScoreFunction()`` where they cannot
+            be summed out, and a warning and :attr:`Run.notes` say so. Its ``num_particles`` is the L samples a datum.
         optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
             makes a torch scheduler of the optimizer, which is stepped once an epoch.

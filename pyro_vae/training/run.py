@@ -28,6 +28,7 @@ class Run:
         mode: how the steps ran: ``"inductor"``, ``"traced"`` or ``"eager"``.
         stopped_early: whether the validation bound ended the run before the last epoch.
         best_epoch: with ``patience``, the epoch whose weights the pair has.
+        notes: which estimator was taken and why, where none was asked for and it is not the usual one.
     """
 
     pair: nn.Module
@@ -36,6 +37,7 @@ class Run:
     mode: str = "eager"
     stopped_early: bool = False
     best_epoch: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def bound(self) -> float | None:

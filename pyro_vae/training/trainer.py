@@ -19,13 +19,14 @@ from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
-from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
+from pyro_vae.estimators import SGVB_A, TCVAE, Estimator
 from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
+from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run
@@ -71,7 +72,7 @@ class Trainer:
             num_data=self._num_data(batch, estimator),
         )
         out = None if settings.out is None else Path(settings.out)
-        self.run = Run(pair, out=out, mode=self.step.mode)
+        self.run = Run(pair, out=out, mode=self.step.mode, notes=self.notes)
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
         self.state = State(pair, weights, optimizer, estimator, self.run)
@@ -142,7 +143,11 @@ class Trainer:
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
                     )
-        return asked or (SGVB_B() if all(found.in_order for found in reports) else SGVB_A())
+            found = Chosen(asked, "") if asked else chosen(self.pair, kinds, all(one.in_order for one in reports))
+        if found.why:
+            warnings.warn(found.why, stacklevel=5)
+        self.notes = [found.why] if found.why else []
+        return found.estimator
 
     def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
         """The number of training data, which is not needed where nothing is shared among them.
