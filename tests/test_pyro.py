@@ -380,6 +380,7 @@ def test_draws_read_in_python() -> None:
         torch.nn.functional.one_hot(x.long(), 3)
         assert x.max().item() == 2
         z = dist.Normal(x, 1.0).rsample()
+        torch.nn.functional.one_hot((z > 0).long(), 3)
         (z + x).exp().sum()
         assert not reads
         if (z * x)[0] > 0:
