@@ -27,6 +27,7 @@ class Recipe:
         data: the arguments by name, the first dimension being the data's.
         features: what was composed, by name.
         num_inner: size of the plate within that of the data; 1 without.
+        narrow: whether the programs know data alone, and no dimension of particles.
         float64: whether parameters and data are of double precision.
     """
 
@@ -37,6 +38,7 @@ class Recipe:
     features: dict[str, Any] = field(default_factory=dict)
     num_inner: int = 1
     float64: bool = False
+    narrow: bool = False
 
     @property
     def num(self) -> int:
@@ -54,6 +56,10 @@ class Recipe:
         else:
             parts.append(source("guide", arguments, self.guide))
         code = "\n\n".join(parts)
+        if self.narrow:
+            code = re.sub(
+                r"^( +)(z\w*) = pyro.sample\(.*$", r"\g<0>\n\1\2 = only_data('\2', \2)", code, flags=re.MULTILINE
+            )
         return re.sub(r"(torch.full\(ROWS, [-.\d]+)", r"\1, dtype=torch.float64", code) if self.float64 else code
 
     def __str__(self) -> str:
@@ -62,7 +68,7 @@ class Recipe:
 
     def pair(self, rows: int | None = None) -> Pair:
         """The pair; with ``rows`` each datum of so many has its own parameters."""
-        names = made(self.code(), ROWS=() if rows is None else (rows,))
+        names = made(self.code(), ROWS=() if rows is None else (rows,), only_data=_OnlyData())
         return Pair(names["model"], names["guide"])
 
     def batch(self, times: int = 1) -> tuple[Tensor, ...]:
@@ -114,6 +120,19 @@ class Recipe:
     def interpreter(self, latents: Grid | Draw, env: dict[str, Any] | None = None, **options: Any) -> Interpreter:
         given = {name: value.clone() for name, value in self.data.items()} if "simulating" not in options else self.data
         return Interpreter({**given, **(env or {})}, self.num, self.num_inner, latents, **options)
+
+
+class _OnlyData:
+    """As a program that is written for ``[B, *event]``: it fails on a draw of more dimensions than before."""
+
+    def __init__(self) -> None:
+        self.dims: dict[str, int] = {}
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        if value.dim() > self.dims.setdefault(name, value.dim()):
+            raise RuntimeError(f"{name} has {value.dim()} dimensions where this program has {self.dims[name]}")
+        self.dims[name] = value.dim()
+        return value
 
 
 def _short(value: Tensor) -> str:
