@@ -12,9 +12,8 @@ from torch import nn
 
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, SGVB_B, Enumeration, Estimator, ScoreFunction
+from pyro_vae.estimators.summing import MOST
 from pyro_vae.pair import evaluating, latent_sites, run
-
-_MOST = 4096  # combinations of values that are summed over without being asked to
 
 
 class Chosen(NamedTuple):
@@ -40,7 +39,7 @@ def chosen(pair: nn.Module, kinds: Sequence[Sequence[Any]], in_order: bool) -> C
     discrete = {name: site for name, site in drawn.items() if not site["fn"].has_rsample}
     if not discrete:
         return Chosen(usual, "")
-    names = ", ".join(map(repr, discrete))
+    names = ", ".join(map(repr, list(discrete)[:3])) + (f" and {len(discrete) - 3} more" if len(discrete) > 3 else "")
     reason = _not_summed(discrete) or _refusal(Enumeration(), pair, kinds)
     if not reason:
         few = "is discrete with few values, which are" if len(discrete) == 1 else "are discrete with few values, all"
@@ -68,7 +67,7 @@ def _not_summed(discrete: dict[str, Any]) -> str:
             )
         if "_markov_scope" not in site["infer"]:  # along a chain a few are met at once
             sizes.append(len(fn.enumerate_support(expand=False)))
-    if math.prod(sizes) > _MOST:
+    if math.prod(sizes) > MOST:
         return f"they have {math.prod(sizes):,} combinations."
     return ""
 
