@@ -32,7 +32,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # Sites
 
@@ -348,21 +350,45 @@ def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
+_KINDS = ("bool", "int", "float", "complex", "index", "array")
+_READS = {Tensor.item, Tensor.tolist, Tensor.numpy, *(getattr(Tensor, f"__{kind}__") for kind in _KINDS)}
+
+
+class _Asked(TorchFunctionMode):
+    """Whether a program takes a number out of a tensor, and not an operator for its own checks, as of one_hot."""
+
+    now = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.now = func in _READS
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.now = False
+
+
 class _Reads(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, asked: _Asked) -> None:
         super().__init__()
+        self.asked = asked
         self.found: list[Any] = []
+        self._drawn: dict[int, Tensor] = {}  # what follows from random numbers, by identity, and so kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = drawn or any(id(leaf) in self._drawn for leaf in tree_leaves((args, kwargs)))
+        if drawn and self.asked.now:
             self.found.append(func)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if drawn:
+            self._drawn.update((id(leaf), leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
 
 
 @contextmanager
-def read_in_python() -> Iterator[list[Any]]:
-    """One entry for each number that is taken out of a tensor, by ``.item()``, ``if`` or ``int``."""
-    with _Reads() as reads:
+def draws_read_in_python() -> Iterator[list[Any]]:
+    """One entry for each number that is taken out of a draw, by ``.item()``, ``if`` or ``int``, or of what follows."""
+    with _Asked() as asked, _Reads(asked) as reads:
         yield reads.found
 
 

@@ -412,11 +412,16 @@ def test_factor() -> None:
     assert _pyro.factor(normal.expand((5, 4))).shape == (2, 2)
 
 
-def test_read_in_python() -> None:
+def test_draws_read_in_python() -> None:
     x = torch.tensor([1.0, 2.0])
-    with _pyro.read_in_python() as reads:
-        x.sum().exp()[None].argmax()
+    with _pyro.draws_read_in_python() as reads:
+        torch.nn.functional.one_hot(x.long(), 3)
+        assert x.max().item() == 2
+        z = dist.Normal(x, 1.0).rsample()
+        torch.nn.functional.one_hot((z > 0).long(), 3)
+        (z + x).exp().sum()
         assert not reads
-        if x[0] > 0:
-            x.max().item()
-    assert len(reads) == 2
+        if (z * x)[0] > 0:
+            z.max().item()
+        dist.Bernoulli(0.5).sample().item()
+    assert len(reads) >= 2

@@ -12,7 +12,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROOT = PACKAGE.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "experiments" / "README.md", ROOT / "docs" / "coming_from_pyro.md")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -39,6 +39,12 @@ def test_the_first_python_example_runs(capsys, monkeypatch, tmp_path):
     assert (tmp_path / "digits.png").stat().st_size > 0
 
 
+def test_the_program_of_a_pyro_user_runs(capsys):
+    (program,) = re.findall(r"```python\n(.*?)```", PAGES[2].read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(program, "coming_from_pyro.md", "exec"), {})
+    assert "NLL" in capsys.readouterr().out
+
+
 def test_the_commands_of_ci_stand_in_the_readme():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line.startswith("pip install -e")]
@@ -54,11 +60,11 @@ def test_the_rooms_that_it_names_are_there():
             assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments"))
+@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments", "coming from Pyro"))
 def test_what_a_page_links_is_there(page):
     text = page.read_text(encoding="utf-8")
     targets = links(text)
-    assert len(targets) > 10
+    assert len(targets) > 10 or page.parent.name == "docs"
     for target in targets:
         name, _, section = target.partition("#")
         path = page.parent / name if name else page
@@ -68,17 +74,17 @@ def test_what_a_page_links_is_there(page):
         assert f"\n[{label}]: " in text, label
 
 
-@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments"))
+@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments", "coming from Pyro"))
 def test_lines_are_at_most_120_characters_long(page):
     long = [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > 120]
     assert not long, long
 
 
-@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments"))
+@pytest.mark.parametrize("page", PAGES, ids=("README", "experiments", "coming from Pyro"))
 def test_the_scripts_that_a_page_names_are_there(page):
     text = page.read_text(encoding="utf-8")
     scripts = set(re.findall(r"python experiments/([\w.]+)", text)) | set(re.findall(r"`(\w+\.py)`", text))
-    assert len(scripts) > 10
+    assert len(scripts) > 10 or page.parent.name == "docs"
     for script in scripts:
         assert (ROOT / "experiments" / script).is_file(), script
 

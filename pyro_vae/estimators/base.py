@@ -266,7 +266,7 @@ class Estimator(Trace_ELBO):
         )
         if claims != "none":
             gate.refuse(data_plate_problems(model_trace, *sizes))
-            if sizes[1]:
+            if sizes[1] and not self._bound.linear:
                 gate.check_whole(who, model_trace, sizes[1])
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
@@ -290,6 +290,10 @@ class Estimator(Trace_ELBO):
     def _count(self) -> int | None:
         """The size of the particles' dimension, if there is one."""
         return self.num_particles if self.num_particles > 1 else None
+
+    def look_at(self, model: Any, guide: Any, *batch: Any) -> None:
+        """Finds out how particles of a pair are run, which inside of a graph cannot be."""
+        self._plan(Call(model, guide, batch, {}))
 
     def _plan(self, call: Call) -> Plan:
         """How particles of the programs are run, or, of one, how many plates are nested."""

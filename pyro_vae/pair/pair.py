@@ -5,8 +5,9 @@ A pair is an object with two methods that take the same arguments and are Pyro p
     def model(self, x=None):     # z ~ p(z),  x ~ p(x | z)
     def guide(self, x=None):     # z ~ q(z | x)
 
-- The plate over the data is called ``data`` and is the rightmost batch dimension; event dimensions inside are
-  declared with ``to_event``. What is random but stands outside the plate (weights) counts once for the whole data.
+- The plate over the data is the one called ``data``, or else one around the observed site
+  (:func:`~pyro_vae.pair.sites.data_frames`); event dimensions inside are declared with ``to_event``. What is random but
+  stands outside the plate (weights) counts once for the whole data.
 - The observed site is ``x``; a single latent is ``z``, a hierarchy is ``z1``, ``z2``, ... from the data upwards.
 - What it may have besides, such as a check of its batches, is in :mod:`pyro_vae.pair.protocols`.
 """

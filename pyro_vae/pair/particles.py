@@ -17,7 +17,15 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._pyro import PARTICLES, BatchNorm, has_values, is_deterministic, is_subsample, particles, read_in_python
+from pyro_vae._pyro import (
+    PARTICLES,
+    BatchNorm,
+    draws_read_in_python,
+    has_values,
+    is_deterministic,
+    is_subsample,
+    particles,
+)
 from pyro_vae.batches import kind_of, leaves, num_rows, rows
 from pyro_vae.distributions.particles import Looped, Particles, Repeated
 from pyro_vae.pair.modules import ProgramModules
@@ -206,7 +214,7 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     """How a pair runs particles, found out once for programs and arguments of one kind.
 
     Vectorized where the log-probabilities of two particles in one run are those of each in a run of its own; else
-    repeated, where they are so; else looped. Looped are also programs that read numbers of tensors in Python, and, in
+    repeated, where they are so; else looped. Looped are also programs that read draws in Python, and, in
     the place of repeated, those whose batch normalization is in training, since its statistics are those of a run.
 
     Args:
@@ -216,10 +224,12 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     """
     owners = [getattr(program, "__self__", program) for program in (model, guide)]
     modules = _modules(model, guide)
-    learning = any(isinstance(part, BatchNorm) and part.training for one in modules for part in one.modules())
+    parts = [part for module in modules for part in module.modules()]
+    learning = any(isinstance(part, BatchNorm) and part.training for part in parts)
     batch = (*args, kwargs)
     tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
-    key = str((kind_of(batch), [tensor.dim() for tensor in tensors], nesting, several, learning))
+    kind = kind_of(batch), [tensor.dim() for tensor in tensors], [(id(part), type(part)) for part in parts]
+    key = str((kind, nesting, several, learning))
     try:
         known = _plans.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
     except TypeError:  # what cannot be referred to weakly
@@ -227,7 +237,7 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
     if key in known:
         return known[key]
     if not all(map(has_values, tensors)):
-        return Plan("vectorized", nesting)  # inside of a graph, before whose trace the pair has run
+        return Plan("looped", nesting)  # inside of a graph there is nothing to compare; this one is always right
     with _looking(modules):
         found = known[key] = _found(model, guide, args, kwargs, nesting, several, learning)
     return found
@@ -260,7 +270,7 @@ def _looking(modules: list[nn.Module]) -> Iterator[None]:
 def _found(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int, several: bool, learning: bool) -> Plan:
     plain = _Pair(model, guide, args, kwargs)
     try:
-        with read_in_python() as reads:
+        with draws_read_in_python() as reads:
             traces = plain.run()
     except Exception:  # said by who runs it
         return Plan("vectorized", nesting)
@@ -277,7 +287,7 @@ def _found(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int,
         and all(inside(site, frame) or site["is_observed"] for trace in traces for site in random_sites(trace).values())
     ):
         hows.append("repeated")
-    # A program that reads a number, as `if z > 0` does, may decide by it, and would do so for all particles at once.
+    # A program that reads a draw, as `if z > 0` does, may decide by it, and would do so for all particles at once.
     for how in () if reads else hows:
         plan = Plan(how, nesting, data_dim)
         with contextlib.suppress(Exception):

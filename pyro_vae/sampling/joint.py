@@ -82,6 +82,7 @@ class Joint:
         self._model, self._guide = model, guide
         self._plan = plan_of(model, model, batch, {}, max_plate_nesting)
         self._nesting = self._plan.nesting
+        self._guides = self._plan if guide is None else plan_of(guide, guide, batch, {}, self._nesting)
         self.shapes: dict[str, torch.Size] = {}
         with NothingUnseen():
             trace = self._trace(model, 1, *batch)
@@ -175,7 +176,7 @@ class Joint:
             check_repeatable("guide", lambda: self._guide_trace(1, *batch, values=values))
 
     def _trace(self, program: Callable[..., Any], num_chains: int, *batch: Any, **options: Any) -> Trace:
-        plan = self._plan if program is self._model else plan_of(program, program, batch, {}, self._nesting)
+        plan = self._plan if program is self._model else self._guides
         return plan.trace(Unweighed(self.shapes)(program), batch, {}, num_chains, **options)
 
     def _at(self, u: Tensor, *batch: Any) -> tuple[dict[str, Tensor], Trace]:

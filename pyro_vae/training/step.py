@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.batches import num_rows
+from pyro_vae.batches import kind_of, num_rows
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of, evaluating, programs, tracing_obstacle
@@ -79,6 +79,7 @@ class TrainingStep:
         module, obstacle = _Function(pair, self._loss, (estimator, weight_prior)), tracing_obstacle(pair)
         self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
+        self._kinds: set[Any] = set()  # of batches, at which the estimator has looked
 
     @property
     def mode(self) -> str:
@@ -109,6 +110,9 @@ class TrainingStep:
             at: values of what is scheduled (:attr:`Estimator.scheduled`), in place of the estimator's own.
             prepared: what :meth:`prepare` gave for the batch.
         """
+        if (kind := kind_of(tuple(batch))) not in self._kinds:
+            self._kinds.add(kind)
+            self._estimator.look_at(*self._programs, *batch)
         named = {**self._at, **(at or {}), **{f"prepared {i}": value for i, value in enumerate(prepared)}}
         values, gradients = self._compiled(*batch, **named)
         trained = iter(gradients)

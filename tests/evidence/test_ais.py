@@ -390,7 +390,7 @@ def test_weights_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="importance weights of 1 of 3 data are NaN or infinite"):
         ais(Pair(broken, broken), torch.tensor([-1.0, 1.0, -2.0]), 3, 1, compile="eager", chunk=1)
     guide = program(z=lambda x: dist.Normal(x[..., None].expand(-1, 2), 1.0).to_event(1))
-    with pytest.raises(ValueError, match=r"At the observed site 'x' 1 of 3 numbers of the data are NaN or infinite"):
+    with pytest.raises(ValueError, match="x is NaN in 1 of 3 data"):
         hmc(Pair(summed(2), guide), torch.tensor([0.0, math.nan, 1.0]), 20, 4, 20, start="guide", compile="eager")
 
 

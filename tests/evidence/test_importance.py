@@ -86,7 +86,7 @@ def test_chunk_bounds_memory_and_not_the_result(chunk: int) -> None:
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)
     pair = Normals(slope=0.4, scale=0.9)
     result = importance(pair, x, 50, chunk=chunk, compile="eager")
-    assert pair.largest <= max(chunk, 1)
+    assert pair.largest <= max(chunk, 2)  # two particles of a datum tell how they are run
     assert ((result.log_prob - pair.log_evidence(x)).abs() < 5 * result.standard_error).all()
 
 
