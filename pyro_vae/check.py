@@ -234,10 +234,10 @@ def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
     in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
-        q = None if p["is_observed"] else one.guide_trace.nodes.get(name)
+        q: Any = None if p["is_observed"] else one.guide_trace.nodes.get(name)
         shapes = tuple(p["fn"].batch_shape), tuple(p["fn"].event_shape)
         closed = None if q is None else in_model == in_guide and closed_kl(q["fn"], p["fn"]) is not None
-        drawn = True if p["is_observed"] else bool((p if q is None else q)["fn"].has_rsample)
+        drawn = p["is_observed"] or bool((p if q is None else q)["fn"].has_rsample)
         families = family(p["fn"]), None if q is None else family(q["fn"])
         sites.append(Site(name, p["is_observed"], *shapes, *families, closed, drawn))
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)

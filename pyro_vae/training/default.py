@@ -40,6 +40,8 @@ def chosen(pair: nn.Module, kinds: Sequence[Sequence[Any]], reports: Sequence[Re
             model, guide = map(latent_sites, run(pair, *batch))
             drawn.update({**model, **guide})  # a latent of both is drawn by the guide
     discrete = {name: site for name, site in drawn.items() if not site["fn"].has_rsample}
+    if not discrete:  # by other branches of a program
+        return Chosen(usual, "")
     names = ", ".join(map(repr, list(discrete)[:3])) + (f" and {len(discrete) - 3} more" if len(discrete) > 3 else "")
     reason = _not_summed(discrete) or _refusal(Enumeration(), pair, kinds)
     if not reason:
