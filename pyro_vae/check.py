@@ -57,6 +57,7 @@ class Site:
         model: family of p.
         guide: family of q; ``None`` where observed.
         analytic_kl: whether KL(q || p) is known in closed form; ``None`` where observed.
+        reparameterized: whether a draw carries a gradient, as one of a discrete latent does not.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Site:
     model: str
     guide: str | None
     analytic_kl: bool | None
+    reparameterized: bool = True
 
 
 @dataclass(frozen=True)
@@ -232,12 +234,12 @@ def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
     in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
-        q = None if p["is_observed"] else one.guide_trace.nodes.get(name)
+        q: Any = None if p["is_observed"] else one.guide_trace.nodes.get(name)
         shapes = tuple(p["fn"].batch_shape), tuple(p["fn"].event_shape)
         closed = None if q is None else in_model == in_guide and closed_kl(q["fn"], p["fn"]) is not None
-        sites.append(
-            Site(name, p["is_observed"], *shapes, family(p["fn"]), None if q is None else family(q["fn"]), closed)
-        )
+        drawn = p["is_observed"] or bool((p if q is None else q)["fn"].has_rsample)
+        families = family(p["fn"]), None if q is None else family(q["fn"])
+        sites.append(Site(name, p["is_observed"], *shapes, *families, closed, drawn))
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
     return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide, particles)
 

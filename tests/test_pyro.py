@@ -16,6 +16,8 @@ from pyro import poutine
 from pyro.distributions import transforms as pyro_transforms
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, ExpTransform, IndependentTransform
 from torch.nn.utils import parametrizations
@@ -74,6 +76,42 @@ def test_enumeration_dim() -> None:
     nodes = sites(poutine.enum(model, first_available_dim=-3))
     assert [_pyro.enumeration_dim(nodes[name]["infer"]) for name in ("y", "z")] == [-3, None]
     assert nodes["y"]["value"].shape == (2, 1, 1)
+
+
+def test_enumerated_after() -> None:
+    """However often a model runs, its values lie on the left of the guide's, and have a number of their own."""
+
+    def program(names: str) -> Any:
+        return [pyro.sample(n, dist.Bernoulli(0.5), infer={"enumerate": "parallel"}) for n in names]
+
+    with EnumMessenger(-2):
+        program("ab")
+    after = _pyro.EnumeratedAfter()
+    for _ in range(2):
+        site: Any = poutine.trace(after(program)).get_trace("c").nodes["c"]
+        assert (_pyro.enumeration_dim(site["infer"]), site["infer"]["_dim_to_id"][-4]) == (-4, 2)
+
+
+def test_model_factors() -> None:
+    def model() -> None:
+        y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        with pyro.plate("data", 3):
+            pyro.sample("x", dist.Normal(y, 1.0), obs=torch.zeros(3))
+            pyro.sample("u", dist.Normal(0.0, 1.0), obs=torch.ones(3))
+
+    with EnumMessenger(-2):
+        trace = prune_subsample_sites(poutine.trace(model).get_trace())
+    trace.compute_log_prob()
+    guide = poutine.Trace()
+    guide.pack_tensors()
+    trace.pack_tensors(guide.plate_to_symbol)
+    nodes: Any = trace.nodes
+    kept, factors, plates, dims, scale = _pyro.model_factors(trace, guide)
+    (data,) = plates["x"]
+    assert {at: len(values) for at, values in kept.items()} == {frozenset(data): 1}
+    assert kept[frozenset(data)][0] is nodes["u"]["packed"]["log_prob"]
+    assert {at: len(values) for at, values in factors.items()} == {frozenset(data): 1, frozenset(): 1}
+    assert (dims, scale) == ({nodes["y"]["infer"]["_enumerate_symbol"]}, 1)
 
 
 def test_is_subsample() -> None:

@@ -16,7 +16,8 @@ from pyro.poutine.runtime import InferDict
 from pyro.util import check_traceenum_requirements
 from torch import Tensor
 
-from pyro_vae._pyro import EnumeratedAfter, mismatch, unpacked, without_shapes
+from pyro_vae._pyro import EnumeratedAfter, has_values, mismatch, unpacked, without_shapes
+from pyro_vae.batches import leaves
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.base import Estimator, call_of
 from pyro_vae.estimators.bounds import Mean
@@ -32,26 +33,32 @@ class Enumeration(Estimator, TraceEnum_ELBO):
     .. math:: \mathcal L = \sum_y q(y \mid x) \, [\log p(x, y) - \log q(y \mid x)]
 
     A discrete latent that only the model has is summed out of p(x, z) exactly; it belongs to the likelihood, which
-    beta does not weigh. Value and gradient are those of ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs.
-    Continuous latents are sampled and have to be reparameterized. With several discrete latents the cost is that of
-    all their combinations.
+    beta does not weigh. Value and gradient are those of ``TraceEnum_ELBO`` with ``config_enumerate`` on both programs,
+    also in plates within a datum and along ``pyro.markov`` chains, over which it contracts. Continuous latents are
+    sampled and have to be reparameterized. Where the discrete latents of a datum stand in no further plate and no
+    chain, and have at most 4096 combinations, the cost is that of all of them.
+
+    What stands outside of the data plate counts 1/N for each datum. There is no :meth:`bound` of a datum where the
+    model alone has a discrete latent outside of it, over which all data are summed together; :meth:`objective` and
+    ``fit`` then tell the total per datum. In the terms by site what the contraction sums over counts at one site.
 
     Args:
-        num_particles: samples of the continuous latents for each datum, vectorized.
+        num_particles: samples of the continuous latents for each datum.
         options: beta, max_plate_nesting and num_data, see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
-        ValueError: if a latent can neither be enumerated nor reparameterized, a discrete one stands in a plate within
-            the data plate or is marked not to be enumerated in parallel, a program does not take the shape of all
-            values at once, or sites summed over a latent of the model alone differ in their ``poutine.scale``.
+        ValueError: if a latent can neither be enumerated nor reparameterized, is marked not to be enumerated in
+            parallel or by draws (``num_samples``), a program does not take the shape of all values at once, or sites
+            summed over a latent of the model alone differ in their ``poutine.scale``; from :meth:`bound`, as above.
 
-    Source: Bingham et al. (2019), Pyro's ``TraceEnum_ELBO``; Kingma et al. (2014), eq. 7, for the use of it.
+    Source: Bingham et al. (2019), Pyro's ``TraceEnum_ELBO``; Obermeyer et al. (2019), the contraction over plates;
+    Kingma et al. (2014), eq. 7, for the use of it.
     """
 
     known = Facts(
         bounds="log p(x), from below (ELBO); exact where all latents are enumerated in the model",
         gradient="the ELBO's; without variance in the discrete latents",
-        sites="discrete of finite support, and reparameterized, in the data plate",
+        sites="discrete of finite support, and reparameterized",
         cost="model and guide for all values of the discrete latents, L times",
     )
 
@@ -81,7 +88,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         return found
 
     def _run(self, call: Call, *options: Any, **named: Any) -> Run:
-        with _said():
+        with _said(call):
             return super()._run(call, *options, **named)
 
     def _check(self, run: Run) -> None:
@@ -112,7 +119,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         return cast(EnumeratedRun, run).mean()
 
     def _value(self, run: Run) -> Tensor:
-        with _said():
+        with _said(run.call):
             return cast(EnumeratedRun, run).value()
 
     def _surrogate(self, run: Run) -> Tensor:
@@ -125,7 +132,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
 
     def _claimed(self, pair: Any, batch: Sequence[Any], *options: Any, **named: Any) -> Run:
         run = cast(EnumeratedRun, super()._claimed(pair, batch, *options, **named))
-        with _said():
+        with _said(run.call):
             name = run.shared_sum()
         if name is not None:
             raise ValueError(
@@ -145,11 +152,13 @@ class Enumeration(Estimator, TraceEnum_ELBO):
 
 
 @contextmanager
-def _said() -> Iterator[None]:
-    """Errors of programs that do not take all values at once, in sentences."""
+def _said(call: Call) -> Iterator[None]:
+    """Errors of programs that do not take all values at once, in sentences; those of a graph's trace as they are."""
     try:
         yield
     except (RuntimeError, IndexError, ValueError) as error:
+        if not all(has_values(leaf) for leaf in leaves((*call.args, call.kwargs)) if isinstance(leaf, Tensor)):
+            raise
         if (name := unpacked(str(error))) is not None:
             raise ValueError(
                 f"Enumeration gives a discrete latent all of its values on its own dimension, but {name!r} has "

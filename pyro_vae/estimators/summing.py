@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from pyro_vae._pyro import PARTICLES, enumeration_dim, has_values, model_factors
 from pyro_vae.estimators.run import Number, Run, Site, SiteTerms, Term
+
+MOST = 4096  # combinations of values that are laid side by side
 
 
 class Summed(NamedTuple):
@@ -78,9 +81,9 @@ class Contraction(NamedTuple):
 class EnumeratedRun(Run):
     """A run in which discrete latents have all of their values at once, each on a dimension on the left.
 
-    Where each of them belongs to one datum, or is the guide's alone, a datum is a sum over all of their combinations.
-    Else, in plates within a datum, along a ``pyro.markov`` chain, or of a latent that the data share and that the model
-    sums out, it is Pyro's contraction.
+    Where each of them stands in no plate but that of the data, a datum is a sum over all of their combinations. Else,
+    in plates within a datum, along a ``pyro.markov`` chain, of very many combinations, or of a latent that the data
+    share and that the model sums out, it is Pyro's contraction.
 
     Attributes:
         divided: whether the total is one for a plate of N data, in which what the data share counts 1/N.
@@ -96,10 +99,12 @@ class EnumeratedRun(Run):
         names: dict[Any, str] = {}
         if any(names.setdefault(enumeration_dim(site.infer), site.name) != site.name for site in enumerated):
             return False  # pyro.markov uses a dimension again
+        sizes = [site.fn.enumerate_support(expand=False).shape[0] for site in enumerated]
         scored = any(isinstance(site.score, Tensor) and not is_enumerated(site) for site in self.guide.values())
         return (
             own is not None
             and not scored
+            and math.prod(sizes) <= MOST
             and all(self.plates(site) == [own] for site in self.alone)
             and all(set(self.plates(site)) <= {own} for site in enumerated)
         )
@@ -330,7 +335,7 @@ class EnumeratedRun(Run):
             "mask": site.mask,
             "log_prob": log_prob,
             "unscaled_log_prob": self._in_plates(density, site),
-            "score_parts": ScoreParts(log_prob, site.score, 0),
+            "score_parts": ScoreParts(log_prob, cast(Tensor, site.score), log_prob),
         }
 
     def _in_plates(self, value: Tensor, site: Site) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from pyro_vae.check import Report
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, SGVB_B, Enumeration, Estimator, ScoreFunction
+from pyro_vae.estimators.summing import MOST
 from pyro_vae.pair import evaluating, latent_sites, run
-
-_MOST = 4096  # combinations of values that are summed over without being asked to
 
 
 class Chosen(NamedTuple):
@@ -24,23 +24,25 @@ class Chosen(NamedTuple):
     why: str
 
 
-def chosen(pair: nn.Module, kinds: Sequence[Sequence[Any]], in_order: bool) -> Chosen:
-    """The ELBO that suits a pair, by a batch of each kind.
+def chosen(pair: nn.Module, kinds: Sequence[Sequence[Any]], reports: Sequence[Report]) -> Chosen:
+    """The ELBO that suits a pair, by a batch of each kind and what :func:`~pyro_vae.check` tells of it.
 
-    ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another order than the model (not ``in_order``);
-    of pairs with discrete latents ``Enumeration()``, if it sums all of them out, else ``ScoreFunction()``, or
-    ``SGVB_A()`` where that cannot take the pair either.
+    ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another order than the model; of pairs with
+    discrete latents ``Enumeration()``, if it sums all of them out, else ``ScoreFunction()``, or ``SGVB_A()`` where that
+    cannot take the pair either.
     """
-    usual = SGVB_B() if in_order else SGVB_A()
+    usual = SGVB_B() if all(report.in_order for report in reports) else SGVB_A()
+    if all(site.reparameterized for report in reports for site in report.sites):
+        return Chosen(usual, "")
     drawn: dict[str, Any] = {}
     with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
         for batch in kinds:
             model, guide = map(latent_sites, run(pair, *batch))
             drawn.update({**model, **guide})  # a latent of both is drawn by the guide
     discrete = {name: site for name, site in drawn.items() if not site["fn"].has_rsample}
-    if not discrete:
+    if not discrete:  # by other branches of a program
         return Chosen(usual, "")
-    names = ", ".join(map(repr, discrete))
+    names = ", ".join(map(repr, list(discrete)[:3])) + (f" and {len(discrete) - 3} more" if len(discrete) > 3 else "")
     reason = _not_summed(discrete) or _refusal(Enumeration(), pair, kinds)
     if not reason:
         few = "is discrete with few values, which are" if len(discrete) == 1 else "are discrete with few values, all"
@@ -68,7 +70,7 @@ def _not_summed(discrete: dict[str, Any]) -> str:
             )
         if "_markov_scope" not in site["infer"]:  # along a chain a few are met at once
             sizes.append(len(fn.enumerate_support(expand=False)))
-    if math.prod(sizes) > _MOST:
+    if math.prod(sizes) > MOST:
         return f"they have {math.prod(sizes):,} combinations."
     return ""
 

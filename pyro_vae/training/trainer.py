@@ -143,7 +143,7 @@ class Trainer:
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
                     )
-            found = Chosen(asked, "") if asked else chosen(self.pair, kinds, all(one.in_order for one in reports))
+            found = Chosen(asked, "") if asked else chosen(self.pair, kinds, reports)
         if found.why:
             warnings.warn(found.why, stacklevel=5)
         self.notes = [found.why] if found.why else []

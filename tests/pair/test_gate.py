@@ -594,17 +594,7 @@ def test_a_masked_latent_on_which_data_depend() -> None:
 # Enumeration, zero probabilities, weights
 
 
-def test_enumeration_of_chains_and_of_draws() -> None:
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = torch.zeros(len(x), dtype=torch.long)
-            for t in pyro.markov(range(4)):
-                z = pyro.sample(f"z{t}", dist.Bernoulli(0.2 + 0.5 * z)).long()
-                pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x)
-
-    with pytest.raises(ValueError, match=r"pyro\.markov"):
-        Enumeration().bound(Pair(model, lambda x: None), X)
-
+def test_enumeration_of_draws() -> None:
     def few(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3), infer={"enumerate": "parallel", "num_samples": 2})

@@ -1,0 +1,270 @@
+"""Enumeration where Pyro contracts: plates within a datum, chains, what the data share; and the default of fit."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from laws import assert_same, gradients, seeded
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor, nn
+
+import pyro_vae
+from pyro_vae import Enumeration, Pair, check
+from pyro_vae.pair import programs
+
+X = torch.tensor([[0.5, -1.0, 2.0, 0.3], [1.2, 0.1, -0.7, 0.9], [2.2, -0.4, 0.6, 1.8]])  # [B, T]
+B, T = X.shape
+TRANS = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+LOCS = torch.tensor([-0.5, 1.5])
+
+
+class Program(nn.Module):
+    """Sites by name, in model and guide, as the cases below need them."""
+
+    def __init__(self, case: str, size: int = B, full_size: int | None = None) -> None:
+        super().__init__()
+        self.case, self.size, self.full_size = case, size, full_size or size
+        self.logit, self.locs = nn.Parameter(torch.tensor([0.3, -0.4])), nn.Parameter(LOCS.clone())
+        self.w, self.s = nn.Parameter(torch.tensor(0.2)), nn.Parameter(torch.tensor(-1.0))
+
+    @property
+    def data(self) -> Any:
+        return pyro.plate("data", self.full_size, subsample=torch.arange(self.size), dim=-1)
+
+    def see(self, x: Tensor, y: Tensor, shift: Any = 0.0, name: str = "x") -> None:
+        pyro.sample(name, dist.Normal(self.locs[y] + shift, 1.0), obs=x)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("program", self)
+        mix = dist.Categorical(torch.tensor([0.6, 0.4]))
+        if self.case == "global":  # w of all data, y of each
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with self.data:
+                self.see(x[:, 0], pyro.sample("y", mix), w)
+        elif self.case == "global coin":  # y of all data
+            y = pyro.sample("y", mix)
+            with self.data:
+                self.see(x[:, 0], y)
+        elif self.case in ("nested", "nested, guided"):  # y of each step of a datum, h of a datum
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with self.data:
+                h = pyro.sample("h", dist.Bernoulli(0.3))
+                with pyro.plate("steps", T, dim=-2):
+                    y = pyro.sample("y", dist.Categorical(torch.stack([0.3 + 0.4 * h, 0.7 - 0.4 * h], -1)))
+                    self.see(x.T, y, w)
+        else:  # a chain
+            with self.data:
+                y = torch.zeros(self.size, dtype=torch.long)
+                for t in pyro.markov(range(T)):
+                    y = pyro.sample(f"y{t}", dist.Categorical(TRANS[y]))
+                    self.see(x[:, t], y, name=f"x{t}")
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("program", self)
+        q = dist.Categorical(logits=self.logit)
+        if self.case in ("global", "nested", "nested, guided"):
+            pyro.sample("w", dist.Normal(self.w, self.s.exp()))
+        if self.case in ("global", "nested, guided"):
+            with self.data:
+                if self.case == "global":
+                    pyro.sample("y", q)
+                else:
+                    pyro.sample("h", dist.Bernoulli(logits=self.logit[0]))
+                    with pyro.plate("steps", T, dim=-2):
+                        pyro.sample("y", q)
+        elif self.case == "global coin":
+            pyro.sample("y", q)
+        elif self.case == "chain, guided":
+            with self.data:
+                y = torch.zeros(self.size, dtype=torch.long)
+                for t in pyro.markov(range(T)):
+                    y = pyro.sample(f"y{t}", dist.Categorical(logits=torch.stack([self.logit, -self.logit])[y]))
+
+
+CASES = ["global", "global coin", "nested", "nested, guided", "chain", "chain, guided"]
+NESTED = ("nested", "nested, guided")
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("full_size", [B, 12])
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_as_pyros(case: str, full_size: int, particles: int) -> None:
+    pair, nesting = Program(case, full_size=full_size), 1 + (case in NESTED)
+    model, guide = programs(pair)
+    marked = config_enumerate(model), config_enumerate(guide)
+    ours = Enumeration(particles)
+    theirs = TraceEnum_ELBO(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=nesting)
+    assert seeded(1, ours.loss, model, guide, X) == pytest.approx(seeded(1, theirs.loss, *marked, X), rel=1e-5)
+    assert_same(
+        gradients(pair, lambda: ours.loss_and_grads(model, guide, X)),
+        gradients(pair, lambda: theirs.loss_and_grads(*marked, X)),
+    )
+    # For each datum it is the same number: what the data share counts 1/N, here in all N = full_size of them.
+    bound = seeded(1, ours.bound, pair, X)
+    assert -bound.mean().item() * full_size == pytest.approx(seeded(1, ours.loss, model, guide, X), rel=1e-5)
+    objective = seeded(1, ours.objective, model, guide, X)
+    assert objective.bound.item() == pytest.approx(bound.mean().item(), rel=1e-5)
+    assert objective.loss.item() == pytest.approx(-bound.mean().item(), rel=1e-5)
+    terms = seeded(1, ours.terms, pair, X)
+    total = sum({"log_p": 1, "log_q": -1}[kind] * value for site in terms.values() for kind, value in site.items())
+    torch.testing.assert_close(total.expand(particles, B).mean(0), bound, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_is_the_forward_algorithm() -> None:
+    emission = dist.Normal(LOCS, 1.0)
+    forward = TRANS[0].log() + emission.log_prob(X[:, 0, None])
+    for t in range(1, T):
+        forward = (forward[..., None] + TRANS.log()).logsumexp(-2) + emission.log_prob(X[:, t, None])
+    log_p = forward.logsumexp(-1)
+    torch.testing.assert_close(Enumeration().bound(Program("chain"), X), log_p)
+
+
+def test_plates_within_a_datum_are_exact() -> None:
+    """w drawn, and for each datum a sum over h of products over steps of sums over y."""
+    pair = Program("nested")
+    torch.manual_seed(1)
+    w = dist.Normal(pair.w, pair.s.exp()).sample().detach()
+    of_h = []
+    for h, p in ((0.0, 0.7), (1.0, 0.3)):
+        log_y = torch.tensor([0.3 + 0.4 * h, 0.7 - 0.4 * h]).log()
+        of_h.append(math.log(p) + (log_y + dist.Normal(LOCS + w, 1.0).log_prob(X[..., None])).logsumexp(-1).sum(1))
+    shared = (dist.Normal(0.0, 1.0).log_prob(w) - dist.Normal(pair.w, pair.s.exp()).log_prob(w)).detach()
+    exact = torch.stack(of_h).logsumexp(0)
+    torch.testing.assert_close(seeded(1, Enumeration().bound, pair, X), exact + shared / B)
+    torch.testing.assert_close(seeded(1, Enumeration(num_data=60).bound, pair, X), exact + shared / 60)
+    torch.testing.assert_close(seeded(1, Enumeration(num_data=math.inf).bound, pair, X), exact)
+    mean = seeded(1, Enumeration(num_data=60).mean_bound, pair, [(X,)])
+    assert mean == pytest.approx((exact.mean() + shared / 60).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["global", "global coin", "nested", "nested, guided"])
+def test_what_the_data_share_counts_once_whatever_the_batches(case: str) -> None:
+    whole, part, told = Program(case), Program(case, size=1), Enumeration(num_data=B)
+    of_all = seeded(1, Enumeration().objective, *programs(whole), X).loss
+    of_each = [seeded(1, told.objective, *programs(part), x[None]).loss for x in X]
+    torch.testing.assert_close(torch.stack(of_each).mean(), of_all)
+    bounds = [seeded(1, told.bound, part, x[None]) for x in X]
+    torch.testing.assert_close(torch.cat(bounds), seeded(1, Enumeration().bound, whole, X))
+    # In Pyro's scale it counts once for each batch.
+    assert seeded(1, told.loss, *programs(whole), X) == seeded(1, Enumeration().loss, *programs(whole), X)
+
+
+def shared_coin(x: Tensor) -> None:
+    """y of all data, in the model alone."""
+    loc = pyro.param("loc", LOCS.clone())
+    y = pyro.sample("y", dist.Categorical(torch.tensor([0.6, 0.4])))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(loc[y], 1.0), obs=x)
+
+
+def test_a_sum_over_all_data_trains_and_has_no_number_for_each() -> None:
+    pair, x = Pair(shared_coin, lambda x: None), X[:, 0]
+    exact = (torch.tensor([0.6, 0.4]).log() + dist.Normal(LOCS, 1.0).log_prob(x[:, None]).sum(0)).logsumexp(0)
+    assert Enumeration().loss(*programs(pair), x) == pytest.approx(-exact.item(), rel=1e-5)
+    for call in (Enumeration().bound, Enumeration().terms):
+        with pytest.raises(ValueError, match="sums 'y' over the joint probability of all data"):
+            call(pair, x)
+    with pytest.raises(ValueError, match=r"'y', which all data share, .* a batch has 3 of 60"):
+        Enumeration().objective(*programs(pair), x, num_data=60)
+    with pytest.warns(UserWarning, match=r"fit takes Enumeration\(\): 'y' is discrete"):
+        run = pyro_vae.fit(pair, x, epochs=1, batch_size=B, compile="eager", progress=False)
+    assert run.history[0]["train"] == pytest.approx(exact.item() / B, rel=1e-5)
+
+
+# The default of fit
+
+
+@config_enumerate
+def mixture(x: Tensor) -> None:
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("components", 2):
+        locs = pyro.sample("locs", dist.Normal(0.0, 3.0))
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(locs[y], 1.0), obs=x)
+
+
+def local(p: Callable[[Tensor], Any], q: Callable[[Tensor], Any] | None = None, infer: Any = None) -> Any:
+    """y ~ p, x | y ~ N(y, 1), and q if there is one."""
+
+    def make() -> Pair:
+        weight = nn.Parameter(torch.tensor(0.3))
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", p(x), infer=dict(infer or {}))
+                pyro.sample("x", dist.Normal(weight * (y.sum(-1) if p(x).event_shape else y), 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            if q is not None:
+                with pyro.plate("data", len(x)):
+                    pyro.sample("y", q(x), infer=dict(infer or {}))
+
+        pair = Pair(model, guide)
+        pair.weight = weight
+        return pair
+
+    return make
+
+
+def coins(x: Tensor) -> Any:
+    return dist.Bernoulli(torch.full((len(x), 2), 0.4)).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "why"),
+    [
+        (lambda: Pair(mixture, AutoDelta(poutine.block(mixture, hide=["y"]))), "Enumeration", "'y' is discrete"),
+        (local(lambda x: dist.Bernoulli(0.3)), "Enumeration", "'y' is discrete"),
+        (local(lambda x: dist.Bernoulli(0.3), lambda x: dist.Bernoulli(0.5)), "Enumeration", "'y' is discrete"),
+        (local(lambda x: dist.Poisson(2.0), lambda x: dist.Poisson(1.0)), "ScoreFunction", "'y' is a Poisson, which"),
+        (local(lambda x: dist.Poisson(2.0)), "ScoreFunction", "'y' is a Poisson, which cannot be enumerated"),
+        (local(coins, coins), "ScoreFunction", "Bernoulli with to_event"),
+        (
+            local(lambda x: dist.Bernoulli(0.3), infer={"enumerate": None}),
+            "ScoreFunction",
+            "marked by infer= otherwise",
+        ),
+        (local(lambda x: dist.Bernoulli(0.3), infer={"enumerate": "parallel"}), "Enumeration", "'y' is discrete"),
+        (local(lambda x: dist.Normal(0.0, 1.0), lambda x: dist.Normal(0.1, 1.0)), "SGVB_B", ""),
+    ],
+)
+@pytest.mark.filterwarnings("error:Found vars in model but not guide")
+def test_the_default_looks_at_the_latents(make: Any, kind: str, why: str, tmp_path: Any) -> None:
+    pair, x = make(), X.flatten()
+    check(pair, x)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("error", message="Found vars")
+        run = pyro_vae.fit(pair, x, epochs=1, batch_size=6, compile="eager", progress=False)
+    notes = [str(warning.message) for warning in said if "fit takes" in str(warning.message)]
+    assert notes == run.notes
+    assert len(notes) == bool(why)
+    if why:
+        assert f"fit takes {kind}()" in notes[0]
+        assert why in notes[0]
+    terms = run.history[0]["terms"]["x"]
+    assert math.isfinite(terms["log_p"])
+
+
+def test_what_fails_with_all_values_at_once_is_drawn() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            pyro.sample("x", dist.Normal(torch.stack([y, x], -1).sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.1)).expand(len(x))))
+
+    with pytest.warns(UserWarning, match=r"fit takes ScoreFunction\(\), .* since .*all of its values at once"):
+        pyro_vae.fit(Pair(model, guide), X.flatten(), epochs=1, batch_size=6, compile="eager", progress=False)
