@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 # Sites
 
@@ -344,6 +344,21 @@ def read_in_python() -> Iterator[list[Any]]:
     """One entry for each number that is taken out of a tensor, by ``.item()``, ``if`` or ``int``."""
     with _Reads() as reads:
         yield reads.found
+
+
+def depends_on_values(error: BaseException) -> bool:
+    """Whether an error of the tracer tells that Python, or a shape, needs values of a tensor."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return isinstance(
+        error, (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+    ) or any(text in str(error) for text in ("Cannot access data pointer", ".numpy() is not supported"))
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Within it operators are run as they are, also inside of a trace."""
+    return _disable_current_modes()
 
 
 def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:

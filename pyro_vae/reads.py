@@ -1,0 +1,238 @@
+"""What a program reads of tensors in Python while it is traced, and where it does.
+
+A number that Python takes out of a tensor (``int(lengths.max())``, ``if x.sum() > 0``, ``x[mask]`` with a mask of the
+data) is a constant of a graph. Where it follows from the batch and from buffers alone, a graph is right for every batch
+from which the same numbers follow: :class:`DataReads` computes them anew from each.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pyro_vae._pyro import has_values, memory, without_modes
+from pyro_vae.frozen import LIBRARIES
+
+aten = torch.ops.aten
+_INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+
+
+class _Of(NamedTuple):
+    """A tensor: of the inputs (step -1), or among the results of a step."""
+
+    step: int
+    index: int
+
+
+class _Step(NamedTuple):
+    """An operator with what it is given, in which an :class:`_Of` stands for a tensor that was computed before."""
+
+    operator: Callable[..., Any]
+    args: Any
+    kwargs: Any
+
+
+class _Read(NamedTuple):
+    """What was taken of a tensor, and what it was."""
+
+    of: _Of | Tensor
+    take: Callable[[Tensor], Any]
+    value: Any
+
+
+class DataReads:
+    """What one run of a program read, as a function of its inputs.
+
+    The first read is the same function of all inputs. Each further one is where the reads before it give what they
+    gave, since a program that reads the same takes the same way. So they are compared in order.
+
+    Args:
+        constants: inputs, by number, that are part of the graph with all of their values.
+    """
+
+    def __init__(self, constants: Sequence[tuple[int, Tensor]] = ()) -> None:
+        self.steps: list[_Step] = []
+        self.reads: list[_Read] = []
+        self.constants = [(index, value.clone()) for index, value in constants]
+
+    def hold(self, flat: Sequence[Tensor]) -> bool:
+        """Whether the program reads the same of these inputs."""
+        if not all(torch.equal(flat[index], value) for index, value in self.constants):
+            return False
+        known: dict[_Of, Tensor] = {}
+
+        def value(of: _Of | Tensor) -> Tensor:
+            if isinstance(of, Tensor):
+                return of
+            if of.step < 0:
+                return flat[of.index]
+            if of not in known:
+                step = self.steps[of.step]
+                args, kwargs = tree_map_only(_Of, value, (step.args, step.kwargs), is_leaf=_is_of)
+                results = tree_leaves(step.operator(*args, **kwargs))
+                known.update((_Of(of.step, index), result) for index, result in enumerate(results))
+            return known[of]
+
+        with torch.no_grad():
+            try:
+                return all(read.take(value(read.of)) == read.value for read in self.reads)
+            except (ValueError, RuntimeError, IndexError):  # what is computed after another read than this
+                return False
+
+    @contextmanager
+    def noted(self, fakes: Sequence[Tensor], flat: Sequence[Tensor], of_data: Sequence[int]) -> Iterator[None]:
+        """Within it the reads of tensors that follow from some of the inputs are answered, and noted.
+
+        Args:
+            fakes: the inputs as the tracer has them, without values.
+            flat: the inputs.
+            of_data: which of them may be read.
+        """
+        with _Noting(self, {index: (fakes[index], flat[index]) for index in of_data}):
+            yield
+
+
+def _is_of(value: Any) -> bool:
+    return isinstance(value, _Of)
+
+
+class _Noting(TorchDispatchMode):
+    """Computes what follows from the inputs beside the tracer."""
+
+    def __init__(self, reads: DataReads, inputs: dict[int, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.reads = reads
+        self.known: dict[int, tuple[Tensor, _Of, Tensor]] = {}  # by identity; the first keeps it
+        self.written: dict[int, Tensor] = {}  # memory that was written to
+        for index, (fake, value) in inputs.items():
+            self.known[id(fake)] = fake, _Of(-1, index), value
+
+    def _of(self, value: Tensor) -> tuple[_Of | Tensor, Tensor] | None:
+        """What a tensor is, and its values; ``None`` where they do not follow from the inputs."""
+        if value.layout != torch.strided or memory(value) in self.written:
+            return None
+        if id(value) in self.known:
+            _, of, real = self.known[id(value)]
+            return of, real
+        return (value, value) if has_values(value) and not value.requires_grad else None  # a tensor of the program's own
+
+    def _take(self, value: Tensor, take: Callable[[Tensor], Any]) -> Any:
+        """Notes a read; ``None`` where it does not follow from the inputs."""
+        found = self._of(value)
+        if found is None:
+            return None
+        with without_modes():
+            taken = take(found[1])
+        self.reads.reads.append(_Read(found[0], take, taken))
+        return taken
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            taken = self._take(args[0], Tensor.item)
+            return func(*args) if taken is None else taken
+        if func is aten.equal.default:
+            same = _alike(*args) and self._run(aten.all.default, (self._run(aten.eq.Tensor, args, {}),), {})
+            taken = self._take(same, Tensor.item) if isinstance(same, Tensor) else False
+            return func(*args) if taken is None else taken
+        if func is aten.nonzero.default:
+            size = self._take(args[0], _count)
+            if size is not None:
+                return self._run(aten.nonzero_static.default, args, {"size": size})
+        if func in _INDEXED and any(map(_is_mask, args[1])):
+            indices = self._indices(args[1])
+            if indices is not None:
+                args = (args[0], indices, *args[2:])
+        return self._run(func, args, kwargs)
+
+    def _indices(self, indices: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+        """Numbers in the place of masks."""
+        found: list[Tensor | None] = []
+        for index in indices:
+            if index is None or not _is_mask(index):
+                found.append(index)
+                continue
+            size = self._take(index, _count)
+            if size is None:
+                return None
+            places = self._run(aten.nonzero_static.default, (index,), {"size": size})
+            found += self._run(aten.unbind.int, (places, 1), {})
+        return found
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        results = func(*args, **kwargs)
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if func._schema.is_mutable:
+            arguments = func._schema.arguments
+            named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
+            into = [named.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+            self.written.update((memory(one), one) for one in tree_leaves(into) if isinstance(one, Tensor))
+            return results
+        if torch.Tag.nondeterministic_seeded in func.tags or func._opname.startswith(("empty", "new_empty")):
+            return results
+        sources = [self._of(value) for value in given]
+        outputs = tree_leaves(results)
+        if any(source is None for source in sources) or not all(isinstance(value, Tensor) for value in outputs):
+            return results
+        if all(has_values(value) for value in outputs):
+            return results
+        of = {id(value): source for value, source in zip(given, sources, strict=True) if source is not None}
+        with without_modes(), torch.no_grad():
+            values = tree_map_only(Tensor, lambda value: of[id(value)][1], (args, kwargs))
+            reals = tree_leaves(func(*values[0], **values[1]))
+        self.reads.steps.append(_Step(func, *tree_map_only(Tensor, lambda value: of[id(value)][0], (args, kwargs))))
+        for index, (fake, real) in enumerate(zip(outputs, reals, strict=True)):
+            self.known[id(fake)] = fake, _Of(len(self.reads.steps) - 1, index), real
+        return results
+
+
+def _count(mask: Tensor) -> int:
+    return int(mask.count_nonzero())
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+# Where
+
+
+def where(error: BaseException) -> str:
+    """The line of the user's own at which an error came up, such as ``"in my.py, line 3 (if z > 0:)"``; else empty."""
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module in LIBRARIES or module in sys.stdlib_module_names and module != "__main__":
+            continue
+        line = traceback.extract_stack(frame, 1)[0]
+        name = frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
+        text = " ".join((traceback.linecache.getline(frame.f_code.co_filename, number) or line.name).split())
+        return f"in {name}, line {number} ({text})"
+    return ""
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """No distribution looks at values, also none that was made before with validation."""
+    before = Distribution.__dict__["_validate_args"]
+
+    def keep(distribution: Any, value: Any) -> None:
+        vars(distribution)["_validate_args"] = value
+
+    setattr(Distribution, "_validate_args", property(lambda distribution: False, keep))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(Distribution, "_validate_args", before)  # noqa: B010
