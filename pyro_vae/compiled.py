@@ -211,7 +211,6 @@ class Compiled:
         readable = [place for place, name in enumerate(names) if name in buffers] + list(data)
 
         def noted(*fakes: Tensor) -> list[Tensor | None]:
-            graph.reads = DataReads([(place, flat[place]) for place in sizes])
             with graph.reads.noted(fakes, flat, readable):
                 return compute(*(flat[place] if place in sizes else fake for place, fake in enumerate(fakes)))
 
@@ -221,6 +220,7 @@ class Compiled:
             # In Python first: what a program makes once and keeps is then not made of tensors without values.
             expected = graph.apart(compute, flat)
             graph.state = PythonState(self._module)
+            graph.reads = DataReads([(place, flat[place]) for place in sizes])
             # On fake tensors, which have no values: nothing is written, and a program that looks at a value of a draw
             # (`if z > 0`, `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the
             # graph. Values of data are part of its key. Validation looks at every value.

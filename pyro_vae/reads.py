@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -97,7 +98,7 @@ class DataReads:
             flat: the inputs.
             of_data: which of them may be read.
         """
-        with _Noting(self, {index: (fakes[index], flat[index]) for index in of_data}):
+        with _Noting(self, {index: (fakes[index], flat[index]) for index in of_data}) as noting, _Packing(noting):
             yield
 
 
@@ -111,18 +112,22 @@ class _Noting(TorchDispatchMode):
     def __init__(self, reads: DataReads, inputs: dict[int, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.reads = reads
-        self.known: dict[int, tuple[Tensor, _Of, Tensor]] = {}  # by identity; the first keeps it
+        self.known: dict[int, tuple[Tensor, int, _Of, Tensor]] = {}  # by identity, which the first keeps; its memory
         self.written: dict[int, Tensor] = {}  # memory that was written to
         for index, (fake, value) in inputs.items():
-            self.known[id(fake)] = fake, _Of(-1, index), value
+            self._know(fake, _Of(-1, index), value)
+
+    def _know(self, fake: Tensor, of: _Of, real: Tensor) -> None:
+        if fake.layout == torch.strided:
+            self.known[id(fake)] = fake, memory(fake), of, real
 
     def _of(self, value: Tensor) -> tuple[_Of | Tensor, Tensor] | None:
         """What a tensor is, and its values; ``None`` where they do not follow from the inputs."""
         if value.layout != torch.strided or memory(value) in self.written:
             return None
         if id(value) in self.known:
-            _, of, real = self.known[id(value)]
-            return of, real
+            _, place, of, real = self.known[id(value)]
+            return (of, real) if place == memory(value) else None  # another, where .data was assigned
         return (value, value) if has_values(value) and not value.requires_grad else None  # a tensor of the program's own
 
     def _take(self, value: Tensor, take: Callable[[Tensor], Any]) -> Any:
@@ -191,8 +196,41 @@ class _Noting(TorchDispatchMode):
             reals = tree_leaves(func(*values[0], **values[1]))
         self.reads.steps.append(_Step(func, *tree_map_only(Tensor, lambda value: of[id(value)][0], (args, kwargs))))
         for index, (fake, real) in enumerate(zip(outputs, reals, strict=True)):
-            self.known[id(fake)] = fake, _Of(len(self.reads.steps) - 1, index), real
+            self._know(fake, _Of(len(self.reads.steps) - 1, index), real)
         return results
+
+
+class _Packing(TorchFunctionMode):
+    """Packs and pads sequences by indices, since torch's own way writes lengths into tensors in C++."""
+
+    def __init__(self, noting: _Noting) -> None:
+        super().__init__()
+        self.noting = noting
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "_pack_padded_sequence" and (lengths := self._values(args[1])) is not None:
+            padded, _, batch_first = args
+            with without_modes():
+                places = torch.arange(padded.shape[0] * padded.shape[1]).view(*padded.shape[:2], 1)
+                places, sizes = func(places, lengths, batch_first)
+            return padded.flatten(0, 1)[places[:, 0].to(padded.device)], sizes
+        if name == "_pad_packed_sequence" and (sizes := self._values(args[1])) is not None:
+            data, _, batch_first, padding, total = args
+            with without_modes():
+                places, lengths = func(torch.arange(1, 1 + len(data))[:, None], sizes, batch_first, 0, total)
+            return torch.cat([data.new_full(data[:1].shape, padding), data])[places[..., 0].to(data.device)], lengths
+        return func(*args, **(kwargs or {}))
+
+    def _values(self, value: Tensor) -> Tensor | None:
+        """The values of a tensor, which are noted as read; ``None`` where they do not follow from the inputs."""
+        if has_values(value):
+            return value
+        read = self.noting._take(value, Tensor.tolist)
+        if read is None:
+            return None
+        with without_modes():
+            return torch.tensor(read, dtype=value.dtype)
 
 
 def _count(mask: Tensor) -> int:
