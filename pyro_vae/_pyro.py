@@ -13,7 +13,7 @@ import functools
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -362,10 +362,22 @@ def without_modes() -> AbstractContextManager[Any]:
 
 
 def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
-    """A traced graph compiled by inductor, with torch's own random numbers."""
-    import torch._inductor
+    """A traced graph compiled by inductor, with torch's own random numbers.
 
-    return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+    Where sizes or numbers in it follow from values, as those of a boolean mask do, inductor needs symbols of its own.
+    """
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    around: AbstractContextManager[Any] = nullcontext()
+    if any("unbacked_bindings" in node.meta for node in graph.graph.nodes):
+        for node in graph.graph.nodes:
+            node.meta.clear()  # the symbols of the tracer
+        around = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)))
+    with around:
+        return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
 
 
 def cpp_compilers() -> tuple[str, ...]:

@@ -14,13 +14,13 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -226,7 +226,7 @@ class Compiled:
             # graph. Values of data are part of its key. Validation looks at every value.
             constants: set[int] = set()
             try:
-                with _same_draws(flat), graph.state.same_draws(), pyro.validation_enabled(False), unvalidated():
+                with _same_draws(flat), graph.state.same_draws(), _quiet(), unvalidated():
                     graph.traced = graph.run = traced(noted, flat)
                 own = [node.target for node in graph.traced.graph.nodes if node.op == "get_attr"]
                 constants = {id(getattr(graph.traced, name)) for name in own}
@@ -412,9 +412,10 @@ def _first_line(error: Exception) -> str:
 def _said(error: Exception) -> str:
     """What stopped the tracer, and where."""
     place = where(error)
-    if not depends_on_values(error):
-        return " ".join(filter(None, (_first_line(error), place)))
-    what = "what is computed depends on values of draws or parameters, as by .item(), int(), if or a boolean mask"
+    if depends_on_values(error):
+        what = "what follows depends on values of draws or parameters that Python reads (.item(), int(), if, a mask)"
+    else:
+        what = _first_line(error)
     return f"{place}: {what}" if place else what
 
 
@@ -467,16 +468,19 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the compiler remarks on the machine; its errors come through."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keeps back what the tracer and the compiler log, but where TORCH_LOGS asks for it; their errors come through."""
+    known = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    handlers = [handler for logger in known for handler in logger.handlers] if "TORCH_LOGS" not in os.environ else []
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 def _has_compiler(module: nn.Module) -> bool:

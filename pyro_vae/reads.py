@@ -7,12 +7,15 @@ from which the same numbers follow: :class:`DataReads` computes them anew from e
 
 from __future__ import annotations
 
+import linecache
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -175,7 +178,8 @@ class _Noting(TorchDispatchMode):
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         results = func(*args, **kwargs)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        every = tree_leaves((args, kwargs))
+        given = [value for value in every if isinstance(value, Tensor)]
         if func._schema.is_mutable:
             arguments = func._schema.arguments
             named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
@@ -184,6 +188,8 @@ class _Noting(TorchDispatchMode):
             return results
         if torch.Tag.nondeterministic_seeded in func.tags or func._opname.startswith(("empty", "new_empty")):
             return results
+        if any(isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) for value in every):
+            return results  # a number that was read, and not of the inputs
         sources = [self._of(value) for value in given]
         outputs = tree_leaves(results)
         if any(source is None for source in sources) or not all(isinstance(value, Tensor) for value in outputs):
@@ -248,29 +254,32 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 # Where
 
 
+_NOT_THE_USERS = LIBRARIES | sys.stdlib_module_names - {"__main__"}
+
+
 def where(error: BaseException) -> str:
-    """The line of the user's own at which an error came up, such as ``"in my.py, line 3 (if z > 0:)"``; else empty."""
+    """The line of the user's own at which an error came up, such as ``"my.py, line 3, 'if z > 0:'"``; else empty."""
     for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "").partition(".")[0]
-        if module in LIBRARIES or module in sys.stdlib_module_names and module != "__main__":
+        file = frame.f_code.co_filename
+        if module in _NOT_THE_USERS or file.startswith("<"):
             continue
-        line = traceback.extract_stack(frame, 1)[0]
-        name = frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
-        text = " ".join((traceback.linecache.getline(frame.f_code.co_filename, number) or line.name).split())
-        return f"in {name}, line {number} ({text})"
+        text = " ".join(linecache.getline(file, number).split()) or frame.f_code.co_name
+        return f"{Path(file).name}, line {number}, {text!r}"
     return ""
 
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """No distribution looks at values, also none that was made before with validation."""
-    before = Distribution.__dict__["_validate_args"]
 
     def keep(distribution: Any, value: Any) -> None:
         vars(distribution)["_validate_args"] = value
 
-    setattr(Distribution, "_validate_args", property(lambda distribution: False, keep))  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(Distribution, "_validate_args", before)  # noqa: B010
+    with pyro.validation_enabled(False):
+        before = Distribution._validate_args
+        Distribution._validate_args = property(lambda distribution: False, keep)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            Distribution._validate_args = before
