@@ -30,6 +30,7 @@ from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 # Sites
 
@@ -353,7 +354,21 @@ def depends_on_values(error: BaseException) -> bool:
 
     return isinstance(
         error, (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
-    ) or any(text in str(error) for text in ("Cannot access data pointer", ".numpy() is not supported"))
+    ) or any(text in str(error) for text in ("Cannot access data pointer", "() is not supported for tensor subclasses"))
+
+
+def writes(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors into which an operator writes."""
+    arguments = operator._schema.arguments
+    named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
+    into = [named.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+    return [value for value in tree_leaves(into) if isinstance(value, Tensor)]
+
+
+def repeatable(operator: Any) -> bool:
+    """Whether an operator gives the same of the same: neither draws nor whatever memory held."""
+    drawn = torch.Tag.nondeterministic_seeded in operator.tags
+    return not drawn and not operator._opname.startswith(("empty", "new_empty"))
 
 
 def without_modes() -> AbstractContextManager[Any]:

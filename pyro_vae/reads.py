@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pyro_vae._pyro import has_values, memory, without_modes
+from pyro_vae._pyro import has_values, memory, repeatable, without_modes, writes
 from pyro_vae.frozen import LIBRARIES
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ class _Of(NamedTuple):
     """A tensor: of the inputs (step -1), or among the results of a step."""
 
     step: int
-    index: int
+    place: int
 
 
 class _Step(NamedTuple):
@@ -78,7 +78,7 @@ class DataReads:
             if isinstance(of, Tensor):
                 return of
             if of.step < 0:
-                return flat[of.index]
+                return flat[of.place]
             if of not in known:
                 step = self.steps[of.step]
                 args, kwargs = tree_map_only(_Of, value, (step.args, step.kwargs), is_leaf=_is_of)
@@ -117,6 +117,7 @@ class _Noting(TorchDispatchMode):
         self.reads = reads
         self.known: dict[int, tuple[Tensor, int, _Of, Tensor]] = {}  # by identity, which the first keeps; its memory
         self.written: dict[int, Tensor] = {}  # memory that was written to
+        self.places: dict[int, tuple[Tensor, list[Tensor]]] = {}  # of each mask
         for index, (fake, value) in inputs.items():
             self._know(fake, _Of(-1, index), value)
 
@@ -131,7 +132,7 @@ class _Noting(TorchDispatchMode):
         if id(value) in self.known:
             _, place, of, real = self.known[id(value)]
             return (of, real) if place == memory(value) else None  # another, where .data was assigned
-        return (value, value) if has_values(value) and not value.requires_grad else None  # a tensor of the program's own
+        return (value, value) if has_values(value) and not value.requires_grad else None  # one of its own
 
     def _take(self, value: Tensor, take: Callable[[Tensor], Any]) -> Any:
         """Notes a read; ``None`` where it does not follow from the inputs."""
@@ -169,24 +170,26 @@ class _Noting(TorchDispatchMode):
             if index is None or not _is_mask(index):
                 found.append(index)
                 continue
-            size = self._take(index, _count)
-            if size is None:
+            if memory(index) in self.written:
                 return None
-            places = self._run(aten.nonzero_static.default, (index,), {"size": size})
-            found += self._run(aten.unbind.int, (places, 1), {})
+            if id(index) not in self.places:  # inductor fails where one mask is looked through twice
+                size = self._take(index, _count)
+                if size is None:
+                    places = aten.nonzero.default(index)
+                else:
+                    places = self._run(aten.nonzero_static.default, (index,), {"size": size})
+                self.places[id(index)] = index, self._run(aten.unbind.int, (places, 1), {})
+            found += self.places[id(index)][1]
         return found
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         results = func(*args, **kwargs)
         every = tree_leaves((args, kwargs))
         given = [value for value in every if isinstance(value, Tensor)]
-        if func._schema.is_mutable:
-            arguments = func._schema.arguments
-            named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
-            into = [named.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
-            self.written.update((memory(one), one) for one in tree_leaves(into) if isinstance(one, Tensor))
+        if into := writes(func, args, kwargs):
+            self.written.update((memory(one), one) for one in into if one.layout == torch.strided)
             return results
-        if torch.Tag.nondeterministic_seeded in func.tags or func._opname.startswith(("empty", "new_empty")):
+        if not repeatable(func):
             return results
         if any(isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) for value in every):
             return results  # a number that was read, and not of the inputs
