@@ -13,7 +13,7 @@ import functools
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -33,7 +33,7 @@ from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 # Sites
@@ -392,11 +392,52 @@ def draws_read_in_python() -> Iterator[list[Any]]:
         yield reads.found
 
 
-def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
-    """A traced graph compiled by inductor, with torch's own random numbers."""
-    import torch._inductor
+def depends_on_values(error: BaseException) -> bool:
+    """Whether an error of the tracer tells that Python, or a shape, needs values of a tensor."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+    return isinstance(
+        error, (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+    ) or any(text in str(error) for text in ("Cannot access data pointer", "() is not supported for tensor subclasses"))
+
+
+def writes(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors into which an operator writes."""
+    arguments = operator._schema.arguments
+    named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
+    into = [named.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+    return [value for value in tree_leaves(into) if isinstance(value, Tensor)]
+
+
+def repeatable(operator: Any) -> bool:
+    """Whether an operator gives the same of the same: neither draws nor whatever memory held."""
+    drawn = torch.Tag.nondeterministic_seeded in operator.tags
+    return not drawn and not operator._opname.startswith(("empty", "new_empty"))
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Within it operators are run as they are, also inside of a trace."""
+    return _disable_current_modes()
+
+
+def compiled_by_inductor(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
+    """A traced graph compiled by inductor, with torch's own random numbers.
+
+    Where sizes or numbers in it follow from values, as those of a boolean mask do, inductor needs symbols of its own.
+    """
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    around: AbstractContextManager[Any] = nullcontext()
+    if any("unbacked_bindings" in node.meta for node in graph.graph.nodes):
+        for node in graph.graph.nodes:
+            node.meta.clear()  # the symbols of the tracer
+        around = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)))
+    with around:
+        return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
 
 
 def cpp_compilers() -> tuple[str, ...]:

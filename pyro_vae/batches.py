@@ -180,6 +180,26 @@ def flattened(batch: Any) -> tuple[list[Tensor], Any]:
     return [tensor for tensors, _ in flat for tensor in tensors], (kind, tuple(structure for _, structure in flat))
 
 
+def packed_sizes(structure: Any) -> list[int]:
+    """Which of the tensors of a batch tell how many packed sequences go on, which torch reads in C++."""
+    places: list[int] = []
+    count = 0
+
+    def visit(structure: Any, name: str) -> None:
+        nonlocal count
+        if structure is None:
+            places.extend([count] if name == "batch_sizes" else [])
+            count += 1
+        elif not isinstance(structure, _Constant):
+            (kind, *_), parts = structure
+            names = PackedSequence._fields if kind is PackedSequence else [""] * len(parts)
+            for part, name in zip(parts, names, strict=True):
+                visit(part, name)
+
+    visit(structure, "")
+    return places
+
+
 def unflattened(structure: Any, tensors: Iterator[Tensor]) -> Any:
     """The inverse of :func:`flattened`."""
     if structure is None:

@@ -11,23 +11,25 @@ All else that a program reads from Python is a constant of its graph; :class:`Co
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae._checks import one_of
-from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, memory, traced
-from pyro_vae.batches import flattened, unflattened
+from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
+from pyro_vae.batches import flattened, packed_sizes, unflattened
 from pyro_vae.frozen import PythonState
+from pyro_vae.reads import DataReads, unvalidated, where
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -92,7 +94,8 @@ class Compiled:
         self._strict = compile != "auto"
         self._at_once = often or self._strict
         self.mode: str = "inductor" if compile == "auto" else compile
-        self._graphs: dict[Any, _Graph] = {}
+        self._graphs: dict[Any, list[_Graph]] = {}
+        self._full = False  # whether it was said that there are as many graphs as there may be
         if obstacle is not None and self.mode != "eager":
             self._fall_back("eager", obstacle)
         if self.mode == "inductor" and not _has_compiler(module):
@@ -112,7 +115,8 @@ class Compiled:
             named = {name: value.clone() if value.is_inference() else value for name, value in named.items()}
             if self.mode != "eager":
                 try:
-                    return self._run(tensors, structure, named)
+                    if (found := self._run(tensors, structure, named)) is not None:
+                        return found
                 except _Untraceable as error:
                     self._fall_back("eager", str(error))
             with torch.set_grad_enabled(self._differentiates):
@@ -122,7 +126,10 @@ class Compiled:
             values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
             return _named(names, values), gradients
 
-    def _run(self, inputs: Sequence[Tensor], structure: Any, named: Mapping[str, Tensor]) -> tuple[Any, Gradients]:
+    def _run(
+        self, inputs: Sequence[Tensor], structure: Any, named: Mapping[str, Tensor]
+    ) -> tuple[Any, Gradients] | None:
+        """As a graph; ``None`` where there is none and can be no further one."""
         trained: dict[str, Tensor] = {}
         fixed: dict[str, Tensor] = {}
         for name, parameter in self._module.named_parameters():
@@ -132,15 +139,18 @@ class Compiled:
         flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *given]
         modes = (module.training for module in self._module.modules())
         key = (structure, *((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
-        if key not in self._graphs:
+        graph = next((graph for graph in self._graphs.get(key, ()) if graph.reads.hold(flat)), None)
+        if graph is None:
             if len({known for known, *_ in self._graphs} | {structure}) > _STRUCTURES:
                 raise _Untraceable(f"the batches hold Python values of more than {_STRUCTURES} kinds. {_PASSED}")
-            self._graphs[key] = self._trace(list(trained), list(fixed), flat, list(named), structure)
-        graph = self._graphs[key]
+            if self._no_further(key):
+                return None
+            graph = self._trace(list(trained), list(fixed), flat, list(named), structure)
+            self._graphs.setdefault(key, []).append(graph)
         if graph.due():
             graph.compare(flat)
         if self.mode == "inductor" and not graph.fused:
-            first = self._at_once and not any(other.fused for other in self._graphs.values())
+            first = self._at_once and not any(other.fused for other in self._all())
             if first or graph.uses >= self._uses_before_compiling:
                 graph.run, graph.fused = self._compile(graph.traced, flat), True
         with torch.no_grad():
@@ -150,8 +160,26 @@ class Compiled:
 
     def look(self) -> None:
         """Has the next use of each graph compared with the program."""
-        for graph in self._graphs.values():
+        for graph in self._all():
             graph.next = graph.uses + 1
+
+    def _all(self) -> Iterator[_Graph]:
+        return itertools.chain.from_iterable(self._graphs.values())
+
+    def _no_further(self, key: Any) -> bool:
+        """Whether there are as many graphs as there may be; it is said once."""
+        of_values, every = len(self._graphs.get(key, ())), sum(1 for _ in self._all())
+        if of_values < _VALUES and every < _GRAPHS:
+            return False
+        if not self._full:
+            self._full = True
+            reason = (
+                f"the programs read other values of them in Python than in the {of_values} graphs that there are"
+                if of_values >= _VALUES
+                else f"there are {every} graphs already, one for each shape of a batch. Pad the batches to few lengths"
+            )
+            warnings.warn(f"programs run eager instead of {self.mode} on some batches: {reason}.", stacklevel=5)
+        return True
 
     def _trace(
         self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str], structure: Any
@@ -177,19 +205,29 @@ class Compiled:
             values, gradients = _differentiated(values, leaves) if self._differentiates else (values, [])
             return [*values, *gradients]
 
+        buffers = {name for name, _ in self._module.named_buffers()}
+        data = range(len(names), len(flat) - len(named))
+        sizes = [data[place] for place in packed_sizes(structure)]
+        readable = [place for place, name in enumerate(names) if name in buffers] + list(data)
+
+        def noted(*fakes: Tensor) -> list[Tensor | None]:
+            with graph.reads.noted(fakes, flat, readable):
+                return compute(*(flat[place] if place in sizes else fake for place, fake in enumerate(fakes)))
+
         before = PythonState(self._module)
         try:
             graph = _Graph(self._module, compute, len(trained), len(names), before)
             # In Python first: what a program makes once and keeps is then not made of tensors without values.
             expected = graph.apart(compute, flat)
             graph.state = PythonState(self._module)
-            # On fake tensors, which have no values: nothing is written, and a program that looks at a value
+            graph.reads = DataReads([(place, flat[place]) for place in sizes])
+            # On fake tensors, which have no values: nothing is written, and a program that looks at a value of a draw
             # (`if z > 0`, `z.tolist()`) either stops the tracer or looks anew at each run; no value is frozen into the
-            # graph. Validation looks at every value.
+            # graph. Values of data are part of its key. Validation looks at every value.
             constants: set[int] = set()
             try:
-                with _same_draws(flat), graph.state.same_draws(), pyro.validation_enabled(False):
-                    graph.traced = graph.run = traced(compute, flat)
+                with _same_draws(flat), graph.state.same_draws(), _quiet(), unvalidated():
+                    graph.traced = graph.run = traced(noted, flat)
                 own = [node.target for node in graph.traced.graph.nodes if node.op == "get_attr"]
                 constants = {id(getattr(graph.traced, name)) for name in own}
             finally:
@@ -203,7 +241,7 @@ class Compiled:
             if isinstance(error, _Untraceable):
                 raise
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
-            raise _Untraceable(f"the pair cannot be traced ({_first_line(error)})") from error
+            raise _Untraceable(f"the pair cannot be traced ({_said(error)})") from error
         # What a program reaches by its own reference is a constant of the graph, which has no gradient.
         for name, parameter in self._module.named_parameters():
             if name in trained and id(parameter) in constants:
@@ -234,6 +272,7 @@ class _Graph:
     num_trained: int
     num_state: int  # parameters and buffers, which come before the other inputs
     state: PythonState  # as it was when the graph was made
+    reads: DataReads = field(default_factory=DataReads)
     traced: Any = None
     run: Any = None
     names: list[Any] | None = None  # of the outputs, if they are a dictionary
@@ -303,8 +342,8 @@ _FROZEN = (
 )
 
 
-#: Structures of inputs, at most, for each of which there is a graph.
-_STRUCTURES = 8
+#: Structures of inputs, graphs, and graphs for values that are read of inputs of one shape, at most.
+_STRUCTURES, _GRAPHS, _VALUES = 8, 32, 8
 _PASSED = "In a graph they are constants: pass what changes from batch to batch as a tensor, or pass compile='eager'"
 
 
@@ -370,6 +409,16 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
+def _said(error: Exception) -> str:
+    """What stopped the tracer, and where."""
+    place = where(error)
+    if depends_on_values(error):
+        what = "what follows depends on values of draws or parameters that Python reads (.item(), int(), if, a mask)"
+    else:
+        what = _first_line(error)
+    return f"{place}: {what}" if place else what
+
+
 def _differentiated(outputs: list[Tensor], parameters: list[Tensor]) -> tuple[list[Tensor], Gradients]:
     """Gradients of the first output, ``None`` where it does not depend; a guard takes the place of that output."""
     value, *others = outputs
@@ -419,16 +468,19 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the compiler remarks on the machine; its errors come through."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keeps back what the tracer and the compiler log, but where TORCH_LOGS asks for it; their errors come through."""
+    known = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    handlers = [handler for logger in known for handler in logger.handlers] if "TORCH_LOGS" not in os.environ else []
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 def _has_compiler(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 _ABSENT: Any = object()
 _OF_MODULES = frozenset(vars(nn.Module()))  # what each module has: parameters, hooks, whether it trains
-_LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy", "builtins", "collections", "functools", "weakref", "logging"}
+LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy", "builtins", "collections", "functools", "weakref", "logging"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _MUTABLE = (list, set, dict, deque, np.ndarray)
 _MOST = 100  # things in a container that are looked at, and hundreds of numbers in an array
@@ -287,7 +287,7 @@ class _Cell(dict[str, Any]):
 
 
 def _of_library(of: Any) -> bool:
-    return (of.__module__ or "").partition(".")[0] in _LIBRARIES
+    return (of.__module__ or "").partition(".")[0] in LIBRARIES
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -412,6 +412,45 @@ def test_factor() -> None:
     assert _pyro.factor(normal.expand((5, 4))).shape == (2, 2)
 
 
+def test_writes() -> None:
+    a, b = torch.zeros(2), torch.ones(2)
+    aten = torch.ops.aten
+    assert not _pyro.writes(aten.add.Tensor, (a, b), {})
+    for operator, args, kwargs in (
+        (aten.add_.Tensor, (a, b), {}),
+        (aten.add.out, (b, b), {"out": a}),
+        (aten._foreach_mul_.Scalar, ([a], 2.0), {}),
+    ):
+        (into,) = _pyro.writes(operator, args, kwargs)
+        assert into is a
+
+
+def test_repeatable() -> None:
+    aten = torch.ops.aten
+    assert all(map(_pyro.repeatable, (aten.add.Tensor, aten.zeros.default, aten.sort.default)))
+    drawn = aten.bernoulli.default, aten.rand.default, aten.native_dropout.default, aten.multinomial.default
+    assert not any(map(_pyro.repeatable, (*drawn, aten.empty.memory_format, aten.new_empty.default)))
+
+
+def test_without_modes() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        assert not _pyro.has_values(torch.zeros(2))
+        with _pyro.without_modes():
+            assert _pyro.has_values(torch.zeros(2))
+
+
+@pytest.mark.parametrize("read", [Tensor.item, lambda z: z.numpy(), lambda z: z[z > 0], Tensor.tolist])
+def test_depends_on_values(read: Any) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), pytest.raises((RuntimeError, NotImplementedError), match=r"\S") as error:
+        read(torch.zeros(2)[0] if read is Tensor.item else torch.zeros(2))
+    assert _pyro.depends_on_values(error.value)
+    assert not _pyro.depends_on_values(ValueError("of the program"))
+
+
 def test_draws_read_in_python() -> None:
     x = torch.tensor([1.0, 2.0])
     with _pyro.draws_read_in_python() as reads:

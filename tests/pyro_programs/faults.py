@@ -167,25 +167,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
     (
-        "deep Markov model",
-        "why",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "deep Markov model, IAF",
-        "why",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "HMM, loops",
-        "why",
-    ): "PairError: With two particles the model fails (IndexError: index 2 is out of bounds for dimension 0 with size 2).",
-    (
-        "HMM, plates",
-        "why",
-    ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
-    (
-        "ProdLDA",
-        "why",
-    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
     (
         "VAE",
         "parameters",

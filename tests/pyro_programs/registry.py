@@ -50,7 +50,7 @@ class Program:
         num_data: of the whole data, where the arguments do not tell it.
         command: the class by its dotted name, for the command line, and more options; with ``--covariates`` the data
             are a table.
-        mode: of steps; "eager" where shapes follow the values of the data, which no graph has.
+        mode: of steps, without a compiler.
         refused: refusals that are right, by aspect: a regular expression.
     """
 
@@ -112,14 +112,10 @@ PROGRAMS = [
         command=["pyro_programs.cvae.CVAE", "--covariates", "16,17,18"],
     ),
     Program("semi-supervised VAE", ss_vae.make, enum, estimators=enumerated(), command=["pyro_programs.ss_vae.SSVAE"]),
-    Program("deep Markov model", dmm.make, trace, pv.SGVB_A, estimators=both(), mode="eager"),
-    Program("deep Markov model, IAF", lambda: dmm.make(1), trace, pv.SGVB_A, estimators=sampled(), mode="eager"),
-    Program(
-        "HMM, loops", lambda: hmm.make(hmm.model_loop), enum, estimators=enumerated(), refused=GLOBAL, mode="eager"
-    ),
-    Program(
-        "HMM, plates", lambda: hmm.make(hmm.model_plate), enum_2, estimators=enumerated(2), refused=GLOBAL, mode="eager"
-    ),
+    Program("deep Markov model", dmm.make, trace, pv.SGVB_A, estimators=both()),
+    Program("deep Markov model, IAF", lambda: dmm.make(1), trace, pv.SGVB_A, estimators=sampled()),
+    Program("HMM, loops", lambda: hmm.make(hmm.model_loop), enum, estimators=enumerated(), refused=GLOBAL),
+    Program("HMM, plates", lambda: hmm.make(hmm.model_plate), enum_2, estimators=enumerated(2), refused=GLOBAL),
     Program("HMM, vectorized", hmm.make_vectorized, mean_field, estimators=both(), refused=GLOBAL),
     Program("LDA", lda.make, enum_2, estimators=enumerated(2), num_data=lda.DOCUMENTS, refused=GLOBAL),
     Program(
@@ -130,9 +126,7 @@ PROGRAMS = [
         num_data=lda.DOCUMENTS,
         refused=GLOBAL,
     ),
-    Program(
-        "ProdLDA", prodlda.make, mean_field, estimators=both(), command=["pyro_programs.prodlda.ProdLDA"], mode="eager"
-    ),
+    Program("ProdLDA", prodlda.make, mean_field, estimators=both(), command=["pyro_programs.prodlda.ProdLDA"]),
     Program("sparse gamma DEF", sparse_gamma.make, mean_field, estimators=both(), refused=GLOBAL),
     Program(
         "sparse gamma DEF, EasyGuide",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -100,22 +99,6 @@ def test_fit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-4, atol=1e-4)
     fallen = [str(warning.message) for warning in said if "instead of" in str(warning.message)]
     assert run.mode == program.mode, "; ".join(fallen)
-
-
-@pytest.mark.parametrize("program", of("why", [program for program in PROGRAMS if program.mode == "eager"]))
-def test_why(program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """What no graph follows is said in one sentence that names the line of the program, and nothing else is printed."""
-    monkeypatch.setattr("pyro_vae.compiled._has_compiler", lambda module: False)
-    pair, _, _, batches = program.made()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        once(program, pair, batches, compile="auto")
-    (reason,) = (text for text in (str(w.message) for w in said) if "run eager instead of" in text)
-    file = Path(inspect.getfile(inspect.getmodule(program.made()[1]) or inspect)).name
-    assert re.search(rf"{re.escape(file)}\D{{1,10}}\d+", reason), reason
-    assert "\n" not in reason
-    captured = capfd.readouterr()
-    assert not captured.out + captured.err
 
 
 def once(program: Program, pair: Any, batches: list[tuple[Any, ...]], **options: Any) -> None:
