@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae._pyro import mismatch, without_shapes
+from pyro_vae._pyro import mismatch, unvalidated, without_shapes
 from pyro_vae.batches import num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator
@@ -28,7 +28,7 @@ from pyro_vae.pair import (
 )
 from pyro_vae.pair.arguments import arguments, converted
 from pyro_vae.pair.particles import SAID, How, plan_of
-from pyro_vae.pair.structure import common_latents, density_problems, problems, wrong_size
+from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 
 
@@ -139,7 +139,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
-            with pyro.validation_enabled(False):
+            with unvalidated():
                 one = _run(module, batch, count)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
@@ -236,7 +236,7 @@ def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
             Site(name, p["is_observed"], *shapes, family(p["fn"]), None if q is None else family(q["fn"]), closed)
         )
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide, particles)
+    return Report(sites, trained, [*_notes(pair), *_unguided(one), *_purposes(one)], in_model == in_guide, particles)
 
 
 def _unguided(found: PairRun) -> list[str]:
@@ -245,6 +245,13 @@ def _unguided(found: PairRun) -> list[str]:
         f"The latent {name!r} is in the model but not in the guide, so that it is drawn from its prior, with weight "
         "one, or summed out by Enumeration."
         for name in alone
+    ]
+
+
+def _purposes(found: PairRun) -> list[str]:
+    return [
+        f"{text[:1].upper()}{text[1:]}. A bound or an evidence of it compares with others of this likelihood alone."
+        for text in purposes(found.model_trace)
     ]
 
 

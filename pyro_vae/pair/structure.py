@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample
+from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample, takes_anything
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -333,15 +333,14 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
         )
         return
     support: Any = support_of(fn)
-    inside = torch.ones_like(value, dtype=torch.bool) if support is None else support.check(value)
-    if inside.all():
+    span = _outside(site)
+    if span is None or takes_anything(unwrapped(fn)):
         return
-    bad = value[~inside] if inside.shape == value.shape else value
-    low, high = bad.min().item(), bad.max().item()
+    low, high = span
     if family(fn) == "Bernoulli" and low >= 0 and high <= 1:
         remedy = (
             "Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
-            "on purpose by Bernoulli(network, support='unit_interval')."
+            "on purpose by Bernoulli(network, support='unit_interval') or, of Pyro's, by validate_args=False."
         )
     elif isinstance(support, HasNumLevels):
         last = support.num_levels - 1
@@ -357,6 +356,34 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
     )
 
 
+def _outside(site: Any) -> tuple[float, float] | None:
+    """The span of the data at an observed site that are outside of its support; ``None`` where all are inside."""
+    value, support = site["value"], support_of(site["fn"])
+    inside = None if support is None else support.check(value)
+    if inside is None or inside.all():
+        return None
+    bad = value[~inside] if inside.shape == value.shape else value
+    return bad.min().item(), bad.max().item()
+
+
+def purposes(model_trace: Trace) -> list[str]:
+    """Where data leave the support of a likelihood on purpose, by ``validate_args=False``, and what its score then is.
+
+    Each is the end of a sentence that a note or a warning begins.
+    """
+    found = []
+    for name, site in observed_sites(model_trace).items():
+        kind = family(site["fn"])
+        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site)) is not None:
+            score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
+            found.append(
+                f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "
+                f"outside of the support of the {kind}: its log_prob is there {score} and no log-probability of the "
+                "data, over which it does not sum or integrate to one"
+            )
+    return found
+
+
 def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
     """The parameters that a distribution cannot have, which torch says only while validation is on."""
     for parameter, constraint in fn.arg_constraints.items():
@@ -366,6 +393,8 @@ def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
         if constraint.check(value).all():
             continue
         low, high = value.min().item(), value.max().item()
+        if takes_anything(fn) and not math.isnan(low):
+            continue
         if math.isnan(low):
             what = "is not a number. Look at the data and at the weights of the network that gives it."
         elif constraint is constraints.positive or constraint is constraints.nonnegative:
