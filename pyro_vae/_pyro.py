@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple, cast
 
 import pyro
+import pyro.util
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
@@ -29,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Sites
@@ -279,6 +281,41 @@ def forgetful(transform: Transform) -> Iterator[None]:
         for part, attributes in before:
             vars(part).clear()
             vars(part).update(attributes)
+
+
+# Losses
+
+
+class _Backward(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            gradient = (kwargs or {}).get("gradient")
+            self.found.append(args[0] if gradient is None else (args[0] * gradient).sum())
+            return None
+        if func is Tensor.item and not has_values(args[0]):
+            return args[0].detach()
+        if func is Tensor.register_hook and not has_values(args[0]) and args[1].__module__ == "pyro.util":
+            return None  # of warn_if_nan
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def backward_of() -> Iterator[list[Tensor]]:
+    """Runs a loss of SVI: the tensors of which it calls ``backward()``, in place of that.
+
+    While a graph is traced, ``.item()`` of a tensor without values is the tensor, and ``warn_if_nan`` does not look.
+    """
+    looked: Any = pyro.util.torch_isnan
+    pyro.util.torch_isnan = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
+    try:
+        with _Backward() as mode:
+            yield mode.found
+    finally:
+        pyro.util.torch_isnan = looked
 
 
 # Tensors and graphs

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_vae._pyro import mismatch, unvalidated, without_shapes
 from pyro_vae.batches import num_rows
 from pyro_vae.distributions.wrappers import family
-from pyro_vae.estimators import SGVB_A, Estimator
+from pyro_vae.estimators import SGVB_A, Estimator, SVILoss, as_estimator
 from pyro_vae.estimators.kl import closed_kl
 from pyro_vae.pair import (
     PairRun,
@@ -98,7 +98,7 @@ class Report:
         return "\n".join([*lines, f"{self.num_parameters:,} parameters", SAID[self.particles], *self.notes])
 
 
-def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: Any) -> Report:
+def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report:
     """Runs guide and model on a batch, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
@@ -113,7 +113,8 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
         pair: the pair.
         batch: the arguments of model and guide, ``x: [B, *event]`` first; :mod:`pyro_vae.pair.arguments` tells what the
             programs are given of them, here as in ``fit``.
-        estimator: an estimator to try on the pair.
+        estimator: an estimator to try on the pair, or a loss as ``pyro.infer.SVI`` takes it. Such a loss asks for
+            nothing that a bound needs: what stands in the way of one is then a note.
         named: arguments that are passed by name.
 
     Returns:
@@ -123,7 +124,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
     """
-    module = as_pair(pair)
+    module, estimator = as_pair(pair), as_estimator(estimator)
     try:
         batch = arguments(module, *batch, **named) if named else converted(module, batch)
     except (ValueError, TypeError) as error:
@@ -139,6 +140,8 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+            if isinstance(estimator, SVILoss):
+                return _trained_as_it_is(module, batch, estimator)
             with unvalidated():
                 one = _run(module, batch, count)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
@@ -154,6 +157,18 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
             for buffer, value in buffers:
                 buffer.copy_(value)
     return _report(module, one, plan.how)
+
+
+def _trained_as_it_is(pair: nn.Module, batch: tuple[Any, ...], loss: SVILoss) -> Report:
+    """A report of a pair that a loss of SVI trains, of which no bound is asked."""
+    with pyro.validation_enabled(True):
+        _try(loss, pair, batch)
+    with unvalidated():
+        one = run(pair, *batch)
+        report = _report(pair, one, plan_of(*programs(pair), batch, {}).how)
+        wrong = problems(one, num_rows(batch))
+    report.notes.extend(f"No bound is known of this pair, nor log p(x): {text}" for text in wrong)
+    return report
 
 
 def _refuse(*sentences: str, because: Exception | None = None) -> None:

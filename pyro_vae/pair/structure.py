@@ -172,8 +172,9 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
         other: Any = model_trace.nodes.get(name)
         if other is not None and other["type"] == "sample" and other["is_observed"] and not is_deterministic(other):
             found.append(
-                f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: "
-                f"remove {name!r} from it."
+                f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: remove "
+                f"{name!r} from it, or train by a loss of Pyro's that reads it: estimator=Trace_ELBO(), or one of your "
+                "own that is derived from it."
             )
         elif site["is_observed"]:
             if not is_deterministic(site) and not site["infer"].get(PENALTY):
@@ -181,7 +182,7 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
                     f"The guide has the factor or observation {name!r}, which would count as a part of log q(z | x). "
                     "If it lowers the bound on purpose, write pyro_vae.pair.penalty(name, value); the density of a "
                     "transformed draw belongs into Delta(value, log_density=...); what says something of the data "
-                    "belongs into the model."
+                    "belongs into the model. A loss of Pyro's trains it as it is: estimator=TraceEnum_ELBO()."
                 )
         elif other is None and not is_point(site):
             alone[name] = site

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_vae._checks import callable_, number, one_of, whole
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
-from pyro_vae.estimators import Estimator
+from pyro_vae.estimators import Estimator, as_estimator
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Cosine, Schedule
 from pyro_vae.training.weight_priors import WeightPenalty, WeightPrior
@@ -66,13 +66,8 @@ class Settings:
     callbacks: Sequence[Callable[[Run], Any]]
 
     def __post_init__(self) -> None:
-        estimator, schedules = self.estimator, self.schedules
-        if not isinstance(estimator, Estimator | None):
-            what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
-            raise TypeError(
-                f"estimator is {what}; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own "
-                "ELBOs go with pyro.infer.SVI."
-            )
+        object.__setattr__(self, "estimator", as_estimator(self.estimator))
+        schedules = self.schedules
         if not isinstance(schedules, Mapping | None):
             raise TypeError(
                 "schedules is a mapping of names to their schedules, such as "

@@ -19,7 +19,7 @@ from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
-from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator
+from pyro_vae.estimators import SGVB_A, SGVB_B, TCVAE, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
@@ -28,7 +28,7 @@ from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
-from pyro_vae.training.run import NonFiniteError, Run
+from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules
 from pyro_vae.training.schedules import Progress, Schedule
 from pyro_vae.training.settings import Settings
@@ -137,7 +137,8 @@ class Trainer:
             for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
                     warnings.warn(note, stacklevel=5)
-            if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
+            bounded = self.data.valid is not None and not isinstance(asked, SVILoss)
+            if bounded and any(site.guide == "Delta" for site in report.sites):
                 with evaluating(self.pair):  # of a point there may be no bound to be told
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
@@ -151,7 +152,7 @@ class Trainer:
             ValueError: if it is needed, and neither given nor known.
         """
         known = self.settings.num_data or self.data.train.num_data
-        if known is not None or estimator.num_data is not None:
+        if known is not None or estimator.num_data is not None or isinstance(estimator, SVILoss):
             return known
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
             traces = run(self.pair, *batch)
@@ -296,12 +297,15 @@ class Trainer:
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         valid = self._validate()
-        score = -valid if valid is not None and state.estimator.side == "above" else valid  # the greater the better
+        is_loss = isinstance(state.estimator, SVILoss)
+        falls = is_loss or state.estimator.side == "above"
+        score = -valid if valid is not None and falls else valid  # the greater the better
         entry = {
             "epoch": state.epoch + 1,
             "samples": state.samples,
             **state.means(),
-            "valid": valid,
+            "valid": None if is_loss else valid,
+            **({"valid_loss": valid} if is_loss and valid is not None else {}),
             **at,
             **({"schedules": buffers} if buffers else {}),
             "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
@@ -326,7 +330,10 @@ class Trainer:
             self._save()
 
     def _validate(self) -> float | None:
-        """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
+        """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch.
+
+        Of a loss that claims no bound it is the loss.
+        """
         if self.data.valid is None:
             return None
         batches = (
@@ -336,9 +343,12 @@ class Trainer:
             torch.manual_seed(self.settings.seed)
             self.pair.eval()
             estimator = self.state.estimator
-            one = {"beta": 1.0} if "beta" in estimator.scheduled else {}
-            # The weights, if they are random, are paid for by the training data.
-            valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
+            if isinstance(estimator, SVILoss):
+                valid = estimator.mean_loss(self.pair, batches)
+            else:
+                one = {"beta": 1.0} if "beta" in estimator.scheduled else {}
+                # The weights, if they are random, are paid for by the training data.
+                valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
         return valid
 
@@ -386,5 +396,4 @@ class Trainer:
 
     def _bar_text(self) -> str:
         entry = self.run.history[-1]
-        valid = "" if entry["valid"] is None else f", valid {entry['valid']:.2f}"
-        return f"bound {entry['train']:.2f}{valid} nats, {entry['images_per_second']:,.0f} images/s"
+        return f"{told(entry)}, {entry['images_per_second']:,.0f} images/s"
