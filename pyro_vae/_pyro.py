@@ -22,7 +22,12 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.params.param_store import (
+    _MODULE_NAMESPACE_DIVIDER,
+    module_from_param_with_module_name,
+    normalize_param_name,
+    user_param_name,
+)
 from pyro.poutine.messenger import _context_wrap
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
@@ -281,6 +286,34 @@ def forgetful(transform: Transform) -> Iterator[None]:
         for part, attributes in before:
             vars(part).clear()
             vars(part).update(attributes)
+
+
+# Optimizers
+
+
+def options_of(optimizer: Any) -> tuple[Callable[..., Any], Any, Callable[[str], dict[str, Any]]]:
+    """Of one of ``pyro.optim``: what makes the torch optimizer, its options, and what clips a parameter.
+
+    The options are a dictionary, or a function of a parameter's name, as what clips it is.
+    """
+    options, clips = optimizer.pt_optim_args, optimizer.pt_clip_args
+
+    def parts(name: str) -> tuple[str, str]:  # as Pyro splits it, also where it is of no module
+        return module_from_param_with_module_name(name), user_param_name(name)
+
+    def named(name: str) -> Any:
+        return options(normalize_param_name(name)) if optimizer.pt_optim_args_argc == 1 else options(*parts(name))
+
+    def clip(name: str) -> Any:
+        return clips(*parts(name)) if callable(clips) else clips
+
+    return optimizer.pt_optim_constructor, named if callable(options) else options, clip
+
+
+def scheduler_of(optimizer: Any, of_torch: torch.optim.Optimizer) -> Any:
+    """The scheduler of a ``PyroLRScheduler``, of another optimizer; ``None`` of a plain ``PyroOptim``."""
+    constructor = getattr(optimizer, "pt_scheduler_constructor", None)
+    return None if constructor is None else constructor(of_torch, **optimizer.kwargs)
 
 
 # Losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -96,6 +97,8 @@ class SVILoss(Estimator):
                 f"{self!r} calls backward() of nothing, so that nothing is trained. As under SVI the programs announce "
                 "their networks by pyro.module; a loss of your own is differentiable, or calls backward()."
             )
+        if isinstance(loss, float) and loss == math.inf:  # of TraceTailAdaptive_ELBO, which computes none
+            loss = sum(surrogate.detach() for surrogate in found)
         value = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(float(loss))
         for surrogate in found:
             value = value + (surrogate - surrogate.detach())

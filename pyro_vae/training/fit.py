@@ -11,6 +11,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_vae.compiled import Compile, Precision
@@ -34,7 +35,7 @@ def fit(
     data: Any,
     *,
     estimator: ELBO | Callable[..., Any] | None = None,
-    optimizer: OptimizerFactory = default_optimizer,
+    optimizer: OptimizerFactory | PyroOptim = default_optimizer,
     scheduler: Schedule | SchedulerFactory | None = None,
     epochs: int = 100,
     batch_size: int = 128,
@@ -79,7 +80,10 @@ def fit(
             its loss: an ELBO of Pyro's, one of a class derived from these, a function ``loss(model, guide, *args)``. It
             trains what ``SVI.step`` would, also a pair of which no bound is known, and the history tells its loss per
             datum, ``loss`` and ``valid_loss``, in place of bounds (:class:`~pyro_vae.estimators.SVILoss`).
-        optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
+        optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3); or one of
+            ``pyro.optim``, with options for all or by name, clipping and scheduler (stepped once an epoch), which meets
+            gradients of sums over the data and makes the updates of ``SVI``. fit makes one torch optimizer of its
+            options, and the object stays as it was.
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
             makes a torch scheduler of the optimizer, which is stepped once an epoch.
         epochs: passes over the training set.

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,6 +29,7 @@ from pyro_vae.pair.sites import inside
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.optimizers import Made, made
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules
@@ -54,8 +57,9 @@ class Trainer:
         estimator = self._checked(list(kinds.values()))
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
-        optimizer = self._optimizer()
-        self.rates = [float(group["lr"]) for group in optimizer.param_groups]  # which a Schedule multiplies
+        names, self.num_summed = self._announced(batch)
+        optimizer, scheduler, self.clip = self._optimizer(names)
+        self.rates = [_rate(group) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
         self.schedules = Schedules(pair, estimator, settings.moved)
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
@@ -74,7 +78,7 @@ class Trainer:
         self.run = Run(pair, out=out, mode=self.step.mode)
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
-        self.state = State(pair, weights, optimizer, estimator, self.run)
+        self.state = State(pair, weights, optimizer, estimator, self.run, scheduler)
         if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
             self.state.scheduler = settings.scheduler(optimizer)
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
@@ -181,16 +185,27 @@ class Trainer:
                 stacklevel=4,
             )
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _announced(self, batch: tuple[Any, ...]) -> tuple[dict[int, str], int | None]:
+        """The names by which the programs announce their parameters, and N of a data plate that subsamples.
+
+        Where there is no such plate, losses of Pyro's are sums over the batch.
+        """
+        if not isinstance(self.settings.optimizer, PyroOptim):
+            return {}, None
+        record = poutine.trace(param_only=True)
+        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
+            plate = data_frame(run(self.pair, *batch).model_trace)
+        sites: Any = announced.trace.nodes
+        names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
+        return names, None if plate is None or plate.full_size == plate.size else plate.full_size
+
+    def _optimizer(self, names: dict[int, str]) -> Made:
         if not self.parameters:
             raise ValueError(
                 "the pair has no parameters to train. Give it networks as attributes of a module, or announce them in "
                 "its programs by pyro.module or pyro.param."
             )
-        optimizer = self.settings.optimizer(self.parameters)
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates the loss several times a step, which fit does not do; use another one.")
-        return optimizer
+        return made(self.settings.optimizer, self.parameters, names)
 
     # The loop
 
@@ -273,7 +288,7 @@ class Trainer:
         if isinstance(self.settings.scheduler, Schedule):
             factor = self._rate_factor(place)
             for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
+                group["lr" if "lr" in group else "eta"] = rate * factor
         prepared = self.step.prepare(batch)
         for _ in range(state.estimator.num_updates):
             objective = self.step(batch, self.schedules.at, prepared)
@@ -286,10 +301,20 @@ class Trainer:
                 )
             if self.settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            if isinstance(self.settings.optimizer, PyroOptim):
+                self._sum_and_clip(self.num_summed or num_rows(batch))
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
         state.add(objective, loss, num_rows(batch))
+
+    def _sum_and_clip(self, size: int) -> None:
+        """Gradients as an optimizer of Pyro's meets them: sums over the data, and clipped by its options."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(size)
+                if self.clip is not None:
+                    self.clip(parameter)
 
     def _end_epoch(self, images_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
@@ -308,7 +333,7 @@ class Trainer:
             **({"valid_loss": valid} if is_loss and valid is not None else {}),
             **at,
             **({"schedules": buffers} if buffers else {}),
-            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "learning_rate": _rate(state.optimizer.param_groups[0]),
             "seconds": state.seconds,
             "images_per_second": images_per_second,
         }
@@ -397,3 +422,8 @@ class Trainer:
     def _bar_text(self) -> str:
         entry = self.run.history[-1]
         return f"{told(entry)}, {entry['images_per_second']:,.0f} images/s"
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate of a group, which ``AdagradRMSProp`` of Pyro calls eta."""
+    return float(group["lr"] if "lr" in group else group["eta"])
