@@ -17,12 +17,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any, NamedTuple, cast
 
 import pyro
+import pyro.util
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.params.param_store import (
+    _MODULE_NAMESPACE_DIVIDER,
+    module_from_param_with_module_name,
+    normalize_param_name,
+    user_param_name,
+)
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import _context_wrap
 from pyro.poutine.runtime import _ENUM_ALLOCATOR
@@ -90,6 +96,22 @@ def is_subsample(site: Any) -> bool:
 def was_observed(site: Any) -> Tensor | None:
     """What the site observed before ``poutine.uncondition`` made a draw of it; ``None`` where it observed nothing."""
     return (site.get("infer") or {}).get("obs")
+
+
+# Validation
+
+
+def unvalidated() -> AbstractContextManager[None]:
+    """Pyro's validation off for a while; a ``validate_args=False`` of the programs is still told apart.
+
+    Distributions take over the default when they are expanded: here it is 0, which Pyro takes for False.
+    """
+    return pyro.validation_enabled(cast(Any, 0))
+
+
+def takes_anything(fn: Any) -> bool:
+    """Whether a distribution was made with ``validate_args=False``, seen through ``expand``."""
+    return vars(fn).get("_validate_args") is False
 
 
 # Messages
@@ -285,6 +307,69 @@ def forgetful(transform: Transform) -> Iterator[None]:
         for part, attributes in before:
             vars(part).clear()
             vars(part).update(attributes)
+
+
+# Optimizers
+
+
+def options_of(optimizer: Any) -> tuple[Callable[..., Any], Any, Callable[[str], dict[str, Any]]]:
+    """Of one of ``pyro.optim``: what makes the torch optimizer, its options, and what clips a parameter.
+
+    The options are a dictionary, or a function of a parameter's name, as what clips it is.
+    """
+    options, clips = optimizer.pt_optim_args, optimizer.pt_clip_args
+
+    def parts(name: str) -> tuple[str, str]:  # as Pyro splits it, also where it is of no module
+        return module_from_param_with_module_name(name), user_param_name(name)
+
+    def named(name: str) -> Any:
+        return options(normalize_param_name(name)) if optimizer.pt_optim_args_argc == 1 else options(*parts(name))
+
+    def clip(name: str) -> Any:
+        return clips(*parts(name)) if callable(clips) else clips
+
+    return optimizer.pt_optim_constructor, named if callable(options) else options, clip
+
+
+def scheduler_of(optimizer: Any, of_torch: torch.optim.Optimizer) -> Any:
+    """The scheduler of a ``PyroLRScheduler``, of another optimizer; ``None`` of a plain ``PyroOptim``."""
+    constructor = getattr(optimizer, "pt_scheduler_constructor", None)
+    return None if constructor is None else constructor(of_torch, **optimizer.kwargs)
+
+
+# Losses
+
+
+class _Backward(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            gradient = (kwargs or {}).get("gradient")
+            self.found.append(args[0] if gradient is None else (args[0] * gradient).sum())
+            return None
+        if func is Tensor.item and not has_values(args[0]):
+            return args[0].detach()
+        if func is Tensor.register_hook and not has_values(args[0]) and args[1].__module__ == "pyro.util":
+            return None  # of warn_if_nan
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def backward_of() -> Iterator[list[Tensor]]:
+    """Runs a loss of SVI: the tensors of which it calls ``backward()``, in place of that.
+
+    While a graph is traced, ``.item()`` of a tensor without values is the tensor, and ``warn_if_nan`` does not look.
+    """
+    looked: Any = pyro.util.torch_isnan
+    pyro.util.torch_isnan = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
+    try:
+        with _Backward() as mode:
+            yield mode.found
+    finally:
+        pyro.util.torch_isnan = looked
 
 
 # Tensors and graphs

@@ -12,10 +12,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae._pyro import mismatch, without_shapes
+from pyro_vae._pyro import mismatch, unvalidated, without_shapes
 from pyro_vae.batches import num_rows
 from pyro_vae.distributions.wrappers import family
-from pyro_vae.estimators import SGVB_A, Estimator
+from pyro_vae.estimators import SGVB_A, Estimator, SVILoss, as_estimator
 from pyro_vae.estimators.kl import closed_kl
 from pyro_vae.pair import (
     PairRun,
@@ -29,7 +29,7 @@ from pyro_vae.pair import (
 )
 from pyro_vae.pair.arguments import arguments, converted
 from pyro_vae.pair.particles import SAID, How, plan_of
-from pyro_vae.pair.structure import common_latents, density_problems, problems, wrong_size
+from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 
 
@@ -101,7 +101,7 @@ class Report:
         return "\n".join([*lines, f"{self.num_parameters:,} parameters", SAID[self.particles], *self.notes])
 
 
-def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: Any) -> Report:
+def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report:
     """Runs guide and model on a batch, and says what is wrong and how to mend it.
 
     Looked for: no plate over the data or one of the wrong size, event dimensions not declared, latents and factors that
@@ -116,7 +116,8 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
         pair: the pair.
         batch: the arguments of model and guide, ``x: [B, *event]`` first; :mod:`pyro_vae.pair.arguments` tells what the
             programs are given of them, here as in ``fit``.
-        estimator: an estimator to try on the pair.
+        estimator: an estimator to try on the pair, or a loss as ``pyro.infer.SVI`` takes it. Such a loss asks for
+            nothing that a bound needs: what stands in the way of one is then a note.
         named: arguments that are passed by name.
 
     Returns:
@@ -126,7 +127,7 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
     """
-    module = as_pair(pair)
+    module, estimator = as_pair(pair), as_estimator(estimator)
     try:
         batch = arguments(module, *batch, **named) if named else converted(module, batch)
     except (ValueError, TypeError) as error:
@@ -142,7 +143,9 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
         with evaluating(module), torch.no_grad(), torch.random.fork_rng():
-            with pyro.validation_enabled(False):
+            if isinstance(estimator, SVILoss):
+                return _trained_as_it_is(module, batch, estimator)
+            with unvalidated():
                 one = _run(module, batch, count)
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
@@ -157,6 +160,18 @@ def check(pair: Any, *batch: Any, estimator: Estimator | None = None, **named: A
             for buffer, value in buffers:
                 buffer.copy_(value)
     return _report(module, one, plan.how)
+
+
+def _trained_as_it_is(pair: nn.Module, batch: tuple[Any, ...], loss: SVILoss) -> Report:
+    """A report of a pair that a loss of SVI trains, of which no bound is asked."""
+    with pyro.validation_enabled(True):
+        _try(loss, pair, batch)
+    with unvalidated():
+        one = run(pair, *batch)
+        report = _report(pair, one, plan_of(*programs(pair), batch, {}).how)
+        wrong = problems(one, num_rows(batch))
+    report.notes.extend(f"No bound is known of this pair, nor log p(x): {text}" for text in wrong)
+    return report
 
 
 def _refuse(*sentences: str, because: Exception | None = None) -> None:
@@ -241,7 +256,7 @@ def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
         families = family(p["fn"]), None if q is None else family(q["fn"])
         sites.append(Site(name, p["is_observed"], *shapes, *families, closed, drawn))
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, [*_notes(pair), *_unguided(one)], in_model == in_guide, particles)
+    return Report(sites, trained, [*_notes(pair), *_unguided(one), *_purposes(one)], in_model == in_guide, particles)
 
 
 def _unguided(found: PairRun) -> list[str]:
@@ -250,6 +265,13 @@ def _unguided(found: PairRun) -> list[str]:
         f"The latent {name!r} is in the model but not in the guide, so that it is drawn from its prior, with weight "
         "one, or summed out by Enumeration."
         for name in alone
+    ]
+
+
+def _purposes(found: PairRun) -> list[str]:
+    return [
+        f"{text[:1].upper()}{text[1:]}. A bound or an evidence of it compares with others of this likelihood alone."
+        for text in purposes(found.model_trace)
     ]
 
 

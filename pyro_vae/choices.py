@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from torch.distributions import constraints
 
+from pyro_vae._pyro import takes_anything, unvalidated
 from pyro_vae.data import Data, prepared
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
@@ -111,7 +111,8 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
         )
     for option in ("standardize", "log_inputs", "with_labels"):
         config[option] = bool(config[option])
-    if support is not None and kind in ("real", "counts") and not isinstance(data, prepared.Standardized):
+    meant = fn is not None and takes_anything(unwrapped(fn))
+    if support is not None and kind in ("real", "counts") and not (meant or isinstance(data, prepared.Standardized)):
         x = next(iter(data.train.batches(1000)))[0]
         if not support.check(x).all():
             raise ValueError(
@@ -132,7 +133,7 @@ def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
     batch = next(iter(data.train.batches(2)))
     try:
         other = copy.deepcopy(pair)
-        with torch.random.fork_rng(), pyro.validation_enabled(False), evaluating(other), warnings.catch_warnings():
+        with torch.random.fork_rng(), unvalidated(), evaluating(other), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sites = observed_sites(run(other, *Arguments(other)(*batch)).model_trace)
         found = next(site["fn"] for site in sites.values() if site["value"].numel() == batch[0].numel())

@@ -34,6 +34,7 @@ from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
 from pyro_vae.sampling.joint import Start
 from pyro_vae.training import CLI_DEFAULTS, checkpoint, fit
 from pyro_vae.training.records import read_metrics
+from pyro_vae.training.run import told
 
 _USAGE = """\
 usage: pyro-vae COMMAND [options]
@@ -170,7 +171,7 @@ def train(arguments: Sequence[str]) -> None:
     data, more = choices.data_for(pair, config)
     print("\n".join([data.describe(), *chosen, *more]))
     batch = next(iter(data.train.batches(min(config.batch_size, 100))))
-    print(check(pair, *batch), flush=True)
+    print(check(pair, *batch, estimator=options["estimator"]), flush=True)
     if not checkpoint.exists(out / "checkpoint"):
         saved = config.clone()
         saved.pop("config", None)
@@ -179,9 +180,8 @@ def train(arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     run = fit(pair, data, **{**options, "out": out})
     last = run.history[-1]
-    bound = f"train {last['train']:.2f}" + ("" if last["valid"] is None else f", valid {last['valid']:.2f}")
     print(
-        f"bound {bound} nats per datum after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
+        f"{told(last)} after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
     if isinstance(data, Standardized):

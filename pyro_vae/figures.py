@@ -50,7 +50,7 @@ def draw(
 def _figures(
     pair: Any, data: Data, histories: Mapping[str, Sequence[dict[str, Any]]], seed: int
 ) -> Iterator[tuple[str, Any]]:
-    if any(histories.values()):
+    if any(entry.get("train") is not None for history in histories.values() for entry in history):
         yield "learning_curves", plotting.learning_curves(histories)
     held = data.held(_MOST_CODES)
     batch = held.batch(slice(None))

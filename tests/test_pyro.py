@@ -464,3 +464,17 @@ def test_draws_read_in_python() -> None:
             z.max().item()
         dist.Bernoulli(0.5).sample().item()
     assert len(reads) >= 2
+
+
+def test_takes_anything() -> None:
+    def made(**options: Any) -> list[Any]:
+        bernoulli = dist.Bernoulli(torch.rand(1), **options)
+        return [bernoulli, bernoulli.expand([3]), bernoulli.expand([3]).to_event(1).base_dist]
+
+    for validated in (pyro.validation_enabled(True), _pyro.unvalidated()):
+        with validated:
+            assert not any(map(_pyro.takes_anything, made()))
+            assert all(map(_pyro.takes_anything, made(validate_args=False)))
+    with _pyro.unvalidated():
+        dist.Bernoulli(torch.full((1,), 0.5)).log_prob(torch.full((1,), 0.3))
+        assert not pyro.infer.util.is_validation_enabled()

@@ -18,6 +18,7 @@ from pyro_vae.estimators.names import ESTIMATORS, elbo_of
 from pyro_vae.estimators.objectives import Phases
 from pyro_vae.estimators.penalties import Penalized
 from pyro_vae.estimators.run import Run, Site, SiteTerms
+from pyro_vae.estimators.svi import SVILoss, as_estimator
 
 __all__ = [
     "ESTIMATORS",
@@ -36,11 +37,13 @@ __all__ = [
     "Phases",
     "RenyiBound",
     "Run",
+    "SVILoss",
     "Score",
     "Site",
     "SiteTerms",
     "Split",
     "StickingTheLanding",
+    "as_estimator",
     "elbo_of",
     "facts_table",
     "log_mean_exp",

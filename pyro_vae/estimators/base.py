@@ -37,12 +37,12 @@ class Objective(NamedTuple):
 
     Attributes:
         loss: differentiable; minus the bound with beta (of an upper bound the bound itself).
-        bound: the bound at beta = 1, detached.
+        bound: the bound at beta = 1, detached; ``None`` where the loss claims none.
         terms: mean of each term by site, ``{"x": {"log_p": ...}, "z": {"kl": ...}}``, detached.
     """
 
     loss: Tensor
-    bound: Tensor
+    bound: Tensor | None
     terms: dict[str, dict[str, Tensor]]
 
 

@@ -8,10 +8,10 @@ runs tell, of masks, points and noise, by :mod:`pyro_vae.pair.trials`.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.contrib.easyguide import EasyGuide
@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._pyro import has_values, is_subsample, is_unseen
+from pyro_vae._pyro import has_values, is_subsample, is_unseen, unvalidated
 from pyro_vae.batches import moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
 from pyro_vae.pair.pair import modules_of, programs
@@ -41,6 +41,7 @@ from pyro_vae.pair.structure import (
     is_point,
     plate_nesting,
     problems,
+    purposes,
 )
 
 
@@ -226,7 +227,7 @@ def check_subsampled(who: str, *traces: Trace, size: float | None = None) -> Non
 def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     """Why programs fail, read off a run without particles; nothing where that fails too or finds nothing."""
     quiet = contextlib.suppress(Exception)
-    with quiet, torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with quiet, torch.no_grad(), torch.random.fork_rng(), unvalidated():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         return problems(PairRun(model_trace, guide_trace), num_rows(args))
@@ -327,8 +328,13 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
 
     Raises:
         ValueError: with a sentence for each thing.
+
+    Warns:
+        UserWarning: where data leave the support of a likelihood on purpose.
     """
     refuse(problems(found, size))
+    for text in purposes(found.model_trace):
+        warnings.warn(f"what {who} gives is no log p(x): {text}.", stacklevel=3)
     check_whole(who, found.model_trace, size)
     check_data_plate(*found, size)
     check_local(*found, size=size)

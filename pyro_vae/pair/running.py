@@ -13,7 +13,7 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae._pyro import is_deterministic, memory, was_observed
+from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
 from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.particles import plan_of
@@ -54,7 +54,7 @@ def reading(pair: nn.Module, seed: int | None = None) -> Iterator[None]:
     with evaluating(pair), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        with pyro.validation_enabled(False):
+        with unvalidated():
             yield
 
 

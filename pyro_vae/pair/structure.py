@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample
+from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample, takes_anything
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -172,8 +172,9 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
         other: Any = model_trace.nodes.get(name)
         if other is not None and other["type"] == "sample" and other["is_observed"] and not is_deterministic(other):
             found.append(
-                f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: "
-                f"remove {name!r} from it."
+                f"The guide has the site {name!r}, which the model observes. A guide draws the latents only: remove "
+                f"{name!r} from it, or train by a loss of Pyro's that reads it: estimator=Trace_ELBO(), or one of your "
+                "own that is derived from it."
             )
         elif site["is_observed"]:
             if not is_deterministic(site) and not site["infer"].get(PENALTY):
@@ -181,7 +182,7 @@ def guide_problems(model_trace: Trace, guide_trace: Trace) -> list[str]:
                     f"The guide has the factor or observation {name!r}, which would count as a part of log q(z | x). "
                     "If it lowers the bound on purpose, write pyro_vae.pair.penalty(name, value); the density of a "
                     "transformed draw belongs into Delta(value, log_density=...); what says something of the data "
-                    "belongs into the model."
+                    "belongs into the model. A loss of Pyro's trains it as it is: estimator=TraceEnum_ELBO()."
                 )
         elif other is None and not is_point(site):
             alone[name] = site
@@ -333,15 +334,14 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
         )
         return
     support: Any = support_of(fn)
-    inside = torch.ones_like(value, dtype=torch.bool) if support is None else support.check(value)
-    if inside.all():
+    span = _outside(site)
+    if span is None or takes_anything(unwrapped(fn)):
         return
-    bad = value[~inside] if inside.shape == value.shape else value
-    low, high = bad.min().item(), bad.max().item()
+    low, high = span
     if family(fn) == "Bernoulli" and low >= 0 and high <= 1:
         remedy = (
             "Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or 'static', or take them "
-            "on purpose by Bernoulli(network, support='unit_interval')."
+            "on purpose by Bernoulli(network, support='unit_interval') or, of Pyro's, by validate_args=False."
         )
     elif isinstance(support, HasNumLevels):
         last = support.num_levels - 1
@@ -357,6 +357,34 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
     )
 
 
+def _outside(site: Any) -> tuple[float, float] | None:
+    """The span of the data at an observed site that are outside of its support; ``None`` where all are inside."""
+    value, support = site["value"], support_of(site["fn"])
+    inside = None if support is None else support.check(value)
+    if inside is None or inside.all():
+        return None
+    bad = value[~inside] if inside.shape == value.shape else value
+    return bad.min().item(), bad.max().item()
+
+
+def purposes(model_trace: Trace) -> list[str]:
+    """Where data leave the support of a likelihood on purpose, by ``validate_args=False``, and what its score then is.
+
+    Each is the end of a sentence that a note or a warning begins.
+    """
+    found = []
+    for name, site in observed_sites(model_trace).items():
+        kind = family(site["fn"])
+        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site)) is not None:
+            score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
+            found.append(
+                f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "
+                f"outside of the support of the {kind}: its log_prob is there {score} and no log-probability of the "
+                "data, over which it does not sum or integrate to one"
+            )
+    return found
+
+
 def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
     """The parameters that a distribution cannot have, which torch says only while validation is on."""
     for parameter, constraint in fn.arg_constraints.items():
@@ -366,6 +394,8 @@ def _parameter_problems(at_site: str, fn: Any) -> Iterator[str]:
         if constraint.check(value).all():
             continue
         low, high = value.min().item(), value.max().item()
+        if takes_anything(fn) and not math.isnan(low):
+            continue
         if math.isnan(low):
             what = "is not a number. Look at the data and at the weights of the network that gives it."
         elif constraint is constraints.positive or constraint is constraints.nonnegative:

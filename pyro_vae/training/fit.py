@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import as_data
-from pyro_vae.estimators import Estimator
 from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.pair.arguments import num_taken
 from pyro_vae.pair.turns import in_turn
@@ -33,8 +34,8 @@ def fit(
     pair: Any,
     data: Any,
     *,
-    estimator: Estimator | None = None,
-    optimizer: OptimizerFactory = default_optimizer,
+    estimator: ELBO | Callable[..., Any] | None = None,
+    optimizer: OptimizerFactory | PyroOptim = default_optimizer,
     scheduler: Schedule | SchedulerFactory | None = None,
     epochs: int = 100,
     batch_size: int = 128,
@@ -77,7 +78,14 @@ def fit(
         estimator: the objective, by default ``SGVB_B()``, or ``SGVB_A()`` for a guide that draws the latents in another
             order than the model; where latents are discrete ``Enumeration()``, or ``ScoreFunction()`` where they cannot
             be summed out, and a warning and :attr:`Run.notes` say so. Its ``num_particles`` is the L samples a datum.
-        optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3).
+            Also what ``pyro.infer.SVI`` takes as its loss: an ELBO of Pyro's, one of a class derived from these, a
+            function ``loss(model, guide, *args)``. It trains what ``SVI.step`` would, also a pair of which no bound is
+            known, and the history tells its loss per datum, ``loss`` and ``valid_loss``, in place of bounds
+            (:class:`~pyro_vae.estimators.SVILoss`).
+        optimizer: makes a torch optimizer of the parameters, functools.partial(torch.optim.Adam, lr=1e-3); or one of
+            ``pyro.optim``, with options for all or by name, clipping and scheduler (stepped once an epoch), which meets
+            gradients of sums over the data and makes the updates of ``SVI``. fit makes one torch optimizer of its
+            options, and the object stays as it was.
         scheduler: a :class:`~pyro_vae.training.Schedule` that multiplies the learning rate at every step, or what
             makes a torch scheduler of the optimizer, which is stepped once an epoch.
         epochs: passes over the training set.
@@ -113,7 +121,7 @@ def fit(
             another run, training and validation data are of other kinds, x holds NaN that the programs do not mask, a
             number is out of its range, N is needed and not known, or ``schedules`` names nothing that it
             could move.
-        TypeError: if an argument is of another kind, such as a class or an ELBO of Pyro's for ``estimator``.
+        TypeError: if an argument is of another kind, such as a class for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 

@@ -20,7 +20,8 @@ class Run:
     Attributes:
         pair: the trained pair.
         history: one dictionary an epoch: ``epoch``, ``samples`` seen, ``train`` and ``valid`` bound in nats per datum
-            (``train`` is the mean over the epoch while the parameters moved), ``loss``, ``terms`` by site,
+            (``train`` is the mean over the epoch while the parameters moved; both are None of a loss of Pyro's, which
+            is told as ``loss`` and ``valid_loss``), ``loss``, ``terms`` by site,
             ``learning_rate``, ``seconds`` of training so far, ``images_per_second``; the estimator's numbers by name
             (``beta``, ``capacity``) as the last step met them, and in ``schedules`` the buffers that are moved, at the
             end of the epoch.
@@ -41,8 +42,19 @@ class Run:
 
     @property
     def bound(self) -> float | None:
-        """The pair's validation bound, in nats per datum; the training bound where there was no validation set."""
+        """The pair's validation bound, in nats per datum; the training bound where there was no validation set.
+
+        ``None`` where nothing was trained, or the loss claims no bound.
+        """
         if not self.history:
             return None
         entry = self.history[-1 if self.best_epoch is None else self.best_epoch - 1]
         return entry["train"] if entry["valid"] is None else entry["valid"]
+
+
+def told(entry: dict[str, Any]) -> str:
+    """An entry of a history in words: its bounds, or the losses where they claim no bound."""
+    is_loss = entry["train"] is None
+    first, second = (entry.get(name) for name in (("loss", "valid_loss") if is_loss else ("train", "valid")))
+    valid = "" if second is None else f", valid {second:.2f}"
+    return f"{'loss' if is_loss else 'bound'} train {first:.2f}{valid} {'' if is_loss else 'nats '}per datum"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, number, one_of, whole
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
-from pyro_vae.estimators import Estimator
+from pyro_vae.estimators import Estimator, as_estimator
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Cosine, Schedule
 from pyro_vae.training.weight_priors import WeightPenalty, WeightPrior
@@ -44,7 +46,7 @@ class Settings:
     """
 
     estimator: Estimator | None
-    optimizer: OptimizerFactory
+    optimizer: OptimizerFactory | PyroOptim
     scheduler: Schedule | SchedulerFactory | None
     epochs: int
     batch_size: int
@@ -66,13 +68,8 @@ class Settings:
     callbacks: Sequence[Callable[[Run], Any]]
 
     def __post_init__(self) -> None:
-        estimator, schedules = self.estimator, self.schedules
-        if not isinstance(estimator, Estimator | None):
-            what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
-            raise TypeError(
-                f"estimator is {what}; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own "
-                "ELBOs go with pyro.infer.SVI."
-            )
+        object.__setattr__(self, "estimator", as_estimator(self.estimator))
+        schedules = self.schedules
         if not isinstance(schedules, Mapping | None):
             raise TypeError(
                 "schedules is a mapping of names to their schedules, such as "
@@ -85,6 +82,7 @@ class Settings:
                 )
         if self.beta is not None and "beta" in (schedules or {}):
             raise ValueError("beta=... is short for schedules={'beta': ...}. Give one of the two.")
+        self._check_optimizer()
         callable_(optimizer=self.optimizer, **{f"callbacks[{i}]": call for i, call in enumerate(self.callbacks)})
         whole(1, epochs=self.epochs, batch_size=self.batch_size)
         whole(0, seed=self.seed, patience=self.patience or 0)
@@ -102,6 +100,31 @@ class Settings:
         if self.device is not None and torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device={str(self.device)!r} is not there: torch sees no GPU. Leave device out to use the CPU."
+            )
+
+    def _check_optimizer(self) -> None:
+        optimizer, scheduler = self.optimizer, self.scheduler
+        if isinstance(optimizer, torch.optim.Optimizer):
+            kind = type(optimizer).__name__
+            raise TypeError(
+                f"optimizer is a torch optimizer of parameters that it was given, {kind}(...). The pair's may be more, "
+                f"since programs make some when they first run: give what makes one of them, optimizer=lambda "
+                f"parameters: torch.optim.{kind}(parameters, lr=1e-3)."
+            )
+        if getattr(optimizer, "__module__", "").startswith("pyro.optim") and not isinstance(optimizer, PyroOptim):
+            name = getattr(optimizer, "__name__", type(optimizer).__name__)
+            raise TypeError(
+                f"optimizer is {name} of pyro.optim without its options; give them: pyro.optim.{name}({{'lr': 1e-3}})."
+            )
+        if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+            kind = type(scheduler).__name__
+            raise TypeError(
+                f"scheduler is a {kind} of an optimizer that it was given; fit makes its own. Give what makes one of "
+                f"that, scheduler=lambda optimizer: torch.optim.lr_scheduler.{kind}(optimizer, ...)."
+            )
+        if isinstance(optimizer, PyroLRScheduler) and scheduler is not None:
+            raise ValueError(
+                "optimizer is a scheduler of pyro.optim, and scheduler= is another one. Give one of the two."
             )
 
     def check_data(self, data: Data) -> None:

@@ -45,7 +45,9 @@ class State:
 
     def add(self, objective: Objective, loss: float, size: int) -> None:
         """Takes in a batch that was trained on."""
-        means = {"loss": loss, "train": objective.bound.item(), "size": 1.0}
+        means = {"loss": loss, "size": 1.0}
+        if objective.bound is not None:
+            means["train"] = objective.bound.item()
         for site, kinds in objective.terms.items():
             means.update({f"{site}/{kind}": term.item() for kind, term in kinds.items()})
         for name, mean in means.items():
@@ -55,7 +57,7 @@ class State:
 
     def means(self) -> dict[str, Any]:
         """``train``, ``loss`` and ``terms`` of the epoch, as the history tells them."""
-        means: dict[str, Any] = {"terms": {}}
+        means: dict[str, Any] = {"terms": {}, "train": None}
         for name, value in self.sums.items():
             site, _, kind = name.rpartition("/")
             (means["terms"].setdefault(site, {}) if site else means)[kind] = value / self.sums["size"]

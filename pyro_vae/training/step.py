@@ -119,7 +119,7 @@ class TrainingStep:
         for parameter in self._pair.parameters():
             parameter.grad = next(trained) if parameter.requires_grad else None
         terms: dict[str, dict[str, Tensor]] = {}
-        loss, bound = values.pop("loss"), values.pop("bound")
+        loss, bound = values.pop("loss"), values.pop("bound", None)
         for (site, kind), value in values.items():
             terms.setdefault(site, {})[kind] = value
         return Objective(loss, bound, terms)
@@ -135,7 +135,7 @@ class TrainingStep:
         if self._weight_prior is not None:
             loss = loss + self._weight_prior.loss(self._pair, self._num_data or 1, num_rows(batch))
         by_site = {(site, kind): value for site, kinds in terms.items() for kind, value in kinds.items()}
-        return {"loss": loss, "bound": bound, **by_site}
+        return {"loss": loss, **({} if bound is None else {"bound": bound}), **by_site}
 
     def look(self) -> None:
         """Has the next step compared with one of the programs in Python, where it is traced."""

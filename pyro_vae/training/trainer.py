@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,7 +21,7 @@ from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
-from pyro_vae.estimators import SGVB_A, TCVAE, Estimator
+from pyro_vae.estimators import SGVB_A, TCVAE, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
@@ -28,8 +30,9 @@ from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.optimizers import Made, made
 from pyro_vae.training.records import Recorder
-from pyro_vae.training.run import NonFiniteError, Run
+from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules
 from pyro_vae.training.schedules import Progress, Schedule
 from pyro_vae.training.settings import Settings
@@ -55,8 +58,9 @@ class Trainer:
         estimator = self._checked(list(kinds.values()))
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
-        optimizer = self._optimizer()
-        self.rates = [float(group["lr"]) for group in optimizer.param_groups]  # which a Schedule multiplies
+        names, self.num_summed = self._announced(batch)
+        optimizer, scheduler, self.clip = self._optimizer(names)
+        self.rates = [_rate(group) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
         self.schedules = Schedules(pair, estimator, settings.moved)
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
@@ -75,7 +79,7 @@ class Trainer:
         self.run = Run(pair, out=out, mode=self.step.mode, notes=self.notes)
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
-        self.state = State(pair, weights, optimizer, estimator, self.run)
+        self.state = State(pair, weights, optimizer, estimator, self.run, scheduler)
         if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
             self.state.scheduler = settings.scheduler(optimizer)
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
@@ -138,7 +142,8 @@ class Trainer:
             for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
                     warnings.warn(note, stacklevel=5)
-            if self.data.valid is not None and any(site.guide == "Delta" for site in report.sites):
+            bounded = self.data.valid is not None and not isinstance(asked, SVILoss)
+            if bounded and any(site.guide == "Delta" for site in report.sites):
                 with evaluating(self.pair):  # of a point there may be no bound to be told
                     SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
                         self.pair, [batch], num_data=math.inf
@@ -156,7 +161,7 @@ class Trainer:
             ValueError: if it is needed, and neither given nor known.
         """
         known = self.settings.num_data or self.data.train.num_data
-        if known is not None or estimator.num_data is not None:
+        if known is not None or estimator.num_data is not None or isinstance(estimator, SVILoss):
             return known
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
             traces = run(self.pair, *batch)
@@ -185,16 +190,27 @@ class Trainer:
                 stacklevel=4,
             )
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _announced(self, batch: tuple[Any, ...]) -> tuple[dict[int, str], int | None]:
+        """The names by which the programs announce their parameters, and N of a data plate that subsamples.
+
+        Where there is no such plate, losses of Pyro's are sums over the batch.
+        """
+        if not isinstance(self.settings.optimizer, PyroOptim):
+            return {}, None
+        record = poutine.trace(param_only=True)
+        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
+            plate = data_frame(run(self.pair, *batch).model_trace)
+        sites: Any = announced.trace.nodes
+        names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
+        return names, None if plate is None or plate.full_size == plate.size else plate.full_size
+
+    def _optimizer(self, names: dict[int, str]) -> Made:
         if not self.parameters:
             raise ValueError(
                 "the pair has no parameters to train. Give it networks as attributes of a module, or announce them in "
                 "its programs by pyro.module or pyro.param."
             )
-        optimizer = self.settings.optimizer(self.parameters)
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates the loss several times a step, which fit does not do; use another one.")
-        return optimizer
+        return made(self.settings.optimizer, self.parameters, names)
 
     # The loop
 
@@ -277,7 +293,7 @@ class Trainer:
         if isinstance(self.settings.scheduler, Schedule):
             factor = self._rate_factor(place)
             for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
+                group["lr" if "lr" in group else "eta"] = rate * factor
         prepared = self.step.prepare(batch)
         for _ in range(state.estimator.num_updates):
             objective = self.step(batch, self.schedules.at, prepared)
@@ -290,10 +306,20 @@ class Trainer:
                 )
             if self.settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            if isinstance(self.settings.optimizer, PyroOptim):
+                self._sum_and_clip(self.num_summed or num_rows(batch))
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
         state.add(objective, loss, num_rows(batch))
+
+    def _sum_and_clip(self, size: int) -> None:
+        """Gradients as an optimizer of Pyro's meets them: sums over the data, and clipped by its options."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(size)
+                if self.clip is not None:
+                    self.clip(parameter)
 
     def _end_epoch(self, images_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
@@ -301,15 +327,18 @@ class Trainer:
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         valid = self._validate()
-        score = -valid if valid is not None and state.estimator.side == "above" else valid  # the greater the better
+        is_loss = isinstance(state.estimator, SVILoss)
+        falls = is_loss or state.estimator.side == "above"
+        score = -valid if valid is not None and falls else valid  # the greater the better
         entry = {
             "epoch": state.epoch + 1,
             "samples": state.samples,
             **state.means(),
-            "valid": valid,
+            "valid": None if is_loss else valid,
+            **({"valid_loss": valid} if is_loss and valid is not None else {}),
             **at,
             **({"schedules": buffers} if buffers else {}),
-            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "learning_rate": _rate(state.optimizer.param_groups[0]),
             "seconds": state.seconds,
             "images_per_second": images_per_second,
         }
@@ -331,7 +360,10 @@ class Trainer:
             self._save()
 
     def _validate(self) -> float | None:
-        """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch."""
+        """The bound of held-out data at beta = 1, with noise of its own that is the same after every epoch.
+
+        Of a loss that claims no bound it is the loss.
+        """
         if self.data.valid is None:
             return None
         batches = (
@@ -341,9 +373,12 @@ class Trainer:
             torch.manual_seed(self.settings.seed)
             self.pair.eval()
             estimator = self.state.estimator
-            one = {"beta": 1.0} if "beta" in estimator.scheduled else {}
-            # The weights, if they are random, are paid for by the training data.
-            valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
+            if isinstance(estimator, SVILoss):
+                valid = estimator.mean_loss(self.pair, batches)
+            else:
+                one = {"beta": 1.0} if "beta" in estimator.scheduled else {}
+                # The weights, if they are random, are paid for by the training data.
+                valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
         return valid
 
@@ -391,5 +426,9 @@ class Trainer:
 
     def _bar_text(self) -> str:
         entry = self.run.history[-1]
-        valid = "" if entry["valid"] is None else f", valid {entry['valid']:.2f}"
-        return f"bound {entry['train']:.2f}{valid} nats, {entry['images_per_second']:,.0f} images/s"
+        return f"{told(entry)}, {entry['images_per_second']:,.0f} images/s"
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate of a group, which ``AdagradRMSProp`` of Pyro calls eta."""
+    return float(group["lr"] if "lr" in group else group["eta"])

@@ -167,7 +167,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
     (
-    (
         "VAE",
         "parameters",
     ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",

@@ -1,0 +1,71 @@
+"""Optimizers as users pass them, as one of torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro.optim import PyroOptim
+from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from pyro_vae._pyro import options_of, scheduler_of
+
+Factory = Callable[[Any], torch.optim.Optimizer]
+
+
+class Made(NamedTuple):
+    """An optimizer of a run.
+
+    Attributes:
+        optimizer: moves the parameters.
+        scheduler: of its learning rates, stepped once an epoch, where it comes with one.
+        clip: is given each parameter that has a gradient, before a step.
+    """
+
+    optimizer: torch.optim.Optimizer
+    scheduler: Any = None
+    clip: Callable[[nn.Parameter], Any] | None = None
+
+
+def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], names: Mapping[int, str]) -> Made:
+    """One torch optimizer of the parameters, ``names`` being those of their statements, by id.
+
+    One of ``pyro.optim`` has an optimizer for each parameter; of one with a group for each the updates are the same.
+    What it has adapted in another training is not taken over, and it stays as it was.
+
+    Raises:
+        TypeError: if a factory makes something else.
+        ValueError: if it is LBFGS.
+    """
+    found = (
+        Made(optimizer(parameters)) if not isinstance(optimizer, PyroOptim) else _of_pyro(optimizer, parameters, names)
+    )
+    if not isinstance(found.optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer made a {type(found.optimizer).__name__} of the parameters; expected a torch optimizer: "
+            "optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)."
+        )
+    if isinstance(found.optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS evaluates the loss several times a step, which fit does not do; use another one.")
+    return found
+
+
+def _of_pyro(optimizer: PyroOptim, parameters: Sequence[nn.Parameter], names: Mapping[int, str]) -> Made:
+    constructor, options, clips = options_of(optimizer)
+    if callable(options):
+        groups = [{"params": [p], **options(names.get(id(p), ""))} for p in parameters]
+        of_torch = constructor(groups)
+    else:
+        of_torch = constructor(parameters, **options)
+    clipped = {id(p): clips(names.get(id(p), "")) for p in parameters}
+
+    def clip(parameter: nn.Parameter) -> None:
+        of_one = clipped[id(parameter)]
+        if of_one.get("clip_norm") is not None:
+            clip_grad_norm_(parameter, of_one["clip_norm"])
+        if of_one.get("clip_value") is not None:
+            clip_grad_value_(parameter, of_one["clip_value"])
+
+    return Made(of_torch, scheduler_of(optimizer, of_torch), clip if any(clipped.values()) else None)
