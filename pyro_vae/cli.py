@@ -56,6 +56,17 @@ commands:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of head, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
@@ -76,10 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             commands[name](rest)
-            sys.stdout.flush()
-    except BrokenPipeError:  # as of head, which has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-        return 0
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         return _fail(_sentence(str(error)))
     except KeyboardInterrupt as interrupt:
