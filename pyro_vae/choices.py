@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae._pyro import takes_anything, unvalidated
+from pyro_vae._pyro import GuidedModels, takes_anything, unvalidated
 from pyro_vae.data import Data, prepared
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
@@ -113,7 +113,7 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
         config[option] = bool(config[option])
     meant = fn is not None and takes_anything(unwrapped(fn))
     if support is not None and kind in ("real", "counts") and not (meant or isinstance(data, prepared.Standardized)):
-        x = next(iter(data.train.batches(1000)))[0]
+        x = _first(data)[0]
         if not support.check(x).all():
             raise ValueError(
                 f"{data.name!r} holds {_KINDS[kind]} from {x.min():.6g} to {x.max():.6g}, on which the likelihood "
@@ -130,9 +130,9 @@ def _is_of_two(fn: Any) -> bool:
 
 def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
     """The distribution by which the model observes x, by a run of a copy; ``None`` where it cannot be told."""
-    batch = next(iter(data.train.batches(2)))
+    batch = _first(data)
     try:
-        other = copy.deepcopy(pair)
+        other, _ = copy.deepcopy((pair, GuidedModels(pair)))
         with torch.random.fork_rng(), unvalidated(), evaluating(other), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sites = observed_sites(run(other, *Arguments(other)(*batch)).model_trace)
@@ -140,6 +140,11 @@ def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
         return found if found.support is not None else None
     except Exception:  # whatever is wrong with a program, check says it better
         return None
+
+
+def _first(data: Data) -> tuple[Any, ...]:
+    """Data of which the likelihood is told, and on which it is tried: its support may follow them."""
+    return next(iter(data.train.batches(1000)))
 
 
 def _place_of_likelihood(config: Namespace) -> str:

@@ -22,15 +22,18 @@ from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
 from pyro_vae._pyro import without_shapes
-from pyro_vae.batches import rows
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
 from pyro_vae.data.prepared import Standardized
-from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels
+from pyro_vae.diagnostics import chunks, has_prior, latent_names, levels, observed_site
+from pyro_vae.diagnostics.latents import shared_latents
 from pyro_vae.estimators import ESTIMATORS, facts_table
 from pyro_vae.evidence.ais import AnnealingSchedule
+from pyro_vae.pair import run as pair_run
+from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
+from pyro_vae.pair.running import reading
 from pyro_vae.sampling.joint import Start
 from pyro_vae.training import CLI_DEFAULTS, checkpoint, fit
 from pyro_vae.training.records import read_metrics
@@ -54,6 +57,17 @@ commands:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0, or 2 after an error that is the user's to mend)."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of head, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
@@ -74,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             commands[name](rest)
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         return _fail(_sentence(str(error)))
     except KeyboardInterrupt as interrupt:
@@ -172,6 +188,8 @@ def train(arguments: Sequence[str]) -> None:
     print("\n".join([data.describe(), *chosen, *more]))
     batch = next(iter(data.train.batches(min(config.batch_size, 100))))
     print(check(pair, *batch, estimator=options["estimator"]), flush=True)
+    if config.site is not None:
+        observed_site(pair, *batch, site=config.site)  # which is refused now rather than after training
     if not checkpoint.exists(out / "checkpoint"):
         saved = config.clone()
         saved.pop("config", None)
@@ -189,9 +207,9 @@ def train(arguments: Sequence[str]) -> None:
             f"{last[part] - data.log_scale:.2f}" for part in ("train", "valid") if last[part] is not None
         )
         print(f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}")
-    _draw(out, run.pair, data)
+    _draw(out, run.pair, data, config.site)
     print(f"run: {out}")
-    if has_prior(run.pair, *rows(batch, slice(1))):
+    if _has_evidence(run.pair, *batch):
         print(f"log p(x): pyro-vae evaluate {out}")
 
 
@@ -209,8 +227,18 @@ def _model_name(arguments: Sequence[str]) -> str:
     return name
 
 
-def _draw(out: Path, pair: nn.Module, data: Data) -> None:
-    paths = figures.draw(out / "figures", pair, data, {out.name: read_metrics(out)})
+def _has_evidence(pair: nn.Module, *batch: Any) -> bool:
+    """Whether there is a log p(x) of each datum to be estimated."""
+    try:
+        with reading(pair, seed=0):
+            shared = shared_latents(pair_run(pair, *arguments(pair, *batch)).model_trace)
+        return has_prior(pair, *batch) and (not shared or isinstance(pair, HasPosteriorPredictive))
+    except Exception:  # of a program that does not run on one datum; evaluate says it better
+        return True
+
+
+def _draw(out: Path, pair: nn.Module, data: Data, site: str | None) -> None:
+    paths = figures.draw(out / "figures", pair, data, {out.name: read_metrics(out)}, site=site)
     print(f"figures: {out / 'figures'} ({', '.join(path.stem for path in paths)})")
 
 
@@ -334,14 +362,15 @@ def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, d
     return pair, {}, ""
 
 
-def plot(run: str) -> None:
+def plot(run: str, site: str | None = None) -> None:
     """Draws the figures of a run again.
 
     Args:
         run: folder of the run
+        site: which of the sites that the model observes is shown; by default as in training
     """
     pair, data, out = runs.open_run(run)
-    _draw(out, pair, data)
+    _draw(out, pair, data, site or runs.configured(out / runs.CONFIG).get("site"))
 
 
 def estimators(width: int | None = None) -> None:

@@ -129,6 +129,12 @@ def add_options(parser: ArgumentParser, model: type) -> None:
         help="whether model and guide are given the labels of the data as their second argument; by default where "
         "they do not run without one",
     )
+    parser.add_argument(
+        "--site",
+        type=str | None,
+        help="which of several sites that the model observes is shown in the figures; by default that of the name of "
+        "the first argument, or else the only one of its shape",
+    )
     parameters, trained = inspect.signature(model).parameters, trained_pairs(model)
     answered = {name: answer for name, answer in _ANSWERS.items() if name in parameters}
     parser.add_subclass_arguments(
@@ -145,7 +151,7 @@ def add_options(parser: ArgumentParser, model: type) -> None:
         parser.link_arguments(("data", *DATA_OPTIONS), target, compute_fn=answer, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
     for name in trained:
-        if name in ("config", "data", "model", *DATA_OPTIONS, *FIT_OPTIONS):
+        if name in ("config", "data", "model", "site", *DATA_OPTIONS, *FIT_OPTIONS):
             raise ValueError(
                 f"{model.__name__} takes a trained pair as its argument {name!r}, but --{name} is another option. "
                 "Call the argument otherwise."

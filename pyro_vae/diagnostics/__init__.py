@@ -14,7 +14,7 @@ from pyro_vae.diagnostics.codes import (
 )
 from pyro_vae.diagnostics.decomposition import KLDecomposition, kl_decomposition
 from pyro_vae.diagnostics.gradients import gradient_statistics
-from pyro_vae.diagnostics.latents import chunks
+from pyro_vae.diagnostics.latents import chunks, observed_site, observed_values
 from pyro_vae.diagnostics.linear import LinearOptimum, linear_vae_optimum
 from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatistics, GroupStatistics
 from pyro_vae.diagnostics.usage import (
@@ -49,6 +49,8 @@ __all__ = [
     "latent_names",
     "levels",
     "linear_vae_optimum",
+    "observed_site",
+    "observed_values",
     "prior_quantiles",
     "rate_distortion",
     "reconstruct",

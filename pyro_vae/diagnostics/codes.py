@@ -59,43 +59,50 @@ def _is_shared(site: Any, plate: Any) -> bool:
     return plate is not None and not inside(site, plate) and site["value"].dim() == site["fn"].event_dim
 
 
-def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any) -> Tensor:
+def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site: str | None = None) -> Tensor:
     """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
 
-    Random variables that all data share, such as weights, are at their mean under the guide.
+    Random variables that all data share, such as weights, are at their mean under the guide. Of a likelihood whose
+    mean is not known or not finite, as of a label, it is the mode.
 
     Args:
         pair: the pair.
-        latents: a tensor for each latent site, or the tensor of the only one, ``z``.
+        latents: a tensor for each latent site, or the tensor of the only one.
         batch: arguments of the model; their rows are repeated, or cut, to the number of latents. Of what the model
             observes only the shape matters, and one datum is enough.
+        site: of the sites that the model observes, see :func:`observed_site`.
 
     Raises:
-        ValueError: if the model observes several sites, or none.
+        ValueError: as :func:`observed_site`, or if the likelihood has neither mean nor mode.
     """
-    values = dict(latents) if isinstance(latents, Mapping) else {"z": latents}
     local = local_latents(pair, *resized(batch, 1))
+    values = dict(latents) if isinstance(latents, Mapping) else {next(iter(local)) if len(local) == 1 else "z": latents}
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch
-    return observed_mean(run_model(pair, examples, values), num_rows(examples) if examples else None)
+    size = num_rows(examples) if examples else None
+    return observed_mean(run_model(pair, examples, values), pair, examples, site, size)
 
 
-def reconstruct(pair: Any, *batch: Any) -> Tensor:
-    """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``."""
+def reconstruct(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
+    """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``; ``site`` as in :func:`decode`.
+
+    A latent that the model alone has is drawn.
+    """
     batch = converted(pair, batch)
-    return decode(pair, encode(pair, batch), batch)
+    return decode(pair, encode(pair, batch), batch, site=site)
 
 
-def sample(pair: Any, num_samples: int, *batch: Any) -> Tensor:
-    """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` as in :func:`decode`.
+def sample(pair: Any, num_samples: int, *batch: Any, site: str | None = None) -> Tensor:
+    """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` and ``site`` as in :func:`decode`.
 
     Random variables that all data share, such as weights, are one draw from the guide.
 
     Raises:
-        ValueError: if the model observes several sites, or none, or has no prior, as an autoencoder.
+        ValueError: as :func:`decode`, or if the model has no prior, as an autoencoder.
     """
     rows = resized(batch, num_samples)
-    return observed_mean(run_model(pair, rows, {}, draw_shared=True), num_samples if rows else None)
+    trace = run_model(pair, rows, {}, draw_shared=True)
+    return observed_mean(trace, pair, rows, site, num_samples if rows else None)
 
 
 def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
@@ -118,6 +125,7 @@ def resample(
     fixed: Sequence[str] | Mapping[str, Tensor] = (),
     sampled: Sequence[str] | None = None,
     num_samples: int = 8,
+    site: str | None = None,
 ) -> Tensor:
     r"""Means E[x | z] where some latents stay those of a datum and others are drawn from the model given them.
 
@@ -132,6 +140,7 @@ def resample(
             is neither fixed nor sampled is at its mean given what the model draws before it; one that is discrete or
             has no mean is drawn as well.
         num_samples: draws for each datum, S.
+        site: of the sites that the model observes, see :func:`observed_site`.
 
     Returns:
         ``[P, S, *event]``.
@@ -158,7 +167,8 @@ def resample(
     rows = repeated(batch, num_samples)
     fixed_values = {name: value.repeat_interleave(num_samples, 0) for name, value in values.items()}
     centered = () if sampled is None else set(names) - set(asked)
-    means = observed_mean(run_model(pair, rows, fixed_values, centered=centered), size * num_samples)
+    trace = run_model(pair, rows, fixed_values, centered=centered)
+    means = observed_mean(trace, pair, rows, site, size * num_samples)
     return means.unflatten(0, (size, num_samples))
 
 
@@ -247,7 +257,12 @@ def _normal_quantiles(fn: Any, quantiles: Tensor) -> Tensor | None:
 
 
 def interpolate(
-    pair: Any, start: Tensor | Sequence[Tensor], end: Tensor | Sequence[Tensor], num_steps: int = 10
+    pair: Any,
+    start: Tensor | Sequence[Tensor],
+    end: Tensor | Sequence[Tensor],
+    num_steps: int = 10,
+    *,
+    site: str | None = None,
 ) -> Tensor:
     """E[x | z] along lines between the codes of data: ``[P, num_steps, *event]`` for P starts and P ends.
 
@@ -261,6 +276,7 @@ def interpolate(
             start's.
         end: as many data.
         num_steps: points of a line, with both ends.
+        site: of the sites that the model observes, see :func:`observed_site`.
 
     Raises:
         ValueError: if there are not as many ends as starts, fewer than two steps, or a latent that has neither an
@@ -280,7 +296,7 @@ def interpolate(
         if name in moved:
             codes[name] = _line(priors[name], code, ends[name], weight).flatten(0, 1)
     rows = repeated(first, num_steps)
-    return decode(pair, codes, *rows).unflatten(0, (-1, num_steps))
+    return decode(pair, codes, *rows, site=site).unflatten(0, (-1, num_steps))
 
 
 def _line(site: Any, start: Tensor, end: Tensor, weight: Tensor) -> Tensor:

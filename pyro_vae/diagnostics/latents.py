@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import ImproperUniform
+from pyro.distributions import ImproperUniform, Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.distributions import TransformedDistribution, biject_to, constraints
 
 from pyro_vae import batches
 from pyro_vae._pyro import is_subsample
-from pyro_vae.distributions.wrappers import unwrapped
+from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
-from pyro_vae.pair.arguments import Converted, converted
+from pyro_vae.pair.arguments import Converted, argument_names, converted
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 
@@ -97,7 +97,8 @@ def _center(fn: Any) -> Tensor | None:
     """The mean of a distribution, or its mode; of a flow the image of its base's mean; ``None`` where there is none."""
     try:
         mean = fn.mean
-        return mean if fn.support.is_discrete or fn.support.check(mean).all() else fn.mode
+        is_center = mean.isfinite().all() if fn.support.is_discrete else fn.support.check(mean).all()
+        return mean if is_center else fn.mode
     except NotImplementedError:
         pass
     shape = fn.batch_shape + fn.event_shape
@@ -219,7 +220,8 @@ def run_model(
         trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
         size = batches.num_rows(batch) if batch else None
         check_size(data_frame(trace, size), size)
-        observed = [name for name in observed_sites(trace) if name not in latents]
+        sites = {name: site for name, site in observed_sites(trace).items() if name not in latents}
+        observed = {name: site["value"] for name, site in sites.items() if not isinstance(site["fn"], Unit)}
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():
                 posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
@@ -228,29 +230,92 @@ def run_model(
         with AtMean(centered):
             trace = free.get_trace(*batch)
     nodes: Any = trace.nodes
-    for name in observed:
-        nodes[name]["infer"]["was_observed"] = True
+    for name in observed.keys() & nodes.keys():
+        nodes[name]["infer"]["was_observed"] = observed[name]
     return trace
 
 
-def observed_mean(trace: Trace, size: int | None = None) -> Tensor:
+def observed_site(pair: Any, *batch: Any, site: str | None = None) -> str:
+    """The site at which the model meets x, of those that it observes when it is given ``batch``.
+
+    That is the only one; or else that of the name of the model's first argument; the only one with as many numbers as
+    this has; or the only one of an argument's name.
+
+    Raises:
+        ValueError: if there is none, none of the name ``site``, or without a name it cannot be told.
+    """
+    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+        return _chosen(run_model(pair, batch), pair, batch, site)["name"]
+
+
+def observed_values(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
+    """What the model observes at a site, see :func:`observed_site`: ``[B, *event]``, or ``[B, *plates, *event]``."""
+    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+        trace = run_model(pair, batch)
+    found = _chosen(trace, pair, batch, site)
+    return by_datum(found, found["infer"]["was_observed"], data_frame(trace))
+
+
+def _chosen(trace: Trace, pair: Any, batch: Sequence[Any], site: str | None) -> Any:
+    nodes: Any = trace.nodes
+    sites = {name: node for name, node in nodes.items() if "was_observed" in node.get("infer", {})}
+    if not sites:
+        raise ValueError(
+            "the model observes nothing. If it is that it was given no data, pass an example batch: sample(pair, n, x)."
+        )
+    if site is not None:
+        if site not in sites:
+            raise ValueError(f"the model observes no site {site!r}; it observes {', '.join(sites)}.")
+        return sites[site]
+    names = argument_names(as_pair(pair))
+    given = batch[0] if len(batch) == 1 and isinstance(batch[0], Converted) else batch
+    size = given[0].numel() if given and isinstance(given[0], Tensor) else None
+    for found in (
+        list(sites),
+        [name for name in sites if name in names[:1]],
+        [name for name, node in sites.items() if node["fn"].shape().numel() == size],
+        [name for name in sites if name in names],
+    ):
+        if len(found) == 1:
+            return sites[found[0]]
+    shown = [f"site={name!r}" for name in sites]
+    few = shown if len(shown) < 6 else [*shown[:3], "...", shown[-1]]
+    raise ValueError(f"the model observes {len(sites)} sites, and one is asked for: give {', '.join(few)}.")
+
+
+def observed_mean(
+    trace: Trace, pair: Any, batch: Sequence[Any], site: str | None = None, size: int | None = None
+) -> Tensor:
     """E[x | z] of a run by :func:`run_model`, of ``size`` data where it was given some.
 
     Raises:
-        ValueError: if the model observes several sites, or none, or its data have no plate.
+        ValueError: as :func:`observed_site`, or if the data have no plate, or the likelihood neither mean nor mode.
     """
-    nodes: Any = trace.nodes
-    sites = [site for site in nodes.values() if site["type"] == "sample" and site["infer"].get("was_observed")]
-    if len(sites) != 1:
-        raise ValueError(
-            f"the model observes {len(sites)} sites; an image can be taken from exactly one. "
-            "If the model observes nothing without data, pass an example batch: sample(pair, n, x)."
-        )
+    found = _chosen(trace, pair, batch, site)
     with torch.no_grad():
-        means = by_datum(sites[0], sites[0]["fn"].mean, data_frame(trace))
+        means = by_datum(found, _expected(found), data_frame(trace))
     if size is not None and means.shape[:1] != (size,):
         raise ValueError(
             f"the model gives a mean of shape {list(means.shape)} for {size} data, so that its data cannot be told "
             'apart. Put what belongs to a datum inside `with pyro.plate("data", len(x)):`.'
         )
     return means
+
+
+def _expected(site: Any) -> Tensor:
+    """The mean of a site, or its mode where that is not known or not finite, as of a label."""
+    found = None
+    for center in ("mean", "mode"):
+        try:
+            value = getattr(site["fn"], center)
+        except (NotImplementedError, AttributeError):
+            continue
+        if value.isfinite().all():
+            return value
+        found = value if found is None else found
+    if found is None:
+        raise ValueError(
+            f"the likelihood of {site['name']!r}, a {family(site['fn'])}, has neither a mean nor a mode, so that there "
+            "is none to be shown. Draw from it by pyro.infer.Predictive(pair.model, guide=pair.guide, num_samples=1)."
+        )
+    return found

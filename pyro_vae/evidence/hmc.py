@@ -118,7 +118,7 @@ def hmc(
 
     Warns:
         UserWarning: if the latents have more than 5 dimensions, where a Gaussian rarely fits; if for more than one
-            datum in a hundred the mean acceptance is outside of [0.4, 0.95], or R-hat above 1.1.
+            datum in a hundred the mean acceptance is outside of [0.4, 0.95], or R-hat above 1.1 or NaN.
 
     Source: Kingma & Welling (2013), appendix D.
     """
@@ -240,7 +240,13 @@ def _check_dimensions(dim: int, draws: int) -> None:
 
 
 def _check_mixing(r_hat: Tensor) -> None:
-    apart = int((r_hat > _MIXED).sum())
+    unknown, apart = int(r_hat.isnan().sum()), int((r_hat > _MIXED).sum())
+    if unknown > 0.01 * len(r_hat):
+        warnings.warn(
+            f"whether the chains of {unknown:,} of {len(r_hat):,} data agree is not known (split R-hat is NaN): they "
+            "have fewer than four draws each, or do not move. Use more samples, or a longer warm-up.",
+            stacklevel=3,
+        )
     if apart > 0.01 * len(r_hat):
         warnings.warn(
             f"the chains of {apart:,} of {len(r_hat):,} data do not agree (split R-hat above {_MIXED}), so that their "

@@ -299,6 +299,11 @@ def num_taken(pair: Any, values: Sequence[Any]) -> tuple[int, bool]:
     return min(counts), all(unlimited)
 
 
+def argument_names(pair: Any) -> list[str]:
+    """Of the model's arguments by position."""
+    return _order(_parameters(pair)[0] or {})
+
+
 def in_place(pair: Any, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
     """The values with those by name in their places, and the names that the programs do not take.
 

@@ -15,7 +15,7 @@ from programs import program, standard
 from scipy import stats
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal
+from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal, diagnostics
 from pyro_vae.diagnostics import (
     active_units,
     decode,
@@ -25,6 +25,7 @@ from pyro_vae.diagnostics import (
     rate_distortion,
     reconstruct,
     reconstruction_mse,
+    resample,
     sample,
     support,
 )
@@ -247,11 +248,75 @@ def test_a_latent_that_the_data_share() -> None:
     assert decode(user, {"bias": bias}, x).shape == x.shape
 
 
-def test_no_image_to_take() -> None:
-    model = program(z=standard(), x=lambda x, z: dist.Normal(z, 1.0), x2=lambda x, z, x1: dist.Normal(z, 1.0))
-    with pytest.raises(ValueError, match="the model observes 2 sites; an image can be taken from exactly one"):
-        reconstruct(Pair(model, program(z=standard())), torch.zeros(2))
-    with pytest.raises(ValueError, match="the model observes 0 sites"):
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ("x y", "x"),  # the first argument's name
+        ("y pixels", "pixels"),  # as many numbers as the first argument
+        ("y genes", "genes"),
+        ("other pixels", "pixels"),
+        ("y w", "y"),  # the name of an argument
+        ("pixels genes", None),
+        ("v w", None),
+    ],
+)
+def test_one_of_two_observed_sites(names: str, chosen: str | None) -> None:
+    """The site asked for, or the one that is meant where that can be told."""
+    torch.manual_seed(0)
+    of_x, of_y = torch.randn(2, 3), torch.randn(2)
+    wide = ("x", "pixels", "genes")
+
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            for name in names.split():
+                if name in wide:
+                    pyro.sample(name, dist.Normal(z @ of_x, 1.0).to_event(1), obs=x)
+                else:
+                    pyro.sample(name, dist.Bernoulli(logits=z @ of_y), obs=y)
+
+    def guide(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    x, y, pair = torch.randn(5, 3), torch.ones(5), Pair(model, guide)
+    means = {name: x[:, :2] @ of_x if name in wide else (x[:, :2] @ of_y).sigmoid() for name in names.split()}
+    for site, mean in means.items():
+        torch.testing.assert_close(reconstruct(pair, x, y, site=site), mean)
+        torch.testing.assert_close(decode(pair, x[:, :2], x, y, site=site), mean)
+        assert sample(pair, 7, x, y, site=site).shape == (7, *mean.shape[1:])
+        assert resample(pair, x, y, num_samples=2, site=site).shape == (5, 2, *mean.shape[1:])
+        assert interpolate(pair, (x, y), (x, y), 3, site=site).shape == (5, 3, *mean.shape[1:])
+    if chosen is None:
+        first, second = names.split()
+        with pytest.raises(ValueError, match=f"observes 2 sites, .*: give site='{first}', site='{second}'"):
+            reconstruct(pair, x, y)
+    else:
+        torch.testing.assert_close(reconstruct(pair, x, y), means[chosen])
+        assert diagnostics.observed_site(pair, x, y) == chosen
+    with pytest.raises(ValueError, match=f"no site 'q'; it observes {', '.join(names.split())}"):
+        sample(pair, 2, x, y, site="q")
+
+
+def test_a_label_is_at_its_mode() -> None:
+    """It has no mean; a factor is nothing that is observed."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("label", dist.Categorical(logits=z), obs=x)
+            pyro.factor("more", z.sum(-1))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.eye(3)[x], 1.0).to_event(1))
+
+    x = torch.tensor([2, 0, 1, 1])
+    assert torch.equal(reconstruct(Pair(model, guide), x), x)
+
+
+def test_no_data_to_take() -> None:
+    with pytest.raises(ValueError, match=r"the model observes nothing\. .* pass an example batch"):
         sample(vae(), 2)
 
 
