@@ -364,7 +364,8 @@ def backward_of() -> Iterator[list[Tensor]]:
     While a graph is traced, ``.item()`` of a tensor without values is the tensor, and ``warn_if_nan`` does not look.
     """
     looked: Any = pyro.util.torch_isnan
-    pyro.util.torch_isnan = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
+    nowhere: Any = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
+    pyro.util.torch_isnan = nowhere
     try:
         with _Backward() as mode:
             yield mode.found
