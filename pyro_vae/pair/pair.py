@@ -20,9 +20,11 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -156,7 +158,7 @@ class Pair(nn.Module):
         for key, value in module.state_dict(keep_vars=True).items():
             if prefix + key not in self._loaded:
                 continue
-            loaded = self._loaded.pop(prefix + key)
+            loaded = self._loaded[prefix + key]
             if loaded.shape != value.shape:
                 raise ValueError(
                     f"the state that was loaded has {prefix}{key} in the shape {list(loaded.shape)}, and the programs "
@@ -164,6 +166,7 @@ class Pair(nn.Module):
                 )
             with torch.no_grad():
                 value.copy_(loaded)
+            del self._loaded[prefix + key]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Of a pair that has not run, what the programs announce is yet to come: it is kept until they do."""
@@ -173,7 +176,7 @@ class Pair(nn.Module):
             known = self.state_dict(prefix=prefix)
             rooms = f"{prefix}announced.", f"{prefix}programs."
             for key in [key for key in state_dict if key.startswith(rooms) and key not in known]:
-                self._loaded[key.removeprefix(prefix)] = state_dict.pop(key)
+                self._loaded[key.removeprefix(prefix)] = state_dict.pop(key).detach().clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _has_run(self, program: str) -> None:
@@ -213,19 +216,40 @@ class Pair(nn.Module):
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the generative program p(x, z)."""
-        args, kwargs = by_name(args, kwargs)
-        with isolated(self, self._claim):
-            result = self._programs[0](*args, **kwargs)
-        self._has_run("model")
-        return result
+        return self._run("model", *by_name(args, kwargs))
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recognition program q(z | x)."""
-        args, kwargs = by_name(args, kwargs)
-        with isolated(self, self._claim):
-            result = self._programs[1](*args, **kwargs)
-        self._has_run("guide")
+        return self._run("guide", *by_name(args, kwargs))
+
+    def _run(self, program: str, args: Any, kwargs: Any) -> Any:
+        if self._loaded:
+            self._announce(args, kwargs)
+        result = self._run_alone(program, args, kwargs)
+        self._has_run(program)
         return result
+
+    def _run_alone(self, program: str, args: Any, kwargs: Any) -> Any:
+        with isolated(self, self._claim):
+            return self._programs[program == "guide"](*args, **kwargs)
+
+    def _announce(self, args: Any, kwargs: Any) -> None:
+        """Runs both programs apart, so that neither uses a module before what was loaded of it is in its place.
+
+        What fails here is said by the run that follows.
+        """
+        modes = [(part, part.training) for module in modules_of(self) for part in module.modules()]
+        try:
+            for part, _ in modes:
+                part.training = False
+            with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with suppress(Exception), poutine.block():
+                    drawn = poutine.trace(self._run_alone).get_trace("guide", args, kwargs)
+                    poutine.replay(self._run_alone, trace=drawn)("model", args, kwargs)
+        finally:
+            for part, training in modes:
+                part.training = training
 
 
 def programs(pair: nn.Module) -> tuple[Program, Program]:

@@ -90,13 +90,13 @@ class LocalParameters(nn.Module):
         """
         unconstrained = self.held(name)
         if name not in self.constraints:
-            self.constraints[name] = constraint
             wanted = transform_to(constraint).inv(init.detach()).shape if isinstance(init, Tensor) else None
             if wanted not in (None, unconstrained.shape):
                 raise ValueError(
                     f"the state that was loaded has the parameter {name!r} in the shape {list(unconstrained.shape)}, "
                     f"and the program in {list(wanted or ())}. Load the state of a pair of the same programs."
                 )
+            self.constraints[name] = constraint
         value = transform_to(self.constraints[name])(unconstrained)
         remember_unconstrained(value, unconstrained)
         return value

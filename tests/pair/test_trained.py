@@ -474,6 +474,38 @@ def test_a_fresh_pair_takes_a_state(state: str) -> None:
     assert {id(p) for p in trained_parameters(fresh)} == {id(p) for p in fresh.parameters()}
 
 
+@pytest.mark.parametrize("first", ["model", "guide"])
+def test_the_first_run_uses_the_state(first: str) -> None:
+    """Also where the guide uses what the model alone announces, and the other way round; nothing else is moved."""
+
+    def made() -> Pair:
+        networks = {"one": nn.Linear(2, 2), "other": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))}
+
+        def program(own: str, x: Tensor, obs: Tensor | None) -> None:
+            pyro.module(own, networks[own])
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(networks["one"](x) + networks["other"](x), 1.0).to_event(1))
+                if obs is not None:
+                    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=obs)
+
+        return Pair(lambda x: program("one", x, x), lambda x: program("other", x, None))
+
+    torch.manual_seed(0)
+    pair, fresh, x = made(), made(), torch.randn(5, 2)
+    for run in (pair.model, pair.guide):
+        run(x)
+    fresh.load_state_dict(pair.state_dict())
+    found = []
+    for one in (pair, fresh):
+        torch.manual_seed(1)
+        found.append(poutine.trace(getattr(one, first)).get_trace(x).nodes["z"]["value"])
+        found.append(torch.rand(()))
+    torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
+    assert all(part.training for part in fresh.modules())
+    for name, value in fresh.state_dict().items():
+        torch.testing.assert_close(value, pair.state_dict()[name], rtol=0, atol=0)
+
+
 def test_a_state_of_other_shapes_or_of_another_pair() -> None:
     pair = functions_of_names()
     pair.load_state_dict({"pyro_params.param/loc": torch.zeros(3)})
