@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
 from pyro.infer.elbo import ELBO
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -81,7 +82,7 @@ class SVILoss(Estimator):
         """``(loss, what backward() was called of, number of data that it sums over)``."""
         with _Sites() as seen, backward_of() as found:
             loss = run(*args, **kwargs)
-        plate = data_frame(seen)
+        plate = data_frame(cast(Trace, seen))
         size = num_rows(args[2:]) if plate is None else plate.full_size
         return sum(loss) if isinstance(loss, (tuple, list)) else loss, found, size
 
@@ -135,7 +136,8 @@ class SVILoss(Estimator):
         return self.objective(model, guide, *args, **kwargs).loss
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        return float(getattr(self.svi_loss, "loss", self.svi_loss)(model, guide, *args, **kwargs))
+        run: Any = getattr(self.svi_loss, "loss", self.svi_loss)
+        return float(run(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         return self._differentiated()(model, guide, *args, **kwargs)
