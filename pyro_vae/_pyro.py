@@ -363,14 +363,14 @@ def backward_of() -> Iterator[list[Tensor]]:
 
     While a graph is traced, ``.item()`` of a tensor without values is the tensor, and ``warn_if_nan`` does not look.
     """
-    looked: Any = pyro.util.torch_isnan
-    nowhere: Any = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
-    pyro.util.torch_isnan = nowhere
+    util: Any = pyro.util
+    looked = util.torch_isnan
+    util.torch_isnan = lambda value: looked(value) if not isinstance(value, Tensor) or has_values(value) else False
     try:
         with _Backward() as mode:
             yield mode.found
     finally:
-        pyro.util.torch_isnan = looked
+        util.torch_isnan = looked
 
 
 # Tensors and graphs

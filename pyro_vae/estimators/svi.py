@@ -136,8 +136,8 @@ class SVILoss(Estimator):
         return self.objective(model, guide, *args, **kwargs).loss
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        loss: Any = getattr(self.svi_loss, "loss", self.svi_loss)
-        return float(loss(model, guide, *args, **kwargs))
+        run: Any = getattr(self.svi_loss, "loss", self.svi_loss)
+        return float(run(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         return self._differentiated()(model, guide, *args, **kwargs)

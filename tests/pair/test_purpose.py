@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 
+optim: Any = pyro.optim  # whose names are made when it is imported
 GRAY = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
 Likelihood = Callable[[Tensor], Any]
 
@@ -64,7 +65,7 @@ def test_what_svi_refuses_is_refused_and_nothing_else(name: str) -> None:
     program = Program(LIKELIHOODS[name])
     try:
         pyro.clear_param_store()
-        loss = SVI(program.model, program.guide, pyro.optim.Adam({}), Trace_ELBO()).step(GRAY)
+        loss = SVI(program.model, program.guide, optim.Adam({}), Trace_ELBO()).step(GRAY)
         right = loss == loss
     except ValueError:
         right = False

@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import SVI
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -37,6 +38,8 @@ def plain(program: Program, evaluated: bool = False) -> tuple[Any, Any, list[tup
     pyro.clear_param_store()
     torch.manual_seed(0)
     pair, model, guide, batches = program.made()
+    if program.same_names:
+        model = _Renamed()(model)
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -45,6 +48,14 @@ def plain(program: Program, evaluated: bool = False) -> tuple[Any, Any, list[tup
     for module in modules_of(as_pair(pair)) if evaluated else ():
         module.eval()
     return model, guide, batches
+
+
+class _Renamed(Messenger):
+    """Parameters by other names than the guide's, of which Pyro's store would otherwise hold one."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        msg["name"] = f"model.{msg['name']}"
+        msg["args"] = (msg["name"], *msg["args"][1:])
 
 
 def num_trained(program: Program) -> int:

@@ -51,6 +51,8 @@ class Program:
         command: the class by its dotted name, for the command line, and more options; with ``--covariates`` the data
             are a table.
         mode: of steps, without a compiler.
+        same_names: whether model and guide call different modules the same, so that ``SVI`` trains one of them alone;
+            its right values are those with other names.
         refused: refusals that are right, by aspect: a regular expression.
     """
 
@@ -62,6 +64,7 @@ class Program:
     num_data: int | None = None
     command: Sequence[str] = ()
     mode: str = "traced"
+    same_names: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def made(self) -> tuple[Any, Any, Any, list[tuple[Any, ...]]]:
@@ -142,9 +145,17 @@ PROGRAMS = [
         cevae.TraceCausalEffect_ELBO,
         cevae.TraceCausalEffect_ELBO,  # a subclass of Pyro's ELBOs as it is
         command=["pyro_programs.cevae.CEVAE"],
+        same_names=True,
     ),
     Program("scANVI, no labels", scanvi.make, enum, estimators=enumerated(), command=["pyro_programs.scanvi.SCANVI"]),
-    Program("scANVI, labels", lambda: scanvi.make(True), enum, pv.Enumeration, estimators=enumerated()),
+    Program(
+        "scANVI, labels",
+        lambda: scanvi.make(True),
+        enum,
+        enum,  # Pyro's, which trains the factor of the guide
+        mode="eager",
+        refused={"importance": "factor or observation"},
+    ),
     Program("AIR", air.make, trace, pv.SGVB_A, estimators=scored(), command=["pyro_programs.air.AIR"]),
     *(
         Program(

@@ -67,9 +67,10 @@ def refused(program: Program, aspect: str, call: Callable[[], Any]) -> bool:
 def test_check(program: Program) -> None:
     """It is let through, and each latent and each observed site is told."""
     pair, _, _, batches = program.made()
+    estimator = None if program.estimator is None else program.estimator()
     for batch in batches:
-        if not refused(program, "check", lambda batch=batch: pv.check(pair, *batch)):
-            report = pv.check(pair, *batch)
+        if not refused(program, "check", lambda batch=batch: pv.check(pair, *batch, estimator=estimator)):
+            report = pv.check(pair, *batch, estimator=estimator)
             assert any(site.observed for site in report.sites)
 
 

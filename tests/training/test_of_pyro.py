@@ -32,6 +32,7 @@ from pyro_vae.cli import main
 from pyro_vae.estimators import SVILoss
 from pyro_vae.pair import as_pair, programs
 
+optim: Any = pyro.optim  # whose names are made when it is imported
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 STEPS = 4
 
@@ -149,7 +150,7 @@ def fitted(program: Program, compile: Any = "eager", **options: Any) -> pv.Run:
 
 
 def adam() -> Any:
-    return pyro.optim.Adam({"lr": 0.05})
+    return optim.Adam({"lr": 0.05})
 
 
 @pytest.mark.parametrize("subsampled", [False, True])
@@ -233,17 +234,17 @@ def by_parts(module: str, name: str) -> dict[str, Any]:
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "Adam": adam,
-    "SGD": lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
-    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "clip_norm": 0.5, "lrd": 0.7}),
-    "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({"eta": 0.1}),
-    "DCTAdam": lambda: pyro.optim.DCTAdam({"lr": 0.05}),
-    "by name": lambda: pyro.optim.Adam(by_name),
-    "by parts": lambda: pyro.optim.SGD(by_parts),
-    "clipped": lambda: pyro.optim.SGD({"lr": 0.1}, {"clip_norm": 0.7}),
-    "clipped by name": lambda: pyro.optim.SGD(
+    "SGD": lambda: optim.SGD({"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
+    "ClippedAdam": lambda: optim.ClippedAdam({"lr": 0.05, "clip_norm": 0.5, "lrd": 0.7}),
+    "AdagradRMSProp": lambda: optim.AdagradRMSProp({"eta": 0.1}),
+    "DCTAdam": lambda: optim.DCTAdam({"lr": 0.05}),
+    "by name": lambda: optim.Adam(by_name),
+    "by parts": lambda: optim.SGD(by_parts),
+    "clipped": lambda: optim.SGD({"lr": 0.1}, {"clip_norm": 0.7}),
+    "clipped by name": lambda: optim.SGD(
         {"lr": 0.1}, lambda module, name: {"clip_value": 0.1} if module == "decoder" else {"clip_norm": 0.5}
     ),
-    "ExponentialLR": lambda: pyro.optim.ExponentialLR(
+    "ExponentialLR": lambda: optim.ExponentialLR(
         {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01}, "gamma": 0.3}
     ),
 }
@@ -260,7 +261,8 @@ def test_an_optimizer_updates_as_in_svi(name: str, ours: Any) -> None:
     for part in ("decoder", "encoder"):
         for ours_, theirs in zip(getattr(other, part).parameters(), getattr(one, part).parameters(), strict=True):
             torch.testing.assert_close(ours_, theirs, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(as_pair(other).pyro_params.value("scale").detach(), scale, rtol=1e-3, atol=1e-5)
+    trained: Any = as_pair(other)
+    torch.testing.assert_close(trained.pyro_params.value("scale").detach(), scale, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Adam", "by name", "ExponentialLR"])
@@ -291,7 +293,7 @@ def test_a_run_goes_on_with_them(name: str, tmp_path: Any) -> None:
     ("options", "sentence"),
     [
         ({"optimizer": torch.optim.Adam(Program().parameters())}, r"optimizer=lambda parameters: torch.optim.Adam\("),
-        ({"optimizer": pyro.optim.Adam}, r"pyro.optim.Adam\(\{'lr': 1e-3\}\)"),
+        ({"optimizer": optim.Adam}, r"pyro.optim.Adam\(\{'lr': 1e-3\}\)"),
         ({"optimizer": lambda parameters: None}, "NoneType"),
         (
             {"scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD(Program().parameters()), 3)},
