@@ -232,8 +232,10 @@ class Run:
         Raises:
             ValueError: if the observed sites of a datum differ in it.
         """
+        if self.linear:
+            return 1.0
         sites = [site for site in self.model.values() if site.observed and self.inside(site)]
-        if self.linear or not any(site.is_weighed for site in sites):
+        if not any(site.is_weighed for site in sites):
             return 1.0
         weights = [torch.as_tensor(site.weight) for site in sites]
         data = self.plate.dim

@@ -21,7 +21,7 @@ from pyro_vae.batches import described, kind_of, leaves, num_rows
 from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
-from pyro_vae.estimators import SGVB_A, TCVAE, Estimator, SVILoss
+from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
@@ -149,6 +149,9 @@ class Trainer:
                         self.pair, [batch], num_data=math.inf
                     )
             found = Chosen(asked, "") if asked else chosen(self.pair, kinds, reports)
+            if self.data.valid is not None and isinstance(found.estimator, Enumeration):
+                with evaluating(self.pair):  # of a sum over all data there is none, either
+                    found.estimator.mean_bound(self.pair, [batch], num_data=math.inf)
         if found.why:
             warnings.warn(found.why, stacklevel=5)
         self.notes = [found.why] if found.why else []

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import pyro_vae
 from pyro_vae import Enumeration, Pair, check
 from pyro_vae.pair import programs
+from pyro_vae.pair.particles import Plan
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.3], [1.2, 0.1, -0.7, 0.9], [2.2, -0.4, 0.6, 1.8]])  # [B, T]
 B, T = X.shape
@@ -178,6 +179,86 @@ def test_a_sum_over_all_data_trains_and_has_no_number_for_each() -> None:
     with pytest.warns(UserWarning, match=r"fit takes Enumeration\(\): 'y' is discrete"):
         run = pyro_vae.fit(pair, x, epochs=1, batch_size=B, compile="eager", progress=False)
     assert run.history[0]["train"] == pytest.approx(exact.item() / B, rel=1e-5)
+
+    with pytest.raises(ValueError, match="sums 'y' over the joint probability of all data"):
+        pyro_vae.fit(pair, (x, x), estimator=Enumeration(), epochs=1, batch_size=B, progress=False)
+
+
+def test_without_plates_it_is_pyros() -> None:
+    """In ``SVI``, which asks for no number of each datum."""
+
+    def model(x: Tensor) -> None:
+        y = pyro.sample("y", dist.Categorical(torch.tensor([0.6, 0.4])))
+        z = pyro.sample("z", dist.Normal(LOCS[y], 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([B]).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(x.mean(), 0.5))
+
+    theirs = seeded(1, TraceEnum_ELBO(max_plate_nesting=1).loss, config_enumerate(model), guide, X[:, 0])
+    assert seeded(1, Enumeration().loss, model, guide, X[:, 0]) == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["vectorized", "repeated", "looped"])
+@pytest.mark.parametrize("case", ["chain", "chain, guided"])
+def test_it_contracts_in_every_way_of_particles(case: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn along the chains, so that particles are alike."""
+    pair, several = Chain(case), Enumeration(3)
+    monkeypatch.setattr(several, "_plan", lambda call: Plan(how, 1))
+    torch.testing.assert_close(several.bound(pair, X), Enumeration().bound(pair, X))
+    found = [gradients(pair, lambda e=e: e.loss_and_grads(*programs(pair), X)) for e in (several, Enumeration())]
+    assert_same(*found)
+    terms = several.terms(pair, X).values()
+    assert {value.shape for site in terms for _, value in site.items()} == {torch.Size([3, B])}
+
+
+class Chain(Program):
+    """One that takes more data than it was made for."""
+
+    @property
+    def data(self) -> Any:
+        return pyro.plate("data", self.size, dim=-1)
+
+    def model(self, x: Tensor) -> None:
+        self.size = len(x)
+        super().model(x)
+
+    def guide(self, x: Tensor) -> None:
+        self.size = len(x)
+        super().guide(x)
+
+
+@pytest.mark.parametrize("case", ["nested", "nested, guided", "chain"])
+def test_a_scale_and_beta_weigh_the_contraction(case: str) -> None:
+    pair, nesting = Program(case), 1 + (case in NESTED)
+    half = poutine.scale(scale=0.5)
+    model, guide = half(pair.model), half(pair.guide)
+    theirs = TraceEnum_ELBO(max_plate_nesting=nesting)
+    expected = seeded(1, theirs.loss, config_enumerate(model), config_enumerate(guide), X)
+    assert seeded(1, Enumeration().loss, model, guide, X) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(
+        seeded(1, Enumeration().bound, Pair(model, guide), X), seeded(1, Enumeration().bound, pair, X)
+    )
+    terms = seeded(1, Enumeration().terms, pair, X)
+    latent = {name for name in terms if not name.startswith("x")}
+    weighed = sum(
+        (0.3 if name in latent else 1.0) * {"log_p": 1, "log_q": -1}[kind] * value
+        for name, site in terms.items()
+        for kind, value in site.items()
+    )
+    found = seeded(1, Enumeration(beta=0.3).loss, *programs(pair), X)
+    assert found == pytest.approx(-weighed.expand(B).sum().item(), rel=1e-5)
+
+
+def test_scales_that_differ_within_a_sum_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("steps", T, dim=-2):
+            y = pyro.sample("y", dist.Bernoulli(0.3))
+            with poutine.scale(scale=0.5):
+                pyro.sample("x", dist.Normal(y, 1.0), obs=x.T)
+
+    with pytest.raises(ValueError, match=r"sums y, x over the values .* need one poutine.scale"):
+        Enumeration().loss(model, lambda x: None, X)
 
 
 # The default of fit
