@@ -20,6 +20,7 @@ from pyro_vae.networks.dense import Centered
 from pyro_vae.pair import as_pair, evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
+from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.protocols import TrainedPair
 from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
 
@@ -307,7 +308,8 @@ def open_run(run: str) -> tuple[nn.Module, Data, Path]:
     pair, data, _ = build(parser, config)
     tensors, _ = checkpoint.load(out / "checkpoint")
     with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
-        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(1)))))
+        size = config.batch_size if has_autoguide(pair) else 1  # which is made for the data of its first run
+        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size)))))
     checkpoint.load_weights(pair, tensors)
     return pair.eval(), data, out
 

@@ -17,7 +17,7 @@ from pyro_vae.diagnostics.codes import encode, reconstruct
 from pyro_vae.diagnostics.latents import Batches, named, opened, some
 from pyro_vae.diagnostics.table import columns
 from pyro_vae.distributions.wrappers import unwrapped
-from pyro_vae.estimators import SGVB_A, Estimator, elbo_of
+from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator, elbo_of
 from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
 
@@ -52,8 +52,8 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     Args:
         pair: the pair.
         batches: the arguments of model and guide, batch by batch.
-        estimator: tells log p, log q and KL apart by site, by default as in :func:`pyro_vae.fit`; its draws use torch's
-            generator.
+        estimator: tells log p, log q and KL apart by site, by default as in :func:`pyro_vae.fit`, and SGVB_A where a
+            latent is drawn that is not reparameterized; its draws use torch's generator.
 
     Source: Alemi et al. (2018).
     """
@@ -63,7 +63,7 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     count, num_batches = 0, 0
     for batch in batches:
         with opened(pair, batch) as (module, batch):
-            estimator = estimator or elbo_of(module, *batch)
+            estimator = estimator or _estimator_of(module, *batch)
             sites = estimator.terms(module, batch, num_data=1)
         for name, terms in sites.items():
             size = terms.shared or num_rows(batch)
@@ -214,8 +214,7 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
         pair: the pair.
         batches: the arguments of model and guide, batch by batch.
         threshold: of the variance, in squared latent units, and of the KL of a unit, in nats.
-        estimator: of the rates, see :func:`rate_distortion`; by default SGVB_A where a latent is discrete in the
-            guide. Draws use torch's generator.
+        estimator: of the rates, see :func:`rate_distortion`.
 
     Raises:
         ValueError: if there are no data.
@@ -243,10 +242,14 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
 
 
 def _estimator_of(pair: nn.Module, *batch: Any) -> Estimator:
-    """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent of the guide is not reparameterized."""
+    """The ELBO of :func:`pyro_vae.fit`, or the sampled one where a latent that is drawn is not reparameterized."""
+    estimator = elbo_of(pair, *batch)
+    if not isinstance(estimator, SGVB_B):
+        return estimator
     with torch.random.fork_rng():
-        sites = latent_sites(run(pair, *batch)[1]).values()
-    return elbo_of(pair, *batch) if all(site["fn"].has_rsample for site in sites) else SGVB_A()
+        model, guide = map(latent_sites, run(pair, *batch))
+    drawn = {**model, **guide}.values()  # of a latent of both the guide's
+    return estimator if all(site["fn"].has_rsample for site in drawn) else SGVB_A()
 
 
 class _Totals:

@@ -355,9 +355,9 @@ def check_continuous(name: str, fn: Any) -> None:
         if fn.support.is_discrete:
             raise ValueError(
                 f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
-                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance, of a VQVAE or a CodePrior on "
-                "pair.softened(temperature), since its own guide is a point; to train, the default of fit for these "
-                "two, for others Enumeration where the values are few, or ScoreFunction, VIMCO or ReweightedWakeSleep."
+                f"{family(fn)}, which is discrete. For log p(x) use evidence.importance; to train, the default of fit, "
+                "Enumeration where the values are few, ScoreFunction, VIMCO or ReweightedWakeSleep. Where the guide is "
+                "a point, a pair of this library has another guide for evidence: pair.softened(temperature)."
             )
         biject_to(fn.support)
     except NotImplementedError as error:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from pyro_vae._checks import whole
 from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
-from pyro_vae.pair import PairRun, tracing_obstacle
+from pyro_vae.pair import PairRun, data_frame, latent_sites, tracing_obstacle
 from pyro_vae.pair.gate import check_evidence, first_part, smallest
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.sites import inside
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
-from pyro_vae.sampling.joint import Ends, Joint, Start, joint_of
+from pyro_vae.sampling.joint import Ends, Joint, NoDensity, Start, joint_of
 
 Result = TypeVar("Result")
 
@@ -111,6 +112,7 @@ def over_chunks(
     with reading(pair, seed):
         drawn = "guide" in (start, begin)
         count, found = first_part(pair, count, *batch, guide=drawn)
+        _check_shared(found)
         if start == "prior":
             found = PairRun(found.model_trace, Trace())  # the guide's density does not matter
         chunks = [slice(first, first + count) for first in range(0, num_rows(batch), count)]
@@ -132,6 +134,26 @@ def over_chunks(
             return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint
 
 
+def _check_shared(found: PairRun) -> None:
+    """Refuses latents that the data share: there is no posterior of each datum then."""
+    plate = data_frame(found.model_trace)
+    if plate is None:
+        return
+    of_model, of_guide = ([n for n, s in latent_sites(trace).items() if not inside(s, plate)] for trace in found)
+    if of_model:
+        raise ValueError(
+            f"{of_model[0]!r} stands outside the data plate, so all data share it, and a chain of one "
+            "datum cannot move over it. Draw all latents together, given all data, by Pyro: "
+            "MCMC(NUTS(as_pair(pair).model), num_samples=1000, warmup_steps=1000).run(*batch). Or fix it by "
+            "poutine.condition, hide it by poutine.block in model and guide; of a FullBayes take pair.sample_weights()."
+        )
+    if of_guide:
+        raise ValueError(
+            f"the guide draws {of_guide[0]!r} for all data together, as AutoDiagonalNormal does, so "
+            "that no chain of one datum can start from it. Start from the prior: start='prior'."
+        )
+
+
 def _contiguous(leaf: Any) -> Any:
     return leaf.contiguous() if isinstance(leaf, Tensor) else leaf
 
@@ -141,6 +163,8 @@ def _check_guide(joint: Joint, *batch: Tensor) -> None:
     try:
         scored = joint.densities(u.clone(), *batch, guide=True).guide
         reason = "it is NaN" if scored is None or scored.isnan().any() else None
+    except NoDensity:
+        raise
     except Exception as error:  # each family fails in its own way
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if reason is not None:

@@ -37,6 +37,10 @@ from pyro_vae.pair.particles import plan_of
 Start = Literal["prior", "guide"]
 
 
+class NoDensity(ValueError):
+    """The guide draws other latents than the model."""
+
+
 class Densities(NamedTuple):
     """Log-densities ``[C, N]`` in nats; those of the latents are with respect to u.
 
@@ -202,7 +206,7 @@ class Joint:
         drawn = latent_sites(trace)
         found = [name for name in trace.nodes if name in drawn or name in self.shapes]
         if not set(self.shapes) <= set(found) or (values and set(found) != set(self.shapes)):
-            raise ValueError(
+            raise NoDensity(
                 f"the guide draws {', '.join(found) or 'nothing'} and the model {', '.join(self.shapes)}, so the guide "
                 "is no density of the model's latents. Start from the prior: start='prior'."
             )
