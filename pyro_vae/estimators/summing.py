@@ -325,6 +325,7 @@ class EnumeratedRun(Run):
         density = site.density * term.beta if beta and not _is_one(term.beta) else site.density
         log_prob = self._in_plates(term.value * weight if beta else term.value, site)
         return {
+            "name": site.name,
             "type": "sample",
             "fn": site.fn,
             "value": site.value,
