@@ -195,6 +195,16 @@ def handled(program: Callable[..., Any]) -> tuple[Any, Callable[..., Any]] | Non
     return (made.msngr, made.fn) if hasattr(program, "msngr") and hasattr(program, "fn") else None
 
 
+def picklable(program: Any) -> None:
+    """Takes from handlers around a module its class's annotations, which Python has copied there and cannot pickle."""
+    handlers = []
+    while found := handled(program):
+        handlers.append(program)
+        program = found[1]
+    for handler in handlers if isinstance(program, nn.Module) else []:
+        vars(handler).pop("__annotations__", None)
+
+
 class GuidedModels:
     """The models of the ``AutoGuide`` parts of a module, which they forget when they are copied or pickled.
 
@@ -203,6 +213,8 @@ class GuidedModels:
 
     def __init__(self, module: nn.Module) -> None:
         guides = [part for part in module.modules() if isinstance(part, AutoGuide)]
+        for guide in guides:
+            picklable(guide.model)
         self._kept: list[Any] = [(guide, guide._model, guide.master) for guide in guides]
 
     def __reduce__(self) -> Any:

@@ -412,6 +412,16 @@ def test_factor() -> None:
     assert _pyro.factor(normal.expand((5, 4))).shape == (2, 2)
 
 
+def test_picklable() -> None:
+    program = poutine.block(poutine.scale(PyroModule("of no annotations of its own"), scale=2.0), hide=["x"])
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(program)
+    _pyro.picklable(program)
+    handler, inner = _pyro.handled(pickle.loads(pickle.dumps(program)))  # type: ignore[misc]
+    assert isinstance(handler, poutine.block_messenger.BlockMessenger)
+    assert isinstance(_pyro.handled(inner)[1], PyroModule)  # type: ignore[index]
+
+
 def test_writes() -> None:
     a, b = torch.zeros(2), torch.ones(2)
     aten = torch.ops.aten

@@ -27,9 +27,10 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae._checks import callable_
-from pyro_vae._pyro import GuidedModels, running
+from pyro_vae._pyro import GuidedModels, picklable, running
 from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
@@ -203,10 +204,17 @@ class Pair(nn.Module):
             )
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
+        for module in modules_of(self):  # what a transform keeps of its last draw has a gradient, and cannot be copied
+            kept = [value for part in module.modules() for value in vars(part).values()]
+            for value in tree_leaves([one for one in kept if isinstance(one, (Tensor, tuple))]):
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach()  # type: ignore[assignment]
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
+        for program in self._programs:
+            picklable(program)
         # What is kept is the object's, not a copy's; the models have to come behind their guides.
         return {**vars(self), "_kept": None, "": GuidedModels(self)}
 
