@@ -613,31 +613,14 @@ FAULTS: dict[tuple[str, str], str] = {
         "importance",
     ): "RuntimeError: expand(torch.FloatTensor{[30, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)",
     (
-        "conditional VAE",
-        "train",
-    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options.",
-    (
         "semi-supervised VAE",
         "train",
     ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
-    (
-        "ProdLDA",
-        "train",
-    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
-    ("CEVAE", "train"): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair.",
     (
         "AIR",
         "train",
     ): "With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[4]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
     (
-        "conditional VAE",
-        "plot",
-    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options.",
-    (
-        "conditional VAE",
-        "evaluate",
-    ): "unrecognized arguments: --covariates 16,17,18. `pyro-vae train --help` tells the options.",
-    (
         "semi-supervised VAE",
         "plot",
     ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
@@ -647,14 +630,8 @@ FAULTS: dict[tuple[str, str], str] = {
     ): "'data' holds real numbers from 0.00123602 to 0.997067, on which the likelihood Bernoulli is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
     (
         "ProdLDA",
-        "plot",
-    ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
-    (
-        "ProdLDA",
         "evaluate",
     ): "'data' holds counts from 0 to 8, on which the likelihood Multinomial is not defined. Leave the likelihood out, and it follows the data, or choose one of pyro_vae.likelihoods that fits.",
-    ("CEVAE", "plot"): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair.",
-    ("CEVAE", "evaluate"): "pyro_programs.cevae.CEVAE is no class with the methods model and guide, so it is no pair.",
     (
         "AIR",
         "plot",
