@@ -48,7 +48,7 @@ def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
         if plate is None and batch:  # one of another name, which a guide alone does not tell
             plate = data_frame(plates_of(module, batch), num_rows(batch))
         return {
-            name: by_datum(site, site["value"], plate, num_rows(batch) if batch else 1)
+            name: by_datum(site, site["value"], plate, num_rows(batch) if batch else 1).detach()  # of a parameter
             for name, site in latent_sites(trace).items()
             if name not in shared and not _is_shared(site, plate)
         }

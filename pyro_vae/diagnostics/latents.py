@@ -293,7 +293,7 @@ def observed_mean(
     """
     found = _chosen(trace, pair, batch, site)
     with torch.no_grad():
-        means = by_datum(found, _expected(found), data_frame(trace))
+        means = by_datum(found, _expected(found), data_frame(trace)).detach()  # which may be a parameter
     if size is not None and means.shape[:1] != (size,):
         raise ValueError(
             f"the model gives a mean of shape {list(means.shape)} for {size} data, so that its data cannot be told "

@@ -315,6 +315,19 @@ def test_a_label_is_at_its_mode() -> None:
     assert torch.equal(reconstruct(Pair(model, guide), x), x)
 
 
+def test_rate_and_distortion_of_a_discrete_latent_of_the_model_alone() -> None:
+    """It is drawn, for which there is no pathwise gradient, and none is needed."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(0.0 * k, 1.0), obs=x)
+
+    x = torch.zeros(3)
+    found = rate_distortion(Pair(model, lambda x: None), [(x,)])
+    assert found.distortion == pytest.approx(0.5 * math.log(2 * math.pi))
+
+
 def test_no_data_to_take() -> None:
     with pytest.raises(ValueError, match=r"the model observes nothing\. .* pass an example batch"):
         sample(vae(), 2)
