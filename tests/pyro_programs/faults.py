@@ -107,21 +107,9 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",
     (
-        "conditional VAE",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: Tensors must have same number of dimensions: got 3 and 2).",
-    (
         "semi-supervised VAE",
         "fit",
     ): "PairError: At the observed site 'x' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or",
-    (
-        "deep Markov model",
-        "fit",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "deep Markov model, IAF",
-        "fit",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
         "HMM, loops",
         "fit",
@@ -131,10 +119,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
     (
-        "HMM, vectorized",
-        "fit",
-    ): "PairError: With two particles the model fails (site y has 2 where plate sequences has 10).",
-    (
         "LDA",
         "fit",
     ): "PairError: The observed site 'doc_words' stands in several plates, 'documents' (dim=-1, size 20), 'words' (dim=-2, size 8), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\"",
@@ -142,10 +126,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "LDA, mini-batches",
         "fit",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'int']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "ProdLDA",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
     (
         "sparse gamma DEF, EasyGuide",
         "fit",
@@ -160,50 +140,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "fit",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'Tensor', 'float']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
-        "AIR",
-        "fit",
-    ): "PairError: With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
-    (
-        "regression, AutoNormal",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDelta",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDiagonalNormal",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoMultivariateNormal",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLowRankMultivariateNormal",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoIAFNormal",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLaplaceApproximation",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoStructured",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoGuideList",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, by hand",
-        "fit",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
         "Gaussian mixture",
         "fit",
     ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
@@ -212,21 +148,9 @@ FAULTS: dict[tuple[str, str], str] = {
         "parameters",
     ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",
     (
-        "conditional VAE",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: Tensors must have same number of dimensions: got 3 and 2).",
-    (
         "semi-supervised VAE",
         "parameters",
     ): "PairError: At the observed site 'x' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or",
-    (
-        "deep Markov model",
-        "parameters",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "deep Markov model, IAF",
-        "parameters",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
         "HMM, loops",
         "parameters",
@@ -236,10 +160,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "parameters",
     ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
     (
-        "HMM, vectorized",
-        "parameters",
-    ): "PairError: With two particles the model fails (site y has 2 where plate sequences has 10).",
-    (
         "LDA",
         "parameters",
     ): "PairError: The observed site 'doc_words' stands in several plates, 'documents' (dim=-1, size 20), 'words' (dim=-2, size 8), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\"",
@@ -247,10 +167,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "LDA, mini-batches",
         "parameters",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'int']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "ProdLDA",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
     (
         "sparse gamma DEF, EasyGuide",
         "parameters",
@@ -264,50 +180,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "parameters",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'Tensor', 'float']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
-        "AIR",
-        "parameters",
-    ): "PairError: With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
-    (
-        "regression, AutoNormal",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDelta",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDiagonalNormal",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoMultivariateNormal",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLowRankMultivariateNormal",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoIAFNormal",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLaplaceApproximation",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoStructured",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoGuideList",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, by hand",
-        "parameters",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
         "Gaussian mixture",
         "parameters",
     ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
@@ -316,21 +188,9 @@ FAULTS: dict[tuple[str, str], str] = {
         "state",
     ): "PairError: At the observed site 'obs' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' ",
     (
-        "conditional VAE",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: Tensors must have same number of dimensions: got 3 and 2).",
-    (
         "semi-supervised VAE",
         "state",
     ): "PairError: At the observed site 'x' the data leave the support of the Bernoulli likelihood: values in [0.001236, 0.9971] are outside of it. Gray pixels are no Bernoulli draws: load the data with binarization='dynamic' or",
-    (
-        "deep Markov model",
-        "state",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "deep Markov model, IAF",
-        "state",
-    ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'PackedSequence', 'Tensor', 'Tensor']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
         "HMM, loops",
         "state",
@@ -340,10 +200,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "state",
     ): "PairError: The observed site 'y_0' stands in several plates, 'sequences' (dim=-2, size 4), 'tones' (dim=-1, size 4), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\", len(x",
     (
-        "HMM, vectorized",
-        "state",
-    ): "PairError: With two particles the model fails (site y has 2 where plate sequences has 10).",
-    (
         "LDA",
         "state",
     ): "PairError: The observed site 'doc_words' stands in several plates, 'documents' (dim=-1, size 20), 'words' (dim=-2, size 8), none of them called 'data'. Call that of the data so, and put it at the right: pyro.plate(\"data\"",
@@ -351,10 +207,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "LDA, mini-batches",
         "state",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'int']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "ProdLDA",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: running_mean should contain 20 elements not 10).",
     (
         "sparse gamma DEF",
         "state",
@@ -375,50 +227,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "scANVI, labels",
         "state",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'Tensor', 'float']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
-    (
-        "AIR",
-        "state",
-    ): "PairError: With two particles the guide fails (RuntimeError: expand(torch.FloatTensor{[2, 3]}, size=[10]): the number of sizes provided (1) must be greater or equal to the number of dimensions in the tensor (2)).",
-    (
-        "regression, AutoNormal",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDelta",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoDiagonalNormal",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoMultivariateNormal",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLowRankMultivariateNormal",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoIAFNormal",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoLaplaceApproximation",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoStructured",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, AutoGuideList",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
-    (
-        "regression, by hand",
-        "state",
-    ): "PairError: With two particles the model fails (RuntimeError: t() expects a tensor with <= 2 dimensions, but self is 4D).",
     (
         "Gaussian mixture",
         "state",
