@@ -208,10 +208,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "state",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'int']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
     (
-        "sparse gamma DEF",
-        "state",
-    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/alpha_w_top", "pyro_params.param/mean_w_top", "pyro_params.param/alpha_w_bottom", "pyro_params.param/mean_w_botto',
-    (
         "sparse gamma DEF, EasyGuide",
         "state",
     ): "PairError: The plate 'w_top_plate' has size 12 in the model and -1 in the guide. Size both by the batch: pyro.plate(\"w_top_plate\", len(x)). The plate 'w_bottom_plate' has size 40 in the model and -1 in the guide. Size bo",
@@ -220,10 +216,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "state",
     ): "TypeError: estimator is a TraceCausalEffect_ELBO; fit takes an estimator of this library, such as SGVB_A() or IWAE(5). Pyro's own ELBOs go with pyro.infer.SVI.",
     (
-        "scANVI, no labels",
-        "state",
-    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/inverse_dispersion", "announced.scanvi.z2_decoder.0.weight", "announced.scanvi.z2_decoder.0.bias", "announced.sca',
-    (
         "scANVI, labels",
         "state",
     ): "TypeError: the loader of 'data' gives a list of ['Tensor', 'Tensor', 'float']; a tensor x or a tuple of tensors (x, ...) was expected. Convert in the Dataset or in the loader's collate_fn.",
@@ -231,14 +223,6 @@ FAULTS: dict[tuple[str, str], str] = {
         "Gaussian mixture",
         "state",
     ): "PairError: With two particles the model fails (RuntimeError: The size of tensor a (30) must match the size of tensor b (2) at non-singleton dimension 1).",
-    (
-        "eight schools",
-        "state",
-    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/AutoNormal/locs/mu", "pyro_params.param/AutoNormal/scales/mu", "pyro_params.param/AutoNormal/locs/tau", "pyro_par',
-    (
-        "eight schools, reparametrized",
-        "state",
-    ): 'RuntimeError: Error(s) in loading state_dict for Pair: Unexpected key(s) in state_dict: "pyro_params.param/AutoNormal/locs/mu", "pyro_params.param/AutoNormal/scales/mu", "pyro_params.param/AutoNormal/locs/tau", "pyro_par',
     ("HMM, vectorized", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
     ("regression, AutoNormal", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
     ("regression, AutoDelta", "SVI"): "AttributeError: 'Parameter' object has no attribute 'unconstrained'",
