@@ -41,9 +41,9 @@ class Compiled:
 
     Inputs may be of any structure (:mod:`pyro_vae.batches`); what is no tensor in them is a constant.
 
-    Each shape of the inputs has a graph of its own, and so has what the program reads of their values, and of buffers, in
-    Python (``range(lengths.max())``, a boolean mask): it is computed anew at each use, and a graph runs where it is what
-    it was. After 8 graphs for one shape, or 32, further batches run eagerly, and a warning says so.
+    Each shape of the inputs has a graph of its own, and so has what the program reads in Python of their values and of
+    buffers (``range(lengths.max())``, a boolean mask): a graph runs where it would read the same. After 8 graphs for
+    one shape, or 32, further batches run eagerly, and a warning says so.
 
     In a graph all else that the program reads from Python is a constant: numbers in attributes, globals, numpy's draws.
     (A buffer is not, nor a tensor that is written to.) So a graph is compared with the program, which runs eagerly on
