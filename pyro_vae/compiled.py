@@ -41,7 +41,11 @@ class Compiled:
 
     Inputs may be of any structure (:mod:`pyro_vae.batches`); what is no tensor in them is a constant.
 
-    In a graph all that the program reads from Python is a constant: numbers in attributes, globals, draws of numpy's.
+    Each shape of the inputs has a graph of its own, and so has what the program reads in Python of their values and of
+    buffers (``range(lengths.max())``, a boolean mask): a graph runs where it would read the same. After 8 graphs for
+    one shape, or 32, further batches run eagerly, and a warning says so.
+
+    In a graph all else that the program reads from Python is a constant: numbers in attributes, globals, numpy's draws.
     (A buffer is not, nor a tensor that is written to.) So a graph is compared with the program, which runs eagerly on
     copies of the same inputs with the same draws:
 
@@ -59,7 +63,8 @@ class Compiled:
     Args:
         module: has ``training`` and all parameters already.
         compile: ``"inductor"`` compiles the traced graph, ``"traced"`` runs it as it is, ``"eager"`` does not trace.
-            ``"auto"`` is the first of these that works here.
+            ``"auto"`` is the first of these that works here; of more than 2,000 operators, as loops over particles or
+            time have them, the second, since inductor takes minutes for so many.
         gradients: whether to differentiate the first output by the parameters that require it. That output then
             becomes NaN if a gradient is not finite.
         often: whether it will be run so often that inductor compiles the first shape at its first use. Any other
@@ -252,6 +257,10 @@ class Compiled:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")
             return graph
+        if (size := len(graph.graph.nodes)) > _OPERATORS and not self._strict:
+            reason = f"inductor would take minutes for the {size} operators of a step, of which each loop adds its own"
+            self._fall_back("traced", f"{reason}. compile='inductor' has it do so")
+            return graph
         try:
             with _quiet(), torch.no_grad():
                 run = compiled_by_inductor(graph, flat)
@@ -344,6 +353,8 @@ _FROZEN = (
 
 #: Structures of inputs, graphs, and graphs for values that are read of inputs of one shape, at most.
 _STRUCTURES, _GRAPHS, _VALUES = 8, 32, 8
+#: Operators of a graph that is compiled unasked, at most: inductor takes 30 to 100 ms for each.
+_OPERATORS = 2_000
 _PASSED = "In a graph they are constants: pass what changes from batch to batch as a tensor, or pass compile='eager'"
 
 

@@ -208,7 +208,7 @@ class Pair(nn.Module):
             kept = [value for part in module.modules() for value in vars(part).values()]
             for value in tree_leaves([one for one in kept if isinstance(one, (Tensor, tuple))]):
                 if isinstance(value, Tensor) and not value.is_leaf:
-                    memo[id(value)] = value.detach()  # type: ignore[assignment]
+                    memo[id(value)] = value.detach()
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 

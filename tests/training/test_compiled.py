@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -536,6 +537,40 @@ def test_inductor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.mode == "traced"
     with pytest.raises(ValueError, match="compile='inductor' is not possible here: inductor failed"):
         Compiled(Square(), compile="inductor", gradients=True)(torch.ones(2, 3))
+
+
+def test_a_large_graph_is_not_compiled_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(compiled_module, "compiled_by_inductor", lambda graph, inputs: compiled.append(graph) or graph)
+    monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
+
+    def many(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+        for _ in range(1_000):
+            x = (x + a) * 0.5
+        return x.sum()
+
+    run = Compiled(Sum(many), gradients=True)
+    with pytest.warns(UserWarning, match=r"run traced .*: inductor would take minutes for the [345]\d\d\d operators"):
+        run(torch.ones(3))
+    assert run.mode == "traced"
+    assert not compiled
+    Compiled(Sum(many), compile="inductor", gradients=True)(torch.ones(3))
+    assert len(compiled) == 1
+
+
+def test_what_torch_logs_is_kept_back(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def fails(*args: Any) -> Any:
+        logging.getLogger("torch._inductor.of_some_file").error("a page of it")
+        raise RuntimeError("the compiler crashed")
+
+    monkeypatch.setattr(compiled_module, "compiled_by_inductor", fails)
+    monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
+    run = Compiled(Square(), gradients=True)
+    with pytest.warns(UserWarning, match=r"inductor failed \(RuntimeError: the compiler crashed\)"):
+        run(torch.ones(2, 3))
+    assert not "".join(capfd.readouterr())
+    logging.getLogger("torch._inductor.of_some_file").error("of another's")
+    assert "of another's" in capfd.readouterr().err
 
 
 def test_refuses() -> None:
