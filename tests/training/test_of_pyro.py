@@ -25,7 +25,7 @@ from pyro.infer import (
 )
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.cli import main
@@ -340,14 +340,14 @@ def test_what_a_batch_does_not_use_goes_on_by_its_momentum() -> None:
     torch.manual_seed(3)
     losses = [svi_.step(*batch) / 8 for _ in range(3) for batch in batches]
     own = torch.Generator().manual_seed(0)
-    data = DataLoader(Batches(batches), batch_size=None, generator=own)
+    data: Any = DataLoader(Batches(batches), batch_size=None, generator=own)
     run = pv.fit(ours, data, epochs=3, seed=3, estimator=pv.SGVB_A(), optimizer=adam(), num_data=8, progress=False)
     found = [entry["loss"] for entry in run.history]
     assert found == pytest.approx([(one + other) / 2 for one, other in zip(losses[::2], losses[1::2], strict=True)])
     torch.testing.assert_close(ours.encoder.weight, theirs.encoder.weight)
 
 
-class Batches(list[Any]):
+class Batches(list[Any], Dataset[Any]):
     """A data set of whole batches."""
 
 
