@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -364,6 +365,12 @@ class _Backward(TorchFunctionMode):
             return None
         if func is Tensor.item and not has_values(args[0]):
             return args[0].detach()
+        if (
+            func is Tensor.all
+            and not has_values(args[0])
+            and sys._getframe(1).f_globals["__name__"] == "pyro.infer.util"
+        ):
+            return True  # of draws that are possible, which TraceEnum_ELBO would pick by a mask
         if func is Tensor.register_hook and not has_values(args[0]) and args[1].__module__ == "pyro.util":
             return None  # of warn_if_nan
         return func(*args, **(kwargs or {}))

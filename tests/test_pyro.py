@@ -488,3 +488,47 @@ def test_takes_anything() -> None:
     with _pyro.unvalidated():
         dist.Bernoulli(torch.full((1,), 0.5)).log_prob(torch.full((1,), 0.3))
         assert not pyro.infer.util.is_validation_enabled()
+
+
+def test_options_of() -> None:
+    def clipped(module: str, name: str) -> dict[str, Any]:
+        return {"clip_norm": f"{module} {name}"}
+
+    optim: Any = pyro.optim
+    constructor, options, clip = _pyro.options_of(optim.Adam({"lr": 0.1}, clipped))
+    assert (constructor, options) == (torch.optim.Adam, {"lr": 0.1})
+    assert clip("net$$$a.bias") == {"clip_norm": "net a.bias"}
+    assert _pyro.options_of(optim.SGD(lambda name: {"lr": name}))[1]("net$$$bias") == {"lr": "net.bias"}
+    assert _pyro.options_of(optim.SGD(lambda module, name: {"lr": module + name}))[1]("loc") == {"lr": "locloc"}
+
+
+def test_scheduler_of() -> None:
+    of_torch = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    optim: Any = pyro.optim
+    made = optim.ExponentialLR({"optimizer": torch.optim.SGD, "optim_args": {"lr": 1.0}, "gamma": 0.5})
+    scheduler = _pyro.scheduler_of(made, of_torch)
+    assert (type(scheduler), scheduler.gamma) == (torch.optim.lr_scheduler.ExponentialLR, 0.5)
+    assert _pyro.scheduler_of(optim.Adam({}), of_torch) is None
+
+
+def test_backward_of() -> None:
+    x = nn.Parameter(torch.ones(2))
+    with _pyro.backward_of() as found:
+        (2 * x).sum().backward()
+        (3 * x).backward(gradient=torch.ones(2))
+        assert x.sum().item() == 2.0
+        with pytest.warns(UserWarning, match="NaN"):
+            pyro.util.warn_if_nan(torch.tensor(torch.nan))
+    assert x.grad is None
+    torch.stack(found).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [5.0, 5.0]
+
+    def graph(value: Tensor) -> Tensor:
+        with _pyro.backward_of() as found:
+            loss = value.sum()
+            pyro.util.warn_if_nan(loss)
+            loss.backward()
+            return found[0] + loss.item()
+
+    assert _pyro.traced(graph, [torch.ones(2)])(torch.ones(2)).item() == 4.0

@@ -503,7 +503,7 @@ class Estimator(Trace_ELBO):
         call = call_of(pair, batch)
         with torch.no_grad():
             call = call._replace(plan=self._plan(call))
-            call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed()(call.guide))
+            call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed(guide=True)(call.guide))
             run = self._run(call, claims="all")
         if any(term.kind == "kl" for term in run.terms):
             raise ValueError(

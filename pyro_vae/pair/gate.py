@@ -30,6 +30,7 @@ from pyro_vae.pair.running import PairRun, device_of, run
 from pyro_vae.pair.sites import (
     data_frame,
     inside,
+    is_auxiliary_data,
     latent_sites,
     random_sites,
     scale_of_plates,
@@ -245,15 +246,18 @@ class Unweighed(Messenger):
 
     Args:
         latents: names of latents that a run is conditioned on.
+        guide: whether it is a guide, of which the auxiliary data that it observes are no part of q(z | x).
     """
 
-    def __init__(self, latents: Collection[str] = ()) -> None:
+    def __init__(self, latents: Collection[str] = (), guide: bool = False) -> None:
         super().__init__()
-        self.latents = latents
+        self.latents, self.guide = latents, guide
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg):
             return
+        if self.guide and is_auxiliary_data(msg):
+            msg["stop"] = True  # hidden from what traces the guide
         msg["scale"] = scale_of_plates(msg)
         if not msg["is_observed"] or msg["name"] in self.latents:
             msg["mask"], msg["fn"] = None, unmasked(msg["fn"])
@@ -263,7 +267,11 @@ def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
     with torch.random.fork_rng():
         if guide:
-            return run(pair, *batch)
+            found = run(pair, *batch)
+            nodes: Any = found.guide_trace.nodes
+            for name in [name for name, site in nodes.items() if site["type"] == "sample" and is_auxiliary_data(site)]:
+                found.guide_trace.remove_node(name)
+            return found
         return PairRun(poutine.trace(programs(pair)[0]).get_trace(*batch), Trace())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch.distributions import constraints
 
@@ -69,6 +70,15 @@ def observed_sites(trace: Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and site["is_observed"] and not is_deterministic(site)
     }
+
+
+def is_auxiliary_data(site: Any) -> bool:
+    """Whether a guide observes data at a site that it marks as auxiliary: a network is trained there to tell them.
+
+    Pyro marks factors so, too, which are something else.
+    """
+    marked = (site["infer"] or {}).get("is_auxiliary") and not isinstance(site["fn"], Unit)
+    return bool(site["is_observed"] and marked and not is_deterministic(site))
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Trainer:
         estimator = self._checked(list(kinds.values()))
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
-        names, self.num_summed = self._announced(batch)
+        self.announced: dict[Any, set[int]] = {}  # parameters, by the kind of batch, where that matters
+        names, self.num_summed = self._announced(batch) if isinstance(settings.optimizer, PyroOptim) else ({}, None)
         optimizer, scheduler, self.clip = self._optimizer(names)
         self.rates = [_rate(group) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
@@ -198,8 +199,6 @@ class Trainer:
 
         Where there is no such plate, losses of Pyro's are sums over the batch.
         """
-        if not isinstance(self.settings.optimizer, PyroOptim):
-            return {}, None
         record = poutine.trace(param_only=True)
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
             plate = data_frame(run(self.pair, *batch).model_trace)
@@ -309,12 +308,25 @@ class Trainer:
                 )
             if self.settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            if len(self.kinds) > 1:
+                self._move_on(batch)
             if isinstance(self.settings.optimizer, PyroOptim):
                 self._sum_and_clip(self.num_summed or num_rows(batch))
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
         state.add(objective, loss, num_rows(batch))
+
+    def _move_on(self, batch: tuple[Any, ...]) -> None:
+        """Has what a batch announces and does not use go on by the momentum that others gave it, as under ``SVI``."""
+        still = [p for p in self.parameters if p.grad is None and p in self.state.optimizer.state]
+        if still:
+            kind = kind_of(batch)
+            if kind not in self.announced:
+                self.announced[kind] = set(self._announced(batch)[0])
+            for parameter in still:
+                if id(parameter) in self.announced[kind]:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _sum_and_clip(self, size: int) -> None:
         """Gradients as an optimizer of Pyro's meets them: sums over the data, and clipped by its options."""

@@ -153,7 +153,6 @@ PROGRAMS = [
         lambda: scanvi.make(True),
         enum,
         enum,  # Pyro's, which trains the factor of the guide
-        mode="eager",
         refused={"importance": "factor or observation"},
     ),
     Program("AIR", air.make, trace, pv.SGVB_A, estimators=scored(), command=["pyro_programs.air.AIR"]),

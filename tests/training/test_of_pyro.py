@@ -25,7 +25,7 @@ from pyro.infer import (
 )
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.cli import main
@@ -159,12 +159,11 @@ def test_a_loss_trains_as_svi(name: str, subsampled: bool) -> None:
     discrete = name == "TraceEnum"
     theirs, ours = Program(subsampled, discrete), Program(subsampled, discrete)
     losses = torch.tensor(svi(theirs, LOSSES[name](), adam())) / (40 if subsampled else 8)
-    mode = "eager" if discrete else "traced"
-    run = fitted(ours, mode, estimator=LOSSES[name](), optimizer=adam())
+    run = fitted(ours, "traced", estimator=LOSSES[name](), optimizer=adam())
     torch.testing.assert_close(torch.tensor([entry["loss"] for entry in run.history]), losses, rtol=1e-5, atol=1e-5)
     for one, other in zip(ours.decoder.parameters(), theirs.decoder.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert run.mode == mode
+    assert run.mode == "traced"
     assert run.bound is None
     assert {entry["train"] for entry in run.history} == {None}
 
@@ -318,3 +317,55 @@ def test_the_command_line_takes_a_loss(tmp_path: Any, capsys: pytest.CaptureFixt
     assert "loss train" in capsys.readouterr().out
     assert "Trace_ELBO" in (out / "config.yaml").read_text()
     assert main(["plot", str(out)]) == 0
+
+
+class Kinds(Program):
+    """With a label the encoder is announced and not used."""
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().model(x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("encoder", self.encoder)
+        loc = self.encoder(x) if y is None else y
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+
+def test_what_a_batch_does_not_use_goes_on_by_its_momentum() -> None:
+    theirs, ours = Kinds(), Kinds()
+    batches = [(X,), (X, X[:, :2])]
+    pyro.clear_param_store()
+    svi_ = SVI(theirs.model, theirs.guide, adam(), Trace_ELBO())
+    torch.manual_seed(3)
+    losses = [svi_.step(*batch) / 8 for _ in range(3) for batch in batches]
+    own = torch.Generator().manual_seed(0)
+    data: Any = DataLoader(Batches(batches), batch_size=None, generator=own)
+    run = pv.fit(ours, data, epochs=3, seed=3, estimator=pv.SGVB_A(), optimizer=adam(), num_data=8, progress=False)
+    found = [entry["loss"] for entry in run.history]
+    assert found == pytest.approx([(one + other) / 2 for one, other in zip(losses[::2], losses[1::2], strict=True)])
+    torch.testing.assert_close(ours.encoder.weight, theirs.encoder.weight)
+
+
+class Batches(list[Any], Dataset[Any]):
+    """A data set of whole batches."""
+
+
+class Auxiliary(Program):
+    """Its guide also learns to tell the data, and has a deterministic site."""
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("encoder", self.encoder)
+        with self.plate(x):
+            loc = pyro.deterministic("loc", self.encoder(x), event_dim=1)
+            told = dist.Normal(loc.sum(-1, keepdim=True), 1.0).expand([len(x), 4]).to_event(1)
+            pyro.sample("x", told, obs=x, infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("method", ["importance", "ais"])
+def test_data_that_a_guide_observes_are_no_part_of_evidence(method: str) -> None:
+    options: Any = {"num_samples": 30} if method == "importance" else {"num_steps": 3, "start": "guide"}
+    found = [getattr(pv.evidence, method)(made(), X, compile="eager", **options) for made in (Program, Auxiliary)]
+    torch.testing.assert_close(found[1].log_prob, found[0].log_prob)
+    fitted(Auxiliary(), estimator=Trace_ELBO())
