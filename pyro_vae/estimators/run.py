@@ -389,12 +389,17 @@ def traced(
     plain = not detached and shown is None
     if isinstance(poutine.unwrap(guide), Messenger):
         return (*get_importance_trace("flat", plan.nesting, model, guide, args, kwargs), {}, {})
-    with _Detached(who) if detached else contextlib.nullcontext():
-        drawn = plan.trace(guide, args, kwargs, count, around=around(None))
-    seen = {} if shown is None else {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
-    with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
-        replayed = _with_values(drawn, seen)
-        model_trace = plan.trace(model, args, kwargs, count, replayed=replayed, around=around(drawn))
+    seen: dict[str, Tensor] = {}
+    if plain:
+        model_trace, drawn = plan.traces(model, guide, args, kwargs, count, around)
+    else:
+        with _Detached(who) if detached else contextlib.nullcontext():
+            drawn = plan.trace(guide, args, kwargs, count, around=around(None))
+        if shown is not None:
+            seen = {name: shown(site["value"]) for name, site in latent_sites(drawn).items()}
+        with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
+            replayed = _with_values(drawn, seen)
+            model_trace = plan.trace(model, args, kwargs, count, replayed=replayed, around=around(drawn))
     nesting = max(plan.nesting, plate_nesting(model_trace, drawn)) if count is None else plan.nesting + 1
     if is_validation_enabled():
         check_model_guide_match(model_trace, drawn, nesting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from typing import Any, Literal, cast
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -36,6 +38,7 @@ from pyro_vae.pair.sites import data_frame, inside, random_sites
 How = Literal["vectorized", "repeated", "looped"]
 Inside = Callable[[int | None], AbstractContextManager[Any]]
 Around = Callable[[Program], Program]
+Arounds = Callable[[Trace | None], Around]
 
 SAID: dict[How, str] = {
     "vectorized": "Several particles are one run of the programs, with a dimension of their own on the left.",
@@ -83,12 +86,10 @@ class Plan:
             around: what else handles the program, seen as with particles.
         """
         if count is not None and self.how == "looped":
-            program = around(program)
-            traces = []
-            layout = Looped(count, self.nesting)
+            layout, traces = Looped(count, self.nesting), []
             for k in range(count):
                 with inside(k), _At(layout, k, replayed, values or {}):
-                    traces.append(poutine.trace(program).get_trace(*args, **kwargs))
+                    traces.append(poutine.trace(around(program)).get_trace(*args, **kwargs))
                 traces[-1].compute_score_parts()
             return _joined(traces, layout)
         if count is not None and self.how == "repeated":
@@ -104,6 +105,20 @@ class Plan:
             program = poutine.replay(program, trace=replayed)
         with inside(None):
             return poutine.trace(program).get_trace(*args, **kwargs)
+
+    def traces(
+        self, model: Program, guide: Program, args: Any, kwargs: Any, count: int | None, around: Arounds
+    ) -> tuple[Trace, Trace]:
+        """Model and guide at the same draws, ``around(trace of the guide)`` being what handles the model."""
+        if count is None or self.how != "looped":
+            drawn = self.trace(guide, args, kwargs, count, around=around(None))
+            return self.trace(model, args, kwargs, count, replayed=drawn, around=around(drawn)), drawn
+        one = Plan("looped", self.nesting, self.data_dim)
+        pairs = [one.traces(model, guide, args, kwargs, None, around) for _ in range(count)]
+        for trace in (trace for pair in pairs for trace in pair):
+            trace.compute_score_parts()
+        models, guides = zip(*pairs, strict=True)
+        return _joined(list(models), Looped(count, self.nesting)), _joined(list(guides), Looped(count, self.nesting))
 
 
 def _frame(count: int, nesting: int) -> CondIndepStackFrame:
@@ -323,12 +338,13 @@ class _Pair:
                 together: Any = layout._padded(site["log_prob"], 0, plan.nesting + 1)
                 if together.shape[1:] != apart.shape[1:] or len(together) not in (1, 2):
                     return False
-                if not _same(together.expand_as(apart), apart) and _same(first, again):
+                unknown = first.isnan().all()
+                if not unknown and not _same(together.expand_as(apart), apart) and _same(first, again):
                     return False
         return True
 
     def _log_probs(self, program: Program, layout: Looped, k: int, *draws: Trace) -> dict[str, Tensor]:
-        """The log-probabilities of one particle in a run of its own."""
+        """The log-probabilities of one particle in a run of its own; NaN where a draw of another run has none."""
         nodes = {name: site for trace in draws for name, site in trace.nodes.items() if site["type"] == "sample"}
         at = Trace()
         for name, node in cast("dict[str, Any]", nodes).items():
@@ -338,8 +354,13 @@ class _Pair:
                 at.add_node(name, **{**node, "parts": [node["value"]] * 2})
         with _At(layout, k, at, {}):
             trace = poutine.trace(program).get_trace(*self.args, **self.kwargs)
-        trace.compute_log_prob()
-        return {name: site["log_prob"] for name, site in random_sites(trace).items()}
+        found = {}
+        for name, site in random_sites(trace).items():
+            try:
+                found[name] = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+            except (NotImplementedError, KeyError):  # as of Pyro's planar flow
+                found[name] = torch.full(site["fn"].batch_shape, math.nan)
+        return found
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

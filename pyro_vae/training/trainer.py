@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from pyro_vae.check import check
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
-from pyro_vae.pair import data_frame, evaluating, random_sites, run, trained_parameters
+from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
@@ -63,6 +64,7 @@ class Trainer:
         optimizer, scheduler, self.clip = self._optimizer(names)
         self.rates = [_rate(group) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
+        self.shuffled = self._is_shuffled(batch)
         self.schedules = Schedules(pair, estimator, settings.moved)
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
         for end in (Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)):
@@ -181,6 +183,31 @@ class Trainer:
             )
         return None
 
+    def _is_shuffled(self, batch: tuple[Any, ...]) -> bool:
+        """Whether the order of the data is free: an AutoGuide keeps a latent of a datum by its place in the batch.
+
+        Raises:
+            ValueError: if there is such a latent and more than one batch.
+        """
+        if not any(isinstance(part, AutoGuide) for module in modules_of(self.pair) for part in module.modules()):
+            return True
+        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
+            traces = run(self.pair, *batch)
+        plate = data_frame(traces.model_trace, num_rows(batch))
+        if plate is None:
+            return True
+        in_model = latent_sites(traces.model_trace)
+        kept = [name for name, site in in_model.items() if name in traces.guide_trace.nodes and inside(site, plate)]
+        if not kept or plate.size < plate.full_size:  # then the program tells the places
+            return True
+        if self.num_batches != 1:
+            raise ValueError(
+                f"the guide, one of Pyro's AutoGuides, keeps {kept[0]!r} of a datum by its place in the batch, so that "
+                f"a second batch would meet the values of the first. Give all data in one batch, fit(..., "
+                "batch_size=N), or a guide that is a function of the data."
+            )
+        return False
+
     def _say_labels(self, batch: tuple[Tensor, ...]) -> None:
         """Says of labels, which a split keeps for figures, that they do not train a pair that could take them."""
         train = self.data.train
@@ -252,7 +279,7 @@ class Trainer:
         if moved or state.epoch + 1 == self.settings.epochs:
             self.step.look()
             self.looked_at = state.steps
-        for batch in self.data.train.batches(self.settings.batch_size, shuffle=True, **place):
+        for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
             arguments = self.arguments(*batch)
             self._look_at(arguments)
             self._train_batch(arguments)
