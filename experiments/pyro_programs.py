@@ -25,6 +25,7 @@ from shared import HERE, machine, table
 from torch.distributions import Distribution
 
 import pyro_vae as pv
+from pyro_vae.estimators import as_estimator
 from pyro_vae.pair import as_pair
 from pyro_vae.pair.arguments import Arguments
 from pyro_vae.training import TrainingStep
@@ -69,9 +70,8 @@ def ours(program: Program, compile: Any) -> tuple[Callable[[], Any], TrainingSte
     """A step as ``fit`` takes it, after its check."""
     torch.manual_seed(0)
     pair, _, _, batches = program.made()
-    elbo = program.elbo()
-    make = OURS.get(type(elbo))
-    estimator = elbo if make is None else make()
+    elbo = program.elbo() if program.estimator is None else program.estimator()
+    estimator = OURS.get(type(elbo), lambda: as_estimator(elbo))()
     pv.check(pair, *batches[0], estimator=estimator)
     module = as_pair(pair)
     given = [Arguments(module)(*batch) for batch in batches]

@@ -115,22 +115,6 @@ def takes_anything(fn: Any) -> bool:
     return vars(fn).get("_validate_args") is False
 
 
-# Validation
-
-
-def unvalidated() -> AbstractContextManager[None]:
-    """Pyro's validation off for a while; a ``validate_args=False`` of the programs is still told apart.
-
-    Distributions take over the default when they are expanded: here it is 0, which Pyro takes for False.
-    """
-    return pyro.validation_enabled(cast(Any, 0))
-
-
-def takes_anything(fn: Any) -> bool:
-    """Whether a distribution was made with ``validate_args=False``, seen through ``expand``."""
-    return vars(fn).get("_validate_args") is False
-
-
 # Messages
 
 

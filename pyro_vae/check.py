@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -80,14 +80,14 @@ class Report:
         notes: what is allowed but may not be meant.
         in_order: whether the guide draws the latents in the model's order, as a KL in closed form needs.
         particles: how several particles are run: ``"vectorized"``, ``"repeated"`` or ``"looped"``
-            (:class:`~pyro_vae.pair.particles.Plan`).
+            (:class:`~pyro_vae.pair.particles.Plan`); ``None`` where it was not looked at.
     """
 
     sites: list[Site] = field(default_factory=list)
     num_parameters: int = 0
     notes: list[str] = field(default_factory=list)
     in_order: bool = True
-    particles: How = "vectorized"
+    particles: How | None = None
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("site", "kind", "batch", "event", "p", "q", "KL")]
@@ -98,7 +98,8 @@ class Report:
             rows.append((site.name, kind, *shapes, site.model, site.guide or "", kl))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.num_parameters:,} parameters", SAID[self.particles], *self.notes])
+        particles = [SAID[self.particles]] if self.particles else []
+        return "\n".join([*lines, f"{self.num_parameters:,} parameters", *particles, *self.notes])
 
 
 def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report:
@@ -127,11 +128,17 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
     """
-    module, estimator = as_pair(pair), as_estimator(estimator)
+    module = as_pair(pair)
     try:
         batch = arguments(module, *batch, **named) if named else converted(module, batch)
     except (ValueError, TypeError) as error:
         _refuse(str(error), because=error)
+    report = report_on(module, batch, as_estimator(estimator))
+    return replace(report, particles=plan_of(*programs(module), batch, {}).how)
+
+
+def report_on(module: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None) -> Report:
+    """What :func:`check` says, but for particles, of a batch as the programs are given it."""
     count = num_rows(batch)
     if not count:
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
@@ -150,7 +157,6 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
                 _refuse(*(point_problems(module, *batch) if alone else ()))
-                plan = plan_of(*programs(module), batch, {})
             with pyro.validation_enabled(True):  # Pyro's own checks, and the estimator's
                 _try(SGVB_A(), module, batch)
                 if estimator is not None:
@@ -159,7 +165,7 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-    return _report(module, one, plan.how)
+    return _report(module, one)
 
 
 def _trained_as_it_is(pair: nn.Module, batch: tuple[Any, ...], loss: SVILoss) -> Report:
@@ -168,7 +174,7 @@ def _trained_as_it_is(pair: nn.Module, batch: tuple[Any, ...], loss: SVILoss) ->
         _try(loss, pair, batch)
     with unvalidated():
         one = run(pair, *batch)
-        report = _report(pair, one, plan_of(*programs(pair), batch, {}).how)
+        report = _report(pair, one)
         wrong = problems(one, num_rows(batch))
     report.notes.extend(f"No bound is known of this pair, nor log p(x): {text}" for text in wrong)
     return report
@@ -245,7 +251,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
 
 
-def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
+def _report(pair: nn.Module, one: PairRun) -> Report:
     in_model, in_guide = common_latents(*map(latent_sites, one))
     sites = []
     for name, p in random_sites(one.model_trace).items():
@@ -256,7 +262,7 @@ def _report(pair: nn.Module, one: PairRun, particles: How) -> Report:
         families = family(p["fn"]), None if q is None else family(q["fn"])
         sites.append(Site(name, p["is_observed"], *shapes, *families, closed, drawn))
     trained = sum(parameter.numel() for parameter in pair.parameters() if parameter.requires_grad)
-    return Report(sites, trained, [*_notes(pair), *_unguided(one), *_purposes(one)], in_model == in_guide, particles)
+    return Report(sites, trained, [*_notes(pair), *_unguided(one), *_purposes(one)], in_model == in_guide)
 
 
 def _unguided(found: PairRun) -> list[str]:

@@ -215,8 +215,6 @@ PLATES: list[Mistake] = [
     # Pyro replays the guide's indices there and would scale the model by 60000 / 5 without a word.
     (lambda: (mistaken(sizes=(60_000, None)), X), "'data'", "60000 in the model", "5 in the guide", SIZED),
     (lambda: (Pair(program("z", x=bernoulli, size=100), GUIDE), X), "100 in the model", "5 in the guide"),
-    (lambda: (mistaken(*2 * [lambda x: normal(5, 1, LATENT, events=1)], bernoulli, dim=-2), X.unsqueeze(1)),
-     "model is at dimension -2", "guide is at dimension -2", "dim=-1"),
     (lambda: (mistaken(plates=("data", "batch")), X), "'z'", "model (data)", "guide (batch)", "the same names"),
 ]  # fmt: skip
 SITES: list[Mistake] = [

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pyro_vae._checks import number
 from pyro_vae.batches import described, kind_of, leaves, num_rows
-from pyro_vae.check import check
+from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
@@ -140,7 +140,7 @@ class Trainer:
             for batch in kinds:
                 if isinstance(self.pair, ChecksBatch):
                     self.pair.check_batch(*batch)
-                reports.append(check(self.pair, batch, estimator=asked))
+                reports.append(report_on(self.pair, batch, asked))
             batch, report = kinds[0], reports[0]
             for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
@@ -304,7 +304,7 @@ class Trainer:
         self.kinds.add(kind)
         modes = self.pair.training
         with torch.random.fork_rng(self._cuda):
-            check(self.pair, batch, estimator=self.state.estimator)
+            report_on(self.pair, batch, self.state.estimator)
         self.pair.train(modes)
         known = {id(parameter) for parameter in self.parameters}
         new = [name for name, p in self.pair.named_parameters() if p.requires_grad and id(p) not in known]

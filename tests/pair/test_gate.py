@@ -516,7 +516,7 @@ def test_plates_that_subsample_inside_of_the_program() -> None:
             pyro.sample("z", dist.Normal(0.4 * x[rows], 0.8))
 
     for call in (importance, ais, bdmc, hmc, posterior_draws):
-        with pytest.raises(ValueError, match="subsamples 4 of 12 data inside of the program"):
+        with pytest.raises(ValueError, match="4 of 12"):
             call(Pair(data, guide), x, compile="eager")
     for call in (encode, lambda pair, x: sample(pair, 12, x)):
         with pytest.raises(ValueError, match="subsamples 4 of 12"):
@@ -562,11 +562,10 @@ def test_plates_deeper_than_was_said() -> None:
     for start in ("prior", "guide"):
         assert ((ais(pair, x, 32, 60, start=start, num_leapfrog=3, compile="eager").log_prob - exact).abs() < 0.2).all()
     assert ((hmc(pair, x, 60, 16, 60, compile="eager").log_prob - exact).abs() < 0.1).all()
-    for made in (IWAE(3), SGVB_A(3), VIMCO(3), Enumeration(), MonteCarloEM(num_transitions=1)):
-        with contextlib.suppress(TypeError):
-            if made.num_particles > 1 or isinstance(made, Enumeration):
-                with pytest.raises(ValueError, match=r"nests 2 plates, but .* was made for 1"):
-                    made.bound(pair, x)
+    for made in (IWAE(3000), VIMCO(3000), DReG(3000)):
+        assert torch.allclose(made.bound(pair, x), exact, atol=0.1)
+    for made in (SGVB_A(3), Enumeration(), MonteCarloEM(num_transitions=1)):
+        assert (made.bound(pair, x) < exact + 1).all()
     assert encode(pair, x)["z"].shape == (3,)
     assert sample(pair, 7, x).shape == (7, 3)
 
@@ -695,11 +694,10 @@ def test_which_plate_is_that_of_the_data() -> None:
         with pyro.plate("batch", len(x), dim=-2):
             pyro.sample("z", dist.Normal(x.mean(1, keepdim=True), 0.5))
 
-    pair = Pair(model, guide)
     for x in (torch.randn(4, 4), torch.randn(3, 4)):
-        for call in (lambda: SGVB_A(max_plate_nesting=2).bound(pair, x), lambda: importance(pair, x, 10)):  # noqa: B023
-            with pytest.raises(ValueError, match=r"stands in several plates, .* none of them called 'data'"):
-                call()
+        found = importance(Pair(model, guide), x, 8_000)
+        exact = dist.MultivariateNormal(torch.zeros(4), torch.eye(4) + 1).log_prob(x)
+        assert ((found.log_prob - exact).abs() < 5 * found.standard_error).all()
 
 
 @pytest.mark.parametrize("prior", [dist.Gamma(2.0, 1.0), dist.Uniform(-3.0, 3.0), dist.Beta(2.0, 3.0)], ids=str)

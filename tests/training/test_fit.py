@@ -129,16 +129,17 @@ class Counting(MLPVAE):
         return super().guide(*args)
 
 
-@pytest.mark.parametrize(("estimator", "checks"), [(None, 3), (SGVB_B(), 4), (IWAE(3), 4)])
+@pytest.mark.parametrize(("estimator", "checks"), [(None, 2), (SGVB_B(), 3), (IWAE(3), 8)])
 @pytest.mark.parametrize("mode", ["eager", "traced"])
 def test_guide_and_model_run_a_few_times_before_the_first_step(data, estimator, checks, mode):
-    """With one particle, with two, with two under Pyro's validation, and by an estimator that is asked for."""
+    """By itself, under Pyro's validation, by an estimator that is asked for, and to see how its particles are run."""
     pair = Counting(SHAPE, 3, (16,))
     pair.runs = SimpleQueue()  # a list would be a reason not to trace
     fit(pair, data[0], epochs=1, batch_size=110, estimator=estimator, compile=mode)
     steps = 1 if mode == "eager" else 2  # one step, for which the program is run and traced
-    expected = [("guide", False), ("model", False)] * checks + [("guide", True), ("model", True)] * steps
-    assert [pair.runs.get() for _ in range(pair.runs.qsize())] == expected
+    runs = [pair.runs.get() for _ in range(pair.runs.qsize())]
+    assert sorted(runs[: 2 * checks]) == [("guide", False)] * checks + [("model", False)] * checks
+    assert runs[2 * checks :] == [("guide", True), ("model", True)] * steps
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float64"])
