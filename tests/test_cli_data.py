@@ -117,8 +117,8 @@ def test_real_images_are_shown_in_their_range():
     np.save("images.npy", np.random.default_rng(0).normal(7, 3, size=(60, 1, 8, 8)).astype("float32"))
     trained("--data images.npy", SMALL, "--epochs 1", draw=True)
     assert {"reconstructions", "samples", "traversals"} <= {path.stem for path in Path("run", "figures").iterdir()}
-    data = runs.open_run("run")[1]
+    pair, data, _ = runs.open_run("run")
     (u,) = data.test.batch(slice(None))
-    x, pictures = data.original(u), figures_room._Pictures.of(data, u)
+    x, pictures = data.original(u), figures_room._Pictures.of(pair, data, (u,), None)
     torch.testing.assert_close(pictures(u), (x - x.min()) / (x.max() - x.min()))
     assert pictures(3 * u).max() == 1

@@ -266,8 +266,6 @@ class Estimator(Trace_ELBO):
         )
         if claims != "none":
             gate.refuse(data_plate_problems(model_trace, *sizes))
-            if sizes[1] and not self._bound.linear:
-                gate.check_whole(who, model_trace, sizes[1])
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
         if self.gradient.needs_support or self.needs_support:

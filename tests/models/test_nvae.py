@@ -178,7 +178,7 @@ def test_the_graph_of_a_step_recomputes_what_is_to_be_recomputed(checkpointing: 
     pair = small(groups=(1,), checkpointing=checkpointing)
     step = TrainingStep(pair, SGVB_B(), compile="traced")
     step([X], {"beta": torch.tensor(0.7)})
-    (graph,) = step._compiled._graphs.values()
+    ((graph,),) = step._compiled._graphs.values()
     computed = sum("convolution.default" in str(node.target) for node in graph.run.graph.nodes)  # type: ignore
     convolutions = sum(isinstance(part, nn.Conv2d) for part in pair.modules())
     assert (computed > 1.3 * convolutions) if checkpointing else (computed == convolutions)

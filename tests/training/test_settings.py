@@ -7,7 +7,6 @@ import functools
 import inspect
 from typing import Any
 
-import pyro.infer
 import pytest
 import torch
 
@@ -27,10 +26,10 @@ def settings(**given: Any) -> Settings:
 
 
 def test_they_are_the_keywords_of_fit() -> None:
-    """With the same types, which the command line reads off fit."""
-    assert {field.name: field.type for field in dataclasses.fields(Settings)} == {
-        name: parameter.annotation for name, parameter in PARAMETERS.items()
-    }
+    """With the same types, which the command line reads off fit; but the estimator is made of what was given."""
+    types = {field.name: field.type for field in dataclasses.fields(Settings)}
+    assert types.pop("estimator") == "Estimator | None"
+    assert types == {name: parameter.annotation for name, parameter in PARAMETERS.items() if name != "estimator"}
     settings()
 
 
@@ -50,8 +49,8 @@ def test_they_are_the_keywords_of_fit() -> None:
         (ValueError, {"beta": 0.5, "schedules": {"beta": Linear()}}, r"short for schedules=\{'beta': .* Give one"),
         (ValueError, {"compile": "fast"}, "compile is one of 'auto', 'inductor', 'traced', 'eager'; got 'fast'"),
         (ValueError, {"precision": "float16"}, "precision is one of 'float32', 'bfloat16', 'auto'; got 'float16'"),
-        (TypeError, {"estimator": SGVB_A}, r"estimator is the class SGVB_A; .*such as SGVB_A\(\)"),
-        (TypeError, {"estimator": pyro.infer.Trace_ELBO()}, r"estimator is a Trace_ELBO; .*pyro\.infer\.SVI"),
+        (TypeError, {"estimator": SGVB_A}, r"estimator is the class SGVB_A; .*as Trace_ELBO\(\) or SGVB_A\(\)"),
+        (TypeError, {"estimator": 3}, r"estimator has to be a function, or another callable; got int"),
         (TypeError, {"optimizer": "adam"}, "optimizer has to be a function, or another callable; got str"),
         (TypeError, {"callbacks": [print, 3]}, r"callbacks\[1\] has to be a function, or another callable; got int"),
         (TypeError, {"schedules": Linear()}, r"schedules is a mapping of names to their schedules, .*; got Linear"),

@@ -141,10 +141,10 @@ def infer(
         ValueError: if there are no data, a count is too small, the pixels are not independent given z, a latent is
             discrete or shared by the data, or log p(y, z) is not finite.
     """
-    batch = batch_of(pair, y)
+    observed = Observed(pair, observation)
+    batch = batch_of(observed, y)
     whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
     whole(0, num_samples=num_samples)
-    observed = Observed(pair, observation)
 
     def restored(part: Chunk) -> dict[str, Tensor]:
         starts = _starts(observed, part.joint, num_chains, *part.batch)
