@@ -90,6 +90,7 @@ def test_every_way_gives_the_same_numbers(estimator: Estimator, how: How, monkey
     assert torch.allclose(*found, rtol=1e-6, atol=1e-8), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), WAYS)
 def test_evidence_is_exact_in_every_way(kind: type[Gaussian], how: How) -> None:
     pair = kind()
