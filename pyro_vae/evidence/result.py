@@ -45,7 +45,9 @@ class Evidence(ABC):
 
     @property
     def nll_standard_error(self) -> float:
-        """Standard error of :attr:`nll` as an estimate for further data of the same kind, in nats."""
+        """Standard error of :attr:`nll` as an estimate for further data of the same kind, in nats; NaN of one datum."""
+        if len(self.log_prob) < 2:
+            return math.nan
         return (self.log_prob.double().std() / math.sqrt(len(self.log_prob))).item()
 
     @property

@@ -24,7 +24,6 @@ from pyro_vae._pyro import (
     BatchNorm,
     draws_read_in_python,
     has_values,
-    is_deterministic,
     is_subsample,
     particles,
 )
@@ -134,7 +133,7 @@ class _Folded(Messenger):
         self._own: dict[str, dict[str, Any]] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_subsample(msg) or is_deterministic(msg):
+        if is_subsample(msg):
             return
         layout, fn = self.layout, msg["fn"]
         kept = ("fn", "value", "cond_indep_stack", "mask", "scale")
@@ -206,7 +205,7 @@ def _joined(traces: list[Trace], layout: Looped) -> Trace:
         node = dict(nodes[0])
         if node["type"] == "sample" and is_subsample(node):
             node["parts"] = [one["value"] for one in nodes]
-        elif node["type"] == "sample" and not is_deterministic(node):
+        elif node["type"] == "sample":
             fn = node["fn"] = Particles([one["fn"] for one in nodes], layout)
             node["value"] = fn.join([one["value"] for one in nodes], fn.event_dim)
             node["cond_indep_stack"] = (*node["cond_indep_stack"], _frame(layout.count, layout.nesting))

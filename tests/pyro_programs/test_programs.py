@@ -257,7 +257,7 @@ def test_train(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[s
 AFTER = [case(program, command, command) for program in CLASSES for command in ("plot", "evaluate")]
 
 
-@pytest.mark.filterwarnings("ignore:fit takes", "ignore:not drawn")
+@pytest.mark.filterwarnings("ignore:fit takes", "ignore:not drawn", "ignore:what importance sampling gives")
 @pytest.mark.parametrize(("program", "command"), AFTER)
 def test_after(program: Program, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the command line trained it also draws and evaluates."""
