@@ -131,13 +131,18 @@ class Particles(TorchDistribution):
         return self._support([part.support for part in self.parts])
 
     def _support(self, supports: list[Any]) -> Any:
-        """The first of them, its bounds being those of all particles."""
-        found = copy.copy(supports[0])
-        for name, value in vars(found).items():
+        """The first of them, with the bounds of all particles where these are tensors."""
+        first, changed = supports[0], {}
+        for name, value in vars(first).items():
+            values = [vars(one)[name] for one in supports]
             if isinstance(value, constraints.Constraint):
-                setattr(found, name, self._support([vars(one)[name] for one in supports]))
+                changed[name] = self._support(values)
             elif isinstance(value, Tensor) and value.dim():
-                setattr(found, name, self.join([vars(one)[name] for one in supports], self.event_dim))
+                changed[name] = self.join(values, self.event_dim)
+        if all(value is vars(first)[name] for name, value in changed.items()):
+            return first  # some are known by identity
+        found = copy.copy(first)
+        vars(found).update(changed)
         return found
 
     def over(self, parts: Sequence[Any], num_units: int = 0) -> Particles:

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from pyro_vae import IWAE, SGVB_A, SGVB_B, Enumeration, Pair, check, fit
+from pyro_vae import IWAE, SGVB_A, SGVB_B, DReG, Enumeration, Pair, check, fit
 from pyro_vae.estimators import ESTIMATORS, Estimator, MonteCarloEM
 from pyro_vae.evidence import ais, importance
 from pyro_vae.pair import programs
@@ -251,3 +251,16 @@ def test_a_subsample_is_the_same_in_model_and_guide() -> None:
     exact = 12 * (0.5 * math.log(2 * math.pi) + 0.5)
     error = torch.tensor(losses).std().item() / 200**0.5
     assert abs(sum(losses) / 200 - exact) < 4 * error
+
+
+@pytest.mark.parametrize("how", HOWS[1:])
+def test_what_a_number_asks_of_a_pair_is_asked_in_every_way(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moving(Gaussian):
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Uniform(self.loc * x - 1, self.loc * x + 1))
+
+    pair, estimator = Moving(), DReG(2)
+    monkeypatch.setattr(estimator, "_plan", lambda call: Plan(how, 1))
+    with pytest.raises(ValueError, match=r"needs q\(z\) on all of the support"):
+        estimator.loss(pair.model, pair.guide, X)
