@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization, check_binarization
-from pyro_vae.data.mixed import Mixed
+from pyro_vae.data.mixed import Mixed, as_set
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
@@ -83,12 +83,8 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
             )
         return data
     options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
-    if isinstance(data, DataLoader):
-        return Stream(data, **options)
-    if isinstance(data, TensorDataset):
-        return labeled(data.tensors, **options)
-    if isinstance(data, dict):
-        return labeled(list(data.values()), names=list(data), **options)
+    if isinstance(data, (DataLoader, TensorDataset, dict)):
+        return as_set(data, **options)
     if _are_numbers(data) or hasattr(data, "__array__"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):

@@ -37,7 +37,7 @@ class Mixed:
     def __init__(self, *sets: Any, name: str = "data") -> None:
         if not sets:
             raise ValueError("Mixed() was given no sets; give two or more, such as labeled and unlabeled data.")
-        self.parts = tuple(_as_set(part, seed, name) for seed, part in enumerate(sets))
+        self.parts = tuple(as_set(part, seed=seed, name=name) for seed, part in enumerate(sets))
         self.name = name
         if len({part.binarization for part in self.parts}) > 1:
             kinds = ", ".join(part.binarization for part in self.parts)
@@ -97,8 +97,8 @@ class Mixed:
         return Mixed(*(part.to(device) for part in self.parts), name=self.name)
 
 
-def _as_set(data: Any, seed: int, name: str) -> Split | Stream:
-    options: dict[str, Any] = {"seed": seed, "name": name}
+def as_set(data: Any, **options: Any) -> Split | Stream:
+    """One set of a loader, a ``TensorDataset``, a dictionary or an array, with the options of :class:`Split`."""
     if isinstance(data, (Split, Stream)):
         return data
     if isinstance(data, DataLoader):

@@ -35,7 +35,7 @@ class Layout(ABC):
     def split(self, value: Tensor, batch_dims: Sequence[int], event_dim: int = 0) -> list[Tensor]:
         """The inverse of :meth:`join`; each with so many dimensions before those of the event, where they suffice."""
 
-    def _padded(self, part: Tensor, event_dim: int, dims: int) -> Tensor:
+    def padded(self, part: Tensor, event_dim: int, dims: int) -> Tensor:
         """With at least ``dims`` dimensions before those of the event."""
         return part.reshape((1,) * (dims + event_dim - part.dim()) + part.shape)
 
@@ -48,7 +48,7 @@ class Repeated(Layout):
     data_dim: int = -1
 
     def join(self, parts: Sequence[Tensor], event_dim: int = 0) -> Tensor:
-        value = self._padded(parts[0], event_dim, self.nesting)
+        value = self.padded(parts[0], event_dim, self.nesting)
         left = value.dim() - event_dim - self.nesting
         at = value.dim() - event_dim + self.data_dim
         if value.shape[at] != self.count * self.size:
@@ -56,7 +56,7 @@ class Repeated(Layout):
         return value.unflatten(at, (self.count, self.size)).movedim(at, left)
 
     def split(self, value: Tensor, batch_dims: Sequence[int], event_dim: int = 0) -> list[Tensor]:
-        value = self._padded(value, event_dim, self.nesting + 1)
+        value = self.padded(value, event_dim, self.nesting + 1)
         left = value.dim() - event_dim - self.nesting - 1
         at = value.dim() - event_dim + self.data_dim
         if value.shape[left] == value.shape[at] == 1:
@@ -71,11 +71,11 @@ class Looped(Layout):
     """The program ran K times, once for each particle."""
 
     def join(self, parts: Sequence[Tensor], event_dim: int = 0) -> Tensor:
-        first = self._padded(parts[0], event_dim, self.nesting + 1)
+        first = self.padded(parts[0], event_dim, self.nesting + 1)
         left = first.dim() - event_dim - self.nesting - 1
         if all(part is parts[0] for part in parts):  # one tensor for all of them, as data are
             return first.expand(*first.shape[:left], self.count, *first.shape[left + 1 :])
-        return torch.cat([self._padded(part, event_dim, self.nesting + 1) for part in parts], left)
+        return torch.cat([self.padded(part, event_dim, self.nesting + 1) for part in parts], left)
 
     def split(self, value: Tensor, batch_dims: Sequence[int], event_dim: int = 0) -> list[Tensor]:
         return [self.one(value, k, dims, event_dim) for k, dims in enumerate(batch_dims)]

@@ -25,7 +25,8 @@ from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, si
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
 from pyro_vae.pair.arguments import Arguments, Converted, converted
 from pyro_vae.pair.particles import Plan, plan_of
-from pyro_vae.pair.structure import data_plate_problems, guide_problems, plate_nesting
+from pyro_vae.pair.sites import plate_nesting
+from pyro_vae.pair.structure import data_plate_problems, guide_problems
 from pyro_vae.pair.trials import mask_problems, point_problems
 
 At = Mapping[str, Number]

@@ -25,8 +25,7 @@ from pyro_vae._pyro import PARTICLES, has_values
 from pyro_vae.distributions.wrappers import family, without_events
 from pyro_vae.pair import latent_sites
 from pyro_vae.pair.particles import Around, Plan
-from pyro_vae.pair.sites import scale_of_plates
-from pyro_vae.pair.structure import plate_nesting
+from pyro_vae.pair.sites import plate_nesting, scale_of_plates
 
 Number = Tensor | float
 

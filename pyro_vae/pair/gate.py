@@ -19,7 +19,7 @@ from pyro.distributions import Delta, ImproperUniform
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import biject_to
 
 from pyro_vae._pyro import has_values, is_subsample, is_unseen, unvalidated
@@ -32,7 +32,9 @@ from pyro_vae.pair.sites import (
     inside,
     is_auxiliary_data,
     latent_sites,
+    plate_nesting,
     random_sites,
+    same,
     scale_of_plates,
 )
 from pyro_vae.pair.structure import (
@@ -40,7 +42,6 @@ from pyro_vae.pair.structure import (
     determined,
     extent,
     is_point,
-    plate_nesting,
     problems,
     purposes,
 )
@@ -413,8 +414,3 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
                 f"chain would not meet the same one: the {which} draws noise that no site shows. Draw it by "
                 "pyro.sample, as a latent of model and guide, or use evidence.importance."
             )
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether log-probabilities are equal but for rounding."""
-    return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)

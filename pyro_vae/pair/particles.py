@@ -32,7 +32,7 @@ from pyro_vae.distributions.particles import Looped, Particles, Repeated
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.pair import Program, modules_of
 from pyro_vae.pair.sharing import computing_once
-from pyro_vae.pair.sites import data_frame, inside, random_sites
+from pyro_vae.pair.sites import data_frame, inside, plate_nesting, random_sites, same
 
 How = Literal["vectorized", "repeated", "looped"]
 Inside = Callable[[int | None], AbstractContextManager[Any]]
@@ -112,8 +112,7 @@ class Plan:
         if count is None or self.how != "looped":
             drawn = self.trace(guide, args, kwargs, count, around=around(None))
             return self.trace(model, args, kwargs, count, replayed=drawn, around=around(drawn)), drawn
-        one = Plan("looped", self.nesting, self.data_dim)
-        pairs = [one.traces(model, guide, args, kwargs, None, around) for _ in range(count)]
+        pairs = [self.traces(model, guide, args, kwargs, None, around) for _ in range(count)]
         for trace in (trace for pair in pairs for trace in pair):
             trace.compute_score_parts()
         models, guides = zip(*pairs, strict=True)
@@ -288,8 +287,7 @@ def _found(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int,
             traces = plain.run()
     except Exception:  # said by who runs it
         return Plan("vectorized", nesting)
-    frames = [f for t in traces for site in random_sites(t).values() for f in site["cond_indep_stack"] if f.vectorized]
-    nesting = max(nesting, *(-frame.dim for frame in frames), 1) if frames else nesting
+    nesting = max(nesting, plate_nesting(*traces))
     frame = data_frame(traces[0], num_rows((*args, kwargs)))
     data_dim = -1 if frame is None else frame.dim
     if not several:
@@ -333,12 +331,12 @@ class _Pair:
             alone = [self._log_probs(program, layout, k, of_model, drawn) for k in (0, 0, 1)]
             for name, site in random_sites(trace).items():
                 first, again, second = (found[name] for found in alone)
-                apart = torch.cat([layout._padded(one, 0, plan.nesting + 1) for one in (first, second)])
-                together: Any = layout._padded(site["log_prob"], 0, plan.nesting + 1)
+                apart = torch.cat([layout.padded(one, 0, plan.nesting + 1) for one in (first, second)])
+                together: Any = layout.padded(site["log_prob"], 0, plan.nesting + 1)
                 if together.shape[1:] != apart.shape[1:] or len(together) not in (1, 2):
                     return False
                 unknown = first.isnan().all()
-                if not unknown and not _same(together.expand_as(apart), apart) and _same(first, again):
+                if not unknown and not same(together.expand_as(apart), apart) and same(first, again):
                     return False
         return True
 
@@ -360,7 +358,3 @@ class _Pair:
             except (NotImplementedError, KeyError):  # as of Pyro's planar flow
                 found[name] = torch.full(site["fn"].batch_shape, math.nan)
         return found
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro.distributions import Unit
 from pyro.poutine import Trace
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
@@ -102,6 +104,17 @@ def scale_of_plates(site: Any) -> float:
         if frame.full_size != frame.size:
             scale *= frame.full_size / frame.size
     return scale
+
+
+def plate_nesting(*traces: Trace) -> int:
+    """How many plates programs nest; that of the data is one, and that of particles none."""
+    frames = [frame for trace in traces for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
+    return max((-frame.dim for frame in frames if frame.vectorized and frame.name != PARTICLES), default=1)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether log-probabilities are equal but for rounding."""
+    return torch.allclose(one, other.to(one), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def support_of(fn: Any) -> constraints.Constraint | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import PARTICLES, forgetful, has_values, is_deterministic, is_subsample, takes_anything
+from pyro_vae._pyro import forgetful, has_values, is_deterministic, is_subsample, takes_anything
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -31,12 +31,6 @@ from pyro_vae.pair.sites import (
     random_sites,
     support_of,
 )
-
-
-def plate_nesting(*traces: Trace) -> int:
-    """How many plates programs nest; that of the data is one, and that of particles none."""
-    frames = [frame for trace in traces for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
-    return max((-frame.dim for frame in frames if frame.vectorized and frame.name != PARTICLES), default=1)
 
 
 def common_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -16,12 +16,12 @@ from torch.distributions import biject_to
 from pyro_vae._pyro import is_subsample
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.wrappers import innermost
-from pyro_vae.pair.gate import has_autoguide, same
+from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import programs
 from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.running import evaluating, run
 from pyro_vae.pair.sharing import computing_once
-from pyro_vae.pair.sites import latent_sites, observed_sites, random_sites
+from pyro_vae.pair.sites import latent_sites, observed_sites, random_sites, same
 from pyro_vae.pair.structure import is_point
 
 _FEW = 64  # numbers of a map whose determinant is taken

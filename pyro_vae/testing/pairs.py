@@ -27,8 +27,7 @@ from pyro_vae.check import check
 from pyro_vae.distributions.wrappers import without_events
 from pyro_vae.estimators import SGVB_A, SGVB_B
 from pyro_vae.pair import as_pair, data_frame, evaluating, latent_sites, observed_sites, programs, run, support_of
-from pyro_vae.pair.sites import random_sites
-from pyro_vae.pair.structure import plate_nesting
+from pyro_vae.pair.sites import plate_nesting, random_sites
 from pyro_vae.testing.comparing import assert_same, gradients, seeded
 from pyro_vae.training import fit
 from pyro_vae.training.step import TrainingStep

@@ -203,7 +203,7 @@ class Trainer:
         if self.num_batches != 1:
             raise ValueError(
                 f"the guide, one of Pyro's AutoGuides, keeps {kept[0]!r} of a datum by its place in the batch, so that "
-                f"a second batch would meet the values of the first. Give all data in one batch, fit(..., "
+                "a second batch would meet the values of the first. Give all data in one batch, fit(..., "
                 "batch_size=N), or a guide that is a function of the data."
             )
         return False
