@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
 import shutil
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    arguments = [_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _spelled(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
         "evaluate": functools.partial(_run, evaluate),
@@ -107,12 +108,17 @@ def _warn(message: Warning | str, *where: Any, **options: Any) -> None:
     tqdm.write(f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _dashes(argument: str) -> str:
-    """``--num-samples`` is ``--num_samples``."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+def _spelled(arguments: Sequence[str]) -> list[str]:
+    """Arguments as the parser takes them: ``--num-samples`` is ``--num_samples``, and ``--trust`` alone is true."""
+    spelled = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if argument == "--trust" and following not in ("true", "false"):
+            spelled.append("--trust=true")
+        else:
+            dashed = argument.startswith("--")
+            spelled.append("--" + name[2:].replace("-", "_") + equals + value if dashed else argument)
+    return spelled
 
 
 class _Parser(ArgumentParser):
@@ -174,8 +180,10 @@ def train(arguments: Sequence[str]) -> None:
         "Fits a pair to data and writes a run folder. What is not given of likelihood, binarization and scales follows "
         "the data, and is printed."
     )
-    parser = _Parser(prog="pyro-vae train", description=about)
-    runs.add_options(parser, runs.import_pair(_model_name(arguments)))
+    parser, trust = _Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
+    model = runs.import_pair(_model_name(arguments, trust))
+    runs.add_options(parser, model, lambda run: runs.open_run(run, trust)[0])
+    parser.add_argument("--trust", **_TRUST)
     config, chosen = choices.chosen(parser, arguments)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
@@ -193,6 +201,7 @@ def train(arguments: Sequence[str]) -> None:
     if not checkpoint.exists(out / "checkpoint"):
         saved = config.clone()
         saved.pop("config", None)
+        saved.pop("trust")
         saved.resume = False
         checkpoint.write_text(out / runs.CONFIG, parser.dump(saved))
     started = time.perf_counter()
@@ -210,18 +219,29 @@ def train(arguments: Sequence[str]) -> None:
     _draw(out, run.pair, data, config.site)
     print(f"run: {out}")
     if _has_evidence(run.pair, *batch):
-        print(f"log p(x): pyro-vae evaluate {out}")
+        own = "" if runs.is_known(config.model.class_path) else " --trust"
+        print(f"log p(x): pyro-vae evaluate {out}{own}")
 
 
-def _model_name(arguments: Sequence[str]) -> str:
-    """The class named by --model or, behind that, by the file of --config."""
+_TRUST: dict[str, Any] = {
+    "type": bool,
+    "default": False,
+    "help": "import and call what a configuration file or a run folder names, whatever it is, and download its data: "
+    "it is run, so know who wrote it",
+}
+
+
+def _model_name(arguments: Sequence[str], trust: bool) -> str:
+    """The class named by --model or, behind that, by the file of --config, which is read and may be refused."""
     name = runs.DEFAULT_MODEL
+    typed = {value for argument in arguments for value in argument.split("=")}
     for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
         if option == "--config" and value:
-            name = runs.configured_model(Path(value)) or name
+            model = runs.read(Path(value), typed, trust)[1]
+            name = f"{model.__module__}.{model.__qualname__}"
         elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
             name = value
     return name
@@ -267,6 +287,7 @@ def evaluate(
     compile: Compile = "auto",
     precision: Precision | None = None,
     progress: bool = True,
+    trust: bool = False,
 ) -> None:
     """Estimates log p(x) of a run, prints it and stores it in the run folder.
 
@@ -294,6 +315,8 @@ def evaluate(
         compile: how the pair is run
         precision: bfloat16 for matrix products in bfloat16, for importance (float32)
         progress: show a progress bar
+        trust: import and call what the folder names, whatever it is, and download its data; without it only classes
+            of pyro_vae, torch.nn and torch.optim are, and a pair of your own is refused
     """
     own: dict[str, Any] = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
     own |= {"start": start, "schedule": schedule, "precision": precision}
@@ -305,7 +328,7 @@ def evaluate(
             raise ValueError(f"--{name} has no part in --method {method}, but in {methods}. Leave it out.")
     if method == "hmc":
         draws["num_warmup"] = draws.pop("num_steps")
-    pair, data, out = runs.open_run(run)
+    pair, data, out = runs.open_run(run, trust)
     held = _held(data, split, _FEW if limit is None and method != "importance" else limit)
     x = held.batch(torch.arange(len(held)))
     pair, weights, words = _with_weights(pair, method, seed)
@@ -362,14 +385,15 @@ def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, d
     return pair, {}, ""
 
 
-def plot(run: str, site: str | None = None) -> None:
+def plot(run: str, site: str | None = None, trust: bool = False) -> None:
     """Draws the figures of a run again.
 
     Args:
         run: folder of the run
         site: which of the sites that the model observes is shown; by default as in training
+        trust: as for evaluate
     """
-    pair, data, out = runs.open_run(run)
+    pair, data, out = runs.open_run(run, trust)
     _draw(out, pair, data, site or runs.configured(out / runs.CONFIG).get("site"))
 
 
@@ -392,6 +416,7 @@ def _parser_of(name: str, function: Callable[..., Any], trained: bool = False) -
     parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
     if trained:
         parser.add_argument("run", type=str, help="folder of the run")
+        parser.add_argument("--trust", **_TRUST)
     skip: set[str | int] = {"pair", "data"} if trained else set()
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
     return parser
@@ -417,7 +442,7 @@ def apply(arguments: Sequence[str]) -> None:
     parser = _parser_of(f"apply {name}", function, trained)
     options = vars(runs.instantiate(parser, parser.parse_args(rest)))
     if trained:
-        pair, data, folder = runs.open_run(options.pop("run"))
+        pair, data, folder = runs.open_run(options.pop("run"), options.pop("trust"))
         out = options["out"] = options["out"] or str(folder)
         function(pair, data, **options)
     else:

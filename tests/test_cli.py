@@ -27,8 +27,8 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[evidence.ais.__module__], "_PILOT_STEPS", 60)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    runs._load.cache_clear()
-    runs._prepared.cache_clear()
+    runs.options._load.cache_clear()
+    runs.options._prepared.cache_clear()
 
 
 def main(*parts):
@@ -203,27 +203,27 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
     data = "--data mine.npy --binarization none"
     trained(data, "--model my_file.MyPair --model.width 5")
-    assert "NLL" in evaluated(capsys, "--num-samples 20")[0]
+    assert "NLL" in evaluated(capsys, "--trust --num-samples 20")[0]
 
     second = "--model my_file.SecondStage --model.scale 2"
     assert "  --pair PAIR           folder of the run that trained this pair" in helped(capsys, "train", second)
     assert "SecondStage needs a trained pair: --pair FOLDER" in fails(capsys, "train", QUICK, data, second)
     assert "nowhere is no run folder" in fails(capsys, "train", QUICK, data, second, "--pair nowhere")
-    trained(data, second, "--pair run", out="second")
+    trained(data, second, "--trust --pair run", out="second")
     assert (configured("second")["pair"], configured("second")["model"]["init_args"]) == ("run", {"scale": 2.0})
-    (one, _, _), (other, found, folder) = runs.open_run("run"), runs.open_run("second")
+    (one, _, _), (other, found, folder) = runs.open_run("run", trust=True), runs.open_run("second", trust=True)
     assert (other.scale, found.name, folder.name) == (2.0, "mine", "second")
     for name, value in one.state_dict().items():
         assert torch.equal(other.first.state_dict()[name], value), name
     assert other.loc.abs().min() > 0  # trained
-    assert "NLL" in evaluated(capsys, "--num-samples 20", out="second")[0]
+    assert "NLL" in evaluated(capsys, "--trust --num-samples 20", out="second")[0]
     assert "its argument 'seed', but --seed is another option" in fails(capsys, "train --model my_file.Taken")
 
     trained(data, "--model my_file.MyPair --model.width 5 --standardize true", out="standard")
-    trained("--data mine.npy", second, "--pair standard", out="third")
+    trained("--data mine.npy", second, "--trust --pair standard", out="third")
     assert configured("third")["standardize"]
     capsys.readouterr()
-    error = fails(capsys, "train", QUICK, data, second, "--pair standard --standardize false")
+    error = fails(capsys, "train", QUICK, data, second, "--trust --pair standard --standardize false")
     assert "--pair standard was trained with standardize true, and false is asked for here" in error
 
 
@@ -265,9 +265,9 @@ def test_an_object_that_is_no_module(capsys):
     np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
     trained("--data mine.npy --binarization none --model my_object.Holder")
     names = {"programs.model.decoder.weight", "programs.guide.encoder.weight"}
-    assert names < set(runs.open_run("run")[0].state_dict())
-    assert "NLL" in evaluated(capsys, "--num-samples 20")[0]
-    assert main("plot run") == 0
+    assert names < set(runs.open_run("run", trust=True)[0].state_dict())
+    assert "NLL" in evaluated(capsys, "--trust --num-samples 20")[0]
+    assert main("plot run --trust") == 0
     assert "learning_curves" in figures()
 
 
@@ -450,9 +450,9 @@ def test_a_pair_around_a_pair(capsys):
     arguments = configured()["model"]["init_args"]
     assert arguments["name"] == "mine"
     assert "mean" not in arguments["pair"]["init_args"]
-    pair, data, out = runs.open_run("run")
+    pair, data, out = runs.open_run("run", trust=True)
     assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
-    evaluated(capsys, "--num-samples 20")
+    evaluated(capsys, "--trust --num-samples 20")
     assert "arguments are required: pair" in fails(capsys, "train --model around.Around", QUICK)
     assert "no attribute 'MLPVA'" in fails(capsys, "train", around, "pyro_vae.models.MLPVA", QUICK)
 

@@ -72,7 +72,7 @@ def test_two_observed_sites(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("other", "checkpoint").exists()
     for path in Path("run", "figures").iterdir():
         path.unlink()
-    assert main("plot run --site label") == 0
+    assert main("plot run --site label --trust") == 0
     assert figures() == of_latents
     said = capsys.readouterr().err
     assert "not drawn: reconstructions and samples (the model observes 'label' of shape []" in said
@@ -88,7 +88,7 @@ def test_a_latent_of_all_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures() == {"learning_curves", "reconstructions", "samples"}
     assert "not drawn: figures of latents (the guide has no latent of a datum)." in captured.err
     assert "pyro-vae evaluate" not in captured.out
-    assert main("plot run") == 0
+    assert main("plot run --trust") == 0
 
 
 def test_a_support_that_follows_the_data() -> None:

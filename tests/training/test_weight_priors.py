@@ -211,7 +211,7 @@ def test_resuming_with_another_prior_is_refused(tmp_path: Any) -> None:
     ],
 )
 def test_as_an_option_of_the_command_line(given: list[str], expected: WeightPenalty | None) -> None:
-    runs.add_options(parser := ArgumentParser(), MLPVAE)
+    runs.add_options(parser := ArgumentParser(), MLPVAE, open_pair=nn.Module)
     config = parser.parse_args(["--data", "digits", *given])
     again = parser.parse_string(parser.dump(config))  # as a run folder keeps it
     assert runs.instantiate(parser, again).weight_prior == expected

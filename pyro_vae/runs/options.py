@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, and the trained pair, the data and the results that belong to it."""
+"""The options of a run, and the pair, the data and the arguments of ``fit`` that they make."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import difflib
 import functools
 import importlib
 import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
 from pyro_vae.data import Binarization, Data, Split, load, prepared
 from pyro_vae.networks.dense import Centered
-from pyro_vae.pair import as_pair, evaluating
-from pyro_vae.pair import run as run_pair
-from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import has_autoguide
+from pyro_vae.pair import as_pair
 from pyro_vae.pair.protocols import TrainedPair
-from pyro_vae.training import CLI_DEFAULTS, Schedule, checkpoint, fit
+from pyro_vae.runs.trust import Untrusted, check_named, configured, is_known
+from pyro_vae.training import CLI_DEFAULTS, Schedule, fit
 
-CONFIG, EVALUATION = "config.yaml", "evaluation.json"
 DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
 LOADED = ("root", "split", "valid_size", "test_size", "image_size", "channels", "covariates", "download")
 PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
@@ -44,8 +40,7 @@ def import_pair(name: str) -> type:
     Raises:
         ValueError: if there is none.
     """
-    module_name, _, class_name = name.rpartition(".")
-    module_name = module_name or "pyro_vae.models"
+    module_name, _, class_name = _full(name).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -75,33 +70,43 @@ def _is_pair_class(value: Any) -> bool:
     return all(callable(getattr(value, name, None)) or name in set_later for name in ("model", "guide"))
 
 
-def configured_model(path: Path) -> str | None:
-    """The name of the pair's class in a configuration file; ``None`` if it is left to the default.
+def read(path: Path, typed: Collection[str] = (), trust: bool = False) -> tuple[dict[str, Any], type]:
+    """The options of a configuration file and the class of its pair, the default one if it names none.
+
+    Args:
+        path: of the file.
+        typed: names that the user has typed besides, which may stand in the file.
+        trust: whether the file may name anything.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no configuration.
+        ValueError: if it is no configuration, or names what is not taken from a file.
     """
-    model = configured(path).get("model")
-    return model.get("class_path") if isinstance(model, dict) else model
+    options = configured(path)
+    model = options.get("model", DEFAULT_MODEL)
+    name = model.get("class_path") if isinstance(model, dict) else model
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the configuration {path} has a model that is no name of a class: {name!r}.")
+    if not (trust or name in typed or is_known(_full(name))):
+        raise Untrusted(path, name, "model")
+    found = import_pair(name)
+    if not trust:
+        check_named(path, options, typed, trained_pairs(found))
+    return options, found
 
 
-def configured(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no configuration file {path}.")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.")
-    return found
+def _full(name: str) -> str:
+    return name if "." in name else f"pyro_vae.models.{name}"
 
 
-def add_options(parser: ArgumentParser, model: type) -> None:
-    """The options of a run: of the data, of the pair, of the runs of pairs inside of it, and of ``fit``."""
+def add_options(parser: ArgumentParser, model: type, open_pair: Callable[[str], nn.Module]) -> None:
+    """The options of a run: of the data, of the pair, of the runs of pairs inside of it, and of ``fit``.
+
+    Args:
+        parser: gets them.
+        model: the class of the pair.
+        open_pair: gives the trained pair of a run folder.
+    """
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_argument(
         "--data", type=str, default="digits", help="name of a data set, or a file or folder of your own"
@@ -158,7 +163,7 @@ def add_options(parser: ArgumentParser, model: type) -> None:
                 "Call the argument otherwise."
             )
         parser.add_argument(f"--{name}", type=str, default="", help="folder of the run that trained this pair")
-        compute = functools.partial(_trained_pair, model.__name__, name)
+        compute = functools.partial(_trained_pair, model.__name__, name, open_pair)
         parser.link_arguments(name, f"model.init_args.{name}", compute_fn=compute, apply_on="parse")
     defaults = {name: _as_option(value) for name, value in CLI_DEFAULTS.items()}
     parser.set_defaults(defaults)
@@ -260,10 +265,10 @@ _ANSWERS = {  # arguments of a pair that the data answer
 }
 
 
-def _trained_pair(model: str, argument: str, run: str) -> nn.Module:
+def _trained_pair(model: str, argument: str, open_pair: Callable[[str], nn.Module], run: str) -> nn.Module:
     if not run:
         raise ValueError(f"{model} needs a trained pair: --{argument} FOLDER, a run that pyro-vae train has written.")
-    return open_run(run)[0]
+    return open_pair(run)
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -288,43 +293,3 @@ def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, d
                 f"--log-inputs is of pairs that take the mean of the data; {config.model.class_path} has none."
             )
     return as_pair(built.model), data, {name: built[name] for name in FIT_OPTIONS}
-
-
-def open_run(run: str) -> tuple[nn.Module, Data, Path]:
-    """The trained pair, the data as it was trained on them (binarized, standardized), and the path of a run folder.
-
-    Raises:
-        ValueError: if ``run`` is no folder that ``pyro-vae train`` has written.
-    """
-    out = Path(run)
-    if not (out / CONFIG).is_file():
-        raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
-    parser = ArgumentParser(exit_on_error=False)
-    add_options(parser, import_pair(configured_model(out / CONFIG) or DEFAULT_MODEL))
-    try:
-        config = parser.parse_args(["--config", str(out / CONFIG)])
-    except ArgumentError as error:
-        raise ValueError(f"the configuration {out / CONFIG} cannot be read: {error}") from error
-    pair, data, _ = build(parser, config)
-    tensors, _ = checkpoint.load(out / "checkpoint")
-    with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
-        size = config.batch_size if has_autoguide(pair) else 1  # which is made for the data of its first run
-        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size)))))
-    checkpoint.load_weights(pair, tensors)
-    return pair.eval(), data, out
-
-
-def free_folder(parent: Path, stem: str) -> str:
-    """``parent/stem-1``, or with the first number that is not taken."""
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return str(parent / f"{stem}-{number}")
-
-
-def store_evaluation(out: Path, entry: Mapping[str, Any]) -> Path:
-    """Adds an entry to the evaluation file of a run."""
-    path = out / EVALUATION
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
-    return path

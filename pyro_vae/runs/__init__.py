@@ -1,0 +1,44 @@
+"""Runs of the command line: their options, what a configuration file may name, and their folders.
+
+:mod:`~pyro_vae.runs.options`
+    the options, and the pair, the data and the arguments of ``fit`` that they make;
+:mod:`~pyro_vae.runs.trust`
+    what is taken from a file;
+:mod:`~pyro_vae.runs.folder`
+    opening a run folder, and storing results in it.
+"""
+
+from pyro_vae.runs.folder import CONFIG, EVALUATION, free_folder, open_run, store_evaluation
+from pyro_vae.runs.options import (
+    DEFAULT_MODEL,
+    add_options,
+    build,
+    check_untyped,
+    data_of,
+    import_pair,
+    instantiate,
+    nearest,
+    read,
+    trained_pairs,
+)
+from pyro_vae.runs.trust import configured, is_known
+
+__all__ = [
+    "CONFIG",
+    "DEFAULT_MODEL",
+    "EVALUATION",
+    "add_options",
+    "build",
+    "check_untyped",
+    "configured",
+    "data_of",
+    "free_folder",
+    "import_pair",
+    "instantiate",
+    "is_known",
+    "nearest",
+    "open_run",
+    "read",
+    "store_evaluation",
+    "trained_pairs",
+]

@@ -1,0 +1,153 @@
+"""Configuration files, which may come from a stranger: what they may hold, and what they may name.
+
+A file names classes, and building a pair calls them. So that opening a folder runs nothing that its author wrote, only
+classes of this library's parts, of ``torch.nn`` and of ``torch.optim`` are taken from a file, never functions, and
+nothing else is imported. A class of one's own is taken where it is typed on the command line, or where the file is
+trusted (``--trust``, ``trust=True``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+_BYTES, _DEPTH = 1_000_000, 32  # of a file, which has a few thousand and six
+_PARTS = """bayesian estimators hierarchy likelihoods models networks posteriors priors training.schedules
+    training.weight_priors transforms vae"""
+_LIBRARY = tuple(f"pyro_vae.{room}." for room in _PARTS.split())
+_PLAIN = {"covariates", "data", "out", "root", "site"}  # options that are text or a path, and never the name of a class
+_WORD, _NAME = re.compile(r"[\w.+:/\-]*"), re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def configured(path: Path) -> dict[str, Any]:
+    """The options of a configuration file, as they stand there; nothing is imported.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no mapping of options to values, is larger or nests deeper than any that is written here,
+            or has anchors and aliases.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration file {path}.")
+    with path.open("rb") as file:
+        held = file.read(_BYTES + 1)
+    if len(held) > _BYTES:
+        raise ValueError(f"the configuration {path} has more than {_BYTES:,} bytes, which no configuration has.")
+    try:
+        text = held.decode("utf-8")
+        _check_structure(path, text)
+        found = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.")
+    if "config" in found:
+        raise ValueError(f"the configuration {path} names another one, config: {found['config']}. Give that one.")
+    if "trust" in found:
+        raise ValueError(f"the configuration {path} asks for trust, which only you can give: --trust.")
+    return found
+
+
+def _check_structure(path: Path, text: str) -> None:
+    """Refuses, before anything is built of it, what grows when it is read."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError(f"the configuration {path} has anchors or aliases (& and *). Write the values out.")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEPTH:
+            raise ValueError(
+                f"the configuration {path} nests deeper than {_DEPTH} levels, which no configuration does."
+            )
+
+
+def check_named(
+    path: Path, options: Mapping[str, Any], typed: Collection[str] = (), plain: Collection[str] = ()
+) -> None:
+    """Refuses a configuration that names what is not taken from a file; nothing of it is imported.
+
+    Args:
+        path: where it stands, for the message.
+        options: as :func:`configured` gives them.
+        typed: names that the user has typed besides.
+        plain: further options that are text or a path.
+
+    Raises:
+        ValueError: which tells the name, and the way out.
+    """
+    for place, text in _texts({name: value for name, value in options.items() if name not in {*_PLAIN, *plain}}):
+        if not _WORD.fullmatch(text):  # which the parser might read as a nest of options
+            raise ValueError(
+                f"the configuration {path} has a text at {place} where a word was expected: {text[:60]!r}. Write what "
+                "it means as YAML."
+            )
+        if _NAME.fullmatch(text) and text not in typed and _is_importable(text) and not is_known(text):
+            raise Untrusted(path, text, place)
+
+
+def check_built(path: Path, options: Any) -> None:
+    """Refuses parsed options that would build what is not taken from a file: a short name has found another class.
+
+    Raises:
+        ValueError: which tells the name, and the way out.
+    """
+    for place, text in _texts(options):
+        if place.rpartition(".")[2] == "class_path" and not is_known(text):
+            raise Untrusted(path, text, place)
+
+
+class Untrusted(ValueError):
+    """A file names what would be run."""
+
+    def __init__(self, path: Path, name: str, place: str) -> None:
+        super().__init__(
+            f"the configuration {path} names {name} at {place}, and what a file names is run: only classes of "
+            "pyro_vae, torch.nn and torch.optim are taken from one. If you know who wrote it, and what that is, add "
+            "--trust (trust=True)."
+        )
+
+
+def _is_importable(name: str) -> bool:
+    """Whether a dotted name begins with that of a module; others name parts of a pair, ``likelihood.network``."""
+    root = name.partition(".")[0]
+    return root in sys.modules or importlib.util.find_spec(root) is not None
+
+
+def is_known(name: str) -> bool:
+    """Whether a dotted name is that of a class which may be taken from any file."""
+    module_name, _, class_name = name.rpartition(".")
+    if module_name != "pyro_vae" and not f"{module_name}.".startswith((*_LIBRARY, "torch.nn.", "torch.optim.")):
+        return False
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError:
+        return False
+    if not isinstance(found, type):
+        return False
+    if issubclass(found, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+        return found.__module__.startswith("torch.optim.")
+    return f"{found.__module__}.".startswith((*_LIBRARY, "torch.nn.modules."))
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a nest of values, with their places."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, (Mapping, Namespace)):
+        for name, item in value.items():
+            yield from _texts(item, f"{place}.{name}".removeprefix("."))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{place}[{index}]")
