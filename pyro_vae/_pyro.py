@@ -456,7 +456,10 @@ def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
 
 
 _KINDS = ("bool", "int", "float", "complex", "index", "array")
-_READS = {Tensor.item, Tensor.tolist, Tensor.numpy, *(getattr(Tensor, f"__{kind}__") for kind in _KINDS)}
+_READS = {
+    *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, Tensor.__format__),
+    *(torch.equal, torch.allclose, torch.is_nonzero, *(getattr(Tensor, f"__{kind}__") for kind in _KINDS)),
+}
 
 
 class _Asked(TorchFunctionMode):
@@ -467,6 +470,8 @@ class _Asked(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.now = func in _READS
         try:
+            if func is Tensor.tolist:  # which reads memory by no operator
+                args[0].detach()
             return func(*args, **(kwargs or {}))
         finally:
             self.now = False

@@ -474,6 +474,10 @@ def test_draws_read_in_python() -> None:
             z.max().item()
         dist.Bernoulli(0.5).sample().item()
     assert len(reads) >= 2
+    for read in (Tensor.tolist, torch.is_nonzero, "{:.1f}".format, lambda z: torch.allclose(z, 1 + z)):
+        with _pyro.draws_read_in_python() as reads:
+            read(dist.Bernoulli(0.5).sample())
+        assert reads, read
 
 
 def test_takes_anything() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae._pyro import EnumeratedAfter, has_values, mismatch, unpacked, without_shapes
 from pyro_vae.batches import leaves
-from pyro_vae.distributions.wrappers import family
+from pyro_vae.distributions.wrappers import family, unmasked
 from pyro_vae.estimators.base import Estimator, call_of
 from pyro_vae.estimators.bounds import Mean
 from pyro_vae.estimators.facts import Facts
@@ -110,7 +110,12 @@ class Enumeration(Estimator, TraceEnum_ELBO):
         term = super()._log_p(run, site)
         if not is_enumerated(site) or site.name in run.guide:
             return term
-        return term._replace(beta=1.0, value=site.density * site.scale)
+        site = _without_mask(site)
+        return term._replace(beta=1.0, value=site.density * site.scale, site=site)
+
+    def _log_q(self, run: Run, site: Site) -> Term:
+        term = super()._log_q(run, site)
+        return term._replace(site=_without_mask(site)) if is_enumerated(site) else term
 
     def _each(self, run: Run, beta: bool = True) -> Tensor:
         return cast(EnumeratedRun, run).each(beta)
@@ -199,6 +204,12 @@ def _in_parallel(site: Any) -> InferDict:
             "once, in parallel. Leave the mark out, or use ScoreFunction, VIMCO or ReweightedWakeSleep."
         )
     return {}
+
+
+def _without_mask(site: Site) -> Site:
+    """With the probabilities of its values, which a mask of its distribution would make one each."""
+    fn = unmasked(site.fn)
+    return site if fn is site.fn else site._replace(density=fn.log_prob(site.value))
 
 
 def _event(site: Site) -> str:

@@ -223,7 +223,8 @@ class EnumeratedRun(Run):
         values = [(value.reshape((1,) * (lead - value.dim()) + value.shape), term) for value, term in values]
         log_q = -torch.as_tensor(sum(value for value, term in values if term.kind == "log_q"))
         # A probability knows neither the scale nor the mask of its site.
-        logits = [self._spread(site.density, site) for site in self.guide.values() if is_enumerated(site)]
+        of_guide = [term.site for term in self.terms if term.kind == "log_q" and is_enumerated(term.site)]
+        logits = [self._spread(site.density, site) for site in of_guide]
 
         dims = [dim + self.nesting - 2 for site in self.alone if (dim := enumeration_dim(site.infer)) is not None]
         log_p = torch.zeros_like(log_q)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -349,3 +350,36 @@ def test_what_fails_with_all_values_at_once_is_drawn() -> None:
 
     with pytest.warns(UserWarning, match=r"fit takes ScoreFunction\(\), .* since .*all of its values at once"):
         pyro_vae.fit(Pair(model, guide), X.flatten(), epochs=1, batch_size=6, compile="eager", progress=False)
+
+
+@pytest.mark.parametrize("contracted", [False, True])
+def test_a_mask_of_a_distribution_leaves_the_probabilities_of_values(contracted: bool) -> None:
+    """Of a latent that is masked in both programs, beside one that is not, and of one that ``obs_mask`` makes."""
+    x, seen = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([False, True, True])
+    place = {"dim": -2} if contracted else {}
+
+    def laid(value: Tensor) -> Tensor:
+        return value[:, None] if contracted else value
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), **place):
+            k = pyro.sample("k", dist.Bernoulli(laid(torch.full((3,), 0.2))))
+            pyro.sample("masked", dist.Bernoulli(laid(torch.full((3,), 0.6))).mask(laid(seen)))
+            with pyro.plate("columns", 2) if contracted else nullcontext():
+                shape = (*k.shape[: -1 - contracted], 3, *([2] if contracted else []))
+                fn, seen_all = (
+                    dist.Bernoulli((0.1 + 0.5 * k).expand(shape)),
+                    laid(seen).expand(shape[-1 - contracted :]),
+                )
+                pyro.sample("x", fn.mask(seen_all), obs=laid(x).expand(shape[-1 - contracted :]), obs_mask=seen_all)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), **place):
+            pyro.sample("k", dist.Bernoulli(laid(torch.full((3,), 0.3))))
+            pyro.sample("masked", dist.Bernoulli(laid(torch.full((3,), 0.4))).mask(laid(seen)))
+
+    log_x = torch.stack([dist.Bernoulli(p).log_prob(x) * seen * (1 + contracted) for p in (0.1, 0.6)], -1)
+    q, p = torch.tensor([0.7, 0.3]), torch.tensor([0.8, 0.2])
+    masked = -1.0 * seen * (0.4 * math.log(0.4 / 0.6) + 0.6 * math.log(0.6 / 0.4))
+    expected = (q * (log_x + (p / q).log())).sum(-1) + masked
+    assert torch.allclose(Enumeration().bound(Pair(model, guide), x), expected, atol=1e-6)

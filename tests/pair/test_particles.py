@@ -61,6 +61,57 @@ class OfSize(Gaussian):
 
 
 WAYS: list[tuple[type[Gaussian], How]] = [(Gaussian, "vectorized"), (Concatenated, "repeated"), (OfSize, "looped")]
+
+
+class Hiding(Gaussian):
+    """It mixes the particles where ``hidden`` says, which the values that it starts from do not show."""
+
+    def __init__(self, hidden: str) -> None:
+        super().__init__()
+        self.hidden, self.gate = hidden, nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.scale.data.fill_(1e-6 if hidden == "equal draws" else 0.8)
+
+    def decode(self, z: Tensor, x: Tensor) -> Tensor:
+        if self.hidden == "a size":
+            return torch.stack([z, 0 * x], -1).sum(-1) + self.gate * len(x)
+        if self.hidden == "noise":
+            z = z + torch.randn_like(z)
+        return z + z.mean(0) * {"a zero": self.gate, "training": self.training}.get(self.hidden, 1)
+
+
+class Shown(nn.Module):
+    """A bit that the model reads at the first datum alone, or whose list it reads."""
+
+    def __init__(self, reads: Any) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(2 * self.reads(z) + z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(0.02 * torch.ones(len(x))))
+
+
+HIDING = [
+    *(Hiding(hidden) for hidden in ("a zero", "a size", "equal draws", "noise", "training")),
+    *(Shown(reads) for reads in (lambda z: z.flatten()[0], lambda z: z.tolist()[0] if z.dim() == 1 else 0.0)),
+]
+
+
+@pytest.mark.parametrize("pair", HIDING, ids=lambda pair: getattr(pair, "hidden", "bits"))
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_the_first_values_hide_is_seen(pair: nn.Module, size: int) -> None:
+    x = X[:size] if isinstance(pair, Hiding) else X[:size].float()
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    assert plan_of(*programs(pair), (x,), {}).how == "looped"
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+    assert pair.training
+
+
 SEVERAL = [kind.example() for kind in ESTIMATORS if not issubclass(kind, (Enumeration, MonteCarloEM))]
 
 
