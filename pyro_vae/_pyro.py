@@ -31,6 +31,7 @@ from pyro.params.param_store import (
     user_param_name,
 )
 from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import _context_wrap
 from pyro.poutine.runtime import _ENUM_ALLOCATOR
 from pyro.poutine.subsample_messenger import _Subsample
@@ -400,6 +401,12 @@ def has_values(value: Tensor) -> bool:
     return not isinstance(value, FakeTensor)
 
 
+def as_parameter(value: Tensor) -> Tensor:
+    """A tensor in a parameter's place, for ``isinstance`` too: a ``PyroModule`` announces its parameters by that."""
+    value._is_param = True  # type: ignore[attr-defined]
+    return value.requires_grad_()
+
+
 def memory(value: Tensor) -> int:
     """A number of the memory that a tensor lies in, which its views share; also of one without values."""
     return value.untyped_storage()._cdata
@@ -448,11 +455,29 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(tensors, ends, weight)
 
 
+@contextmanager
+def _counted_plates() -> Iterator[None]:
+    """Loops over plates that do not subsample run over whole numbers, and not over tensors without values."""
+    looped = IndepMessenger.__iter__
+
+    def loop(plate: Any) -> Iterator[Any]:
+        if getattr(plate, "subsample_size", None) == plate.size:
+            plate._indices = range(plate.size)
+        yield from looped(plate)
+
+    IndepMessenger.__iter__ = loop  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        IndepMessenger.__iter__ = looped  # type: ignore[method-assign]
+
+
 def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     """``function`` as a graph of ATen operators, traced on tensors without values, beside others that have them."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    with _counted_plates():
+        return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 _KINDS = ("bool", "int", "float", "complex", "index", "array")

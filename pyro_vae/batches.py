@@ -103,6 +103,11 @@ def num_rows(batch: Any) -> int:
     return 0
 
 
+def num_told(batch: Any) -> int:
+    """How many data a loss is divided by to be told: where no argument tells their number, the batch is one."""
+    return num_rows(batch) or 1
+
+
 def rows(batch: Any, index: Any) -> Any:
     """The data at ``index`` (a slice, or a vector of whole numbers) of a batch."""
     return _rows(batch, index, num_rows(batch))

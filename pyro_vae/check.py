@@ -140,11 +140,12 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
 def report_on(module: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None) -> Report:
     """What :func:`check` says, but for particles, of a batch as the programs are given it."""
     count = num_rows(batch)
-    if not count:
+    if not count and not isinstance(estimator, SVILoss):
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
         _refuse(
             "check needs a batch of tensors: check(pair, x), with x of shape [B, *event] and B at least 1; got "
-            f"{given or 'none'}."
+            f"{given or 'none'}. Programs whose arguments are no data are trained by a loss of Pyro's: "
+            "estimator=Trace_ELBO()."
         )
     buffers = [(buffer, buffer.detach().clone()) for part in modules_of(module) for buffer in part.buffers()]
     try:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae._checks import one_of
-from pyro_vae._pyro import compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
+from pyro_vae._pyro import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
 from pyro_vae.batches import flattened, packed_sizes, unflattened
 from pyro_vae.frozen import PythonState
 from pyro_vae.reads import DataReads, unvalidated, where
@@ -195,7 +195,7 @@ class Compiled:
 
         def compute(*flat: Tensor) -> list[Tensor | None]:
             nonlocal outputs
-            leaves = [value.detach().requires_grad_() for value in flat[: len(trained)]]
+            leaves = [as_parameter(value.detach()) for value in flat[: len(trained)]]
             state = dict(zip(names, (*leaves, *flat[len(trained) : len(names)]), strict=True))
             by_place, by_name = flat[len(names) : len(flat) - len(named)], flat[len(flat) - len(named) :]
             with torch.set_grad_enabled(self._differentiates):

@@ -356,6 +356,22 @@ def test_traced() -> None:
     assert any("exp" in str(node.target) for node in graph.graph.nodes)
 
 
+def test_traced_loops_over_plates() -> None:
+    def looped(x: Tensor) -> Tensor:
+        return torch.stack([x[i] * i for i in pyro.plate("data", len(x))]).sum()
+
+    assert _pyro.traced(looped, [torch.ones(3)])(torch.ones(3)).item() == 3.0
+    (indices,) = {type(i) for i in pyro.plate("data", 3)}
+    assert indices is int
+
+
+def test_as_parameter() -> None:
+    layer = PyroModule[nn.Linear](1, 1, bias=False)
+    with poutine.trace(param_only=True) as recorded:
+        torch.func.functional_call(layer, {"weight": _pyro.as_parameter(torch.ones(1, 1))}, torch.ones(1))
+    assert list(recorded.trace.nodes) == ["weight"]
+
+
 def test_cpp_compilers() -> None:
     found = _pyro.cpp_compilers()
     assert found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sized
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
       [C, H, W], of 16 bits the upper 8. Items that are dictionaries are arguments by name.
     - a dictionary of tensors or arrays: arguments by name.
     - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor.
+    - None, with ``missing``: one batch without arguments, for programs that hold their data themselves.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
 
     Of several arguments a pair is passed those that its programs take (:mod:`pyro_vae.pair.arguments`). A second one
@@ -40,7 +41,7 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
         data: one of these.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
 
-        missing: whether x may hold NaN, see :class:`Split`.
+        missing: whether x may hold NaN, see :class:`Split`, and a loader's batches no data, see :class:`Stream`.
 
     Raises:
         TypeError: for anything else.
@@ -83,6 +84,8 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
             )
         return data
     options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
+    if data is None and missing:
+        data = DataLoader(cast(Any, [()]), batch_size=None, collate_fn=tuple)
     if isinstance(data, (DataLoader, TensorDataset, dict)):
         return as_set(data, **options)
     if _are_numbers(data) or hasattr(data, "__array__"):

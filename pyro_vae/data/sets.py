@@ -235,7 +235,8 @@ class Stream:
 
     Args:
         loader: of data that are read as they are needed.
-        missing: as of :class:`Split`.
+        missing: as of :class:`Split`; and whether batches may hold nothing that has rows, but a number, say, or no
+            argument at all.
         binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
         seed: of the Bernoulli draws.
         name: for messages and titles.
@@ -334,14 +335,14 @@ class Stream:
             alone = is_packed(item) or not isinstance(item, (tuple, list)) or self._is_of_sequences(item)
             parts = (item,) if alone else tuple(item)
             parts = mapped(lambda leaf: tensor(leaf, "an array") if isinstance(leaf, np.ndarray) else leaf, parts)
-            if not num_rows(parts):
+            if not num_rows(parts) and not self.missing:
                 kinds = ", ".join(type(part).__name__ for part in parts) or "nothing"
                 raise TypeError(
                     f"the loader of {self.name!r} gives {kinds}, in which there are no data; a tensor x, a tuple"
                     " (x, ...) or a dictionary of tensors was expected. Convert in the Dataset or in the"
                     " loader's collate_fn."
                 )
-            x = next(leaves(parts))
+            x = next(leaves(parts), None)
             self._event_shape = x.shape[1:] if isinstance(x, Tensor) else torch.Size(())
             yield parts
             item = next(iterator, None)
@@ -360,7 +361,9 @@ class Stream:
                 if k < start:
                     continue
                 what = f"x of batch {k} of {self.name!r}"
-                parts = with_first(lambda x: numbers(x, self.binarization, what, self.missing), parts)  # noqa: B023
+                x = next(leaves(parts), None)
+                if isinstance(x, Tensor) and (x.dim() or not self.missing):
+                    parts = with_first(lambda x: numbers(x, self.binarization, what, self.missing), parts)  # noqa: B023
                 if k == 0:  # a later batch may just be dark
                     with_first(lambda x: check_pixels(x, what), parts)  # noqa: B023
                 parts = parts if self.device is None else moved(parts, self.device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_
 from pyro_vae._pyro import backward_of
-from pyro_vae.batches import num_rows
+from pyro_vae.batches import num_rows, num_told
 from pyro_vae.estimators.base import Estimator, Objective
 from pyro_vae.estimators.bounds import Mean
 from pyro_vae.pair import as_pair, data_frame, programs
@@ -83,7 +83,7 @@ class SVILoss(Estimator):
         with _Sites() as seen, backward_of() as found:
             loss = run(*args, **kwargs)
         plate = data_frame(cast(Trace, seen), num_rows(args[2:]))
-        size = num_rows(args[2:]) if plate is None else plate.full_size
+        size = num_told(args[2:]) if plate is None or plate.size == plate.full_size else plate.full_size
         return sum(loss) if isinstance(loss, (tuple, list)) else loss, found, size
 
     def objective(self, model: Any, guide: Any, *args: Any, at: Any = None, **options: Any) -> Objective:
@@ -117,7 +117,7 @@ class SVILoss(Estimator):
             batch = given if isinstance(given, Converted) else convert(*given)
             with torch.no_grad():
                 loss, _, size = self._evaluate(run, (*programs(module), *batch), {})
-            total, count = total + float(loss) / size * num_rows(batch), count + num_rows(batch)
+            total, count = total + float(loss) / size * num_told(batch), count + num_told(batch)
         if count == 0:
             raise ValueError("there are no data to average the loss over: the batches are empty.")
         return total / count

@@ -259,9 +259,9 @@ _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? b
 
 
 def _with_tensors(value: Any, what: str, is_x: bool = False) -> Any:
-    """Arrays become tensors; a list or a table only as x, elsewhere it may be meant as one."""
+    """Arrays become tensors; a list of numbers or a table only as x, elsewhere it may be meant as one."""
     listed = is_x and (isinstance(value, list) or hasattr(value, "__array__"))
-    if listed and not isinstance(value, Tensor) and not _is_of_several_shapes(value):
+    if listed and not isinstance(value, Tensor) and not _is_of_tensors(value):
         return tensor(value, what)
 
     def change(leaf: Any) -> Any:
@@ -272,11 +272,9 @@ def _with_tensors(value: Any, what: str, is_x: bool = False) -> Any:
     return mapped(change, value)
 
 
-def _is_of_several_shapes(value: Any) -> bool:
-    """Whether these are sequences of several lengths, which no tensor holds."""
-    if not (isinstance(value, list) and all(isinstance(row, Tensor) for row in value)):
-        return False
-    return len({row.shape for row in value}) > 1
+def _is_of_tensors(value: Any) -> bool:
+    """Whether this is a list of tensors, of which some batches may have equal lengths by chance: it stays one."""
+    return isinstance(value, list) and all(isinstance(row, Tensor) for row in value)
 
 
 def _is_real(value: Any) -> bool:

@@ -86,10 +86,19 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
         plate = data_frame(trace, size)
         if which == "model":
             yield from data_plate_problems(trace, size)
+        loops = _loops(trace, size)
+        if which == "model" and loops and (plate is None or plate.size != size):
+            yield (
+                f"The plate {loops[0]!r} over the data is a loop, of which the bound of a datum is not known. Write it "
+                f"as `with pyro.plate({loops[0]!r}, len(x)):`, or train by a loss of Pyro's, which takes it as it is: "
+                "estimator=Trace_ELBO(), or TraceEnum_ELBO()."
+            )
+            return
         if plate is None and which == "model":
             yield (
                 "The model has no plate over the data, so that its data would not be independent. Put what belongs to "
-                f'a datum inside `with pyro.plate("{DATA_PLATE}", len(x)):`, in model and guide.'
+                f'a datum inside `with pyro.plate("{DATA_PLATE}", len(x)):`, in model and guide; or train it as it is '
+                "by a loss of Pyro's: estimator=Trace_ELBO()."
             )
             return
         if plate is not None and size not in (plate.size, plate.full_size):
@@ -127,6 +136,12 @@ def _plate_problems(run: PairRun, size: int) -> Iterator[str]:
             f"The plate {name!r} has size {in_model[name]} in the model and {in_guide[name]} in the guide. "
             f'Size both by the batch: pyro.plate("{name}", len(x)).'
         )
+
+
+def _loops(trace: Trace, size: int) -> list[str]:
+    """Plates of the ``size`` data that a program goes through one by one."""
+    frames = [frame for site in random_sites(trace).values() for frame in site["cond_indep_stack"]]
+    return [frame.name for frame in frames if not frame.vectorized and frame.full_size == size]
 
 
 def data_plate_problems(model_trace: Trace, *sizes: float | None) -> list[str]:

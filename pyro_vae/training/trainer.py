@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import number
-from pyro_vae.batches import described, kind_of, leaves, num_rows
+from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
@@ -228,7 +228,7 @@ class Trainer:
         """
         record = poutine.trace(param_only=True)
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
-            plate = data_frame(run(self.pair, *batch).model_trace)
+            plate = data_frame(run(self.pair, *batch).model_trace, num_rows(batch))
         sites: Any = announced.trace.nodes
         names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
         return names, None if plate is None or plate.full_size == plate.size else plate.full_size
@@ -338,11 +338,11 @@ class Trainer:
             if len(self.kinds) > 1:
                 self._move_on(batch)
             if isinstance(self.settings.optimizer, PyroOptim):
-                self._sum_and_clip(self.num_summed or num_rows(batch))
+                self._sum_and_clip(self.num_summed or num_told(batch))
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
-        state.add(objective, loss, num_rows(batch))
+        state.add(objective, loss, num_told(batch))
 
     def _move_on(self, batch: tuple[Any, ...]) -> None:
         """Has what a batch announces and does not use go on by the momentum that others gave it, as under ``SVI``."""

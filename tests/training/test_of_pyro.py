@@ -24,10 +24,12 @@ from pyro.infer import (
     config_enumerate,
 )
 from pyro.infer.elbo import ELBO
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae as pv
+from pyro_vae.batches import num_rows
 from pyro_vae.cli import main
 from pyro_vae.estimators import SVILoss
 from pyro_vae.pair import as_pair, programs
@@ -369,3 +371,64 @@ def test_data_that_a_guide_observes_are_no_part_of_evidence(method: str) -> None
     found = [getattr(pv.evidence, method)(made(), X, compile="eager", **options) for made in (Program, Auxiliary)]
     torch.testing.assert_close(found[1].log_prob, found[0].log_prob)
     fitted(Auxiliary(), estimator=Trace_ELBO())
+
+
+class Located(PyroModule[nn.Module]):
+    """The parameter of a guide, which nothing but the access to it announces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, *args: Any) -> None:
+        pyro.sample("mean", dist.Normal(self.loc, 0.5))
+
+
+def of_all(*data: Any) -> None:
+    """A number, a list of numbers in a loop, sequences in several plates, or nothing at all is given."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    values = data[0] if data else X[0]
+    if isinstance(values, list) and values[0].dim():
+        for i, value in enumerate(torch.cat(values).split([len(value) for value in values])):
+            with pyro.plate(f"sequence {i}", len(value)):
+                pyro.sample(f"x_{i}", dist.Normal(mean, 1.0), obs=value)
+    elif isinstance(values, float):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=torch.tensor(values))
+    else:
+        for i in pyro.plate("loop", len(values)):
+            pyro.sample(f"x_{i}", dist.Normal(mean, 1.0), obs=values[i])
+
+
+GIVEN: dict[str, tuple[Any, ...]] = {
+    "nothing": (),
+    "a number": (8.5,),
+    "a list of numbers": (list(X[0]),),
+    "sequences": ([X[0], X[1, :3], X[2]],),
+    "sequences of equal lengths": ([X[0], X[1], X[2]],),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_programs_whose_arguments_are_no_data_train_as_svi(given: str) -> None:
+    pyro.clear_param_store()
+    theirs, ours = Located(), Located()
+    step = SVI(of_all, theirs, optim.SGD({"lr": 0.01}), Trace_ELBO()).step
+    torch.manual_seed(3)
+    losses = torch.tensor([step(*GIVEN[given]) for _ in range(STEPS)])
+    data = DataLoader([GIVEN[given]], batch_size=None, collate_fn=tuple) if GIVEN[given] else None  # type: ignore
+    run = pv.fit(
+        pv.Pair(of_all, ours),
+        data,
+        estimator=Trace_ELBO(),
+        optimizer=optim.SGD({"lr": 0.01}),
+        epochs=STEPS,
+        seed=3,
+        compile="traced",
+        progress=False,
+    )
+    told = torch.tensor([entry["loss"] for entry in run.history]) * max(1, num_rows(GIVEN[given]))
+    torch.testing.assert_close(told, losses)
+    torch.testing.assert_close(ours.loc, theirs.loc)
+    if "sequences" not in given:
+        with pytest.raises(ValueError, match=r"estimator=Trace_ELBO"):
+            pv.check(pv.Pair(of_all, ours), *GIVEN[given])
