@@ -114,7 +114,7 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
     meant = fn is not None and takes_anything(unwrapped(fn))
     if support is not None and kind in ("real", "counts") and not (meant or isinstance(data, prepared.Standardized)):
         x = _first(data)[0]
-        if not support.check(x).all():
+        if not x.isnan().any() and not support.check(x).all():
             raise ValueError(
                 f"{data.name!r} holds {_KINDS[kind]} from {x.min():.6g} to {x.max():.6g}, on which the likelihood "
                 f"{family(fn)} is not defined. Leave the likelihood out, and it follows the data, or choose one of "

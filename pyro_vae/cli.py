@@ -8,6 +8,7 @@ import inspect
 import itertools
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from tqdm import tqdm
 
@@ -87,7 +88,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         sys.path.append(os.getcwd())  # so that --model my_file.MyPair finds a file beside the user
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _once()
             commands[name](rest)
     except BrokenPipeError:
         raise
@@ -95,17 +96,29 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(_sentence(str(error)))
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        return _fail(end.code, status=143)  # terminated
     return 0
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(f"pyro-vae: error: {message}", file=sys.stderr)
+    print(f"pyro-vae: error: {runs.as_typed(message)}", file=sys.stderr)
     return status
 
 
-def _warn(message: Warning | str, *where: Any, **options: Any) -> None:
-    """A warning as one line, above a progress bar where there is one."""
-    tqdm.write(f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr)
+def _once() -> Callable[..., None]:
+    """Shows a warning as one line, above a progress bar where there is one, and no line twice."""
+    said = set()
+
+    def show(message: Warning | str, *where: Any, **options: Any) -> None:
+        line = f"pyro-vae: warning: {runs.as_typed(' '.join(str(message).split()))}"
+        if line not in said:
+            said.add(line)
+            tqdm.write(line, file=sys.stderr)
+
+    return show
 
 
 def _spelled(arguments: Sequence[str]) -> list[str]:
@@ -188,14 +201,20 @@ def train(arguments: Sequence[str]) -> None:
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
+    with runs.Page(out, _plain(shlex.join(["pyro-vae", "train", *arguments]))) as page:
+        _train(parser, config, chosen, page)
+
+
+def _train(parser: _Parser, config: Namespace, chosen: Sequence[str], page: runs.Page) -> None:
+    out = page.out
     size = runs.data_of(config).train.num_data
     if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
         config.batch_size = size  # the default is for larger sets; a size that the user gave is refused by fit
     pair, _, options = runs.build(parser, config)
     data, more = choices.data_for(pair, config)
-    print("\n".join([data.describe(), *chosen, *more]))
+    page.say(*[data.describe(), *chosen, *more])
     batch = next(iter(data.train.batches(min(config.batch_size, 100))))
-    print(check(pair, *batch, estimator=options["estimator"]), flush=True)
+    page.say(str(check(pair, *batch, estimator=options["estimator"])))
     if config.site is not None:
         observed_site(pair, *batch, site=config.site)  # which is refused now rather than after training
     if not checkpoint.exists(out / "checkpoint"):
@@ -207,7 +226,7 @@ def train(arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     run = fit(pair, data, **{**options, "out": out})
     last = run.history[-1]
-    print(
+    page.say(
         f"{told(last)} after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
@@ -215,7 +234,9 @@ def train(arguments: Sequence[str]) -> None:
         ours = " and ".join(
             f"{last[part] - data.log_scale:.2f}" for part in ("train", "valid") if last[part] is not None
         )
-        print(f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}")
+        page.say(
+            f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}"
+        )
     _draw(out, run.pair, data, config.site)
     print(f"run: {out}")
     if _has_evidence(run.pair, *batch):
@@ -326,6 +347,7 @@ def evaluate(
             methods = ", ".join(name for name, options in _METHODS.items() if option in options)
             name = option.replace("_", "-")
             raise ValueError(f"--{name} has no part in --method {method}, but in {methods}. Leave it out.")
+    asked = {**draws, "limit": limit, "seed": seed}
     if method == "hmc":
         draws["num_warmup"] = draws.pop("num_steps")
     pair, data, out = runs.open_run(run, trust)
@@ -354,14 +376,22 @@ def evaluate(
         "seed": seed,
         **result.summary(),
     }
-    print(result if method == "bdmc" else f"{split} {result}")
+    page = runs.Page(out, f"pyro-vae evaluate {shlex.join([run, *_options(split=split, method=method, **asked)])}")
+    page.say(str(result) if method == "bdmc" else f"{split} {result}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:
             usage = levels(pair, chunks(*x))
             entry["levels"] = usage.as_rows()
-            print(usage)
+            page.say(str(usage))
+    page.write()
     print(f"stored: {runs.store_evaluation(out, entry)}")
+
+
+def _options(**values: Any) -> list[str]:
+    """Options as they are typed, without those that are left out."""
+    given = {f"--{name.replace('_', '-')}": str(value) for name, value in values.items() if value is not None}
+    return [word for option in given.items() for word in option]
 
 
 def _held(data: Data, split: str, limit: int | None) -> Split:

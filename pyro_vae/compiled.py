@@ -73,6 +73,7 @@ class Compiled:
 
     Attributes:
         mode: how it runs: ``"inductor"``, ``"traced"`` or ``"eager"``.
+        tell: is called with what is waited for, a few words, and with none when that is over.
 
     Raises:
         ValueError: if ``compile`` is something else, or asks for what is not possible here.
@@ -99,6 +100,7 @@ class Compiled:
         self._strict = compile != "auto"
         self._at_once = often or self._strict
         self.mode: str = "inductor" if compile == "auto" else compile
+        self.tell: Callable[[str], Any] = lambda text: None
         self._graphs: dict[Any, list[_Graph]] = {}
         self._full = False  # whether it was said that there are as many graphs as there may be
         if obstacle is not None and self.mode != "eager":
@@ -157,7 +159,9 @@ class Compiled:
         if self.mode == "inductor" and not graph.fused:
             first = self._at_once and not any(other.fused for other in self._all())
             if first or graph.uses >= self._uses_before_compiling:
+                self.tell("compiling the programs")
                 graph.run, graph.fused = self._compile(graph.traced, flat), True
+                self.tell("")
         with torch.no_grad():
             results = list(graph.run(*flat))
         split = len(results) - len(trained)

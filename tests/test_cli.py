@@ -91,7 +91,7 @@ def test_train_evaluate_plot(capsys):
     assert "1,297 train" in printed
     assert "closed form" in printed
     assert f"figures: {run / 'figures'} (" in printed
-    left = {"config.yaml", "metrics.jsonl", "checkpoint", "figures"}
+    left = {"config.yaml", "metrics.jsonl", "checkpoint", "figures", "run.md"}
     assert {path.name for path in run.iterdir()} - {"tensorboard"} == left
     drawn = "learning_curves reconstructions samples active_units latent_scatter traversals interpolations"
     assert figures(run) == set(drawn.split())
@@ -108,6 +108,15 @@ def test_train_evaluate_plot(capsys):
     assert printed.startswith("valid NLL")
     assert (entry["split"], entry["data"]) == ("valid", 20)
     assert len(json.loads((run / "evaluation.json").read_text())) == 2
+
+    page = (run / "run.md").read_text()
+    assert "$ pyro-vae train --epochs 2 " in page  # what was asked, and what was said
+    assert "closed form" in page
+    assert f"{history[-1]['valid']:.2f} nats per datum" in page
+    assert page.count("$ pyro-vae evaluate runs/digits-1 --split ") == 2
+    assert printed.splitlines()[0] in page
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], opened := {})
+    assert opened["data"].name == "digits"
 
     (run / "figures" / "samples.png").unlink()
     assert main("plot", str(run)) == 0
@@ -462,7 +471,9 @@ ERRORS = {
     "train --data mnits": "Did you mean 'mnist'",
     "train --model pyro_vae.models.ConVAE": "the nearest are ConvVAE",
     "train --model nowhere.Pair": "cannot be imported",
-    "train --model torch.nn.Linear": "no pair",
+    "train --model torch.nn.Linear": "no pair. Of two programs, functions or modules, torch.nn makes one by: class",
+    "train --model ./mine.py": "the module './mine' of --model ./mine.py cannot be imported (it is a path). Give the",
+    "train --model wrong.Pair": "cannot be imported (NameError: name 'nothing' is not defined, ",
     "train --binarization none": "Gray pixels",
     "train --batch-size 5000": "is larger than the training set",
     "train --binarization dynamic --model.likelihood pyro_vae.likelihoods.Laplace": "Laplace is no likelihood of these",
@@ -474,7 +485,7 @@ ERRORS = {
     "train --data reals.npy --log-inputs true": "--log-inputs is of counts, and 'reals' holds negative numbers",
     "train --config nothing.yaml": "there is no configuration file",
     "train --config edited.yaml": "Option 'epoch' is not accepted",
-    "train --data mnist --root . --download false": "train-images-idx3-ubyte.gz",
+    "train --data mnist --root . --download false": "holds MNIST/raw by --root or the environment variable",
     "train --data pictures": "pictures",
     "train --out file/run": "cannot write to the folder",
     "train --estimator pyro_vae.IWAE --estimator.num_particles 0": (
@@ -502,6 +513,7 @@ def test_errors_are_one_sentence(command, capsys):
     Path("file").write_text("")
     saved_data()
     Path("edited.yaml").write_text("data: digits\nepoch: 3\n")
+    Path("wrong.py").write_text("x = nothing\n")
     quick = [QUICK, SMALL] if command.startswith("train") and "model" not in command else []
     assert ERRORS[command] in fails(capsys, command, *quick)
 
@@ -595,7 +607,8 @@ def learn(data: str = "digits", num_train: int | None = None, *, out: str | None
         num_train: how many
         out: folder of the results
     """
-    warnings.warn("beware\n   of this", RuntimeWarning, stacklevel=2)
+    for _ in range(2):
+        warnings.showwarning(RuntimeWarning("beware\n   of this"))
     print(f"{data} {num_train} {out}")
     if num_train == 0:
         raise ValueError("num_train is 0.")
@@ -632,7 +645,7 @@ def test_applications(stand_ins, capsys):
     assert capsys.readouterr().err.endswith("pyro-vae: error: num_train is 0.\n")
 
 
-def test_a_warning_is_one_line(stand_ins, capsys):
+def test_a_warning_is_one_line_and_said_once(stand_ins, capsys):
     shown = warnings.showwarning
     assert main("apply learn") == 0
     assert capsys.readouterr().err == "pyro-vae: warning: beware of this\n"

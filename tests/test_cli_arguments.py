@@ -1,9 +1,11 @@
 """Pairs of one's own from the command line: labels, covariates, constructors without annotations."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from test_cli import _elsewhere, configured, evaluated, fails, figures, main, trained, written
+from test_cli import QUICK, _elsewhere, configured, evaluated, fails, figures, main, trained, written
 
 from pyro_vae import runs
 from pyro_vae.data import load
@@ -128,7 +130,56 @@ def test_constructors_without_annotations(capsys):
     assert runs.open_run("sized", trust=True)[0].decoder.weight.shape == (64, 12)
 
 
+HOLES = "sick,age,height\n" + "no,30.5,1.7\nyes,,1.6\nno,41,\n" * 20
+
+
+def test_labels_and_missing_values_of_a_table():
+    written("holes.csv", HOLES)
+    data = load("holes.csv", labels="sick", missing=True, valid_size=0, test_size=0)
+    assert data.train.labels.tolist() == [0, 1, 0] * 20
+    assert data.train.tensors[0][:3].nan_to_num(-1.0).tolist() == [[30.5, 1.7], [-1.0, 1.6], [41.0, -1.0]]
+    x, covariates = load("holes.csv", labels="0", covariates="2", missing=True).train.tensors
+    assert x[:, 0].nan_to_num(30.5).min() == 30.5
+    assert covariates.nan_to_num(1.7).max() == pytest.approx(1.7)
+    written("bare.csv", ",2\n3,4\n")  # an empty cell is no name
+    assert len(load("bare.csv", missing=True, valid_size=0, test_size=0).train) == 2
+    written(
+        "masked.py",
+        """
+        import pyro, pyro.distributions as dist, torch
+        from torch import nn
+
+        class Masked(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder, self.decoder = nn.Linear(2, 2), nn.Linear(2, 2)
+
+            def model(self, x, y):
+                pyro.module("decoder", self.decoder)
+                with pyro.plate("data", len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                    fn = dist.Normal(self.decoder(z) + y[:, None], 1.0).mask(~x.isnan()).to_event(1)
+                    pyro.sample("x", fn, obs=x.nan_to_num())
+
+            def guide(self, x, y):
+                pyro.module("encoder", self.encoder)
+                with pyro.plate("data", len(x)):
+                    pyro.sample("z", dist.Normal(self.encoder(x.nan_to_num()), 1.0).to_event(1))
+        """,
+    )
+    history = trained("--data holes.csv --labels sick --missing true --model masked.Masked")
+    assert math.isfinite(history[-1]["train"])
+    assert configured()["with_labels"]
+
+
 def test_tables_that_are_refused(capsys):
     written("text.csv", "a,b\n1,2\n3,x\n")
-    assert "is no table of numbers" in fails(capsys, "train --data text.csv")
+    written("labels.csv", "a\n1\n2\n")
+    written("holes.csv", HOLES)
+    text = fails(capsys, "train --data text.csv")
+    assert "text.csv is no table of numbers ('x' in line 3, column 'b'). Leave out columns of text" in text
+    assert "no column but its labels" in fails(capsys, "train --data labels.csv --labels a")
+    assert "has no column 'agee'; the nearest are age" in fails(capsys, "train --data holes.csv --labels agee")
+    assert "or say --missing true where the programs" in fails(capsys, "train --data holes.csv --labels sick", QUICK)
+    assert "Fill or drop what is" in fails(capsys, "train --data holes.csv --labels sick --missing true", QUICK)
     assert "does not apply to the data set 'digits'" in fails(capsys, "train --data digits --covariates 1")

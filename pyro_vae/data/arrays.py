@@ -94,7 +94,8 @@ def numbers(x: Tensor, binarization: str, what: str, missing: bool = False) -> T
         rows = (~finite).flatten(1).any(1) if x.dim() > 1 else ~finite
         raise ValueError(
             f"{what} has values that are not finite (NaN or infinity) in {int(rows.sum())} of {len(x)} data, the first"
-            f" at index {int(rows.nonzero()[0])}; drop or repair them."
+            f" at index {int(rows.nonzero()[0])}; drop or repair them"
+            f"{'' if missing else ', or say missing=True where the programs mask what is missing'}."
         )
     if binarization != "none":
         low, high = (float(v) for v in x.aminmax())

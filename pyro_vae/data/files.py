@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,30 +59,90 @@ def array_file(path: Path) -> Arrays:
     return parts
 
 
-def table_file(path: Path) -> tuple[Arrays, list[str] | None]:
-    """The numbers of a .csv or .tsv file, ``[N, D]``, and the names of its columns where the first line has them."""
+def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
+    """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
+
+    An empty cell is NaN. Labels that are words are numbered in sorted order.
+    """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = next(csv.reader(file, delimiter=delimiter), [])
-            names = None if all(map(_is_number, first)) else [name.strip() for name in first]
-        x = np.loadtxt(
-            path, delimiter=delimiter, skiprows=int(names is not None), ndmin=2, encoding="utf-8-sig", quotechar='"'
-        )
+    except ValueError as error:
+        raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
+    named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
+    names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
+    label = None if labels is None else column(labels, {**{str(i): i for i in range(len(names))}, **places(names)})
+    taken = [number for number in range(len(names)) if number != label]
+    if not taken and first:
+        raise ValueError(f"{path} has no column but its labels.")
+
+    def read(columns: list[int] | None, **options: Any) -> np.ndarray:
+        where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
+        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', comments=None, **where, **options)
+
+    columns = None if label is None else taken
+    try:
+        try:
+            x = read(columns)
+        except ValueError:
+            x = read(columns, converters=_number)  # slower, and knows empty cells
+        y = None if label is None else _classes(read([label], dtype=str)[:, 0])
     except ValueError as error:
         raise ValueError(
-            f"{path} is no table of numbers ({error}). Leave out columns of text, or number their values; fill empty "
-            "cells."
+            f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
+            "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
         ) from error
-    return {"train": (torch.from_numpy(x), None)}, names
+    numbers = {str(number): place for place, number in enumerate(taken)}
+    return {"train": (torch.from_numpy(x), y)}, {**numbers, **places([names[number] for number in taken])}
 
 
-def _is_number(word: str) -> bool:
+def places(names: list[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def column(word: str, columns: dict[str, int]) -> int:
+    """The place of a column.
+
+    Raises:
+        ValueError: if there is none of that name or number; the nearest are named.
+    """
+    if word not in columns:
+        names = [name for name in columns if not name.isdecimal()] or list(columns)
+        near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+        there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:10])}"
+        raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
+    return columns[word]
+
+
+def _number(cell: str) -> float:
+    return float(cell.strip() or "nan")
+
+
+def _is_number(cell: str) -> bool:
     try:
-        float(word)
+        _number(cell)
     except ValueError:
         return False
     return True
+
+
+def _classes(words: np.ndarray) -> np.ndarray:
+    """Labels as whole numbers: those that they are, or the places of their words in sorted order."""
+    try:
+        return words.astype(np.int64)
+    except ValueError:
+        return np.unique(words, return_inverse=True)[1]
+
+
+def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
+    """Where the first cell is that is no number."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
+            for number, cell in enumerate(row[: len(names)] if line > named else []):
+                if number != label and not _is_number(cell):
+                    return f"{cell!r} in line {line}, column {names[number]!r}"
+    return ""
 
 
 def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Arrays:

@@ -10,7 +10,7 @@ from typing import Any
 from pyro_vae._checks import whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization, check_binarization
-from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder, table_file
+from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, column, image_folder, places, table_file
 from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.sets import Data, Split
 
@@ -27,6 +27,8 @@ def load(
     image_size: int | None = None,
     channels: int | None = None,
     covariates: str | None = None,
+    labels: str | None = None,
+    missing: bool = False,
     download: bool = True,
 ) -> Data:
     """Data by name, or from a file or folder of your own.
@@ -46,7 +48,8 @@ def load(
 
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
-    - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns.
+    - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
+      empty cell is NaN.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,
@@ -70,6 +73,9 @@ def load(
         channels: for a folder: 1 or 3; by default 1 if all files are of gray images, else 3.
         covariates: of a table, [N, D], names or numbers (from 0) of columns, separated by commas: ``"age,sex"``. They
             are no part of x but the second argument of model and guide, [N, C].
+        labels: of a .csv or .tsv table, the name or number of the column of labels, of whole numbers or of words, which
+            are numbered in sorted order. They are no part of x.
+        missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
         download: fetch a named set that ``root`` does not hold.
 
     Raises:
@@ -84,8 +90,8 @@ def load(
     name, path = _key(text), Path(text).expanduser()
     sizes = {"valid_size": valid_size, "test_size": test_size}
     options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
-    options["covariates"] = covariates
-    columns: list[str] | None = None
+    options |= {"covariates": covariates, "labels": labels, "missing": missing or None}
+    columns: dict[str, int] | None = None
 
     if name in NAMES and not isinstance(name_or_path, os.PathLike):
         _refuse(options, {"frey": {"split"}, "celeba": {"image_size"}}.get(name, set()), f"the data set {name!r}")
@@ -98,11 +104,11 @@ def load(
             _refuse(options, {*sizes, "image_size", "channels"}, f"the folder {text!r}")
             parts = image_folder(path, image_size, channels)
         elif path.suffix.lower() in (".npy", ".npz"):
-            _refuse(options, {*sizes, "covariates"}, f"the array file {text!r}")
+            _refuse(options, {*sizes, "covariates", "missing"}, f"the array file {text!r}")
             parts = array_file(path)
         elif path.suffix.lower() in (".csv", ".tsv"):
-            _refuse(options, {*sizes, "covariates"}, f"the table {text!r}")
-            parts, columns = table_file(path)
+            _refuse(options, {*sizes, "covariates", "labels", "missing"}, f"the table {text!r}")
+            parts, columns = table_file(path, labels)
         else:
             raise ValueError(
                 f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, .csv, .tsv, and folders"
@@ -112,31 +118,25 @@ def load(
     splits = {
         part: Split(
             *_arguments(x, covariates, columns),
-            labels=labels,
+            labels=y,
+            missing=missing,
             binarization=binarization,
             seed=3 * seed + i,
             name=f"{name} {part}",
         )
-        for i, (part, (x, labels)) in enumerate(parts.items())
+        for i, (part, (x, y)) in enumerate(parts.items())
     }  # a seed for each: no two splits share their draws
     return Data(name, **splits)
 
 
-def _arguments(x: Any, covariates: str | None, columns: list[str] | None) -> tuple[Any, ...]:
+def _arguments(x: Any, covariates: str | None, columns: dict[str, int] | None) -> tuple[Any, ...]:
     """x, and those of its columns that are covariates."""
     if covariates is None:
         return (x,)
     if x.ndim != 2:
         raise ValueError(f"covariates={covariates!r} are columns of a table, [N, D]; the data are {list(x.shape)}.")
-    names = [str(number) for number in range(x.shape[1])]
-    chosen = []
-    for word in (word.strip() for word in covariates.split(",")):
-        found = columns.index(word) if columns and word in columns else names.index(word) if word in names else None
-        if found is None:
-            near = difflib.get_close_matches(word, columns or names, n=3, cutoff=0.5)
-            there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join((columns or names)[:10])}"
-            raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
-        chosen.append(found)
+    columns = places([str(number) for number in range(x.shape[1])]) if columns is None else columns
+    chosen = [column(word.strip(), columns) for word in covariates.split(",")]
     others = [number for number in range(x.shape[1]) if number not in chosen]
     if not others:
         raise ValueError(f"covariates={covariates!r} are all columns of the table, which leaves none for x.")

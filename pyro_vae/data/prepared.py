@@ -52,11 +52,11 @@ def with_labels(data: Data) -> Data:
             continue
         if split.labels is None:
             raise ValueError(
-                f"the {part} set of {data.name!r} has no labels to pass. Give a .npz file with x and y, or a folder of "
-                "images with a subfolder for each class; columns of a table are passed as covariates."
+                f"the {part} set of {data.name!r} has no labels to pass. Give a .npz file with x and y, a table and "
+                "labels= the name of a column, or a folder of images with a subfolder for each class."
             )
-        options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
-        splits[part] = Split(*split.tensors, split.labels, **options)
+        options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name, "missing": True}
+        splits[part] = Split(*split.tensors, split.labels, **options)  # which has been asked already
     return Data(data.name, **splits)
 
 

@@ -349,7 +349,7 @@ def _draws(*traces: Trace) -> Trace:
     return found
 
 
-def _with_second(draws: Trace, nesting: int, change: Callable[[Tensor, Tensor, Any], Sequence[Tensor]]) -> Trace:
+def _with_second(draws: Trace, nesting: int, change: Callable[..., Sequence[Tensor]]) -> Trace:
     """Draws of two particles, those that differ between them as ``change(first, second, support)``."""
     found = Trace()
     for name, node in cast("dict[str, Any]", draws.nodes).items():
@@ -452,7 +452,7 @@ class _Pair:
     def _keeps_apart(self, plan: Plan, program: Program, draws: Trace, noisy: list[str]) -> bool:
         """Whether a particle does not meet the draws of another one, nor its noise."""
 
-        def at(change: Callable[[Tensor, Tensor, Any], Sequence[Tensor]]) -> dict[str, Tensor]:
+        def at(change: Callable[..., Sequence[Tensor]]) -> dict[str, Tensor]:
             """``[2, ...]``: log-probabilities with draws changed, and equal noise each time."""
             other = _with_second(draws, plan.nesting, change)
             with torch.random.fork_rng():

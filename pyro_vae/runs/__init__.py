@@ -5,13 +5,18 @@
 :mod:`~pyro_vae.runs.trust`
     what is taken from a file;
 :mod:`~pyro_vae.runs.folder`
-    opening a run folder, and storing results in it.
+    opening a run folder, and storing results in it;
+:mod:`~pyro_vae.runs.page`
+    its page, which tells what was done.
 """
 
-from pyro_vae.runs.folder import CONFIG, EVALUATION, free_folder, open_run, store_evaluation
+from pyro_vae.runs.folder import free_folder, open_run, store_evaluation
 from pyro_vae.runs.options import (
+    CONFIG,
     DEFAULT_MODEL,
+    EVALUATION,
     add_options,
+    as_typed,
     build,
     check_untyped,
     data_of,
@@ -21,13 +26,16 @@ from pyro_vae.runs.options import (
     read,
     trained_pairs,
 )
+from pyro_vae.runs.page import Page
 from pyro_vae.runs.trust import configured, is_known
 
 __all__ = [
     "CONFIG",
     "DEFAULT_MODEL",
     "EVALUATION",
+    "Page",
     "add_options",
+    "as_typed",
     "build",
     "check_untyped",
     "configured",

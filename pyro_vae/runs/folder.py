@@ -17,11 +17,9 @@ from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_autoguide
-from pyro_vae.runs.options import add_options, build, read
+from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build, read
 from pyro_vae.runs.trust import check_built
 from pyro_vae.training import checkpoint
-
-CONFIG, EVALUATION = "config.yaml", "evaluation.json"
 
 
 def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tuple[nn.Module, Data, Path]:

@@ -6,6 +6,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,11 +23,27 @@ from pyro_vae.pair.protocols import TrainedPair
 from pyro_vae.runs.trust import Untrusted, check_named, configured, is_known
 from pyro_vae.training import CLI_DEFAULTS, Schedule, fit
 
+CONFIG, EVALUATION, PAGE = "config.yaml", "evaluation.json", "run.md"
 DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
-LOADED = ("root", "split", "valid_size", "test_size", "image_size", "channels", "covariates", "download")
+_OF_FILES = ("valid_size", "test_size", "image_size", "channels", "covariates", "labels", "missing")
+LOADED = ("root", "split", *_OF_FILES, "download")
 PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
+
+
+_TYPED = "|".join([*FIT_OPTIONS, *PREPARED, "start"])  # what is an argument in Python and an option here
+
+
+def as_typed(message: str) -> str:
+    """A message with options as they are typed in a terminal in the place of Python's arguments."""
+    again = r"checkpoint in \1; go on with `pyro-vae train --config \1/config.yaml --resume true`"
+    message = re.sub(r"checkpoint in (.+); go on with resume=True", again, message)
+    message = re.sub(rf"\bfit\((?:\.\.\., )?({_TYPED})=(\w+)\)", r"--\1 \2", message)
+    message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})=(?=[ ,.;])", r"--\1", message)
+    for value, typed in (("True", "true"), ("False", "false"), (r"'(\w+)'", r"\2")):
+        message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})={value}(?!\w)", rf"--\1 {typed}", message)
+    return re.sub(r"(?<![\w-])--\w+", lambda found: found[0].replace("_", "-"), message)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -43,9 +61,10 @@ def import_pair(name: str) -> type:
     module_name, _, class_name = _full(name).rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # also of what the file does
         raise ValueError(
-            f"the module {module_name!r} of --model {name} cannot be imported ({error}). "
+            f"the module {module_name!r} of --model {name} cannot be imported "
+            f"({'it is a path' if '/' in name else _where(error)}). "
             "Give the dotted name of a class, for example pyro_vae.models.ConvVAE, or my_file.MyPair for a class in "
             "my_file.py in this folder."
         ) from error
@@ -57,8 +76,21 @@ def import_pair(name: str) -> type:
             f"Its pairs: {', '.join(pairs) or 'none'}."
         )
     if not _is_pair_class(found):
-        raise ValueError(f"{name} is no class with the methods model and guide, so it is no pair.")
+        raise ValueError(
+            f"{name} is no class with the methods model and guide, so it is no pair. Of two programs, functions or "
+            f"modules, {module_name} makes one by: class MyPair(pyro_vae.Pair): def __init__(self): "
+            "super().__init__(model, guide)."
+        )
     return found
+
+
+def _where(error: Exception) -> str:
+    """An error of a file, and its line."""
+    if isinstance(error, ImportError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) or "importlib" in last.filename else f", {last.filename}:{last.lineno}"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _is_pair_class(value: Any) -> bool:
@@ -226,6 +258,11 @@ def _prepared(name: str, *options: Any) -> Data:
     if with_labels:
         data = prepared.with_labels(data)
     if standardize:
+        if loaded[LOADED.index("missing")]:
+            raise ValueError(
+                "missing values are for programs of your own that mask them, and standardized columns for the "
+                "likelihoods of the library. Fill or drop what is missing, or give --model my_file.MyPair."
+            )
         if binarization not in (None, "none"):
             raise ValueError(
                 f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one."

@@ -22,7 +22,7 @@ class Run:
         history: one dictionary an epoch: ``epoch``, ``samples`` seen, ``train`` and ``valid`` bound in nats per datum
             (``train`` is the mean over the epoch while the parameters moved; both are None of a loss of Pyro's, which
             is told as ``loss`` and ``valid_loss``), ``loss``, ``terms`` by site,
-            ``learning_rate``, ``seconds`` of training so far, ``images_per_second``; the estimator's numbers by name
+            ``learning_rate``, ``seconds`` of training so far, ``data_per_second``; the estimator's numbers by name
             (``beta``, ``capacity``) as the last step met them, and in ``schedules`` the buffers that are moved, at the
             end of the epoch.
         out: the run folder, if one was asked for.

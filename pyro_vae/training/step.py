@@ -86,6 +86,10 @@ class TrainingStep:
         """How steps run: ``"inductor"``, ``"traced"`` or ``"eager"``."""
         return self._compiled.mode
 
+    def tell_to(self, tell: Callable[[str], Any]) -> None:
+        """Has ``tell`` called with what a step waits for, which takes seconds, and with nothing when that is over."""
+        self._compiled.tell = tell
+
     def prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the estimator draws before the updates of a batch (:meth:`Estimator.prepare`), in evaluation mode."""
         if type(self._estimator).prepare is Estimator.prepare:

@@ -255,11 +255,12 @@ class Trainer:
             dynamic_ncols=True,
             mininterval=0.3,
         )
+        self.step.tell_to(lambda text: bar.set_postfix_str(text or self._bar_text()))
         with bar:
             while not self._ended:
-                images_per_second = self._train_epoch(signals, bar)
+                data_per_second = self._train_epoch(signals, bar)
                 self._stop_if_asked(signals)
-                self._end_epoch(images_per_second)
+                self._end_epoch(data_per_second)
                 bar.set_postfix_str(self._bar_text())
                 self._stop_if_asked(signals)
         self.run.mode = self.step.mode
@@ -363,7 +364,7 @@ class Trainer:
                 if self.clip is not None:
                     self.clip(parameter)
 
-    def _end_epoch(self, images_per_second: float) -> None:
+    def _end_epoch(self, data_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
@@ -382,7 +383,7 @@ class Trainer:
             **({"schedules": buffers} if buffers else {}),
             "learning_rate": _rate(state.optimizer.param_groups[0]),
             "seconds": state.seconds,
-            "images_per_second": images_per_second,
+            "data_per_second": data_per_second,
         }
         run.history.append(entry)
         state.epoch, state.batches_done, state.sums = state.epoch + 1, 0, {}
@@ -467,8 +468,10 @@ class Trainer:
         return factor
 
     def _bar_text(self) -> str:
+        if not self.run.history:
+            return ""
         entry = self.run.history[-1]
-        return f"{told(entry)}, {entry['images_per_second']:,.0f} images/s"
+        return f"{told(entry)}, {entry['data_per_second']:,.0f} data/s"
 
 
 def _rate(group: dict[str, Any]) -> float:

@@ -22,7 +22,19 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
-from pyro_vae import IWAE, SGVB_A, SGVB_B, TCVAE, Capacity, Cosine, Linear, MonteCarloEM, NonFiniteError, WeightPrior
+from pyro_vae import (
+    IWAE,
+    SGVB_A,
+    SGVB_B,
+    TCVAE,
+    Capacity,
+    Cosine,
+    Linear,
+    MonteCarloEM,
+    NonFiniteError,
+    WeightPrior,
+    compiled,
+)
 from pyro_vae.data import Split
 from pyro_vae.estimators import DoublyReparameterized, Estimator
 from pyro_vae.models import MLPVAE, FullBayes, HierarchicalVAE
@@ -76,7 +88,7 @@ def test_the_bound_rises_and_the_history_tells_it(data, tmp_path):
     last = run.history[-1]
     assert last["train"] == pytest.approx(last["terms"]["x"]["log_p"] - last["terms"]["z"]["kl"], abs=1e-4)
     assert last["seconds"] > 0
-    assert last["images_per_second"] > 0
+    assert last["data_per_second"] > 0
     assert run.bound == last["valid"]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == run.history
@@ -157,8 +169,17 @@ def test_the_progress_bar_tells_bound_speed_and_time_left(data, capfd):
     fit(make(), data, epochs=3, progress=True)
     shown = capfd.readouterr().err.split("\r")[-1]
     assert "nats" in shown
-    assert "images/s" in shown
+    assert "data/s" in shown
     assert "steps/s" in shown
+
+
+def test_the_progress_bar_tells_what_a_step_waits_for(data, capfd, monkeypatch):
+    monkeypatch.setattr(compiled, "_has_compiler", lambda module: True)
+    monkeypatch.setattr(compiled.Compiled, "_compile", lambda self, graph, flat: graph)
+    fit(make(), data, epochs=2, progress=True, compile="auto")
+    shown = capfd.readouterr().err.split("\r")
+    assert sum("compiling the programs" in line for line in shown) == 1
+    assert "compiling" not in shown[-1]
 
 
 def test_other_kinds_of_data(data):
@@ -259,7 +280,7 @@ def test_resumed_is_the_same_bits(data, tmp_path, choice):
     resumed = fit(pair(9), gray, resume=True, **parts)
     assert_same_state(whole.pair, resumed.pair)
     for ours, theirs in zip(whole.history, resumed.history, strict=True):
-        for key in ours.keys() - {"seconds", "images_per_second"}:
+        for key in ours.keys() - {"seconds", "data_per_second"}:
             assert ours[key] == theirs[key], key
     assert read_metrics(tmp_path / "parts") == resumed.history
     read = fit(pair(8), gray, resume=True, **parts)  # a run that is at its end
