@@ -24,14 +24,7 @@ _BYTES, _DEPTH = 1_000_000, 32  # of a file, which has a few thousand and six
 _PARTS = """bayesian estimators hierarchy likelihoods models networks posteriors priors training.schedules
     training.weight_priors transforms vae"""
 _LIBRARY = tuple(f"pyro_vae.{room}." for room in _PARTS.split())
-_PLAIN = {
-    "covariates",
-    "data",
-    "labels",
-    "out",
-    "root",
-    "site",
-}  # text and paths
+_PLAIN = {"covariates", "data", "labels", "out", "root", "site"}  # text and paths
 _WORD, _NAME = re.compile(r"[\w.+:/\-]*"), re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
