@@ -100,8 +100,8 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
     hint = ""
     if isinstance(data, Iterator):
         hint = (
-            " It gives its batches once, and an epoch is one pass: give a DataLoader(list(batches), batch_size=None), or"
-            " an object of a class whose __iter__ begins anew."
+            " It gives its batches once, and an epoch is one pass: give a DataLoader(list(batches), batch_size=None),"
+            " or an object of a class whose __iter__ begins anew."
         )
     if isinstance(data, (str, os.PathLike)):
         hint = f" Load it first: load({os.fspath(data)!r})."
