@@ -441,6 +441,24 @@ def test_no_false_alarm_on_global_weights_and_subsampled_plates() -> None:
     assert [(site.name, site.batch_shape) for site in report.sites] == [("w", ()), ("z", (5,)), ("x", (5,))]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_no_false_alarm_on_hidden_markov_models_of_any_length(wrapped: bool) -> None:
+    one = dist.MultivariateNormal(torch.zeros(1), torch.eye(1))
+    chain: Any = dist.GaussianHMM(one.expand([3]), torch.eye(1), one, torch.eye(1), one)
+
+    def model(x: Tensor) -> None:
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            law = dist.IndependentHMM(chain.expand([len(x), 3])) if wrapped else chain.expand([len(x), 3]).to_event(1)
+            pyro.sample("x", law, obs=x - shift)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("shift", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    x = real(5, 3) if wrapped else real(3, 5, 1)
+    check(Pair(model, guide), x, estimator=SGVB_A(2))
+
+
 def test_report_says_which_kl_is_known_in_closed_form() -> None:
     pair, x, _ = linear_gaussian()
     report = check(pair, x)

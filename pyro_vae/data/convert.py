@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +30,9 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
       tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8
       [C, H, W], of 16 bits the upper 8. Items that are dictionaries are arguments by name.
     - a dictionary of tensors or arrays: arguments by name.
-    - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor.
+    - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor. So is any other object that gives
+      batches anew whenever it is iterated; a list is one of data, and a list of batches
+      ``DataLoader(batches, batch_size=None)``.
     - None, with ``missing``: one batch without arguments, for programs that hold their data themselves.
     - (train, valid) or (train, valid, test), a tuple of those; valid and test may be None.
 
@@ -93,7 +95,14 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
         first = data[0] if len(data) else None
         return labeled(_read(data), names=list(first) if isinstance(first, dict) else None, **options)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, os.PathLike, Dataset, Iterator)):
+        return Stream(DataLoader(_Batches(data), batch_size=None, collate_fn=_as_it_is), **options)
     hint = ""
+    if isinstance(data, Iterator):
+        hint = (
+            " It gives its batches once, and an epoch is one pass: give a DataLoader(list(batches), batch_size=None),"
+            " or an object of a class whose __iter__ begins anew."
+        )
     if isinstance(data, (str, os.PathLike)):
         hint = f" Load it first: load({os.fspath(data)!r})."
     elif isinstance(data, Dataset):
@@ -102,6 +111,23 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
         f"data is a {type(data).__name__}; expected was a Data, Split or Stream, a tensor, an array, a list of data, a"
         f" torch Dataset or DataLoader, or a tuple (train, valid) of those.{hint}"
     )
+
+
+class _Batches(IterableDataset[Any]):
+    """What is gone through again in each epoch, as the data set of a ``DataLoader`` of whole batches."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.batches))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _are_numbers(data: Any) -> bool:
@@ -133,7 +159,7 @@ def _read(dataset: Any) -> list[Tensor]:
                 f"item {i} of the dataset has shapes {[list(t.shape) for t in row]} ({dtypes(row)}),"
                 f" item 0 has {[list(t.shape[1:]) for t in tensors]} ({dtypes(tensors)}); all items must"
                 " have the same. Resize and convert them in its transform, or give a DataLoader whose collate_fn pads"
-                " them: (x, lengths)."
+                " them: (x, lengths). If they are batches, give a DataLoader(batches, batch_size=None)."
             )
         for t, value in zip(tensors, row, strict=True):
             t[i] = value
@@ -154,5 +180,5 @@ def _item(value: Any, i: int) -> Tensor:
         return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
     raise TypeError(
         f"item {i} of the dataset holds a {type(value).__name__}; a tensor, an array, a PIL image or a number was"
-        " expected. Convert it in the dataset's transform."
+        " expected. Convert it in the dataset's transform, or give a DataLoader, whose batches may hold such."
     )

@@ -330,7 +330,7 @@ def _named(support: tuple[str, Tensor, Tensor]) -> str:
 
 def _data_problems(name: str, site: Any) -> Iterator[str]:
     fn, value, at = site["fn"], site["value"], f"At the observed site {name!r}"
-    if value.shape != fn.shape():
+    if value.shape != _shape_for(value, fn):
         yield (
             f"{at} the data have shape {list(value.shape)}, but the likelihood is over {list(fn.shape())}. Give the "
             "decoder an output of the data's event shape, or reshape the data."
@@ -364,6 +364,14 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
         f"{at} the data leave the support of the {family(fn)} likelihood: values in [{low:.4g}, {high:.4g}] are "
         f"outside of it. {remedy}"
     )
+
+
+def _shape_for(value: Tensor, fn: Any) -> torch.Size:
+    """The shape that a distribution has, with the length of the data where it takes sequences of any length."""
+    shape, inner = list(fn.shape()), innermost(fn)
+    if getattr(inner, "duration", 1) is None and value.dim() == len(shape):  # as Pyro's hidden Markov models
+        shape[-inner.event_dim] = value.shape[-inner.event_dim]
+    return torch.Size(shape)
 
 
 def _outside(site: Any) -> tuple[float, float] | None:

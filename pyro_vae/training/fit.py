@@ -69,8 +69,9 @@ def fit(
         pair: an object with ``model`` and ``guide``.
         data: what :func:`pyro_vae.data.load` gives, a tensor, an array, a list, a ``TensorDataset`` (its tensors are
             the arguments of model and guide), a dictionary of tensors (arguments by name), a ``Dataset``, a
-            ``DataLoader``, a :class:`~pyro_vae.data.Mixed` of labeled and unlabeled data, or ``(train, valid)`` of
-            these, see :func:`pyro_vae.data.as_data`. Only uint8 are pixels. However data are wrapped, the programs are
+            ``DataLoader`` or another iterable of batches, a :class:`~pyro_vae.data.Mixed` of labeled and unlabeled
+            data, or ``(train, valid)`` of these, see :func:`pyro_vae.data.as_data`; ``None`` for programs without
+            arguments, which a loss of Pyro's trains. Only uint8 are pixels. However data are wrapped, the programs are
             given what they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out. Batches of a
             loader may hold what is no tensor, and be of several kinds in turn, ``(x,)`` and ``(x, y)``: each kind is
             checked before its first step. What is the same for all batches is bound beforehand:

@@ -586,6 +586,20 @@ def test_tuples():
     assert len(three.test) == 6
 
 
+def test_an_iterable_of_batches_is_a_stream():
+    class Batches:
+        def __iter__(self):
+            yield torch.ones(3, 2), torch.arange(3)
+            yield torch.zeros(1, 2), torch.arange(1)
+
+    stream = as_data(Batches()).train
+    for _ in range(2):
+        assert [[part.shape[0] for part in batch] for batch in stream.batches()] == [[3, 3], [1, 1]]
+    assert stream.num_batches() is None
+    with pytest.raises(TypeError, match=r"data is a generator.*batches once"):
+        as_data(iter(Batches()))
+
+
 @pytest.mark.parametrize(
     ("given_", "error", "match"),
     [
