@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -166,11 +166,15 @@ def _sentence(message: str) -> str:
     lines = [line.strip() for line in _AROUND.sub("", message).splitlines() if line.strip()]
     if any(re.match("- (?!Expected )", line) for line in lines):  # the reason of the class that was meant
         lines = [line for line in lines if not line.startswith("- Expected ")]
-    text = "; ".join(line.removeprefix("- ") for line in lines).replace(":; ", ": ")
+    text = "; ".join(dict.fromkeys(" ".join(line.removeprefix("- ").split()) for line in lines)).replace(":; ", ": ")
     for pattern, words in (
         (r"Problem with given class_path '([^']+)'", r"\1"),
         (r"Expected a dot import path string: [^;]+", "expected the dotted name of a class"),
         (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
+        (
+            r"Expected '([\w.]+)' to be a function that returns <class '(?:\w+\.)*(\w+)'>\.?",
+            r"\1 does not say what it returns: annotate it, def function(...) -> \2",
+        ),
         (r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1"),
         (r"\. Got value: |; Given value: ", "; got "),
     ):
@@ -188,8 +192,9 @@ def train(arguments: Sequence[str]) -> None:
         "the data, and is printed."
     )
     parser = _Parser(prog="pyro-vae train", description=about)
-    runs.add_options(parser, runs.import_pair(_model_name(arguments)))
-    config, chosen = choices.chosen(parser, arguments)
+    whole = [*_saved(arguments), *arguments]
+    runs.add_options(parser, runs.import_pair(_model_name(whole)))
+    config, chosen = choices.chosen(parser, whole)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
@@ -234,13 +239,25 @@ def _train(parser: _Parser, config: Namespace, chosen: Sequence[str], page: runs
         print(f"log p(x): pyro-vae evaluate {out}")
 
 
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options and their values."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        yield option, value if equals else following
+
+
+def _saved(arguments: Sequence[str]) -> list[str]:
+    """The configuration of a run that goes on: what is not given is as it was when it began."""
+    given = dict(_given(arguments))
+    path = Path(given.get("--out", "")) / runs.CONFIG
+    goes_on = given.get("--resume", "").lower() == "true" and "--out" in given and path.is_file()
+    return ["--config", str(path)] if goes_on and "--config" not in given else []
+
+
 def _model_name(arguments: Sequence[str]) -> str:
     """The class named by --model or, behind that, by the file of --config."""
     name = runs.DEFAULT_MODEL
-    for index, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if not equals:
-            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+    for option, value in _given(arguments):
         if option == "--config" and value:
             name = runs.configured_model(Path(value)) or name
         elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):

@@ -336,7 +336,11 @@ def open_run(run: str) -> tuple[nn.Module, Data, Path]:
     """
     out = Path(run)
     if not (out / CONFIG).is_file():
-        raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
+        there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
+        raise ValueError(
+            f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written"
+            f"{nearest(run, there) or (there and '; there are ' + ', '.join(there[:10])) or ''}."
+        )
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, import_pair(configured_model(out / CONFIG) or DEFAULT_MODEL))
     try:
