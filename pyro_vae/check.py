@@ -200,13 +200,13 @@ def _run(pair: nn.Module, batch: tuple[Any, ...], count: int) -> PairRun:
             which = "model"
             # What the guide draws may not fit the model: on its own draws it tells where they differ.
             wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), count)
-        _refuse(*(wrong or [_failure(error, which, count)]), because=error)
+        _refuse(*(wrong or [_failure(error, which, count, batch)]), because=error)
     _refuse(*wrong)
     for which, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
         try:
             trace.compute_log_prob()
         except Exception as error:
-            _refuse(_failure(error, which, count), because=error)
+            _refuse(_failure(error, which, count, batch), because=error)
     _refuse(*density_problems(found))
     return found
 
@@ -221,7 +221,7 @@ def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
         _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)
 
 
-def _failure(error: Exception, which: str, count: int) -> str:
+def _failure(error: Exception, which: str, count: int, batch: tuple[Any, ...]) -> str:
     text, wrong = str(error), mismatch(str(error))
     if wrong is not None and wrong.wanted != count == wrong.got and wrong.dim == -1:
         return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, count)
@@ -234,7 +234,8 @@ def _failure(error: Exception, which: str, count: int) -> str:
         )
     if type(error) is ValueError and "\n" not in text:
         return text  # already a sentence, from one of the rooms or from the user's own program
-    return f"The {which} fails on this batch of {count} ({_first_line(error)}).{_hint(text)}"
+    shapes = " and ".join(str(list(value.shape)) for value in batch if isinstance(value, Tensor)) or count
+    return f"The {which} fails on this batch of {shapes} ({_first_line(error)}).{_hint(text)}"
 
 
 def _hint(text: str) -> str:

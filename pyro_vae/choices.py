@@ -37,13 +37,13 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
     """The configuration of a command line, and in sentences what of it follows the data.
 
     The likelihood is chosen where none is given and the data are counts or real numbers, the columns of the latter are
-    standardized, labels are passed to programs that do not run without them, a pair that is trained on another run has
-    the data of that run, and a run that goes on its own.
+    standardized, labels are passed to programs that do not run without them, and a pair that is trained on another run
+    has the data of that run.
     Binarization follows the likelihood, see :func:`data_for`.
     """
     config = parser.parse_args(list(arguments))
     check_untyped(config)
-    more = [*_of_first_stage(config), *_of_interrupted(config)]
+    more = _of_first_stage(config)
     place = _place_of_likelihood(config)
     data = data_of(config)
     kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
@@ -207,13 +207,6 @@ def _of_first_stage(config: Namespace) -> list[str]:
                     f"{str(ours).lower()} is asked for here. Leave --{option} out."
                 )
     return more
-
-
-def _of_interrupted(config: Namespace) -> list[str]:
-    """Options that are not given of a run that goes on: as they were when it began."""
-    saved = _saved(config.out) if config.resume else {}
-    options = ("binarization", "standardize", "log_inputs", "with_labels")
-    return [f"--{name}={str(saved[name]).lower()}" for name in options if config[name] is None and name in saved]
 
 
 def _saved(run: str | None) -> dict[str, Any]:

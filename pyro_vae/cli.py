@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -172,11 +172,15 @@ def _sentence(message: str) -> str:
     lines = [line.strip() for line in _AROUND.sub("", message).splitlines() if line.strip()]
     if any(re.match("- (?!Expected )", line) for line in lines):  # the reason of the class that was meant
         lines = [line for line in lines if not line.startswith("- Expected ")]
-    text = "; ".join(line.removeprefix("- ") for line in lines).replace(":; ", ": ")
+    text = "; ".join(dict.fromkeys(" ".join(line.removeprefix("- ").split()) for line in lines)).replace(":; ", ": ")
     for pattern, words in (
         (r"Problem with given class_path '([^']+)'", r"\1"),
         (r"Expected a dot import path string: [^;]+", "expected the dotted name of a class"),
         (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
+        (
+            r"Expected '([\w.]+)' to be a function that returns <class '(?:\w+\.)*(\w+)'>\.?",
+            r"\1 does not say what it returns: annotate it, def function(...) -> \2",
+        ),
         (r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1"),
         (r"\. Got value: |; Given value: ", "; got "),
     ):
@@ -194,10 +198,10 @@ def train(arguments: Sequence[str]) -> None:
         "the data, and is printed."
     )
     parser, trust = _Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
-    model = runs.import_pair(_model_name(arguments, trust))
-    runs.add_options(parser, model, lambda run: runs.open_run(run, trust)[0])
+    whole = [*_saved(arguments), *arguments]
+    runs.add_options(parser, runs.import_pair(_model_name(whole, trust)), lambda run: runs.open_run(run, trust)[0])
     parser.add_argument("--trust", **_TRUST)
-    config, chosen = choices.chosen(parser, arguments)
+    config, chosen = choices.chosen(parser, whole)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
@@ -252,14 +256,26 @@ _TRUST: dict[str, Any] = {
 }
 
 
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options and their values."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        option, equals, value = argument.partition("=")
+        yield option, value if equals else following
+
+
+def _saved(arguments: Sequence[str]) -> list[str]:
+    """The configuration of a run that goes on: what is not given is as it was when it began."""
+    given = dict(_given(arguments))
+    path = Path(given.get("--out", "")) / runs.CONFIG
+    goes_on = given.get("--resume", "").lower() == "true" and "--out" in given and path.is_file()
+    return ["--config", str(path)] if goes_on and "--config" not in given else []
+
+
 def _model_name(arguments: Sequence[str], trust: bool) -> str:
     """The class named by --model or, behind that, by the file of --config, which is read and may be refused."""
     name = runs.DEFAULT_MODEL
-    typed = {value for argument in arguments for value in argument.split("=")}
-    for index, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if not equals:
-            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+    typed = {value for _, value in _given(arguments)}
+    for option, value in _given(arguments):
         if option == "--config" and value:
             model = runs.read(Path(value), typed, trust)[1]
             name = f"{model.__module__}.{model.__qualname__}"

@@ -528,3 +528,9 @@ def test_check_leaves_all_as_it_was(validation: bool, fails: bool) -> None:
 
 def test_batch_statistics_of_one_datum_are_no_obstacle() -> None:
     check(VAE(StandardNormal(LATENT), DiagonalNormal(Noisy()), Bernoulli(MLP(LATENT, EVENT))), X[:1])
+
+
+def test_a_failure_tells_the_shapes_of_all_arguments():
+    pair = Pair(lambda x, y: x @ y, lambda x, y: None)
+    with pytest.raises(PairError, match=r"The model fails on this batch of \[5, 3\] and \[5, 1\] \("):
+        check(pair, torch.zeros(5, 3), torch.zeros(5, 1))

@@ -118,6 +118,7 @@ def test_train_evaluate_plot(capsys):
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], opened := {})
     assert opened["data"].name == "digits"
 
+    assert "the nearest are runs/digits-1" in fails(capsys, "evaluate runs/digit-1")
     (run / "figures" / "samples.png").unlink()
     assert main("plot", str(run)) == 0
     assert "samples" in figures(run)
@@ -142,6 +143,8 @@ def test_resume_goes_on(capsys):
     assert "already holds a trained run" in fails(capsys, *options)
     assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume true --epochs 3")
     assert trained(SMALL, "--resume true") == before  # finished: read, not trained again
+    assert main("train --resume true --out run") == 0  # what is not given is as it was
+    assert read_metrics(Path("run")) == before
     assert "belongs to another configuration" in fails(capsys, *options, "--resume true --seed 3")
     trained(SMALL, "--binarization static", out="static")
     trained(SMALL, "--resume true", out="static")
@@ -497,6 +500,7 @@ ERRORS = {
     "train --beta x": "error: --beta: expected float; expected the dotted name of a class; got x.",
     "train --valid-size x": "error: --valid-size: expected int; expected float; got x.",
     "train --model.prior nope.X": "No module named 'nope'",
+    "train --model.prior wrong.prior": "wrong.prior does not say what it returns: annotate it, def function(...) -> M",
     "train --schedules [3]": "error: --schedules: ",
     "evaluate nothing": "error: nothing is no run folder: it has no config.yaml. Give a folder that",
     "evaluate": "error: the following arguments are required: run. `pyro-vae evaluate --help` tells the options.",
@@ -513,7 +517,7 @@ def test_errors_are_one_sentence(command, capsys):
     Path("file").write_text("")
     saved_data()
     Path("edited.yaml").write_text("data: digits\nepoch: 3\n")
-    Path("wrong.py").write_text("x = nothing\n")
+    Path("wrong.py").write_text("def prior(latent_dim):\n    pass\n" + "x = nothing\n" * ("Pair" in command))
     quick = [QUICK, SMALL] if command.startswith("train") and "model" not in command else []
     assert ERRORS[command] in fails(capsys, command, *quick)
 

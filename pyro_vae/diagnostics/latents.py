@@ -217,7 +217,15 @@ def run_model(
         model, guide = programs(module)
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
-        trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
+        try:
+            trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
+        except Exception as error:
+            if batch:
+                raise
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"the model does not run without data ({what}): pass an example batch, as in sample(pair, n, x)."
+            ) from error
         size = batches.num_rows(batch) if batch else None
         check_size(data_frame(trace, size), size)
         sites = {name: site for name, site in observed_sites(trace).items() if name not in latents}

@@ -390,7 +390,7 @@ def _taken(found: Signature, values: Sequence[Any]) -> tuple[int, bool]:
 
 
 def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Sequence[str]) -> None:
-    shapes = [f"{list(v.shape)} {v.dtype}".replace("torch.", "") if isinstance(v, Tensor) else repr(v) for v in values]
+    shapes = [_shape(value) if isinstance(value, Tensor) else repr(value) for value in values]
     taken = "the first" if count == 1 else f"the first {count}"
     what = f"{len(values)} arguments ({', '.join(shapes)})"
     rest = f"of which the programs of {type(pair).__name__} take {taken}; the rest is left out"
@@ -402,6 +402,11 @@ def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Seq
         "guide alike.",
         stacklevel=5,
     )
+
+
+def _shape(value: Tensor) -> str:
+    """Without the number of data, so that batches of any size are spoken of alike, and a warning is shown once."""
+    return f"[{', '.join(map(str, ('N', *value.shape[1:])[: value.dim()]))}] {value.dtype}".replace("torch.", "")
 
 
 def _check_rounding(what: str, given: Tensor, converted: Tensor) -> None:

@@ -17,7 +17,7 @@ from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_autoguide
-from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build, read
+from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build, nearest, read
 from pyro_vae.runs.trust import check_built
 from pyro_vae.training import checkpoint
 
@@ -38,7 +38,11 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
     out = Path(run)
     path, place = out / CONFIG, out.resolve()
     if not path.is_file():
-        raise ValueError(f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written.")
+        there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
+        raise ValueError(
+            f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written"
+            f"{nearest(run, there) or (there and '; there are ' + ', '.join(there[:10])) or ''}."
+        )
     if place in within:
         raise ValueError(f"the run {run} names itself as the one that trained a pair inside of its pair.")
     options, model = read(path, trust=trust)

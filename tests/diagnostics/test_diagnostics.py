@@ -490,3 +490,11 @@ def test_no_line_to_draw() -> None:
     coin = dist.Bernoulli(torch.full((3,), 0.5)).to_event(1)
     with pytest.raises(ValueError, match="no line between two values of 'z'"):
         interpolate(with_prior(coin, lambda x: coin.expand((len(x),))), torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def test_a_model_that_takes_data_is_not_sampled_without():
+    pair = Pair(lambda x: pyro.sample("x", dist.Normal(x, 1.0), obs=x), lambda x: None)
+    with pytest.raises(
+        ValueError, match=r"does not run without data \(.*: pass an example batch, as in sample\(pair, n, x\)"
+    ):
+        diagnostics.sample(pair, 3)
