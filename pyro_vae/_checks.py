@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any
+import os
+import sys
+from collections import abc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+if TYPE_CHECKING:
+    pass
 
 
 def whole(least: int = 1, **counts: Any) -> None:
@@ -19,12 +31,8 @@ def whole(least: int = 1, **counts: Any) -> None:
         ValueError: naming the first that is not.
     """
     for name, count in counts.items():
-        try:
-            fits = not isinstance(count, bool) and operator.index(count) >= least
-        except TypeError:
-            fits = False
-        if not fits:
-            raise ValueError(f"{name} has to be a whole number of at least {least}; got {count!r}.")
+        if not (is_whole(count) and operator.index(count) >= least):
+            raise ValueError(f"{name} has to be a whole number of at least {least}; got {shown(count)}.")
 
 
 def number(
@@ -46,12 +54,11 @@ def number(
         ValueError: naming the first that is not.
     """
     for name, value in values.items():
-        try:
-            found = math.nan if isinstance(value, (bool, str)) else float(value)
-        except (TypeError, ValueError, RuntimeError):
-            found = math.nan
+        found = float(value) if is_number(value) else math.nan
         if not (math.isfinite(found) and least <= found <= most and above < found < below):
-            raise ValueError(f"{name} has to be a finite number{_range(least, most, above, below)}; got {value!r}.")
+            raise ValueError(
+                f"{name} has to be a finite number{_range(least, most, above, below)}; got {shown(value)}."
+            )
 
 
 def _range(least: float, most: float, above: float, below: float) -> str:
@@ -67,8 +74,8 @@ def one_of(choices: Sequence[Any], **values: Any) -> None:
         ValueError: naming the first that is not, and the choices.
     """
     for name, value in values.items():
-        if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-            raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}; got {value!r}.")
+        if not any(value is choice or _equal(value, choice) for choice in choices):
+            raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}; got {shown(value)}.")
 
 
 def callable_(**values: Any) -> None:
@@ -80,3 +87,235 @@ def callable_(**values: Any) -> None:
     for name, value in values.items():
         if not callable(value):
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checked(function: Function | None = None, *, but: Sequence[str] = ()) -> Any:
+    """A function, or an ``__init__``, that refuses arguments of another kind than their annotations tell.
+
+    The kinds are wide, as Python programs are: a whole number is whatever has an index, a number whatever is a float, a
+    sequence also an array or a tensor, and a module any callable. What has a range, or is a shape (one size or
+    several), the function looks at itself.
+
+    Args:
+        function: what is decorated.
+        but: parameters that are not looked at, since the function has a sentence of its own for every other kind.
+
+    Raises:
+        ValueError: if a number, or one of several words, is something else.
+        TypeError: if any other argument is.
+    """
+    if function is None:
+        return functools.partial(checked, but=but)
+    signature = inspect.signature(function)
+    parameters = {
+        name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in but
+    }
+
+    @functools.cache
+    def kinds() -> dict[str, _Kind]:
+        """By parameter; made at the first call, when all names of the annotations are known."""
+        hints = {name: _evaluated(p.annotation, function) for name, p in parameters.items()}
+        return {name: kind for name, hint in hints.items() if (kind := _kind(hint)) is not None}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        given = signature.bind(*args, **kwargs).arguments
+        for name, kind in kinds().items():
+            if name not in given or given[name] is parameters[name].default:
+                continue
+            several = parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for value in given[name] if several else (given[name],):
+                if not kind.fits(value):
+                    raise kind.error(f"{name} {kind.verb} {kind.text}; got {shown(value)}.")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _evaluated(annotation: Any, function: Any) -> Any:
+    """What an annotation means; Any where a name of it is for type checkers alone."""
+    if not isinstance(annotation, str):
+        return Any if annotation is inspect.Parameter.empty else annotation
+    try:
+        return eval(annotation, function.__globals__)
+    except NameError:
+        return Any
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, and whatever its ``repr`` does."""
+    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
+        return (
+            f"{type(value).__name__} of shape {list(value.shape)}" if value.ndim else f"{type(value).__name__}({value})"
+        )
+    try:
+        text = repr(value)
+    except Exception:  # of a class that cannot say what it is
+        text = ""
+    return text if 0 < len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"
+
+
+class _Kind(NamedTuple):
+    """What an annotation tells of a value."""
+
+    text: str
+    fits: Callable[[Any], bool]
+    error: type[Exception] = TypeError
+    verb: str = "has to be"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of 64 bits; numpy's integers are, booleans are not."""
+    try:
+        return not isinstance(value, (bool, np.bool_)) and -(2**63) <= operator.index(value) < 2**63
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one number; a tensor of one number is."""
+    if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0) or getattr(value, "is_meta", False):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    return True
+
+
+def _is_of_torch(value: Any, name: str) -> bool:
+    """Whether a value is of a class of torch, which need not have been imported."""
+    return "torch" in sys.modules and isinstance(value, getattr(sys.modules["torch"], name))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1))
+
+
+def _is_tensor(value: Any) -> bool:
+    dense = _is_of_torch(value, "Tensor") and not value.is_nested and value.layout == sys.modules["torch"].strided
+    return dense and not value.is_complex() and not value.is_meta
+
+
+def _is_sequence(value: Any, part: _Kind | None) -> bool:
+    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
+        if value.ndim == 0 or not (isinstance(value, np.ndarray) or _is_tensor(value)):
+            return False
+        if part in (None, _TENSOR):
+            return True
+        return part in (_KINDS[int], _KINDS[float]) and value.ndim == 1 and all(map(part.fits, value))
+    fits = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return fits and (part is None or all(map(part.fits, value)))
+
+
+_TENSOR = _Kind("a dense tensor of real numbers", _is_tensor)
+_MODULE = _Kind("a torch module", lambda value: callable(value) and not isinstance(value, type))
+_KINDS: dict[Any, _Kind] = {
+    int: _Kind("a whole number", is_whole, ValueError),
+    float: _Kind("a number", is_number, ValueError),
+    bool: _Kind("True or False", _is_flag),
+    str: _Kind("a string", lambda value: isinstance(value, str)),
+    type: _Kind("a class", callable),
+    type(None): _Kind("None", lambda value: value is None),
+    os.PathLike: _Kind("a path", lambda value: isinstance(value, os.PathLike)),
+    Path: _Kind("a path", lambda value: isinstance(value, (str, os.PathLike))),
+    abc.Callable: _Kind("a function, or another callable", callable),
+    abc.Iterable: _Kind(
+        "something to iterate over", lambda value: hasattr(value, "__iter__") and not isinstance(value, str)
+    ),
+    abc.Mapping: _Kind("a mapping", lambda value: isinstance(value, abc.Mapping)),
+    dict: _Kind("a mapping", lambda value: isinstance(value, abc.Mapping)),
+}
+
+
+def _kind(hint: Any) -> _Kind | None:
+    """The kind of an annotation; ``None`` where it tells nothing that could be looked at."""
+    origin, of = get_origin(hint), get_args(hint)
+    if hint is Any or hint is object:
+        return None
+    if origin is Annotated:
+        return _kind(of[0])
+    if isinstance(hint, type) and hint.__module__.startswith("torch") and hint.__name__ in ("Tensor", "Module"):
+        return _TENSOR if hint.__name__ == "Tensor" else _MODULE
+    if hint in _KINDS or origin in _KINDS:
+        return _KINDS[hint if hint in _KINDS else origin]
+    if origin in (Union, UnionType):
+        return _one_of_kinds(of)
+    if origin is Literal:
+        return _literal(of)
+    if origin in (list, tuple, abc.Sequence):
+        part = _kind(of[0]) if of and (len(of) == 1 or of[-1] is ...) else None
+        text = f"a sequence{'' if part is None else f', each {part.text}'}"
+        return _Kind(text, lambda value: _is_sequence(value, part), TypeError if part is None else part.error)
+    if isinstance(origin or hint, type) and not getattr(hint, "_is_protocol", False):
+        kind = origin or hint
+        return _Kind(f"a {kind.__name__}", lambda value: isinstance(value, kind))
+    return None
+
+
+def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
+    """That of a union; ``None`` of shapes, one size or several, which have a sentence of their own."""
+    kinds = [_kind(hint) for hint in hints]
+    if None in kinds or {int, Sequence[int]} <= set(hints):
+        return None
+    literals = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
+    others = [hint for hint in hints if get_origin(hint) is not Literal and hint is not type(None)]
+    if literals and not others:
+        return _literal([*literals, None])
+    known = [kind for kind in kinds if kind is not None]
+    error = ValueError if any(kind.error is ValueError for kind in known) else TypeError
+    return _Kind(", or ".join(kind.text for kind in known), lambda value: any(k.fits(value) for k in known), error)
+
+
+def _literal(choices: Sequence[Any]) -> _Kind:
+    def fits(value: Any) -> bool:
+        return any(value is choice or _equal(value, choice) for choice in choices)
+
+    return _Kind(", ".join(map(repr, choices)), fits, ValueError, "is one of")
+
+
+def _equal(value: Any, choice: Any) -> bool:
+    return type(value) is type(choice) and value == choice
+
+
+def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
+    """``make(*args)`` of a class or a function that was given as the argument ``what``.
+
+    Raises:
+        TypeError: if it fails, but for a ``ValueError``, which is a sentence of its own.
+    """
+    try:
+        result = make(*args)
+        if result is None:
+            raise TypeError("it gives None")
+        return result
+    except ValueError:
+        raise
+    except Exception as error:
+        raise TypeError(
+            f"{what} cannot be made of {', '.join(map(shown, args)) or 'nothing'}: {type(error).__name__}: {error}. "
+            f"Give a class or a function that can, such as those of pyro_vae; got {shown(make)}."
+        ) from error
+
+
+def device_(**devices: Any) -> None:
+    """Refuses what is no place for tensors.
+
+    Raises:
+        ValueError: naming the first that is no device, or that torch does not see here.
+    """
+    import torch
+
+    for name, device in devices.items():
+        try:
+            kind = torch.device(device).type
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{name} is a torch device, such as 'cpu' or 'cuda'; got {shown(device)}.") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"{name}={str(device)!r} is not there: torch sees no GPU. Leave {name} out to use the CPU."
+            )

@@ -37,7 +37,7 @@ from pyro.poutine.runtime import _ENUM_ALLOCATOR
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributions import Transform
+from torch.distributions import Distribution, Transform
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
@@ -109,6 +109,11 @@ def unvalidated() -> AbstractContextManager[None]:
     Distributions take over the default when they are expanded: here it is 0, which Pyro takes for False.
     """
     return pyro.validation_enabled(cast(Any, 0))
+
+
+def validates() -> bool:
+    """Whether distributions are validated, so that a run refuses data outside of their supports."""
+    return bool(Distribution._validate_args)
 
 
 def takes_anything(fn: Any) -> bool:

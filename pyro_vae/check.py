@@ -12,8 +12,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae._pyro import mismatch, unvalidated, without_shapes
-from pyro_vae.batches import num_rows
+from pyro_vae.batches import Keywords, num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator, SVILoss, as_estimator
 from pyro_vae.estimators.kl import closed_kl
@@ -27,7 +28,7 @@ from pyro_vae.pair import (
     random_sites,
     run,
 )
-from pyro_vae.pair.arguments import arguments, converted
+from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.particles import SAID, How, plan_of
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
@@ -102,6 +103,7 @@ class Report:
         return "\n".join([*lines, f"{self.num_parameters:,} parameters", *particles, *self.notes])
 
 
+@checked
 def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report:
     """Runs guide and model on a batch, and says what is wrong and how to mend it.
 
@@ -130,7 +132,7 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
     """
     module = as_pair(pair)
     try:
-        batch = arguments(module, *batch, **named) if named else converted(module, batch)
+        batch = converted(module, (*batch, Keywords(named)) if named else batch, any_data=True)
     except (ValueError, TypeError) as error:
         _refuse(str(error), because=error)
     report = report_on(module, batch, as_estimator(estimator))

@@ -135,7 +135,7 @@ def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
         other, _ = copy.deepcopy((pair, GuidedModels(pair)))
         with torch.random.fork_rng(), unvalidated(), evaluating(other), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sites = observed_sites(run(other, *Arguments(other)(*batch)).model_trace)
+            sites = observed_sites(run(other, *Arguments(other, any_data=True)(*batch)).model_trace)
         found = next(site["fn"] for site in sites.values() if site["value"].numel() == batch[0].numel())
         return found if found.support is not None else None
     except Exception:  # whatever is wrong with a program, check says it better

@@ -288,7 +288,7 @@ def _has_evidence(pair: nn.Module, *batch: Any) -> bool:
     """Whether there is a log p(x) of each datum to be estimated."""
     try:
         with reading(pair, seed=0):
-            shared = shared_latents(pair_run(pair, *arguments(pair, *batch)).model_trace)
+            shared = shared_latents(pair_run(pair, *arguments(pair, *batch, any_data=True)).model_trace)
         return has_prior(pair, *batch) and (not shared or isinstance(pair, HasPosteriorPredictive))
     except Exception:  # of a program that does not run on one datum; evaluate says it better
         return True

@@ -12,6 +12,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.pair import data_plate, once, pair_method
 from pyro_vae.vae import distribution_of, given
 
@@ -40,6 +41,7 @@ class BottomUpVAE(PyroModule):
     Source: Rezende, Mohamed & Wierstra (2014), section 2; Burda et al. (2015), section 2.
     """
 
+    @checked
     def __init__(
         self,
         prior: Callable[[], dist.Distribution],
@@ -115,6 +117,7 @@ class BottomUpEncoder(nn.Module):
         ValueError: if there are not as many heads as bodies.
     """
 
+    @checked
     def __init__(self, bodies: Sequence[nn.Module], heads: Sequence[nn.Module] | None = None) -> None:
         super().__init__()
         if heads is not None and len(heads) != len(bodies):
@@ -130,6 +133,7 @@ class BottomUpEncoder(nn.Module):
         return features if self.heads is None else [head(d) for head, d in zip(self.heads, features, strict=True)]
 
 
+@checked
 def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
     """Both side by side in ``dim``, with the dimensions left of it broadcast; ``evidence`` alone where there is no h.
 
@@ -140,8 +144,13 @@ def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
     """
     if h is None:
         return evidence
-    leading = torch.broadcast_shapes(evidence.shape[:dim], h.shape[:dim])
-    return torch.cat([part.expand(*leading, *part.shape[dim:]) for part in (evidence, h)], dim)
+    try:
+        leading = torch.broadcast_shapes(evidence.shape[:dim], h.shape[:dim])
+        return torch.cat([part.expand(*leading, *part.shape[dim:]) for part in (evidence, h)], dim)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"evidence and h have to differ in dimension {dim} alone; got {list(evidence.shape)} and {list(h.shape)}."
+        ) from error
 
 
 class TopDownVAE(PyroModule):
@@ -193,6 +202,7 @@ class TopDownVAE(PyroModule):
     torch.Size([1, 784])
     """
 
+    @checked
     def __init__(
         self,
         bottom_up: Callable[[Tensor], Sequence[Tensor]],

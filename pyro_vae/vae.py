@@ -11,6 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks import Corrupted
 from pyro_vae.pair import data_plate, pair_method
 
@@ -38,6 +39,7 @@ class VAE(PyroModule):
     torch.Size([1, 784])
     """
 
+    @checked
     def __init__(
         self,
         prior: Callable[[], dist.Distribution],

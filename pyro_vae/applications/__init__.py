@@ -10,9 +10,12 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from pyro_vae._checks import checked, one_of
+
 _PLACES = {"anomaly": "anomaly", "restore": "restoration", "reduce": "reduction", "labels": "labels"}
 
 
+@checked
 def names() -> list[str]:
     """The applications by name, in the order in which they are listed."""
     return list(_PLACES)
@@ -22,6 +25,7 @@ def function(name: str) -> Callable[..., Any]:
     """The function behind ``pyro-vae apply NAME``; its module is imported when it is first asked for.
 
     Raises:
-        KeyError: if there is no application of that name.
+        ValueError: if there is no application of that name.
     """
+    one_of(list(_PLACES), name=name)
     return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

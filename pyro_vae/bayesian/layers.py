@@ -12,6 +12,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_vae._checks import checked, made, shown
 from pyro_vae._pyro import UNSEEN, full_name, hold
 from pyro_vae.bayesian.noise import POSTERIOR, product
 
@@ -32,17 +33,21 @@ class BayesianLayer(PyroModule):
     input_dims = (-1, 1)  # where the channels of the input are, and how many dimensions a datum has
     output_dims = (-1, 1)
 
+    @checked
     def __init__(
         self, layer: Any, prior: Callable[[Sequence[int]], nn.Module], posterior: Callable[[Tensor], nn.Module]
     ) -> None:
         super().__init__()
+        if not isinstance(getattr(layer, "weight", None), Tensor):
+            raise TypeError(f"layer has to be a torch layer with weights, such as nn.Linear; got {shown(layer)}.")
         point = self.matrix(layer)
         self.has_bias = layer.bias is not None
         if self.has_bias:
             point = functional.pad(point, (0, 1))
             point[:, -1] = layer.bias.detach()
         self.description = repr(layer)
-        self.prior, self.posterior = prior(tuple(point.shape)).to(point), posterior(point).to(point)
+        self.prior = made("prior", prior, tuple(point.shape)).to(point)
+        self.posterior = made("posterior", posterior, point).to(point)
 
     @PyroSample
     def weights(self: Any) -> Any:

@@ -12,7 +12,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_vae._checks import one_of
+from pyro_vae._checks import checked, one_of
 from pyro_vae.distributions import LowRankNormal, MatrixNormal, Rows
 
 WeightNoise = Literal["shared", "local", "flipout"]
@@ -47,6 +47,7 @@ class Noise(Messenger):
     Source: Kingma, Salimans & Welling (2015), section 2.3; Wen, Vicol, Ba, Tran & Grosse (2018), section 3.
     """
 
+    @checked
     def __init__(self, kind: WeightNoise) -> None:
         super().__init__()
         one_of(get_args(WeightNoise), noise=kind)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import checked, number, whole
 
 
 class WeightPosterior(nn.Module):
@@ -25,8 +25,11 @@ class WeightPosterior(nn.Module):
         ValueError: if the scale is not positive.
     """
 
+    @checked
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:
         super().__init__()
+        if loc.dim() != 2 or not loc.numel() or not loc.is_floating_point():
+            raise ValueError(f"loc has to be a matrix of floats, [R, C]; got {list(loc.shape)} of {loc.dtype}.")
         self.initial_scale = 0.1 * loc.shape[1] ** -0.5 if scale is None else scale
         number(above=0, scale=self.initial_scale)
         self.loc = nn.Parameter(loc.detach().clone())

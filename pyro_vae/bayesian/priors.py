@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import number, one_of
+from pyro_vae._checks import checked, number, one_of
 
 Learned = Literal["layer", "column"]
 
@@ -34,6 +34,7 @@ class IsotropicNormal(nn.Module):
 
     log_scale: Tensor
 
+    @checked(but=("learned",))
     def __init__(
         self, shape: Sequence[int], scale: float | Literal["fan_in"] = 1.0, learned: Learned | None = None
     ) -> None:
@@ -79,6 +80,7 @@ class ScaleMixture(nn.Module):
     scales: Tensor
     logits: Tensor
 
+    @checked(but=("probability",))
     def __init__(self, shape: Sequence[int], scales: Sequence[float] = (1.0, 0.0025), probability: float = 0.5) -> None:
         super().__init__()
         if len(scales) != 2:

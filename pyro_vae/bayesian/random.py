@@ -9,6 +9,7 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pyro_vae._checks import checked, shown
 from pyro_vae._pyro import BatchNorm, is_running, make_root
 from pyro_vae.bayesian.layers import LAYERS, BayesianLayer
 from pyro_vae.bayesian.posteriors import MeanField
@@ -27,6 +28,7 @@ _NORMALIZATIONS = (
 )
 
 
+@checked
 def bayesian_(
     module: Network,
     networks: Sequence[str] = ("",),
@@ -85,6 +87,7 @@ def bayesian_(
 
 def _layers_of(module: nn.Module, network: str) -> list[str]:
     """The names of the layers that become random."""
+    _check_module(module)
     try:
         root = module.get_submodule(network)
     except AttributeError:
@@ -134,11 +137,19 @@ def _kind(layer: nn.Module) -> Any:
     return next((kind for kind in LAYERS if isinstance(layer, kind) and type(layer).forward is kind.forward), None)
 
 
+def _check_module(module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module has to be a torch module; got {shown(module)}.")
+
+
+@checked
 def bayesian_layers(module: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
     """``(name, layer)`` of the layers with random weights."""
+    _check_module(module)
     return ((name, part) for name, part in module.named_modules() if isinstance(part, BayesianLayer))
 
 
+@checked
 def sample_prior(module: nn.Module) -> dict[str, Tensor]:
     """theta ~ p(theta) for every layer: a statement of the model, before its plate over the data.
 
@@ -148,6 +159,7 @@ def sample_prior(module: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weights for name, layer in _layers_in_use("sample_prior", module)}
 
 
+@checked
 def sample_posterior(module: nn.Module, traced: bool = True) -> dict[str, Tensor]:
     """theta ~ q(theta) for every layer: a statement of the guide, before its plate over the data.
 

@@ -31,7 +31,11 @@ def is_classes(t: Tensor) -> bool:
 
 
 def check_dense(t: Tensor, what: str) -> None:
-    """Raises a ``TypeError`` if a tensor is sparse or nested, which has no rows to take."""
+    """Raises a ``TypeError`` if a tensor is sparse, nested or complex, or has no values."""
+    if t.is_complex():
+        raise TypeError(f"{what} is complex ({t.dtype}); pass real numbers, e.g. the two parts as two channels.")
+    if t.is_meta:
+        raise TypeError(f"{what} is on the meta device, where a tensor has no values; give it on the CPU or a GPU.")
     if t.is_nested or t.layout != torch.strided:
         kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
         remedy = "torch.nested.to_padded_tensor(x, 0.0), beside the lengths" if t.is_nested else "x.to_dense()"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pyro_vae._checks import checked
 from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization, check_binarization
@@ -19,6 +20,7 @@ from pyro_vae.data.mixed import Mixed, as_set
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
 
+@checked
 def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = False) -> Data:
     """Data in any of the forms that ``fit`` accepts, as :class:`Data`.
 

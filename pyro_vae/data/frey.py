@@ -15,6 +15,8 @@ from PIL import Image
 from scipy.io import loadmat
 from torchvision.datasets import VisionDataset
 
+from pyro_vae._checks import checked
+
 
 class FreyFace(VisionDataset):
     """The 1,965 frames of Brendan Frey's face that S. Roweis published, in the manner of ``torchvision.datasets``.
@@ -36,6 +38,7 @@ class FreyFace(VisionDataset):
     filename = "frey_rawface.mat"
     sha256 = "ce2dcba3d6ffb0d19fc322b1d8501005c841da8764ff9d6589da7f8de0a0ea86"
 
+    @checked(but=("transform",))
     def __init__(
         self, root: str | os.PathLike[str], transform: Callable[[Any], Any] | None = None, download: bool = False
     ) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization, check_binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, column, image_folder, places, table_file
@@ -15,6 +15,7 @@ from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.sets import Data, Split
 
 
+@checked(but=("seed",))
 def load(
     name_or_path: str | os.PathLike[str],
     root: str | os.PathLike[str] | None = None,

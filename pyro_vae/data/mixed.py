@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.sets import Split, Stream, labeled
 
@@ -34,6 +34,7 @@ class Mixed:
 
     labels: None = None
 
+    @checked
     def __init__(self, *sets: Any, name: str = "data") -> None:
         if not sets:
             raise ValueError("Mixed() was given no sets; give two or more, such as labeled and unlabeled data.")

@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, device_, one_of, shown, whole
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
@@ -60,6 +60,7 @@ class Split:
     tensors: tuple[Tensor, ...]
     labels: Tensor | None
 
+    @checked(but=("seed",))
     def __init__(
         self,
         *tensors: Tensor | np.ndarray,
@@ -151,7 +152,10 @@ class Split:
             IndexError: if an index is outside 0..N-1.
         """
         n = len(self)
-        chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+        try:
+            chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"index of a batch is a slice or a vector of whole numbers; got {shown(index)}.") from error
         if chosen.numel() == 0:
             chosen = chosen.to(torch.int64)
         if not is_integer(chosen) or chosen.dim() != 1:
@@ -181,6 +185,7 @@ class Split:
         """
         whole(batch_size=batch_size)
         whole(0, epoch=epoch, seed=seed, start=start)
+        one_of((True, False), shuffle=shuffle)
 
         def iterate() -> Iterator[tuple[Any, ...]]:
             n = len(self)
@@ -210,6 +215,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on ``device``."""
+        device_(device=device)
         return self._with(lambda t: t.to(device))
 
 
@@ -248,6 +254,7 @@ class Stream:
 
     labels: None = None
 
+    @checked(but=("seed",))
     def __init__(
         self,
         loader: DataLoader,

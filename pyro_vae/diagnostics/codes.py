@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, biject_to, constraints
 from torch.nn.functional import normalize
 
+from pyro_vae._checks import checked, whole
 from pyro_vae.batches import num_rows, repeated
 from pyro_vae.diagnostics.latents import (
     AtMean,
@@ -34,6 +35,7 @@ from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
 
 
+@checked
 def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
     """E[z | x] by the guide, for each latent of a datum: ``{"z": [B, *event]}``, or ``[B, *plates, *event]``.
 
@@ -59,6 +61,7 @@ def _is_shared(site: Any, plate: Any) -> bool:
     return plate is not None and not inside(site, plate) and site["value"].dim() == site["fn"].event_dim
 
 
+@checked
 def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site: str | None = None) -> Tensor:
     """E[x | z]: the mean of the observed site at given latents ``[B, *event]``.
 
@@ -83,6 +86,7 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site:
     return observed_mean(run_model(pair, examples, values), pair, examples, site, size)
 
 
+@checked
 def reconstruct(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``; ``site`` as in :func:`decode`.
 
@@ -92,6 +96,7 @@ def reconstruct(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     return decode(pair, encode(pair, batch), batch, site=site)
 
 
+@checked
 def sample(pair: Any, num_samples: int, *batch: Any, site: str | None = None) -> Tensor:
     """Means E[x | z] at draws from the prior: ``[num_samples, *event]``; ``batch`` and ``site`` as in :func:`decode`.
 
@@ -105,6 +110,7 @@ def sample(pair: Any, num_samples: int, *batch: Any, site: str | None = None) ->
     return observed_mean(trace, pair, rows, site, num_samples if rows else None)
 
 
+@checked
 def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
     """The latents of a datum in the order in which the model draws them: of a hierarchy ``("zL", ..., "z1")``.
 
@@ -119,6 +125,7 @@ def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
     return tuple(name for name in sites if name in local)
 
 
+@checked
 def resample(
     pair: Any,
     *batch: Any,
@@ -149,6 +156,7 @@ def resample(
         ValueError: if a latent is not one of the model's, both fixed and sampled, or has another number of values than
             there are data, and as :func:`decode`.
     """
+    whole(1, num_samples=num_samples)
     names = latent_names(pair, *batch)
     asked = (*fixed, *(sampled or ()))
     for name in asked:
@@ -172,6 +180,7 @@ def resample(
     return means.unflatten(0, (size, num_samples))
 
 
+@checked
 def has_prior(pair: Any, *batch: Any) -> bool:
     """Whether the model's latents can be drawn: not where one is ``ImproperUniform``, as in an autoencoder.
 
@@ -182,6 +191,7 @@ def has_prior(pair: Any, *batch: Any) -> bool:
     return not any(isinstance(site["fn"], ImproperUniform) for site in prior_sites(pair, *batch).values())
 
 
+@checked
 def prior_quantiles(
     pair: Any,
     quantiles: Tensor | Sequence[float],
@@ -233,6 +243,7 @@ def prior_quantiles(
 _CHUNK = 256
 
 
+@checked
 def support(pair: Any, *batch: Any, site: str = "z") -> constraints.Constraint:
     """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
     return space_of(named(prior_sites(pair, *batch), site, "model")["fn"])
@@ -256,10 +267,11 @@ def _normal_quantiles(fn: Any, quantiles: Tensor) -> Tensor | None:
     return (loc[0, :, None] + scale[0, :, None] * standard).cpu()
 
 
+@checked
 def interpolate(
     pair: Any,
-    start: Tensor | Sequence[Tensor],
-    end: Tensor | Sequence[Tensor],
+    start: Any,
+    end: Any,
     num_steps: int = 10,
     *,
     site: str | None = None,
@@ -282,7 +294,7 @@ def interpolate(
         ValueError: if there are not as many ends as starts, fewer than two steps, or a latent that has neither an
             unconstrained space nor unit length, such as a discrete one.
     """
-    first, last = (tuple([data] if isinstance(data, Tensor) else data) for data in (start, end))
+    first, last = (tuple(data) if isinstance(data, (tuple, list)) else (data,) for data in (start, end))
     counts = num_rows(first), num_rows(last)
     if counts[0] != counts[1]:
         raise ValueError(f"interpolate needs as many ends as starts; got {counts[0]} starts and {counts[1]}.")
@@ -291,7 +303,8 @@ def interpolate(
     codes, ends = encode(pair, *first), encode(pair, *last)
     moved = local_latents(pair, *resized(first, 1))
     weight = torch.linspace(0, 1, num_steps)
-    priors = prior_sites(pair, *first, size=_CHUNK)
+    with torch.random.fork_rng():
+        priors = prior_sites(pair, *first, size=_CHUNK)
     for name, code in codes.items():
         if name in moved:
             codes[name] = _line(priors[name], code, ends[name], weight).flatten(0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.latents import named, opened
 from pyro_vae.distributions.wrappers import family
@@ -51,9 +51,8 @@ class KLDecomposition:
         return self.total_correlation + self.dimension_wise_kl
 
 
-def kl_decomposition(
-    pair: Any, *batch: Tensor, num_samples: int = 4, site: str = "z", seed: int = 0
-) -> KLDecomposition:
+@checked(but=("num_samples",))
+def kl_decomposition(pair: Any, *batch: Any, num_samples: int = 4, site: str = "z", seed: int = 0) -> KLDecomposition:
     r"""Takes the KL of a latent apart, with the aggregate posterior over all the given data.
 
     Each draw of z is scored under the posteriors of all N data, so the cost is num_samples :math:`N^2 U` densities of

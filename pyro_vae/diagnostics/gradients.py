@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
@@ -28,9 +28,10 @@ from pyro_vae.training.step import TrainingStep
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
 
 
+@checked(but=("num_draws", "num_reference_draws"))
 def gradient_statistics(
     pair: Any,
-    batch: Tensor | Sequence[Tensor],
+    batch: Any,
     estimators: Mapping[str, Estimator] | Sequence[Estimator],
     num_draws: int = 1000,
     *,
@@ -77,6 +78,7 @@ def gradient_statistics(
     Source: Rainforth et al. (2018), Tighter variational bounds are not necessarily better; for ``bias_z`` Kim & Ramdas
     (2024), Dimension-agnostic inference using cross U-statistics.
     """
+    whole(4, num_draws=num_draws)
     num_reference_draws = 4 * num_draws if num_reference_draws is None else num_reference_draws
     whole(4, num_draws=num_draws, num_reference_draws=num_reference_draws)
     named = _named(estimators)

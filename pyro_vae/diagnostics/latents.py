@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.distributions import TransformedDistribution, biject_to, constraints
 
 from pyro_vae import batches
+from pyro_vae._checks import checked, whole
 from pyro_vae._pyro import is_subsample
+from pyro_vae.data.arrays import check_dense
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.arguments import Converted, argument_names, converted
@@ -27,24 +29,40 @@ Batches = Iterable[Sequence[Any]]
 
 @contextmanager
 def opened(
-    pair: Any, batch: Sequence[Tensor], seed: int | None = None
+    pair: Any, batch: Sequence[Tensor], seed: int | None = None, any_data: bool = False
 ) -> Iterator[tuple[nn.Module, tuple[Tensor, ...]]]:
-    """The pair as a module to be read (:func:`~pyro_vae.pair.running.reading`), and what its programs are given."""
+    """The pair as a module to be read (:func:`~pyro_vae.pair.running.reading`), and what its programs are given.
+
+    With ``any_data`` only the shape matters of what the model observes.
+    """
     module = as_pair(pair)
     with reading(module, seed):
-        yield module, converted(module, batch)
+        yield module, converted(module, batch, any_data)
 
 
+@checked
 def chunks(*batch: Any, size: int = 500) -> list[tuple[Any, ...]]:
     """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once."""
     return [batches.rows(batch, slice(at, at + size)) for at in range(0, batches.num_rows(batch), size)]
 
 
 def resized(batch: Sequence[Any], size: int) -> Any:
-    """The arguments repeated, or cut, to ``size`` data."""
+    """The arguments repeated, or cut, to ``size`` data.
+
+    Raises:
+        ValueError: if there are arguments, and no data among them.
+    """
     count = batches.num_rows(batch)
+    whole(1, num_samples=size)
+    for leaf in batches.leaves(batch):
+        if isinstance(leaf, Tensor):
+            check_dense(leaf, "x")
+    if not count and any(leaf is not None for leaf in batches.leaves(batch)):
+        raise ValueError("there are no data among the arguments: give x of shape [B, *event], B at least 1, first.")
 
     def one(part: Any) -> Any:
+        if not count:
+            return part
         if isinstance(part, Tensor) and part.dim():
             return part[torch.arange(size, device=part.device) % len(part)]
         if isinstance(part, Converted):
@@ -76,21 +94,52 @@ def named(sites: Mapping[str, Any], site: str, program: str = "guide", purpose: 
     return sites[site]
 
 
+def random_state() -> list[Tensor]:
+    """Of torch's generators."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def put_back(state: list[Tensor]) -> None:
+    """Gives torch's generators back their :func:`random_state`."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
 class AtMean(Messenger):
-    """Puts the center of its distribution at each latent site, in place of a draw; or at continuous ones by name."""
+    """Puts the center of its distribution at each latent site, in place of a draw; or at continuous ones by name.
+
+    Where no site had to be drawn, torch's random state is as it was afterwards.
+    """
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         super().__init__()
         self.names = names
+        self._states: list[Any] = []
+
+    def __enter__(self) -> Any:
+        self.drawn = False
+        self._states.append(random_state())
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        before = self._states.pop()
+        if not self.drawn:
+            put_back(before)
+        return super().__exit__(*error)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or is_subsample(msg):
             return
-        if self.names is not None and (msg["name"] not in self.names or space_of(msg["fn"]).is_discrete):
-            return
-        center = _center(msg["fn"])
+        if isinstance((msg["infer"] or {}).get("obs"), Tensor):
+            return  # an observation that is not conditioned on, of which the mean is asked for
+        center = None
+        if self.names is None or (msg["name"] in self.names and not space_of(msg["fn"]).is_discrete):
+            center = _center(msg["fn"])
         if center is not None and center.shape == msg["value"].shape and center.isfinite().all():
             msg["value"] = center
+        else:
+            self.drawn = True
 
 
 def _center(fn: Any) -> Tensor | None:
@@ -190,7 +239,8 @@ def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[
 
 def local_latents(pair: Any, *batch: Tensor) -> set[str]:
     """The latents inside the data plate."""
-    with opened(pair, batch) as (module, batch), InPlaceOfAPrior(module):
+    run = opened(pair, batch, any_data=True)
+    with run as (module, batch), InPlaceOfAPrior(module), torch.random.fork_rng():
         trace = poutine.trace(programs(module)[0]).get_trace(*batch)
     plate = data_frame(trace, batches.num_rows(batch))
     return {name for name, site in latent_sites(trace).items() if plate is not None and inside(site, plate)}
@@ -213,7 +263,8 @@ def run_model(
 
     The latents that are ``centered`` are at their mean, and not drawn.
     """
-    with opened(pair, batch) as (module, batch):
+    with opened(pair, batch, any_data=True) as (module, batch):
+        before = random_state()
         model, guide = programs(module)
         latents = {name: value.to(device_of(module)) for name, value in (latents or {}).items()}
         latents = as_plates(latents, module, batch) if latents else latents
@@ -235,14 +286,17 @@ def run_model(
                 posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
             latents.update({name: posterior[name]["value"] for name in shared if name in posterior})
         free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
-        with AtMean(centered):
+        with AtMean(centered) as means:
             trace = free.get_trace(*batch)
+        if not means.drawn and not (shared and draw_shared):
+            put_back(before)
     nodes: Any = trace.nodes
     for name in observed.keys() & nodes.keys():
         nodes[name]["infer"]["was_observed"] = observed[name]
     return trace
 
 
+@checked
 def observed_site(pair: Any, *batch: Any, site: str | None = None) -> str:
     """The site at which the model meets x, of those that it observes when it is given ``batch``.
 
@@ -256,6 +310,7 @@ def observed_site(pair: Any, *batch: Any, site: str | None = None) -> str:
         return _chosen(run_model(pair, batch), pair, batch, site)["name"]
 
 
+@checked
 def observed_values(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     """What the model observes at a site, see :func:`observed_site`: ``[B, *event]``, or ``[B, *plates, *event]``."""
     with torch.random.fork_rng(), InPlaceOfAPrior(pair):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, is_number, shown, whole
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LinearOptimum:
     log_likelihood: float
 
 
+@checked(but=("latent_dim",))
 def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0, beta: float = 1.0) -> LinearOptimum:
     r"""The maximum of the ELBO with beta over W, b and a diagonal Gaussian posterior linear in x, for
 
@@ -62,8 +63,9 @@ def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0,
     if eigenvalues.dim() != 1 or not len(eigenvalues) or not bool((eigenvalues >= 0).all()):
         raise ValueError(f"eigenvalues are those of a covariance: [D], none negative; got {eigenvalues}.")
     for name, value in (("scale", scale), ("beta", beta)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} has to be positive; got {value!r}.")
+        if not is_number(value) or not 0 < float(value) < math.inf:
+            raise ValueError(f"{name} has to be positive; got {shown(value)}.")
+    scale, beta = float(scale), float(beta)
     values = eigenvalues.detach().double().cpu().sort(descending=True).values
     size, noise = len(values), beta * scale**2
     num_active = int((values[:latent_dim] > noise).sum())

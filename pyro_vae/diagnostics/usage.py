@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
+from pyro_vae._checks import checked
 from pyro_vae.batches import num_rows
 from pyro_vae.diagnostics.codes import encode, reconstruct
 from pyro_vae.diagnostics.latents import Batches, named, opened, some
@@ -20,12 +21,14 @@ from pyro_vae.distributions.wrappers import unwrapped
 from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator, elbo_of
 from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
+from pyro_vae.pair.arguments import batch_by_batch
 
 
+@checked
 def reconstruction_mse(pair: Any, batches: Batches) -> float:
     """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data."""
     total, count = 0.0, 0
-    for batch in batches:
+    for batch in batch_by_batch(batches):
         error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2
         total, count = total + error.double().sum().item(), count + num_rows(batch)
     return total / some(count)
@@ -46,6 +49,7 @@ class RateDistortion:
     rates: dict[str, float]
 
 
+@checked
 def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = None) -> RateDistortion:
     """Rate and distortion over data.
 
@@ -61,7 +65,7 @@ def rate_distortion(pair: Any, batches: Batches, estimator: Estimator | None = N
     latent: set[str] = set()
     shared: dict[str, float] = {}  # N of what all data share, or 1 where the programs do not tell it
     count, num_batches = 0, 0
-    for batch in batches:
+    for batch in batch_by_batch(batches):
         with opened(pair, batch) as (module, batch):
             estimator = estimator or _estimator_of(module, *batch)
             sites = estimator.terms(module, batch, num_data=1)
@@ -103,6 +107,7 @@ class ActiveUnits:
         return int((self.variances > self.threshold).sum())
 
 
+@checked
 def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: float = 0.01) -> ActiveUnits:
     """Units of ``site`` whose mean moves with the data: Var_x(E[z_d | x]) > threshold.
 
@@ -112,7 +117,7 @@ def active_units(pair: Any, batches: Batches, *, site: str = "z", threshold: flo
     Source: Burda et al. (2015), section 5.2.
     """
     parts = []
-    for batch in batches:
+    for batch in batch_by_batch(batches):
         code = named(encode(pair, *batch), site)
         count = num_rows(batch)
         if code.shape[:1] != (count,):
@@ -203,6 +208,7 @@ class Levels:
         return columns([["-" if cell is None else str(cell) for cell in row] for row in zip(*shown, strict=True)])
 
 
+@checked
 def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: Estimator | None = None) -> Levels:
     r"""The rate of each latent, and which of its units are used; of a discrete one the perplexity of its codes.
 
@@ -224,7 +230,7 @@ def levels(pair: Any, batches: Batches, *, threshold: float = 0.01, estimator: E
     module = as_pair(pair)
     totals: dict[str, _Totals] = {}
     count = 0
-    for batch in batches:
+    for batch in batch_by_batch(batches):
         with opened(module, batch) as (_, batch):
             estimator = estimator or _estimator_of(module, *batch)
             with warnings.catch_warnings():

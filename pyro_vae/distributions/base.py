@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions.utils import broadcast_all
 
 
 class Parametrized(TorchDistribution):
@@ -25,6 +26,19 @@ class Parametrized(TorchDistribution):
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+
+def broadcast(**parameters: Any) -> tuple[Tensor, ...]:
+    """Parameters, numbers or tensors, as tensors of one shape.
+
+    Raises:
+        ValueError: if they have no common shape.
+    """
+    try:
+        return tuple(broadcast_all(*parameters.values()))
+    except (RuntimeError, ValueError) as error:
+        shapes = ", ".join(str(list(torch.as_tensor(value).shape)) for value in parameters.values())
+        raise ValueError(f"{', '.join(parameters)} have to have shapes that broadcast; got {shapes}.") from error
 
 
 def validated(fn: Any, value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, kl_divergence, register_kl
 
+from pyro_vae._checks import checked, shown
 from pyro_vae.distributions.base import validated
 from pyro_vae.distributions.normal import full_precision, to_independent
 
@@ -33,7 +34,10 @@ class Rows(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
+    @checked(but=("base",))
     def __init__(self, base: TorchDistribution, shape: Sequence[int], validate_args: bool | None = None) -> None:
+        if not hasattr(base, "event_shape"):
+            raise TypeError(f"base has to be a distribution of vectors; got {shown(base)}.")
         shape = torch.Size(shape)
         if base.event_shape != (shape.numel(),):
             raise ValueError(f"{tuple(shape)} is no shape of the vectors of size {tuple(base.event_shape)}.")
@@ -85,7 +89,11 @@ class MatrixNormal(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
+    @checked
     def __init__(self, loc: Tensor, row_tril: Tensor, column_tril: Tensor, validate_args: bool | None = None) -> None:
+        if min(loc.dim(), row_tril.dim(), column_tril.dim()) < 2:
+            shapes = ", ".join(str(list(part.shape)) for part in (loc, row_tril, column_tril))
+            raise ValueError(f"loc, row_tril and column_tril have to be matrices, [*, R, C]; got shapes {shapes}.")
         self.loc, self.row_tril, self.column_tril = loc, row_tril, column_tril
         super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
 

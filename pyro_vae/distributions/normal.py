@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
+from pyro_vae._checks import checked
 from pyro_vae._pyro import factor
 from pyro_vae.distributions.base import Parametrized, validated
 
@@ -60,7 +61,11 @@ class LowRankNormal(Parametrized):
     support = constraints.real_vector
     has_rsample = True
 
+    @checked
     def __init__(self, loc: Tensor, scale: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
+        if not (loc.dim() and scale.shape[-1:] == loc.shape[-1:] == factor.shape[-2:-1] and loc.shape[-1]):
+            shapes = ", ".join(str(list(part.shape)) for part in (loc, scale, factor))
+            raise ValueError(f"loc and scale have to be [*, D] and factor [*, D, R]; got shapes {shapes}.")
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale.shape[:-1], factor.shape[:-2])
         self.loc = loc.expand(*batch_shape, -1)
         self.scale = scale.expand(*batch_shape, -1)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 
-from pyro_vae.distributions.base import Parametrized, validated
+from pyro_vae._checks import checked
+from pyro_vae.distributions.base import Parametrized, broadcast, validated
 
 _SHARPNESS = 12.0
 
@@ -148,6 +149,7 @@ class UniformLevels(constraints.Constraint):
 
     is_discrete = True
 
+    @checked
     def __init__(self, num_levels: int) -> None:
         self.num_levels = num_levels
         super().__init__()
@@ -182,6 +184,7 @@ class QuantizedCategorical(_OnLevels):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.independent(constraints.real, 1)}
 
+    @checked
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits
         self.num_levels = logits.shape[-1]
@@ -222,8 +225,11 @@ class DiscretizedLogistic(_OnLevels):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
 
-    def __init__(self, loc: Tensor, scale: Tensor, num_levels: int = 256, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
+    @checked
+    def __init__(
+        self, loc: Tensor | float, scale: Tensor | float, num_levels: int = 256, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.scale = broadcast(loc=loc, scale=scale)
         self.num_levels = num_levels
         super().__init__(self.loc.shape, validate_args=validate_args)
 
@@ -282,10 +288,16 @@ class DiscretizedLogisticMixture(_OnLevels):
         "scale": constraints.independent(constraints.positive, 1),
     }
 
+    @checked
     def __init__(
-        self, logits: Tensor, loc: Tensor, scale: Tensor, num_levels: int = 256, validate_args: bool | None = None
+        self,
+        logits: Tensor,
+        loc: Tensor | float,
+        scale: Tensor | float,
+        num_levels: int = 256,
+        validate_args: bool | None = None,
     ) -> None:
-        self.logits, self.loc, self.scale = broadcast_all(logits, loc, scale)
+        self.logits, self.loc, self.scale = broadcast(logits=logits, loc=loc, scale=scale)
         self.num_levels = num_levels
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
 
@@ -332,6 +344,7 @@ class OptimalNormal(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real}
     has_rsample = True
 
+    @checked
     def __init__(
         self,
         loc: Tensor,
@@ -395,6 +408,7 @@ class Poisson(Parametrized):
     arg_constraints: ClassVar[dict[str, Any]] = {"log_rate": constraints.real}
     support = constraints.nonnegative_integer
 
+    @checked
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
         self.log_rate = log_rate
         super().__init__(log_rate.shape, validate_args=validate_args)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.distributions.base import Parametrized, validated
+from pyro_vae._checks import checked
+from pyro_vae.distributions.base import Parametrized, broadcast, validated
 from pyro_vae.distributions.families import log_gamma_draw
 
 
@@ -60,6 +61,7 @@ class SphereUniform(Parametrized):
     support = unit_vector
     has_rsample = True
 
+    @checked
     def __init__(
         self,
         dim: int,
@@ -94,9 +96,12 @@ class _AroundLoc(Parametrized):
     support = unit_vector
     has_rsample = True
 
+    @checked
     def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
         _check_dim(loc.shape[-1] if loc.dim() else 0)
-        batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+        if not loc.is_floating_point():
+            raise TypeError(f"loc has to be vectors of floats, [*, D]; got {loc.dtype}.")
+        batch_shape = broadcast(loc=loc[..., 0], concentration=concentration)[0].shape
         self.loc = loc.expand(*batch_shape, -1)
         self.concentration = concentration.expand(batch_shape)
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)

@@ -16,14 +16,15 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import callable_, checked, number, shown, whole
+from pyro_vae._pyro import validates
 from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
-from pyro_vae.pair.arguments import Arguments, Converted, converted
+from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
 from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.sites import plate_nesting
 from pyro_vae.pair.structure import data_plate_problems, guide_problems
@@ -107,6 +108,7 @@ class Estimator(Trace_ELBO):
     _small: ClassVar[tuple[Any, ...]] = (3,)  # the first arguments of an example
     _runs: ClassVar[type[Run]] = Run
 
+    @checked(but=("num_particles", "max_plate_nesting"))
     def __init__(
         self,
         bound: Bound,
@@ -118,15 +120,14 @@ class Estimator(Trace_ELBO):
         num_data: float | None = None,
     ) -> None:
         whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-        if num_data is not None and num_data != math.inf:
-            whole(1, num_data=num_data)
+        _check_num_data(num_data)
         if num_particles % bound.num_groups:
             raise ValueError(f"num_particles has to be a multiple of the groups of {bound!r}; got {num_particles}.")
         self._bound, self.gradient = bound, gradient or Pathwise()
         self.gradient.check(type(self).__name__, bound, num_particles)
         if self.gradient.no_beta:
             self.numbers, self.no_beta = (), self.gradient.no_beta
-        if "beta" in self.numbers or beta != 1.0:
+        if "beta" in self.numbers or isinstance(beta, Tensor) or beta != 1.0:
             self.check_scheduled("beta", beta)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.beta, self.num_data = beta, num_data
@@ -230,7 +231,11 @@ class Estimator(Trace_ELBO):
 
     def _run(self, call: Call, at: At | None = None, num_data: float | None = None, claims: Claims = "none") -> Run:
         """One run; ``claims`` names the latents that must be no points, since the value is told as a bound."""
-        at = at or {}
+        at = {} if at is None else at
+        if not isinstance(at, Mapping):
+            raise TypeError(f"at is a mapping of names to numbers, such as {{'beta': 0.5}}; got {shown(at)}.")
+        _check_num_data(num_data)
+        callable_(model=call.model, guide=call.guide)
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
         who = type(self).__name__
@@ -267,6 +272,7 @@ class Estimator(Trace_ELBO):
         )
         if claims != "none":
             gate.refuse(data_plate_problems(model_trace, *sizes))
+            gate.check_data(run.model.values())
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
         if self.gradient.needs_support or self.needs_support:
@@ -464,6 +470,7 @@ class Estimator(Trace_ELBO):
         Warns:
             UserWarning: if the bound of a datum is not finite.
         """
+        _check_num_data(num_data)
         with torch.no_grad():
             bound = self._each(self._claimed(pair, batch, at, num_data, local=num_data == math.inf))
         warn_of(type(self).__name__, bound)
@@ -477,9 +484,10 @@ class Estimator(Trace_ELBO):
         What stands outside the data plate counts once for all of them, or 1 / ``num_data`` for each.
         """
         total, shared, count, number = 0.0, 0.0, 0, 0
+        _check_num_data(num_data)
         given = self.num_data if num_data is None else num_data
-        convert = Arguments(pair)
-        for batch in batches:
+        convert = Arguments(pair, any_data=validates())  # then each run looks at its data
+        for batch in batch_by_batch(batches):
             batch = batch if isinstance(batch, Converted) else convert(*batch)
             with torch.no_grad():
                 run = self._claimed(pair, batch, at, math.inf, local=given == math.inf)
@@ -511,5 +519,10 @@ class Estimator(Trace_ELBO):
         return run.sum(beta=False)
 
 
+def _check_num_data(num_data: Any) -> None:
+    if num_data is not None and not (isinstance(num_data, float) and num_data == math.inf):
+        whole(1, num_data=num_data)
+
+
 def call_of(pair: Any, batch: Sequence[Any]) -> Call:
-    return Call(*programs(as_pair(pair)), converted(pair, batch), {})
+    return Call(*programs(as_pair(pair)), converted(pair, batch, any_data=validates()), {})

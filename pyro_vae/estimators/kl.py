@@ -12,6 +12,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from pyro_vae._checks import checked
 from pyro_vae.distributions.wrappers import innermost, without_events
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
@@ -26,6 +27,7 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
 
     known = Facts(sites="reparameterized; KL sampled where no closed form is known; guide in the model's order")
 
+    @checked(but=("num_particles",))
     def __init__(self, num_particles: int = 1, *, sticking_the_landing: bool = False, **options: Any) -> None:
         super().__init__(Mean(), StickingTheLanding() if sticking_the_landing else None, num_particles, **options)
         self.sticking_the_landing = sticking_the_landing

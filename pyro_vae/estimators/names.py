@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import checked, number, whole
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import ImportanceWeighted, Mean, Mixture, RenyiBound
 from pyro_vae.estimators.enumeration import Enumeration
@@ -24,8 +24,9 @@ from pyro_vae.estimators.kl import ClosedForm
 from pyro_vae.estimators.objectives import MonteCarloEM, Phase, Phases, WakeSleep
 from pyro_vae.estimators.penalties import TCVAE, Balanced, Capacity, FreeBits
 from pyro_vae.estimators.run import Number, Run, Site
-from pyro_vae.pair import evaluating, latent_sites
+from pyro_vae.pair import as_pair, evaluating, latent_sites
 from pyro_vae.pair import run as run_pair
+from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.structure import common_latents
 
 __all__ = [
@@ -73,6 +74,7 @@ class SGVB_A(Estimator):
     Source: Kingma & Welling (2013), eq. 6.
     """
 
+    @checked(but=("num_particles",))
     def __init__(self, num_particles: int = 1, *, sticking_the_landing: bool = False, **options: Any) -> None:
         super().__init__(Mean(), StickingTheLanding() if sticking_the_landing else Score(), num_particles, **options)
         self.sticking_the_landing = sticking_the_landing
@@ -184,6 +186,7 @@ class Renyi(Estimator):
 
     _small = (0.5, 3)
 
+    @checked(but=("num_particles", "gradient"))
     def __init__(
         self, alpha: float, num_particles: int = 1, *, gradient: Gradient | None = None, **options: Any
     ) -> None:
@@ -302,6 +305,7 @@ class ScoreFunction(Estimator):
 
     known = Facts(sites="any")
 
+    @checked(but=("num_particles",))
     def __init__(
         self, num_particles: int = 1, *, baseline: Baseline = "auto", pathwise: bool = True, **options: Any
     ) -> None:
@@ -362,19 +366,22 @@ class ReweightedWakeSleep(Estimator):
         cost="K model, 1 guide; asleep 1 and 1 more",
     )
 
+    @checked(but=("num_particles",))
     def __init__(self, num_particles: int, *, guide: Phase = "wake", **options: Any) -> None:
         whole(2, num_particles=num_particles)
         super().__init__(ImportanceWeighted(), Phases(guide), num_particles, **options)
         self.guide = guide
 
 
+@checked
 def elbo_of(pair: Any, *batch: Any) -> Estimator:
     """The ELBO that is taken where none is asked for.
 
     ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
     """
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
-        in_model, in_guide = common_latents(*map(latent_sites, run_pair(pair, *batch)))
+    module = as_pair(pair)
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+        in_model, in_guide = common_latents(*map(latent_sites, run_pair(module, *converted(module, batch))))
     return SGVB_B() if in_model == in_guide else SGVB_A()
 
 

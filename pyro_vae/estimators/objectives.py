@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._checks import number, one_of, whole
+from pyro_vae._checks import checked, number, one_of, whole
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Bound, Mean
 from pyro_vae.estimators.facts import Facts
@@ -184,6 +184,7 @@ class MonteCarloEM(Estimator):
         cost="E-step: leapfrog steps x transitions x C model; each update: C + 1 model, 2 guide",
     )
 
+    @checked(but=("target_acceptance", "num_updates", "start"))
     def __init__(
         self,
         num_chains: int = 1,

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import number, one_of
+from pyro_vae._checks import checked, number, one_of
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.kl import ClosedForm, aggregate, kl_by_unit, units
@@ -102,6 +102,7 @@ class Capacity(Penalized):
         gradient="that of -log p(x | z) + gamma |KL - C|",
     )
 
+    @checked(but=("num_particles",))
     def __init__(
         self,
         capacity: float | Tensor | Callable[[Any], float],
@@ -154,6 +155,7 @@ class FreeBits(Penalized):
         gradient="the ELBO's, without the KL of groups below the threshold",
     )
 
+    @checked(but=("per", "num_particles"))
     def __init__(self, free_nats: float, per: Groups = "unit", num_particles: int = 1, **options: Any) -> None:
         one_of(get_args(Groups), per=per)
         super().__init__(num_particles, **options)

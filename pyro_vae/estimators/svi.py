@@ -14,13 +14,13 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import callable_
+from pyro_vae._checks import callable_, checked
 from pyro_vae._pyro import backward_of
 from pyro_vae.batches import num_rows, num_told
 from pyro_vae.estimators.base import Estimator, Objective
 from pyro_vae.estimators.bounds import Mean
 from pyro_vae.pair import as_pair, data_frame, programs
-from pyro_vae.pair.arguments import Arguments, Converted, converted
+from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
 
 _JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -46,6 +46,7 @@ class SVILoss(Estimator):
     numbers = ()
     no_beta = "is Pyro's, which has none"
 
+    @checked
     def __init__(self, svi_loss: ELBO | Callable[..., Any]) -> None:
         if isinstance(svi_loss, (type, nn.Module)):
             what = f"the class {svi_loss.__name__}" if isinstance(svi_loss, type) else f"a {type(svi_loss).__name__}"
@@ -106,14 +107,14 @@ class SVILoss(Estimator):
         return Objective(value / size, None, {})
 
     def try_on(self, pair: Any, *batch: Any) -> None:
-        self.objective(*programs(as_pair(pair)), *converted(pair, batch))
+        self.objective(*programs(as_pair(pair)), *converted(pair, batch, any_data=True))
 
     def mean_loss(self, pair: Any, batches: Iterable[Sequence[Any]]) -> float:
         """The loss of data that are not trained on, as of ``SVI.evaluate_loss``, per datum."""
-        convert, module = Arguments(pair), as_pair(pair)
+        convert, module = Arguments(pair, any_data=True), as_pair(pair)
         total, count = 0.0, 0
         run = getattr(self.svi_loss, "loss", None) or self._differentiated()
-        for given in batches:
+        for given in batch_by_batch(batches):
             batch = given if isinstance(given, Converted) else convert(*given)
             with torch.no_grad():
                 loss, _, size = self._evaluate(run, (*programs(module), *batch), {})
@@ -173,6 +174,7 @@ def _named(loss: Any) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
+@checked
 def as_estimator(estimator: Any) -> Estimator | None:
     """What ``fit`` and ``check`` take as ``estimator``: one of this library's, or a loss as SVI takes it.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from pyro_vae._checks import number, one_of, whole
+from pyro_vae._checks import checked, number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -62,9 +62,10 @@ class AIS(Evidence):
         return chain_reliability(self.standard_error, self.acceptance)
 
 
+@checked
 def ais(
     pair: Any,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     num_chains: int = 16,
     num_steps: int = 1000,
     *,

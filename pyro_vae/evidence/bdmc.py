@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pyro_vae._checks import checked
 from pyro_vae.batches import joined, moved
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
@@ -79,9 +79,10 @@ class BDMC(Evidence):
         return f"data drawn from the model: {means} ({self._details()})"
 
 
+@checked
 def bdmc(
     pair: Any,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     num_chains: int = 16,
     num_steps: int = 1000,
     *,

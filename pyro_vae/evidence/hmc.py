@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import number, one_of, whole
+from pyro_vae._checks import checked, number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -75,9 +74,10 @@ class PosteriorDraws:
     step_size: Tensor
 
 
+@checked
 def hmc(
     pair: Any,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     num_samples: int = 100,
     num_chains: int = 16,
     num_warmup: int = 200,
@@ -159,9 +159,10 @@ def hmc(
     return result
 
 
+@checked
 def posterior_draws(
     pair: Any,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     num_samples: int = 100,
     num_chains: int = 4,
     num_warmup: int = 200,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
@@ -87,9 +86,10 @@ class _LogWeights(nn.Module):
         return [weights.logsumexp(0), (2 * weights).logsumexp(0), weights]
 
 
+@checked(but=("num_samples", "chunk"))
 def importance(
     pair: Any,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     num_samples: int = 5000,
     *,
     chunk: int = 16384,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks import at_least_float32, check_output, event_dim_of, stacked
 
 
@@ -19,6 +20,7 @@ class Likelihood(nn.Module):
             ``in_shape`` of several dimensions takes feature maps, ``z: [*, *in_shape]``.
     """
 
+    @checked
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -8,7 +8,7 @@ from typing import Literal
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.distributions import pixels
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.real import LocationScale, check_floor
@@ -62,6 +62,7 @@ class DiscretizedLogistic(LocationScale):
     Source: Kingma et al. (2016), appendix (one learned scale a channel; here one for all, ``scale="shared"``).
     """
 
+    @checked(but=("scale", "network"))
     def __init__(
         self,
         network: nn.Module,
@@ -102,6 +103,7 @@ class MixtureOfDiscretizedLogistics(Likelihood):
     Source: Salimans et al. (2017), section 2.1.
     """
 
+    @checked(but=("network", "num_components", "num_levels"))
     def __init__(
         self,
         network: nn.Module,

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, is_number, number, shown
 from pyro_vae.distributions import families, pixels
 from pyro_vae.likelihoods.base import Likelihood
 
@@ -39,6 +39,7 @@ class LocationScale(Likelihood):
 
     _scales: tuple[str, ...] = ("shared",)
 
+    @checked(but=("network", "scale"))
     def __init__(
         self,
         network: nn.Module,
@@ -47,12 +48,12 @@ class LocationScale(Likelihood):
         min_log_scale: float = -6.0,
     ) -> None:
         super().__init__(network)
-        known = not (scale is None or scale in self._scales)
-        if known and (isinstance(scale, str) or not 0 < scale < math.inf):  # type: ignore[operator]
+        given = not (scale is None or (isinstance(scale, str) and scale in self._scales))
+        if given and not (is_number(scale) and 0 < float(scale) < math.inf):  # type: ignore[arg-type]
             words = " or ".join(map(repr, self._scales))
             raise ValueError(
                 f"the scale of a {type(self).__name__} likelihood has to be positive and finite, or None to learn it "
-                f"for each pixel, or {words} for one scale that is learned; got {scale!r}."
+                f"for each pixel, or {words} for one scale that is learned; got {shown(scale)}."
             )
         self.scale = scale
         self.sigmoid_mean = sigmoid_mean
@@ -123,6 +124,7 @@ class Normal(LocationScale):
     _scales = ("shared", "optimal")
     _momentum = 0.1
 
+    @checked(but=("scale", "network"))
     def __init__(
         self,
         network: nn.Module,
@@ -197,6 +199,7 @@ class StudentT(LocationScale):
     Source: Lange, Little & Taylor (1989); Takahashi et al. (2018), with a VAE.
     """
 
+    @checked(but=("scale", "network"))
     def __init__(
         self,
         network: nn.Module,

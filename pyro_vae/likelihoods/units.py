@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
+
+from pyro_vae._checks import checked, is_number, number, shown
 
 Nats = TypeVar("Nats", float, Tensor)
 
 
+@checked(but=("log_prob", "bin_width"))
 def bits_per_dim(log_prob: Nats, event_shape: Sequence[int], bin_width: float = 1.0) -> Nats:
     r"""Bits per dimension of a log-likelihood in nats, lower is better:
 
@@ -33,9 +37,13 @@ def bits_per_dim(log_prob: Nats, event_shape: Sequence[int], bin_width: float = 
 
     Source: Theis, van den Oord & Bethge (2016), section 3.1.
     """
+    if not isinstance(log_prob, Tensor):
+        number(log_prob=log_prob)
+    elif log_prob.dtype == torch.bool or log_prob.layout != torch.strided:
+        raise TypeError(f"log_prob is a number, or a dense tensor of numbers, in nats; got {log_prob.dtype}.")
     dim = math.prod(event_shape)
     if dim < 1:
         raise ValueError(f"event_shape has to hold sizes of at least 1, for example (1, 28, 28); got {event_shape!r}.")
-    if not bin_width > 0:
-        raise ValueError(f"bin_width is the width of one level, for example 1 / 256; got {bin_width}.")
+    if not is_number(bin_width) or not 0 < bin_width < math.inf:
+        raise ValueError(f"bin_width is the width of one level, for example 1 / 256; got {shown(bin_width)}.")
     return -log_prob / (dim * math.log(2)) - math.log2(bin_width)

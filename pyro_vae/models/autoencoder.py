@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._checks import checked
 from pyro_vae.distributions.point import Point
 from pyro_vae.likelihoods import Normal
 from pyro_vae.models.parts import Dense
@@ -117,6 +118,7 @@ class Autoencoder(VAE):
     torch.Size([7, 10])
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],

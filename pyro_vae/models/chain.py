@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder, Normalization, shape_of
@@ -37,6 +38,7 @@ class ChainVAE:
         ValueError: if there is not one width for each latent, a size is below 1, or ``mean`` is of another shape.
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],

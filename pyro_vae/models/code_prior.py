@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae._checks import checked
 from pyro_vae.hierarchy import TopDownVAE
 from pyro_vae.models.code_book import CODES, CodeLevel, CodesVAE, RelayedLevel
 from pyro_vae.models.parts import bottleneck
@@ -188,6 +189,7 @@ class CodePrior(CodesVAE):
     Source: Razavi et al. (2019), section 3.2, with gated PixelCNNs (van den Oord et al. 2016) on both levels.
     """
 
+    @checked
     def __init__(
         self, first: TrainedPair, channels: int = 64, num_layers: int = 5, kernel_size: int = 3, dropout: float = 0.0
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae._checks import checked
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import StepFactory, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
@@ -51,6 +52,7 @@ class ConvVAE(VAE):
     >>> vae = ConvVAE((3, 64, 64), 128, (32, 64, 128, 256), None, nn.LeakyReLU, normalization="batch")
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],

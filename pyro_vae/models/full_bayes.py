@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.bayesian import (
     IsotropicNormal,
     MeanField,
@@ -63,6 +64,7 @@ class FullBayes(PyroModule):
     ['pair.likelihood.network.layers.0', 'pair.likelihood.network.layers.2', 'pair.likelihood.network.layers.4']
     """
 
+    @checked
     def __init__(
         self,
         pair: nn.Module,

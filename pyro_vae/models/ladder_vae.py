@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.chain import Chain, ChainVAE
@@ -171,6 +171,7 @@ class ConvLadderVAE(TopDownVAE):
     Source: Sonderby et al. (2016), for the merging; Kingma et al. (2016), section 4, for the bidirectional form.
     """
 
+    @checked(but=("blocks",))
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, StepFactory
 from pyro_vae.networks import MLP
@@ -59,6 +60,7 @@ class MLPVAE(VAE):
         Bengio (2017), Denoising Criterion for Variational Auto-Encoding Framework.
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],

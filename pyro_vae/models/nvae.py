@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
@@ -23,6 +23,11 @@ from pyro_vae.transforms import Bijection, NormalizingFlow, Step
 from pyro_vae.transforms.autoregressive import solved_in_order
 
 Shape = tuple[int, int, int]
+
+
+_COUNTS = (
+    "channels", "latent_channels", "cells", "expansion", "kernel", "multiplier", "preprocess", "padding", "num_flows",
+)  # fmt: skip
 
 
 class NVAE(TopDownVAE):
@@ -79,6 +84,19 @@ class NVAE(TopDownVAE):
     (torch.Size([1, 1, 28, 28]), (4, 14, 14), (4, 7, 7))
     """
 
+    @checked(
+        but=(
+            "channels",
+            "latent_channels",
+            "cells",
+            "expansion",
+            "kernel",
+            "multiplier",
+            "preprocess",
+            "padding",
+            "num_flows",
+        )
+    )
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import made
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
 from pyro_vae.pair.protocols import HasNetworkShape
@@ -49,7 +50,7 @@ def with_network(
     with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
         tried = make(nn.Identity())  # what looks at its network has to take the default
     asked = tried.network_shape(shape) if isinstance(tried, HasNetworkShape) else default
-    return make(network(tuple(asked)))
+    return made("a posterior or a likelihood", make, network(tuple(asked)))
 
 
 def recognition(
@@ -150,7 +151,8 @@ class Dense:
 
     def encoder(self, out_shape: Sequence[int], hidden: Sequence[int] | None = None) -> nn.Module:
         """A network of x, ``[*, *event_shape] -> [*, *out_shape]``, with other hidden layers where they are given."""
-        network = self.network(self.event_shape, out_shape, self.hidden if hidden is None else hidden, self.activation)
+        widths = self.hidden if hidden is None else hidden
+        network = made("a network", self.network, self.event_shape, out_shape, widths, self.activation)
         return network if self.mean is None else Centered(network, self.mean)
 
     def recognition(self, posterior: Callable[[nn.Module], nn.Module], **options: Any) -> nn.Module:
@@ -173,7 +175,7 @@ class Dense:
         widths = tuple(reversed(self.hidden)) if self.decoder_hidden is None else self.decoder_hidden
 
         def decoder(out_shape: tuple[int, ...]) -> nn.Module:
-            return self.network(self.latent_dim, out_shape, widths, self.activation)
+            return made("a network", self.network, self.latent_dim, out_shape, widths, self.activation)
 
         return decoding(likelihood, self.event_shape, decoder, self.mean)
 

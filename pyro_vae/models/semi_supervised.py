@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, number
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
 from pyro_vae.networks import MLP, at_least_float32, shape_of
@@ -84,6 +84,7 @@ class SemiSupervisedVAE(PyroModule):
 
     alpha: Tensor
 
+    @checked(but=("alpha",))
     def __init__(
         self,
         event_shape: Sequence[int],

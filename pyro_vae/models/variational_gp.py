@@ -12,6 +12,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
@@ -71,6 +72,7 @@ class VariationalGP(PyroModule):
     Blei (2015), Hierarchical Variational Models.
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],

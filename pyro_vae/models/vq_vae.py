@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, number
 from pyro_vae.hierarchy import BottomUpEncoder
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.code_book import CodeBook, CodeLevel, CodesVAE
@@ -74,6 +74,7 @@ class VQVAE(CodesVAE):
     [(14, 14, 64), (7, 7, 64)]
     """
 
+    @checked(but=("commitment",))
     def __init__(
         self,
         event_shape: Sequence[int],

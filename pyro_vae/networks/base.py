@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
+
 
 class Network(nn.Module):
     """Base of the networks ``[*, *in_shape] -> [*, *out_shape]``.
@@ -17,6 +19,7 @@ class Network(nn.Module):
         layers: what lies between; the last has a ``bias``.
     """
 
+    @checked
     def __init__(self, in_shape: torch.Size, out_shape: torch.Size, layers: Iterable[nn.Module]) -> None:
         super().__init__()
         self.in_shape = in_shape

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, shape_of
@@ -29,6 +30,7 @@ class Convolutional(Network):
         ValueError: if a size is below 1, or the input has another event shape.
     """
 
+    @checked(but=("layers",))
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], layers: Iterable[nn.Module]) -> None:
         super().__init__(shape_of("in_shape", in_shape), shape_of("out_shape", out_shape), layers)
 
@@ -58,6 +60,7 @@ class ConvEncoder(Convolutional):
     Source: Tomczak & Welling (2018), VAE with a VampPrior, section 5, for the gates.
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -94,6 +97,7 @@ class ConvDecoder(Convolutional):
             something else, or the input has another size.
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -134,6 +138,7 @@ class ResidualEncoder(Convolutional):
         manner of; He et al. (2016), Identity Mappings in Deep Residual Networks, for the blocks.
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -171,6 +176,7 @@ class ResidualDecoder(Convolutional):
     Source: as :class:`ResidualEncoder`.
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, number
 from pyro_vae.networks.shapes import at_least_float32, in_shape_of
 
 
@@ -28,6 +28,7 @@ class Corruption(nn.Module):
     level: Tensor
     most: ClassVar[float] = 1.0
 
+    @checked
     def __init__(self, level: float) -> None:
         super().__init__()
         self.check_buffer("level", level)
@@ -79,6 +80,7 @@ class Masking(Corruption):
 
     def __init__(self, level: float, value: float = 0.0) -> None:
         super().__init__(level)
+        number(value=value)
         self.value = value
 
     def corrupted(self, x: Tensor) -> Tensor:
@@ -105,6 +107,7 @@ class SaltAndPepper(Corruption):
 
     def __init__(self, level: float, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__(level)
+        number(low=low, high=high)
         self.low, self.high = low, high
 
     def corrupted(self, x: Tensor) -> Tensor:
@@ -154,6 +157,7 @@ class Corrupted(nn.Module):
     Source: Im, Ahn, Memisevic & Bengio (2017), Denoising Criterion for Variational Auto-Encoding Framework.
     """
 
+    @checked(but=("corruption",))
     def __init__(self, network: nn.Module, corruption: nn.Module) -> None:
         super().__init__()
         if not isinstance(corruption, nn.Module):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
@@ -44,6 +45,7 @@ class MLP(_Dense):
 
     _gated = False
 
+    @checked
     def __init__(
         self,
         in_shape: int | Sequence[int],
@@ -54,7 +56,7 @@ class MLP(_Dense):
         dropout: float = 0.0,
     ) -> None:
         size_in, size_out = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
-        widths = (size_in.numel(), *(shape_of("hidden", hidden) if hidden else ()))
+        widths = (size_in.numel(), *(shape_of("hidden", hidden) if len(hidden) else ()))
         layers: list[nn.Module] = []
         for sizes in itertools.pairwise(widths):
             make = functools.partial(nn.Linear, *sizes)
@@ -113,6 +115,7 @@ class ResidualMLP(_Dense):
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks, figure 4e.
     """
 
+    @checked
     def __init__(
         self,
         in_shape: int | Sequence[int],
@@ -154,6 +157,7 @@ class Centered(nn.Module):
 
     mean: Tensor
 
+    @checked
     def __init__(self, network: nn.Module, mean: Tensor) -> None:
         super().__init__()
         in_shape = in_shape_of(network)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pyro_vae._checks import checked, number, shown
 from pyro_vae._pyro import weight_norm_gain
 
 _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 
 
+@checked
 def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generator | None = None) -> nn.Module:
     """Draws every weight from N(0, scale^2) and sets every bias to 0, in place, as Kingma & Welling (2013) did.
 
@@ -22,12 +24,13 @@ def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generat
     Returns:
         ``module``.
     """
+    number(0, scale=scale)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "parametrizations" in name.split("."):
                 continue
             if parameter.dim() > 1:
-                parameter.normal_(0.0, scale, generator=generator)
+                parameter.normal_(0.0, float(scale), generator=generator)
             elif name.split(".")[-1] == "bias":
                 parameter.zero_()
         for layer in module.modules():
@@ -37,6 +40,7 @@ def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generat
     return module
 
 
+@checked
 def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     r"""Starts the weight-normalized layers of a network from one batch, in place.
 
@@ -63,6 +67,8 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     >>> from pyro_vae.networks import MLP
     >>> network = data_dependent_init(MLP(784, (2, 20), normalization="weight"), torch.rand(100, 784))
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module has to be a torch module; got {shown(module)}.")
     layers = [layer for layer in module.modules() if weight_norm_gain(layer) is not None]
     if not layers:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pyro_vae._checks import number, one_of
+from pyro_vae._checks import checked, made, number, one_of
 
 Normalization = Literal["batch", "weight", "layer"]
 Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
@@ -40,6 +40,7 @@ class Gated(nn.Module):
     Source: Dauphin et al. (2017), equation 1.
     """
 
+    @checked
     def __init__(self, value: nn.Module, gate: nn.Module) -> None:
         super().__init__()
         self.value = value
@@ -55,6 +56,7 @@ class Residual(nn.Module):
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks, equation 1.
     """
 
+    @checked
     def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
         super().__init__()
         self.branch = branch
@@ -130,7 +132,7 @@ def hidden_layer(
         ValueError: if ``dropout`` is not in [0, 1).
     """
     number(0, below=1, dropout=dropout)
-    layers = [*normalized(make(), normalization), activation()]
+    layers = [*normalized(make(), normalization), made("activation", activation)]
     if gated:
         layers = [Gated(nn.Sequential(*layers), nn.Sequential(*normalized(make(), normalization)))]
     return [*layers, nn.Dropout(dropout)] if dropout else layers

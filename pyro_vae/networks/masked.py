@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import one_of
+from pyro_vae._checks import checked, one_of
 
 Mask = Literal["A", "B"]
 
@@ -40,6 +40,7 @@ class MaskedConv2d(nn.Conv2d):
 
     mask: Tensor
 
+    @checked(but=("in_channels", "out_channels", "mask"))
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], mask: Mask, **options: Any
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import shown
 from pyro_vae._pyro import uncompiled
 
 
@@ -53,10 +54,10 @@ def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
     """``shape``, one size or several, as a ``torch.Size``; an error calls it ``name``."""
     try:
         sizes = tuple(operator.index(size) for size in (shape if isinstance(shape, Iterable) else (shape,)))
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):
         sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"{name} has to hold sizes of at least 1, for example 20 or (1, 28, 28); got {shape!r}.")
+    if not sizes or not 1 <= min(sizes) <= max(sizes) < 2**31:
+        raise ValueError(f"{name} has to hold sizes of at least 1, for example 20 or (1, 28, 28); got {shown(shape)}.")
     return torch.Size(sizes)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from torch.distributions import constraints
 from torch.nn.utils.rnn import PackedSequence
 
 from pyro_vae import batches
+from pyro_vae._checks import shown
 from pyro_vae._pyro import has_values
 from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.arrays import check_dense, check_pixels, is_classes, is_integer, tensor
@@ -40,6 +41,7 @@ from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
 from pyro_vae.pair.running import device_of, evaluating, run
 from pyro_vae.pair.sites import observed_sites, random_sites, support_of
+from pyro_vae.pair.supports import Supports
 
 _ROUNDED = 0.01  # rounding errors, in standard deviations of the data, above which they are said
 
@@ -56,11 +58,21 @@ class Arguments:
         device: where the arguments go, by default where the pair is.
         num_tried: data of the first batch on which the programs are run, where only that tells what they take; by
             default all.
+        any_data: whether data may leave the supports of the likelihoods, since their shape alone matters, or who asks
+            says it.
     """
 
-    def __init__(self, pair: Any, device: torch.device | None = None, num_tried: int | None = None) -> None:
+    def __init__(
+        self,
+        pair: Any,
+        device: torch.device | None = None,
+        num_tried: int | None = None,
+        *,
+        any_data: bool = False,
+    ) -> None:
         self.pair = as_pair(pair)
         self._device, self._num_tried = device, num_tried
+        self._supports = None if any_data else Supports(self.pair, num_tried)
         self._kinds: dict[Any, _Kind] = {}
         self.finite = False  # whether x is known to hold no NaN that matters
 
@@ -68,8 +80,8 @@ class Arguments:
         """``batch`` as the programs are given it.
 
         Raises:
-            ValueError: if numbers leave the range of the pair's precision, pixels are only 0 and 1, or x holds NaN
-                that the programs do not mask.
+            ValueError: if numbers leave the range of the pair's precision, pixels are only 0 and 1, x holds NaN that
+                the programs do not mask, or data leave the support of a likelihood.
             TypeError: if an array is not of numbers, a tensor is sparse or nested, or the programs take no argument of
                 a name.
 
@@ -97,17 +109,24 @@ class Arguments:
         return self._checked(converted)
 
     def _checked(self, values: Converted) -> Converted:
-        """``values``, refused if NaN in x makes a density NaN: the programs do not mask what is missing."""
+        """``values``, refused if NaN in x makes a density NaN, or if they are none that the likelihoods have."""
+        self._check_missing(values)
+        if self._supports is not None:
+            self._supports(values)
+        return values
+
+    def _check_missing(self, values: Converted) -> None:
+        """Refuses NaN in x that makes a density NaN: the programs do not mask what is missing."""
         x = next(leaves(values), None)
         if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
-            return values
+            return
         try:
             with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
                 traces = run(self.pair, *values)
                 for trace in traces:
                     trace.compute_log_prob()
         except Exception:  # said by those who run it
-            return values
+            return
         sites: Any = [site for trace in traces for site in random_sites(trace).values()]
         wrong = [site["name"] for site in sites if site["log_prob"].isnan().any()]
         if wrong:
@@ -118,7 +137,6 @@ class Arguments:
                 " mask them: law.mask(~x.isnan()), obs=x.nan_to_num()."
             )
         self.finite = True  # with what is missing the programs deal themselves
-        return values
 
     def _passed(self, kind: _Kind, values: tuple[Any, ...]) -> tuple[Any, ...]:
         values = in_place(self.pair, values)[0]
@@ -222,20 +240,18 @@ class _Kind:
     whole = True  # integers of x stay integers
 
 
-def arguments(pair: Any, *batch: Any, **named: Any) -> Converted:
+def arguments(pair: Any, *batch: Any, any_data: bool = False) -> Converted:
     """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`."""
-    if named:
-        batch = *batch, Keywords(named)
     if any(isinstance(leaf, Tensor) and not has_values(leaf) for leaf in leaves(batch)):
         return Converted(batch)  # inside of a graph, whose inputs are converted already
-    return Arguments(pair)(*batch)
+    return Arguments(pair, any_data=any_data)(*batch)
 
 
-def converted(pair: Any, batch: Sequence[Any]) -> Converted:
+def converted(pair: Any, batch: Sequence[Any], any_data: bool = False) -> Converted:
     """:func:`arguments` of a batch that may be converted already, or be the one argument."""
     if len(batch) == 1 and isinstance(batch[0], Converted):
         return batch[0]
-    return batch if isinstance(batch, Converted) else arguments(pair, *batch)
+    return batch if isinstance(batch, Converted) else arguments(pair, *batch, any_data=any_data)
 
 
 def batch_of(pair: Any, x: Any) -> Converted:
@@ -253,6 +269,20 @@ def batch_of(pair: Any, x: Any) -> Converted:
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")
     module = as_pair(pair)
     return Arguments(module, num_tried=None if has_autoguide(module) else 1)(*batch)
+
+
+def batch_by_batch(batches: Any) -> Iterator[Sequence[Any]]:
+    """``batches``, each of them the arguments of model and guide.
+
+    Raises:
+        TypeError: if these are something else, such as the data themselves.
+    """
+    if isinstance(batches, (Tensor, np.ndarray, dict, str, bytes)) or not hasattr(batches, "__iter__"):
+        raise TypeError(f"batches are the arguments of model and guide, batch by batch: [(x,)]; got {shown(batches)}.")
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)):
+            raise TypeError(f"a batch is a tuple of the arguments of model and guide, (x,); got {shown(batch)}.")
+        yield batch
 
 
 _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? but \d+ (was|were) given")

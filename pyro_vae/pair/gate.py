@@ -44,6 +44,7 @@ from pyro_vae.pair.structure import (
     is_point,
     problems,
     purposes,
+    value_problems,
 )
 
 
@@ -51,6 +52,19 @@ def refuse(sentences: list[str]) -> None:
     """Raises a ``ValueError`` of the sentences, if there are any."""
     if sentences:
         raise ValueError("\n".join(sentences))
+
+
+def check_data(sites: Iterable[Any]) -> None:
+    """Refuses data that are not finite, or outside of the support of their likelihood, where a run has values.
+
+    Args:
+        sites: observed and others, with ``name``, ``fn``, ``value``, ``observed`` and ``mask``.
+
+    Raises:
+        ValueError: with a sentence for each site.
+    """
+    seen = [site for site in sites if site.observed and site.mask is None and has_values(site.value)]
+    refuse([text for site in seen for text in value_problems(site.name, site.fn, site.value)])
 
 
 # The guide as a density of the model's latents

@@ -13,9 +13,11 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
 from pyro_vae.batches import flattened, unflattened
-from pyro_vae.pair.pair import modules_of, programs
+from pyro_vae.data.arrays import check_dense
+from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
@@ -65,7 +67,16 @@ def device_of(pair: nn.Module) -> torch.device:
 
 
 def data_plate(x: Tensor | None) -> pyro.plate:
-    """The plate over the data of a batch ``x: [B, *event]``; of size 1 where the program draws ``x`` itself."""
+    """The plate over the data of a batch ``x: [B, *event]``; of size 1 where the program draws ``x`` itself.
+
+    Raises:
+        TypeError: if x is no tensor.
+        ValueError: if it has no data.
+    """
+    if x is not None and not isinstance(x, Tensor):
+        raise TypeError(f"the data of a batch are a tensor x of shape [B, *event]; got {shown(x)}.")
+    if x is not None and not (x.dim() and len(x)):
+        raise ValueError(f"there are no data: x has shape {list(x.shape)}. Give x of shape [B, *event], B at least 1.")
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)
 
 
@@ -75,6 +86,8 @@ def penalty(name: str, value: Tensor) -> None:
     ``pyro.factor`` in a guide is refused, since it may be meant as a part of log q(z | x); this one is known to lower
     the bound. Evidence leaves it out.
     """
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise TypeError(f"a penalty is a name and a tensor of its plates; got {shown(name)} and {shown(value)}.")
     fn = Unit(value, has_rsample=True)
     infer: Any = {"is_auxiliary": True, PENALTY: True}
     pyro.sample(name, fn, obs=fn.sample(), infer=infer)
@@ -93,8 +106,9 @@ def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plat
     With ``num_particles`` the draws have one more dimension on the left of the plates: a latent inside the data plate
     is ``[num_particles, B, *event]``; see :class:`~pyro_vae.pair.particles.Plan`.
     """
-    model, guide = programs(pair)
+    model, guide = programs(as_pair(pair))
     if num_particles is not None:
+        whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         plan = plan_of(model, guide, batch, {}, max_plate_nesting)
         with computing_once():
             guide_trace = plan.trace(guide, batch, {}, num_particles)
@@ -118,8 +132,11 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
     Raises:
         ValueError: if what the model observes is not an argument, it has a factor, or it observes nothing.
     """
+    callable_(model=model)
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     tensors, structure = flattened(batch)
+    for tensor in tensors:
+        check_dense(tensor, "an argument")
     given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*unflattened(structure, iter(given)))
     found = list(given)

@@ -9,6 +9,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 
+from pyro_vae._checks import callable_
+
 
 @effectful(type="once")
 def once(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -30,6 +32,7 @@ def once(function: Callable[..., Any], *inputs: Any) -> Any:
         function: of tensors; in the two programs the same function, or method of the same object.
         inputs: tensors, or what else is the same object in both.
     """
+    callable_(function=function)
     return function(*inputs)
 
 

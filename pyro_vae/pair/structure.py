@@ -336,14 +336,23 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
             "decoder an output of the data's event shape, or reshape the data."
         )
         return
-    if value.is_floating_point() and site["mask"] is None and not torch.isfinite(value).all():
+    yield from value_problems(name, fn, value, missing=site["mask"] is not None)
+
+
+def value_problems(name: str, fn: Any, value: Tensor, missing: bool = False) -> Iterator[str]:
+    """What is wrong with data at an observed site: they are not finite, or outside of the likelihood's support.
+
+    With ``missing`` what is not finite is masked.
+    """
+    at = f"At the observed site {name!r}"
+    if value.is_floating_point() and not missing and not torch.isfinite(value).all():
         yield (
             f"{at} {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers of the data are NaN or infinite. "
             "Remove or replace them."
         )
         return
     support: Any = support_of(fn)
-    span = _outside(site)
+    span = _outside(fn, value)
     if span is None or takes_anything(unwrapped(fn)):
         return
     low, high = span
@@ -374,9 +383,9 @@ def _shape_for(value: Tensor, fn: Any) -> torch.Size:
     return torch.Size(shape)
 
 
-def _outside(site: Any) -> tuple[float, float] | None:
-    """The span of the data at an observed site that are outside of its support; ``None`` where all are inside."""
-    value, support = site["value"], support_of(site["fn"])
+def _outside(fn: Any, value: Tensor) -> tuple[float, float] | None:
+    """The span of the data that are outside of the support of a distribution; ``None`` where all are inside."""
+    support = support_of(fn)
     inside = None if support is None else support.check(value)
     if inside is None or inside.all():
         return None
@@ -392,7 +401,7 @@ def purposes(model_trace: Trace) -> list[str]:
     found = []
     for name, site in observed_sites(model_trace).items():
         kind = family(site["fn"])
-        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site)) is not None:
+        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site["fn"], site["value"])) is not None:
             score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
             found.append(
                 f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "

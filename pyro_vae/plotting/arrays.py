@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_vae._checks import shown
+
 Array = NDArray[np.float64]
 
 
@@ -56,7 +58,7 @@ def check_row(row: Any, keys: Collection[str], name: str) -> None:
 def positive(value: Any, name: str) -> int:
     """``value`` as an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected a whole number of at least 1")
+        raise TypeError(f"{name} is {shown(value)} ({type(value).__name__}); expected a whole number of at least 1")
     if value < 1:
         raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
     return int(value)

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import Array, check_finite, minus, real
 from pyro_vae.plotting.style import (
     DASHED,
@@ -32,6 +33,7 @@ _FEW = 12  # points of a line up to which each has a marker
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("curves", "x"))
 def learning_curves(
     curves: Mapping[str, Sequence[Mapping[str, Any]] | Mapping[str, ArrayLike]],
     *,

@@ -9,11 +9,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from pyro_vae._checks import checked, is_number, shown
 from pyro_vae.plotting.arrays import positive, shaped
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("extent", "columns"))
 def densities(
     panels: Mapping[str, ArrayLike], *, extent: float = 4.0, columns: int | None = None, title: str | None = None
 ) -> Figure:
@@ -32,8 +34,9 @@ def densities(
     """
     if not panels:
         raise ValueError('there is nothing to draw; give at least one density: {"name": values}')
-    if not 0 < extent < math.inf:
-        raise ValueError(f"extent is {extent}; expected half the side of the square, a positive number")
+    if not is_number(extent) or not 0 < float(extent) < math.inf:
+        raise ValueError(f"extent is {shown(extent)}; expected half the side of the square, a positive number")
+    extent = float(extent)
     columns = min(len(panels), 4 if columns is None else positive(columns, "columns"))
     rows = math.ceil(len(panels) / columns)
     side = min(1.9, 7.5 / columns)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import Array, check_row, real
 from pyro_vae.plotting.style import MUTED, PAGE, STYLE, HouseFigure, color_and_marker
 
@@ -26,6 +27,7 @@ _LABELS = {
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("rows",))
 def gradients(
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -50,6 +52,10 @@ def gradients(
         ValueError: if there are no rows, a key or a group is missing, or a quantity has nothing to draw.
         TypeError: if rows are no dictionaries, or something is not a number.
     """
+    if isinstance(rows, str) or not hasattr(rows, "__iter__"):
+        raise TypeError(
+            f"rows is of {type(rows).__name__}; expected a list of dictionaries, one for each estimator and group"
+        )
     table = _table(rows, quantities)
     estimators = list(dict.fromkeys(estimator for estimator, _ in table))
     shown = _groups(table, groups)

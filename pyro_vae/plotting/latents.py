@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import Array, array, check_finite, real, shaped
 from pyro_vae.plotting.style import CLASSES, LINES, SQUARE, STYLE, HouseFigure
 
@@ -47,6 +48,7 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("labels",))
 def planes(
     points: Mapping[str, ArrayLike], labels: ArrayLike | None = None, *, axes: Mapping[str, tuple[str, str]]
 ) -> Figure:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import check_row, shaped
 from pyro_vae.plotting.style import LINES, MUTED, STYLE, HouseFigure
 
@@ -21,6 +22,7 @@ _MANY = 10  # bars of a panel above which none has its numbers written above it
 
 
 @matplotlib.rc_context(STYLE)
+@checked
 def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The KL of each latent in nats, beside the share of its units that are used; a color for each pair.
 
@@ -79,6 +81,7 @@ def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
+@checked
 def site_name(site: str) -> str:
     """``z2`` with its number as an index; any other name as it is."""
     found = re.fullmatch(r"([a-zA-Z])_?(\d+)", site)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import check_finite, real
 from pyro_vae.plotting.style import DASHED, INK, PAGE, STYLE, HouseFigure, color_and_marker, log_ticks, paper_style
 
@@ -17,6 +18,7 @@ Panel = Mapping[str, Sequence[Any]]
 
 
 @matplotlib.rc_context(STYLE)
+@checked
 def lines(
     panels: Mapping[str, Panel],
     *,

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from pyro_vae._checks import checked
 from pyro_vae.plotting.arrays import Array, minus, positive, real, shaped
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure, write_file
 from pyro_vae.plotting.tiles import (
@@ -34,6 +35,7 @@ from pyro_vae.plotting.tiles import (
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("images", "columns", "rows"))
 def image_grid(
     images: ArrayLike,
     *,
@@ -133,6 +135,7 @@ def manifold_grid(side: int, quantiles: ArrayLike | None = None) -> Array:
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("images", "side"))
 def manifold(images: ArrayLike, *, side: int, prior: str = "N(0, 1)") -> Figure:
     """The learned two-dimensional manifold: p(x | z)'s means, laid out on the unit square of z's quantiles.
 
@@ -167,6 +170,7 @@ def manifold(images: ArrayLike, *, side: int, prior: str = "N(0, 1)") -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("images", "values", "quantiles"))
 def traversals(
     images: ArrayLike,
     *,
@@ -286,6 +290,7 @@ def resampled(images: ArrayLike, originals: ArrayLike, rows: Sequence[str], *, t
 
 
 @matplotlib.rc_context(STYLE)
+@checked
 def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
     """Rows of images under each other, the same data in each column, in groups with space between them.
 
@@ -359,6 +364,7 @@ def classes_and_styles(
     return figure
 
 
+@checked(but=("images", "fps", "scale"))
 def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 10, scale: int | None = None) -> Path:
     """Writes images as a GIF that runs in a loop, whole or not at all, and returns the path.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks import at_least_float32, event_dim_of, stacked
 
 
@@ -19,6 +20,7 @@ class Posterior(nn.Module):
         event_dim: number of event dimensions of ``x``; images have 3. By default that of the network's ``in_shape``.
     """
 
+    @checked
     def __init__(self, network: nn.Module, event_dim: int | None = None) -> None:
         super().__init__()
         self.network = network

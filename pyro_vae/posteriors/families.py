@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, number
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained
 from pyro_vae.posteriors.base import Posterior
@@ -139,6 +139,7 @@ class Uniform(Posterior):
         ValueError: if ``low`` is not below ``high``, or the network does not give two stacked parameters.
     """
 
+    @checked(but=("network", "event_dim"))
     def __init__(self, network: nn.Module, event_dim: int | None = None, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__(network, event_dim)
         families.check_bounds("a Uniform posterior", low, high)

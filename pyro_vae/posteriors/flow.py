@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from pyro_vae._checks import checked
 from pyro_vae.networks import at_least_float32, out_shape_of
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.transforms import NormalizingFlow, Step
@@ -38,6 +39,7 @@ class Flow(Posterior):
     Source: Rezende & Mohamed (2015), eq. 13; with h, Kingma et al. (2016).
     """
 
+    @checked(but=("event_dim",))
     def __init__(
         self,
         base: Posterior,

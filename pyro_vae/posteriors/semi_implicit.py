@@ -11,7 +11,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.networks import in_shape_of, out_shape_of, shape_of, stacked
 from pyro_vae.posteriors.base import Posterior
 
@@ -122,6 +122,7 @@ class SemiImplicitNormal(Posterior):
     >>> posterior = SemiImplicitNormal(MLP(784, 100), MLP(100 + 10, (2, 20)), noise_dim=10)
     """
 
+    @checked(but=("network", "noise_dim", "num_mixtures", "event_dim"))
     def __init__(
         self,
         network: nn.Module,

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked, shown
+from pyro_vae.data.arrays import check_dense
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained, is_positive, unconstrained
 from pyro_vae.networks import shape_of
@@ -31,6 +33,7 @@ class FamilyPrior(nn.Module):
 
     distribution: ClassVar[Any]
 
+    @checked
     def __init__(self, latent_dim: Sizes, learned: bool, **parameters: Value) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
@@ -44,7 +47,13 @@ class FamilyPrior(nn.Module):
 
     def _checked(self, name: str, value: Value) -> Tensor:
         family, constraint = type(self).__name__, self.distribution.arg_constraints[name]
-        parameter = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        try:
+            parameter = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise TypeError(
+                f"{name} of a {family} prior has to be a number, or a tensor; got {shown(value)}."
+            ) from error
+        check_dense(parameter, f"{name} of a {family} prior")
         try:
             parameter = parameter.expand(self.event_shape).clone()
         except RuntimeError:
@@ -54,7 +63,7 @@ class FamilyPrior(nn.Module):
             ) from None
         if not (parameter.isfinite().all() and constraint.check(parameter).all()):
             words = "positive and finite" if is_positive(constraint) else "finite"
-            raise ValueError(f"{name} of a {family} prior has to be {words}; got {value}.")
+            raise ValueError(f"{name} of a {family} prior has to be {words}; got {shown(value)}.")
         return parameter
 
     def _unconstrained(self, name: str, parameter: Tensor) -> Tensor:
@@ -173,6 +182,7 @@ class Uniform(nn.Module):
     low: Tensor
     high: Tensor
 
+    @checked
     def __init__(self, latent_dim: Sizes, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
@@ -224,7 +234,7 @@ class SparseBeta(Beta):
 
     def __init__(self, latent_dim: Sizes, concentration: Value = 0.3, learned: bool = False) -> None:
         super().__init__(latent_dim, concentration, concentration, learned)
-        if not (torch.as_tensor(concentration) < 1).all():
+        if not (torch.as_tensor(concentration, dtype=torch.get_default_dtype()) < 1).all():
             raise ValueError(
                 f"concentration of a SparseBeta prior has to be below 1; got {concentration}. Use Beta for others."
             )

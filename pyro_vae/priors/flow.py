@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import Transform
 
+from pyro_vae._checks import checked
 from pyro_vae.priors.normal import StandardNormal
 from pyro_vae.transforms import InverseAutoregressive, NormalizingFlow
 from pyro_vae.transforms.steps import Steps
@@ -48,6 +49,7 @@ class Flow(nn.Module):
     torch.Size([5])
     """
 
+    @checked
     def __init__(self, base: nn.Module, transforms: Sequence[nn.Module | Transform], invert: bool = False) -> None:
         super().__init__()
         self.base = base
@@ -79,6 +81,7 @@ class MaskedAutoregressiveFlow(Flow):
     Source: Papamakarios, Pavlakou & Murray (2017); as a prior, Chen et al. (2017), section 3.2.
     """
 
+    @checked
     def __init__(self, latent_dim: int, num_transforms: int = 4, hidden: Sequence[int] = (128,)) -> None:
         steps = [InverseAutoregressive(latent_dim, hidden=hidden) for _ in range(num_transforms)]
         super().__init__(StandardNormal(latent_dim), steps, invert=True)

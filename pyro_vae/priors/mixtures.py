@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae._checks import number
+from pyro_vae._checks import checked, number
 from pyro_vae.distributions.base import Parametrized, validated
 from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
@@ -92,13 +92,14 @@ class MixtureOfNormals(nn.Module):
     Source: Dilokthanakul et al. (2016); Tomczak & Welling (2018), section 5.
     """
 
+    @checked(but=("spread",))
     def __init__(self, latent_dim: int | Sequence[int], num_components: int, spread: float = 2.0) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
         (count,) = shape_of("num_components", num_components)
         number(above=0, spread=spread)
         self.logits = nn.Parameter(torch.zeros(count))
-        self.loc = nn.Parameter(spread * torch.randn(count, *self.event_shape))
+        self.loc = nn.Parameter(float(spread) * torch.randn(count, *self.event_shape))
         self.log_scale = nn.Parameter(torch.zeros(count, *self.event_shape))
 
     def extra_repr(self) -> str:
@@ -132,6 +133,7 @@ class VampPrior(nn.Module):
     Source: Tomczak & Welling (2018), eq. 9.
     """
 
+    @checked(but=("noise",))
     def __init__(
         self,
         posterior: Callable[[Tensor], Any],

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import checked
 from pyro_vae.networks import shape_of
 from pyro_vae.priors.families import FamilyPrior, Sizes, Value
 
@@ -27,6 +28,7 @@ class StandardNormal(nn.Module):
 
     zero: Tensor
 
+    @checked
     def __init__(self, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae._checks import checked
 from pyro_vae.networks import shape_of
 
 
@@ -27,7 +30,8 @@ class SphereUniform(nn.Module):
 
     zero: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    @checked
+    def __init__(self, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the device and dtype

@@ -65,7 +65,7 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
     tensors, _ = checkpoint.load(out / "checkpoint")
     with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
         size = config.batch_size if has_autoguide(pair) else 1  # which is made for the data of its first run
-        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size)))))
+        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size))), any_data=True))
     checkpoint.load_weights(pair, tensors)
     return pair.eval(), data, out
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import is_number, number, shown, whole
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class Linear(Schedule):
     steps: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.duration <= 1:
+        number(start=self.start, end=self.end)
+        if not is_number(self.duration) or not 0 < self.duration <= 1:
             raise ValueError(
-                f"duration is a fraction of the epochs in (0, 1]; got {self.duration}. A number of steps is steps=..."
+                f"duration is a fraction of the epochs in (0, 1]; got {shown(self.duration)}. A number of steps is "
+                "steps=..."
             )
         if self.steps is not None:
             whole(1, steps=self.steps)
@@ -83,6 +85,7 @@ class Cyclical(Schedule):
     def __post_init__(self) -> None:
         whole(1, num_cycles=self.num_cycles)
         number(above=0, most=1, ratio=self.ratio)
+        number(start=self.start, end=self.end)
 
     def __call__(self, progress: Progress) -> float:
         place = self.num_cycles * progress.fraction
@@ -105,6 +108,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         number(0, below=1, warmup=self.warmup)
+        number(0, final=self.final)
 
     def __call__(self, progress: Progress) -> float:
         if progress.fraction < self.warmup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from pyro_vae._checks import callable_, number, one_of, whole
+from pyro_vae._checks import callable_, device_, number, one_of, shown, whole
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
 from pyro_vae.estimators import Estimator, as_estimator
@@ -73,19 +74,23 @@ class Settings:
         if not isinstance(schedules, Mapping | None):
             raise TypeError(
                 "schedules is a mapping of names to their schedules, such as "
-                f"{{'posterior.network.corruption.level': Linear(0.5, 0.0)}}; got {schedules!r}."
+                f"{{'posterior.network.corruption.level': Linear(0.5, 0.0)}}; got {shown(schedules)}."
             )
         for name, schedule in (schedules or {}).items():
             if not isinstance(schedule, Schedule):
                 raise TypeError(
-                    f"schedules[{name!r}] has to be a Schedule, such as Linear(0.5, 0.0); got {schedule!r}."
+                    f"schedules[{name!r}] has to be a Schedule, such as Linear(0.5, 0.0); got {shown(schedule)}."
                 )
         if self.beta is not None and "beta" in (schedules or {}):
             raise ValueError("beta=... is short for schedules={'beta': ...}. Give one of the two.")
         self._check_optimizer()
+        if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
+            raise TypeError(f"callbacks is a list of functions of the run; got {shown(self.callbacks)}.")
         callable_(optimizer=self.optimizer, **{f"callbacks[{i}]": call for i, call in enumerate(self.callbacks)})
+        if self.scheduler is not None:
+            callable_(scheduler=self.scheduler)
         whole(1, epochs=self.epochs, batch_size=self.batch_size)
-        whole(0, seed=self.seed, patience=self.patience or 0)
+        whole(0, seed=self.seed, **({} if self.patience is None else {"patience": self.patience}))
         if self.num_data is not None:
             whole(1, num_data=self.num_data)
         number(0, checkpoint_every=self.checkpoint_every)
@@ -95,12 +100,15 @@ class Settings:
             number(above=0, below=1, average=self.average)
         if not isinstance(self.beta, Schedule | None):
             number(beta=self.beta)
+        one_of((True, False), resume=self.resume, progress=self.progress)
         one_of(get_args(Compile), compile=self.compile)
         one_of(get_args(Precision), precision=self.precision)
-        if self.device is not None and torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={str(self.device)!r} is not there: torch sees no GPU. Leave device out to use the CPU."
-            )
+        if self.device is not None:
+            device_(device=self.device)
+        if not isinstance(self.weight_prior, WeightPenalty | None):
+            raise TypeError(f"weight_prior has to be such as WeightPrior(), or None; got {shown(self.weight_prior)}.")
+        if not isinstance(self.out, str | os.PathLike | None):
+            raise TypeError(f"out has to be the path of a folder; got {shown(self.out)}.")
 
     def _check_optimizer(self) -> None:
         optimizer, scheduler = self.optimizer, self.scheduler

@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae import _checks
 from pyro_vae._checks import number
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
@@ -27,6 +29,7 @@ from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, rand
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
+from pyro_vae.pair.supports import Supports
 from pyro_vae.training import checkpoint
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
@@ -51,12 +54,14 @@ class Trainer:
     def __init__(self, pair: nn.Module, data: Data, settings: Settings, device: torch.device) -> None:
         settings.check_data(data)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
-        self.arguments = Arguments(pair, device)
+        self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
         kinds = self._first_of_each_kind()
         batch = next(iter(kinds.values()))
         pair.train()
         self.kinds = set(kinds)  # of batches, which have been checked
         estimator = self._checked(list(kinds.values()))
+        self.supports = None if isinstance(estimator, SVILoss) else Supports(pair, runs=False)
+        self._check_all(kinds.values())
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
         self.announced: dict[Any, set[int]] = {}  # parameters, by the kind of batch, where that matters
@@ -84,7 +89,7 @@ class Trainer:
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
         self.state = State(pair, weights, optimizer, estimator, self.run, scheduler)
         if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
-            self.state.scheduler = settings.scheduler(optimizer)
+            self.state.scheduler = _checks.made("scheduler", settings.scheduler, optimizer)
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
             self.configuration = configuration(settings, data, batch, self.state, self.schedules)
         if self.folder is not None and checkpoint.exists(self.folder):
@@ -159,6 +164,22 @@ class Trainer:
             warnings.warn(found.why, stacklevel=5)
         self.notes = [found.why] if found.why else []
         return found.estimator
+
+    def _check_all(self, kinds: Iterable[Converted]) -> None:
+        """Looks at all data in memory, as :func:`check` has looked at a batch of each kind."""
+        for batch in kinds:
+            self._look_at_values(batch)
+        sets = [part for given in (self.data.train, self.data.valid) for part in getattr(given, "parts", [given])]
+        for part in [one for one in sets if isinstance(one, Split) and one.binarization == "none"]:
+            for raw in part.batches(_AT_ONCE):
+                self._look_at_values(self.arguments(*raw))
+        self.streamed = any(isinstance(part, Stream) for part in sets)
+
+    def _look_at_values(self, batch: Converted) -> Converted:
+        """``batch``, refused if it leaves the support of a likelihood, of which a loss of SVI asks nothing."""
+        if self.supports is not None:
+            self.supports(batch)
+        return batch
 
     def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
         """The number of training data, which is not needed where nothing is shared among them.
@@ -283,6 +304,8 @@ class Trainer:
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
             arguments = self.arguments(*batch)
             self._look_at(arguments)
+            if self.streamed:
+                self._look_at_values(arguments)
             self._train_batch(arguments)
             bar.update()
             if signals.received:
@@ -409,9 +432,8 @@ class Trainer:
         """
         if self.data.valid is None:
             return None
-        batches = (
-            self.arguments(*batch) for batch in self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
-        )
+        given = self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
+        batches = (self._look_at_values(self.arguments(*batch)) for batch in given)
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()

@@ -11,6 +11,7 @@ from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae._checks import checked, number
 from pyro_vae.networks import at_least_float32, normal_init, shape_of
 from pyro_vae.transforms.base import Step, broadcast
 
@@ -41,6 +42,7 @@ class InverseAutoregressive(Step):
 
     _reversal: Tensor
 
+    @checked(but=("latent_dim", "context_dim", "sigmoid_bias"))
     def __init__(
         self,
         latent_dim: int,
@@ -59,6 +61,7 @@ class InverseAutoregressive(Step):
                 f"every hidden layer of an autoregressive network has to be at least as wide as the latent, "
                 f"{latent_dim}; got hidden={tuple(widths)}. Give hidden=({latent_dim}, ...) or wider."
             )
+        number(sigmoid_bias=sigmoid_bias)
         self.gated = gated
         self.sigmoid_bias = sigmoid_bias
         self.reverse = reverse

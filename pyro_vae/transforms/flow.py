@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, Transform
 
 from pyro_vae import _pyro
+from pyro_vae._checks import checked, shown
 from pyro_vae.distributions.base import validated
 from pyro_vae.transforms.base import Bijection
 
@@ -42,10 +43,15 @@ class NormalizingFlow(dist.TransformedDistribution):
     torch.Size([5])
     """
 
+    @checked
     def __init__(
         self, base_distribution: Any, transforms: Transform | Iterable[Transform], validate_args: bool | None = None
     ) -> None:
-        transforms = [transforms] if isinstance(transforms, Transform) else transforms
+        if not hasattr(base_distribution, "batch_shape"):
+            raise TypeError(f"base_distribution has to be a distribution; got {shown(base_distribution)}.")
+        transforms = [transforms] if isinstance(transforms, Transform) else list(transforms)
+        if not all(isinstance(one, Transform) for one in transforms):
+            raise TypeError(f"transforms has to be a Transform, or a list of them; got {shown(transforms)}.")
         super().__init__(base_distribution, _parts(transforms), validate_args=validate_args)
         # The last draw, that of the base, the log-determinants of the steps, and whether their graph was recorded.
         self._drawn: tuple[Tensor, Tensor, list[Tensor], bool] | None = None

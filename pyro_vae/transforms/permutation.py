@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_vae._checks import checked, is_whole, shown
 from pyro_vae.transforms.base import Bijection, Step
 
 
@@ -24,16 +25,17 @@ class Permutation(Step):
 
     permutation: Tensor
 
+    @checked(but=("latent_dim", "order"))
     def __init__(
         self, latent_dim: int, context_dim: int | None = None, *, order: Literal["reversed"] | int = "reversed"
     ) -> None:
         super().__init__(latent_dim)
-        if order == "reversed":
+        if isinstance(order, str) and order == "reversed":
             permutation = torch.arange(latent_dim - 1, -1, -1)
-        elif isinstance(order, int) and not isinstance(order, bool):
-            permutation = torch.randperm(latent_dim, generator=torch.Generator().manual_seed(order))
+        elif is_whole(order):
+            permutation = torch.randperm(latent_dim, generator=torch.Generator().manual_seed(int(order)))
         else:
-            raise ValueError(f"order of a Permutation is 'reversed' or an integer, the seed; got {order!r}.")
+            raise ValueError(f"order of a Permutation is 'reversed' or an integer, the seed; got {shown(order)}.")
         self.order = order
         self.register_buffer("permutation", permutation)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.networks import MLP, at_least_float32, normal_init
 from pyro_vae.transforms.base import Step, broadcast
 
@@ -38,6 +38,7 @@ class SplineCoupling(Step):
     Source: Durkan, Bekasov, Murray & Papamakarios (2019), section 3.1, eqs. 4 to 8.
     """
 
+    @checked(but=("latent_dim", "context_dim", "num_bins"))
     def __init__(
         self,
         latent_dim: int,

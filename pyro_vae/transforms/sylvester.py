@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import one_of, whole
+from pyro_vae._checks import checked, one_of, whole
 from pyro_vae.transforms.base import Parameters, Step
 from pyro_vae.transforms.householder import reflected, reflections
 from pyro_vae.transforms.roots import tanh_root
@@ -46,6 +46,7 @@ class Sylvester(Step):
     Source: van den Berg, Hasenclever, Tomczak & Welling (2018).
     """
 
+    @checked(but=("latent_dim", "context_dim", "num_columns", "form", "num_reflections"))
     def __init__(
         self,
         latent_dim: int,

@@ -39,7 +39,7 @@ from pyro_vae.data import Split
 from pyro_vae.estimators import DoublyReparameterized, Estimator
 from pyro_vae.models import MLPVAE, FullBayes, HierarchicalVAE
 from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper
-from pyro_vae.training import Progress, checkpoint
+from pyro_vae.training import Progress, Schedule, checkpoint
 from pyro_vae.training.records import read_metrics
 
 fit = functools.partial(pyro_vae.fit, compile="traced", progress=False, batch_size=32)
@@ -739,7 +739,14 @@ def test_of_an_upper_bound_the_least_is_the_best(data, monkeypatch):
     assert (run.best_epoch, run.stopped_early, len(run.history)) == (2, True, 4)
 
 
-@pytest.mark.parametrize("schedule", [Linear(1.0, -1.0, duration=1.0), Linear(math.nan)])
+class NoValue(Schedule):
+    """A schedule of one's own."""
+
+    def __call__(self, progress):
+        return math.nan
+
+
+@pytest.mark.parametrize("schedule", [Linear(1.0, -1.0, duration=1.0), NoValue()])
 def test_a_rate_below_zero_or_of_no_value_is_refused(data, schedule):
     with pytest.raises(ValueError, match=r"the schedule of the learning rate after .* at least 0; got (-|nan)"):
         fit(make(), data, epochs=4, scheduler=schedule)

@@ -19,6 +19,13 @@ from pyro_vae.training import Cyclical, Progress, Schedule
 from pyro_vae.training.scheduled import Schedules
 
 
+class NoValue(Schedule):
+    """A schedule of one's own."""
+
+    def __call__(self, progress: Progress) -> float:
+        return math.nan
+
+
 def at(fraction: float) -> Progress:
     return Progress(step=int(1000 * fraction), epoch=10 * fraction, fraction=fraction)
 
@@ -98,6 +105,9 @@ def test_or_on_the_steps_alone() -> None:
         (Linear, {"duration": 0.0}, r"duration is a fraction of the epochs in \(0, 1\]; got 0\.0"),
         (Linear, {"duration": -0.1}, r"got -0\.1"),
         (Linear, {"duration": math.nan}, "got nan"),
+        (Linear, {"start": math.nan}, "start has to be a finite number; got nan"),
+        (Cyclical, {"end": math.inf}, "end has to be a finite number; got inf"),
+        (Cosine, {"final": -0.1}, r"final has to be a finite number of at least 0; got -0\.1"),
         (Linear, {"duration": 10_000}, r"got 10000\. A number of steps is steps=\.\.\."),
         (Linear, {"steps": 0}, "steps has to be a whole number of at least 1; got 0"),
         (Cosine, {"warmup": 1.0}, r"warmup has to be a finite number of at least 0 and below 1; got 1\.0"),
@@ -216,7 +226,7 @@ def test_a_schedule_out_of_range() -> None:
     moving({"noise.level": Linear(2.0, 2.0)}, module).move(at(0.0))
     assert module.noise.level == 2
     with pytest.raises(ValueError, match="the schedule of temperature gives nan after 0 epochs"):
-        moving({"temperature": Linear(math.nan)}).move(at(0.0))
+        moving({"temperature": NoValue()}).move(at(0.0))
     with pytest.raises(ValueError, match=r"the schedule of beta after 0 epochs: .*got -1\.0"):
         moving({"beta": Linear(-1.0)}).values(at(0.0))
     for beta in (0.5, Linear()):

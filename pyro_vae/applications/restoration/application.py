@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae._checks import number, one_of, whole
+from pyro_vae._checks import checked, number, one_of, whole
 from pyro_vae.applications import report
 from pyro_vae.applications.restoration.baselines import filtered, interpolated, upscaled
 from pyro_vae.applications.restoration.inference import infer
@@ -71,6 +71,7 @@ class Restorations:
     seconds: dict[str, float]
 
 
+@checked(but=("task", "method", "level", "missing", "num_images"))
 def restore(
     pair: Any,
     data: Data,
@@ -239,11 +240,16 @@ def _baselines(observation: Observation, y: Tensor) -> dict[str, Tensor]:
     return filtered(y, observation.scale if isinstance(observation, GaussianObservation) else None)
 
 
+@checked
 def psnr(images: Tensor, originals: Tensor) -> float:
     r"""Peak signal-to-noise ratio in decibels, of images in [0, 1]:
     :math:`-10 \log_{10} \frac{1}{N D} \sum_{nd} (\hat x_{nd} - x_{nd})^2`.
 
     The mean square error is over all images, so that a single perfect one does not make the ratio infinite.
     """
+    if images.shape != originals.shape or not images.numel():
+        raise ValueError(
+            f"images and originals have to be of one shape; got {list(images.shape)} and {list(originals.shape)}."
+        )
     error = (images - originals).double().square().mean().item()
     return -10 * math.log10(error) if error > 0 else math.inf

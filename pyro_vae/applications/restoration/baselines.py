@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pyro_vae._checks import checked, whole
 
+
+def _of_images(y: Tensor) -> Tensor:
+    """``y``, which has to be images ``[N, C, H, W]`` of floating-point numbers."""
+    if y.dim() != 4 or not y.numel() or not y.is_floating_point():
+        raise ValueError(f"y has to be images [N, C, H, W] of floats; got {list(y.shape)} of {y.dtype}.")
+    return y.detach()
+
+
+@checked
 def filtered(y: Tensor, scale: float | None = None) -> dict[str, Tensor]:
     """Noisy images ``[N, C, H, W]`` smoothed: median of 3 x 3 pixels, Gaussian of scale 1 pixel, and Wiener's filter.
 
@@ -20,7 +30,7 @@ def filtered(y: Tensor, scale: float | None = None) -> dict[str, Tensor]:
     """
     from scipy import ndimage, signal
 
-    images = y.double().numpy()
+    images = _of_images(y).double().numpy()
     found = {
         "median filter": ndimage.median_filter(images, (1, 1, 3, 3)),
         "Gaussian filter": ndimage.gaussian_filter(images, (0, 0, 1, 1)),
@@ -32,6 +42,7 @@ def filtered(y: Tensor, scale: float | None = None) -> dict[str, Tensor]:
     return {name: torch.as_tensor(image).to(y) for name, image in found.items()}
 
 
+@checked
 def interpolated(y: Tensor) -> dict[str, Tensor]:
     """Images ``[N, C, H, W]`` with NaN where a pixel is missing, filled: nearest, linear, and biharmonic.
 
@@ -39,7 +50,7 @@ def interpolated(y: Tensor) -> dict[str, Tensor]:
     interpolant is the thin-plate spline, through its 64 nearest neighbors where there are over 1,000 pixels. Where
     neither exists (too few pixels, or all on one line), the nearest pixel; 0.5 where there is none.
     """
-    images = y.flatten(0, 1).double().numpy()
+    images = _of_images(y).flatten(0, 1).double().numpy()
     missing = np.isnan(images)
     same = bool((missing == missing[:1]).all())
     methods = ("nearest pixel", "linear interpolation", "thin-plate spline")
@@ -76,8 +87,11 @@ def _at_pixels(known: Any, values: Any, wanted: Any) -> Iterator[Any]:
         yield nearest
 
 
+@checked(but=("factor",))
 def upscaled(y: Tensor, factor: int) -> dict[str, Tensor]:
     """Images ``[N, C, h, w]`` enlarged by ``factor``: bilinear and bicubic."""
+    whole(1, factor=factor)
+    y = _of_images(y)
     return {
         mode: interpolate(y, scale_factor=factor, mode=mode, align_corners=False) for mode in ("bilinear", "bicubic")
     }

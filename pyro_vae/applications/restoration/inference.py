@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, number, whole
 from pyro_vae._pyro import is_deterministic, particles
 from pyro_vae.applications.restoration.observations import Observation, Pixels
 from pyro_vae.compiled import Compile
@@ -37,6 +37,7 @@ class Observed(nn.Module):
         observation: p(y | x).
     """
 
+    @checked
     def __init__(self, pair: Any, observation: Observation) -> None:
         super().__init__()
         self.pair, self.observation = as_pair(pair), observation
@@ -99,10 +100,11 @@ class Restored:
     r_hat: Tensor | None = None
 
 
+@checked(but=("num_samples", "num_chains", "num_steps", "num_warmup", "num_leapfrog"))
 def infer(
     pair: Any,
     observation: Observation,
-    y: Tensor | Sequence[Tensor],
+    y: Any,
     *,
     num_samples: int = 0,
     num_chains: int = 4,
@@ -144,7 +146,8 @@ def infer(
     observed = Observed(pair, observation)
     batch = batch_of(observed, y)
     whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
-    whole(0, num_samples=num_samples)
+    whole(0, num_samples=num_samples, seed=seed)
+    number(above=0, learning_rate=learning_rate)
 
     def restored(part: Chunk) -> dict[str, Tensor]:
         starts = _starts(observed, part.joint, num_chains, *part.batch)

@@ -12,7 +12,7 @@ from pyro.distributions import ExpandedDistribution
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import checked, number, shown, whole
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair import support_of
 
@@ -30,7 +30,10 @@ class Pixels:
         ValueError: if the pixels are not independent, or not as many as the data's.
     """
 
+    @checked
     def __init__(self, fn: Any, shape: Sequence[int]) -> None:
+        if not hasattr(fn, "batch_shape"):
+            raise TypeError(f"fn has to be a distribution, p(x | z); got {shown(fn)}.")
         self._leading, self._event = fn.batch_shape, fn.event_shape
         self.shape = tuple(shape)
         is_bernoulli = isinstance(innermost(fn), torch.distributions.Bernoulli)
@@ -105,6 +108,7 @@ class MaskedObservation(Observation):
 
     mask: Tensor
 
+    @checked
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", torch.as_tensor(mask, dtype=torch.bool))

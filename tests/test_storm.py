@@ -1,0 +1,95 @@
+"""A few of the calls, kills and files of :mod:`storm`; ``python tests/storm`` runs many."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from storm import api
+from storm.values import GOOD, good_of
+from torch import nn
+
+from pyro_vae._checks import checked
+
+
+def test_bad_arguments() -> None:
+    """Each public callable twice: a result or a sentence, and nothing is left changed."""
+    wrong = [
+        f"{call}: {found}" for call, found in api.storm(2 * len(api.public()), seed=0) if found.kind not in api.FINE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_good_arguments() -> None:
+    """What is refused above is refused for its bad arguments: most callables take the good ones."""
+    taken = 0
+    for name, function in api.public().items():
+        own, parameters = good_of(name, function), inspect.signature(function).parameters
+        names = [key for key in parameters if key in own or (key in GOOD and parameters[key].default is inspect._empty)]
+        missing = [key for key, p in parameters.items() if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+        if set(missing) <= set(names):
+            made = api.Call(name, function, (), {}, "")
+            taken += api.outcome(api.filled(made, random.Random(0), bad=0)).kind == "result"
+    assert taken > 0.7 * len(api.public())
+
+
+class Judge:
+    """That the judge sees what it is there to see."""
+
+    def raw(self) -> None:
+        return None + 1  # type: ignore[operator]
+
+    def hangs(self) -> None:
+        while True:
+            pass
+
+    def changes(self) -> None:
+        torch.set_default_dtype(torch.float64)
+        np.random.seed(0)  # noqa: NPY002
+
+
+@pytest.mark.parametrize(("name", "kind"), [("raw", "raw error"), ("hangs", "hang"), ("changes", "state left changed")])
+def test_the_judge(name: str, kind: str) -> None:
+    assert api.outcome(api.Call(name, getattr(Judge(), name), (), {}, ""), seconds=0.2).kind == kind
+
+
+@checked
+def asked(
+    count: int, number: float = 1.0, flag: bool = False, sizes: tuple[int, ...] = (), network: nn.Module | None = None,
+    *rest: torch.Tensor,
+) -> Any:  # fmt: skip
+    return count, number, flag, sizes, network, rest
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (np.int64(3), np.float32(2), np.bool_(True), [1, 2], None),
+        (torch.tensor(3), torch.tensor(1.5), 1, torch.Size([2]), torch.tanh),
+        (3, 2, False, np.array([1, 2]), nn.Linear(2, 2), torch.ones(2), torch.ones(())),
+    ],
+)
+def test_wide_kinds(arguments: tuple[Any, ...]) -> None:
+    """What Python takes as a kind is one."""
+    assert asked(*arguments)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("3",), "count has to be a whole number; got '3'"),
+        ((True,), "count has to be a whole number; got True"),
+        ((3, None), "number has to be a number; got None"),
+        ((3, 1.0, "yes"), "flag has to be True or False; got 'yes'"),
+        ((3, 1.0, True, (2.5,)), r"sizes has to be a sequence, each a whole number; got \(2.5,\)"),
+        ((3, 1.0, True, (), "MLP"), "network has to be a torch module, or None; got 'MLP'"),
+        ((3, 1.0, True, (), None, [1]), r"rest has to be a dense tensor of real numbers; got \[1\]"),
+    ],
+)
+def test_other_kinds_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        asked(*arguments)
