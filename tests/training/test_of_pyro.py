@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -470,3 +471,25 @@ def test_averages_that_a_loss_keeps_are_of_one_training(compile: Any) -> None:
 
 def test_a_loss_in_float64_is_traced() -> None:
     assert fitted(Program().double(), "traced", estimator=Trace_ELBO()).mode == "traced"
+
+
+class Annealed(Program):
+    """It counts its runs, and draws by numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs, self.numpy = 0, np.random.default_rng(0)
+
+    def model(self, x: Tensor) -> None:
+        self.runs += 1
+        with poutine.scale(scale=0.1 * self.runs + self.numpy.random()):
+            super().model(x)
+
+
+@pytest.mark.filterwarnings("ignore:programs run eager")
+def test_a_program_counts_the_runs_of_the_training_alone() -> None:
+    theirs, ours = Annealed(), Annealed()
+    losses = torch.tensor(svi(theirs, Trace_ELBO(), adam())) / 8
+    run = fitted(ours, "auto", estimator=Trace_ELBO(), optimizer=adam())
+    torch.testing.assert_close(torch.tensor([entry["loss"] for entry in run.history]), losses)
+    assert ours.runs == theirs.runs == STEPS
