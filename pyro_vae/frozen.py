@@ -116,6 +116,18 @@ class PythonState:
                 told.append(f"draws from {stream.what}")
         return told
 
+    def put_counts_back(self) -> None:
+        """Puts back numbers that programs keep, as of steps that they count, and draws; not what they have made.
+
+        For runs in which a pair is looked at and not trained.
+        """
+        for place, start, now in zip(self._places, self._start, self._read(), strict=True):
+            numbers = type(start.value) in (int, float) and type(now) in (int, float)
+            if place.owned and numbers and not start.is_still(now):
+                start.put_to(place)
+        for stream, state in zip(self._random, self._drawn, strict=True):
+            stream.set(state)
+
     @contextmanager
     def same_draws(self) -> Iterator[None]:
         """The generators of torch that programs have of their own are afterwards as they were before."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, cast
 
+import pyro
 import torch
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
 from pyro.infer.elbo import ELBO
@@ -15,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, checked
-from pyro_vae._pyro import backward_of
+from pyro_vae._pyro import backward_of, empty_store
 from pyro_vae.batches import num_rows, num_told
 from pyro_vae.estimators.base import Estimator, Objective
 from pyro_vae.estimators.bounds import Mean
@@ -61,6 +63,12 @@ class SVILoss(Estimator):
             )
         super().__init__(Mean())
         self.svi_loss = svi_loss
+        self.kept: dict[str, Tensor] = {}  # what the loss itself has in Pyro's store: averages, of baselines
+
+    def __copy__(self) -> SVILoss:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), kept={})
+        return other
 
     @classmethod
     def example(cls, **options: Any) -> Estimator:
@@ -81,8 +89,12 @@ class SVILoss(Estimator):
 
     def _evaluate(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``(loss, what backward() was called of, number of data that it sums over)``."""
-        with _Sites() as seen, backward_of() as found:
+        with _Sites() as seen, backward_of() as found, empty_store():
+            store = pyro.get_param_store()
+            for name, value in self.kept.items():
+                store[name] = value
             loss = run(*args, **kwargs)
+            self.kept.update({name: store[name].detach() for name in store})
         plate = data_frame(cast(Trace, seen), num_rows(args[2:]))
         size = num_told(args[2:]) if plate is None or plate.size == plate.full_size else plate.full_size
         return sum(loss) if isinstance(loss, (tuple, list)) else loss, found, size
@@ -101,13 +113,14 @@ class SVILoss(Estimator):
             )
         if isinstance(loss, float) and loss == math.inf:  # of TraceTailAdaptive_ELBO, which computes none
             loss = sum(surrogate.detach() for surrogate in found)
-        value = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(float(loss))
+        precision = found[0].dtype if found else None
+        value = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(float(loss), dtype=precision)
         for surrogate in found:
             value = value + (surrogate - surrogate.detach())
         return Objective(value / size, None, {})
 
     def try_on(self, pair: Any, *batch: Any) -> None:
-        self.objective(*programs(as_pair(pair)), *converted(pair, batch, any_data=True))
+        copy.copy(self).objective(*programs(as_pair(pair)), *converted(pair, batch, any_data=True))
 
     def mean_loss(self, pair: Any, batches: Iterable[Sequence[Any]]) -> float:
         """The loss of data that are not trained on, as of ``SVI.evaluate_loss``, per datum."""

@@ -15,13 +15,16 @@ from pyro_vae.training.weight_priors import WeightPenalty
 
 
 class _Function(nn.Module):
-    """A function that runs the programs of a pair, with the pair's parameters as its own; ``reads`` what else."""
+    """A function that runs the programs of a pair, with the pair's parameters as its own.
 
-    def __init__(self, pair: nn.Module, function: Callable[..., Any], reads: Any = None) -> None:
+    ``reads`` is what else it reads, and ``kept`` what it keeps from one run to the next.
+    """
+
+    def __init__(self, pair: nn.Module, function: Callable[..., Any], reads: Any = None, kept: Any = None) -> None:
         super().__init__()
         self.pair = pair
         self.function = function
-        self.reads = reads
+        self.reads, self.kept = reads, kept
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         return self.function(*inputs, **named)
@@ -76,7 +79,8 @@ class TrainingStep:
         self._weight_prior, self._num_data = weight_prior, num_data
         own = {name: value for name, value in estimator.scheduled.items() if name not in estimator.schedules}
         self._at = {name: value.to(device_of(pair)) for name, value in own.items()}
-        module, obstacle = _Function(pair, self._loss, (estimator, weight_prior)), tracing_obstacle(pair)
+        kept = getattr(estimator, "kept", None)
+        module, obstacle = _Function(pair, self._loss, (estimator, weight_prior), kept), tracing_obstacle(pair)
         self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
         self._kinds: set[Any] = set()  # of batches, at which the estimator has looked

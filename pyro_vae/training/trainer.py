@@ -25,6 +25,7 @@ from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
+from pyro_vae.frozen import PythonState
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
@@ -53,6 +54,7 @@ class Trainer:
 
     def __init__(self, pair: nn.Module, data: Data, settings: Settings, device: torch.device) -> None:
         settings.check_data(data)
+        counted = PythonState(pair)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
         kinds = self._first_of_each_kind()
@@ -102,6 +104,7 @@ class Trainer:
             self.state.restore(tensors, state)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
+        counted.put_counts_back()  # a program that counts its runs counts those of the training
         self.looked_at = 0  # the step at which a graph was last compared with the programs on purpose
 
     def _first_of_each_kind(self) -> dict[Any, Converted]:

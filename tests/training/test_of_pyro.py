@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -432,3 +433,63 @@ def test_programs_whose_arguments_are_no_data_train_as_svi(given: str) -> None:
     if "sequences" not in given:
         with pytest.raises(ValueError, match=r"estimator=Trace_ELBO"):
             pv.check(pv.Pair(of_all, ours), *GIVEN[given])
+
+
+class Guessed(Program):
+    """In float64: its guide draws bits, of which the loss keeps an average as a baseline."""
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        with self.plate(x):
+            bits = pyro.sample("bits", dist.Bernoulli(x.new_full((2,), 0.5)).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(bits), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("encoder", self.encoder)
+        infer = {"baseline": {"use_decaying_avg_baseline": True}}
+        with self.plate(x):
+            pyro.sample("bits", dist.Bernoulli(logits=self.encoder(x)).to_event(1), infer=infer)
+
+
+@pytest.mark.filterwarnings("ignore:programs run eager")
+@pytest.mark.parametrize("compile", ["eager", "auto"])
+def test_averages_that_a_loss_keeps_are_of_one_training(compile: Any) -> None:
+    pyro.clear_param_store()
+    theirs, loss = Guessed().double(), TraceGraph_ELBO()
+    step = SVI(theirs.model, theirs.guide, adam(), loss).step
+    torch.manual_seed(3)
+    losses = torch.tensor([step(X.double()) for _ in range(STEPS)], dtype=torch.float64) / 8
+    before = [id(value) for value in pyro.get_param_store().values()]
+    for _ in range(2):
+        ours = Guessed().double()
+        run = fitted(ours, compile, estimator=loss, optimizer=adam())
+        told = torch.tensor([entry["loss"] for entry in run.history], dtype=torch.float64)
+        torch.testing.assert_close(told, losses, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(ours.encoder.weight, theirs.encoder.weight)
+    assert [id(value) for value in pyro.get_param_store().values()] == before
+
+
+def test_a_loss_in_float64_is_traced() -> None:
+    assert fitted(Program().double(), "traced", estimator=Trace_ELBO()).mode == "traced"
+
+
+class Annealed(Program):
+    """It counts its runs, and draws by numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs, self.numpy = 0, np.random.default_rng(0)
+
+    def model(self, x: Tensor) -> None:
+        self.runs += 1
+        with poutine.scale(scale=0.1 * self.runs + self.numpy.random()):
+            super().model(x)
+
+
+@pytest.mark.filterwarnings("ignore:programs run eager")
+def test_a_program_counts_the_runs_of_the_training_alone() -> None:
+    theirs, ours = Annealed(), Annealed()
+    losses = torch.tensor(svi(theirs, Trace_ELBO(), adam())) / 8
+    run = fitted(ours, "auto", estimator=Trace_ELBO(), optimizer=adam())
+    torch.testing.assert_close(torch.tensor([entry["loss"] for entry in run.history]), losses)
+    assert ours.runs == theirs.runs == STEPS
