@@ -228,7 +228,7 @@ class Trainer:
         """
         record = poutine.trace(param_only=True)
         with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
-            plate = data_frame(run(self.pair, *batch).model_trace)
+            plate = data_frame(run(self.pair, *batch).model_trace, num_rows(batch))
         sites: Any = announced.trace.nodes
         names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
         return names, None if plate is None or plate.full_size == plate.size else plate.full_size
