@@ -316,7 +316,7 @@ def observed_values(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     with torch.random.fork_rng(), InPlaceOfAPrior(pair):
         trace = run_model(pair, batch)
     found = _chosen(trace, pair, batch, site)
-    return by_datum(found, found["infer"]["was_observed"], data_frame(trace))
+    return by_datum(found, found["infer"]["was_observed"], data_frame(trace, batches.num_rows(batch)))
 
 
 def _chosen(trace: Trace, pair: Any, batch: Sequence[Any], site: str | None) -> Any:

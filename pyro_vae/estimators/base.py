@@ -23,11 +23,11 @@ from pyro_vae.estimators.bounds import Bound, Side, warn_of
 from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
-from pyro_vae.pair import as_pair, computing_once, data_frame, gate, programs
+from pyro_vae.pair import as_pair, computing_once, gate, programs
 from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
 from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.sites import plate_nesting
-from pyro_vae.pair.structure import data_plate_problems, guide_problems
+from pyro_vae.pair.structure import guide_problems
 from pyro_vae.pair.trials import mask_problems, point_problems
 
 At = Mapping[str, Number]
@@ -250,8 +250,10 @@ class Estimator(Trace_ELBO):
             raise
         gate.refuse(guide_problems(model_trace, guide_trace))
         given = self.num_data if num_data is None else num_data
-        sizes = (None if given == math.inf else given), num_rows(call.args)
-        gate.check_data_plate(model_trace, guide_trace, *sizes)
+        size, needed = num_rows(call.args), claims != "none" or self.per_datum
+        known = None if given == math.inf else given
+        plate = gate.told_plate(call.model, model_trace, size, known, needed=needed)
+        gate.check_data_plate(model_trace, guide_trace, plate)
         guide = sites_of(guide_trace)
         if self.gradient.detached:
             guide = {n: s if s.observed else s._replace(path=0, score=s.density) for n, s in guide.items()}
@@ -262,7 +264,7 @@ class Estimator(Trace_ELBO):
             guide,
             seen,
             scores,
-            data_frame(model_trace, *sizes),
+            plate,
             {name: at.get(name, getattr(self, name)) for name in self.numbers},
             self.num_particles,
             nesting + (self.num_particles > 1),
@@ -271,7 +273,6 @@ class Estimator(Trace_ELBO):
             self._bound.linear,
         )
         if claims != "none":
-            gate.refuse(data_plate_problems(model_trace, *sizes))
             gate.check_data(run.model.values())
         if claims != "none" or self.gradient.detached or not self._bound.linear:
             gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
@@ -280,7 +281,7 @@ class Estimator(Trace_ELBO):
         if self.per_datum:
             gate.check_densities(who, model_trace)
             if not self._bound.linear:
-                gate.check_subsampled(who, model_trace, guide_trace, size=sizes[1])
+                gate.check_subsampled(who, model_trace, guide_trace, size=size)
             for site in (*run.model.values(), *run.guide.values()):
                 if not run.inside(site):
                     raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -29,6 +30,7 @@ from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run
 from pyro_vae.pair.sites import (
     data_frame,
+    data_frames,
     inside,
     is_auxiliary_data,
     latent_sites,
@@ -39,6 +41,7 @@ from pyro_vae.pair.sites import (
 )
 from pyro_vae.pair.structure import (
     common_latents,
+    data_plate_problems,
     determined,
     extent,
     is_point,
@@ -187,13 +190,34 @@ def check_inside(plate: Any, trace: Trace) -> None:
             )
 
 
-def check_data_plate(model_trace: Trace, guide_trace: Trace, *sizes: float | None) -> None:
+_plates: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def told_plate(model: Any, trace: Trace, size: int, num_data: float | None, *, needed: bool = True) -> Any | None:
+    """The plate over the data of a run of ``model``: where this batch does not tell it, the one that another told.
+
+    So a last batch may be of as many data as there are columns.
+
+    Raises:
+        ValueError: if it is ``needed``, and no batch has told it.
+    """
+    found, owner = data_frames(trace, size, num_data), getattr(model, "__self__", model)
+    with contextlib.suppress(TypeError):  # of what cannot be referred to weakly
+        if len(found) == 1:
+            _plates[owner] = found[0].name
+        elif known := [frame for frame in found if frame.name == _plates.get(owner)]:
+            return known[0]
+    if needed:
+        refuse(data_plate_problems(trace, size, num_data))
+    return data_frame(trace, size, num_data)
+
+
+def check_data_plate(model_trace: Trace, guide_trace: Trace, plate: Any | None) -> None:
     """Refuses a data plate, having no size, around one draw for all data.
 
     Raises:
         ValueError: if a latent has no dimension of the data in a plate without a size.
     """
-    plate = data_frame(model_trace, *sizes)
     if plate is None:
         return
     for trace in (model_trace, guide_trace):
@@ -359,7 +383,7 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
     for text in purposes(found.model_trace):
         warnings.warn(f"what {who} gives is no log p(x): {text}.", stacklevel=3)
     check_whole(who, found.model_trace, size)
-    check_data_plate(*found, size)
+    check_data_plate(*found, data_frame(found.model_trace, size))
     check_local(*found, size=size)
     check_densities(who, found.model_trace)
     check_subsampled(who, *found, size=size)

@@ -17,16 +17,16 @@ DATA_PLATE = "data"
 PENALTY = "pyro_vae_penalty"  # the mark of a factor that lowers a guide's bound
 
 
-def data_frame(trace: Trace, *sizes: float | None) -> Any | None:
+def data_frame(trace: Trace, size: float | None = None, num_data: float | None = None) -> Any | None:
     """The plate over the data: the frame called ``data``, or else one around an observed site (:func:`data_frames`).
 
     One without a size has that of its sites.
     """
-    found = data_frames(trace, *sizes)
+    found = data_frames(trace, size, num_data)
     return next((frame for frame in found if frame.dim == -1), found[0]) if found else None
 
 
-def data_frames(trace: Trace, *sizes: float | None) -> list[Any]:
+def data_frames(trace: Trace, size: float | None = None, num_data: float | None = None) -> list[Any]:
     """The plates that may be that over the data: one, unless it cannot be told.
 
     Of several around the observed sites it is that of a known size, and then the one that is around all sites that
@@ -34,7 +34,8 @@ def data_frames(trace: Trace, *sizes: float | None) -> list[Any]:
 
     Args:
         trace: of the model; of a guide only the name tells.
-        sizes: numbers of data, the surest first.
+        size: of the batch, B.
+        num_data: N. A plate of N that is none of B may be another one, as of so many columns, unless it subsamples.
     """
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and not is_subsample(site)]
     frames: dict[str, Any] = {}
@@ -45,8 +46,13 @@ def data_frames(trace: Trace, *sizes: float | None) -> list[Any]:
             if frame.vectorized and frame.name != PARTICLES and (site["is_observed"] or was_observed(site) is not None):
                 frames.setdefault(frame.name, frame)
     found = [_sized(frame, trace) for frame in frames.values()]
-    for size in sizes:
-        found = [frame for frame in found if size in (frame.size, frame.full_size)] or found
+    for may_be in (
+        lambda frame: frame.size == size and frame.full_size == num_data,
+        lambda frame: frame.size < frame.full_size == num_data,
+        lambda frame: size in (frame.size, frame.full_size),
+        lambda frame: num_data in (frame.size, frame.full_size),
+    ):
+        found = list(filter(may_be, found)) or found
     around = [kept for site in sites if (kept := [frame for frame in found if inside(site, frame)])]
     return [frame for frame in found if all(frame in kept for kept in around)] or found
 

@@ -144,9 +144,9 @@ def _loops(trace: Trace, size: int) -> list[str]:
     return [frame.name for frame in frames if not frame.vectorized and frame.full_size == size]
 
 
-def data_plate_problems(model_trace: Trace, *sizes: float | None) -> list[str]:
+def data_plate_problems(model_trace: Trace, size: float | None = None, num_data: float | None = None) -> list[str]:
     """A sentence, if it cannot be told which of several plates is that of the data."""
-    found = data_frames(model_trace, *sizes)
+    found = data_frames(model_trace, size, num_data)
     if len(found) < 2:
         return []
     names = ", ".join(f"{frame.name!r} (dim={frame.dim}, size {frame.size})" for frame in found)

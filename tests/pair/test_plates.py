@@ -162,3 +162,41 @@ def test_a_bound_of_data_that_cannot_be_told_apart_is_refused() -> None:
     ours = ScoreFunction().loss(model, guide, square)
     torch.manual_seed(0)
     assert math.isclose(ours, Trace_ELBO().loss(model, guide, square), rel_tol=1e-6)
+
+
+def table(name: str, columns: bool) -> Pair:
+    """x_ij ~ N(z_i + u_j, 1), with or without a latent of each column."""
+
+    def plates(x: Tensor) -> tuple[Any, Any]:
+        return pyro.plate(name, len(x), dim=-2), pyro.plate("columns", x.shape[1], dim=-1)
+
+    def model(x: Tensor) -> None:
+        rows, of_columns = plates(x)
+        u = torch.zeros(x.shape[1])
+        if columns:
+            with of_columns:
+                u = pyro.sample("u", dist.Normal(torch.zeros(x.shape[1]), 1.0))
+        with rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with of_columns:
+                pyro.sample("x", dist.Normal(z + u, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        rows, of_columns = plates(x)
+        slope = pyro.param("slope", torch.tensor(0.3))
+        if columns:
+            with of_columns:
+                pyro.sample("u", dist.Normal(slope * torch.ones(x.shape[1]), 0.5))
+        with rows:
+            pyro.sample("z", dist.Normal(slope * x.mean(1, keepdim=True), 0.5))
+
+    return Pair(model, guide)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize(("size", "width"), [(5, 5), (5, 2)], ids=["N columns", "a last batch of as many"])
+def test_as_many_columns_as_data(columns: bool, size: int, width: int) -> None:
+    x = torch.randn(size, width, generator=torch.Generator().manual_seed(0))
+    runs = [fit(table(name, columns), x, estimator=SGVB_A(), epochs=1, batch_size=3) for name in ("rows", "data")]
+    assert runs[0].history[-1]["loss"] == runs[1].history[-1]["loss"]
+    assert SGVB_A(num_data=size).bound(table("rows", columns), x[:3]).shape == (3,)
