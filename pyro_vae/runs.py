@@ -418,9 +418,9 @@ pyro-vae plot {out}
 In Python, in the folder in which it was trained:
 
 ```python
-from pyro_vae import runs
+import pyro_vae as pv
 
-pair, data, folder = runs.open_run("{out}")
+pair, data, folder = pv.runs.open_run("{out}")
 ```
 """
 
