@@ -27,7 +27,7 @@ from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, Spe
 from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
-    from pyro_vae import applications, figures, plotting
+    from pyro_vae import applications, figures, plotting, runs
 
 __all__ = [
     "MLP",
@@ -68,14 +68,15 @@ __all__ = [
     "plotting",
     "posteriors",
     "priors",
+    "runs",
     "transforms",
 ]
 __all__ += _estimators.__all__
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs matplotlib when it is first asked for: it takes longer than all the others together."""
-    if name in ("applications", "figures", "plotting"):
+    """Imports what needs matplotlib or the command line when it is first asked for: it takes longer than the others."""
+    if name in ("applications", "figures", "plotting", "runs"):
         import importlib
 
         return importlib.import_module(f"pyro_vae.{name}")

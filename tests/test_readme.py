@@ -39,6 +39,20 @@ def test_the_first_python_example_runs(capsys, monkeypatch, tmp_path):
     assert (tmp_path / "digits.png").stat().st_size > 0
 
 
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_in_order(monkeypatch, tmp_path):
+    """As it stands, but that each training is one epoch and not compiled."""
+    fit = pyro_vae.fit
+    short = {"epochs": 1, "compile": "traced", "progress": False}
+    monkeypatch.setattr(pyro_vae, "fit", lambda pair, data, **options: fit(pair, data, **{**options, **short}))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) > 5
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
 def test_the_program_of_a_pyro_user_runs(capsys):
     (program,) = re.findall(r"```python\n(.*?)```", PAGES[2].read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(program, "coming_from_pyro.md", "exec"), {})

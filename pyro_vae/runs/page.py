@@ -69,8 +69,8 @@ Each with `--trust` where the pair, or a part of it, is of a file of your own.
 In Python, in the folder in which it was trained:
 
 ```python
-from pyro_vae import runs
+import pyro_vae as pv
 
-pair, data, folder = runs.open_run("{out}")
+pair, data, folder = pv.runs.open_run("{out}")
 ```
 """

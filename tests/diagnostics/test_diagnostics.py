@@ -494,7 +494,5 @@ def test_no_line_to_draw() -> None:
 
 def test_a_model_that_takes_data_is_not_sampled_without():
     pair = Pair(lambda x: pyro.sample("x", dist.Normal(x, 1.0), obs=x), lambda x: None)
-    with pytest.raises(
-        ValueError, match=r"does not run without data \(.*: pass an example batch, as in sample\(pair, n, x\)"
-    ):
+    with pytest.raises(ValueError, match=r"does not run without data \(.*: pass an example batch, as in sample"):
         diagnostics.sample(pair, 3)
