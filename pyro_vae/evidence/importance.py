@@ -23,7 +23,7 @@ from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.running import reading
-from pyro_vae.pair.trials import check_noise, point_problems
+from pyro_vae.pair.trials import point_problems
 from pyro_vae.sampling.joint import observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -144,7 +144,6 @@ def importance(
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         refuse(point_problems(module, *several))
         first = smallest(module, *several)
-        check_noise(module, *first, max_plate_nesting=nesting)
         num_dims = gray_levels(observed_supports(run(module, *first).model_trace), batch)
         runs = {
             count: Compiled(

@@ -355,8 +355,8 @@ def _with_second(draws: Trace, nesting: int, change: Callable[[Tensor, Tensor, A
     for name, node in cast("dict[str, Any]", draws.nodes).items():
         left = node["value"].dim() - node["fn"].event_dim - nesting - 1
         if not is_subsample(node) and left >= 0 and node["value"].shape[left] == 2:
-            both = change(*node["value"].split(1, left), support_of(node["fn"]))
-            node = {**node, "value": torch.cat(list(both), left)}
+            first, second = node["value"].split(1, left)
+            node = {**node, "value": torch.cat(list(change(first, second, support_of(node["fn"]))), left)}
         found.add_node(name, **node)
     return found
 
