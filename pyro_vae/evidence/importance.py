@@ -104,7 +104,8 @@ def importance(
     .. math:: \log p(x) \approx \log \frac 1 S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
     The densities are those of the programs without their ``poutine.scale``, of latents also where they are masked; a
-    masked observation is a missing one. A latent of the model alone is drawn from its prior.
+    masked observation is a missing one. A latent of the model alone is drawn from its prior, and noise that no site
+    shows is another one for each draw.
 
     Args:
         pair: the pair.
