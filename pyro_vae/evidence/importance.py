@@ -22,7 +22,7 @@ from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.running import reading
-from pyro_vae.pair.trials import check_noise, point_problems
+from pyro_vae.pair.trials import point_problems
 from pyro_vae.sampling.joint import observed_supports
 
 _POOR = 5.0  # effective samples of S, below which an estimate rests on a handful of draws
@@ -104,7 +104,8 @@ def importance(
     .. math:: \log p(x) \approx \log \frac 1 S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
     The densities are those of the programs without their ``poutine.scale``, of latents also where they are masked; a
-    masked observation is a missing one. A latent of the model alone is drawn from its prior.
+    masked observation is a missing one. A latent of the model alone is drawn from its prior, and noise that no site
+    shows is another one for each draw.
 
     Args:
         pair: the pair.
@@ -144,7 +145,6 @@ def importance(
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         refuse(point_problems(module, *several))
         first = smallest(module, *several)
-        check_noise(module, *first, max_plate_nesting=nesting)
         num_dims = gray_levels(observed_supports(run(module, *first).model_trace), batch)
         runs = {
             count: Compiled(

@@ -2,7 +2,7 @@
 
 Most read the traces of a run of the guide and of the model against its draws; :func:`check_repeatable` compares two
 runs. What is wrong with a pair in itself is said by :func:`pyro_vae.pair.structure.problems`, and what only further
-runs tell, of masks, points and noise, by :mod:`pyro_vae.pair.trials`.
+runs tell, of masks and points, by :mod:`pyro_vae.pair.trials`.
 """
 
 from __future__ import annotations

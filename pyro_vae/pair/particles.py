@@ -35,6 +35,7 @@ from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.pair import Program, modules_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import data_frame, inside, latent_sites, plate_nesting, random_sites, same, support_of
+from pyro_vae.pair.turns import in_turn
 
 How = Literal["vectorized", "repeated", "looped"]
 Inside = Callable[[int | None], AbstractContextManager[Any]]
@@ -259,7 +260,7 @@ def plan_of(model: Program, guide: Program, args: Any, kwargs: Any, nesting: int
         return known[key]
     if not all(map(has_values, tensors)):
         return Plan("looped", nesting)  # inside of a graph there is nothing to compare; this one is always right
-    with _looking(parts):
+    with in_turn(), _looking(parts):
         found = known[key] = _found(model, guide, args, kwargs, nesting, several, parts)
     return found
 
@@ -355,8 +356,8 @@ def _with_second(draws: Trace, nesting: int, change: Callable[..., Sequence[Tens
     for name, node in cast("dict[str, Any]", draws.nodes).items():
         left = node["value"].dim() - node["fn"].event_dim - nesting - 1
         if not is_subsample(node) and left >= 0 and node["value"].shape[left] == 2:
-            both = change(*node["value"].split(1, left), support_of(node["fn"]))
-            node = {**node, "value": torch.cat(list(both), left)}
+            first, second = node["value"].split(1, left)
+            node = {**node, "value": torch.cat(list(change(first, second, support_of(node["fn"]))), left)}
         found.add_node(name, **node)
     return found
 

@@ -1,10 +1,10 @@
-"""What only further runs of the programs tell: what depends on masked latents, on draws, and on noise."""
+"""What only further runs of the programs tell: what depends on masked latents, and on draws."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
@@ -13,15 +13,12 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._pyro import is_subsample
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.running import evaluating, run
-from pyro_vae.pair.sharing import computing_once
-from pyro_vae.pair.sites import latent_sites, observed_sites, random_sites, same
+from pyro_vae.pair.sites import latent_sites, random_sites, same
 from pyro_vae.pair.structure import is_point
 
 _FEW = 64  # numbers of a map whose determinant is taken
@@ -159,48 +156,3 @@ def _other_point(alone: list[str]) -> str:
         "are not functions of it with the log_density that they tell. Sample it in the model under the same name, from "
         f"a reverse model r({alone[0]} | z, x); or draw what is a function of it from a TransformedDistribution."
     )
-
-
-# Noise
-
-
-def check_noise(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> None:
-    """Refuses noise of the model that no site shows and that all draws of a datum share, for averages over draws.
-
-    Raises:
-        ValueError: if there is such noise: the average is then over the latents alone, at one value of the noise.
-    """
-    with torch.random.fork_rng():
-        drawn = run(pair, *batch).model_trace  # with what the model draws alone
-        one, other = _observed_again(pair, batch, drawn), _observed_again(pair, batch, drawn)
-        noisy = [name for name, log_prob in one.items() if not same(log_prob, other[name])]
-        if not noisy:
-            return
-        plan = plan_of(*programs(pair), batch, {}, max_plate_nesting)
-        drawn = run(pair, *batch, num_particles=2, max_plate_nesting=plan.nesting).model_trace
-        equal, nodes = Trace(), cast("dict[str, Any]", drawn.nodes)
-        for name, site in nodes.items():
-            if site["type"] == "sample" and not is_subsample(site) and site["value"].dim() > plan.nesting:
-                site = {**site, "value": site["value"][:1].expand_as(site["value"])}
-            equal.add_node(name, **site)
-        both = _observed_again(pair, batch, equal, plan)
-    for name in noisy:
-        if both[name].dim() <= plan.nesting or same(both[name][:1].expand_as(both[name]), both[name]):
-            raise ValueError(
-                f"the model draws noise that no site shows and on which {name!r} depends, one value for all draws of a "
-                "datum, so that importance sampling would not average over it. Draw it by pyro.sample as a latent, or "
-                "in the shape of the draws."
-            )
-
-
-def _observed_again(pair: nn.Module, batch: Any, drawn: Trace, plan: Plan | None = None) -> dict[str, Tensor]:
-    """The log-probabilities of the data at given draws, with a plan of two particles, in a run of both programs."""
-    with computing_once():
-        for program in reversed(programs(pair)):
-            if plan is not None:
-                trace = plan.trace(program, batch, {}, 2, replayed=drawn)
-            else:
-                trace = poutine.trace(poutine.replay(program, trace=drawn)).get_trace(*batch)
-    trace.compute_log_prob()
-    sites: Any = observed_sites(trace)
-    return {name: site["log_prob"] for name, site in sites.items()}
