@@ -403,7 +403,7 @@ def has_values(value: Tensor) -> bool:
 
 def as_parameter(value: Tensor) -> Tensor:
     """A tensor in a parameter's place, for ``isinstance`` too: a ``PyroModule`` announces its parameters by that."""
-    value._is_param = True  # type: ignore[attr-defined]
+    value._is_param = True
     return value.requires_grad_()
 
 
