@@ -30,7 +30,9 @@ from pyro_vae.pair import (
 )
 from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.particles import SAID, How, plan_of
+from pyro_vae.pair.sites import observed_sites
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
+from pyro_vae.pair.supports import Supports
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 
 
@@ -139,8 +141,10 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
     return replace(report, particles=plan_of(*programs(module), batch, {}).how)
 
 
-def report_on(module: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None) -> Report:
-    """What :func:`check` says, but for particles, of a batch as the programs are given it."""
+def report_on(
+    module: nn.Module, batch: tuple[Any, ...], estimator: Estimator | None, supports: Supports | None = None
+) -> Report:
+    """What :func:`check` says, but for particles, of a batch as the programs are given it; ``supports`` learns it."""
     count = num_rows(batch)
     if not count and not isinstance(estimator, SVILoss):
         given = ", ".join(f"shape {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in batch)
@@ -157,6 +161,8 @@ def report_on(module: nn.Module, batch: tuple[Any, ...], estimator: Estimator | 
                 return _trained_as_it_is(module, batch, estimator)
             with unvalidated():
                 one = _run(module, batch, count)
+                if supports is not None:
+                    supports.learn(batch, observed_sites(one.model_trace))
                 _refuse(*(mask_problems(module, *batch) if has_masks(*one) else ()))
                 alone = latent_sites(one.guide_trace).keys() - latent_sites(one.model_trace).keys()
                 _refuse(*(point_problems(module, *batch) if alone else ()))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, whole
+from pyro_vae._checks import checked, shown, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
@@ -28,7 +28,7 @@ from pyro_vae.training.step import TrainingStep
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
 
 
-@checked(but=("num_draws", "num_reference_draws"))
+@checked(but=("estimators", "num_draws", "reference", "num_reference_draws", "groups"))
 def gradient_statistics(
     pair: Any,
     batch: Any,
@@ -102,6 +102,8 @@ def gradient_statistics(
 def _named(estimators: Any) -> dict[str, Estimator]:
     if isinstance(estimators, Estimator):
         raise TypeError(f"estimators is one {type(estimators).__name__}; give a list of them, or name -> estimator.")
+    if not isinstance(estimators, (Mapping, list, tuple)):
+        raise TypeError(f"estimators is {shown(estimators)}; give a list of them, or name -> estimator.")
     pairs = list(estimators.items() if isinstance(estimators, Mapping) else ((None, e) for e in estimators))
     if not pairs:
         raise ValueError("there are no estimators to compare; give a list, such as [SGVB_A(), SGVB_B()].")

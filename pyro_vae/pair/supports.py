@@ -66,6 +66,13 @@ class Supports:
                 sites = observed_sites(run(self._pair, *batch).model_trace)
         except Exception:
             return []
+        return self._of(sites, batch)
+
+    def learn(self, batch: Any, sites: Any) -> None:
+        """Takes over the observed sites of a run on ``batch``, in which nothing was wrong."""
+        self._kinds[kind_of(batch)] = self._of(sites, batch)
+
+    def _of(self, sites: Any, batch: Any) -> list[_Seen]:
         found = []
         for name, site in sites.items():
             fn, value = site["fn"], site["value"]

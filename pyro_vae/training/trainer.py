@@ -61,8 +61,8 @@ class Trainer:
         batch = next(iter(kinds.values()))
         pair.train()
         self.kinds = set(kinds)  # of batches, which have been checked
+        self.supports = None if isinstance(settings.estimator, SVILoss) else Supports(pair, runs=False)
         estimator = self._checked(list(kinds.values()))
-        self.supports = None if isinstance(estimator, SVILoss) else Supports(pair, runs=False)
         self._check_all(kinds.values())
         self._say_labels(batch)
         self.parameters = trained_parameters(pair)
@@ -148,7 +148,7 @@ class Trainer:
             for batch in kinds:
                 if isinstance(self.pair, ChecksBatch):
                     self.pair.check_batch(*batch)
-                reports.append(report_on(self.pair, batch, asked))
+                reports.append(report_on(self.pair, batch, asked, self.supports))
             batch, report = kinds[0], reports[0]
             for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
@@ -331,7 +331,7 @@ class Trainer:
         self.kinds.add(kind)
         modes = self.pair.training
         with torch.random.fork_rng(self._cuda):
-            report_on(self.pair, batch, self.state.estimator)
+            report_on(self.pair, batch, self.state.estimator, self.supports)
         self.pair.train(modes)
         known = {id(parameter) for parameter in self.parameters}
         new = [name for name, p in self.pair.named_parameters() if p.requires_grad and id(p) not in known]
