@@ -144,7 +144,8 @@ def importance(
         nesting = max(max_plate_nesting, check_evidence("importance sampling", found, rows))
         refuse(point_problems(module, *several))
         first = smallest(module, *several)
-        check_noise(module, *first, max_plate_nesting=nesting)
+        tried = rows_of(several, slice(8)) if num_rows(first) == 1 else first  # draws of one may be equal by chance
+        check_noise(module, *tried, max_plate_nesting=nesting)
         num_dims = gray_levels(observed_supports(run(module, *first).model_trace), batch)
         runs = {
             count: Compiled(
