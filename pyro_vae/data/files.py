@@ -79,7 +79,7 @@ def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
 
     def read(columns: list[int] | None, **options: Any) -> np.ndarray:
         where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
-        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', comments=None, **where, **options)
+        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
 
     columns = None if label is None else taken
     try:
@@ -87,7 +87,7 @@ def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
             x = read(columns)
         except ValueError:
             x = read(columns, converters=_number)  # slower, and knows empty cells
-        y = None if label is None else _classes(read([label], dtype=str)[:, 0])
+        y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
     except ValueError as error:
         raise ValueError(
             f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "

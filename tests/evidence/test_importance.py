@@ -404,3 +404,17 @@ def test_a_result_says_itself() -> None:
     assert bits.bits_per_dim == pytest.approx(2.0)  # four levels, of which each is as likely
     assert "; 2.000 bits per dimension; 2 data" in str(bits)
     assert bits.summary()["bits_per_dim"] == bits.bits_per_dim
+
+
+def test_small_noise_in_the_shape_of_the_draws_is_not_taken_for_one_that_they_share():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + 3e-4 * torch.randn(z.shape), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    for seed in range(12):
+        importance(Pair(model, guide), torch.linspace(-1, 1, 20), 5, seed=seed, compile="eager")
