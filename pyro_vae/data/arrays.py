@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._tensors import check_dense
+
 IN_MEMORY_LIMIT = 8 * 2**30  # bytes of one set that may be gathered into a Split; beyond it a DataLoader is asked for
 
 
@@ -28,18 +30,6 @@ def is_integer(t: Tensor) -> bool:
 def is_classes(t: Tensor) -> bool:
     """Whether these are a whole number for each datum, ``[N]``."""
     return t.dim() == 1 and is_integer(t)
-
-
-def check_dense(t: Tensor, what: str) -> None:
-    """Raises a ``TypeError`` if a tensor is sparse, nested or complex, or has no values."""
-    if t.is_complex():
-        raise TypeError(f"{what} is complex ({t.dtype}); pass real numbers, e.g. the two parts as two channels.")
-    if t.is_meta:
-        raise TypeError(f"{what} is on the meta device, where a tensor has no values; give it on the CPU or a GPU.")
-    if t.is_nested or t.layout != torch.strided:
-        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
-        remedy = "torch.nested.to_padded_tensor(x, 0.0), beside the lengths" if t.is_nested else "x.to_dense()"
-        raise TypeError(f"{what} is a {kind} tensor; a dense one was expected: {remedy}.")
 
 
 def dtypes(tensors: Sequence[Tensor]) -> str:

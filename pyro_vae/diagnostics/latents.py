@@ -17,7 +17,7 @@ from torch.distributions import TransformedDistribution, biject_to, constraints
 from pyro_vae import batches
 from pyro_vae._checks import checked, whole
 from pyro_vae._pyro import is_subsample
-from pyro_vae.data.arrays import check_dense
+from pyro_vae._tensors import check_dense
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.arguments import Converted, argument_names, converted

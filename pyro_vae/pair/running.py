@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
+from pyro_vae._tensors import check_dense
 from pyro_vae.batches import flattened, unflattened
-from pyro_vae.data.arrays import check_dense
 from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.particles import plan_of
 from pyro_vae.pair.sharing import computing_once

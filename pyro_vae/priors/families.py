@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae.data.arrays import check_dense
+from pyro_vae._tensors import check_dense
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained, is_positive, unconstrained
 from pyro_vae.networks import shape_of

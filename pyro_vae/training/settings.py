@@ -14,7 +14,8 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from pyro_vae._checks import callable_, device_, number, one_of, shown, whole
+from pyro_vae._checks import callable_, number, one_of, shown, whole
+from pyro_vae._tensors import device_
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
 from pyro_vae.estimators import Estimator, as_estimator
