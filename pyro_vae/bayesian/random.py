@@ -67,7 +67,7 @@ def bayesian_(
     layers = {name: LAYERS[_kind(module.get_submodule(name))](module.get_submodule(name), prior, posterior)
               for name in found}  # fmt: skip
     if "" in layers:
-        return layers[""]  # type: ignore[return-value]
+        return layers[""]
     for name, layer in layers.items():
         parent, _, key = name.rpartition(".")
         module.get_submodule(parent)._modules[key] = layer
