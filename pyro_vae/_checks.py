@@ -300,22 +300,3 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
             f"{what} cannot be made of {', '.join(map(shown, args)) or 'nothing'}: {type(error).__name__}: {error}. "
             f"Give a class or a function that can, such as those of pyro_vae; got {shown(make)}."
         ) from error
-
-
-def device_(**devices: Any) -> None:
-    """Refuses what is no place for tensors.
-
-    Raises:
-        ValueError: naming the first that is no device, or that torch does not see here.
-    """
-    import torch
-
-    for name, device in devices.items():
-        try:
-            kind = torch.device(device).type
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{name} is a torch device, such as 'cpu' or 'cuda'; got {shown(device)}.") from error
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"{name}={str(device)!r} is not there: torch sees no GPU. Leave {name} out to use the CPU."
-            )

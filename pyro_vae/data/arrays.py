@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._checks import shown
+
 IN_MEMORY_LIMIT = 8 * 2**30  # bytes of one set that may be gathered into a Split; beyond it a DataLoader is asked for
 
 
@@ -141,3 +143,20 @@ def images(x: Tensor, what: str) -> Tensor:
         )
     gray = x.dtype in (torch.uint8, torch.bool) or (x.is_floating_point() and bool(((x >= 0) & (x <= 1)).all()))
     return x.unsqueeze(1) if x.dim() == 3 and gray else x
+
+
+def device_(**devices: Any) -> None:
+    """Refuses what is no place for tensors.
+
+    Raises:
+        ValueError: naming the first that is no device, or that torch does not see here.
+    """
+    for name, device in devices.items():
+        try:
+            kind = torch.device(device).type
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{name} is a torch device, such as 'cpu' or 'cuda'; got {shown(device)}.") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"{name}={str(device)!r} is not there: torch sees no GPU. Leave {name} out to use the CPU."
+            )

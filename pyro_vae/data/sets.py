@@ -20,10 +20,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pyro_vae._checks import checked, device_, one_of, shown, whole
+from pyro_vae._checks import checked, one_of, shown, whole
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
-from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
+from pyro_vae.data.arrays import check_pixels, device_, dtypes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from pyro_vae._checks import callable_, device_, number, one_of, shown, whole
+from pyro_vae._checks import callable_, number, one_of, shown, whole
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
+from pyro_vae.data.arrays import device_
 from pyro_vae.estimators import Estimator, as_estimator
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Cosine, Schedule
