@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -90,7 +90,7 @@ class Plan:
         if count is not None and self.how == "looped":
             layout, traces = Looped(count, self.nesting), []
             for k in range(count):
-                with inside(k), _At(layout, k, replayed, values or {}):
+                with inside(k), _Subsampled(traces[:1]), _At(layout, k, replayed, values or {}):
                     traces.append(poutine.trace(around(program)).get_trace(*args, **kwargs))
                 traces[-1].compute_score_parts()
             return _joined(traces, layout)
@@ -115,7 +115,9 @@ class Plan:
         if count is None or self.how != "looped":
             drawn = self.trace(guide, args, kwargs, count, around=around(None))
             return self.trace(model, args, kwargs, count, replayed=drawn, around=around(drawn)), drawn
-        pairs = [self.traces(model, guide, args, kwargs, None, around) for _ in range(count)]
+        pairs = [self.traces(model, guide, args, kwargs, None, around)]
+        with _Subsampled(pairs[0]):  # all particles are of the same data
+            pairs += [self.traces(model, guide, args, kwargs, None, around) for _ in range(count - 1)]
         for trace in (trace for pair in pairs for trace in pair):
             trace.compute_score_parts()
         models, guides = zip(*pairs, strict=True)
@@ -162,6 +164,19 @@ class _Folded(Messenger):
         if own is not None:
             (value,) = msg["fn"].split(msg["value"])
             msg.update({**own, "value": own["value"] if own["value"] is not None else value})
+
+
+class _Subsampled(Messenger):
+    """Plates take the data that they took in other runs."""
+
+    def __init__(self, traces: Iterable[Trace]) -> None:
+        super().__init__()
+        every: Any = [item for trace in traces for item in trace.nodes.items()]
+        self.nodes = {name: node for name, node in every if node["type"] == "sample" and is_subsample(node)}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) and msg["name"] in self.nodes and not msg["done"]:
+            msg["value"], msg["done"] = self.nodes[msg["name"]]["value"], True
 
 
 class _At(Messenger):
@@ -354,8 +369,8 @@ def _with_second(draws: Trace, nesting: int, change: Callable[..., Sequence[Tens
     """Draws of two particles, those that differ between them as ``change(first, second, support)``."""
     found = Trace()
     for name, node in cast("dict[str, Any]", draws.nodes).items():
-        left = node["value"].dim() - node["fn"].event_dim - nesting - 1
-        if not is_subsample(node) and left >= 0 and node["value"].shape[left] == 2:
+        left = -1 if is_subsample(node) else node["value"].dim() - node["fn"].event_dim - nesting - 1
+        if left >= 0 and node["value"].shape[left] == 2:
             first, second = node["value"].split(1, left)
             node = {**node, "value": torch.cat(list(change(first, second, support_of(node["fn"]))), left)}
         found.add_node(name, **node)

@@ -111,15 +111,17 @@ def test_exact_at_the_exact_posterior(estimator: Estimator) -> None:
         torch.testing.assert_close(seeded(seed, estimator.bound, pair, x), exact, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(("size", "reads"), [(1, False), (2, False), (5, False), (2, True)])
 @pytest.mark.parametrize("estimator", FAMILY, ids=repr)
-def test_does_not_depend_on_the_subsample_size(estimator: Estimator, size: int) -> None:
+def test_does_not_depend_on_the_subsample_size(estimator: Estimator, size: int, reads: bool) -> None:
     """Pyro scales the weights of a subsampled plate by N/B before it sums them; here they stay a datum's own."""
     right, x, exact = linear_gaussian()
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x), subsample_size=size) as index:
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            if reads:  # which takes a run for each particle, all of the same data
+                z.sum().item()
             pyro.sample("x", dist.Normal(z @ right.W.T + right.b, right.s).to_event(1), obs=x[index])
 
     def guide(x: Tensor) -> None:
