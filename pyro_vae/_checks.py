@@ -186,11 +186,7 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is one number; a tensor of one number is."""
-    if (
-        isinstance(value, (bool, np.bool_, str, bytes))
-        or getattr(value, "ndim", False)
-        or getattr(value, "is_meta", False)
-    ):
+    if isinstance(value, (bool, np.bool_, str, bytes)) or bool(getattr(value, "ndim", 0)):
         return False
     try:
         float(value)

@@ -34,6 +34,7 @@ from pyro_vae.pair.sites import observed_sites
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.supports import Supports
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
+from pyro_vae.pair.turns import in_turn
 
 
 class PairError(ValueError):
@@ -132,7 +133,11 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
     """
-    module = as_pair(pair)
+    with in_turn():
+        return _checked(as_pair(pair), batch, estimator, named)
+
+
+def _checked(module: nn.Module, batch: Any, estimator: Any, named: dict[str, Any]) -> Report:
     try:
         batch = converted(module, (*batch, Keywords(named)) if named else batch, any_data=True)
     except (ValueError, TypeError) as error:

@@ -510,6 +510,14 @@ def test_takes_anything() -> None:
         assert not pyro.infer.util.is_validation_enabled()
 
 
+def test_validates() -> None:
+    with pyro.validation_enabled(True):
+        assert _pyro.validates()
+    for off in (pyro.validation_enabled(False), _pyro.unvalidated()):
+        with off:
+            assert not _pyro.validates()
+
+
 def test_options_of() -> None:
     def clipped(module: str, name: str) -> dict[str, Any]:
         return {"clip_norm": f"{module} {name}"}

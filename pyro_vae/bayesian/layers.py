@@ -38,8 +38,9 @@ class BayesianLayer(PyroModule):
         self, layer: Any, prior: Callable[[Sequence[int]], nn.Module], posterior: Callable[[Tensor], nn.Module]
     ) -> None:
         super().__init__()
-        if not isinstance(getattr(layer, "weight", None), Tensor):
-            raise TypeError(f"layer has to be a torch layer with weights, such as nn.Linear; got {shown(layer)}.")
+        wanted = "padding_mode" if isinstance(self, _Convolution) else "weight"
+        if not isinstance(getattr(layer, "weight", None), Tensor) or not hasattr(layer, wanted):
+            raise TypeError(f"layer has to be a torch layer of the kind of {type(self).__name__}; got {shown(layer)}.")
         point = self.matrix(layer)
         self.has_bias = layer.bias is not None
         if self.has_bias:

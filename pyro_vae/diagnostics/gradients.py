@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, shown, whole
+from pyro_vae._checks import callable_, checked, shown, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.compiled import Compile
 from pyro_vae.diagnostics.parameters import Layout, by_site
@@ -79,6 +79,8 @@ def gradient_statistics(
     (2024), Dimension-agnostic inference using cross U-statistics.
     """
     whole(4, num_draws=num_draws)
+    if groups is not None:
+        callable_(groups=groups)
     num_reference_draws = 4 * num_draws if num_reference_draws is None else num_reference_draws
     whole(4, num_reference_draws=num_reference_draws)
     named = _named(estimators)

@@ -29,6 +29,7 @@ from pyro_vae.pair.particles import Plan, plan_of
 from pyro_vae.pair.sites import plate_nesting
 from pyro_vae.pair.structure import guide_problems
 from pyro_vae.pair.trials import mask_problems, point_problems
+from pyro_vae.pair.turns import in_turn
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
@@ -445,7 +446,8 @@ class Estimator(Trace_ELBO):
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
-        run = self._run(call_of(pair, batch), at, num_data, "local" if local else "all")
+        with in_turn():
+            run = self._run(call_of(pair, batch), at, num_data, "local" if local else "all")
         if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
             gate.refuse(mask_problems(as_pair(pair), *run.call.args))
         if any(name not in run.model and not site.observed for name, site in run.guide.items()):
@@ -508,8 +510,8 @@ class Estimator(Trace_ELBO):
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
         """
-        call = call_of(pair, batch)
-        with torch.no_grad():
+        with in_turn(), torch.no_grad():
+            call = call_of(pair, batch)
             call = call._replace(plan=self._plan(call))
             call = call._replace(model=gate.Unweighed()(call.model), guide=gate.Unweighed(guide=True)(call.guide))
             run = self._run(call, claims="all")

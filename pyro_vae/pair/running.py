@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
-from pyro_vae._tensors import check_dense
 from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.particles import plan_of
@@ -135,8 +134,6 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
     callable_(model=model)
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     tensors, structure = flattened(batch)
-    for tensor in tensors:
-        check_dense(tensor, "an argument")
     given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*unflattened(structure, iter(given)))
     found = list(given)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._tensors import check_dense
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained, is_positive, unconstrained
 from pyro_vae.networks import shape_of
@@ -53,7 +52,8 @@ class FamilyPrior(nn.Module):
             raise TypeError(
                 f"{name} of a {family} prior has to be a number, or a tensor; got {shown(value)}."
             ) from error
-        check_dense(parameter, f"{name} of a {family} prior")
+        if parameter.layout != torch.strided or parameter.is_meta:
+            raise TypeError(f"{name} of a {family} prior has to be a dense tensor with values; got {shown(value)}.")
         try:
             parameter = parameter.expand(self.event_shape).clone()
         except RuntimeError:
