@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 import numpy as np
 
+
 def whole(least: int = 1, **counts: Any) -> None:
     """Refuses what is no whole number of at least ``least``; numpy's integers are whole numbers, booleans are not.
 

@@ -25,7 +25,8 @@ from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, gate, programs
 from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
-from pyro_vae.pair.particles import Plan, plan_of
+from pyro_vae.pair.particles import Plan
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sites import plate_nesting
 from pyro_vae.pair.structure import guide_problems
 from pyro_vae.pair.trials import mask_problems, point_problems

@@ -20,7 +20,7 @@ from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, programs, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
-from pyro_vae.pair.particles import plan_of
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.trials import point_problems
 from pyro_vae.sampling.joint import observed_supports

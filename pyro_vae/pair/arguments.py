@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -40,7 +39,7 @@ from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
-from pyro_vae.pair.running import device_of, evaluating, run
+from pyro_vae.pair.running import device_of, run, trying
 from pyro_vae.pair.sites import observed_sites, random_sites, support_of
 from pyro_vae.pair.supports import Supports
 
@@ -122,7 +121,7 @@ class Arguments:
         if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
             return
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 traces = run(self.pair, *values)
                 for trace in traces:
                     trace.compute_log_prob()
@@ -181,7 +180,7 @@ class Arguments:
     def _check_tokens(self, values: tuple[Any, ...]) -> None:
         """Refuses uint8, which are pixels, where whole numbers are observed."""
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 sites = observed_sites(run(self.pair, *values).model_trace)
         except Exception:  # said by those who run it
             return
@@ -198,7 +197,7 @@ class Arguments:
         """What the pair's programs, with their densities, raise on some of the data."""
         part = values if self._num_tried is None else batches.rows(values, slice(self._num_tried))
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 for trace in run(self.pair, *self._converted(kind, part)):
                     trace.compute_log_prob()
         except Exception as error:
