@@ -32,6 +32,17 @@ def whole(least: int = 1, **counts: Any) -> None:
             raise ValueError(f"{name} has to be a whole number of at least {least}; got {shown(count)}.")
 
 
+def data_size(**sizes: Any) -> None:
+    """Refuses what is no number of data: a whole number of at least 1, infinity, or ``None`` where it is not told.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, size in sizes.items():
+        if size is not None and not (isinstance(size, float) and size == math.inf):
+            whole(1, **{name: size})
+
+
 def number(
     least: float = -math.inf,
     most: float = math.inf,

@@ -136,7 +136,7 @@ def _arguments(x: Any, covariates: str | None, columns: dict[str, int] | None) -
         return (x,)
     if x.ndim != 2:
         raise ValueError(f"covariates={covariates!r} are columns of a table, [N, D]; the data are {list(x.shape)}.")
-    columns = places([str(number) for number in range(x.shape[1])]) if columns is None else columns
+    columns = places({number: str(number) for number in range(x.shape[1])}) if columns is None else columns
     chosen = [column(word.strip(), columns) for word in covariates.split(",")]
     others = [number for number in range(x.shape[1]) if number not in chosen]
     if not others:

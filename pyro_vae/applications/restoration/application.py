@@ -244,6 +244,9 @@ def psnr(images: Tensor, originals: Tensor) -> float:
     :math:`-10 \log_{10} \frac{1}{N D} \sum_{nd} (\hat x_{nd} - x_{nd})^2`.
 
     The mean square error is over all images, so that a single perfect one does not make the ratio infinite.
+
+    Raises:
+        ValueError: if there are no images, or as many originals of the same shape.
     """
     if images.shape != originals.shape or not images.numel():
         raise ValueError(
