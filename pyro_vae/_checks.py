@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import sys
+import warnings
 from collections import abc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ def callable_(**values: Any) -> None:
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
 
 
+_LIBRARIES = ("pyro_vae", "pyro", "torch", "contextlib")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -168,10 +170,8 @@ def _evaluated(annotation: Any, function: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message: short, and whatever its ``repr`` does."""
-    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
-        return (
-            f"{type(value).__name__} of shape {list(value.shape)}" if value.ndim else f"{type(value).__name__}({value})"
-        )
+    if (isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor")) and value.ndim:
+        return f"{type(value).__name__} of shape {list(value.shape)}"
     try:
         text = repr(value)
     except Exception:  # of a class that cannot say what it is
@@ -294,6 +294,14 @@ def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
 
 def _literal(choices: Sequence[Any]) -> _Kind:
     return _Kind(", ".join(map(repr, choices)), functools.partial(_is_among, choices), ValueError, "is one of")
+
+
+def warn(message: str) -> None:
+    """A ``UserWarning`` at the line of the program that has asked, however deep in the library it is given."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def made(what: str, make: Callable[..., Any], *args: Any) -> Any:

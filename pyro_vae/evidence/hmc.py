@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import checked, number, whole
+from pyro_vae._checks import checked, number, warn, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -231,25 +230,22 @@ def _check_dimensions(dim: int, draws: int) -> None:
             f"Take at least {2 * (dim + 1)}, better {20 * dim}: num_samples or num_chains."
         )
     if dim > _DIMENSIONS:
-        warnings.warn(
+        warn(
             f"the latents have {dim} dimensions; this estimator of log p(x) is of use up to {_DIMENSIONS}: beyond, "
             "a Gaussian rarely fits the posterior, and a misfit counts in each dimension. "
             "Use annealed importance sampling: evidence.ais(pair, x).",
-            stacklevel=5,
         )
 
 
 def _check_mixing(r_hat: Tensor) -> None:
     unknown, apart = int(r_hat.isnan().sum()), int((r_hat > _MIXED).sum())
     if unknown > 0.01 * len(r_hat):
-        warnings.warn(
+        warn(
             f"whether the chains of {unknown:,} of {len(r_hat):,} data agree is not known (split R-hat is NaN): they "
             "have fewer than four draws each, or do not move. Use more samples, or a longer warm-up.",
-            stacklevel=3,
         )
     if apart > 0.01 * len(r_hat):
-        warnings.warn(
+        warn(
             f"the chains of {apart:,} of {len(r_hat):,} data do not agree (split R-hat above {_MIXED}), so that their "
             "draws do not stand for the posterior. Use more samples, a longer warm-up, or more leapfrog steps.",
-            stacklevel=3,
         )
