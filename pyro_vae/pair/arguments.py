@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from torch.distributions import constraints
 from torch.nn.utils.rnn import PackedSequence
 
 from pyro_vae import batches
-from pyro_vae._checks import shown
+from pyro_vae._checks import shown, warn
 from pyro_vae._pyro import has_values
 from pyro_vae._tensors import check_dense
 from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
@@ -427,10 +426,9 @@ def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Seq
     if names:
         what = f"arguments by name, {', '.join(names)}"
         rest = f"which the programs of {type(pair).__name__} do not take; they are left out"
-    warnings.warn(
+    warn(
         f"the data hold {what}, {rest}. Programs of labels have a place for them: model(x=None, y=None), and a "
         "guide alike.",
-        stacklevel=5,
     )
 
 
@@ -449,9 +447,8 @@ def _check_rounding(what: str, given: Tensor, converted: Tensor) -> None:
     deviation = given.std(0)
     blurred = (deviation > 0) & (error > _ROUNDED * deviation)
     if blurred.any():
-        warnings.warn(
+        warn(
             f"{what} is {dtype} and the pair {converted.dtype}, whose rounding is above a hundredth of the standard "
             f"deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract their means, "
             "or make the pair one of float64: pair.double().".replace("torch.", ""),
-            stacklevel=4,
         )
