@@ -8,16 +8,14 @@ import math
 import operator
 import os
 import sys
+import warnings
 from collections import abc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, overload
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 def whole(least: int = 1, **counts: Any) -> None:
@@ -33,6 +31,17 @@ def whole(least: int = 1, **counts: Any) -> None:
     for name, count in counts.items():
         if not (is_whole(count) and operator.index(count) >= least):
             raise ValueError(f"{name} has to be a whole number of at least {least}; got {shown(count)}.")
+
+
+def data_size(**sizes: Any) -> None:
+    """Refuses what is no number of data: a whole number of at least 1, infinity, or ``None`` where it is not told.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, size in sizes.items():
+        if size is not None and not (isinstance(size, float) and size == math.inf):
+            whole(1, **{name: size})
 
 
 def number(
@@ -74,8 +83,13 @@ def one_of(choices: Sequence[Any], **values: Any) -> None:
         ValueError: naming the first that is not, and the choices.
     """
     for name, value in values.items():
-        if not any(value is choice or _equal(value, choice) for choice in choices):
+        if not _is_among(choices, value):
             raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}; got {shown(value)}.")
+
+
+def _is_among(choices: Sequence[Any], value: Any) -> bool:
+    """Whether a value is one of the choices; one that only equals it, as 1 equals True, is not."""
+    return any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices)
 
 
 def callable_(**values: Any) -> None:
@@ -89,10 +103,15 @@ def callable_(**values: Any) -> None:
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
 
 
+_LIBRARIES = ("pyro_vae", "pyro", "torch", "contextlib")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def checked(function: Function | None = None, *, but: Sequence[str] = ()) -> Any:
+@overload
+def checked(function: Function) -> Function: ...
+@overload
+def checked(*, but: Sequence[str]) -> Callable[[Function], Function]: ...
+def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
     """A function, or an ``__init__``, that refuses arguments of another kind than their annotations tell.
 
     The kinds are wide, as Python programs are: a whole number is whatever has an index, a number whatever is a float, a
@@ -123,7 +142,10 @@ def checked(function: Function | None = None, *, but: Sequence[str] = ()) -> Any
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        given = signature.bind(*args, **kwargs).arguments
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # which the call itself says better: it names the function
+            given = {}
         for name, kind in kinds().items():
             if name not in given or given[name] is parameters[name].default:
                 continue
@@ -148,10 +170,8 @@ def _evaluated(annotation: Any, function: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message: short, and whatever its ``repr`` does."""
-    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
-        return (
-            f"{type(value).__name__} of shape {list(value.shape)}" if value.ndim else f"{type(value).__name__}({value})"
-        )
+    if (isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor")) and value.ndim:
+        return f"{type(value).__name__} of shape {list(value.shape)}"
     try:
         text = repr(value)
     except Exception:  # of a class that cannot say what it is
@@ -214,6 +234,7 @@ def _is_sequence(value: Any, part: _Kind | None) -> bool:
 
 _TENSOR = _Kind("a dense tensor of real numbers", _is_tensor)
 _MODULE = _Kind("a torch module", lambda value: callable(value) and not isinstance(value, type))
+_MAPPING = _Kind("a mapping", lambda value: isinstance(value, abc.Mapping))
 _KINDS: dict[Any, _Kind] = {
     int: _Kind("a whole number", is_whole, ValueError),
     float: _Kind("a number", is_number, ValueError),
@@ -227,8 +248,8 @@ _KINDS: dict[Any, _Kind] = {
     abc.Iterable: _Kind(
         "something to iterate over", lambda value: hasattr(value, "__iter__") and not isinstance(value, str)
     ),
-    abc.Mapping: _Kind("a mapping", lambda value: isinstance(value, abc.Mapping)),
-    dict: _Kind("a mapping", lambda value: isinstance(value, abc.Mapping)),
+    abc.Mapping: _MAPPING,
+    dict: _MAPPING,
 }
 
 
@@ -272,14 +293,15 @@ def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
 
 
 def _literal(choices: Sequence[Any]) -> _Kind:
-    def fits(value: Any) -> bool:
-        return any(value is choice or _equal(value, choice) for choice in choices)
-
-    return _Kind(", ".join(map(repr, choices)), fits, ValueError, "is one of")
+    return _Kind(", ".join(map(repr, choices)), functools.partial(_is_among, choices), ValueError, "is one of")
 
 
-def _equal(value: Any, choice: Any) -> bool:
-    return type(value) is type(choice) and value == choice
+def warn(message: str) -> None:
+    """A ``UserWarning`` at the line of the program that has asked, however deep in the library it is given."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def made(what: str, make: Callable[..., Any], *args: Any) -> Any:

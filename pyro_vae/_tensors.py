@@ -1,11 +1,11 @@
-"""What is asked of tensors and of their places, in sentences of one kind."""
+"""What is asked of tensors, of their places and of modules, in sentences of one kind."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae._checks import shown
 
@@ -20,6 +20,17 @@ def check_dense(t: Tensor, what: str) -> None:
         kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
         remedy = "torch.nested.to_padded_tensor(x, 0.0), beside the lengths" if t.is_nested else "x.to_dense()"
         raise TypeError(f"{what} is a {kind} tensor; a dense one was expected: {remedy}.")
+
+
+def module_(**modules: Any) -> None:
+    """Refuses what is no torch module, where another callable does not do.
+
+    Raises:
+        TypeError: naming the first that is none.
+    """
+    for name, module in modules.items():
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name} has to be a torch module; got {shown(module)}.")
 
 
 def device_(**devices: Any) -> None:

@@ -29,7 +29,8 @@ from pyro_vae.pair import (
     run,
 )
 from pyro_vae.pair.arguments import converted
-from pyro_vae.pair.particles import SAID, How, plan_of
+from pyro_vae.pair.particles import SAID, How
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sites import observed_sites
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.supports import Supports

@@ -22,6 +22,7 @@ from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
 from pyro_vae.pair.arguments import Arguments
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
+from pyro_vae.runs.terminal import given
 
 _KINDS = {"binary": "0 and 1", "gray": "gray pixels", "counts": "counts", "real": "real numbers"}
 _LIKELIHOODS = {  # by kind, where the pair's own does not fit: the options, and how it is called
@@ -168,9 +169,7 @@ def _is_given(arguments: Sequence[str], place: str) -> bool:
     import yaml
 
     names = set()
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, equals, value = argument.partition("=")
-        value = value if equals else following
+    for option, value in given(arguments):
         names.add(option.removeprefix("--").replace(".init_args", ""))
         if option == "--config":
             names.update(_flat(configured(Path(value))))

@@ -5,25 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import itertools
 import os
-import re
 import shlex
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import nn
 from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
-from pyro_vae._pyro import without_shapes
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
@@ -36,6 +33,7 @@ from pyro_vae.pair import run as pair_run
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
 from pyro_vae.pair.running import reading
+from pyro_vae.runs.terminal import Parser, as_typed, given, plain, sentence, spelled
 from pyro_vae.sampling.joint import Start
 from pyro_vae.training import CLI_DEFAULTS, checkpoint, fit
 from pyro_vae.training.records import read_metrics
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    arguments = _spelled(sys.argv[1:] if arguments is None else arguments)
+    arguments = spelled(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
         "evaluate": functools.partial(_run, evaluate),
@@ -93,7 +91,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        return _fail(_sentence(str(error)))
+        return _fail(sentence(str(error)))
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
     except SystemExit as end:
@@ -104,7 +102,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(f"pyro-vae: error: {runs.as_typed(message)}", file=sys.stderr)
+    print(f"pyro-vae: error: {as_typed(message)}", file=sys.stderr)
     return status
 
 
@@ -113,79 +111,12 @@ def _once() -> Callable[..., None]:
     said = set()
 
     def show(message: Warning | str, *where: Any, **options: Any) -> None:
-        line = f"pyro-vae: warning: {runs.as_typed(' '.join(str(message).split()))}"
+        line = f"pyro-vae: warning: {as_typed(' '.join(str(message).split()))}"
         if line not in said:
             said.add(line)
             tqdm.write(line, file=sys.stderr)
 
     return show
-
-
-def _spelled(arguments: Sequence[str]) -> list[str]:
-    """Arguments as the parser takes them: ``--num-samples`` is ``--num_samples``, and ``--trust`` alone is true."""
-    spelled = []
-    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
-        name, equals, value = argument.partition("=")
-        if argument == "--trust" and following not in ("true", "false"):
-            spelled.append("--trust=true")
-        else:
-            dashed = argument.startswith("--")
-            spelled.append("--" + name[2:].replace("-", "_") + equals + value if dashed else argument)
-    return spelled
-
-
-class _Parser(ArgumentParser):
-    """Shows docstrings as they read in a terminal, and errors as one sentence."""
-
-    def format_help(self, *arguments: Any, **options: Any) -> str:
-        text = _plain(super().format_help(*arguments, **options))
-        text = re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch
-        return re.sub(r"\n*Linked arguments:\n(?: .*\n?)*", "\n", text)  # which no one can give
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        raise ValueError(f"{_sentence(message).rstrip('.')}. `{self.prog} --help` tells the options.") from ex
-
-
-def _plain(text: str) -> str:
-    """Without the marks of reStructuredText, and with options as they are typed."""
-    text = re.sub(r":mod:`([^`]*)`", r"\1", text)
-    text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], text).replace("``", "")
-    return re.sub(r"(?<![\w-])--\w+", lambda match: match[0].replace("_", "-"), text)
-
-
-_AROUND = re.compile(  # what jsonargparse says around a reason
-    r"""Parser\ key\ "[\w.]+": | Does\ not\ validate\ against.* | Subtypes:\ \[.* | Errors:$ | Given\ value\ type:.*
-    | Subclass\ types\ expect\ one\ of:(?:\n\ +-\ .*)+ | Type\ .*?\ expects\ a\ function\ or\ a\ callable\ class:
-    | -\ Expected\ a\ (?:<class\ 'NoneType'>|path\ but\ .*) | (?:\.\ Got|^\ *Given)\ value:\ Namespace\(.*""",
-    re.VERBOSE | re.MULTILINE,
-)
-
-
-def _sentence(message: str) -> str:
-    """A message without what the parser and Pyro lay around it: the classes of a union, the shapes of a trace."""
-    message = re.sub(r"Call to compute_fn of link .* with args \(.*\) failed: ", "", without_shapes(message))
-    keys = re.findall(r'Parser key "([\w.]+)":', message)
-    if not keys and "Union subtypes" not in message:
-        return message
-    lines = [line.strip() for line in _AROUND.sub("", message).splitlines() if line.strip()]
-    if any(re.match("- (?!Expected )", line) for line in lines):  # the reason of the class that was meant
-        lines = [line for line in lines if not line.startswith("- Expected ")]
-    text = "; ".join(dict.fromkeys(" ".join(line.removeprefix("- ").split()) for line in lines)).replace(":; ", ": ")
-    for pattern, words in (
-        (r"Problem with given class_path '([^']+)'", r"\1"),
-        (r"Expected a dot import path string: [^;]+", "expected the dotted name of a class"),
-        (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
-        (
-            r"Expected '([\w.]+)' to be a function that returns <class '(?:\w+\.)*(\w+)'>\.?",
-            r"\1 does not say what it returns: annotate it, def function(...) -> \2",
-        ),
-        (r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1"),
-        (r"\. Got value: |; Given value: ", "; got "),
-    ):
-        text = re.sub(pattern, words, text)
-    return _plain(f"--{'.'.join(keys)}: " if keys else "") + text
 
 
 # The commands
@@ -197,7 +128,7 @@ def train(arguments: Sequence[str]) -> None:
         "Fits a pair to data and writes a run folder. What is not given of likelihood, binarization and scales follows "
         "the data, and is printed."
     )
-    parser, trust = _Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
+    parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
     whole = [*_saved(arguments), *arguments]
     runs.add_options(parser, runs.import_pair(_model_name(whole, trust)), lambda run: runs.open_run(run, trust)[0])
     parser.add_argument("--trust", **_TRUST)
@@ -205,11 +136,11 @@ def train(arguments: Sequence[str]) -> None:
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
-    with runs.Page(out, _plain(shlex.join(["pyro-vae", "train", *arguments]))) as page:
+    with runs.Page(out, plain(shlex.join(["pyro-vae", "train", *arguments]))) as page:
         _train(parser, config, chosen, page)
 
 
-def _train(parser: _Parser, config: Namespace, chosen: Sequence[str], page: runs.Page) -> None:
+def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.Page) -> None:
     out = page.out
     size = runs.data_of(config).train.num_data
     if size is not None and size < config.batch_size == CLI_DEFAULTS["batch_size"]:
@@ -256,26 +187,19 @@ _TRUST: dict[str, Any] = {
 }
 
 
-def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options and their values."""
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        option, equals, value = argument.partition("=")
-        yield option, value if equals else following
-
-
 def _saved(arguments: Sequence[str]) -> list[str]:
     """The configuration of a run that goes on: what is not given is as it was when it began."""
-    given = dict(_given(arguments))
-    path = Path(given.get("--out", "")) / runs.CONFIG
-    goes_on = given.get("--resume", "").lower() == "true" and "--out" in given and path.is_file()
-    return ["--config", str(path)] if goes_on and "--config" not in given else []
+    typed = dict(given(arguments))
+    path = Path(typed.get("--out", "")) / runs.CONFIG
+    goes_on = typed.get("--resume", "").lower() == "true" and "--out" in typed and path.is_file()
+    return ["--config", str(path)] if goes_on and "--config" not in typed else []
 
 
 def _model_name(arguments: Sequence[str], trust: bool) -> str:
     """The class named by --model or, behind that, by the file of --config, which is read and may be refused."""
     name = runs.DEFAULT_MODEL
-    typed = {value for _, value in _given(arguments)}
-    for option, value in _given(arguments):
+    typed = {value for _, value in given(arguments)}
+    for option, value in given(arguments):
         if option == "--config" and value:
             model = runs.read(Path(value), typed, trust)[1]
             name = f"{model.__module__}.{model.__qualname__}"
@@ -456,10 +380,10 @@ def estimators(width: int | None = None) -> None:
     )
 
 
-def _parser_of(name: str, function: Callable[..., Any], trained: bool = False) -> ArgumentParser:
+def _parser_of(name: str, function: Callable[..., Any], trained: bool = False) -> Parser:
     """The options of a function; if it takes a trained pair and its data, a run folder in the place of these."""
     about = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
-    parser = _Parser(prog=f"pyro-vae {name}", description=_plain(about))  # before lines are filled
+    parser = Parser(prog=f"pyro-vae {name}", description=plain(about))  # before lines are filled
     if trained:
         parser.add_argument("run", type=str, help="folder of the run")
         parser.add_argument("--trust", **_TRUST)

@@ -91,3 +91,9 @@ def test_wide_kinds(arguments: tuple[Any, ...]) -> None:
 def test_other_kinds_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         asked(*arguments)
+
+
+def test_what_is_missing_is_said_of_the_function() -> None:
+    """As Python says it, which names the function."""
+    with pytest.raises(TypeError, match=r"asked\(\) missing 1 required positional argument: 'count'"):
+        asked()  # type: ignore[call-arg]

@@ -10,12 +10,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from pyro_vae._checks import checked, one_of
+from pyro_vae._checks import one_of
 
 _PLACES = {"anomaly": "anomaly", "restore": "restoration", "reduce": "reduction", "labels": "labels"}
 
 
-@checked
 def names() -> list[str]:
     """The applications by name, in the order in which they are listed."""
     return list(_PLACES)

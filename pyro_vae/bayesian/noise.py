@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import Independent
@@ -12,7 +12,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_vae._checks import checked, one_of
+from pyro_vae._checks import checked
 from pyro_vae.distributions import LowRankNormal, MatrixNormal, Rows
 
 WeightNoise = Literal["shared", "local", "flipout"]
@@ -50,7 +50,6 @@ class Noise(Messenger):
     @checked
     def __init__(self, kind: WeightNoise) -> None:
         super().__init__()
-        one_of(get_args(WeightNoise), noise=kind)
         self.kind = kind
         self.drawn: list[tuple[Tensor, Any]] = []
 

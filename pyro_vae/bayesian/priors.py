@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number, one_of
+from pyro_vae._checks import checked, number
 
 Learned = Literal["layer", "column"]
 
@@ -34,12 +34,11 @@ class IsotropicNormal(nn.Module):
 
     log_scale: Tensor
 
-    @checked(but=("learned",))
+    @checked
     def __init__(
         self, shape: Sequence[int], scale: float | Literal["fan_in"] = 1.0, learned: Learned | None = None
     ) -> None:
         super().__init__()
-        one_of((*get_args(Learned), None), learned=learned)
         if isinstance(scale, str) and scale != "fan_in":
             raise ValueError(f"the scale of weights is a number, or 'fan_in'; got {scale!r}.")
         value = shape[1] ** -0.5 if isinstance(scale, str) else scale

@@ -9,8 +9,9 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pyro_vae._checks import checked, shown
+from pyro_vae._checks import checked
 from pyro_vae._pyro import BatchNorm, is_running, make_root
+from pyro_vae._tensors import module_
 from pyro_vae.bayesian.layers import LAYERS, BayesianLayer
 from pyro_vae.bayesian.posteriors import MeanField
 from pyro_vae.bayesian.priors import IsotropicNormal
@@ -67,7 +68,7 @@ def bayesian_(
     layers = {name: LAYERS[_kind(module.get_submodule(name))](module.get_submodule(name), prior, posterior)
               for name in found}  # fmt: skip
     if "" in layers:
-        return layers[""]
+        return layers[""]  # type: ignore[return-value]
     for name, layer in layers.items():
         parent, _, key = name.rpartition(".")
         module.get_submodule(parent)._modules[key] = layer
@@ -87,7 +88,7 @@ def bayesian_(
 
 def _layers_of(module: nn.Module, network: str) -> list[str]:
     """The names of the layers that become random."""
-    _check_module(module)
+    module_(module=module)
     try:
         root = module.get_submodule(network)
     except AttributeError:
@@ -137,15 +138,10 @@ def _kind(layer: nn.Module) -> Any:
     return next((kind for kind in LAYERS if isinstance(layer, kind) and type(layer).forward is kind.forward), None)
 
 
-def _check_module(module: Any) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module has to be a torch module; got {shown(module)}.")
-
-
 @checked
 def bayesian_layers(module: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
     """``(name, layer)`` of the layers with random weights."""
-    _check_module(module)
+    module_(module=module)
     return ((name, part) for name, part in module.named_modules() if isinstance(part, BayesianLayer))
 
 

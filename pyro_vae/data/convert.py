@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae._checks import checked
 from pyro_vae.data.arrays import check_size, dtypes, tensor
 from pyro_vae.data.cut import PARTS
-from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.draws import Binarization
 from pyro_vae.data.mixed import Mixed, as_set
 from pyro_vae.data.sets import Data, Split, Stream, labeled
 
@@ -52,7 +52,6 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
         ValueError: for what :class:`Split` refuses, a tuple of data and their labels, a Dataset too large for memory,
             or a binarization other than the one that a Data, Split or Stream was made with.
     """
-    check_binarization(binarization)
     if isinstance(data, Data):
         for split in (data.train, data.valid, data.test):
             if split is not None:

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import one_of
-
 Binarization = Literal["none", "dynamic", "static"]
 
 # The first word of a key says what is drawn, so that no two purposes share a stream.
 STATIC, DYNAMIC, ORDER, SPLIT, LOADER = range(1, 6)
-
-
-def check_binarization(binarization: str) -> None:
-    one_of(get_args(Binarization), binarization=binarization)
 
 
 def bits(*key: int) -> np.random.SFC64:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
     names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
-    label = None if labels is None else column(labels, {**{str(i): i for i in range(len(names))}, **places(names)})
+    label = None if labels is None else column(labels, places(dict(enumerate(names))))
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels.")
@@ -93,12 +94,13 @@ def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
             f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
             "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
         ) from error
-    numbers = {str(number): place for place, number in enumerate(taken)}
-    return {"train": (torch.from_numpy(x), y)}, {**numbers, **places([names[number] for number in taken])}
+    return {"train": (torch.from_numpy(x), y)}, places({number: names[number] for number in taken})
 
 
-def places(names: list[str]) -> dict[str, int]:
-    return {name: place for place, name in enumerate(names)}
+def places(names: Mapping[int, str]) -> dict[str, int]:
+    """Where in x columns are, by their numbers in the file and by their names."""
+    numbers = {str(number): place for place, number in enumerate(names)}
+    return numbers | {name: place for place, name in enumerate(names.values())}
 
 
 def column(word: str, columns: dict[str, int]) -> int:

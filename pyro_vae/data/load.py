@@ -9,13 +9,13 @@ from typing import Any
 
 from pyro_vae._checks import checked, whole
 from pyro_vae.data.cut import cut
-from pyro_vae.data.draws import Binarization, check_binarization
+from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, column, image_folder, places, table_file
 from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.sets import Data, Split
 
 
-@checked(but=("seed",))
+@checked(but=("seed", "valid_size", "test_size"))
 def load(
     name_or_path: str | os.PathLike[str],
     root: str | os.PathLike[str] | None = None,
@@ -85,7 +85,6 @@ def load(
         FileNotFoundError: if there is no such path, or a named set is neither there nor could be downloaded; the
             message says which files to put where.
     """
-    check_binarization(binarization)
     whole(0, seed=seed)
     text = os.fspath(name_or_path)
     name, path = _key(text), Path(text).expanduser()
@@ -136,7 +135,7 @@ def _arguments(x: Any, covariates: str | None, columns: dict[str, int] | None) -
         return (x,)
     if x.ndim != 2:
         raise ValueError(f"covariates={covariates!r} are columns of a table, [N, D]; the data are {list(x.shape)}.")
-    columns = places([str(number) for number in range(x.shape[1])]) if columns is None else columns
+    columns = places({number: str(number) for number in range(x.shape[1])}) if columns is None else columns
     chosen = [column(word.strip(), columns) for word in covariates.split(",")]
     others = [number for number in range(x.shape[1]) if number not in chosen]
     if not others:

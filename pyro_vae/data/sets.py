@@ -25,7 +25,7 @@ from pyro_vae._tensors import device_
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
-from pyro_vae.data.draws import Binarization, bernoulli, bits, check_binarization, gray
+from pyro_vae.data.draws import Binarization, bernoulli, bits, gray
 
 if TYPE_CHECKING:
     from pyro_vae.data.mixed import Mixed
@@ -61,7 +61,7 @@ class Split:
     tensors: tuple[Tensor, ...]
     labels: Tensor | None
 
-    @checked(but=("seed",))
+    @checked(but=("tensors", "seed"))
     def __init__(
         self,
         *tensors: Tensor | np.ndarray,
@@ -72,7 +72,6 @@ class Split:
         seed: int = 0,
         name: str = "data",
     ) -> None:
-        check_binarization(binarization)
         if names is not None and len(names) != len(tensors):
             raise ValueError(f"{len(names)} names were given for {len(tensors)} tensors; give one for each.")
         if not tensors:
@@ -255,7 +254,7 @@ class Stream:
 
     labels: None = None
 
-    @checked(but=("seed",))
+    @checked(but=("loader", "seed"))
     def __init__(
         self,
         loader: DataLoader,
@@ -265,7 +264,6 @@ class Stream:
         seed: int = 0,
         name: str = "stream",
     ) -> None:
-        check_binarization(binarization)
         if not isinstance(loader, DataLoader):
             raise TypeError(f"Stream() was given a {type(loader).__name__}; a torch DataLoader was expected.")
         if binarization == "static":

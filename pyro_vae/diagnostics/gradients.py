@@ -82,7 +82,7 @@ def gradient_statistics(
     if groups is not None:
         callable_(groups=groups)
     num_reference_draws = 4 * num_draws if num_reference_draws is None else num_reference_draws
-    whole(4, num_draws=num_draws, num_reference_draws=num_reference_draws)
+    whole(4, num_reference_draws=num_reference_draws)
     named = _named(estimators)
     module = as_pair(pair)
     tensors = batch_of(module, batch)

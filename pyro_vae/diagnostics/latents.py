@@ -239,9 +239,8 @@ def as_plates(latents: Mapping[str, Tensor], module: nn.Module, batch: Sequence[
 
 def local_latents(pair: Any, *batch: Tensor) -> set[str]:
     """The latents inside the data plate."""
-    run = opened(pair, batch, any_data=True)
-    with run as (module, batch), InPlaceOfAPrior(module), torch.random.fork_rng():
-        trace = poutine.trace(programs(module)[0]).get_trace(*batch)
+    with opened(pair, batch, any_data=True) as (module, batch):
+        trace = plates_of(module, batch)
     plate = data_frame(trace, batches.num_rows(batch))
     return {name for name, site in latent_sites(trace).items() if plate is not None and inside(site, plate)}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import checked, is_number, shown, whole
+from pyro_vae._checks import checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LinearOptimum:
     log_likelihood: float
 
 
-@checked(but=("latent_dim",))
+@checked(but=("latent_dim", "scale", "beta"))
 def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0, beta: float = 1.0) -> LinearOptimum:
     r"""The maximum of the ELBO with beta over W, b and a diagonal Gaussian posterior linear in x, for
 
@@ -62,9 +62,7 @@ def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0,
     whole(1, latent_dim=latent_dim)
     if eigenvalues.dim() != 1 or not len(eigenvalues) or not bool((eigenvalues >= 0).all()):
         raise ValueError(f"eigenvalues are those of a covariance: [D], none negative; got {eigenvalues}.")
-    for name, value in (("scale", scale), ("beta", beta)):
-        if not is_number(value) or not 0 < float(value) < math.inf:
-            raise ValueError(f"{name} has to be positive; got {shown(value)}.")
+    number(above=0, scale=scale, beta=beta)
     scale, beta = float(scale), float(beta)
     values = eigenvalues.detach().double().cpu().sort(descending=True).values
     size, noise = len(values), beta * scale**2

@@ -1,7 +1,7 @@
 """Objectives. Each is a Pyro ELBO, made of a bound and its gradient, and gives its bound for each datum."""
 
 from pyro_vae.estimators import names
-from pyro_vae.estimators.base import Estimator, Objective
+from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Bound, ImportanceWeighted, Mean, Mixture, RenyiBound, log_mean_exp
 from pyro_vae.estimators.facts import Facts, facts_table
 from pyro_vae.estimators.gradients import (
@@ -17,7 +17,7 @@ from pyro_vae.estimators.names import *  # noqa: F403
 from pyro_vae.estimators.names import ESTIMATORS, elbo_of
 from pyro_vae.estimators.objectives import Phases
 from pyro_vae.estimators.penalties import Penalized
-from pyro_vae.estimators.run import Run, Site, SiteTerms
+from pyro_vae.estimators.run import Objective, Run, Site, SiteTerms
 from pyro_vae.estimators.svi import SVILoss, as_estimator
 
 __all__ = [

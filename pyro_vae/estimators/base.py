@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro.infer import Trace_ELBO
@@ -16,16 +15,17 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae._checks import callable_, checked, number, shown, whole
+from pyro_vae._checks import callable_, checked, data_size, number, shown, whole
 from pyro_vae._pyro import validates
 from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
-from pyro_vae.estimators.facts import Facts
+from pyro_vae.estimators.facts import Facts, facts_of
 from pyro_vae.estimators.gradients import Gradient, Pathwise
-from pyro_vae.estimators.run import Call, Number, Run, Site, SiteTerms, Term, sites_of, traced
+from pyro_vae.estimators.run import Call, Number, Objective, Run, Site, SiteTerms, Term, sites_of, traced
 from pyro_vae.pair import as_pair, computing_once, gate, programs
 from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
-from pyro_vae.pair.particles import Plan, plan_of
+from pyro_vae.pair.particles import Plan
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sites import plate_nesting
 from pyro_vae.pair.structure import guide_problems
 from pyro_vae.pair.trials import mask_problems, point_problems
@@ -33,20 +33,6 @@ from pyro_vae.pair.turns import in_turn
 
 At = Mapping[str, Number]
 Claims = Literal["none", "local", "all"]
-
-
-class Objective(NamedTuple):
-    """One run of an estimator, averaged over the data of a batch, in nats per datum.
-
-    Attributes:
-        loss: differentiable; minus the bound with beta (of an upper bound the bound itself).
-        bound: the bound at beta = 1, detached; ``None`` where the loss claims none.
-        terms: mean of each term by site, ``{"x": {"log_p": ...}, "z": {"kl": ...}}``, detached.
-    """
-
-    loss: Tensor
-    bound: Tensor | None
-    terms: dict[str, dict[str, Tensor]]
 
 
 class Estimator(Trace_ELBO):
@@ -121,7 +107,7 @@ class Estimator(Trace_ELBO):
         num_data: float | None = None,
     ) -> None:
         whole(1, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-        _check_num_data(num_data)
+        data_size(num_data=num_data)
         if num_particles % bound.num_groups:
             raise ValueError(f"num_particles has to be a multiple of the groups of {bound!r}; got {num_particles}.")
         self._bound, self.gradient = bound, gradient or Pathwise()
@@ -173,18 +159,7 @@ class Estimator(Trace_ELBO):
     @property
     def facts(self) -> Facts:
         """What is known of its bound, of its gradient and of itself."""
-        bound, gradient = self._bound, self.gradient
-        _, said, source = inspect.cleandoc(type(self).__doc__ or "").rpartition("\n\nSource: ")
-        facts = Facts(
-            bound.fact,
-            "the ELBO's" if bound.linear else "the bound's",
-            gradient.sites + (", in the data plate" if self.per_datum else ""),
-            f"{'L' if bound.linear else 'K' if bound.num_groups == 1 else 'M K'} {gradient.cost}",
-            re.sub(r"\((\d+)\)", r"\1", " ".join(source.split())).removesuffix(".") if said else "",
-        )
-        for kind in reversed(type(self).__mro__):
-            facts = vars(kind).get("known", Facts()).over(facts)
-        return facts
+        return facts_of(type(self), self._bound, self.gradient, self.per_datum)
 
     # What a schedule moves
 
@@ -235,7 +210,7 @@ class Estimator(Trace_ELBO):
         at = {} if at is None else at
         if not isinstance(at, Mapping):
             raise TypeError(f"at is a mapping of names to numbers, such as {{'beta': 0.5}}; got {shown(at)}.")
-        _check_num_data(num_data)
+        data_size(num_data=num_data)
         callable_(model=call.model, guide=call.guide)
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
@@ -427,9 +402,7 @@ class Estimator(Trace_ELBO):
         """
         run = self._run(Call(model, guide, args, kwargs, prepared), at, num_data)
         bound = self._mean(run)
-        means = {
-            name: {kind: value.detach().mean() for kind, value in site.items()} for name, site in run.by_site().items()
-        }
+        means = {name: {kind: v.detach().mean() for kind, v in site.items()} for name, site in run.by_site().items()}
         return Objective(self._loss(run if self.per_datum else run.shared()) / run.plate.full_size, bound, means)
 
     def terms(self, pair: Any, *batch: Any, num_data: float | None = None) -> dict[str, SiteTerms]:
@@ -473,7 +446,7 @@ class Estimator(Trace_ELBO):
         Warns:
             UserWarning: if the bound of a datum is not finite.
         """
-        _check_num_data(num_data)
+        data_size(num_data=num_data)
         with torch.no_grad():
             bound = self._each(self._claimed(pair, batch, at, num_data, local=num_data == math.inf))
         warn_of(type(self).__name__, bound)
@@ -487,7 +460,7 @@ class Estimator(Trace_ELBO):
         What stands outside the data plate counts once for all of them, or 1 / ``num_data`` for each.
         """
         total, shared, count, number = 0.0, 0.0, 0, 0
-        _check_num_data(num_data)
+        data_size(num_data=num_data)
         given = self.num_data if num_data is None else num_data
         convert = Arguments(pair, any_data=validates())  # then each run looks at its data
         for batch in batch_by_batch(batches):
@@ -522,10 +495,6 @@ class Estimator(Trace_ELBO):
         return run.sum(beta=False)
 
 
-def _check_num_data(num_data: Any) -> None:
-    if num_data is not None and not (isinstance(num_data, float) and num_data == math.inf):
-        whole(1, num_data=num_data)
-
-
 def call_of(pair: Any, batch: Sequence[Any]) -> Call:
+    """Of the programs on a batch; where distributions are validated, the run refuses data outside of their supports."""
     return Call(*programs(as_pair(pair)), converted(pair, batch, any_data=validates()), {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -36,6 +38,24 @@ class Facts:
     def over(self, other: Facts) -> Facts:
         """These facts, and of what they do not say those of ``other``."""
         return Facts(*(getattr(self, field.name) or getattr(other, field.name) for field in fields(Facts)))
+
+
+def facts_of(kind: type, bound: Any, gradient: Any, per_datum: bool) -> Facts:
+    """The facts of a class of estimators: those that it and its bases know, then what follows from bound and gradient.
+
+    ``per_datum`` is whether each datum is weighed by itself; the source is that of the docstring.
+    """
+    _, said, source = inspect.cleandoc(kind.__doc__ or "").rpartition("\n\nSource: ")
+    facts = Facts(
+        bound.fact,
+        "the ELBO's" if bound.linear else "the bound's",
+        gradient.sites + (", in the data plate" if per_datum else ""),
+        f"{'L' if bound.linear else 'K' if bound.num_groups == 1 else 'M K'} {gradient.cost}",
+        re.sub(r"\((\d+)\)", r"\1", " ".join(source.split())).removesuffix(".") if said else "",
+    )
+    for base in reversed(kind.__mro__):
+        facts = vars(base).get("known", Facts()).over(facts)
+    return facts
 
 
 def facts_table(estimators: Sequence[Any], width: int = 120) -> str:

@@ -184,7 +184,7 @@ class MonteCarloEM(Estimator):
         cost="E-step: leapfrog steps x transitions x C model; each update: C + 1 model, 2 guide",
     )
 
-    @checked(but=("target_acceptance", "num_updates", "start"))
+    @checked(but=("target_acceptance", "num_updates"))
     def __init__(
         self,
         num_chains: int = 1,
@@ -200,7 +200,6 @@ class MonteCarloEM(Estimator):
         counts = {"num_chains": num_chains, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
         whole(1, **counts, num_updates=num_updates)
         number(above=0, below=1, target_acceptance=target_acceptance)
-        one_of(get_args(Start), start=start)
         super().__init__(Mean(), Apart(), **options)
         self.num_chains, self.num_transitions, self.num_leapfrog = num_chains, num_transitions, num_leapfrog
         self.target_acceptance, self.num_updates = target_acceptance, num_updates

@@ -155,9 +155,8 @@ class FreeBits(Penalized):
         gradient="the ELBO's, without the KL of groups below the threshold",
     )
 
-    @checked(but=("per", "num_particles"))
+    @checked(but=("num_particles",))
     def __init__(self, free_nats: float, per: Groups = "unit", num_particles: int = 1, **options: Any) -> None:
-        one_of(get_args(Groups), per=per)
         super().__init__(num_particles, **options)
         self.check_scheduled("free_nats", free_nats)
         self.free_nats = free_nats

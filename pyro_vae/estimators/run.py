@@ -142,6 +142,20 @@ class Call(NamedTuple):
     plan: Plan | None = None
 
 
+class Objective(NamedTuple):
+    """One run of an estimator, averaged over the data of a batch, in nats per datum.
+
+    Attributes:
+        loss: differentiable; minus the bound with beta (of an upper bound the bound itself).
+        bound: the bound at beta = 1, detached; ``None`` where the loss claims none.
+        terms: mean of each term by site, ``{"x": {"log_p": ...}, "z": {"kl": ...}}``, detached.
+    """
+
+    loss: Tensor
+    bound: Tensor | None
+    terms: dict[str, dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of the guide, and of the model against its draws.

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from pyro_vae._checks import callable_, checked
 from pyro_vae._pyro import backward_of, empty_store
 from pyro_vae.batches import num_rows, num_told
-from pyro_vae.estimators.base import Estimator, Objective
+from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
+from pyro_vae.estimators.run import Objective
 from pyro_vae.pair import as_pair, data_frame, programs
 from pyro_vae.pair.arguments import Arguments, Converted, batch_by_batch, converted
 

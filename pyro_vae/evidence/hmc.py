@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import checked, number, one_of, whole
+from pyro_vae._checks import checked, number, warn, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -123,7 +122,7 @@ def hmc(
     Source: Kingma & Welling (2013), appendix D.
     """
 
-    _check(start, target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
+    _check(target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
     batch = batch_of(pair, x)
 
     def estimate(part: Chunk) -> tuple[Tensor, ...]:
@@ -181,7 +180,7 @@ def posterior_draws(
     The arguments, errors and warnings are those of :func:`hmc`, but for its limits to the dimensions.
     """
 
-    _check(start, target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
+    _check(target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)
 
     def draw(part: Chunk) -> tuple[Tensor, ...]:
         chains, sampler = part.warmed_up(part.draw(start, num_chains), num_warmup, num_leapfrog, target_acceptance)
@@ -201,8 +200,7 @@ def posterior_draws(
     return PosteriorDraws(latents, acceptance, split_r_hat, step_size)
 
 
-def _check(start: Start, target_acceptance: float, *counts: int) -> None:
-    one_of(get_args(Start), start=start)
+def _check(target_acceptance: float, *counts: int) -> None:
     number(above=0, below=1, target_acceptance=target_acceptance)
     names = ("num_samples", "num_chains", "num_warmup", "num_leapfrog")
     whole(1, **dict(zip(names, counts, strict=True)))
@@ -232,25 +230,22 @@ def _check_dimensions(dim: int, draws: int) -> None:
             f"Take at least {2 * (dim + 1)}, better {20 * dim}: num_samples or num_chains."
         )
     if dim > _DIMENSIONS:
-        warnings.warn(
+        warn(
             f"the latents have {dim} dimensions; this estimator of log p(x) is of use up to {_DIMENSIONS}: beyond, "
             "a Gaussian rarely fits the posterior, and a misfit counts in each dimension. "
             "Use annealed importance sampling: evidence.ais(pair, x).",
-            stacklevel=5,
         )
 
 
 def _check_mixing(r_hat: Tensor) -> None:
     unknown, apart = int(r_hat.isnan().sum()), int((r_hat > _MIXED).sum())
     if unknown > 0.01 * len(r_hat):
-        warnings.warn(
+        warn(
             f"whether the chains of {unknown:,} of {len(r_hat):,} data agree is not known (split R-hat is NaN): they "
             "have fewer than four draws each, or do not move. Use more samples, or a longer warm-up.",
-            stacklevel=3,
         )
     if apart > 0.01 * len(r_hat):
-        warnings.warn(
+        warn(
             f"the chains of {apart:,} of {len(r_hat):,} data do not agree (split R-hat above {_MIXED}), so that their "
             "draws do not stand for the posterior. Use more samples, a longer warm-up, or more leapfrog steps.",
-            stacklevel=3,
         )

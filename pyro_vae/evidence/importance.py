@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, whole
+from pyro_vae._checks import checked, warn, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
@@ -20,7 +19,7 @@ from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.pair import as_pair, device_of, programs, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
-from pyro_vae.pair.particles import plan_of
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.trials import point_problems
 from pyro_vae.sampling.joint import observed_supports
@@ -232,17 +231,15 @@ def _warn(result: Importance) -> None:
         return
     poor = int((result.effective_sample_size < _POOR).sum())
     if poor > 0.01 * size:
-        warnings.warn(
+        warn(
             f"the effective sample size is below {_POOR:.0f} of {draws} for {poor:,} of "
             f"{size:,} data: for these log p(x) may be well above the estimate. "
             "Use more samples, or a richer guide.",
-            stacklevel=3,
         )
     heavy = int((result.k_hat > _HEAVY).sum())
     if heavy > 0.01 * size:
-        warnings.warn(
+        warn(
             f"the Pareto k-hat of the weights is above {_HEAVY} for {heavy:,} of {size:,} data: their tail is so heavy "
             "that log p(x) may be well above the estimate, and the standard errors are too small. "
             "Use more samples, a richer guide, or annealed importance sampling: evidence.ais(pair, x).",
-            stacklevel=3,
         )

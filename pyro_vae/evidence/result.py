@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._checks import warn
 from pyro_vae.batches import leaves
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.pair.protocols import HasNumLevels
@@ -120,11 +120,10 @@ def check_log_prob(log_prob: Tensor) -> None:
         )
     zero = int((log_prob == -math.inf).sum())
     if zero:
-        warnings.warn(
+        warn(
             f"all importance weights of {zero:,} of {len(log_prob):,} data are 0, so that their log p(x) is estimated "
             "as minus infinity: p(x, z) is 0 at each draw. Use more samples, or see whether the model can produce "
             "these data at all.",
-            stacklevel=3,
         )
 
 

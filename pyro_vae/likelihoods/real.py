@@ -132,7 +132,7 @@ class Normal(LocationScale):
         sigmoid_mean: bool = True,
         min_log_scale: float = -6.0,
     ) -> None:
-        super().__init__(network, scale, sigmoid_mean, min_log_scale)
+        super().__init__(network, scale, sigmoid_mean, min_log_scale)  # type: ignore[arg-type]
         if scale == "optimal":
             self.register_buffer("mean_square", torch.ones(()))
             self.register_buffer("num_batches", torch.zeros((), dtype=torch.long))

@@ -24,7 +24,6 @@ from pyro_vae.transforms.autoregressive import solved_in_order
 
 Shape = tuple[int, int, int]
 
-
 _COUNTS = (
     "channels", "latent_channels", "cells", "expansion", "kernel", "multiplier", "preprocess", "padding", "num_flows",
 )  # fmt: skip
@@ -84,19 +83,7 @@ class NVAE(TopDownVAE):
     (torch.Size([1, 1, 28, 28]), (4, 14, 14), (4, 7, 7))
     """
 
-    @checked(
-        but=(
-            "channels",
-            "latent_channels",
-            "cells",
-            "expansion",
-            "kernel",
-            "multiplier",
-            "preprocess",
-            "padding",
-            "num_flows",
-        )
-    )
+    @checked(but=_COUNTS)
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pyro_vae._checks import checked, number, shown
+from pyro_vae._checks import checked, number
 from pyro_vae._pyro import weight_norm_gain
+from pyro_vae._tensors import module_
 
 _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 
@@ -23,7 +24,12 @@ def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generat
 
     Returns:
         ``module``.
+
+    Raises:
+        TypeError: if ``module`` is no torch module.
+        ValueError: if ``scale`` is negative, or not finite.
     """
+    module_(module=module)
     number(0, scale=scale)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -67,8 +73,7 @@ def data_dependent_init(module: nn.Module, x: Tensor) -> nn.Module:
     >>> from pyro_vae.networks import MLP
     >>> network = data_dependent_init(MLP(784, (2, 20), normalization="weight"), torch.rand(100, 784))
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module has to be a torch module; got {shown(module)}.")
+    module_(module=module)
     layers = [layer for layer in module.modules() if weight_norm_gain(layer) is not None]
     if not layers:
         raise ValueError(

@@ -19,19 +19,17 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import PackedSequence
 
 from pyro_vae import batches
-from pyro_vae._checks import shown
+from pyro_vae._checks import shown, warn
 from pyro_vae._pyro import has_values
 from pyro_vae._tensors import check_dense
 from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
@@ -40,7 +38,7 @@ from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
-from pyro_vae.pair.running import device_of, evaluating, run
+from pyro_vae.pair.running import device_of, run, trying
 from pyro_vae.pair.sites import observed_sites, random_sites, support_of
 from pyro_vae.pair.supports import Supports
 
@@ -122,7 +120,7 @@ class Arguments:
         if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
             return
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 traces = run(self.pair, *values)
                 for trace in traces:
                     trace.compute_log_prob()
@@ -181,7 +179,7 @@ class Arguments:
     def _check_tokens(self, values: tuple[Any, ...]) -> None:
         """Refuses uint8, which are pixels, where whole numbers are observed."""
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 sites = observed_sites(run(self.pair, *values).model_trace)
         except Exception:  # said by those who run it
             return
@@ -198,7 +196,7 @@ class Arguments:
         """What the pair's programs, with their densities, raise on some of the data."""
         part = values if self._num_tried is None else batches.rows(values, slice(self._num_tried))
         try:
-            with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            with trying(self.pair):
                 for trace in run(self.pair, *self._converted(kind, part)):
                     trace.compute_log_prob()
         except Exception as error:
@@ -428,10 +426,9 @@ def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Seq
     if names:
         what = f"arguments by name, {', '.join(names)}"
         rest = f"which the programs of {type(pair).__name__} do not take; they are left out"
-    warnings.warn(
+    warn(
         f"the data hold {what}, {rest}. Programs of labels have a place for them: model(x=None, y=None), and a "
         "guide alike.",
-        stacklevel=5,
     )
 
 
@@ -450,9 +447,8 @@ def _check_rounding(what: str, given: Tensor, converted: Tensor) -> None:
     deviation = given.std(0)
     blurred = (deviation > 0) & (error > _ROUNDED * deviation)
     if blurred.any():
-        warnings.warn(
+        warn(
             f"{what} is {dtype} and the pair {converted.dtype}, whose rounding is above a hundredth of the standard "
             f"deviation of {int(blurred.sum()):,} of the {blurred.numel():,} numbers of a datum. Subtract their means, "
             "or make the pair one of float64: pair.double().".replace("torch.", ""),
-            stacklevel=4,
         )

@@ -8,7 +8,6 @@ runs tell, of masks and points, by :mod:`pyro_vae.pair.trials`.
 from __future__ import annotations
 
 import contextlib
-import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -23,6 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.distributions import biject_to
 
+from pyro_vae._checks import warn
 from pyro_vae._pyro import has_values, is_subsample, is_unseen, unvalidated
 from pyro_vae.batches import moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, unmasked
@@ -381,7 +381,7 @@ def check_evidence(who: str, found: PairRun, size: int) -> int:
     """
     refuse(problems(found, size))
     for text in purposes(found.model_trace):
-        warnings.warn(f"what {who} gives is no log p(x): {text}.", stacklevel=3)
+        warn(f"what {who} gives is no log p(x): {text}.")
     check_whole(who, found.model_trace, size)
     check_data_plate(*found, data_frame(found.model_trace, size))
     check_local(*found, size=size)

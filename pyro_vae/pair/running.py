@@ -17,7 +17,7 @@ from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
 from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
-from pyro_vae.pair.particles import plan_of
+from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
 from pyro_vae.pair.turns import in_turn
@@ -41,6 +41,13 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
     with kept_modes(pair):
         for module in modules_of(pair):
             module.eval()
+        yield
+
+
+@contextmanager
+def trying(pair: nn.Module) -> Iterator[None]:
+    """For a run that finds out something: as :func:`reading`, with torch's random state as it was afterwards."""
+    with torch.random.fork_rng(), reading(pair):
         yield
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from pyro_vae._pyro import memory, unvalidated
+from pyro_vae._pyro import memory
 from pyro_vae.batches import kind_of, leaves, num_rows, rows
 from pyro_vae.distributions.wrappers import unmasked
 from pyro_vae.pair.gate import refuse
-from pyro_vae.pair.running import evaluating, run
+from pyro_vae.pair.running import run, trying
 from pyro_vae.pair.sites import observed_sites, support_of
 from pyro_vae.pair.structure import value_problems
 
@@ -29,8 +28,8 @@ class _Seen(NamedTuple):
 class Supports:
     """Refuses data outside of the supports of a pair's likelihoods, and those that are not finite, batch by batch.
 
-    The first batch of each kind is seen by a run of the programs. Of later ones the arguments that a site observes as
-    they are are looked at without a run, and what it observes of them otherwise (a slice, other integers) by another.
+    The first batch of each kind is seen by a run of the programs. A later one is looked at without a run where sites
+    observe arguments as they are; where one observes something else (a slice, other integers), by another run.
 
     Args:
         pair: the pair.
@@ -46,7 +45,7 @@ class Supports:
         """Looks at ``batch``, arguments as the programs are given them.
 
         Raises:
-            ValueError: a sentence for each site at which the data are none that the likelihood has.
+            ValueError: naming the first site at which the data are none that the likelihood has.
         """
         size, kind, done = num_rows(batch), kind_of(batch), 0
         if kind not in self._kinds:
@@ -54,7 +53,8 @@ class Supports:
             self._kinds[kind] = self._seen(batch if done == size else rows(batch, slice(done)))
         seen, given = self._kinds[kind], list(leaves(batch))
         for name, fn, place in seen:
-            refuse([] if place is None else list(value_problems(name, fn, given[place])))
+            if place is not None:
+                refuse(list(value_problems(name, fn, given[place])))
         if self._runs and any(one.place is None for one in seen):
             for start in range(done, size, _AT_ONCE):
                 self._seen(rows(batch, slice(start, start + _AT_ONCE)))
@@ -62,7 +62,7 @@ class Supports:
     def _seen(self, batch: Any) -> list[_Seen]:
         """The sites of a run, whose data are right; none where it fails, which those say that run it."""
         try:
-            with evaluating(self._pair), torch.no_grad(), torch.random.fork_rng(), unvalidated():
+            with trying(self._pair):
                 sites = observed_sites(run(self._pair, *batch).model_trace)
         except Exception:
             return []

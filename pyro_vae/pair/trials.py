@@ -17,7 +17,7 @@ from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import evaluating, run
+from pyro_vae.pair.running import evaluating, run, trying
 from pyro_vae.pair.sites import latent_sites, random_sites, same
 from pyro_vae.pair.structure import is_point
 
@@ -36,7 +36,7 @@ def mask_problems(pair: nn.Module, *batch: Any) -> list[str]:
 
     The pair runs again with other draws in the place of those that are masked.
     """
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with trying(pair):
         found = run(pair, *batch)
         if not has_masks(*found):
             return []

@@ -7,7 +7,9 @@
 :mod:`~pyro_vae.runs.folder`
     opening a run folder, and storing results in it;
 :mod:`~pyro_vae.runs.page`
-    its page, which tells what was done.
+    its page, which tells what was done;
+:mod:`~pyro_vae.runs.terminal`
+    what is typed in a terminal, and how messages read there.
 """
 
 from pyro_vae.runs.folder import free_folder, open_run, store_evaluation
@@ -16,7 +18,6 @@ from pyro_vae.runs.options import (
     DEFAULT_MODEL,
     EVALUATION,
     add_options,
-    as_typed,
     build,
     check_untyped,
     data_of,
@@ -35,7 +36,6 @@ __all__ = [
     "EVALUATION",
     "Page",
     "add_options",
-    "as_typed",
     "build",
     "check_untyped",
     "configured",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,16 +38,16 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
     path, place = out / CONFIG, out.resolve()
     if not path.is_file():
         there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
+        named = nearest(run, there) or (f"; there are {', '.join(there[:10])}" if there else "")
         raise ValueError(
-            f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written"
-            f"{nearest(run, there) or (there and '; there are ' + ', '.join(there[:10])) or ''}."
+            f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written{named}."
         )
     if place in within:
         raise ValueError(f"the run {run} names itself as the one that trained a pair inside of its pair.")
     options, model = read(path, trust=trust)
     fetched = trust and options.get("download", True)
     parser = ArgumentParser(exit_on_error=False)
-    add_options(parser, model, functools.partial(_pair_of, trust=trust, within=(*within, place)))
+    add_options(parser, model, lambda first: open_run(first, trust, (*within, place))[0])
     try:
         config = parser.parse_object({**options, "download": fetched})
     except ArgumentError as error:
@@ -68,10 +67,6 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
         run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size))), any_data=True))
     checkpoint.load_weights(pair, tensors)
     return pair.eval(), data, out
-
-
-def _pair_of(run: str, trust: bool, within: tuple[Path, ...]) -> nn.Module:
-    return open_run(run, trust, within)[0]
 
 
 def free_folder(parent: Path, stem: str) -> str:

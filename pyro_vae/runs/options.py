@@ -6,7 +6,6 @@ import difflib
 import functools
 import importlib
 import inspect
-import re
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -30,20 +29,6 @@ LOADED = ("root", "split", *_OF_FILES, "download")
 PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
-
-
-_TYPED = "|".join([*FIT_OPTIONS, *PREPARED, "start"])  # what is an argument in Python and an option here
-
-
-def as_typed(message: str) -> str:
-    """A message with options as they are typed in a terminal in the place of Python's arguments."""
-    again = r"checkpoint in \1; go on with `pyro-vae train --config \1/config.yaml --resume true`"
-    message = re.sub(r"checkpoint in (.+); go on with resume=True", again, message)
-    message = re.sub(rf"\bfit\((?:\.\.\., )?({_TYPED})=(\w+)\)", r"--\1 \2", message)
-    message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})=(?=[ ,.;])", r"--\1", message)
-    for value, typed in (("True", "true"), ("False", "false"), (r"'(\w+)'", r"\2")):
-        message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})={value}(?!\w)", rf"--\1 {typed}", message)
-    return re.sub(r"(?<![\w-])--\w+", lambda found: found[0].replace("_", "-"), message)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pyro_vae.runs.options import CONFIG, PAGE, as_typed
+from pyro_vae.runs.options import CONFIG, PAGE
+from pyro_vae.runs.terminal import as_typed
 from pyro_vae.training import checkpoint
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import warn, whole
 from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import PairRun, data_frame, latent_sites, tracing_obstacle
@@ -218,8 +217,7 @@ def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high:
             else "Steps are smaller than they need be, or the density is flat: use a lower target_acceptance, more "
             "leapfrog steps, or a longer warm-up."
         )
-        warnings.warn(
+        warn(
             f"the mean acceptance of Hamiltonian Monte Carlo is outside of [{low}, {high}] for {data} (the mean of all "
             f"is {mean:.2f}). {remedy}",
-            stacklevel=3,
         )

@@ -32,7 +32,7 @@ from pyro_vae.pair.gate import (
     check_repeatable,
     check_subsampled,
 )
-from pyro_vae.pair.particles import plan_of
+from pyro_vae.pair.plans import plan_of
 
 Start = Literal["prior", "guide"]
 

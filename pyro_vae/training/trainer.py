@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae import _checks
-from pyro_vae._checks import number
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
@@ -114,12 +113,9 @@ class Trainer:
             ValueError: if the validation data begin with a batch of another kind.
         """
         train, size, seed = self.data.train, self.settings.batch_size, self.settings.seed
-        if isinstance(train, Mixed):
-            looked = [next(iter(part.batches(size, epoch=0, seed=seed))) for part in train.parts]
-        else:
-            looked = list(
-                itertools.islice(train.batches(size, epoch=0, seed=seed), 1 if isinstance(train, Split) else _LOOKED)
-            )
+        parts = train.parts if isinstance(train, Mixed) else [train]
+        few = _LOOKED if isinstance(train, Stream) else 1
+        looked = [raw for part in parts for raw in itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
         sets = [part for part in (train, self.data.valid) if isinstance(part, Split)]
         holed = [part for part in sets if part.tensors[0].isnan().any()]
         for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
@@ -489,7 +485,7 @@ class Trainer:
         """
         schedule = self.settings.scheduler
         factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
-        number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        _checks.number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
         return factor
 
     def _bar_text(self) -> str:

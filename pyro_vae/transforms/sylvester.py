@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import checked, one_of, whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.transforms.base import Parameters, Step
 from pyro_vae.transforms.householder import reflected, reflections
 from pyro_vae.transforms.roots import tanh_root
@@ -46,7 +46,7 @@ class Sylvester(Step):
     Source: van den Berg, Hasenclever, Tomczak & Welling (2018).
     """
 
-    @checked(but=("latent_dim", "context_dim", "num_columns", "form", "num_reflections"))
+    @checked(but=("latent_dim", "context_dim", "num_columns", "num_reflections"))
     def __init__(
         self,
         latent_dim: int,
@@ -58,7 +58,6 @@ class Sylvester(Step):
         reverse: bool = False,
     ) -> None:
         super().__init__(latent_dim, context_dim)
-        one_of(get_args(Form), form=form)
         if reverse and form != "triangular":
             raise ValueError(f"reverse=True is for a Sylvester step with form='triangular'; got form={form!r}.")
         any_number = form == "orthogonal"

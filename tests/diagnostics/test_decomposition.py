@@ -260,8 +260,8 @@ def test_at_beta_one_the_bound_is_tight() -> None:
         ((torch.tensor([1.0, -0.1]), 1), r"eigenvalues are those of a covariance: \[D\], none negative"),
         ((torch.eye(2), 1), r"eigenvalues are those of a covariance: \[D\]"),
         ((EIGENVALUES, 0), r"latent_dim has to be a whole number of at least 1; got 0"),
-        ((EIGENVALUES, 1, 0.0), r"scale has to be positive; got 0.0"),
-        ((EIGENVALUES, 1, 1.0, math.nan), r"beta has to be positive; got nan"),
+        ((EIGENVALUES, 1, 0.0), r"scale has to be a finite number above 0; got 0.0"),
+        ((EIGENVALUES, 1, 1.0, math.nan), r"beta has to be a finite number above 0; got nan"),
     ],
 )
 def test_linear_optimum_refuses(arguments: Any, message: str) -> None:

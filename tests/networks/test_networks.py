@@ -209,6 +209,12 @@ def test_latent_of_another_size() -> None:
         ConvDecoder(3, (1, 8, 8))(torch.zeros(5, 4))
 
 
+@pytest.mark.parametrize("init", [normal_init, lambda module: data_dependent_init(module, torch.ones(2, 3))])
+def test_what_is_no_module_has_no_weights_to_start(init: Any) -> None:
+    with pytest.raises(TypeError, match="module has to be a torch module; got <"):
+        init(torch.tanh)
+
+
 def test_normal_init() -> None:
     network = nn.Sequential(nn.Conv2d(3, 50, 3), nn.BatchNorm2d(50), nn.Linear(100, 100))
     assert normal_init(network, 0.1, torch.Generator().manual_seed(0)) is network

@@ -17,7 +17,8 @@ from pyro_vae import IWAE, SGVB_A, SGVB_B, DReG, Enumeration, Pair, check, fit
 from pyro_vae.estimators import ESTIMATORS, Estimator, MonteCarloEM
 from pyro_vae.evidence import ais, importance
 from pyro_vae.pair import programs
-from pyro_vae.pair.particles import How, Plan, plan_of
+from pyro_vae.pair.particles import How, Plan
+from pyro_vae.pair.plans import plan_of
 
 X = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
 EXACT = dist.Normal(0.0, 2**0.5).log_prob(X)

@@ -77,8 +77,7 @@ def public() -> dict[str, Callable[..., Any]]:
     seen: set[int] = set()
     for room in sorted(ROOMS, key=len, reverse=True):
         module = importlib.import_module(f"pyro_vae.{room}".rstrip("."))
-        names = getattr(module, "__all__", ("function", "names"))
-        for name in names:
+        for name in getattr(module, "__all__", ("function", "names")):  # applications list none
             value = getattr(module, name)
             if not callable(value) or id(value) in seen or name in PLUMBING.get(room, ()) or inspect.ismodule(value):
                 continue
@@ -108,16 +107,19 @@ def generated(count: int, seed: int) -> Iterator[Call]:
     callables = list(public().items())
     for index in range(count):
         name, function = callables[index % len(callables)]
-        yield _call(name, function, chance)
+        bad = 1 if chance.random() < 0.85 else 2 if chance.random() < 0.7 else 100
+        yield filled(Call(name, function, (), {}, ""), chance, bad)
 
 
 #: Programs, and functions of tensors: what another function raises of their arguments is its own error.
 _PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method"}
 
 
-def _call(name: str, function: Callable[..., Any], chance: random.Random) -> Call:
-    several = 1 if chance.random() < 0.85 else 2 if chance.random() < 0.7 else 100
-    return filled(Call(name, function, (), {}, ""), chance, several)
+#: Good arguments that are given in place of defaults, which take long.
+_SMALL = {
+    "num_samples", "num_chains", "num_steps", "num_warmup", "num_draws", "epochs", "batch_size", "progress", "compile",
+    "precision", "num_leapfrog",
+}  # fmt: skip
 
 
 def filled(call: Call, chance: random.Random, bad: int) -> Call:
@@ -130,9 +132,7 @@ def filled(call: Call, chance: random.Random, bad: int) -> Call:
         if call.name.startswith("estimators.") or hasattr(pyro_vae.estimators.names, call.name):
             for key in ("beta", "max_plate_nesting", "num_data"):
                 parameters[key] = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=1)
-    judged = [
-        key for key in parameters if key != "args"
-    ]  # of Pyro's own interface, whose programs get them as they are
+    judged = [key for key in parameters if key != "args"]  # which Pyro hands to the programs as they are
     chosen = chance.sample(judged, min(bad, len(judged)))
     args: list[Any] = []
     kwargs, said = {}, []
@@ -140,7 +140,7 @@ def filled(call: Call, chance: random.Random, bad: int) -> Call:
         several = parameter.kind is parameter.VAR_POSITIONAL
         known = key in own or (key in GOOD and (parameter.default is parameter.empty or key in _SMALL))
         if key in chosen or not (known or several or parameter.default is not parameter.empty):
-            programs = key in _PROGRAMS and call.name not in ("fit",)
+            programs = key in _PROGRAMS and call.name != "fit"
             what = chance.choice([what for what in BAD if not (programs and what in CALLABLE)])
             said.append(f"{key}={what}")
             value: Any = BAD[what]()
@@ -156,13 +156,6 @@ def filled(call: Call, chance: random.Random, bad: int) -> Call:
         else:
             args.append(value)
     return Call(call.name, call.function, tuple(args), kwargs, ", ".join(said))
-
-
-#: Good arguments that are given in place of defaults, which take long.
-_SMALL = {
-    "num_samples", "num_chains", "num_steps", "num_warmup", "num_draws", "epochs", "batch_size", "progress", "compile",
-    "precision", "num_leapfrog",
-}  # fmt: skip
 
 
 class Outcome(NamedTuple):

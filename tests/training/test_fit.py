@@ -17,6 +17,7 @@ import pytest
 import torch
 from laws import CUBO
 from pairs import made, two_arguments
+from test_schedules import NoValue
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -39,7 +40,7 @@ from pyro_vae.data import Split
 from pyro_vae.estimators import DoublyReparameterized, Estimator
 from pyro_vae.models import MLPVAE, FullBayes, HierarchicalVAE
 from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper
-from pyro_vae.training import Progress, Schedule, checkpoint
+from pyro_vae.training import Progress, checkpoint
 from pyro_vae.training.records import read_metrics
 
 fit = functools.partial(pyro_vae.fit, compile="traced", progress=False, batch_size=32)
@@ -737,13 +738,6 @@ def test_of_an_upper_bound_the_least_is_the_best(data, monkeypatch):
     pair = make()
     run = fit(pair, data, epochs=4, patience=2, estimator=estimator)
     assert (run.best_epoch, run.stopped_early, len(run.history)) == (2, True, 4)
-
-
-class NoValue(Schedule):
-    """A schedule of one's own."""
-
-    def __call__(self, progress):
-        return math.nan
 
 
 @pytest.mark.parametrize("schedule", [Linear(1.0, -1.0, duration=1.0), NoValue()])

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, number, one_of, whole
+from pyro_vae._checks import checked, number, whole
 from pyro_vae.applications import report
 from pyro_vae.applications.restoration.baselines import filtered, interpolated, upscaled
 from pyro_vae.applications.restoration.inference import infer
@@ -71,7 +71,7 @@ class Restorations:
     seconds: dict[str, float]
 
 
-@checked(but=("task", "method", "level", "missing", "num_images"))
+@checked(but=("level", "missing", "num_images"))
 def restore(
     pair: Any,
     data: Data,
@@ -120,8 +120,6 @@ def restore(
             or the pair cannot be inferred in (see :func:`infer`).
         OSError: if the mask cannot be read, or the results not be written.
     """
-    one_of(get_args(Task), task=task)
-    one_of(get_args(Inference), method=method)
     number(0, 1, level=level, missing=missing)
     whole(num_images=num_images)
     x, *others = _images(data.held(num_images).batch(slice(None)), data.name)
@@ -246,6 +244,9 @@ def psnr(images: Tensor, originals: Tensor) -> float:
     :math:`-10 \log_{10} \frac{1}{N D} \sum_{nd} (\hat x_{nd} - x_{nd})^2`.
 
     The mean square error is over all images, so that a single perfect one does not make the ratio infinite.
+
+    Raises:
+        ValueError: if there are no images, or as many originals of the same shape.
     """
     if images.shape != originals.shape or not images.numel():
         raise ValueError(

@@ -89,7 +89,11 @@ def _at_pixels(known: Any, values: Any, wanted: Any) -> Iterator[Any]:
 
 @checked(but=("factor",))
 def upscaled(y: Tensor, factor: int) -> dict[str, Tensor]:
-    """Images ``[N, C, h, w]`` enlarged by ``factor``: bilinear and bicubic."""
+    """Images ``[N, C, h, w]`` enlarged by ``factor``, to ``[N, C, factor h, factor w]``: bilinear and bicubic.
+
+    Raises:
+        ValueError: if ``factor`` is no whole number of at least 1, or y are no images of floats.
+    """
     whole(1, factor=factor)
     y = _of_images(y)
     return {
