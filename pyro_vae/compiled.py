@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyro_vae._checks import one_of
+from pyro_vae._checks import one_of, warn
 from pyro_vae._pyro import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
 from pyro_vae.batches import flattened, packed_sizes, unflattened
 from pyro_vae.frozen import PythonState
@@ -111,7 +111,7 @@ class Compiled:
     def _fall_back(self, mode: str, reason: str) -> None:
         if self._strict:
             raise ValueError(f"compile={self.mode!r} is not possible here: {reason}.")
-        warnings.warn(f"programs run {mode} instead of {self.mode}: {reason}.", stacklevel=4)
+        warn(f"programs run {mode} instead of {self.mode}: {reason}.")
         self.mode = mode
 
     def __call__(self, *inputs: Any, **named: Tensor) -> tuple[Any, Gradients]:
@@ -187,7 +187,7 @@ class Compiled:
                 if of_values >= _VALUES
                 else f"there are {every} graphs already, one for each shape of a batch. Pad the batches to few lengths"
             )
-            warnings.warn(f"programs run eager instead of {self.mode} on some batches: {reason}.", stacklevel=5)
+            warn(f"programs run eager instead of {self.mode} on some batches: {reason}.")
         return True
 
     def _trace(

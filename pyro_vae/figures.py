@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
+from pyro_vae._checks import warn
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data, Split
 
@@ -110,7 +110,7 @@ class _Sheets:
     def say(self) -> None:
         if self._left_out:
             told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in self._left_out.items())
-            warnings.warn(f"not drawn: {told}.", stacklevel=3)
+            warn(f"not drawn: {told}.")
 
 
 def _spaces(pair: Any, batch: tuple[Any, ...]) -> dict[str, Any]:

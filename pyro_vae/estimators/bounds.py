@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import number, warn, whole
 from pyro_vae.estimators.facts import Axis
 
 Side = Literal["below", "above", "neither"]
@@ -79,11 +78,10 @@ def warn_of(who: str, bound: Tensor) -> None:
     """Warns of the data whose bound, ``[B]``, is not finite."""
     broken = int((~bound.isfinite()).sum())
     if broken:
-        warnings.warn(
+        warn(
             f"{who}: the bound of {broken:,} of {len(bound):,} data is not finite, because a log-weight log p(x, z) - "
             "log q(z | x) is not. `check(pair, *batch)` names the site; a likelihood with a bounded scale, or logits "
             "in place of probabilities, is the usual remedy.",
-            stacklevel=3,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, warn
 from pyro_vae.distributions.wrappers import innermost, without_events
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Mean
@@ -59,10 +58,9 @@ class ClosedForm(Estimator, TraceMeanField_ELBO):
         news = [name for name in sampled if name not in self._said]
         if news:
             self._said.update(news)
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: no closed-form KL is registered for {', '.join(news)}; there it is "
                 "sampled, as in SGVB_A.",
-                stacklevel=2,
             )
         return terms
 

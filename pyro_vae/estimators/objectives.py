@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -14,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._checks import checked, number, one_of, whole
+from pyro_vae._checks import checked, number, one_of, warn, whole
 from pyro_vae.estimators.base import Estimator
 from pyro_vae.estimators.bounds import Bound, Mean
 from pyro_vae.estimators.facts import Facts
@@ -266,10 +265,9 @@ class MonteCarloEM(Estimator):
         self._extreme = self._extreme + 1 if extreme else 0
         if self._extreme == _EXTREME:
             what = "accept nothing" if acceptance < 0.5 else "accept everything, so that they hardly move"
-            warnings.warn(
+            warn(
                 f"MonteCarloEM: for {_EXTREME} transitions the chains {what} (step size {self.step_size:.1e}). Check "
                 "the scale of the likelihood, whether its density is nearly a point or flat, or start='guide'.",
-                stacklevel=2,
             )
 
     def _surrogate(self, run: Run) -> Tensor:

@@ -49,7 +49,6 @@ class SVILoss(Estimator):
     numbers = ()
     no_beta = "is Pyro's, which has none"
 
-    @checked
     def __init__(self, svi_loss: ELBO | Callable[..., Any]) -> None:
         if isinstance(svi_loss, (type, nn.Module)):
             what = f"the class {svi_loss.__name__}" if isinstance(svi_loss, type) else f"a {type(svi_loss).__name__}"

@@ -62,7 +62,7 @@ class DiscretizedLogistic(LocationScale):
     Source: Kingma et al. (2016), appendix (one learned scale a channel; here one for all, ``scale="shared"``).
     """
 
-    @checked(but=("scale", "network"))
+    @checked(but=("scale", "network", "num_levels"))
     def __init__(
         self,
         network: nn.Module,

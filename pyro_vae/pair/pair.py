@@ -29,7 +29,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae._checks import callable_
+from pyro_vae._checks import callable_, warn
 from pyro_vae._pyro import GuidedModels, picklable, running
 from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
@@ -188,10 +188,9 @@ class Pair(nn.Module):
             for key, module in dict(cast(Any, self._modules.get(room, {})).items()).items():
                 self._recall(f"{room}.{key}.", module)  # what no statement shows
         if self._loaded:
-            warnings.warn(
+            warn(
                 f"the state that was loaded has {', '.join(list(self._loaded)[:3])}, which the programs do not "
                 "announce: it may be the state of another pair.",
-                stacklevel=3,
             )
             self._loaded = {}
 

@@ -39,7 +39,7 @@ class Flow(Posterior):
     Source: Rezende & Mohamed (2015), eq. 13; with h, Kingma et al. (2016).
     """
 
-    @checked(but=("event_dim",))
+    @checked(but=("event_dim", "base"))
     def __init__(
         self,
         base: Posterior,

@@ -1,9 +1,9 @@
 """Configuration files, which may come from a stranger: what they may hold, and what they may name.
 
 A file names classes, and building a pair calls them. So that opening a folder runs nothing that its author wrote, only
-classes of this library's parts, of ``torch.nn`` and of ``torch.optim`` are taken from a file, never functions, and
-nothing else is imported. A class of one's own is taken where it is typed on the command line, or where the file is
-trusted (``--trust``, ``trust=True``).
+classes of this library's parts, of ``torch.nn`` and ``torch.optim``, and losses of Pyro, are taken from a file, never
+functions, and nothing else is imported. A class of one's own is taken where it is typed on the command line, or where
+the file is trusted (``--trust``, ``trust=True``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from pyro.infer.elbo import ELBO
 
 _BYTES, _DEPTH = 1_000_000, 32  # of a file, which has a few thousand and six
 _PARTS = """bayesian estimators hierarchy likelihoods models networks posteriors priors training.schedules
@@ -128,7 +129,9 @@ def _is_importable(name: str) -> bool:
 def is_known(name: str) -> bool:
     """Whether a dotted name is that of a class which may be taken from any file."""
     module_name, _, class_name = name.rpartition(".")
-    if module_name != "pyro_vae" and not f"{module_name}.".startswith((*_LIBRARY, "torch.nn.", "torch.optim.")):
+    if module_name != "pyro_vae" and not f"{module_name}.".startswith(
+        (*_LIBRARY, "torch.nn.", "torch.optim.", "pyro.infer.")
+    ):
         return False
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
@@ -136,6 +139,8 @@ def is_known(name: str) -> bool:
         return False
     if not isinstance(found, type):
         return False
+    if issubclass(found, ELBO):
+        return f"{found.__module__}.".startswith(("pyro.infer.", *_LIBRARY))
     if issubclass(found, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
         return found.__module__.startswith("torch.optim.")
     return f"{found.__module__}.".startswith((*_LIBRARY, "torch.nn.modules."))

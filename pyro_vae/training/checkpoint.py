@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from pyro_vae._checks import warn
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
@@ -118,7 +119,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             problems.append(str(error))
             continue
         if problems:
-            warnings.warn(f"{' '.join(problems)} Going on from the checkpoint before it, {path}.", stacklevel=2)
+            warn(f"{' '.join(problems)} Going on from the checkpoint before it, {path}.")
         return loaded
     if problems:
         raise CheckpointError(f"{' '.join(problems)} There is no other checkpoint; train again into a new folder.")

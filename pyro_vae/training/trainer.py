@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae import _checks
+from pyro_vae._checks import warn
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
@@ -148,7 +148,7 @@ class Trainer:
             batch, report = kinds[0], reports[0]
             for note in {note: None for found in reports for note in found.notes}:
                 if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
-                    warnings.warn(note, stacklevel=5)
+                    warn(note)
             bounded = self.data.valid is not None and not isinstance(asked, SVILoss)
             if bounded and any(site.guide == "Delta" for site in report.sites):
                 with evaluating(self.pair):  # of a point there may be no bound to be told
@@ -160,7 +160,7 @@ class Trainer:
                 with evaluating(self.pair):  # of a sum over all data there is none, either
                     found.estimator.mean_bound(self.pair, [batch], num_data=math.inf)
         if found.why:
-            warnings.warn(found.why, stacklevel=5)
+            warn(found.why)
         self.notes = [found.why] if found.why else []
         return found.estimator
 
@@ -234,11 +234,10 @@ class Trainer:
         if train.labels is None or len(train.tensors) > 1:
             return
         if num_taken(self.pair, (next(leaves(batch)), train.labels)) == (2, False):
-            warnings.warn(
+            warn(
                 f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
                 "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels), or on "
                 "the command line --with-labels true.",
-                stacklevel=4,
             )
 
     def _announced(self, batch: tuple[Any, ...]) -> tuple[dict[int, str], int | None]:
