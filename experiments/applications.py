@@ -32,9 +32,9 @@ from typing import Any
 from shared import adam, cached_fit, options, store
 
 from pyro_vae import Cosine, applications
+from pyro_vae._files import write_text
 from pyro_vae.data import load
 from pyro_vae.models import MLPVAE
-from pyro_vae.training.checkpoint import write_text
 
 DATA = "mnist"
 RUN: dict[str, dict[str, Any]] = {"quick": {"epochs": 30}, "full": {"epochs": 220}}

@@ -45,8 +45,8 @@ from shared import cached_fit, finish, options, table, training_seconds
 from torch import Tensor
 
 from pyro_vae import SGVB_B, MonteCarloEM, WakeSleep, WeightPrior, evidence
+from pyro_vae._files import write_text, write_whole
 from pyro_vae.data import Data, Split, load
-from pyro_vae.training.checkpoint import write_text, write_whole
 
 LATENT_DIM, HIDDEN, BATCH = 3, 100, 100
 NUM_TRAIN = (1_000, 50_000)

@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 
 import pyro_vae
+from pyro_vae._files import write_text
 from pyro_vae.data import Data, load
-from pyro_vae.training.checkpoint import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

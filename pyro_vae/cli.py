@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
+from pyro_vae._files import holding, write_text
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, Split
@@ -35,9 +36,11 @@ from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
 from pyro_vae.pair.running import reading
 from pyro_vae.runs.terminal import Parser, as_typed, given, plain, sentence, spelled
 from pyro_vae.sampling.joint import Start
-from pyro_vae.training import CLI_DEFAULTS, checkpoint, fit
+from pyro_vae.training import CLI_DEFAULTS, checkpoint
+from pyro_vae.training.fit import trained
 from pyro_vae.training.records import read_metrics
 from pyro_vae.training.run import told
+from pyro_vae.training.settings import Settings
 
 _USAGE = """\
 usage: pyro-vae COMMAND [options]
@@ -152,14 +155,16 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
     page.say(str(check(pair, *batch, estimator=options["estimator"])))
     if config.site is not None:
         observed_site(pair, *batch, site=config.site)  # which is refused now rather than after training
-    if not checkpoint.exists(out / "checkpoint"):
-        saved = config.clone()
-        saved.pop("config", None)
-        saved.pop("trust")
-        saved.resume = False
-        checkpoint.write_text(out / runs.CONFIG, parser.dump(saved))
+    settings = Settings(**{**options, "out": out, "callbacks": ()})
     started = time.perf_counter()
-    run = fit(pair, data, **{**options, "out": out})
+    with holding(out):
+        if not checkpoint.exists(out / "checkpoint"):
+            saved = config.clone()
+            saved.pop("config", None)
+            saved.pop("trust")
+            saved.resume = False
+            write_text(out / runs.CONFIG, parser.dump(saved))
+        run = trained(pair, data, settings)
     last = run.history[-1]
     page.say(
         f"{told(last)} after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
@@ -290,6 +295,7 @@ def evaluate(
     asked = {**draws, "limit": limit, "seed": seed}
     if method == "hmc":
         draws["num_warmup"] = draws.pop("num_steps")
+    runs.evaluations(Path(run))  # which is refused now rather than after the work
     pair, data, out = runs.open_run(run, trust)
     held = _held(data, split, _FEW if limit is None and method != "importance" else limit)
     x = held.batch(torch.arange(len(held)))

@@ -91,7 +91,7 @@ def test_train_evaluate_plot(capsys):
     assert "1,297 train" in printed
     assert "closed form" in printed
     assert f"figures: {run / 'figures'} (" in printed
-    left = {"config.yaml", "metrics.jsonl", "checkpoint", "figures", "run.md"}
+    left = {"config.yaml", "metrics.jsonl", "checkpoint", "figures", "run.md", ".lock"}
     assert {path.name for path in run.iterdir()} - {"tensorboard"} == left
     drawn = "learning_curves reconstructions samples active_units latent_scatter traversals interpolations"
     assert figures(run) == set(drawn.split())

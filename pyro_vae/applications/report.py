@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plotting
-from pyro_vae.training.checkpoint import write_text
+from pyro_vae._files import write_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

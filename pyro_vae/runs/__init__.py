@@ -12,7 +12,7 @@
     what is typed in a terminal, and how messages read there.
 """
 
-from pyro_vae.runs.folder import free_folder, open_run, store_evaluation
+from pyro_vae.runs.folder import evaluations, free_folder, open_run, store_evaluation
 from pyro_vae.runs.options import (
     CONFIG,
     DEFAULT_MODEL,
@@ -40,6 +40,7 @@ __all__ = [
     "check_untyped",
     "configured",
     "data_of",
+    "evaluations",
     "free_folder",
     "import_pair",
     "instantiate",

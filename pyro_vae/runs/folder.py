@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
+from pyro_vae._files import appending, write_text
 from pyro_vae.data import Data
 from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
@@ -61,25 +63,45 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
         raise FileNotFoundError(f"the data of the run {run} are not there: {error}{more}") from error
     except (MemoryError, RuntimeError) as error:
         raise ValueError(f"the pair of {path} cannot be built: {str(error).splitlines()[0]}") from error
-    tensors, _ = checkpoint.load(out / "checkpoint")
+    tensors, state = checkpoint.load(out / "checkpoint")
     with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
         size = config.batch_size if has_autoguide(pair) else 1  # which is made for the data of its first run
         run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size))), any_data=True))
-    checkpoint.load_weights(pair, tensors)
+    checkpoint.load_weights(pair, tensors, state)
     return pair.eval(), data, out
 
 
 def free_folder(parent: Path, stem: str) -> str:
-    """``parent/stem-1``, or with the first number that is not taken."""
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return str(parent / f"{stem}-{number}")
+    """``parent/stem-1``, or with the first number that is not taken; it is made, so that nobody else takes it."""
+    for number in itertools.count(1):
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return str(folder)
+    raise AssertionError("numbers do not end")
+
+
+def evaluations(out: Path) -> list[Any]:
+    """The entries of the evaluation file of a run, none where there is no file.
+
+    Raises:
+        ValueError: if the file is no list of entries.
+    """
+    path = out / EVALUATION
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:  # no JSON, or no UTF-8
+        entries = None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is no list of evaluations. Move it away, and a new one is begun.")
+    return entries
 
 
 def store_evaluation(out: Path, entry: Mapping[str, Any]) -> Path:
     """Adds an entry to the evaluation file of a run."""
     path = out / EVALUATION
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    checkpoint.write_text(path, json.dumps([*entries, entry], indent=2) + "\n")
+    with appending(path):
+        write_text(path, json.dumps([*evaluations(out), entry], indent=2) + "\n")
     return path

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from pyro_vae._files import appending, write_text
 from pyro_vae.runs.options import CONFIG, PAGE
 from pyro_vae.runs.terminal import as_typed
-from pyro_vae.training import checkpoint
 
 
 class Page:
@@ -39,10 +39,11 @@ class Page:
     def write(self) -> None:
         """Adds the section."""
         path = self.out / PAGE
-        before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD.format(out=self.out)
         when = f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {_version()}torch {torch.__version__}"
         said = "\n".join([f"$ {self._command}", *self._lines])
-        checkpoint.write_text(path, f"{before}\n## {when}\n\n```\n{said}\n```\n")
+        with appending(path):
+            before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD.format(out=self.out)
+            write_text(path, f"{before}\n## {when}\n\n```\n{said}\n```\n")
 
 
 def _version() -> str:

@@ -1,5 +1,7 @@
 """Checkpoints: tensors and JSON in one safetensors file, written whole or not at all.
 
+The JSON stands there as a tensor of its bytes, since the header of a file is bounded.
+
 A folder holds the newest state, ``last.safetensors``, and the one before, ``previous.safetensors``. Each file carries a
 SHA-256 of all that it holds, so that a truncated or edited file is noticed and the one before it is used.
 """
@@ -10,54 +12,27 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyro_vae._checks import warn
+from pyro_vae._files import write_whole
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+FORMAT = 1  # of the file: 0 had the state in the header
+_STATE = "state.json"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there, or is not what was written."""
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write`` with a temporary path beside ``path``, then puts the file in place in one step.
-
-    Raises:
-        OSError: if the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise type(error)(
-            f"cannot write to the folder {path.parent} ({error.strerror}). Choose another output folder, or make this "
-            "one writable."
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def digest(tensors: Mapping[Any, Tensor], state: str = "") -> str:
@@ -71,17 +46,24 @@ def digest(tensors: Mapping[Any, Tensor], state: str = "") -> str:
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint of tensors and of what JSON can hold; the newest one there becomes the one before."""
-    text = json.dumps(state)
+    """Writes a checkpoint of tensors and of what JSON can hold; the newest one there becomes the one before.
+
+    Raises:
+        OSError: if it cannot be written; those before are kept.
+    """
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"state": text, "sha256": digest(held, text)}
+    held[_STATE] = torch.frombuffer(bytearray(json.dumps(state, default=as_number).encode()), dtype=torch.uint8)
+    metadata = {"format": str(FORMAT), "sha256": digest(held)}
 
     # The newest file is there at every moment, and the one before goes only after the new one has come, so that not
     # even a damaged newest one can be all that is left.
     last, aside = folder / LAST, folder / f".{PREVIOUS}"
 
     def write(temporary: Path) -> None:
-        save_file(held, temporary, metadata=metadata)
+        try:
+            save_file(held, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         aside.unlink(missing_ok=True)
         if last.exists():
             try:
@@ -100,7 +82,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
 
 def exists(folder: Path) -> bool:
     """Whether a checkpoint, good or bad, is in ``folder``."""
-    return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+    return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,7 +94,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: if there is none, or none is whole.
     """
     problems = []
-    for path in (path for path in (folder / LAST, folder / PREVIOUS) if path.exists()):
+    for path in (path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()):
         try:
             loaded = _read(path)
         except CheckpointError as error:
@@ -131,26 +113,54 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        if metadata["sha256"] == digest(tensors, metadata["state"]):
-            return tensors, json.loads(metadata["state"])
+        if (written := int(metadata.get("format", 0))) > FORMAT:
+            raise CheckpointError(f"the checkpoint {path} is of a newer pyro_vae (format {written}). Use that one.")
+        if metadata["sha256"] == digest(tensors, metadata.get("state", "")):
+            state = metadata["state"] if written == 0 else bytes(tensors.pop(_STATE).numpy()).decode()
+            return tensors, json.loads(state)
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
 
 
+def as_number(value: Any) -> Any:
+    """A number of numpy, or a tensor of one number, as JSON can hold it.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if isinstance(value, (np.generic, Tensor)) and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    raise TypeError(f"{value!r} is not JSON serializable: it is no number.")
+
+
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
-    """A nest of dictionaries, lists and tuples as JSON can hold it; its tensors go into ``tensors`` by their place."""
+    """A nest of dictionaries, lists and tuples as JSON can hold it; its tensors go into ``tensors`` by their place.
+
+    Raises:
+        TypeError: if something in it can be kept by neither; which names its place.
+    """
     if isinstance(value, Tensor):
         while name in tensors:
             name += "'"
         tensors[name] = value
         return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        return {"array": pack(torch.from_numpy(value.copy()), tensors, name)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Counter):
+        return {"counter": pack(dict(value), tensors, name)}
     if isinstance(value, Mapping):
         return {"items": [[key, pack(item, tensors, f"{name}/{key}")] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         items = [pack(item, tensors, f"{name}/{index}") for index, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
-    return value
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    raise TypeError(f"{name} is of the class {type(value).__module__}.{type(value).__qualname__}")
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -162,16 +172,23 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, held),) = value.items()
     if kind == "tensor":
         return tensors[held]
+    if kind == "array":
+        return unpack(held, tensors).numpy()
+    if kind == "counter":
+        return Counter(unpack(held, tensors))
     return dict(unpack(held, tensors)) if kind == "items" else tuple(unpack(held, tensors))
 
 
-def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the parameters and buffers of a checkpoint into ``pair``.
+def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
+    """Puts the parameters and buffers of a checkpoint into ``pair``, and with its ``state`` what else modules keep.
 
     Raises:
         ValueError: if the pair has others.
     """
-    weights = {name.removeprefix("pair/"): value for name, value in tensors.items() if name.startswith("pair/")}
+    if state is None:
+        weights = {name.removeprefix("pair/"): value for name, value in tensors.items() if name.startswith("pair/")}
+    else:
+        weights = unpack(state["pair"], tensors)
     try:
         pair.load_state_dict(weights)
     except RuntimeError as error:

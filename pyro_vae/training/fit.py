@@ -14,6 +14,7 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from pyro_vae._files import holding
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import as_data
 from pyro_vae.pair import as_pair, device_of, kept_modes
@@ -119,9 +120,9 @@ def fit(
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
-            another run, training and validation data are of other kinds, x holds NaN that the programs do not mask, a
-            number is out of its range, N is needed and not known, or ``schedules`` names nothing that it
-            could move.
+            another run, or to one that goes on in another process or thread, or could not keep all of it, training
+            and validation data are of other kinds, x holds NaN that the programs do not mask, a number is out of its
+            range, N is needed and not known, or ``schedules`` names nothing that it could move.
         TypeError: if an argument is of another kind, such as a class for ``estimator``.
         NonFiniteError: if the loss or a gradient is not finite. The last good checkpoint stays.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
@@ -129,6 +130,13 @@ def fit(
     Source: Kingma & Welling (2013), algorithm 1.
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
+    with holding(None if out is None else Path(out)):
+        return trained(pair, data, settings)
+
+
+def trained(pair: Any, data: Any, settings: Settings) -> Run:
+    """:func:`fit` by one who holds the output folder (:func:`pyro_vae._files.holding`)."""
+    device = settings.device
     with in_turn():
         pair = as_pair(pair)
         _check_tuple(pair, data)
@@ -138,7 +146,7 @@ def fit(
         pair.to(place)
         fork = torch.random.fork_rng([place] if place.type == "cuda" else [])
         with torch.inference_mode(False), torch.enable_grad(), fork, kept_modes(pair), Signals() as signals:
-            torch.manual_seed(seed)
+            torch.manual_seed(settings.seed)
             trainer = Trainer(pair, data, settings, place)
             with pyro.validation_enabled(False):
                 trainer.train(signals)

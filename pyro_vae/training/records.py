@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.training.checkpoint import write_text
+from pyro_vae._files import write_text
+from pyro_vae.training.checkpoint import as_number
 
 METRICS = "metrics.jsonl"
 
@@ -19,7 +20,7 @@ class Recorder:
         self._board: Any = None
         if out is None:
             return
-        write_text(out / METRICS, "".join(json.dumps(entry) + "\n" for entry in history))
+        write_text(out / METRICS, "".join(json.dumps(entry, default=as_number) + "\n" for entry in history))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -31,7 +32,7 @@ class Recorder:
         if self.out is None:
             return
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, default=as_number) + "\n")
         if self._board is not None:
             numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
             for group, values in {"schedules": entry.get("schedules", {}), **entry["terms"]}.items():

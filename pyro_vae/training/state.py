@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,10 +65,13 @@ class State:
         return {name: means[name] for name in ("train", "loss", "terms")}
 
     def pack(self, ended: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name, and the rest as JSON can hold it; the pair's are those for use when training has ended."""
+        """Tensors by name, and the rest as JSON can hold it; the pair's are those for use when training has ended.
+
+        Raises:
+            TypeError: if something can be kept by neither; which names its place.
+        """
         with self.weights.in_use(ended) as trained:
-            pair = {name: value.clone() for name, value in self.pair.state_dict().items()}
-        scheduler = {} if self.scheduler is None else self.scheduler.state_dict()
+            pair = copy.deepcopy(dict(self.pair.state_dict()))
         state = {
             **{name: getattr(self, name) for name in _COUNTS},
             **{name: getattr(self.run, name) for name in _OUTCOME},
@@ -75,7 +79,8 @@ class State:
             "trained": trained,
             "weights": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": {k: v for k, v in scheduler.items() if isinstance(v, (int, float, str, list, type(None)))},
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "buffers": {name: buffer.clone() for name, buffer in self._unsaved()},
             "estimator": self.estimator.state(),
             "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)],
         }
@@ -85,18 +90,36 @@ class State:
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
         """Takes up what :meth:`pack` gave."""
         state = {key: checkpoint.unpack(value, tensors) for key, value in packed.items()}
-        checkpoint.load_weights(self.pair, tensors)
+        checkpoint.load_weights(self.pair, tensors, packed)
         self.weights.put(state["trained"])
         self.weights.load_state(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._restore_optimizer(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        for name, buffer in self._unsaved():
+            buffer.copy_(state["buffers"][name])
         self.estimator.load_state(state["estimator"])
         torch.set_rng_state(state["random"][0])
         for device, random in zip(self._cuda, state["random"][1:], strict=False):
             torch.cuda.set_rng_state(random, device)
         vars(self).update({name: state[name] for name in _COUNTS})
         vars(self.run).update({name: state[name] for name in _OUTCOME})
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
+        self.optimizer.load_state_dict(saved)
+        ours = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        theirs = [index for group in saved["param_groups"] for index in group["params"]]
+        for parameter, index in zip(ours, theirs, strict=True):
+            held = self.optimizer.state[parameter] if index in saved["state"] else {}
+            for name, value in saved["state"].get(index, {}).items():
+                if isinstance(value, Tensor) and held[name].dtype != value.dtype:
+                    held[name] = value.to(held[name].device)
+
+    def _unsaved(self) -> list[tuple[str, Tensor]]:
+        """Buffers that ``state_dict`` leaves out."""
+        saved = self.pair.state_dict().keys()
+        return [(name, buffer) for name, buffer in self.pair.named_buffers() if name not in saved]
 
     @property
     def _cuda(self) -> list[torch.device]:

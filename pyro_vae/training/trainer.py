@@ -101,6 +101,8 @@ class Trainer:
             tensors, state = checkpoint.load(self.folder)
             check_same_run(self.configuration, state.pop("configuration"), out)
             self.state.restore(tensors, state)
+        if self.folder is not None:
+            self._check_kept(self.folder)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
         counted.put_counts_back()  # a program that counts its runs counts those of the training
@@ -299,6 +301,7 @@ class Trainer:
         if moved or state.epoch + 1 == self.settings.epochs:
             self.step.look()
             self.looked_at = state.steps
+        since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
             arguments = self.arguments(*batch)
             self._look_at(arguments)
@@ -306,13 +309,17 @@ class Trainer:
                 self._look_at_values(arguments)
             self._train_batch(arguments)
             bar.update()
+            if self._is_due():
+                now = time.perf_counter()
+                state.seconds, since = state.seconds + now - since, now
+                self._save()
             if signals.received:
                 break
         if state.batches_done == 0:
             raise ValueError(f"the training data gave no batch in epoch {state.epoch + 1}.")
-        seconds = time.perf_counter() - started
-        state.seconds += seconds
-        return (state.samples - samples) / max(seconds, 1e-9)
+        ended = time.perf_counter()
+        state.seconds += ended - since
+        return (state.samples - samples) / max(ended - started, 1e-9)
 
     def _look_at(self, batch: Converted) -> None:
         """Has the first batch of a kind checked before it is trained on, as the first of all is.
@@ -420,7 +427,7 @@ class Trainer:
         with torch.random.fork_rng(self._cuda):  # what they draw is none of this run's
             for callback in settings.callbacks:
                 callback(run)
-        if time.monotonic() - self.saved_at > settings.checkpoint_every and state.epoch < settings.epochs:
+        if self._is_due() and state.epoch < settings.epochs:
             self._save()
 
     def _validate(self) -> float | None:
@@ -444,6 +451,23 @@ class Trainer:
                 valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
         return valid
+
+    def _is_due(self) -> bool:
+        return self.folder is not None and time.monotonic() - self.saved_at > self.settings.checkpoint_every
+
+    def _check_kept(self, folder: Path) -> None:
+        """Refuses a run of which a checkpoint could not keep all that moves.
+
+        Raises:
+            ValueError: which names what cannot be kept.
+        """
+        try:
+            self.state.pack(False)
+        except TypeError as error:
+            raise ValueError(
+                f"a checkpoint in {folder} cannot keep all of this run: {error}. Have it be of tensors, numbers, "
+                "texts, lists and dictionaries of these, or leave out= out."
+            ) from error
 
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays

@@ -1,0 +1,168 @@
+"""The folder of a run: one training at a time, checkpoints when they are due, and what cannot be written or kept."""
+
+import json
+import os
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from storm import starters
+from torch import nn
+
+import pyro_vae
+from pyro_vae._files import LOCK, holding, write_text
+from pyro_vae.models import MLPVAE
+from pyro_vae.training import checkpoint
+
+
+def fit(out: Path, **options):
+    torch.manual_seed(0)
+    pair = options.pop("pair", None) or MLPVAE((6,), latent_dim=2, hidden=[4])
+    x = (torch.rand(40, 6) < 0.5).float()
+    given = {"epochs": 2, "batch_size": 10, "compile": "eager", "progress": False, **options}
+    return pyro_vae.fit(pair, x, out=out, **given)
+
+
+def test_two_that_start_at_once() -> None:
+    """One of two trainings in a folder is refused, new folders are not shared, no result is lost."""
+    assert not any(starters.storm(times=4).values())
+    assert not any(starters.storm(times=2, count=5).values())
+
+
+def test_a_folder_is_held_for_the_life_of_a_run(tmp_path: Path) -> None:
+    """Against this process as well, and free after a kill."""
+    out = tmp_path / "run"
+    with holding(out), pytest.raises(ValueError, match="is in use: another training writes there"):
+        fit(out)
+    assert not out.exists()  # nothing had begun
+    child = os.fork()
+    if child == 0:
+        with holding(out):
+            write_text(out / "begun", "")
+            signal.pause()
+    while not (out / "begun").exists():
+        pass
+    with pytest.raises(ValueError, match="is in use"):
+        fit(out)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert fit(out).history
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        fit(tmp_path / "run", batch_size=100)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_inside_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One when it is due, however long an epoch is."""
+    saved = []
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda folder, t, state: (saved.append(state["batches_done"]), save(folder, t, state))
+    )
+    whole = fit(tmp_path / "run", checkpoint_every=0.0, epochs=1)
+    assert saved == [1, 2, 3, 4, 0]
+    assert checkpoint.load(tmp_path / "run" / "checkpoint")[1]["seconds"] == whole.history[-1]["seconds"]
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    left = [tmp_path / "checkpoint" / ".last.safetensors.0a1b2c3d", tmp_path / ".metrics.jsonl.aaaa_bbb"]
+    kept = tmp_path / ".gitignore"
+    for path in (*left, kept):
+        path.touch()
+    fit(tmp_path)
+    assert kept.exists()
+    assert not any(path.exists() for path in left)
+
+
+def test_files_are_of_the_users_mask(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        fit(tmp_path)
+    finally:
+        os.umask(mask)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != LOCK:
+            assert path.stat().st_mode & 0o777 == 0o640, path
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A sentence, and the last good checkpoint stays; a limit of the size of files stands for the disk."""
+    fit(tmp_path)
+    before = (tmp_path / "checkpoint" / "last.safetensors").read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*last.safetensors \(.*\). What was there before is kept"):
+            fit(tmp_path, epochs=4, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "checkpoint" / "last.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir() if path.name.startswith(".")] == []
+    assert len(fit(tmp_path, epochs=4, resume=True).history) == 4
+
+
+class Secret(nn.Module):
+    """A module with a state that is no tensor."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__()
+        self.state = state
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def get_extra_state(self) -> object:
+        return self.state
+
+    def set_extra_state(self, state: object) -> None:
+        self.state = state
+
+
+def secretive(state: object) -> nn.Module:
+    pair = MLPVAE((6,), latent_dim=2, hidden=[4])
+    pair.secret = Secret(state)
+    return pair
+
+
+def test_what_a_checkpoint_cannot_keep_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    message = (
+        r"checkpoint in .* cannot keep all of this run: pair/secret._extra_state/1 is of the class builtins.object"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, pair=secretive([1, object()]))
+    state = {"numbers": np.arange(3), "one": np.float32(2.5), "pair": (1, "two"), "flag": np.bool_(True)}
+    fit(tmp_path, pair=secretive(state))
+    resumed = fit(tmp_path, pair=secretive(None), epochs=3, resume=True).pair.secret.state
+    assert (resumed["numbers"] == state["numbers"]).all()
+    assert {**resumed, "numbers": 0} == {**state, "numbers": 0}
+
+
+def test_numbers_that_a_callback_writes_into_the_history(tmp_path: Path) -> None:
+    def callback(run: pyro_vae.Run) -> None:
+        run.history[-1] |= {"own": np.float32(0.5), "tensor": torch.tensor(2)}
+
+    fit(tmp_path, callbacks=[callback])
+    assert fit(tmp_path, epochs=3, resume=True).history[0]["own"] == 0.5
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["tensor"] for line in lines[:2]] == [2, 2]
+
+
+def test_a_checkpoint_of_another_format(tmp_path: Path) -> None:
+    """The first format had its state in the header; one that comes later is named."""
+    from safetensors.torch import save_file
+
+    tensors, text = {"w": torch.ones(2)}, json.dumps({"step": 1})
+    path = tmp_path / "last.safetensors"
+    save_file(tensors, path, metadata={"state": text, "sha256": checkpoint.digest(tensors, text)})
+    assert checkpoint.load(tmp_path)[1] == {"step": 1}
+    save_file(tensors, path, metadata={"format": "99", "sha256": ""})
+    with pytest.raises(ValueError, match=r"is of a newer pyro_vae \(format 99\)"):
+        checkpoint.load(tmp_path)
