@@ -40,10 +40,11 @@ def _started(what: Callable[[Path, int], str], out: Path, number: int, gate: Any
 
 
 def at_once(what: Callable[[Path, int], str], out: Path, count: int) -> list[str]:
-    """What ``count`` processes say that begin together."""
-    fork = multiprocessing.get_context("fork")
-    gate, answers = fork.Barrier(count), fork.SimpleQueue()
-    started = [fork.Process(target=_started, args=(what, out, number, gate, answers)) for number in range(count)]
+    """What ``count`` processes say that begin together; they come of one that has run nothing."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["pyro_vae"])
+    gate, answers = server.Barrier(count), server.SimpleQueue()
+    started = [server.Process(target=_started, args=(what, out, number, gate, answers)) for number in range(count)]
     for process in started:
         process.start()
     for process in started:
