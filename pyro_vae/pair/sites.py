@@ -35,7 +35,8 @@ def data_frames(trace: Trace, size: float | None = None, num_data: float | None 
     Args:
         trace: of the model; of a guide only the name tells.
         size: of the batch, B.
-        num_data: N. A plate of N that is none of B may be another one, as of so many columns, unless it subsamples.
+        num_data: N. Where both are around the same sites, a plate of N that is none of B is another one, as of so many
+            columns, unless it subsamples.
     """
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and not is_subsample(site)]
     frames: dict[str, Any] = {}
@@ -46,6 +47,9 @@ def data_frames(trace: Trace, size: float | None = None, num_data: float | None 
             if frame.vectorized and frame.name != PARTICLES and (site["is_observed"] or was_observed(site) is not None):
                 frames.setdefault(frame.name, frame)
     found = [_sized(frame, trace) for frame in frames.values()]
+    found = [frame for frame in found if {frame.size, frame.full_size} & {size, num_data}] or found
+    around = [kept for site in sites if (kept := [frame for frame in found if inside(site, frame)])]
+    found = [frame for frame in found if all(frame in kept for kept in around)] or found
     for may_be in (
         lambda frame: frame.size == size and frame.full_size == num_data,
         lambda frame: frame.size < frame.full_size == num_data,
@@ -53,8 +57,7 @@ def data_frames(trace: Trace, size: float | None = None, num_data: float | None 
         lambda frame: num_data in (frame.size, frame.full_size),
     ):
         found = list(filter(may_be, found)) or found
-    around = [kept for site in sites if (kept := [frame for frame in found if inside(site, frame)])]
-    return [frame for frame in found if all(frame in kept for kept in around)] or found
+    return found
 
 
 def _sized(frame: Any, trace: Trace) -> Any:

@@ -52,9 +52,8 @@ class Supports:
             done = size if self._num_tried is None else min(size, self._num_tried)
             self._kinds[kind] = self._seen(batch if done == size else rows(batch, slice(done)))
         seen, given = self._kinds[kind], list(leaves(batch))
-        for name, fn, place in seen:
-            if place is not None:
-                refuse(list(value_problems(name, fn, given[place])))
+        if any(place is not None and list(value_problems(name, fn, given[place])) for name, fn, place in seen):
+            self._seen(batch)  # its own likelihoods may have other supports than those of the first batch
         if self._runs and any(one.place is None for one in seen):
             for start in range(done, size, _AT_ONCE):
                 self._seen(rows(batch, slice(start, start + _AT_ONCE)))
