@@ -133,7 +133,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
     whole = [*_saved(arguments), *arguments]
-    runs.add_options(parser, runs.import_pair(_model_name(whole, trust)), lambda run: runs.open_run(run, trust)[0])
+    runs.add_options(parser, _model(whole, trust), lambda run: runs.open_run(run, trust)[0])
     parser.add_argument("--trust", **_TRUST)
     config, chosen = choices.chosen(parser, whole)
     if config.out is None:
@@ -200,17 +200,16 @@ def _saved(arguments: Sequence[str]) -> list[str]:
     return ["--config", str(path)] if goes_on and "--config" not in typed else []
 
 
-def _model_name(arguments: Sequence[str], trust: bool) -> str:
+def _model(arguments: Sequence[str], trust: bool) -> type:
     """The class named by --model or, behind that, by the file of --config, which is read and may be refused."""
-    name = runs.DEFAULT_MODEL
+    model: str | type = runs.DEFAULT_MODEL
     typed = {value for _, value in given(arguments)}
     for option, value in given(arguments):
         if option == "--config" and value:
             model = runs.read(Path(value), typed, trust)[1]
-            name = f"{model.__module__}.{model.__qualname__}"
         elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
-            name = value
-    return name
+            model = value
+    return runs.import_pair(model) if isinstance(model, str) else model
 
 
 def _has_evidence(pair: nn.Module, *batch: Any) -> bool:
@@ -282,7 +281,7 @@ def evaluate(
         precision: bfloat16 for matrix products in bfloat16, for importance (float32)
         progress: show a progress bar
         trust: import and call what the folder names, whatever it is, and download its data; without it only classes
-            of pyro_vae, torch.nn and torch.optim are, and a pair of your own is refused
+            of pyro_vae, torch.nn and torch.optim, and losses of Pyro, are; a pair of your own is refused
     """
     own: dict[str, Any] = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
     own |= {"start": start, "schedule": schedule, "precision": precision}

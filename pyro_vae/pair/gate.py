@@ -207,6 +207,8 @@ def told_plate(model: Any, trace: Trace, size: int, num_data: float | None, *, n
             _plates[owner] = found[0].name
         elif known := [frame for frame in found if frame.name == _plates.get(owner)]:
             return known[0]
+    if len(found) < 2:
+        return found[0] if found else None
     if needed:
         refuse(data_plate_problems(trace, size, num_data))
     return data_frame(trace, size, num_data)

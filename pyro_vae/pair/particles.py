@@ -178,7 +178,7 @@ class At(Messenger):
         elif node is None or node["type"] != "sample" or node["is_observed"] or msg["is_observed"]:
             return
         elif is_subsample(msg):
-            msg["value"], msg["done"] = node["parts"][self.k], True
+            msg["value"], msg["done"] = node["value"], True
             return
         else:
             value, msg["infer"] = node["value"], node["infer"]
@@ -202,9 +202,7 @@ def _joined(traces: list[Trace], layout: Looped) -> Trace:
     for name in names:
         nodes: list[Any] = [trace.nodes[name] for trace in traces]
         node = dict(nodes[0])
-        if node["type"] == "sample" and is_subsample(node):
-            node["parts"] = [one["value"] for one in nodes]
-        elif node["type"] == "sample":
+        if node["type"] == "sample" and not is_subsample(node):  # of which all runs have taken the same
             fn = node["fn"] = Particles([one["fn"] for one in nodes], layout)
             node["value"] = fn.join([one["value"] for one in nodes], fn.event_dim)
             node["cond_indep_stack"] = (*node["cond_indep_stack"], _frame(layout.count, layout.nesting))

@@ -149,7 +149,7 @@ def _draws(*traces: Trace) -> Trace:
     for name, node in cast("dict[str, Any]", {n: node for trace in traces for n, node in trace.nodes.items()}).items():
         if node["type"] == "sample" and is_subsample(node):
             if len(node["value"]) < node["fn"].size:
-                found.add_node(name, **{**node, "parts": [node["value"]] * 2})
+                found.add_node(name, **node)
         elif node["type"] == "sample" and not node["is_observed"]:
             found.add_node(name, **node)
     return found

@@ -29,7 +29,7 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
     Args:
         run: the folder.
         trust: whether what its configuration names is imported and called, whatever it is, and data that are not there
-            are downloaded. Without it only classes of pyro_vae, torch.nn and torch.optim are.
+            are downloaded. Without it only what :mod:`~pyro_vae.runs.trust` takes from a file.
         within: folders that are being opened, whose pairs hold this one's.
 
     Raises:

@@ -115,8 +115,8 @@ class Untrusted(ValueError):
     def __init__(self, path: Path, name: str, place: str) -> None:
         super().__init__(
             f"the configuration {path} names {name} at {place}, and what a file names is run: only classes of "
-            "pyro_vae, torch.nn and torch.optim are taken from one. If you know who wrote it, and what that is, add "
-            "--trust (trust=True)."
+            "pyro_vae, torch.nn and torch.optim, and losses of Pyro, are taken from one. If you know who wrote it, and "
+            "what that is, add --trust (trust=True)."
         )
 
 

@@ -52,7 +52,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
         OSError: if it cannot be written; those before are kept.
     """
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    held[_STATE] = torch.frombuffer(bytearray(json.dumps(state, default=as_number).encode()), dtype=torch.uint8)
+    held[_STATE] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
     metadata = {"format": str(FORMAT), "sha256": digest(held)}
 
     # The newest file is there at every moment, and the one before goes only after the new one has come, so that not
@@ -123,17 +123,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
-
-
-def as_number(value: Any) -> Any:
-    """A number of numpy, or a tensor of one number, as JSON can hold it.
-
-    Raises:
-        TypeError: if it is none.
-    """
-    if isinstance(value, (np.generic, Tensor)) and getattr(value, "ndim", 0) == 0:
-        return value.item()
-    raise TypeError(f"{value!r} is not JSON serializable: it is no number.")
 
 
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._files import write_text
-from pyro_vae.training.checkpoint import as_number
 
 METRICS = "metrics.jsonl"
 
@@ -20,7 +19,7 @@ class Recorder:
         self._board: Any = None
         if out is None:
             return
-        write_text(out / METRICS, "".join(json.dumps(entry, default=as_number) + "\n" for entry in history))
+        write_text(out / METRICS, "".join(_line(entry) for entry in history))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -32,7 +31,7 @@ class Recorder:
         if self.out is None:
             return
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, default=as_number) + "\n")
+            file.write(_line(entry))
         if self._board is not None:
             numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
             for group, values in {"schedules": entry.get("schedules", {}), **entry["terms"]}.items():
@@ -40,6 +39,11 @@ class Recorder:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, entry["epoch"])
             self._board.flush()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """An entry as JSON; what callbacks add may be numbers of numpy and tensors of one number."""
+    return json.dumps(entry, default=lambda value: value.item()) + "\n"
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:

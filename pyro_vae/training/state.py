@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,12 +81,26 @@ class State:
             "weights": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "buffers": {name: buffer.clone() for name, buffer in self._unsaved()},
+            "buffers": dict(self._unsaved()),
             "estimator": self.estimator.state(),
             "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)],
         }
         tensors: dict[str, Tensor] = {}
         return tensors, {key: checkpoint.pack(value, tensors, key) for key, value in state.items()}
+
+    def check_kept(self, folder: Path) -> None:
+        """Refuses a run of which a checkpoint could not keep all that moves.
+
+        Raises:
+            ValueError: which names what cannot be kept.
+        """
+        try:
+            self.pack(False)
+        except TypeError as error:
+            raise ValueError(
+                f"a checkpoint in {folder} cannot keep all of this run: {error}. Have it be of tensors, numbers, "
+                "texts, lists and dictionaries of these, or leave out= out."
+            ) from error
 
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
         """Takes up what :meth:`pack` gave."""

@@ -17,8 +17,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae import _checks
-from pyro_vae._checks import warn
+from pyro_vae._checks import made, number, warn
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
@@ -30,11 +29,10 @@ from pyro_vae.pair.arguments import Arguments, Converted, num_taken
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.sites import inside
 from pyro_vae.pair.supports import Supports
-from pyro_vae.training import checkpoint
+from pyro_vae.training import checkpoint, optimizers
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.interrupts import Signals
-from pyro_vae.training.optimizers import Made, made
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules
@@ -90,7 +88,7 @@ class Trainer:
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
         self.state = State(pair, weights, optimizer, estimator, self.run, scheduler)
         if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
-            self.state.scheduler = _checks.made("scheduler", settings.scheduler, optimizer)
+            self.state.scheduler = made("scheduler", settings.scheduler, optimizer)
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
             self.configuration = configuration(settings, data, batch, self.state, self.schedules)
         if self.folder is not None and checkpoint.exists(self.folder):
@@ -102,7 +100,7 @@ class Trainer:
             check_same_run(self.configuration, state.pop("configuration"), out)
             self.state.restore(tensors, state)
         if self.folder is not None:
-            self._check_kept(self.folder)
+            self.state.check_kept(self.folder)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
         counted.put_counts_back()  # a program that counts its runs counts those of the training
@@ -174,10 +172,14 @@ class Trainer:
         for part in [one for one in sets if isinstance(one, Split) and one.binarization == "none"]:
             for raw in part.batches(_AT_ONCE):
                 self._look_at_values(self.arguments(*raw))
-        self.streamed = any(isinstance(part, Stream) for part in sets)
+        if not any(isinstance(part, Stream) for part in sets):
+            self.supports = None  # nothing comes that has not been seen
 
     def _look_at_values(self, batch: Converted) -> Converted:
-        """``batch``, refused if it leaves the support of a likelihood, of which a loss of SVI asks nothing."""
+        """``batch``, refused if it leaves the support of a likelihood, where that is still to be looked at.
+
+        A loss of SVI asks nothing of it.
+        """
         if self.supports is not None:
             self.supports(batch)
         return batch
@@ -254,13 +256,13 @@ class Trainer:
         names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
         return names, None if plate is None or plate.full_size == plate.size else plate.full_size
 
-    def _optimizer(self, names: dict[int, str]) -> Made:
+    def _optimizer(self, names: dict[int, str]) -> optimizers.Made:
         if not self.parameters:
             raise ValueError(
                 "the pair has no parameters to train. Give it networks as attributes of a module, or announce them in "
                 "its programs by pyro.module or pyro.param."
             )
-        return made(self.settings.optimizer, self.parameters, names)
+        return optimizers.made(self.settings.optimizer, self.parameters, names)
 
     # The loop
 
@@ -305,8 +307,7 @@ class Trainer:
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
             arguments = self.arguments(*batch)
             self._look_at(arguments)
-            if self.streamed:
-                self._look_at_values(arguments)
+            self._look_at_values(arguments)
             self._train_batch(arguments)
             bar.update()
             if self._is_due():
@@ -455,20 +456,6 @@ class Trainer:
     def _is_due(self) -> bool:
         return self.folder is not None and time.monotonic() - self.saved_at > self.settings.checkpoint_every
 
-    def _check_kept(self, folder: Path) -> None:
-        """Refuses a run of which a checkpoint could not keep all that moves.
-
-        Raises:
-            ValueError: which names what cannot be kept.
-        """
-        try:
-            self.state.pack(False)
-        except TypeError as error:
-            raise ValueError(
-                f"a checkpoint in {folder} cannot keep all of this run: {error}. Have it be of tensors, numbers, "
-                "texts, lists and dictionaries of these, or leave out= out."
-            ) from error
-
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             tensors, state = self.state.pack(self._ended)
@@ -508,7 +495,7 @@ class Trainer:
         """
         schedule = self.settings.scheduler
         factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
-        _checks.number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
         return factor
 
     def _bar_text(self) -> str:
