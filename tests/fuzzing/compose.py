@@ -431,7 +431,7 @@ class _Composer(Parts):
         for key, value in self.data.items():
             if value.is_floating_point():
                 self.data[key] = value.float().mul(1000).round().div(1000).double()
-        if has("autoguide"):
+        if has("autoguide") and not has("markov"):  # whose states are discrete
             self.take("autoguide")
             recipe.guide = random_.choice(
                 ["autoguide.AutoDelta(model)", "autoguide.AutoNormal(model)", "autoguide.AutoDiagonalNormal(model)",
