@@ -134,7 +134,7 @@ class _OnlyData:
     def __call__(self, name: str, value: Tensor) -> Tensor:
         if value.dim() > self.dims.setdefault(name, max(1, value.dim())):
             raise RuntimeError(f"{name} has {value.dim()} dimensions where this program has {self.dims[name]}")
-        self.dims[name] = max(1, value.dim())
+        self.dims[name] = value.dim()
         return value
 
 
