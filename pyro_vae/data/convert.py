@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_vae._checks import checked
-from pyro_vae.data.arrays import check_size, dtypes, tensor
+from pyro_vae.data.arrays import check_size, dtypes, not_held, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.mixed import Mixed, as_set
@@ -91,6 +91,11 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
         data = DataLoader(cast(Any, [()]), batch_size=None, collate_fn=tuple)
     if isinstance(data, (DataLoader, TensorDataset, dict)):
         return as_set(data, **options)
+    if isinstance(data, np.memmap) and not_held(data.nbytes):
+        raise ValueError(
+            f"{name} is a mapped array of {data.nbytes / 2**30:.1f} GiB, which a Split would read into memory. Give "
+            f"load({str(data.filename)!r}, in_memory=False), which reads each batch as it is needed."
+        )
     if _are_numbers(data) or hasattr(data, "__array__"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
