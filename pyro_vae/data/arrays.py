@@ -23,8 +23,8 @@ def check_size(n_bytes: int, what: str) -> None:
     if not_held(n_bytes):
         raise ValueError(
             f"{what} would take {n_bytes / 2**30:.1f} GiB in memory, more than the {IN_MEMORY_LIMIT / 2**30:.0f} GiB"
-            " that a Split gathers; pass a torch DataLoader instead (it becomes a Stream), a file, load(path, in_memory=False), or for images a smaller"
-            " image_size."
+            " that a Split gathers; pass a torch DataLoader instead (it becomes a Stream), a file, load(path,"
+            " in_memory=False), or for images a smaller image_size."
         )
 
 
