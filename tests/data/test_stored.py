@@ -198,6 +198,13 @@ def test_bad_data_are_refused_as_they_are_read(tmp_path):
         load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
 
 
+def test_columns_of_a_dataset_are_arguments_by_name():
+    given = datasets.Dataset.from_dict({"x": TABLE.astype(np.float32), "y": np.arange(N)})
+    (batch,) = next(iter(pv.data.as_data(given).train.batches(4)))
+    assert torch.equal(batch["x"], torch.tensor(TABLE[:4], dtype=torch.float32))
+    assert batch["y"].tolist() == [0, 1, 2, 3]
+
+
 def test_a_mapped_array_that_is_too_large_is_led_to_its_file(tmp_path, monkeypatch):
     mapped = np.load(npy(tmp_path), mmap_mode="r")
     monkeypatch.setattr("pyro_vae.data.arrays.IN_MEMORY_LIMIT", 100)
