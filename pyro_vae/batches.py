@@ -233,3 +233,6 @@ class _Constant:
 
     def __hash__(self) -> int:
         return hash((self._key[0], self._key[-1]))
+
+    def __repr__(self) -> str:
+        return f"{type(self.value).__qualname__} {self.value!r}"

@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,11 +27,12 @@ from pyro_vae._checks import one_of, warn
 from pyro_vae._pyro import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
 from pyro_vae.batches import flattened, packed_sizes, unflattened
 from pyro_vae.frozen import PythonState
+from pyro_vae.graphs import FROZEN, Gradients, Graph, Untraceable, copies, digest, names_of, same_draws
 from pyro_vae.reads import DataReads, unvalidated, where
 
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
-Gradients = list["Tensor | None"]
+_MODES = ("inductor", "traced", "eager")  # each falls back to the next
 
 
 class Compiled:
@@ -57,6 +56,9 @@ class Compiled:
     It runs eagerly from there on, and a warning says why, where outputs, gradients or buffers differ by more than
     rounding, where a run of the program sets such values itself or draws random numbers that are not torch's, and where
     it cannot be traced. What changes unseen, a file say, is noticed at the next comparison.
+
+    When a shape is compiled or compared, and what runs eagerly, follows from what has run so far. :meth:`state` tells
+    that, so that a process that goes on where another stopped computes the same bits.
 
     Gradients are computed also inside ``torch.no_grad`` and ``torch.inference_mode``.
 
@@ -101,8 +103,10 @@ class Compiled:
         self._at_once = often or self._strict
         self.mode: str = "inductor" if compile == "auto" else compile
         self.tell: Callable[[str], Any] = lambda text: None
-        self._graphs: dict[Any, list[_Graph]] = {}
+        self._graphs: dict[Any, list[Graph]] = {}
         self._full = False  # whether it was said that there are as many graphs as there may be
+        self._fell: str | None = None  # why the mode is not what was asked for
+        self._awaited: dict[str, list[Any]] = {}  # graphs of another process by their names, with their counts
         if obstacle is not None and self.mode != "eager":
             self._fall_back("eager", obstacle)
         if self.mode == "inductor" and not _has_compiler(module):
@@ -112,7 +116,7 @@ class Compiled:
         if self._strict:
             raise ValueError(f"compile={self.mode!r} is not possible here: {reason}.")
         warn(f"programs run {mode} instead of {self.mode}: {reason}.")
-        self.mode = mode
+        self.mode, self._fell = mode, reason
 
     def __call__(self, *inputs: Any, **named: Tensor) -> tuple[Any, Gradients]:
         """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
@@ -124,7 +128,7 @@ class Compiled:
                 try:
                     if (found := self._run(tensors, structure, named)) is not None:
                         return found
-                except _Untraceable as error:
+                except Untraceable as error:
                     self._fall_back("eager", str(error))
             with torch.set_grad_enabled(self._differentiates):
                 names, values = _listed(self._module(*unflattened(structure, iter(tensors)), **named))
@@ -148,17 +152,28 @@ class Compiled:
         key = (structure, *((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.reads.hold(flat)), None)
         if graph is None:
-            if len({known for known, *_ in self._graphs} | {structure}) > _STRUCTURES:
-                raise _Untraceable(f"the batches hold Python values of more than {_STRUCTURES} kinds. {_PASSED}")
-            if self._no_further(key):
+            names = names_of(structure, key)
+            structures = {names_of(known, ())[0] for known, *_ in self._graphs} | {names[0]}
+            if len(structures | {name.split()[0] for name in self._awaited}) > _STRUCTURES:
+                raise Untraceable(f"the batches hold Python values of more than {_STRUCTURES} kinds. {_PASSED}")
+            is_awaited = any(name.split()[:2] == names for name in self._awaited)
+            if not is_awaited and self._no_further(key, names):
                 return None
             graph = self._trace(list(trained), list(fixed), flat, list(named), structure)
+            graph.name = " ".join((*names, digest(graph.reads.values)))
+            counts = self._awaited.pop(graph.name, None)
+            if counts is not None:
+                graph.take_up(counts)
+            elif is_awaited and self._no_further(key, names):
+                graph.run = None  # it is found again, and never used
             self._graphs.setdefault(key, []).append(graph)
+        if graph.run is None:
+            return None
         if graph.due():
             graph.compare(flat)
         if self.mode == "inductor" and not graph.fused:
-            first = self._at_once and not any(other.fused for other in self._all())
-            if first or graph.uses >= self._uses_before_compiling:
+            first = self._at_once and not any(counts[-1] for _, counts in self._counted())
+            if graph.was_fused or first or graph.uses >= self._uses_before_compiling:
                 self.tell("compiling the programs")
                 graph.run, graph.fused = self._compile(graph.traced, flat), True
                 self.tell("")
@@ -171,13 +186,30 @@ class Compiled:
         """Has the next use of each graph compared with the program."""
         for graph in self._all():
             graph.next = graph.uses + 1
+        for counts in self._awaited.values():
+            counts[3] = counts[0] + 1
 
-    def _all(self) -> Iterator[_Graph]:
-        return itertools.chain.from_iterable(self._graphs.values())
+    def state(self) -> dict[str, Any]:
+        """How it runs, why, and by the name of each graph how often it was used and compared, for a checkpoint."""
+        return {"mode": self.mode, "why": self._fell, "graphs": dict(self._counted())}
 
-    def _no_further(self, key: Any) -> bool:
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes up :meth:`state`: each shape runs as it would have in the process that stopped."""
+        self._awaited = {name: list(counts) for name, counts in state["graphs"].items()}
+        if _MODES.index(state["mode"]) > _MODES.index(self.mode):
+            self._fall_back(state["mode"], state["why"])
+
+    def _all(self) -> Iterator[Graph]:
+        return (graph for graphs in self._graphs.values() for graph in graphs if graph.run is not None)
+
+    def _counted(self) -> Iterator[tuple[str, list[Any]]]:
+        """The graphs that there are, here or in the process before, by name."""
+        return itertools.chain(((graph.name, graph.counts()) for graph in self._all()), self._awaited.items())
+
+    def _no_further(self, key: Any, names: list[str]) -> bool:
         """Whether there are as many graphs as there may be; it is said once."""
-        of_values, every = len(self._graphs.get(key, ())), sum(1 for _ in self._all())
+        known = [name for name, _ in self._counted()]
+        of_values, every = sum(name.split()[:2] == names for name in known), len(known)
         if of_values < _VALUES and every < _GRAPHS:
             return False
         if not self._full:
@@ -192,7 +224,7 @@ class Compiled:
 
     def _trace(
         self, trained: list[str], fixed: list[str], flat: list[Tensor], named: Sequence[str], structure: Any
-    ) -> _Graph:
+    ) -> Graph:
         names = [*trained, *fixed]
         tied = _tied(self._module)
         outputs: Any = None  # their names
@@ -225,7 +257,7 @@ class Compiled:
 
         before = PythonState(self._module)
         try:
-            graph = _Graph(self._module, compute, len(trained), len(names), before)
+            graph = Graph(self._module, compute, len(trained), len(names), before)
             # In Python first: what a program makes once and keeps is then not made of tensors without values.
             expected = graph.apart(compute, flat)
             graph.state = PythonState(self._module)
@@ -235,26 +267,26 @@ class Compiled:
             # graph. Values of data are part of its key. Validation looks at every value.
             constants: set[int] = set()
             try:
-                with _same_draws(flat), graph.state.same_draws(), _quiet(), unvalidated():
+                with same_draws(flat), graph.state.same_draws(), _quiet(), unvalidated():
                     graph.traced = graph.run = traced(noted, flat)
                 own = [node.target for node in graph.traced.graph.nodes if node.op == "get_attr"]
                 constants = {id(getattr(graph.traced, name)) for name in own}
             finally:
                 changed = graph.state.put_back(constants)
             if changed:
-                raise _Untraceable(f"a run of the programs {' and '.join(changed[:3])}. {_FROZEN}")
+                raise Untraceable(f"a run of the programs {' and '.join(changed[:3])}. {FROZEN}")
             graph.names = outputs
             graph.compare(flat, expected)
         except Exception as error:
             before.put_back()
-            if isinstance(error, _Untraceable):
+            if isinstance(error, Untraceable):
                 raise
             # Whatever stops the tracer, the eager program is the judge: if that fails as well, its error is raised.
-            raise _Untraceable(f"the pair cannot be traced ({_said(error)})") from error
+            raise Untraceable(f"the pair cannot be traced ({_said(error)})") from error
         # What a program reaches by its own reference is a constant of the graph, which has no gradient.
         for name, parameter in self._module.named_parameters():
             if name in trained and id(parameter) in constants:
-                raise _Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
+                raise Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
         return graph
 
     def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
@@ -268,91 +300,12 @@ class Compiled:
         try:
             with _quiet(), torch.no_grad():
                 run = compiled_by_inductor(graph, flat)
-                with _same_draws(flat):
-                    run(*_copies(flat))  # what fails at its first run fails here
+                with same_draws(flat):
+                    run(*copies(flat))  # what fails at its first run fails here
             return run
         except Exception as error:
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
             return graph
-
-
-@dataclass
-class _Graph:
-    """What was traced for one shape of the inputs, and what it was traced of."""
-
-    module: nn.Module
-    program: Callable[..., Sequence[Any]]
-    num_trained: int
-    num_state: int  # parameters and buffers, which come before the other inputs
-    state: PythonState  # as it was when the graph was made
-    reads: DataReads = field(default_factory=DataReads)
-    traced: Any = None
-    run: Any = None
-    names: list[Any] | None = None  # of the outputs, if they are a dictionary
-    uses: int = 0
-    fused: bool = False  # compiled by inductor
-    moved: bool = False  # Python values have been written since it was compared
-    compared: int = 0  # the last use that was compared with the program
-    in_vain: int = 0  # how often it was for values that had moved, and was right
-    next: int = 1
-
-    def due(self) -> bool:
-        """Whether to compare it with the program; asked once at each use."""
-        self.uses += 1
-        self.moved = self.state.moved() or self.moved
-        return self.uses >= self.next or (self.moved and self.uses - self.compared > self.in_vain)
-
-    def apart(self, run: Callable[..., Sequence[Any]], flat: list[Tensor]) -> tuple[list[Any], Gradients]:
-        """Outputs with parameters and buffers as they are after the run, and gradients; a run on copies."""
-        with _same_draws(flat), self.state.same_draws(), torch.no_grad():
-            copies = _copies(flat)
-            results = list(run(*copies))
-        split = len(results) - self.num_trained
-        return results[:split] + copies[: self.num_state], results[split:]
-
-    def compare(self, flat: list[Tensor], expected: tuple[list[Any], Gradients] | None = None) -> None:
-        """Compares a run with one of the program in Python, whose results are ``expected`` if they are there.
-
-        Raises:
-            _Untraceable: if they are not the same.
-        """
-        before = PythonState(self.module)
-        if expected is None:
-            expected = self.apart(self.program, flat)
-        ours = self.apart(self.traced, flat)
-        agree = all(map(_agree, ours[0], expected[0])) and _agree_jointly(ours[1], expected[1])
-        if not agree:
-            changed = ", ".join(self.state.changes()[:3]) or "something that they read from Python"
-            before.put_back()
-            late = (
-                f" (the last {since} uses may have met the old value)"
-                if (since := self.uses - self.compared) > 1
-                else ""
-            )
-            raise _Untraceable(
-                f"{changed} has changed since their graph was made, and what they compute{late}. {_FROZEN}"
-            )
-        self.in_vain = min(self.in_vain + self.moved, _PATIENCE)
-        self.moved, self.compared, self.next = False, self.uses, min(4 * self.uses + 2, self.uses + 1024)
-
-
-def _copies(flat: list[Tensor]) -> list[Tensor]:
-    return [value.clone() for value in flat]
-
-
-def _same_draws(flat: list[Tensor]) -> contextlib.AbstractContextManager[None]:
-    """Around a run that leaves torch's own generators as they were."""
-    return torch.random.fork_rng([value.device for value in flat if value.device.type == "cuda"][:1])
-
-
-#: Uses between two comparisons, at most, of a graph whose Python values move without an effect.
-_PATIENCE = 16
-
-#: What to do about Python values that move.
-_FROZEN = (
-    "In a graph Python's values are constants: keep what moves in a buffer (register_buffer), which fit(schedules=) "
-    "can move, draw random numbers by torch, or pass compile='eager'"
-)
 
 
 #: Structures of inputs, graphs, and graphs for values that are read of inputs of one shape, at most.
@@ -360,39 +313,6 @@ _STRUCTURES, _GRAPHS, _VALUES = 8, 32, 8
 #: Operators of a graph that is compiled unasked, at most: inductor takes 30 to 100 ms for each.
 _OPERATORS = 2_000
 _PASSED = "In a graph they are constants: pass what changes from batch to batch as a tensor, or pass compile='eager'"
-
-
-def _agree(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    """Whether two results are the same but for rounding."""
-    if ours is None or theirs is None:
-        return ours is theirs
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return False
-    if not (theirs.is_floating_point() or theirs.is_complex()):
-        return torch.equal(ours, theirs)
-    tolerance = _tolerance(theirs)
-    largest = theirs.abs().nan_to_num(posinf=0.0).max().item() if theirs.numel() else 0.0
-    return torch.allclose(ours, theirs, tolerance, tolerance * largest, equal_nan=True)
-
-
-def _agree_jointly(ours: Gradients, theirs: Gradients) -> bool:
-    """Whether two gradients are the same but for rounding, which is large beside the part of them that vanishes."""
-    difference, norm, tolerance = 0.0, 0.0, 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        if one is None or other is None:
-            if one is not other:
-                return False
-            continue
-        difference = math.hypot(difference, (one - other).norm().item())
-        norm = math.hypot(norm, other.norm().item())
-        tolerance = max(tolerance, 10 * _tolerance(other))
-    return difference <= tolerance * norm or not math.isfinite(norm)
-
-
-def _tolerance(value: Tensor) -> float:
-    """On a CPU both run the same kernels; a GPU adds up in any order."""
-    eps = torch.finfo(value.dtype).eps
-    return 100 * eps if value.device.type == "cpu" else eps**0.5
 
 
 def _listed(outputs: Any) -> tuple[list[Any] | None, list[Tensor]]:
@@ -414,10 +334,6 @@ def _tied(module: nn.Module) -> dict[str, list[str]]:
             if first.setdefault(id(value), name) != name:
                 tied.setdefault(first[id(value)], []).append(name)
     return tied
-
-
-class _Untraceable(Exception):
-    """The tracer stopped."""
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ _OF_MODULES = frozenset(vars(nn.Module()))  # what each module has: parameters, 
 LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy", "builtins", "collections", "functools", "weakref", "logging"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _MUTABLE = (list, set, dict, deque, np.ndarray)
+_NUMBERS = (bool, int, float)
 _MOST = 100  # things in a container that are looked at, and hundreds of numbers in an array
 
 
@@ -33,10 +34,10 @@ class PythonState:
     into it.
 
     Args:
-        module: whose programs run.
+        module: whose programs run, or anything else, such as a ``DataLoader``.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self._places: list[_Place] = []
         self._spaces: list[_Space] = []
         self._random: list[_Random] = [
@@ -128,6 +129,39 @@ class PythonState:
         for stream, state in zip(self._random, self._drawn, strict=True):
             stream.set(state)
 
+    # For a checkpoint
+
+    def kept(self, every: bool = False) -> dict[str, Any]:
+        """Numbers, words and ``None`` that are not what they were when this was made, and generators of one's own.
+
+        Args:
+            every: keeps all numbers of attributes, also those that are what they were.
+        """
+        values, new = [], []
+        for index, (place, start, now) in enumerate(zip(self._places, self._start, self._read(), strict=True)):
+            always = every and place.what.startswith("the attribute") and type(now) in _NUMBERS
+            if place.is_free and (always or (_is_word(start.value) and _is_word(now) and not start.is_still(now))):
+                values.append([index, place.what, now])
+        for index, space in enumerate(self._spaces):
+            if space.owned:
+                added = sorted(space.attributes.keys() - space.keys)
+                new += [[index, key, space.attributes[key]] for key in added if _is_word(space.attributes[key])]
+        streams = [stream.get() for stream in self._random[2:]]
+        return {"values": values, "new": new, "random": streams, "torch": [g.get_state() for g in self._generators]}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Sets what :meth:`kept` gave, of the same module in this process or another, where it is still there."""
+        for index, what, value in kept["values"]:
+            if index < len(self._places) and self._places[index].what == what:
+                self._places[index].space[self._places[index].key] = value
+        for index, key, value in kept["new"]:
+            if index < len(self._spaces) and self._spaces[index].owned:
+                self._spaces[index].attributes[key] = value
+        for stream, state in zip(self._random[2:], kept["random"], strict=False):
+            stream.set(state)
+        for generator, of_torch in zip(self._generators, kept["torch"], strict=False):
+            generator.set_state(of_torch)
+
     @contextmanager
     def same_draws(self) -> Iterator[None]:
         """The generators of torch that programs have of their own are afterwards as they were before."""
@@ -172,14 +206,16 @@ class PythonState:
             inside = [value.fget]
         elif isinstance(value, torch.Generator):
             self._generators.append(value)
-        elif isinstance(value, random.Random):
+        elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
             self._random.append(_Random("a random.Random", value.getstate, value.setstate))
+        elif isinstance(value, np.random.RandomState):
+            self._random.append(_Random("a numpy RandomState", value.get_state, value.set_state))
         elif isinstance(value, np.random.Generator):
             bits: Any = value.bit_generator
             self._random.append(
                 _Random("a numpy generator", lambda: bits.state, functools.partial(setattr, bits, "state"))
             )
-        elif not isinstance(value, types.ModuleType) and not _of_library(type(value)) and hasattr(value, "__dict__"):
+        elif hasattr(value, "__dict__") and not isinstance(value, types.ModuleType) and _is_looked_into(type(value)):
             self._object(value)
         for part in inside:
             self._visit(part, file)
@@ -189,7 +225,7 @@ class PythonState:
         owned = not _of_library(kind)
         space = _Space(vars(value), kind.__name__, owned, frozenset(vars(value)))
         self._spaces.append(space)
-        for key in space.keys - but:
+        for key in [key for key in space.attributes if key not in but]:
             self._add(space.attributes, key, f"the attribute {key} of {kind.__name__}", owned, None)
         self._visit(kind, None)
 
@@ -205,12 +241,12 @@ class PythonState:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             self._add(_Cell(cell), name, f"the variable {name} around {function.__name__}", True, file)
         names, space = _names(function.__code__), function.__globals__
-        for name in names & space.keys():
+        for name in sorted(names & space.keys()):
             value = space[name]
             if not isinstance(value, types.ModuleType):
                 self._add(space, name, f"the global {name}", True, file)
                 continue
-            for key in names & vars(value).keys():
+            for key in sorted(names & vars(value).keys()):
                 if isinstance(vars(value)[key], _PLAIN):
                     self._add(vars(value), key, f"{name}.{key}", True, None)
 
@@ -226,6 +262,11 @@ class _Place(NamedTuple):
     key: str
     what: str
     owned: bool  # by the user's code, not by a library
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is the user's, and can be set here."""
+        return self.owned and not isinstance(self.space, types.MappingProxyType)
 
 
 class _Space(NamedTuple):
@@ -302,6 +343,10 @@ def _of_library(of: Any) -> bool:
     return (of.__module__ or "").partition(".")[0] in LIBRARIES
 
 
+def _is_looked_into(kind: type) -> bool:
+    return not _of_library(kind) or kind.__module__.startswith("torch.utils.data")
+
+
 def _names(code: types.CodeType) -> set[str]:
     """What a function and those inside of it name beyond their own variables."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
@@ -335,6 +380,11 @@ def _same(one: Any, other: Any) -> bool:
             a is b or (isinstance(a, _PLAIN) and type(a) is type(b) and a == b) for a, b in zip(one, other, strict=True)
         )
     )
+
+
+def _is_word(value: Any) -> bool:
+    """Whether JSON has it: a number, a text or ``None``."""
+    return value is None or type(value) in (*_NUMBERS, str)
 
 
 def _are_objects(*values: Any) -> bool:

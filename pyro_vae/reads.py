@@ -68,6 +68,11 @@ class DataReads:
         self.reads: list[_Read] = []
         self.constants = [(index, value.clone()) for index, value in constants]
 
+    @property
+    def values(self) -> list[Any]:
+        """What was read, in order, and what the constants are."""
+        return [*(read.value for read in self.reads), *(value.tolist() for _, value in self.constants)]
+
     def hold(self, flat: Sequence[Tensor]) -> bool:
         """Whether the program reads the same of these inputs."""
         if not all(torch.equal(flat[index], value) for index, value in self.constants):

@@ -1,23 +1,25 @@
 """Random draws from keys: orders and binary pixels.
 
-The same key gives the same draw on every device, and the global random states of torch and numpy are neither read nor
-moved.
+The same key gives the same draw on every device, and the global random states are neither read nor moved. Foreign code
+that draws from these, a loader or a callback, has them by a key as well (:class:`Apart`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_numpy: Any = np.random  # whose stubs leave its bit generator out
+
 Binarization = Literal["none", "dynamic", "static"]
 
 # The first word of a key says what is drawn, so that no two purposes share a stream.
-STATIC, DYNAMIC, ORDER, SPLIT, LOADER = range(1, 6)
+STATIC, DYNAMIC, ORDER, SPLIT, LOADER, READ, RUN, CALLBACK, SCHEDULE, TRIAL = range(1, 11)
 
 
 def bits(*key: int) -> np.random.SFC64:
@@ -54,15 +56,62 @@ def gray(x: Tensor) -> Tensor:
     return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
 
 
-@contextmanager
-def own_torch_seed(*key: int) -> Iterator[None]:
-    """Torch's global generator, from which a ``DataLoader`` takes its seeds, is ours inside, and unmoved afterwards."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(int(bits(*key).random_raw()) >> 1)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+def torch_state(devices: Sequence[torch.device] = ()) -> list[Tensor]:
+    """Torch's random states on the CPU and on GPUs."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+
+def set_torch_state(state: Sequence[Tensor], devices: Sequence[torch.device] = ()) -> None:
+    """Puts back what :func:`torch_state` gave; of GPUs as many as there are."""
+    torch.set_rng_state(state[0])
+    for device, of_device in zip(devices, state[1:], strict=False):
+        torch.cuda.set_rng_state(of_device, device)
+
+
+def random_state(devices: Sequence[torch.device] = ()) -> dict[str, Any]:
+    """The random states of the process: torch's, numpy's and Python's."""
+    of_numpy = np.random.get_state()  # noqa: NPY002 - it is the process's that is asked for
+    return {"torch": torch_state(devices), "numpy": of_numpy, "python": random.getstate()}
+
+
+def set_random_state(state: Mapping[str, Any], devices: Sequence[torch.device] = ()) -> None:
+    """Puts back what :func:`random_state` gave."""
+    set_torch_state(state["torch"], devices)
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    random.setstate(state["python"])
+
+
+class Apart:
+    """Random states of its own for what draws from those of the process: torch's, numpy's and Python's.
+
+    They begin by the key; ``with apart:`` goes on where the last one ended, and leaves the process's as they were (but
+    for the second normal number of a pair that numpy's old functions may have in store).
+
+    Args:
+        key: fixes what is drawn.
+        devices: GPUs whose states are put back as well.
+    """
+
+    def __init__(self, *key: int, devices: Sequence[torch.device] = ()) -> None:
+        first, second, third = map(int, bits(*key).random_raw(3))
+        self._devices = devices
+        self._torch = torch.Generator().manual_seed(first >> 1).get_state()
+        self._numpy = np.random.MT19937(second)
+        self._python = random.Random(third).getstate()
+
+    def __enter__(self) -> None:
+        # Another bit generator, since to get and set numpy's state takes a third of a millisecond.
+        self._outer = _numpy.get_bit_generator(), random.getstate(), torch_state(self._devices)
+        _numpy.set_bit_generator(self._numpy)
+        random.setstate(self._python)
+        torch.set_rng_state(self._torch)
+
+    def __exit__(self, *error: object) -> None:
+        self._python, self._torch = random.getstate(), torch.get_rng_state()
+        bit_generator, of_python, of_torch = self._outer
+        _numpy.set_bit_generator(bit_generator)
+        random.setstate(of_python)
+        set_torch_state(of_torch, self._devices)
 
 
 def _send(drawn: Tensor, device: torch.device) -> Tensor:

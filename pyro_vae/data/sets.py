@@ -225,7 +225,7 @@ class Split:
 
 @runtime_checkable
 class _KnowsEpochs(Protocol):
-    """A sampler that is shuffled anew in each epoch where it is told so, as torch's distributed ones."""
+    """What is shuffled anew in each epoch where it is told so, as torch's distributed samplers."""
 
     def set_epoch(self, epoch: int) -> None:
         """The number of the epoch that begins."""
@@ -240,8 +240,10 @@ class Stream:
     binarizes. All else is handed on as the loader gives it: labels, ``None``, lists, numbers, packed sequences
     (:mod:`pyro_vae.batches`); arrays become tensors.
 
-    Batch size and shuffling are the loader's own. The order of a shuffling loader is fixed by (seed, epoch), or by the
-    ``generator`` of the loader if it has one. ``start`` skips by drawing and dropping.
+    Batch size and shuffling are the loader's own. What it draws from the generators of torch, numpy and Python, for the
+    order or for transforms, is fixed by (seed, epoch), whatever is drawn elsewhere, and leaves them as they were; a
+    sampler or data set that has ``set_epoch`` is told the epoch. Generators of the loader's own go on as they do.
+    ``start`` skips by drawing and dropping.
 
     Args:
         loader: of data that are read as they are needed.
@@ -337,9 +339,11 @@ class Stream:
         return tensors and (self.loader.collate_fn is list or len({len(part) for part in item}) > 1)
 
     def _raw(self, seed: int, epoch: int) -> Iterator[tuple[Any, ...]]:
-        if isinstance(self.loader.sampler, _KnowsEpochs):
-            self.loader.sampler.set_epoch(epoch)
-        with draws.own_torch_seed(draws.LOADER, seed, epoch):  # workers and sampler take their seeds in these two calls
+        for part in (self.loader.sampler, self.loader.batch_sampler, self.loader.dataset):
+            if isinstance(part, _KnowsEpochs):
+                part.set_epoch(epoch)
+        apart = draws.Apart(draws.LOADER, seed, epoch)  # so that a pass draws the same, wherever training begins in it
+        with apart:
             iterator = iter(self.loader)
             item = next(iterator, None)
         while item is not None:
@@ -356,7 +360,8 @@ class Stream:
             x = next(leaves(parts), None)
             self._event_shape = x.shape[1:] if isinstance(x, Tensor) else torch.Size(())
             yield parts
-            item = next(iterator, None)
+            with apart:
+                item = next(iterator, None)
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0

@@ -81,6 +81,12 @@ class SVILoss(Estimator):
     def side(self) -> Any:
         return "neither"
 
+    def state(self) -> dict[str, Any]:
+        return dict(self.kept)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.kept.update(state)
+
     def _run(self, *args: Any, **options: Any) -> NoReturn:
         raise ValueError(
             f"{self!r} is a loss of Pyro's, which is told as no bound. Take a bound of the pair from SGVB_A() or "

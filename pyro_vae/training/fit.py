@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae._files import holding
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.data import as_data
+from pyro_vae.data import as_data, draws
 from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.pair.arguments import num_taken
 from pyro_vae.pair.turns import in_turn
@@ -61,7 +61,8 @@ def fit(
 
     Each step draws a mini-batch :math:`x_{1..M}`, estimates :math:`\frac 1 M \sum_i \mathcal L(x_i)` and its gradient,
     and takes one optimizer step for all parameters. The whole of it is a function of ``seed``: on a CPU the same seed
-    gives the same bits, also when the run was interrupted and resumed. The caller's random state is left as it was.
+    gives the same bits, also when the run was interrupted and resumed; what programs, data sets and schedules draw from
+    numpy's and Python's global generators is part of it. The caller's random states are left as they were.
     It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or
     evaluate a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a
     callback may train another pair, but not wait for a thread that does.
@@ -116,7 +117,9 @@ def fit(
             plate, is divided for each datum. By default what the data tell; a loader without a length does not.
         checkpoint_every: seconds between checkpoints (there is always one at the end).
         progress: show a progress bar.
-        callbacks: called with the :class:`Run` after each epoch. What they draw leaves the run's own draws as they are.
+        callbacks: called with the :class:`Run` after each epoch. What they draw (from torch, numpy or Python) is fixed
+            by seed and epoch, and none of the run's own draws. After them each part of the pair is in the mode, of
+            training or evaluation, in which it was; attributes and buffers that they set stay set.
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
@@ -140,12 +143,13 @@ def trained(pair: Any, data: Any, settings: Settings) -> Run:
     with in_turn():
         pair = as_pair(pair)
         _check_tuple(pair, data)
-        data = as_data(data, missing=True)  # which the programs may ask for
+        with draws.Apart(draws.READ, settings.seed):  # what a data set draws while it is read
+            data = as_data(data, missing=True)  # which the programs may ask for
         place = device_of(pair) if device is None else torch.device(device)
         check_trainable(pair)
         pair.to(place)
-        fork = torch.random.fork_rng([place] if place.type == "cuda" else [])
-        with torch.inference_mode(False), torch.enable_grad(), fork, kept_modes(pair), Signals() as signals:
+        apart = draws.Apart(draws.RUN, settings.seed, devices=[place] if place.type == "cuda" else [])
+        with torch.inference_mode(False), torch.enable_grad(), apart, kept_modes(pair), Signals() as signals:
             torch.manual_seed(settings.seed)
             trainer = Trainer(pair, data, settings, place)
             with pyro.validation_enabled(False):

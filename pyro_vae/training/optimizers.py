@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.optim import PyroOptim
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from pyro_vae._pyro import options_of, scheduler_of
@@ -69,3 +69,15 @@ def _of_pyro(optimizer: PyroOptim, parameters: Sequence[nn.Parameter], names: Ma
             clip_grad_value_(parameter, of_one["clip_value"])
 
     return Made(of_torch, scheduler_of(optimizer, of_torch), clip if any(clipped.values()) else None)
+
+
+def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
+    optimizer.load_state_dict(dict(saved))
+    ours = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    theirs = [index for group in saved["param_groups"] for index in group["params"]]
+    for parameter, index in zip(ours, theirs, strict=True):
+        held = optimizer.state[parameter] if index in saved["state"] else {}
+        for name, value in saved["state"].get(index, {}).items():
+            if isinstance(value, Tensor) and held[name].dtype != value.dtype:
+                held[name] = value.to(held[name].device)

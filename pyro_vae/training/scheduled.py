@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import device_of
 from pyro_vae.pair.protocols import ChecksBuffer
-from pyro_vae.training.schedules import Progress
+from pyro_vae.training.schedules import Progress, Schedule
 
 
 class _Moved(NamedTuple):
@@ -35,6 +36,7 @@ class Schedules:
         pair: has the buffers.
         estimator: has numbers of its own (:attr:`Estimator.scheduled`).
         given: schedules by name; beta may also be a value.
+        seed: of what schedules of the user's own draw, see :func:`value_at`.
 
     Attributes:
         given: schedule or value of each of the estimator's numbers and of the buffers that are moved.
@@ -45,7 +47,8 @@ class Schedules:
             or the estimator refuses a value.
     """
 
-    def __init__(self, pair: nn.Module, estimator: Estimator, given: Mapping[str, Any]) -> None:
+    def __init__(self, pair: nn.Module, estimator: Estimator, given: Mapping[str, Any], seed: int = 0) -> None:
+        self._seed = seed
         own, buffers = estimator.scheduled, dict(pair.named_buffers(remove_duplicate=False))
         self.given = {**own, **estimator.schedules, **given}
         self.at: dict[str, Tensor] = {}
@@ -79,7 +82,7 @@ class Schedules:
         """
         values = {}
         for name, moved in self._moved.items():
-            values[name] = value = moved.schedule(place)
+            values[name] = value = value_at(moved.schedule, place, self._seed)
             if not math.isfinite(value):
                 raise ValueError(f"the schedule of {name} gives {value} after {place.epoch:g} epochs.")
             try:
@@ -92,6 +95,14 @@ class Schedules:
         """Sets all to their :meth:`values` at ``place``."""
         for name, value in self.values(place).items():
             self._moved[name].tensor().fill_(value)
+
+
+def value_at(schedule: Callable[[Progress], float], place: Progress, seed: int) -> float:
+    """The number of a schedule at a place; what one of the user's own draws is fixed by seed and step."""
+    if type(schedule).__module__ == Schedule.__module__:
+        return schedule(place)
+    with draws.Apart(draws.SCHEDULE, seed, place.step):
+        return schedule(place)
 
 
 def _buffer(pair: nn.Module, name: str, schedule: Callable[[Progress], float], others: list[str]) -> _Moved:

@@ -1,9 +1,9 @@
-"""The state of a run: all that moves while a pair is trained, and what a run is known again by."""
+"""The state of a run: all that moves while a pair is trained."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.batches import flattened
-from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Split
+from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator, Objective
+from pyro_vae.frozen import PythonState
 from pyro_vae.pair import device_of
-from pyro_vae.training import checkpoint
+from pyro_vae.training import checkpoint, optimizers, trials
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.run import Run
-from pyro_vae.training.scheduled import Schedules
-from pyro_vae.training.schedules import Schedule
-from pyro_vae.training.settings import Settings, described
+from pyro_vae.training.step import TrainingStep
 
-_COUNTS = ("epoch", "batches_done", "steps", "samples", "seconds", "sums")
+_COUNTS = ("epoch", "batches_done", "steps", "samples", "seconds", "sums", "looked_at", "several_kinds")
 _OUTCOME = ("history", "stopped_early", "best_epoch")
-_FREE = ("out", "resume", "compile", "device", "epochs", "patience", "checkpoint_every", "progress", "callbacks")
 
 
 @dataclass
@@ -37,6 +33,9 @@ class State:
     optimizer: torch.optim.Optimizer
     estimator: Estimator
     run: Run
+    step: TrainingStep
+    python: PythonState  # what programs and other parts of the run keep in Python
+    loaders: PythonState  # likewise of the loaders that data come from
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # torch's, of the learning rate
     epoch: int = 0  # under way
     batches_done: int = 0  # of that epoch
@@ -44,6 +43,9 @@ class State:
     samples: int = 0  # data seen
     seconds: float = 0.0  # of training
     sums: dict[str, float] = field(default_factory=dict)  # of what the history tells of the epoch, over its data
+    looked_at: int = 0  # the step at which a graph was last compared with the programs on purpose
+    several_kinds: bool = False  # whether batches of several kinds have come
+    begun: dict[str, Any] = field(default_factory=dict)  # the loaders at the start of the epoch under way
 
     def add(self, objective: Objective, loss: float, size: int) -> None:
         """Takes in a batch that was trained on."""
@@ -56,6 +58,11 @@ class State:
             self.sums[name] = self.sums.get(name, 0.0) + mean * size
         self.samples += size
         self.batches_done += 1
+
+    def begin_epoch(self) -> None:
+        """Notes how the loaders are, since an epoch that is interrupted is gone through again."""
+        if self.batches_done == 0:
+            self.begun = self.loaders.kept(every=True)
 
     def means(self) -> dict[str, Any]:
         """``train``, ``loss`` and ``terms`` of the epoch, as the history tells them."""
@@ -83,24 +90,35 @@ class State:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "buffers": dict(self._unsaved()),
             "estimator": self.estimator.state(),
-            "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)],
+            "compiled": self.step.state(),
+            "python": self.python.kept(),
+            "loaders": self.begun if self.batches_done else self.loaders.kept(every=True),
+            "random": draws.random_state(self._cuda),
         }
         tensors: dict[str, Tensor] = {}
         return tensors, {key: checkpoint.pack(value, tensors, key) for key, value in state.items()}
 
     def check_kept(self, folder: Path) -> None:
-        """Refuses a run of which a checkpoint could not keep all that moves.
+        """Refuses a run that has yet to begin, of which a checkpoint could not keep all that moves.
 
         Raises:
-            ValueError: which names what cannot be kept.
+            ValueError: which names what cannot be kept, or is another when it has been taken up again.
         """
         try:
-            self.pack(False)
+            tensors, packed = self.pack(False)
         except TypeError as error:
-            raise ValueError(
-                f"a checkpoint in {folder} cannot keep all of this run: {error}. Have it be of tensors, numbers, "
-                "texts, lists and dictionaries of these, or leave out= out."
-            ) from error
+            raise trials.refused(folder, error, trials.KEPT) from error
+        before, why = trials.digest(tensors, packed), "another"
+        try:
+            held = {name: tensor.clone() for name, tensor in tensors.items()}
+            self.pair.load_state_dict(checkpoint.unpack(packed["pair"], held))
+            self.estimator.load_state(checkpoint.unpack(packed["estimator"], held))
+            after = trials.digest(*self.pack(False))
+        except Exception as error:
+            after, why = None, f"none ({type(error).__name__}: {error})"
+        if after != before:
+            why = f"the state of the pair or the estimator, when it has been taken up again, is {why}"
+            raise trials.refused(folder, why, "Have set_extra_state and load_state set what was given")
 
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
         """Takes up what :meth:`pack` gave."""
@@ -108,28 +126,19 @@ class State:
         checkpoint.load_weights(self.pair, tensors, packed)
         self.weights.put(state["trained"])
         self.weights.load_state(state["weights"])
-        self._restore_optimizer(state["optimizer"])
+        optimizers.load_state(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         for name, buffer in self._unsaved():
             buffer.copy_(state["buffers"][name])
         self.estimator.load_state(state["estimator"])
-        torch.set_rng_state(state["random"][0])
-        for device, random in zip(self._cuda, state["random"][1:], strict=False):
-            torch.cuda.set_rng_state(random, device)
+        self.step.load_state(state["compiled"])
+        self.python.take_up(state["python"])
+        self.loaders.take_up(state["loaders"])
+        self.begun = state["loaders"]
+        draws.set_random_state(state["random"], self._cuda)
         vars(self).update({name: state[name] for name in _COUNTS})
         vars(self.run).update({name: state[name] for name in _OUTCOME})
-
-    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
-        self.optimizer.load_state_dict(saved)
-        ours = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        theirs = [index for group in saved["param_groups"] for index in group["params"]]
-        for parameter, index in zip(ours, theirs, strict=True):
-            held = self.optimizer.state[parameter] if index in saved["state"] else {}
-            for name, value in saved["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and held[name].dtype != value.dtype:
-                    held[name] = value.to(held[name].device)
 
     def _unsaved(self) -> list[tuple[str, Tensor]]:
         """Buffers that ``state_dict`` leaves out."""
@@ -139,42 +148,3 @@ class State:
     @property
     def _cuda(self) -> list[torch.device]:
         return [device] if (device := device_of(self.pair)).type == "cuda" else []
-
-
-def configuration(
-    settings: Settings, data: Data, batch: Sequence[Tensor], state: State, schedules: Schedules
-) -> dict[str, Any]:
-    """What a run is known again by: its settings, its data with a first batch, and the pair as it was at the start."""
-    pair, optimizer, tensors = state.pair, state.optimizer, flattened(batch)[0]
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    follows = any(map(callable, schedules.given.values())) or isinstance(settings.scheduler, Schedule)
-    return {
-        **{name: described(value) for name, value in vars(settings).items()},
-        "pair": f"{type(pair).__module__}.{type(pair).__qualname__}",
-        "networks": repr(pair),
-        "num_data": settings.num_data,  # None as in a run of before there was one
-        "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
-        "data": data.describe(),
-        # A loader draws its own order, which need not be the same in another process.
-        "first batch": checkpoint.digest(dict(enumerate(tensors))) if isinstance(data.train, Split) else None,
-        "estimator": repr(state.estimator),
-        "optimizer": f"{type(optimizer).__name__}({described(groups)})",
-        # A schedule is a function of the share of the epochs: with other epochs it would jump.
-        "scheduled epochs": settings.epochs if follows else None,
-        "schedules": described({name: schedules.given[name] for name in schedules.buffers}) or None,
-        **{name: described(schedules.given[name]) for name in schedules.at},
-        "precision": resolved(settings.precision, device_of(pair)),
-    }
-
-
-def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], out: Any) -> None:
-    """Raises a ``ValueError`` if two configurations differ in what has to be the same for a run to go on."""
-    different = [key for key in ours if key not in _FREE and ours[key] != theirs.get(key)]
-    listed = ", ".join(f"{key} was {theirs.get(key)} and is now {ours[key]}" for key in different)
-    if "parameters" in different or "networks" in different:
-        listed = "another pair"
-    if different:
-        raise ValueError(
-            f"{out} belongs to another configuration ({listed}), so this run cannot go on there. "
-            "Choose another folder, or use the configuration of that run."
-        )

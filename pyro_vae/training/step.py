@@ -83,12 +83,23 @@ class TrainingStep:
         module, obstacle = _Function(pair, self._loss, (estimator, weight_prior), kept), tracing_obstacle(pair)
         self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
+        self._awaited: dict[str, Any] = {}  # states of functions that have yet to run
         self._kinds: set[Any] = set()  # of batches, at which the estimator has looked
 
     @property
     def mode(self) -> str:
         """How steps run: ``"inductor"``, ``"traced"`` or ``"eager"``."""
         return self._compiled.mode
+
+    def state(self) -> dict[str, Any]:
+        """How the programs have run so far, for a checkpoint (:meth:`~pyro_vae.compiled.Compiled.state`)."""
+        made = {function.__qualname__: compiled.state() for function, compiled in self._functions.items()}
+        return {"step": self._compiled.state(), "functions": {**self._awaited, **made}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes up :meth:`state`."""
+        self._compiled.load_state(state["step"])
+        self._awaited = dict(state["functions"])
 
     def tell_to(self, tell: Callable[[str], Any]) -> None:
         """Has ``tell`` called with what a step waits for, which takes seconds, and with nothing when that is over."""
@@ -105,7 +116,9 @@ class TrainingStep:
         """``function``, which runs the pair's programs, as a graph."""
         if function not in self._functions:
             module, obstacle = _Function(self._pair, function, self._estimator), tracing_obstacle(self._pair)
-            self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
+            made = self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
+            if (state := self._awaited.pop(function.__qualname__, None)) is not None:
+                made.load_state(state)
         return lambda *inputs: self._functions[function](*inputs)[0]
 
     def __call__(

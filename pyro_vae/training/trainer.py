@@ -11,34 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import made, number, warn
-from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
+from pyro_vae.batches import described, kind_of, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Mixed, Stream
-from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
+from pyro_vae.data import Data, Mixed, Stream, draws
+from pyro_vae.estimators import SGVB_A, Enumeration, Estimator, SVILoss
 from pyro_vae.frozen import PythonState
-from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run, trained_parameters
-from pyro_vae.pair.arguments import Arguments, Converted, num_taken
+from pyro_vae.pair import (
+    evaluating,
+    kept_modes,
+    trained_parameters,
+)
+from pyro_vae.pair.arguments import Arguments, Converted
 from pyro_vae.pair.protocols import ChecksBatch
-from pyro_vae.pair.sites import inside
 from pyro_vae.pair.supports import Supports
-from pyro_vae.training import checkpoint, optimizers
+from pyro_vae.training import checkpoint, looks, optimizers, trials
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
+from pyro_vae.training.identity import check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
-from pyro_vae.training.scheduled import Schedules
+from pyro_vae.training.scheduled import Schedules, value_at
 from pyro_vae.training.schedules import Progress, Schedule
 from pyro_vae.training.settings import Settings
-from pyro_vae.training.state import State, check_same_run, configuration
+from pyro_vae.training.state import State
 from pyro_vae.training.step import TrainingStep
 
 _AT_ONCE = 1000  # held-out data, and data that are looked at
@@ -54,6 +56,11 @@ class Trainer:
         counted = PythonState(pair)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
+        sets = [part for given in (data.train, data.valid) for part in getattr(given, "parts", [given])]
+        self.streams = {id(part): part for part in sets if isinstance(part, Stream)}
+        loaders = PythonState([stream.loader for stream in self.streams.values()])
+        begun = loaders.kept(every=True)
+        self.looked: dict[int, list[Any]] = {}  # what streams begin with
         kinds = self._first_of_each_kind()
         batch = next(iter(kinds.values()))
         pair.train()
@@ -61,15 +68,17 @@ class Trainer:
         self.supports = None if isinstance(settings.estimator, SVILoss) else Supports(pair, runs=False)
         estimator = self._checked(list(kinds.values()))
         self._check_all(kinds.values())
-        self._say_labels(batch)
+        looks.say_labels(pair, data.train, batch)
         self.parameters = trained_parameters(pair)
         self.announced: dict[Any, set[int]] = {}  # parameters, by the kind of batch, where that matters
-        names, self.num_summed = self._announced(batch) if isinstance(settings.optimizer, PyroOptim) else ({}, None)
-        optimizer, scheduler, self.clip = self._optimizer(names)
+        of_pyro = isinstance(settings.optimizer, PyroOptim)
+        names, self.num_summed = looks.announced(pair, batch, self._cuda) if of_pyro else ({}, None)
+        found = self._optimizer(names)
+        optimizer, scheduler, self.clip = found.optimizer, self._scheduler(found), found.clip
         self.rates = [_rate(group) for group in optimizer.param_groups]  # which a Schedule multiplies
         self.num_batches = data.train.num_batches(settings.batch_size)  # of an epoch, where that is known
-        self.shuffled = self._is_shuffled(batch)
-        self.schedules = Schedules(pair, estimator, settings.moved)
+        self.shuffled = looks.is_shuffled(pair, batch, self.num_batches, self._cuda)
+        self.schedules = Schedules(pair, estimator, settings.moved, settings.seed)
         steps = settings.epochs * estimator.num_updates * (self.num_batches or 0)
         for end in (Progress(0, 0.0, 0.0), Progress(steps, float(settings.epochs), 1.0)):
             self.schedules.values(end)  # what would be out of range there is refused now
@@ -80,31 +89,60 @@ class Trainer:
             compile=settings.compile,
             precision=resolved(settings.precision, self.device),
             weight_prior=settings.weight_prior,
-            num_data=self._num_data(batch, estimator),
+            num_data=looks.num_data(pair, batch, settings.num_data or data.train.num_data, estimator, self._cuda),
         )
         out = None if settings.out is None else Path(settings.out)
         self.run = Run(pair, out=out, mode=self.step.mode, notes=self.notes)
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
-        self.state = State(pair, weights, optimizer, estimator, self.run, scheduler)
-        if settings.scheduler is not None and not isinstance(settings.scheduler, Schedule):
-            self.state.scheduler = made("scheduler", settings.scheduler, optimizer)
-        with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
-            self.configuration = configuration(settings, data, batch, self.state, self.schedules)
-        if self.folder is not None and checkpoint.exists(self.folder):
-            if not settings.resume:
-                raise ValueError(
-                    f"{out} already holds a trained run. Go on with it by resume=True, or choose another folder."
-                )
-            tensors, state = checkpoint.load(self.folder)
-            check_same_run(self.configuration, state.pop("configuration"), out)
-            self.state.restore(tensors, state)
+        counted.put_counts_back()  # a program that counts its runs counts those of the training
+        given = (settings.weight_prior, self.schedules.given, settings.scheduler)
+        python = PythonState((pair, estimator, *given, optimizer, scheduler))
+        self.state = State(pair, weights, optimizer, estimator, self.run, self.step, python, loaders, scheduler)
+        repeats = trials.told(loaders.kept(every=True)) == trials.told(begun)
+        loaders.take_up(begun)
         if self.folder is not None:
-            self.state.check_kept(self.folder)
+            self._take_up(self.folder, names, self.looked if repeats else {})
+            loaders.take_up(self.state.begun or begun)
         self.recorder = Recorder(out, self.run.history)
         self.saved_at = time.monotonic()
-        counted.put_counts_back()  # a program that counts its runs counts those of the training
-        self.looked_at = 0  # the step at which a graph was last compared with the programs on purpose
+
+    def _take_up(self, folder: Path, names: dict[int, str], looked: dict[int, list[Any]]) -> None:
+        """The checkpoint of ``folder``, if there is one; else it is tried whether the run could go on from one.
+
+        Raises:
+            ValueError: if the run is another, or could not go on, or the folder holds one that is not to go on.
+        """
+        state, settings = self.state, self.settings
+        with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
+            self.configuration = configuration(settings, self.data, looked, state, self.schedules)
+        if checkpoint.exists(folder):
+            if not settings.resume:
+                raise ValueError(
+                    f"{folder.parent} already holds a trained run. Go on with it by resume=True, or choose another "
+                    "folder."
+                )
+            tensors, saved = checkpoint.load(folder)
+            check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
+            state.restore(tensors, saved)
+            return
+        state.check_kept(folder)
+        begun = [(self.streams[key], batches) for key, batches in self.looked.items()]
+        trials.check_repeats(begun, settings.batch_size, settings.seed, folder)
+
+        def made_of(parameters: list[nn.Parameter]) -> Any:
+            ids = {id(ours): id(copied) for ours, copied in zip(self.parameters, parameters, strict=True)}
+            found = optimizers.made(settings.optimizer, parameters, {ids[key]: name for key, name in names.items()})
+            return found.optimizer, self._scheduler(found)
+
+        trials.check_goes_on(made_of, self.parameters, folder)
+
+    def _scheduler(self, made_: optimizers.Made) -> Any:
+        """Torch's scheduler of the learning rate, the optimizer's own or the one that was asked for."""
+        asked = self.settings.scheduler
+        if asked is None or isinstance(asked, Schedule):
+            return made_.scheduler
+        return made("scheduler", asked, made_.optimizer)
 
     def _first_of_each_kind(self) -> dict[Any, Converted]:
         """The first batch of each kind among the first of the data, as the programs are given it.
@@ -115,7 +153,11 @@ class Trainer:
         train, size, seed = self.data.train, self.settings.batch_size, self.settings.seed
         parts = train.parts if isinstance(train, Mixed) else [train]
         few = _LOOKED if isinstance(train, Stream) else 1
-        looked = [raw for part in parts for raw in itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
+        looked: list[Any] = []
+        for part in parts:
+            raws = [*itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
+            self.looked.update({id(part): raws} if isinstance(part, Stream) else {})
+            looked += raws
         holed = [part for part in self._sets() if part.in_memory and part.tensors[0].isnan().any()]
         for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
             self.arguments(*raw)
@@ -126,6 +168,8 @@ class Trainer:
             found.setdefault(kind_of(batch), batch)
         if self.data.valid is not None:
             raw = next(iter(self.data.valid.batches(size, epoch=0, seed=seed)), ())
+            if isinstance(self.data.valid, Stream):
+                self.looked.setdefault(id(self.data.valid), [raw])
             batch = self.arguments(*raw)
             if raw and kind_of(batch) not in found:
                 ours = described(next(iter(found.values())))
@@ -187,78 +231,6 @@ class Trainer:
             self.supports(batch)
         return batch
 
-    def _num_data(self, batch: tuple[Tensor, ...], estimator: Estimator) -> int | None:
-        """The number of training data, which is not needed where nothing is shared among them.
-
-        Raises:
-            ValueError: if it is needed, and neither given nor known.
-        """
-        known = self.settings.num_data or self.data.train.num_data
-        if known is not None or estimator.num_data is not None or isinstance(estimator, SVILoss):
-            return known
-        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
-            traces = run(self.pair, *batch)
-        plate = data_frame(traces.model_trace, num_rows(batch))
-        if plate is None or plate.full_size > plate.size:  # the program tells it
-            return None
-        shared = [name for trace in traces for name, site in random_sites(trace).items() if not inside(site, plate)]
-        if shared or isinstance(estimator, TCVAE):
-            why = f"{shared[0]!r} stands outside the data plate" if shared else "TCVAE weighs by it"
-            raise ValueError(
-                f"the number of data N is not known: the loader does not tell it. {why}, so that the bound of a datum "
-                "depends on N. Give fit(..., num_data=N)."
-            )
-        return None
-
-    def _is_shuffled(self, batch: tuple[Any, ...]) -> bool:
-        """Whether the order of the data is free: an AutoGuide keeps a latent of a datum by its place in the batch.
-
-        Raises:
-            ValueError: if there is such a latent and more than one batch.
-        """
-        if not any(isinstance(part, AutoGuide) for module in modules_of(self.pair) for part in module.modules()):
-            return True
-        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda):
-            traces = run(self.pair, *batch)
-        plate = data_frame(traces.model_trace, num_rows(batch))
-        if plate is None:
-            return True
-        in_model = latent_sites(traces.model_trace)
-        kept = [name for name, site in in_model.items() if name in traces.guide_trace.nodes and inside(site, plate)]
-        if not kept or plate.size < plate.full_size:  # then the program tells the places
-            return True
-        if self.num_batches != 1:
-            raise ValueError(
-                f"the guide, one of Pyro's AutoGuides, keeps {kept[0]!r} of a datum by its place in the batch, so that "
-                "a second batch would meet the values of the first. Give all data in one batch, fit(..., "
-                "batch_size=N), or a guide that is a function of the data."
-            )
-        return False
-
-    def _say_labels(self, batch: tuple[Tensor, ...]) -> None:
-        """Says of labels, which a split keeps for figures, that they do not train a pair that could take them."""
-        train = self.data.train
-        if train.labels is None or len(train.tensors) > 1:
-            return
-        if num_taken(self.pair, (next(leaves(batch)), train.labels)) == (2, False):
-            warn(
-                f"the programs of {type(self.pair).__name__} take a second argument, but the labels of {train.name!r} "
-                "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels), or on "
-                "the command line --with-labels true.",
-            )
-
-    def _announced(self, batch: tuple[Any, ...]) -> tuple[dict[int, str], int | None]:
-        """The names by which the programs announce their parameters, and N of a data plate that subsamples.
-
-        Where there is no such plate, losses of Pyro's are sums over the batch.
-        """
-        record = poutine.trace(param_only=True)
-        with evaluating(self.pair), torch.no_grad(), torch.random.fork_rng(self._cuda), record as announced:
-            plate = data_frame(run(self.pair, *batch).model_trace, num_rows(batch))
-        sites: Any = announced.trace.nodes
-        names = {id(site["value"].unconstrained()): name for name, site in sites.items()}
-        return names, None if plate is None or plate.full_size == plate.size else plate.full_size
-
     def _optimizer(self, names: dict[int, str]) -> optimizers.Made:
         if not self.parameters:
             raise ValueError(
@@ -302,10 +274,11 @@ class Trainer:
         state, started, samples = self.state, time.perf_counter(), self.state.samples
         place: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
         # What callbacks move in Python is looked at once they have run, and before a training ends.
-        moved = self.settings.callbacks and state.steps - self.looked_at >= _SELDOM
+        moved = self.settings.callbacks and state.steps - state.looked_at >= _SELDOM
         if moved or state.epoch + 1 == self.settings.epochs:
             self.step.look()
-            self.looked_at = state.steps
+            state.looked_at = state.steps
+        state.begin_epoch()
         since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
             arguments = self.arguments(*batch)
@@ -350,6 +323,7 @@ class Trainer:
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
         state = self.state
+        state.several_kinds = state.several_kinds or len(self.kinds) > 1
         place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
         self.schedules.move(place)
         if isinstance(self.settings.scheduler, Schedule):
@@ -368,7 +342,7 @@ class Trainer:
                 )
             if self.settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-            if len(self.kinds) > 1:
+            if state.several_kinds:
                 self._move_on(batch)
             if isinstance(self.settings.optimizer, PyroOptim):
                 self._sum_and_clip(self.num_summed or num_told(batch))
@@ -383,7 +357,7 @@ class Trainer:
         if still:
             kind = kind_of(batch)
             if kind not in self.announced:
-                self.announced[kind] = set(self._announced(batch)[0])
+                self.announced[kind] = set(looks.announced(self.pair, batch, self._cuda)[0])
             for parameter in still:
                 if id(parameter) in self.announced[kind]:
                     parameter.grad = torch.zeros_like(parameter)
@@ -419,16 +393,18 @@ class Trainer:
         }
         run.history.append(entry)
         state.epoch, state.batches_done, state.sums = state.epoch + 1, 0, {}
-        if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            state.scheduler.step(entry["loss"] if score is None else -score)
-        elif state.scheduler is not None:
-            state.scheduler.step()
+        with draws.Apart(draws.SCHEDULE, settings.seed, state.epoch, devices=self._cuda):
+            if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                state.scheduler.step(entry["loss"] if score is None else -score)
+            elif state.scheduler is not None:
+                state.scheduler.step()
         if settings.patience is not None and score is not None:
             if state.weights.is_best(score):
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
-        with torch.random.fork_rng(self._cuda):  # what they draw is none of this run's
+        # What they draw is none of this run's, nor is the mode in which they leave the pair.
+        with kept_modes(self.pair), draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda):
             for callback in settings.callbacks:
                 callback(run)
         if self._is_due() and state.epoch < settings.epochs:
@@ -441,6 +417,7 @@ class Trainer:
         """
         if self.data.valid is None:
             return None
+        loaders = self.state.loaders.kept(every=True)  # so that it is the same data after every epoch
         given = self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
         batches = (self._look_at_values(self.arguments(*batch)) for batch in given)
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
@@ -454,6 +431,7 @@ class Trainer:
                 # The weights, if they are random, are paid for by the training data.
                 valid = estimator.mean_bound(self.pair, batches, at=one, num_data=math.inf)
             self.pair.train()
+        self.state.loaders.take_up(loaders)
         return valid
 
     def _is_due(self) -> bool:
@@ -497,7 +475,7 @@ class Trainer:
             ValueError: if it is below 0, where each step would be uphill, or not finite.
         """
         schedule = self.settings.scheduler
-        factor = schedule(place) if isinstance(schedule, Schedule) else 1.0
+        factor = value_at(schedule, place, self.settings.seed) if isinstance(schedule, Schedule) else 1.0
         number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
         return factor
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from laws import CUBO
 from pairs import made, two_arguments
 from test_schedules import NoValue
 from torch import nn
-from torch.optim.lr_scheduler import ChainedScheduler, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
@@ -287,6 +288,22 @@ class Wide(torch.optim.Optimizer):
                 parameter -= (group["lr"] * group["scale"] / state["steps"] * state["moment"]).float()
 
 
+class Own(torch.optim.Optimizer):
+    """Defaults of many kinds, a number of its own, and noise."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.01, "betas": [0.9, (0.5, None)], "options": {"a": (1, 2)}})
+        self.updates = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.updates += 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                noise = torch.randn_like(parameter) + np.random.randn() + random.random()  # noqa: NPY002
+                parameter -= group["lr"] / self.updates * (parameter.grad + 0.1 * noise)
+
+
 def in_turn(optimizer):
     """Schedulers inside of one; their counters are no plain dictionaries."""
     first = MultiStepLR(optimizer, milestones=[1, 1, 2], gamma=0.5)
@@ -299,6 +316,8 @@ CHOICES = {
     "schedulers at once": {"scheduler": lambda optimizer: ChainedScheduler([MultiStepLR(optimizer, [1, 2], 0.5)])},
     "buffers that are not saved": {"pair": drifting, "compile": "eager"},
     "moments of float64": {"optimizer": Wide},
+    "adafactor": {"optimizer": torch.optim.Adafactor},
+    "an optimizer that counts and draws": {"optimizer": Own},
     "adagrad, prior": {"optimizer": functools.partial(torch.optim.Adagrad, lr=0.01), "weight_prior": WeightPrior()},
     "sgd, torch scheduler": {
         "optimizer": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
@@ -448,9 +467,47 @@ def test_another_configuration_is_refused_and_the_run_stays(data, tmp_path, firs
 
 
 def test_other_data_are_another_configuration(data, tmp_path):
+    """Also where they differ in one number of the last datum."""
     fit(make(), data, epochs=1, out=tmp_path)
-    with pytest.raises(ValueError, match="first batch"):
-        fit(make(), (Split(1 - data[0].tensors[0]), data[1]), epochs=1, out=tmp_path, resume=True)
+    for place, name in enumerate(("training", "validation")):
+        other = [Split(part.tensors[0].clone()) for part in data]
+        other[place].tensors[0][-1, 0, 0, 0] = 0.5
+        with pytest.raises(ValueError, match=rf"\({name} data was of the hash \w+.* is now of the hash [^,]+, bin"):
+            fit(make(), tuple(other), epochs=1, out=tmp_path, resume=True)
+    fit(make(), tuple(Split(part.tensors[0].clone()) for part in data), epochs=1, out=tmp_path, resume=True)
+
+
+def stepped(momentum):
+    """A factory that is another function each time, of the same code."""
+    return lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=momentum)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"compile": "traced"}, {"compile": "eager"}, "compile was 'traced' and is now 'eager'"),
+        ({"patience": 50}, {"patience": 40}, "patience was 50 and is now 40"),
+        (
+            {"scheduler": lambda optimizer: LambdaLR(optimizer, lambda epoch: 0.9**epoch)},
+            {"scheduler": lambda optimizer: LambdaLR(optimizer, lambda epoch: 0.8**epoch)},
+            r"scheduler is \S+<lambda>, as it was, but of other code",
+        ),
+        ({"optimizer": stepped(0.5)}, {"optimizer": stepped(0.6)}, r"momentum=0.5.* is now .*momentum=0.6"),
+        ({"optimizer": stepped(0.5)}, {"optimizer": stepped(0.5)}, None),
+        ({"optimizer": torch.optim.Adafactor}, {"optimizer": torch.optim.Adafactor}, None),
+        ({"optimizer": Own}, {"optimizer": Own}, None),
+    ],
+)
+def test_what_is_given_is_compared(data, tmp_path, first, second, message):
+    """And what is the same is taken for the same as often as it goes on."""
+    fit(**{"pair": make(), "data": data, "epochs": 1, "out": tmp_path, **first})
+    for epochs in (2, 3, 4):
+        arguments = {"pair": make(), "data": data, "epochs": epochs, "out": tmp_path, "resume": True, **second}
+        if message is None:
+            assert len(fit(**arguments).history) == epochs
+            continue
+        with pytest.raises(ValueError, match=message):
+            fit(**arguments)
 
 
 def test_the_order_of_schedules_is_none_of_a_runs(data, tmp_path):
