@@ -19,7 +19,7 @@ _numpy: Any = np.random  # whose stubs leave its bit generator out
 Binarization = Literal["none", "dynamic", "static"]
 
 # The first word of a key says what is drawn, so that no two purposes share a stream.
-STATIC, DYNAMIC, ORDER, SPLIT, LOADER, READ, RUN, CALLBACK, SCHEDULE, TRIAL = range(1, 11)
+STATIC, DYNAMIC, ORDER, SPLIT, LOADER, READ, RUN, CALLBACK, SCHEDULE, TRIAL, RANK = range(1, 12)
 
 
 def bits(*key: int) -> np.random.SFC64:

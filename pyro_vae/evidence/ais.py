@@ -14,6 +14,7 @@ from pyro_vae._checks import checked, number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
+from pyro_vae.evidence.sharing import over_ranks
 from pyro_vae.pair import as_pair
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.sampling.chains import Chunk, check_acceptance, concatenated, over_chunks
@@ -62,6 +63,7 @@ class AIS(Evidence):
         return chain_reliability(self.standard_error, self.acceptance)
 
 
+@over_ranks
 @checked
 def ais(
     pair: Any,

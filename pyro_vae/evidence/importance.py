@@ -16,6 +16,7 @@ from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
+from pyro_vae.evidence.sharing import over_ranks
 from pyro_vae.pair import as_pair, device_of, programs, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
 from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
@@ -85,6 +86,7 @@ class _LogWeights(nn.Module):
         return [weights.logsumexp(0), (2 * weights).logsumexp(0), weights]
 
 
+@over_ranks
 @checked(but=("num_samples", "chunk"))
 def importance(
     pair: Any,

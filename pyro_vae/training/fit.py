@@ -20,6 +20,7 @@ from pyro_vae.data import as_data, draws
 from pyro_vae.pair import as_pair, device_of, kept_modes
 from pyro_vae.pair.arguments import num_taken
 from pyro_vae.pair.turns import in_turn
+from pyro_vae.ranks import Ranks
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import Schedule
@@ -133,7 +134,7 @@ def fit(
     Source: Kingma & Welling (2013), algorithm 1.
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
-    with holding(None if out is None else Path(out)):
+    with holding(Path(out) if out is not None and Ranks().first else None):
         return trained(pair, data, settings)
 
 

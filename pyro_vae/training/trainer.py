@@ -35,6 +35,7 @@ from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.identity import check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.ranks import TrainingRanks, check_apart, resumed_random
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules, value_at
@@ -53,6 +54,7 @@ class Trainer:
 
     def __init__(self, pair: nn.Module, data: Data, settings: Settings, device: torch.device) -> None:
         settings.check_data(data)
+        self.ranks = TrainingRanks()
         counted = PythonState(pair)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
@@ -66,7 +68,9 @@ class Trainer:
         pair.train()
         self.kinds = set(kinds)  # of batches, which have been checked
         self.supports = None if isinstance(settings.estimator, SVILoss) else Supports(pair, runs=False)
+        self.ranks.begin(pair)
         estimator = self._checked(list(kinds.values()))
+        check_apart(pair, estimator, settings.weight_prior, settings.batch_size, self.ranks)
         self._check_all(kinds.values())
         looks.say_labels(pair, data.train, batch)
         self.parameters = trained_parameters(pair)
@@ -101,10 +105,14 @@ class Trainer:
         self.state = State(pair, weights, optimizer, estimator, self.run, self.step, python, loaders, scheduler)
         repeats = trials.told(loaders.kept(every=True)) == trials.told(begun)
         loaders.take_up(begun)
+        if not self.ranks.first:  # which has the noise of a process that is alone
+            torch.manual_seed(self.ranks.seed_of(settings.seed))
         if self.folder is not None:
             self._take_up(self.folder, names, self.looked if repeats else {})
             loaders.take_up(self.state.begun or begun)
-        self.recorder = Recorder(out, self.run.history)
+        self.recorder = Recorder(out if self.ranks.first else None, self.run.history)
+        self.received: int | None = None  # by one of the ranks
+        self.due = False
         self.saved_at = time.monotonic()
 
     def _take_up(self, folder: Path, names: dict[int, str], looked: dict[int, list[Any]]) -> None:
@@ -116,15 +124,17 @@ class Trainer:
         state, settings = self.state, self.settings
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
             self.configuration = configuration(settings, self.data, looked, state, self.schedules)
-        if checkpoint.exists(folder):
+        if self.ranks.share(checkpoint.exists(folder)):
             if not settings.resume:
                 raise ValueError(
                     f"{folder.parent} already holds a trained run. Go on with it by resume=True, or choose another "
                     "folder."
                 )
-            tensors, saved = checkpoint.load(folder)
+            tensors, saved = self.ranks.loaded(folder)
             check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
             state.restore(tensors, saved)
+            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [torch.get_rng_state()]
+            resumed_random(states, self.ranks, state.steps, settings.seed)
             return
         state.check_kept(folder)
         begun = [(self.streams[key], batches) for key, batches in self.looked.items()]
@@ -249,7 +259,7 @@ class Trainer:
             initial=state.epoch * num_batches + state.batches_done,
             unit=" steps",
             desc="training",
-            disable=not self.settings.progress,
+            disable=not self.settings.progress or not self.ranks.first,
             dynamic_ncols=True,
             mininterval=0.3,
         )
@@ -284,13 +294,13 @@ class Trainer:
             arguments = self.arguments(*batch)
             self._look_at(arguments)
             self._look_at_values(arguments)
-            self._train_batch(arguments)
+            self._train_batch(arguments, signals)
             bar.update()
-            if self._is_due():
+            if self.due:
                 now = time.perf_counter()
                 state.seconds, since = state.seconds + now - since, now
                 self._save()
-            if signals.received:
+            if self.received or (self.ranks.alone and signals.received):
                 break
         if state.batches_done == 0:
             raise ValueError(f"the training data gave no batch in epoch {state.epoch + 1}.")
@@ -321,8 +331,9 @@ class Trainer:
                 "branch."
             )
 
-    def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
-        state = self.state
+    def _train_batch(self, batch: tuple[Tensor, ...], signals: Signals) -> None:
+        state, size = self.state, num_told(batch)
+        batch = self.ranks.slice_of(batch)
         state.several_kinds = state.several_kinds or len(self.kinds) > 1
         place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
         self.schedules.move(place)
@@ -333,6 +344,9 @@ class Trainer:
         prepared = self.step.prepare(batch)
         for _ in range(state.estimator.num_updates):
             objective = self.step(batch, self.schedules.at, prepared)
+            objective, self.received, self.due = self.ranks.add_up(
+                objective, self.parameters, num_told(batch), signals.received, self._is_due()
+            )
             loss = objective.loss.item()
             if not math.isfinite(loss):
                 raise NonFiniteError(
@@ -345,11 +359,11 @@ class Trainer:
             if state.several_kinds:
                 self._move_on(batch)
             if isinstance(self.settings.optimizer, PyroOptim):
-                self._sum_and_clip(self.num_summed or num_told(batch))
+                self._sum_and_clip(self.num_summed or size)
             state.optimizer.step()
             state.steps += 1
             state.weights.follow(state.steps)
-        state.add(objective, loss, num_told(batch))
+        state.add(objective, loss, size)
 
     def _move_on(self, batch: tuple[Any, ...]) -> None:
         """Has what a batch announces and does not use go on by the momentum that others gave it, as under ``SVI``."""
@@ -375,6 +389,7 @@ class Trainer:
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
+        self.ranks.even_out(self.pair)
         valid = self._validate()
         is_loss = isinstance(state.estimator, SVILoss)
         falls = is_loss or state.estimator.side == "above"
@@ -407,7 +422,7 @@ class Trainer:
         with kept_modes(self.pair), draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda):
             for callback in settings.callbacks:
                 callback(run)
-        if self._is_due() and state.epoch < settings.epochs:
+        if self.ranks.agree(self._is_due() and self.ranks.first, self.device) and state.epoch < settings.epochs:
             self._save()
 
     def _validate(self) -> float | None:
@@ -440,11 +455,16 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             tensors, state = self.state.pack(self._ended)
-            checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
+            if not self.ranks.alone:
+                state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device), tensors, "ranks")
+            if self.ranks.first:
+                checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()
 
     def _stop_if_asked(self, signals: Signals) -> None:
-        if signals.received:
+        received = self.ranks.agree(signals.received, self.device)
+        if received:
+            signals.received = int(received)
             self._save()
             signals.end(self.run.out)
 
