@@ -344,7 +344,7 @@ def _of_library(of: Any) -> bool:
 
 
 def _is_looked_into(kind: type) -> bool:
-    return not _of_library(kind) or kind.__module__.startswith("torch.utils.data")
+    return not _of_library(kind) or kind.__module__.startswith(("torch.utils.data", "pyro_vae.data"))
 
 
 def _names(code: types.CodeType) -> set[str]:
