@@ -131,8 +131,9 @@ class Trainer:
         trials.check_repeats(begun, settings.batch_size, settings.seed, folder)
 
         def made_of(parameters: list[nn.Parameter]) -> Any:
-            ids = {id(ours): id(copied) for ours, copied in zip(self.parameters, parameters, strict=True)}
-            found = optimizers.made(settings.optimizer, parameters, {ids[key]: name for key, name in names.items()})
+            pairs = zip(self.parameters, parameters, strict=False)
+            copied = {id(copy_): names[id(ours)] for ours, copy_ in pairs if id(ours) in names}
+            found = optimizers.made(settings.optimizer, parameters, copied)
             return found.optimizer, self._scheduler(found)
 
         trials.check_goes_on(made_of, self.parameters, folder)

@@ -285,11 +285,13 @@ class Drawing(MLPVAE):
 
     def __init__(self):
         super().__init__((6,), latent_dim=2, hidden=(4,))
-        self.own, self.steps = torch_seed(1), 0
+        self.own, self.steps, self.seen, self.counts = torch_seed(1), 0, {"last": 0.0}, np.zeros(2)
 
     def model(self, *args):
         self.steps += 1
-        scale = 1 + 0.1 * (np.random.rand() + random.random() + torch.rand((), generator=self.own)) / self.steps  # noqa: NPY002
+        self.counts += self.steps
+        self.seen["last"] += 1 / self.counts[0]
+        scale = 1 + 0.1 * (np.random.rand() + random.random() + torch.rand((), generator=self.own)) / self.seen["last"]  # noqa: NPY002
         return pyro.poutine.scale(super().model, scale)(*args)
 
 
@@ -367,7 +369,7 @@ class Forgetting(Jumping):
     """Of a state that is not its own."""
 
     def get_lr(self):
-        self.seen = [*getattr(self, "seen", []), 1]
+        self.seen = {*getattr(self, "seen", ()), self.last_epoch}
         return [0.001 / len(self.seen) for _ in self.optimizer.param_groups]
 
     def state_dict(self):
