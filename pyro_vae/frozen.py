@@ -179,6 +179,15 @@ class PythonState:
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
 
+    @contextmanager
+    def kept_draws(self) -> Iterator[None]:
+        """All generators that are somebody's own, of torch, numpy and Python, are afterwards as they were before."""
+        kept = self.kept()
+        try:
+            yield
+        finally:
+            self.take_up({**kept, "values": [], "new": []})
+
     # What there is
 
     def _visit(self, value: Any, file: str | None) -> None:

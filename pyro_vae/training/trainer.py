@@ -402,7 +402,8 @@ class Trainer:
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
         # What they draw is none of this run's, nor is the mode in which they leave the pair.
-        with kept_modes(self.pair), draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda):
+        apart = draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda)
+        with kept_modes(self.pair), state.python.kept_draws(), state.loaders.kept_draws(), apart:
             for callback in settings.callbacks:
                 callback(run)
         if self._is_due() and state.epoch < settings.epochs:
