@@ -123,18 +123,15 @@ class Recipe:
 
 
 class _OnlyData:
-    """As a program that is written for ``[B, *event]``: it fails on a draw of more dimensions than before.
-
-    A first draw of none is one for all data, as a model without a plate has it; the guide's is of each datum.
-    """
+    """As a program that is written for ``[B, *event]``: it fails on a draw of more dimensions than before."""
 
     def __init__(self) -> None:
         self.dims: dict[str, int] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        if value.dim() > self.dims.setdefault(name, max(1, value.dim())):
+        if value.dim() > self.dims.setdefault(name, value.dim()):
             raise RuntimeError(f"{name} has {value.dim()} dimensions where this program has {self.dims[name]}")
-        self.dims[name] = max(1, value.dim())
+        self.dims[name] = value.dim()
         return value
 
 

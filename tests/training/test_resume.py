@@ -292,9 +292,8 @@ class Drawing(MLPVAE):
         self.steps += self.step
         self.counts += self.steps
         self.seen["last"] += self.step / max(self.counts[0], 1)
-        scale = 1 + 0.1 * (np.random.rand() + random.random() + torch.rand((), generator=self.own)) / max(
-            self.seen["last"], 1
-        )  # noqa: NPY002
+        drawn = np.random.rand() + random.random() + torch.rand((), generator=self.own)  # noqa: NPY002
+        scale = 1 + 0.1 * drawn / max(self.seen["last"], 1)
         return pyro.poutine.scale(super().model, scale)(*args)
 
 
@@ -411,13 +410,18 @@ def looks(run):
     next(iter(DataLoader(TensorDataset(X), shuffle=True, generator=run.pair.own)))
 
 
-@pytest.mark.parametrize("callback", [sets_modes, draws, looks])
+def measures(run):
+    diagnostics.gradient_statistics(run.pair, X, [pyro_vae.SGVB_B()], num_draws=4)
+    pyro_vae.evidence.importance(run.pair, X[:4], num_samples=5, progress=False)
+
+
+@pytest.mark.parametrize("callback", [sets_modes, draws, looks, measures])
 def test_callbacks_leave_the_training_alone(callback):
     def run(*callbacks):
         torch.manual_seed(0)
-        pair = Drawing(counts=False)
+        pair = make() if callback is measures else Drawing(counts=False)
         pair.posterior.network.layers.insert(1, nn.Dropout(0.3))
-        loader = DataLoader(TensorDataset(X), 4, shuffle=True, generator=pair.own)
+        loader = DataLoader(TensorDataset(X), 4, shuffle=True, generator=getattr(pair, "own", None))
         return bits_of(fit(pair, (loader, X), estimator=pyro_vae.SGVB_A(), callbacks=callbacks))
 
     assert run(callback) == run()
