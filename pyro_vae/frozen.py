@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import random
@@ -132,7 +133,9 @@ class PythonState:
     # For a checkpoint
 
     def kept(self, every: bool = False) -> dict[str, Any]:
-        """Numbers, words and ``None`` that are not what they were when this was made, and generators of one's own.
+        """What is not what it was when this was made, and generators of one's own.
+
+        That is numbers, words, ``None``, and lists, dictionaries and arrays of these.
 
         Args:
             every: keeps all numbers of attributes, also those that are what they were.
@@ -140,8 +143,8 @@ class PythonState:
         values, new = [], []
         for index, (place, start, now) in enumerate(zip(self._places, self._start, self._read(), strict=True)):
             always = every and place.what.startswith("the attribute") and type(now) in _NUMBERS
-            if place.is_free and (always or (_is_word(start.value) and _is_word(now) and not start.is_still(now))):
-                values.append([index, place.what, now])
+            if place.free and (always or (_is_held(start.value) and _is_held(now) and not start.is_still(now))):
+                values.append([index, place.what, copy.copy(now)])
         for index, space in enumerate(self._spaces):
             if space.owned:
                 added = sorted(space.attributes.keys() - space.keys)
@@ -153,7 +156,11 @@ class PythonState:
         """Sets what :meth:`kept` gave, of the same module in this process or another, where it is still there."""
         for index, what, value in kept["values"]:
             if index < len(self._places) and self._places[index].what == what:
-                self._places[index].space[self._places[index].key] = value
+                now = self._places[index].space.get(self._places[index].key)
+                if type(now) is type(value) and isinstance(value, (list, dict, np.ndarray)):  # others may hold it
+                    _Taken(now, value if isinstance(value, np.ndarray) else _inside(value)).put_to(self._places[index])
+                else:
+                    self._places[index].space[self._places[index].key] = value
         for index, key, value in kept["new"]:
             if index < len(self._spaces) and self._spaces[index].owned:
                 self._spaces[index].attributes[key] = value
@@ -171,6 +178,15 @@ class PythonState:
         finally:
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
+
+    @contextmanager
+    def kept_draws(self) -> Iterator[None]:
+        """All generators that are somebody's own, of torch, numpy and Python, are afterwards as they were before."""
+        kept = self.kept()
+        try:
+            yield
+        finally:
+            self.take_up({**kept, "values": [], "new": []})
 
     # What there is
 
@@ -223,10 +239,11 @@ class PythonState:
     def _object(self, value: Any, but: frozenset[str] = frozenset()) -> None:
         kind = type(value)
         owned = not _of_library(kind)
+        free = owned or kind.__module__.startswith("torch.nn.modules")
         space = _Space(vars(value), kind.__name__, owned, frozenset(vars(value)))
         self._spaces.append(space)
         for key in [key for key in space.attributes if key not in but]:
-            self._add(space.attributes, key, f"the attribute {key} of {kind.__name__}", owned, None)
+            self._add(space.attributes, key, f"the attribute {key} of {kind.__name__}", owned, None, free)
         self._visit(kind, None)
 
     def _class(self, kind: type) -> None:
@@ -250,8 +267,9 @@ class PythonState:
                 if isinstance(vars(value)[key], _PLAIN):
                     self._add(vars(value), key, f"{name}.{key}", True, None)
 
-    def _add(self, space: Any, key: str, what: str, owned: bool, file: str | None) -> None:
-        self._places.append(_Place(space, key, what, owned))
+    def _add(self, space: Any, key: str, what: str, owned: bool, file: str | None, free: bool = True) -> None:
+        free = free and not isinstance(space, types.MappingProxyType)
+        self._places.append(_Place(space, key, what, owned, free))
         self._visit(space.get(key), file)
 
 
@@ -262,11 +280,7 @@ class _Place(NamedTuple):
     key: str
     what: str
     owned: bool  # by the user's code, not by a library
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it is the user's, and can be set here."""
-        return self.owned and not isinstance(self.space, types.MappingProxyType)
+    free: bool  # whether what has moved is kept: it is the user's, or an option of a layer, and can be set here
 
 
 class _Space(NamedTuple):
@@ -344,7 +358,7 @@ def _of_library(of: Any) -> bool:
 
 
 def _is_looked_into(kind: type) -> bool:
-    return not _of_library(kind) or kind.__module__.startswith("torch.utils.data")
+    return not _of_library(kind) or kind.__module__.startswith(("torch.utils.data", "pyro_vae.data"))
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -384,7 +398,16 @@ def _same(one: Any, other: Any) -> bool:
 
 def _is_word(value: Any) -> bool:
     """Whether JSON has it: a number, a text or ``None``."""
-    return value is None or type(value) in (*_NUMBERS, str)
+    return value is None or type(value) in (*_NUMBERS, str, np.bool_, np.int64, np.float64)
+
+
+def _is_held(value: Any) -> bool:
+    """Whether it is a word, or a small container of words."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf" and value.size <= 100 * _MOST
+    if type(value) not in (list, dict) or len(value) > _MOST:
+        return _is_word(value)
+    return all(map(_is_word, (*value, *value.values()) if isinstance(value, dict) else value))
 
 
 def _are_objects(*values: Any) -> bool:

@@ -26,7 +26,7 @@ from pyro_vae.training.settings import Settings, described
 from pyro_vae.training.state import State
 
 _FREE = ("out", "resume", "device", "epochs", "checkpoint_every", "progress", "callbacks")
-_MOST = 2**30  # bytes of a tensor, above which rows of it are looked at
+_MOST, _READ = 2**30, 2**24  # bytes of a tensor and of a file, above which rows of it are looked at
 _DEEP = 1_000  # things in which functions are looked for
 
 
@@ -104,9 +104,10 @@ def _of_data(part: Split | Stream | Mixed, first: Mapping[int, Sequence[Any]]) -
 
 
 def _hash(tensors: Sequence[Tensor], names: Any = None) -> str:
-    most = [_MOST if isinstance(tensor, Tensor) else _MOST // 16 for tensor in tensors]  # which are read for it
-    apart = zip(tensors, most, strict=True)
-    rows = [tensor[:: max(1, tensor.nbytes // size)] if tensor.dim() else tensor for tensor, size in apart]
+    rows: list[Tensor] = []
+    for tensor in tensors:
+        most = _MOST if isinstance(tensor, Tensor) else _READ
+        rows += [tensor[:: max(1, tensor.nbytes // most)], tensor[-1:]] if tensor.dim() else [tensor]
     return checkpoint.digest(dict(enumerate(rows)), f"{names} {[list(tensor.shape) for tensor in tensors]}")[:16]
 
 

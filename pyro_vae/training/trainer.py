@@ -58,8 +58,7 @@ class Trainer:
         counted = PythonState(pair)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
-        sets = [part for given in (data.train, data.valid) for part in getattr(given, "parts", [given])]
-        self.streams = {id(part): part for part in sets if isinstance(part, Stream)}
+        self.streams = {id(part): part for part in self._sets() if isinstance(part, Stream)}
         loaders = PythonState([stream.loader for stream in self.streams.values()])
         begun = loaders.kept(every=True)
         self.looked: dict[int, list[Any]] = {}  # what streams begin with
@@ -141,8 +140,9 @@ class Trainer:
         trials.check_repeats(begun, settings.batch_size, settings.seed, folder)
 
         def made_of(parameters: list[nn.Parameter]) -> Any:
-            ids = {id(ours): id(copied) for ours, copied in zip(self.parameters, parameters, strict=True)}
-            found = optimizers.made(settings.optimizer, parameters, {ids[key]: name for key, name in names.items()})
+            pairs = zip(self.parameters, parameters, strict=False)
+            copied = {id(copy_): names[id(ours)] for ours, copy_ in pairs if id(ours) in names}
+            found = optimizers.made(settings.optimizer, parameters, copied)
             return found.optimizer, self._scheduler(found)
 
         trials.check_goes_on(made_of, self.parameters, folder)
@@ -419,7 +419,8 @@ class Trainer:
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
         # What they draw is none of this run's, nor is the mode in which they leave the pair.
-        with kept_modes(self.pair), draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda):
+        apart = draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda)
+        with kept_modes(self.pair), state.python.kept_draws(), state.loaders.kept_draws(), apart:
             for callback in settings.callbacks:
                 callback(run)
         if self.ranks.agree(self._is_due() and self.ranks.first, self.device) and state.epoch < settings.epochs:

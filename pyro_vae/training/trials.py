@@ -19,6 +19,7 @@ from pyro_vae.training import checkpoint, optimizers
 
 #: What to do about what no checkpoint can hold.
 KEPT = "Have it be of tensors, numbers, texts, lists and dictionaries of these"
+_MOST = 2**20  # numbers that are moved
 _STEPS = 3  # before and after the state is saved
 
 
@@ -63,7 +64,7 @@ def check_goes_on(
     parameters: Sequence[nn.Parameter],
     folder: Path,
 ) -> None:
-    """Moves copies of the parameters by an optimizer and its scheduler, and by such that were saved and loaded midway.
+    """Moves copies of the first parameters by an optimizer and its scheduler, and by such that are loaded midway.
 
     Args:
         make: gives an optimizer of parameters, and a scheduler or ``None``.
@@ -73,6 +74,8 @@ def check_goes_on(
     Raises:
         ValueError: if what was loaded goes on otherwise, or cannot be saved.
     """
+    sizes = itertools.accumulate(parameter.numel() for parameter in parameters)
+    parameters = [p for p, size in zip(parameters, sizes, strict=True) if size <= _MOST] or parameters[:1]
     devices = list({parameter.device for parameter in parameters if parameter.device.type == "cuda"})
     kinds: list[str] = []
     with draws.Apart(draws.TRIAL, devices=devices), warnings.catch_warnings():
