@@ -18,7 +18,7 @@ except ImportError:  # as on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}|\.tmp\w{6}")  # of write_whole, and of safetensors inside of it
 _held: set[tuple[int, Path]] = set()  # by this process, whose own locks a file system does not tell from each other
 _mutex = threading.Lock()
 

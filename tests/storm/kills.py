@@ -1,0 +1,550 @@
+"""Trainings that are killed before each step in the file system and at any moment, and end with the bits of a whole one.
+
+A kill is one of SIGKILL, SIGTERM, SIGINT, one of the last two twice, and the end of the disk quota in the middle of a
+write. A training is started again until it ends, and killed again on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import math
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pairs import binary, functions, mlp_vae, plain_object, pyro_module
+from registry import ESTIMATORS, SYSTEMS
+from torch import nn, optim
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import pyro_vae
+from pyro_vae import compiled
+from pyro_vae.data import Mixed, Split
+from pyro_vae.models import MLPVAE
+from pyro_vae.training import Cosine, Cyclical, Linear, WeightPrior, checkpoint
+from pyro_vae.training.records import read_metrics
+
+# What is trained, drawn from each of these at a time
+
+
+class Drift(nn.Module):
+    """A buffer that moves and is not persistent, another that is, and dropout before a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(()), persistent=False)
+        self.norm, self.dropout = nn.BatchNorm1d(6), nn.Dropout(0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.level += 0.01
+        return self.norm(self.dropout(x)) + self.level
+
+
+def _drifting() -> Any:
+    pair = MLPVAE((6,), 2, (4,))
+    pair.posterior.network.layers.insert(0, Drift())
+    return pair
+
+
+def _mlp() -> Any:
+    return MLPVAE((6,), 2, (4,))
+
+
+PAIRS: dict[str, Callable[[], Any]] = {
+    "MLP": _mlp,
+    "batch norm, dropout, buffers": _drifting,
+    "functions": lambda: functions()[0],
+    "PyroModule": lambda: pyro_module()[0],
+    "object": lambda: plain_object()[0],
+    "images": lambda: mlp_vae()[0],
+    "VQVAE": SYSTEMS["VQVAE"],
+    "LadderVAE": SYSTEMS["LadderVAE"],
+    "FullBayes": SYSTEMS["FullBayes"],
+    "SemiSupervisedVAE": SYSTEMS["SemiSupervisedVAE"],
+}
+_SHAPES = {"images": (1, 8, 8), "VQVAE": (1, 8, 8)}
+
+
+class Rows(IterableDataset[Any]):
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.x)
+
+
+def _own_generator(x: torch.Tensor) -> Any:
+    return DataLoader(TensorDataset(x), 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+
+STREAMS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "tensor": lambda x: x,
+    "train and valid": lambda x: (x, x[:6]),
+    "dynamic": lambda x: (Split((x * 200).to(torch.uint8), binarization="dynamic"), Split(x[:5])),
+    "loader": lambda x: DataLoader(TensorDataset(x), 4, shuffle=True),
+    "loader with a generator": _own_generator,
+    "loader and valid": lambda x: (DataLoader(TensorDataset(x), 4, shuffle=True), x[:6]),
+    "iterable": lambda x: DataLoader(Rows(x), 4),
+    "batches": lambda x: [x[:4], x[4:8], x[8:]],
+    "mixed": lambda x: Mixed(x[:8], Split(x[8:])),
+    "labels": lambda x: TensorDataset(x, torch.arange(len(x)) % 3),
+}
+
+
+def _made(kind: type[optim.Optimizer], **options: Any) -> Any:
+    return functools.partial(kind, **{"lr": 0.01, **options})
+
+
+class Momentum(optim.Optimizer):
+    """One of one's own, with state in float64 and whole numbers."""
+
+    def __init__(self, parameters: Any, lr: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": lr, "decay": 0.9})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    state["steps"] = state.get("steps", 0) + 1
+                    state["moment"] = state.get("moment", 0.0) * group["decay"] + parameter.grad.double()
+                    parameter -= (group["lr"] / state["steps"] * state["moment"]).float()
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "SGD": _made(optim.SGD, momentum=0.9, nesterov=True),
+    "Adam": _made(optim.Adam),
+    "Adam, fused": _made(optim.Adam, fused=True),
+    "Adam, tensor": lambda parameters: optim.Adam(parameters, lr=torch.tensor(0.01)),
+    "AdamW": _made(optim.AdamW, amsgrad=True),
+    "Adadelta": _made(optim.Adadelta),
+    "Adafactor": _made(optim.Adafactor),
+    "Adagrad": _made(optim.Adagrad, lr_decay=0.1),
+    "Adamax": _made(optim.Adamax),
+    "ASGD": _made(optim.ASGD),
+    "NAdam": _made(optim.NAdam),
+    "RAdam": _made(optim.RAdam),
+    "RMSprop": _made(optim.RMSprop, momentum=0.5, centered=True),
+    "Rprop": _made(optim.Rprop),
+    "groups": lambda parameters: optim.Adam(
+        [{"params": [p], "lr": 0.01 / (1 + i)} for i, p in enumerate(parameters)], betas=(0.8, 0.95)
+    ),
+    "own": Momentum,
+    "Pyro's ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.9, "clip_norm": 1.0}),
+    "Pyro's ExponentialLR": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.8}
+    ),
+}
+
+
+def _chained(optimizer: Any) -> Any:
+    return lr_scheduler.ChainedScheduler(
+        [lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.5), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    )
+
+
+def _in_turn(optimizer: Any) -> Any:
+    first, second = lr_scheduler.LinearLR(optimizer, 0.5, total_iters=2), lr_scheduler.StepLR(optimizer, 1, 0.5)
+    return lr_scheduler.SequentialLR(optimizer, [first, second], milestones=[1])
+
+
+SCHEDULERS: dict[str, Any] = {
+    "none": None,
+    "cosine": Cosine(warmup=0.3),
+    "linear": Linear(1.0, 0.1, duration=1.0),
+    "StepLR": functools.partial(lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    "MultiStepLR": functools.partial(lr_scheduler.MultiStepLR, milestones=[1, 2], gamma=0.3),
+    "CosineAnnealingWarmRestarts": functools.partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2),
+    "CyclicLR": functools.partial(
+        lr_scheduler.CyclicLR, base_lr=0.001, max_lr=0.01, step_size_up=1, cycle_momentum=False
+    ),
+    "OneCycleLR": functools.partial(lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=6, cycle_momentum=False),
+    "PolynomialLR": functools.partial(lr_scheduler.PolynomialLR, total_iters=3),
+    "ReduceLROnPlateau": functools.partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5),
+    "LambdaLR": functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 0.9**epoch),
+    "ChainedScheduler": _chained,
+    "SequentialLR": _in_turn,
+}
+#: Numbers of the training, moved or not, of which one is drawn.
+MORE: dict[str, dict[str, Any]] = {
+    "nothing more": {},
+    "beta": {"beta": Linear(duration=0.7)},
+    "cyclical beta": {"beta": Cyclical(2)},
+    "clipped": {"clip_norm": 0.5},
+    "prior over the weights": {"weight_prior": WeightPrior()},
+    "bfloat16": {"precision": "bfloat16"},
+}
+AVERAGES: dict[str, dict[str, Any]] = {
+    "last": {},
+    "averaged": {"average": 0.9},
+    "best": {"patience": 2},
+    "best of averages": {"average": 0.5, "patience": 1},
+}
+LOSSES: dict[str, Callable[[], Any]] = {
+    "by itself": lambda: None,
+    **ESTIMATORS,
+    "Trace_ELBO": lambda: pyro.infer.Trace_ELBO(num_particles=2),
+    "RenyiELBO": lambda: pyro.infer.RenyiELBO(num_particles=2),
+}
+CHECKPOINTS = {"at each step": 0.0, "sometimes": 0.02, "in the end": 1e9}
+AXES: dict[str, dict[str, Any]] = {
+    "pair": PAIRS, "data": STREAMS, "estimator": LOSSES, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS,
+    "weights": AVERAGES, "more": MORE, "checkpoints": CHECKPOINTS,
+}  # fmt: skip
+EPOCHS = 3
+
+
+class Configuration(NamedTuple):
+    """One of what is above of each kind, and how it is compiled."""
+
+    names: tuple[str, ...]
+    compile: str
+
+    def __str__(self) -> str:
+        return ", ".join([*self.names, self.compile])
+
+    def fit(self, out: Path) -> pyro_vae.Run:
+        """Trains, or goes on."""
+        chosen = {kind: AXES[kind][name] for kind, name in zip(AXES, self.names, strict=True)}
+        torch.manual_seed(7)
+        pair, x = chosen["pair"](), binary(*_SHAPES.get(self.names[0], (6,)), size=12)
+        optimizer = chosen["optimizer"]
+        return pyro_vae.fit(
+            pair,
+            chosen["data"](x),
+            estimator=chosen["estimator"](),
+            optimizer=optimizer() if self.names[3].startswith("Pyro's") else optimizer,
+            scheduler=chosen["scheduler"],
+            **chosen["weights"],
+            **chosen["more"],
+            checkpoint_every=chosen["checkpoints"],
+            compile=self.compile,  # type: ignore[arg-type]
+            epochs=EPOCHS,
+            batch_size=5,  # and a last batch of another size
+            seed=4,
+            out=out,
+            resume=True,
+            progress=False,
+        )
+
+
+def configurations(seed: int, modes: tuple[str, ...]) -> Iterator[Configuration]:
+    """Without an end; each of what there is comes about equally often."""
+    chance = random.Random(seed)
+    decks: dict[str, list[str]] = {kind: [] for kind in AXES}
+    while True:
+        names = []
+        for kind, deck in decks.items():
+            if not deck:
+                deck += chance.sample(list(AXES[kind]), len(AXES[kind]))
+            usual = kind in ("estimator", "pair", "data") and chance.random() < 0.5  # so that most go together
+            names.append(next(iter(AXES[kind])) if usual else deck.pop())
+        yield Configuration(tuple(names), chance.choice(modes))
+
+
+# One process
+
+
+class Kill(NamedTuple):
+    """How a training is ended, and when.
+
+    Attributes:
+        numbers: of the signals, sent one after the other; of none, the kernel kills it as it writes over its limit.
+        step: before which step in the file system.
+        seconds: or after how many.
+        size: or at which size of a file.
+    """
+
+    numbers: tuple[int, ...] = ()
+    step: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+
+    def __str__(self) -> str:
+        names = " ".join(signal.Signals(number).name for number in self.numbers) or "SIGXFSZ"
+        at = f"step {self.step}" if self.step is not None else None
+        return f"{names} at {at or (f'{self.seconds:.3f} s' if self.size is None else f'{self.size} bytes')}"
+
+
+class Ended(NamedTuple):
+    """How a process ended: ``kind`` is "whole", "killed", "refused" (by a sentence) or "failed"."""
+
+    kind: str
+    found: dict[str, Any] = {}  # noqa: RUF012
+    seconds: float = 0.0
+
+
+_EVENTS = {"open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
+
+
+class _Steps:
+    """Counts what a process does in a folder, and sends itself the signals before one of them."""
+
+    def __init__(self, folder: Path, kill: Kill | None) -> None:
+        self.count, self.folder, self.kill = 0, str(folder), kill
+        sys.addaudithook(self.see)
+        fsync = os.fsync
+        os.fsync = lambda handle: (self.step(), fsync(handle))[1]  # which tells no hook
+
+    def see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _EVENTS and isinstance(arguments[0], (str, Path)) and str(arguments[0]).startswith(self.folder):
+            self.step()
+
+    def step(self) -> None:
+        self.count += 1
+        if self.kill is not None and self.kill.step is not None:
+            place = self.count - self.kill.step
+            if 0 <= place < len(self.kill.numbers):
+                os.kill(os.getpid(), self.kill.numbers[place])
+
+
+def process(configuration: Configuration, out: Path, kill: Kill | None = None, limit: float = 300) -> Ended:
+    """Trains in a process of its own, a fork of this one, which has run nothing yet."""
+    answer = out.parent / f"{out.name}.answer"
+    started = time.monotonic()
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is who handles them
+    child = os.fork()
+    if child == 0:
+        try:
+            _child(configuration, out, kill, answer)
+        finally:
+            os._exit(70)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    at = None if kill is None or kill.seconds is None else started + kill.seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        now = time.monotonic()
+        if at is not None and now >= at and kill is not None:
+            for number in kill.numbers:
+                os.kill(child, number)
+                time.sleep(0.002)
+            at = None
+        if now - started > limit:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return Ended("failed", {"error": f"over {limit} s"})
+        time.sleep(0.001)
+    seconds = time.monotonic() - started
+    found: dict[str, Any] = {}
+    if answer.exists():
+        found = pickle.loads(answer.read_bytes())
+        answer.unlink()
+    code = os.waitstatus_to_exitcode(status)
+    kinds = {0: "whole", 3: "killed", 4: "failed", 5: "refused"}
+    if code < 0:
+        return Ended("killed" if kill is not None else "failed", found or {"error": f"signal {-code}"}, seconds)
+    return Ended(kinds.get(code, "failed"), found or {"error": f"status {code}"}, seconds)
+
+
+def _child(configuration: Configuration, out: Path, kill: Kill | None, answer: Path) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for handle in (1, 2):
+        os.dup2(null, handle)
+    code, found = 0, {}
+    # Of seconds: a graph that comes seldom is compiled after few uses, so that a run of few steps has both kinds.
+    compiled.Compiled._uses_before_compiling = 3
+    steps = _Steps(out, kill)
+    if kill is not None and kill.size is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kill.size, resource.RLIM_INFINITY))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            run = configuration.fit(out)
+        found = {**outcome(run, out), "steps": steps.count}
+        found["damaged"] = [str(w.message) for w in said if "Going on from" in str(w.message)]
+    except (KeyboardInterrupt, SystemExit):
+        code = 3
+    except BaseException as error:
+        code = 5 if isinstance(error, (ValueError, TypeError, FloatingPointError)) else 4
+        found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    answer.write_bytes(pickle.dumps(found))
+    os._exit(code)
+
+
+_TIMES = ("seconds", "data_per_second")
+
+
+def _told(history: list[dict[str, Any]]) -> str:
+    return json.dumps([{name: value for name, value in entry.items() if name not in _TIMES} for entry in history])
+
+
+def outcome(run: pyro_vae.Run, out: Path) -> dict[str, Any]:
+    """All that a run ends with, but for times, as digests by what it is of."""
+    tensors, state = checkpoint.load(out / "checkpoint")
+    by_kind: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        by_kind.setdefault(name.partition("/")[0], {})[name] = tensor
+    rest = {name: value for name, value in state.items() if name not in ("seconds", "history", "configuration")}
+    found = {f"tensors of {kind}": checkpoint.digest(held) for kind, held in by_kind.items()}
+    found |= {f"state of {name}": json.dumps(value) for name, value in rest.items()}
+    found["weights"] = checkpoint.digest({name: value for name, value in run.pair.state_dict().items()})
+    found["history"], found["metrics"] = _told(run.history), _told(read_metrics(out))
+    found["history that is kept"] = _told(checkpoint.unpack(state["history"], tensors))
+    found["files"] = sorted(str(path.relative_to(out)) for path in out.rglob("*") if "previous" not in path.name)
+    return {"outcome": {name: str(value) for name, value in found.items()},
+            "size": (out / "checkpoint" / checkpoint.LAST).stat().st_size}  # fmt: skip
+
+
+# Many
+
+
+@dataclass
+class Count:
+    """What came of a storm."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    trained: Counter[str] = field(default_factory=Counter)
+    divergences: list[str] = field(default_factory=list)
+    not_resumable: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    configurations: int = 0
+
+    @property
+    def wrong(self) -> list[str]:
+        return [*self.divergences, *self.not_resumable, *self.damaged]
+
+
+_SIGNALS = (
+    (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM),
+    (signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL),
+)  # fmt: skip
+
+
+def storm(times: int, seed: int, modes: tuple[str, ...], each: int = 12, say: Callable[[str], Any] = print) -> Count:
+    """``times`` kills, ``each`` of every configuration."""
+    count, chance = Count(), random.Random(seed)
+    drawn = configurations(seed, modes)
+    # In memory, where there is some: thousands of runs wait for the disk otherwise.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        while sum(count.kills.values()) < times:
+            configuration = next(drawn)
+            _one(configuration, Path(folder), min(each, times - sum(count.kills.values())), chance, count, say)
+    return count
+
+
+def _one(
+    configuration: Configuration, folder: Path, kills: int, chance: random.Random, count: Count, say: Callable[..., Any]
+) -> None:
+    reference = process(configuration, folder / "whole")
+    shutil.rmtree(folder / "whole", ignore_errors=True)
+    if reference.kind == "refused":
+        count.refused[reference.found["error"].partition(":")[0]] += 1
+        return
+    if reference.kind != "whole":
+        count.not_resumable.append(f"{configuration}: not even once: {reference.found.get('trace', reference.found)}")
+        say(count.not_resumable[-1])
+        return
+    count.configurations += 1
+    count.trained.update([*configuration.names, configuration.compile])
+    last = reference.found["steps"]
+    places = chance.sample(range(1, last + 1), last)  # each once, before any comes again
+    done = 0
+    while done < kills:
+        out, story = folder / "run", list[str]()
+        first = True
+        while True:
+            kill = _kill(chance, places if first else None, reference, last) if done < kills else None
+            first = first and kill is None
+            ended = process(configuration, out, kill)
+            if ended.kind != "killed":
+                break
+            story.append(str(kill))
+            count.kills[str(kill).partition(" at")[0]] += 1
+            done += 1
+        about = f"{configuration}: after {'; '.join(story) or 'nothing'}"
+        if ended.kind != "whole":
+            count.not_resumable.append(f"{about}: {ended.found.get('trace') or ended.found}")
+            say(f"not resumable: {count.not_resumable[-1]}")
+        elif ended.found["outcome"] != reference.found["outcome"]:
+            ours, theirs = ended.found["outcome"], reference.found["outcome"]
+            other = [_difference(name, ours, theirs) for name in {**ours, **theirs}]
+            count.divergences.append(f"{about}: {', '.join(filter(None, other))}")
+            say(f"divergence: {count.divergences[-1]}")
+        elif ended.found["damaged"]:
+            count.damaged.append(f"{about}: {ended.found['damaged']}")
+            say(f"damaged: {count.damaged[-1]}")
+        shutil.rmtree(out, ignore_errors=True)
+        if ended.kind != "whole" and not story:
+            return
+
+
+def _difference(name: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Where two outcomes differ, and the surroundings; nothing where they do not."""
+    one, other = ours.get(name, ""), theirs.get(name, "")
+    if one == other:
+        return ""
+    place = max(len(os.path.commonprefix([one, other])) - 40, 0)
+    return f"{name} (...{one[place : place + 100]}... and ...{other[place : place + 100]}...)"
+
+
+def _kill(chance: random.Random, places: list[int] | None, reference: Ended, last: int) -> Kill:
+    kind = chance.random()
+    if places and kind < 0.8:
+        return Kill(chance.choice(_SIGNALS), step=places.pop())
+    if kind < 0.3:
+        return Kill(size=chance.randrange(0, math.ceil(1.2 * reference.found["size"])))
+    if kind < 0.6:
+        return Kill(chance.choice(_SIGNALS), step=chance.randint(1, last))
+    return Kill(chance.choice(_SIGNALS), seconds=chance.uniform(0, reference.seconds))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--times", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, default=12, help="kills of each configuration")
+    parser.add_argument("--modes", default="eager,eager,traced", help="drawn from these; inductor takes seconds")
+    parser.set_defaults(run=run)
+
+
+def _prepare() -> None:
+    """Imports what a training imports on its way, so that not every process does; nothing is run."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    torch.set_num_threads(1)
+    for name in ("_dynamo", "_functorch.aot_autograd", "_inductor.compile_fx", "fx.experimental.proxy_tensor"):
+        importlib.import_module(f"torch.{name}")
+
+
+def run(options: argparse.Namespace) -> int:
+    _prepare()
+    started = time.monotonic()
+    found = storm(options.times, options.seed, tuple(options.modes.split(",")), options.each)
+    seconds = time.monotonic() - started
+    total = sum(found.kills.values())
+    for kind, names in {**AXES, "compile": set(options.modes.split(","))}.items():
+        print(f"{kind}: {', '.join(f'{name} {found.trained[name]}' for name in names)}")
+    print(f"refused configurations: {sum(found.refused.values())}")
+    print(", ".join(f"{name} {number}" for name, number in found.kills.items()))
+    print(
+        f"{total:,} kills of {found.configurations} configurations: {len(found.divergences)} divergences, "
+        f"{len(found.not_resumable)} not resumable, {len(found.damaged)} damaged; seed {options.seed}; {seconds:.0f} s"
+    )
+    return int(bool(found.wrong))
