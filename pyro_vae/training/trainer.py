@@ -99,6 +99,8 @@ class Trainer:
             tensors, state = checkpoint.load(self.folder)
             check_same_run(self.configuration, state.pop("configuration"), out)
             self.state.restore(tensors, state)
+            if self.state.batches_done:  # an epoch tells what its last step met, which may have been before
+                self.schedules.move(self._place_of_batch(-1))
         if self.folder is not None:
             self.state.check_kept(self.folder)
         self.recorder = Recorder(out, self.run.history)
@@ -347,7 +349,7 @@ class Trainer:
 
     def _train_batch(self, batch: tuple[Tensor, ...]) -> None:
         state = self.state
-        place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
+        place = self._place_of_batch()
         self.schedules.move(place)
         if isinstance(self.settings.scheduler, Schedule):
             factor = self._rate_factor(place)
@@ -484,8 +486,15 @@ class Trainer:
     def _finite(self) -> bool:
         return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
-    def _place(self, epoch: float) -> Progress:
-        return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
+    def _place(self, epoch: float, steps: int | None = None) -> Progress:
+        steps = self.state.steps if steps is None else steps
+        return Progress(steps, epoch, min(epoch / self.settings.epochs, 1.0))
+
+    def _place_of_batch(self, ahead: int = 0) -> Progress:
+        """Where the next batch stands, or one so many ahead of it in the epoch."""
+        state = self.state
+        passed = (state.batches_done + ahead) / self.num_batches if self.num_batches else 0.0
+        return self._place(state.epoch + passed, state.steps + ahead * state.estimator.num_updates)
 
     def _rate_factor(self, place: Progress) -> float:
         """What a :class:`Schedule` multiplies the learning rate by.

@@ -355,7 +355,7 @@ def process(configuration: Configuration, out: Path, kill: Kill | None = None, l
         answer.unlink()
     code = os.waitstatus_to_exitcode(status)
     kinds = {0: "whole", 3: "killed", 4: "failed", 5: "refused"}
-    if code < 0:
+    if code < 0 or (kill is not None and code == 70):  # as a second signal is sent while the first one is answered
         return Ended("killed" if kill is not None else "failed", found or {"error": f"signal {-code}"}, seconds)
     return Ended(kinds.get(code, "failed"), found or {"error": f"status {code}"}, seconds)
 
@@ -376,10 +376,11 @@ def _child(configuration: Configuration, out: Path, kill: Kill | None, answer: P
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             run = configuration.fit(out)
-        found = {**outcome(run, out), "steps": steps.count}
+            found = {**outcome(run, out), "steps": steps.count}
         found["damaged"] = [str(w.message) for w in said if "Going on from" in str(w.message)]
     except (KeyboardInterrupt, SystemExit):
         code = 3
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     except BaseException as error:
         code = 5 if isinstance(error, (ValueError, TypeError, FloatingPointError)) else 4
         found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
@@ -486,8 +487,9 @@ def _one(
             say(f"not resumable: {count.not_resumable[-1]}")
         elif ended.found["outcome"] != reference.found["outcome"]:
             ours, theirs = ended.found["outcome"], reference.found["outcome"]
-            other = [_difference(name, ours, theirs) for name in {**ours, **theirs}]
-            count.divergences.append(f"{about}: {', '.join(filter(None, other))}")
+            differ = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+            where = _difference(ours.get(differ[-1], ""), theirs.get(differ[-1], ""))
+            count.divergences.append(f"{about}: {', '.join(differ)}: {where} {ended.found['damaged']}")
             say(f"divergence: {count.divergences[-1]}")
         elif ended.found["damaged"]:
             count.damaged.append(f"{about}: {ended.found['damaged']}")
@@ -497,13 +499,10 @@ def _one(
             return
 
 
-def _difference(name: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Where two outcomes differ, and the surroundings; nothing where they do not."""
-    one, other = ours.get(name, ""), theirs.get(name, "")
-    if one == other:
-        return ""
+def _difference(one: str, other: str) -> str:
+    """Where two texts differ."""
     place = max(len(os.path.commonprefix([one, other])) - 40, 0)
-    return f"{name} (...{one[place : place + 100]}... and ...{other[place : place + 100]}...)"
+    return f"...{one[place : place + 100]}... and ...{other[place : place + 100]}..."
 
 
 def _kill(chance: random.Random, places: list[int] | None, reference: Ended, last: int) -> Kill:
