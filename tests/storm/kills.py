@@ -524,7 +524,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Imports what a training imports on its way, so that not every process does; nothing is run."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -533,7 +533,7 @@ def _prepare() -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    _prepare()
+    prepare()
     started = time.monotonic()
     found = storm(options.times, options.seed, tuple(options.modes.split(",")), options.each)
     seconds = time.monotonic() - started
