@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import made, number, warn
+from pyro_vae._files import check_held
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
@@ -307,10 +308,12 @@ class Trainer:
             self.looked_at = state.steps
         since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
-            arguments = self.arguments(*batch)
+            arguments, mode = self.arguments(*batch), self.step.mode
             self._look_at(arguments)
             self._look_at_values(arguments)
             self._train_batch(arguments)
+            if signals.received and self.step.mode != mode:  # a compiler met the same Ctrl-C: this step is another's
+                signals.end()
             bar.update()
             if self._is_due():
                 now = time.perf_counter()
@@ -460,6 +463,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
+            check_held(self.folder.parent)
             tensors, state = self.state.pack(self._ended)
             checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()
@@ -467,7 +471,7 @@ class Trainer:
     def _stop_if_asked(self, signals: Signals) -> None:
         if signals.received:
             self._save()
-            signals.end(self.run.out)
+            signals.end()
 
     # What it needs
 

@@ -50,6 +50,8 @@ FILES = (
 
 # What is done with a folder
 
+_over: list[bool] = []  # in the process that does it, once it is done
+
 
 def _fitted(out: Path) -> Any:
     """A training in Python that goes on."""
@@ -60,6 +62,7 @@ def _fitted(out: Path) -> Any:
         pair, (x, x[:8]), epochs=EPOCHS, batch_size=20, average=0.9, compile="eager", out=out, resume=True,
         checkpoint_every=0.0, progress=False,
     )  # fmt: skip
+    _over.append(True)
     return kills.outcome(run, out)["outcome"]["weights"]
 
 
@@ -70,6 +73,7 @@ def _opened(out: Path) -> Any:
 def _typed(line: str, after: Callable[[Path], Any]) -> Callable[[Path], Any]:
     def typed(out: Path) -> Any:
         status = cli.main([str(out) if word == "RUN" else word for word in line.split()])
+        _over.append(True)
         if status:
             raise _Status(status)
         return after(out)
@@ -90,15 +94,15 @@ def _nll(out: Path) -> float:
     return json.loads((out / "evaluation.json").read_text())[-1]["nll"]
 
 
+_TRAIN = "train --data x.npy --model.hidden [4] --model.latent_dim 2 --compile eager --batch-size 20 --progress false"
 DONE: dict[str, Callable[[Path], Any]] = {
     "fit": _fitted,
     "open": _opened,
-    "train": _typed("train --resume true --out RUN", _checkpointed),
+    "train": _typed(f"{_TRAIN} --epochs {EPOCHS} --checkpoint-every 0 --resume true --out RUN", _checkpointed),
     "evaluate": _typed("evaluate RUN --num-samples 4 --compile eager --progress false", _nll),
     "plot": _typed("plot RUN", lambda out: sorted(path.name for path in (out / "figures").iterdir())),
     "apply": _typed("apply reduce RUN --out RUN --num-neighbors 2 --progress false", lambda out: None),
 }
-_TRAIN = "train --data x.npy --model.hidden [4] --model.latent_dim 2 --compile eager --batch-size 20 --progress false"
 
 
 def _templates(folder: Path) -> None:
@@ -118,7 +122,7 @@ def _templates(folder: Path) -> None:
             _fitted(folder / "python")
         line = f"{_TRAIN} --epochs {EPOCHS} --checkpoint-every 0 --out typed"
         assert cli.main(line.split()) == 130
-        assert cli.main("evaluate typed --num-samples 4 --compile eager --progress false".split()) == 0
+        assert cli.main(["evaluate", "typed", "--num-samples", "4", "--compile", "eager", "--progress", "false"]) == 0
 
     ended = _forked(begin, folder)
     assert ended.kind == "result", ended
@@ -237,7 +241,7 @@ def _at_step(number: int, act: Callable[[Path], Any], once: bool) -> Callable[[P
         count, inside, fsync, folder = [0], [False], os.fsync, str(out)
 
         def step() -> None:
-            if inside[0]:
+            if inside[0] or _over:
                 return
             count[0] += 1
             if count[0] == number or (count[0] > number and not once):
@@ -381,7 +385,13 @@ def _forked(do: Callable[[], Any], folder: Path) -> Ended:
 def _judged(do: Callable[[], Any], folder: Path) -> Ended:
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    said = io.StringIO()
+    said, traces, fail = io.StringIO(), list[str](), cli._fail
+
+    def failing(message: str, status: int = 2) -> int:
+        traces.append(traceback.format_exc())
+        return fail(message, status)
+
+    cli._fail = failing
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -391,7 +401,7 @@ def _judged(do: Callable[[], Any], folder: Path) -> Ended:
         lines = [line for line in said.getvalue().splitlines() if not line.startswith("pyro-vae: warning: ")]
         good = len(lines) == 1 and lines[0].startswith("pyro-vae: error: ") and "[Errno" not in lines[0]
         good = good and len(lines[0].split()) >= 7 and error.args == (2,)
-        ended = Ended("sentence" if good else "raw error", "\n".join(lines))
+        ended = Ended("sentence" if good else "raw error", "\n".join([*([] if good else traces), *lines]))
     except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         ours = str(PACKAGE) in last.filename and _raises(last.filename, last.lineno or 0)

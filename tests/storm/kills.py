@@ -1,4 +1,4 @@
-"""Trainings that are killed before each step in the file system and at any moment, and end with the bits of a whole one.
+"""Trainings that are killed before each step in the file system and at any moment, and end with a whole one's bits.
 
 A kill is one of SIGKILL, SIGTERM, SIGINT, one of the last two twice, and the end of the disk quota in the middle of a
 write. A training is started again until it ends, and killed again on the way.
@@ -501,7 +501,7 @@ def _one(
 
 def _difference(one: str, other: str) -> str:
     """Where two texts differ."""
-    place = max(len(os.path.commonprefix([one, other])) - 40, 0)
+    place = max(len(os.path.commonprefix([one, other])) - 40, 0)  # noqa: RUF071 - of texts
     return f"...{one[place : place + 100]}... and ...{other[place : place + 100]}..."
 
 
