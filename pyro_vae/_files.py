@@ -147,7 +147,7 @@ def holding(folder: Path | None) -> Iterator[None]:
             try:
                 yield
             finally:
-                if new and _names(folder) == [LOCK]:  # nothing has begun
+                if new and not _is_taken(folder, held) and _names(folder) == [LOCK]:  # nothing has begun
                     with contextlib.suppress(OSError):
                         (folder / LOCK).unlink()
                         folder.rmdir()
@@ -162,17 +162,19 @@ def check_held(folder: Path) -> None:
         OSError: if it was removed, or its lock is another's.
     """
     held = _held.get(_key(folder))
-    if held is None:  # held by nobody
-        return
-    try:
-        taken = not os.path.isdir(folder) or not os.path.samestat(held, os.stat(folder / LOCK))
-    except OSError:  # the lock alone is gone
-        taken = False
-    if taken:
+    if held is not None and _is_taken(folder, held):
         raise OSError(
             f"the folder {folder} was removed, or made anew, while a training wrote there. Nothing more is written; "
             "train again."
         )
+
+
+def _is_taken(folder: Path, held: os.stat_result) -> bool:
+    """Whether a folder is gone, or has another lock than the one that is held."""
+    try:
+        return not os.path.isdir(folder) or not os.path.samestat(held, os.stat(folder / LOCK))
+    except OSError:  # the lock alone is gone
+        return False
 
 
 def _key(folder: Path) -> tuple[int, str]:

@@ -100,8 +100,6 @@ class Trainer:
             tensors, state = checkpoint.load(self.folder)
             check_same_run(self.configuration, state.pop("configuration"), out)
             self.state.restore(tensors, state)
-            if self.state.batches_done:  # an epoch tells what its last step met, which may have been before
-                self.schedules.move(self._place_of_batch(-1))
         if self.folder is not None:
             self.state.check_kept(self.folder)
         self.recorder = Recorder(out, self.run.history)
@@ -403,6 +401,7 @@ class Trainer:
 
     def _end_epoch(self, data_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
+        self.schedules.move(self._place_of_batch(-1))  # which may have been before an interruption
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}

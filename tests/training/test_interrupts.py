@@ -18,7 +18,8 @@ import torch
 
 import pyro_vae
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import checkpoint
+from pyro_vae.training import Linear, checkpoint
+from pyro_vae.training.trainer import Trainer
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -79,6 +80,22 @@ def test_during_the_last_save(
         fit(out=tmp_path)
     monkeypatch.undo()
     assert len(fit(out=tmp_path, resume=True).history) == 3
+
+
+def test_behind_the_last_batch_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch tells the beta that its last step met, though that was in another process."""
+    options: dict[str, Any] = {"beta": Linear(0.0, 1.0, duration=1.0), "checkpoint_every": 0.0}
+    whole = fit(out=tmp_path / "whole", **options)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_end_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(out=tmp_path / "parts", **options)
+    monkeypatch.undo()
+    parts = fit(out=tmp_path / "parts", resume=True, **options)
+    assert [entry["beta"] for entry in parts.history] == [entry["beta"] for entry in whole.history]
 
 
 def test_what_is_forked_ends_by_sigterm() -> None:
