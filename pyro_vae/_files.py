@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ except ImportError:  # as on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}")
-_held: set[tuple[int, Path]] = set()  # by this process, whose own locks a file system does not tell from each other
+_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}|\.tmp\w{6}")  # of write_whole, and of safetensors inside of it
+#: The lock by the folders of this process, whose own locks a file system does not tell from each other.
+_held: dict[tuple[int, str], os.stat_result | None] = {}
 _mutex = threading.Lock()
 
 
@@ -41,23 +43,72 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
     except OSError as error:
-        raise type(error)(f"cannot write {path} ({error.strerror or error}). What was there before is kept.") from error
+        raise _not_written(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error is that of writing
+            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # of a system that does not open folders, or does not sync them
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
     """Has what is written, or the names in a folder, reach the disk."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder, where these cannot be opened
-        return
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Adds to a text file.
+
+    Raises:
+        OSError: if it cannot be written to.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a file another name, in the place of what has it.
+
+    Raises:
+        OSError: if the folder cannot be written to, or a folder has the name.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        raise _not_written(target, error) from error
+
+
+def read_text(path: Path) -> str:
+    """A text file as a whole.
+
+    Raises:
+        OSError: if it cannot be read, or is no file: a folder, a pipe, a device, of which some have no end.
+        ValueError: if it is no text in UTF-8.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # who opens a pipe waits for a writer
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError("it is no file")
+            held = b"".join(iter(lambda: os.read(handle, 1 << 20), b""))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise type(error)(
+            f"cannot read {path} ({error.strerror or error}). Make it a file that you can read, or move it away."
+        ) from error
+    try:
+        return held.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8. Move it away.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,9 +118,9 @@ def write_text(path: Path, text: str) -> None:
 
 def sweep(*folders: Path) -> None:
     """Removes what :func:`write_whole` has left behind in a process that was killed; only for who holds the folder."""
-    for folder in folders:
-        for path in folder.glob(".*") if folder.is_dir() else ():
-            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+    for path in (path for folder in folders if os.path.isdir(folder) for path in folder.glob(".*")):
+        if _TEMPORARY.fullmatch(path.name) and os.path.isfile(path):
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
@@ -84,23 +135,60 @@ def holding(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    key = (os.getpid(), folder.resolve())
-    new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    key, new = _key(folder), _names(folder) in ([], None)
     with _mutex:
         if key in _held:  # not asked of the file: closing it would free it
             raise ValueError(_IN_USE.format(folder))
-        _held.add(key)
+        _held[key] = None
     try:
-        with _locked(folder / LOCK):
+        with _locked(folder / LOCK) as held:
+            _held[key] = held
             sweep(folder, folder / "checkpoint")
             try:
                 yield
             finally:
-                if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing has begun
-                    (folder / LOCK).unlink()
-                    folder.rmdir()
+                if new and not _is_taken(folder, held) and _names(folder) == [LOCK]:  # nothing has begun
+                    with contextlib.suppress(OSError):
+                        (folder / LOCK).unlink()
+                        folder.rmdir()
     finally:
-        _held.discard(key)
+        del _held[key]
+
+
+def check_held(folder: Path) -> None:
+    """Refuses to go on where the folder that a process has to itself was taken away under it.
+
+    Raises:
+        OSError: if it was removed, or its lock is another's.
+    """
+    held = _held.get(_key(folder))
+    if held is not None and _is_taken(folder, held):
+        raise OSError(
+            f"the folder {folder} was removed, or made anew, while a training wrote there. Nothing more is written; "
+            "train again."
+        )
+
+
+def _is_taken(folder: Path, held: os.stat_result) -> bool:
+    """Whether a folder is gone, or has another lock than the one that is held."""
+    try:
+        return not os.path.isdir(folder) or not os.path.samestat(held, os.stat(folder / LOCK))
+    except OSError:  # the lock alone is gone
+        return False
+
+
+def _key(folder: Path) -> tuple[int, str]:
+    return os.getpid(), os.path.realpath(folder)
+
+
+def _names(folder: Path) -> list[str] | None:
+    """What a folder has; ``None`` where it is not there."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _not_writable(folder, error) from error
 
 
 @contextmanager
@@ -109,7 +197,10 @@ def appending(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        handle = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
     try:
         with contextlib.suppress(OSError):  # of a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -119,7 +210,7 @@ def appending(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[os.stat_result]:
     """Holds the lock of a file, which ends with the process; a file system without locks has none that is taken."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,9 +225,13 @@ def _locked(path: Path) -> Iterator[None]:
                 raise ValueError(_IN_USE.format(path.parent)) from error
             except OSError:
                 pass
-        yield
+        yield os.fstat(handle)
     finally:
         os.close(handle)
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    return type(error)(f"cannot write {path} ({error.strerror or error}). What was there before is kept.")
 
 
 _IN_USE = "{} is in use: another training writes there. Wait until it has ended, or choose another folder."

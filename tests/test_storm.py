@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,14 @@ def test_good_arguments() -> None:
             made = api.Call(name, function, (), {}, "")
             taken += api.outcome(api.filled(made, random.Random(0), bad=0)).kind == "result"
     assert taken > 0.7 * len(api.public())
+
+
+@pytest.mark.parametrize("storm", ["kills --times 20 --seed 5", "disks --times 25 --seed 1"])
+def test_a_few(storm: str) -> None:
+    """By a process of its own, which forks before it has run anything."""
+    command = [sys.executable, str(Path(api.__file__).parent), *storm.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 class Judge:

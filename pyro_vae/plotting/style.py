@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -134,11 +135,11 @@ def write_file(path: Path, content: bytes) -> Path:
             temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the error is that of writing
+                temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(
-            error.errno,
+        raise type(error)(
             f"cannot write {path.name} to the folder {str(folder.absolute())!r} ({error.strerror or error}); "
-            "give a path in a folder that you can write to",
+            "give a path in a folder that you can write to"
         ) from error
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from pyro_vae._files import appending, write_text
+from pyro_vae._files import appending, read_text, write_text
 from pyro_vae.data import Data
 from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
@@ -37,8 +38,8 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
         FileNotFoundError: if the data are not there.
     """
     out = Path(run)
-    path, place = out / CONFIG, out.resolve()
-    if not path.is_file():
+    path, place = out / CONFIG, Path(os.path.realpath(out))
+    if not os.path.isfile(path):
         there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
         named = nearest(run, there) or (f"; there are {', '.join(there[:10])}" if there else "")
         raise ValueError(
@@ -91,8 +92,8 @@ def evaluations(out: Path) -> list[Any]:
     """
     path = out / EVALUATION
     try:
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except ValueError:  # no JSON, or no UTF-8
+        entries = json.loads(read_text(path)) if os.path.lexists(path) else []
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
         entries = None
     if not isinstance(entries, list):
         raise ValueError(f"{path} is no list of evaluations. Move it away, and a new one is begun.")

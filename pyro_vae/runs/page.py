@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyro_vae._files import appending, write_text
+from pyro_vae._files import appending, read_text, write_text
 from pyro_vae.runs.options import CONFIG, PAGE
 from pyro_vae.runs.terminal import as_typed
 
@@ -42,7 +43,7 @@ class Page:
         when = f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {_version()}torch {torch.__version__}"
         said = "\n".join([f"$ {self._command}", *self._lines])
         with appending(path):
-            before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD.format(out=self.out)
+            before = read_text(path) if os.path.lexists(path) else _HEAD.format(out=self.out)
             write_text(path, f"{before}\n## {when}\n\n```\n{said}\n```\n")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -37,10 +38,13 @@ def configured(path: Path) -> dict[str, Any]:
         ValueError: if it is no mapping of options to values, is larger or nests deeper than any that is written here,
             or has anchors and aliases.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no configuration file {path}.")
-    with path.open("rb") as file:
-        held = file.read(_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            held = file.read(_BYTES + 1)
+    except OSError as error:
+        raise type(error)(f"the configuration {path} cannot be read ({error.strerror}).") from error
     if len(held) > _BYTES:
         raise ValueError(f"the configuration {path} has more than {_BYTES:,} bytes, which no configuration has.")
     try:

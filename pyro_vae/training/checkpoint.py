@@ -8,6 +8,7 @@ SHA-256 of all that it holds, so that a truncated or edited file is noticed and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyro_vae._checks import warn
-from pyro_vae._files import write_whole
+from pyro_vae._files import move, write_whole
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 FORMAT = 1  # of the file: 0 had the state in the header
@@ -74,15 +75,15 @@ def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
     try:
         write_whole(last, write)
         if aside.exists():
-            os.replace(aside, folder / PREVIOUS)
+            move(aside, folder / PREVIOUS)
     finally:
-        if aside.exists():
-            aside.unlink()
+        with contextlib.suppress(OSError):  # the error is that of writing
+            aside.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:
     """Whether a checkpoint, good or bad, is in ``folder``."""
-    return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
+    return any(os.path.isfile(folder / name) for name in (LAST, PREVIOUS))
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,7 +95,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: if there is none, or none is whole.
     """
     problems = []
-    for path in (path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()):
+    for path in (path for path in (folder / LAST, folder / PREVIOUS) if os.path.isfile(path)):
         try:
             loaded = _read(path)
         except CheckpointError as error:

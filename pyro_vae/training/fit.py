@@ -140,7 +140,7 @@ def fit(
 
 def trained(pair: Any, data: Any, settings: Settings) -> Run:
     """:func:`fit` by one who holds the output folder (:func:`pyro_vae._files.holding`)."""
-    device = settings.device
+    device, out = settings.device, None if settings.out is None else Path(settings.out)
     with in_turn():
         pair = as_pair(pair)
         _check_tuple(pair, data)
@@ -150,7 +150,7 @@ def trained(pair: Any, data: Any, settings: Settings) -> Run:
         check_trainable(pair)
         pair.to(place)
         apart = draws.Apart(draws.RUN, settings.seed, devices=[place] if place.type == "cuda" else [])
-        with torch.inference_mode(False), torch.enable_grad(), apart, kept_modes(pair), Signals() as signals:
+        with torch.inference_mode(False), torch.enable_grad(), apart, kept_modes(pair), Signals(out) as signals:
             torch.manual_seed(settings.seed)
             trainer = Trainer(pair, data, settings, place)
             with pyro.validation_enabled(False):

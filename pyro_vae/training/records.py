@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._files import write_text
+from pyro_vae._files import append_text, check_held, read_text, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -15,11 +16,11 @@ class Recorder:
     """Writes ``metrics.jsonl`` into a run folder, anew from a checkpoint's history; without a folder nothing."""
 
     def __init__(self, out: Path | None, history: list[dict[str, Any]]) -> None:
-        self.out = out
+        self.out, self._history = out, history
         self._board: Any = None
         if out is None:
             return
-        write_text(out / METRICS, "".join(_line(entry) for entry in history))
+        write_text(out / METRICS, "".join(map(_line, history)))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -30,8 +31,11 @@ class Recorder:
         """Adds the line of one epoch."""
         if self.out is None:
             return
-        with (self.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        check_held(self.out)
+        if (path := self.out / METRICS).exists():
+            append_text(path, _line(entry))
+        else:  # taken away
+            write_text(path, "".join(map(_line, self._history)))
         if self._board is not None:
             numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
             for group, values in {"schedules": entry.get("schedules", {}), **entry["terms"]}.items():
@@ -50,9 +54,16 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
     """The history of a run folder.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the file is damaged.
+        OSError: if it cannot be read.
     """
     path = Path(out) / METRICS
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ValueError(f"{out} holds no {METRICS}; give the folder of a run that has been trained.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    try:
+        entries = [json.loads(line) for line in read_text(path).splitlines() if line]
+    except (ValueError, RecursionError):
+        entries = [None]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path} is damaged: it is no lines of JSON. Going on with the training writes it anew.")
+    return entries

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae._checks import made, number, warn
+from pyro_vae._files import check_held
 from pyro_vae.batches import described, kind_of, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
@@ -291,10 +292,12 @@ class Trainer:
         state.begin_epoch()
         since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
-            arguments = self.arguments(*batch)
+            arguments, mode = self.arguments(*batch), self.step.mode
             self._look_at(arguments)
             self._look_at_values(arguments)
             self._train_batch(arguments, signals)
+            if signals.received and self.step.mode != mode:  # a compiler met the same Ctrl-C: this step is another's
+                signals.end()
             bar.update()
             if self.due:
                 now = time.perf_counter()
@@ -335,7 +338,7 @@ class Trainer:
         state, size = self.state, num_told(batch)
         batch = self.ranks.slice_of(batch)
         state.several_kinds = state.several_kinds or len(self.kinds) > 1
-        place = self._place(state.epoch + (state.batches_done / self.num_batches if self.num_batches else 0.0))
+        place = self._place_of_batch()
         self.schedules.move(place)
         if isinstance(self.settings.scheduler, Schedule):
             factor = self._rate_factor(place)
@@ -386,6 +389,7 @@ class Trainer:
 
     def _end_epoch(self, data_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings
+        self.schedules.move(self._place_of_batch(-1))  # which may have been before an interruption
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
@@ -455,6 +459,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
+            check_held(self.folder.parent)
             tensors, state = self.state.pack(self._ended)
             if not self.ranks.alone:
                 state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device), tensors, "ranks")
@@ -467,7 +472,7 @@ class Trainer:
         if received:
             signals.received = int(received)
             self._save()
-            signals.end(self.run.out)
+            signals.end()
 
     # What it needs
 
@@ -486,8 +491,15 @@ class Trainer:
     def _finite(self) -> bool:
         return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
-    def _place(self, epoch: float) -> Progress:
-        return Progress(self.state.steps, epoch, min(epoch / self.settings.epochs, 1.0))
+    def _place(self, epoch: float, steps: int | None = None) -> Progress:
+        steps = self.state.steps if steps is None else steps
+        return Progress(steps, epoch, min(epoch / self.settings.epochs, 1.0))
+
+    def _place_of_batch(self, ahead: int = 0) -> Progress:
+        """Where the next batch stands, or one so many ahead of it in the epoch."""
+        state = self.state
+        passed = (state.batches_done + ahead) / self.num_batches if self.num_batches else 0.0
+        return self._place(state.epoch + passed, state.steps + ahead * state.estimator.num_updates)
 
     def _rate_factor(self, place: Progress) -> float:
         """What a :class:`Schedule` multiplies the learning rate by.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from storm import api, starters
+from storm import api, disks, kills, starters
 
 
 def main() -> int:
@@ -14,6 +14,8 @@ def main() -> int:
     storms = parser.add_subparsers(dest="storm", required=True)
     api.add_options(storms.add_parser("api", help=api.__doc__))
     starters.add_options(storms.add_parser("starters", help=starters.__doc__))
+    disks.add_options(storms.add_parser("disks", help=disks.__doc__))
+    kills.add_options(storms.add_parser("kills", help=kills.__doc__))
     options = parser.parse_args()
     return options.run(options)
 

@@ -3,8 +3,11 @@
 import json
 import os
 import resource
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ import pyro_vae
 from pyro_vae._files import LOCK, holding, write_text
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import checkpoint
+from pyro_vae.training.records import read_metrics
 
 
 def fit(out: Path, **options):
@@ -107,6 +111,61 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint" / "last.safetensors").read_bytes() == before
     assert [path.name for path in (tmp_path / "checkpoint").iterdir() if path.name.startswith(".")] == []
     assert len(fit(tmp_path, epochs=4, resume=True).history) == 4
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_taken_away_is_not_written_to(tmp_path: Path, again: bool) -> None:
+    """Not even where another training has begun in one of its name."""
+    out = tmp_path / "run"
+
+    def callback(run: pyro_vae.Run) -> None:
+        if out.exists():
+            shutil.rmtree(out)
+            if again:
+                out.mkdir()
+                (out / LOCK).touch()
+
+    with pytest.raises(OSError, match="was removed, or made anew, while a training wrote there"):
+        fit(out, callbacks=[callback], checkpoint_every=0.0)
+    assert out.exists() == again
+    assert not again or [path.name for path in out.iterdir()] == [LOCK]
+
+
+def _folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "mine").touch()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("previous.safetensors", _folder), ("last.safetensors", _pipe), ("last.safetensors", _folder)]
+)
+def test_what_is_no_file_in_the_place_of_a_checkpoint(tmp_path: Path, name: str, kind: Callable[[Path], None]) -> None:
+    """Soon, and in a sentence where it cannot go on; the other checkpoint stays whole."""
+    fit(tmp_path, checkpoint_every=0.0)
+    kind(tmp_path / "checkpoint" / name)
+    if kind is _pipe:
+        assert len(fit(tmp_path, epochs=3, resume=True).history) == 3
+    else:
+        with pytest.raises(OSError, match=r"cannot write .*safetensors \(Is a directory\)"):
+            fit(tmp_path, epochs=3, resume=True)
+        assert checkpoint.load(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("content", ["[3]\n", "{", "Lorem", "[" * 100_000, b"\xff", _pipe, _folder])
+def test_metrics_that_are_damaged(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "metrics.jsonl"
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((ValueError, OSError), match=r"metrics\.jsonl (is damaged|\((it is no file|Is a directory)\))"):
+        read_metrics(tmp_path)
 
 
 class Secret(nn.Module):
