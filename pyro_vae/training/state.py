@@ -81,7 +81,7 @@ class State:
             "weights": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "buffers": dict(self._unsaved()),
+            "buffers": dict(checkpoint.unsaved(self.pair)),
             "estimator": self.estimator.state(),
             "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)],
         }
@@ -105,14 +105,16 @@ class State:
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
         """Takes up what :meth:`pack` gave."""
         state = {key: checkpoint.unpack(value, tensors) for key, value in packed.items()}
-        checkpoint.load_weights(self.pair, tensors, packed)
+        if missing := checkpoint.load_weights(self.pair, tensors, packed):
+            raise ValueError(
+                f"the checkpoint is of an earlier version of pyro_vae, which did not keep the buffer {missing[0]!r}, "
+                "so that this run cannot go on as it was. Train again into a new folder."
+            )
         self.weights.put(state["trained"])
         self.weights.load_state(state["weights"])
         self._restore_optimizer(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for name, buffer in self._unsaved():
-            buffer.copy_(state["buffers"][name])
         self.estimator.load_state(state["estimator"])
         torch.set_rng_state(state["random"][0])
         for device, random in zip(self._cuda, state["random"][1:], strict=False):
@@ -130,11 +132,6 @@ class State:
             for name, value in saved["state"].get(index, {}).items():
                 if isinstance(value, Tensor) and held[name].dtype != value.dtype:
                     held[name] = value.to(held[name].device)
-
-    def _unsaved(self) -> list[tuple[str, Tensor]]:
-        """Buffers that ``state_dict`` leaves out."""
-        saved = self.pair.state_dict().keys()
-        return [(name, buffer) for name, buffer in self.pair.named_buffers() if name not in saved]
 
     @property
     def _cuda(self) -> list[torch.device]:

@@ -33,6 +33,7 @@ from pyro_vae.training import checkpoint, optimizers
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.opening import opening
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules
@@ -91,6 +92,8 @@ class Trainer:
             self.state.scheduler = made("scheduler", settings.scheduler, optimizer)
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
             self.configuration = configuration(settings, data, batch, self.state, self.schedules)
+        self.run.configuration = self.configuration
+        self.opening = {} if self.folder is None else opening(pair, data, batch)
         if self.folder is not None and checkpoint.exists(self.folder):
             if not settings.resume:
                 raise ValueError(
@@ -459,6 +462,7 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             tensors, state = self.state.pack(self._ended)
+            state["opening"] = checkpoint.pack(self.opening, tensors, "opening")
             checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()
 
