@@ -1,8 +1,8 @@
 """Name -> tensors, splits, binarization.
 
 ``load("mnist", binarization="dynamic")`` gives a :class:`Data`. Its ``train``, ``valid`` and ``test`` are each a
-:class:`Split` (tensors in memory), a :class:`Stream` (a ``DataLoader``) or several of these in turn (:class:`Mixed`),
-and all hand out batches alike::
+:class:`Split` (tensors in memory), a :class:`Stored` (rows of a file), a :class:`Stream` (a ``DataLoader``) or several
+of these in turn (:class:`Mixed`), and all hand out batches alike::
 
     for (x,) in data.train.batches(128, shuffle=True, epoch=3):  # x: [B, C, H, W], float32
         ...
@@ -31,9 +31,11 @@ from pyro_vae.data.draws import Binarization
 from pyro_vae.data.load import load
 from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.named import NAMES
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Data, Split, Stream
+from pyro_vae.data.stored import Stored
 
-__all__ = ["NAMES", "Binarization", "Data", "FreyFace", "Mixed", "Split", "Stream", "as_data", "load"]
+__all__ = ["NAMES", "Binarization", "Data", "FreyFace", "Mixed", "Rows", "Split", "Stored", "Stream", "as_data", "load"]
 
 
 def __getattr__(name: str) -> Any:

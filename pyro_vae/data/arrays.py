@@ -14,12 +14,17 @@ from pyro_vae._tensors import check_dense
 IN_MEMORY_LIMIT = 8 * 2**30  # bytes of one set that may be gathered into a Split; beyond it a DataLoader is asked for
 
 
+def not_held(n_bytes: int) -> bool:
+    """Whether these are more bytes than a Split gathers."""
+    return n_bytes > IN_MEMORY_LIMIT
+
+
 def check_size(n_bytes: int, what: str) -> None:
-    if n_bytes > IN_MEMORY_LIMIT:
+    if not_held(n_bytes):
         raise ValueError(
             f"{what} would take {n_bytes / 2**30:.1f} GiB in memory, more than the {IN_MEMORY_LIMIT / 2**30:.0f} GiB"
-            " that a Split gathers; pass a torch DataLoader instead (it becomes a Stream), or for images a smaller"
-            " image_size."
+            " that a Split gathers; pass a torch DataLoader instead (it becomes a Stream), a file, load(path,"
+            " in_memory=False), or for images a smaller image_size."
         )
 
 
@@ -63,6 +68,12 @@ def tensor(value: Any, what: str) -> Tensor:
         array = array.astype(np.int64)
     # torch takes neither foreign byte order, nor negative strides, nor (without a warning) read-only memory
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def extremes(x: Any) -> tuple[float, float]:
+    """The least and the greatest of numbers ``[N, *event]``, which may lie in a file."""
+    found = [part.aminmax() for part in x.split(4096)]
+    return float(torch.stack([one.min for one in found]).min()), float(torch.stack([one.max for one in found]).max())
 
 
 def numbers(x: Tensor, binarization: str, what: str, missing: bool = False) -> Tensor:
@@ -113,7 +124,7 @@ def check_pixels(x: Tensor, what: str) -> None:
         )
 
 
-def images(x: Tensor, what: str) -> Tensor:
+def images(x: Any, what: str) -> Any:
     """A file's x: [N, D] and [N, C, H, W] as they are, and [N, H, W] as [N, 1, H, W] where the values are of pixels.
 
     These are uint8, bool, or floats in [0, 1]; other numbers, [N, T, F], are sequences or tables.
@@ -130,5 +141,11 @@ def images(x: Tensor, what: str) -> Tensor:
             " first (x.transpose(0, 3, 1, 2) in numpy, x.permute(0, 3, 1, 2) in torch), or make a Split(x) yourself,"
             " which takes any shape."
         )
-    gray = x.dtype in (torch.uint8, torch.bool) or (x.is_floating_point() and bool(((x >= 0) & (x <= 1)).all()))
-    return x.unsqueeze(1) if x.dim() == 3 and gray else x
+    if x.dim() != 3 or not (x.dtype in (torch.uint8, torch.bool) or (x.dtype.is_floating_point and _is_share(x))):
+        return x
+    return x.unsqueeze(1) if isinstance(x, Tensor) else x.mapped(lambda rows: rows.unsqueeze(1))
+
+
+def _is_share(x: Any) -> bool:
+    low, high = extremes(x)
+    return low >= 0 and high <= 1

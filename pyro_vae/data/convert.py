@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_vae._checks import checked
-from pyro_vae.data.arrays import check_size, dtypes, tensor
+from pyro_vae.data.arrays import check_size, dtypes, not_held, tensor
 from pyro_vae.data.cut import PARTS
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.mixed import Mixed, as_set
@@ -31,7 +31,7 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
       are x (a tensor, an array or a PIL image), or a tuple (x, ...), which are all arguments, as of a TensorDataset:
       tensors, arrays, images or numbers, such as the label of an image. PIL images become uint8
       [C, H, W], of 16 bits the upper 8. Items that are dictionaries are arguments by name.
-    - a dictionary of tensors or arrays: arguments by name.
+    - a dictionary of tensors or arrays, or a ``Dataset`` of Hugging Face's: arguments by name.
     - ``DataLoader``: a :class:`Stream`, whose batches may hold what is no tensor. So is any other object that gives
       batches anew whenever it is iterated; a list is one of data, and a list of batches
       ``DataLoader(batches, batch_size=None)``.
@@ -89,8 +89,16 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
     options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
     if data is None and missing:
         data = DataLoader(cast(Any, [()]), batch_size=None, collate_fn=tuple)
+    if hasattr(data, "with_format") and hasattr(data, "column_names"):  # of Hugging Face's
+        check_size(data.num_rows * len(data.column_names) * 8, f"the {type(data).__name__}")
+        data = data.with_format("numpy")[:]
     if isinstance(data, (DataLoader, TensorDataset, dict)):
         return as_set(data, **options)
+    if isinstance(data, np.memmap) and not_held(data.nbytes):
+        raise ValueError(
+            f"{name} is a mapped array of {data.nbytes / 2**30:.1f} GiB, which a Split would read into memory. Give "
+            f"load({str(data.filename)!r}, in_memory=False), which reads each batch as it is needed."
+        )
     if _are_numbers(data) or hasattr(data, "__array__"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data import draws
+from pyro_vae.data.rows import Rows
 
 Arrays = dict[str, tuple[Any, Any]]  # part -> x, and labels or None
 
@@ -37,7 +38,8 @@ def cut(parts: Arrays, valid_size: int | float | None, test_size: int | float | 
         return parts
     order = draws.permutation(n, draws.SPLIT, seed).numpy()
     rows = dict(zip(PARTS, np.split(order, [n_train, n_train + n_valid]), strict=True))
-    pieces = {part: (x[i], None if labels is None else labels[i]) for part, i in rows.items() if len(i)}
+    taken = x.at if isinstance(x, Rows) else x.__getitem__
+    pieces = {part: (taken(i), None if labels is None else labels[i]) for part, i in rows.items() if len(i)}
     whole = {**parts, **pieces}
     return {part: whole[part] for part in PARTS if part in whole}
 

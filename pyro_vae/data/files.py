@@ -1,37 +1,31 @@
-"""Data of one's own: array files and folders of images."""
+"""Data of one's own: array files and folders of images; :mod:`~pyro_vae.data.tables` are the tables."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pyro_vae._checks import whole
 from pyro_vae.data.arrays import check_size, images, tensor
 from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.rows import Rows, kept_in_memory, package
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
-def array_file(path: Path) -> Arrays:
-    """The sets of a .npy or .npz file. Nothing is ever unpickled."""
+def array_file(path: Path, in_memory: bool | None) -> Arrays:
+    """The sets of an .npy, .npz, HDF5 or Zarr file. Nothing is ever unpickled."""
+    kind = path.suffix.lower()
+    read = {".npy": _npy, ".npz": _npz, ".zarr": _zarr}.get(kind, _hdf5)
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            arrays = {"x": found}
-        else:
-            with found:
-                arrays = {key: found[key] for key in found.files}
+        arrays = read(path, in_memory)
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} could not be read as an array of numbers ({error}). Save it again with numpy.save or numpy.savez;"
-            " arrays of Python objects are never unpickled."
+            f"{path} could not be read as an array of numbers ({error}). Save it again, with numpy.save or numpy.savez "
+            "say; arrays of Python objects are never unpickled."
         ) from error
 
     chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
@@ -56,95 +50,58 @@ def array_file(path: Path) -> Arrays:
                 f"{what} has x of shape {list(x.shape)} and labels y of {list(y.shape)}; the first dimensions must be"
                 " equal."
             )
-        parts[part] = (images(tensor(x, what), what), y)
+        parts[part] = (images(x if isinstance(x, Rows) else tensor(x, what), what), y)
     return parts
 
 
-def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
-    """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
-
-    An empty cell is NaN. Labels that are words are numbered in sorted order.
-    """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next(csv.reader(file, delimiter=delimiter), [])
-    except ValueError as error:
-        raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
-    named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
-    names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
-    label = None if labels is None else column(labels, places(dict(enumerate(names))))
-    taken = [number for number in range(len(names)) if number != label]
-    if not taken and first:
-        raise ValueError(f"{path} has no column but its labels.")
-
-    def read(columns: list[int] | None, **options: Any) -> np.ndarray:
-        where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
-        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
-
-    columns = None if label is None else taken
-    try:
-        try:
-            x = read(columns)
-        except ValueError:
-            x = read(columns, converters=_number)  # slower, and knows empty cells
-        y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
-            "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
-        ) from error
-    return {"train": (torch.from_numpy(x), y)}, places({number: names[number] for number in taken})
+def _npy(path: Path, in_memory: bool | None) -> dict[str, Any]:
+    if kept_in_memory(path.stat().st_size, in_memory):
+        return {"x": np.load(path, allow_pickle=False)}
+    return {"x": Rows.of_npy(path)}
 
 
-def places(names: Mapping[int, str]) -> dict[str, int]:
-    """Where in x columns are, by their numbers in the file and by their names."""
-    numbers = {str(number): place for place, number in enumerate(names)}
-    return numbers | {name: place for place, name in enumerate(names.values())}
+def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
+    if in_memory is False:
+        raise ValueError("it is packed as a whole; numpy.save makes files of which parts are read")
+    with np.load(path, allow_pickle=False) as found:
+        return {key: found[key] for key in found.files}
 
 
-def column(word: str, columns: dict[str, int]) -> int:
-    """The place of a column.
-
-    Raises:
-        ValueError: if there is none of that name or number; the nearest are named.
-    """
-    if word not in columns:
-        names = [name for name in columns if not name.isdecimal()] or list(columns)
-        near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-        there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:10])}"
-        raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
-    return columns[word]
+def _hdf5(path: Path, in_memory: bool | None) -> dict[str, Any]:
+    h5py = package("h5py", f"{path} is an HDF5 file")
+    with h5py.File(path, "r") as file:
+        arrays = {name: one for name, one in file.items() if isinstance(one, h5py.Dataset)}
+        return {name: _unpacked(one, name, in_memory) for name, one in arrays.items()}
 
 
-def _number(cell: str) -> float:
-    return float(cell.strip() or "nan")
+def _zarr(path: Path, in_memory: bool | None) -> dict[str, Any]:
+    zarr = package("zarr", f"{path} is a Zarr array")
+    found = zarr.open(path, mode="r")
+    arrays = {"x": found} if isinstance(found, zarr.Array) else dict(found.arrays())
+    for name, one in arrays.items():
+        described = one.metadata.to_dict()
+        given = [*(described.get("codecs") or ()), *(described.get("filters") or ()), described.get("compressor")]
+        for codec in [one for one in given if one]:
+            word = codec.get("name", codec.get("id"))
+            if word not in _CODECS:  # one is pickle, and runs what is in the file
+                raise ValueError(f"{name} is packed by {word!r}, and expected is one of {', '.join(sorted(_CODECS))}")
+    return {name: _unpacked(one, name, in_memory) for name, one in arrays.items()}
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        _number(cell)
-    except ValueError:
-        return False
-    return True
+#: By which Zarr arrays may be packed.
+_CODECS = {"bytes", "transpose", "crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"}
 
 
-def _classes(words: np.ndarray) -> np.ndarray:
-    """Labels as whole numbers: those that they are, or the places of their words in sorted order."""
-    try:
-        return words.astype(np.int64)
-    except ValueError:
-        return np.unique(words, return_inverse=True)[1]
-
-
-def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
-    """Where the first cell is that is no number."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            for number, cell in enumerate(row[: len(names)] if line > named else []):
-                if number != label and not _is_number(cell):
-                    return f"{cell!r} in line {line}, column {names[number]!r}"
-    return ""
+def _unpacked(array: Any, name: str, in_memory: bool | None) -> Any:
+    """All of an array that is read in parts."""
+    if np.dtype(array.dtype).kind not in "biuf":
+        raise ValueError(f"{name} is of dtype {array.dtype}, and numbers were expected")
+    if array.ndim == 0 or kept_in_memory(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize, in_memory):
+        return np.asarray(array[()])
+    per = max(1, 2**24 // max(1, int(np.prod(array.shape[1:])) * np.dtype(array.dtype).itemsize))
+    chunk = (getattr(array, "chunks", None) or (1,))[0]
+    per = -(-per // chunk) * chunk
+    return Rows.of_blocks(np.asarray(array[start : start + per]) for start in range(0, array.shape[0], per))
 
 
 def image_folder(folder: Path, image_size: int | None, channels: int | None) -> Arrays:

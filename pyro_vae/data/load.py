@@ -10,9 +10,12 @@ from typing import Any
 from pyro_vae._checks import checked, whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization
-from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, column, image_folder, places, table_file
+from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
 from pyro_vae.data.named import NAMES, named
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Data, Split
+from pyro_vae.data.stored import Stored
+from pyro_vae.data.tables import column, parquet_files, parquet_table, places, saved_datasets, text_table
 
 
 @checked(but=("seed", "valid_size", "test_size"))
@@ -28,8 +31,10 @@ def load(
     image_size: int | None = None,
     channels: int | None = None,
     covariates: str | None = None,
+    weights: str | None = None,
     labels: str | None = None,
     missing: bool = False,
+    in_memory: bool | None = None,
     download: bool = True,
 ) -> Data:
     """Data by name, or from a file or folder of your own.
@@ -51,6 +56,11 @@ def load(
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
     - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
       empty cell is NaN.
+    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event].
+    - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits; a column of
+      images is x, and one of class labels is labels. (Parquet, HDF5, Zarr and these need packages of their own:
+      ``pip install 'pyro_vae[files]'``.)
+    - ``.h5``, ``.hdf5``, ``.zarr``: arrays as of an .npz file.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,
@@ -74,9 +84,14 @@ def load(
         channels: for a folder: 1 or 3; by default 1 if all files are of gray images, else 3.
         covariates: of a table, [N, D], names or numbers (from 0) of columns, separated by commas: ``"age,sex"``. They
             are no part of x but the second argument of model and guide, [N, C].
-        labels: of a .csv or .tsv table, the name or number of the column of labels, of whole numbers or of words, which
-            are numbered in sorted order. They are no part of x.
+        labels: of a table that is no array, the name or number of the column of labels, of whole numbers or of words,
+            which are numbered in sorted order. They are no part of x.
+        weights: of a table, the name or number of one column, which is no part of x but the last argument of model and
+            guide, [N], as ``poutine.scale(scale=weights)`` takes it.
         missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
+        in_memory: whether a file of your own is read as a whole; if not, each batch is read as it is needed
+            (:class:`~pyro_vae.data.stored.Stored`), in the same order and with the same numbers. Tables, HDF5 and Zarr
+            arrays are unpacked to a temporary file for that. By default so are data of more than 1 GiB.
         download: fetch a named set that ``root`` does not hold.
 
     Raises:
@@ -90,7 +105,9 @@ def load(
     name, path = _key(text), Path(text).expanduser()
     sizes = {"valid_size": valid_size, "test_size": test_size}
     options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
-    options |= {"covariates": covariates, "labels": labels, "missing": missing or None}
+    options |= {"covariates": covariates, "weights": weights, "labels": labels, "missing": missing or None}
+    options["in_memory"] = in_memory
+    of_table = {*sizes, "covariates", "weights", "labels", "missing", "in_memory"}
     columns: dict[str, int] | None = None
 
     if name in NAMES and not isinstance(name_or_path, os.PathLike):
@@ -100,24 +117,32 @@ def load(
         if not path.exists():
             raise _unknown(name_or_path)
         name = path.resolve().stem if path.is_file() else path.resolve().name
-        if path.is_dir():
+        tables = {".csv": text_table, ".tsv": text_table, ".parquet": parquet_table}
+        table = tables.get(path.suffix.lower())
+        if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+            table = saved_datasets
+        elif path.is_dir() and parquet_files(path):
+            table = parquet_table
+        is_zarr = any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
+        if table is not None:
+            _refuse(options, of_table, f"the table {text!r}")
+            parts, columns = table(path, labels, in_memory)
+        elif path.suffix.lower() in (".npy", ".npz", ".h5", ".hdf5") or is_zarr:
+            _refuse(options, of_table - {"labels"}, f"the array file {text!r}")
+            parts = array_file(path, in_memory)
+        elif path.is_dir():
             _refuse(options, {*sizes, "image_size", "channels"}, f"the folder {text!r}")
             parts = image_folder(path, image_size, channels)
-        elif path.suffix.lower() in (".npy", ".npz"):
-            _refuse(options, {*sizes, "covariates", "missing"}, f"the array file {text!r}")
-            parts = array_file(path)
-        elif path.suffix.lower() in (".csv", ".tsv"):
-            _refuse(options, {*sizes, "covariates", "labels", "missing"}, f"the table {text!r}")
-            parts, columns = table_file(path, labels)
         else:
             raise ValueError(
-                f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, .csv, .tsv, and folders"
-                f" of images ({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
+                f"{text!r} is a file of a kind that load() does not read; it reads .npy, .npz, .h5, .zarr, .csv, .tsv, "
+                ".parquet, folders of Hugging Face's datasets, and folders of images "
+                f"({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
             )
         parts = cut(parts, valid_size, test_size, seed, text)
     splits = {
-        part: Split(
-            *_arguments(x, covariates, columns),
+        part: (Stored if isinstance(x, Rows) else Split)(
+            *_arguments(x, covariates, weights, columns),
             labels=y,
             missing=missing,
             binarization=binarization,
@@ -129,18 +154,25 @@ def load(
     return Data(name, **splits)
 
 
-def _arguments(x: Any, covariates: str | None, columns: dict[str, int] | None) -> tuple[Any, ...]:
-    """x, and those of its columns that are covariates."""
-    if covariates is None:
+def _arguments(x: Any, covariates: str | None, weights: str | None, columns: dict[str, int] | None) -> tuple[Any, ...]:
+    """x, those of its columns that are covariates, and the one of weights."""
+    asked = ", ".join(f"{n}={v!r}" for n, v in (("covariates", covariates), ("weights", weights)) if v is not None)
+    if not asked:
         return (x,)
-    if x.ndim != 2:
-        raise ValueError(f"covariates={covariates!r} are columns of a table, [N, D]; the data are {list(x.shape)}.")
+    if x.dim() != 2:
+        raise ValueError(f"{asked} are columns of a table, [N, D]; the data are {list(x.shape)}.")
     columns = places({number: str(number) for number in range(x.shape[1])}) if columns is None else columns
-    chosen = [column(word.strip(), columns) for word in covariates.split(",")]
-    others = [number for number in range(x.shape[1]) if number not in chosen]
+    chosen = [] if covariates is None else [column(word.strip(), columns) for word in covariates.split(",")]
+    weight = [] if weights is None else [column(weights, columns)]
+    others = [number for number in range(x.shape[1]) if number not in chosen + weight]
     if not others:
-        raise ValueError(f"covariates={covariates!r} are all columns of the table, which leaves none for x.")
-    return x[:, others], x[:, chosen]
+        raise ValueError(f"{asked} are all columns of the table, which leaves none for x.")
+    taken: list[Any] = [others, *([chosen] if chosen else []), *weight]
+
+    def part(places: Any) -> Any:
+        return x.mapped(lambda rows: rows[:, places]) if isinstance(x, Rows) else x[:, places]
+
+    return tuple(map(part, taken))
 
 
 def _key(text: str) -> str:

@@ -53,6 +53,11 @@ class Mixed:
         return self.parts[0].binarization
 
     @property
+    def in_memory(self) -> bool:
+        """Whether all the sets are."""
+        return all(part.in_memory for part in self.parts)
+
+    @property
     def event_shape(self) -> torch.Size:
         """The shape of one x, of the first set."""
         return self.parts[0].event_shape

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.data.arrays import extremes
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.sets import Data, Split
 
@@ -16,26 +17,26 @@ from pyro_vae.data.sets import Data, Split
 def kind_of(split: Split) -> Literal["binary", "gray", "counts", "real"]:
     """What x is: 0 and 1; gray pixels, which are uint8, images in [0, 1] or levels k / 255; counts; or real numbers."""
     x = split.tensors[0]
-    parts = x.split(4096)
     if x.dtype == torch.uint8:
-        return "binary" if all(bool(((part == 0) | (part == 255)).all()) for part in parts) else "gray"
-    low, high = (float(value) for value in x.aminmax())
-    if all(bool((part == part.round()).all()) for part in parts):
+        return "binary" if all(bool(((part == 0) | (part == 255)).all()) for part in x.split(4096)) else "gray"
+    low, high = extremes(x)
+    if all(bool((part == part.round()).all()) for part in x.split(4096)):
         return "real" if low < 0 else "binary" if high <= 1 else "counts"
     if low < 0 or high > 1:
         return "real"
-    on_levels = all(bool(((255 * part - (255 * part).round()).abs() < 0.01).all()) for part in parts)
+    on_levels = all(bool(((255 * part - (255 * part).round()).abs() < 0.01).all()) for part in x.split(4096))
     return "gray" if x.dim() == 4 or on_levels else "real"
 
 
-def with_x(data: Data, change: Callable[[Split], Tensor], binarization: Binarization = "none") -> Data:
-    """The data with another x in each of their splits."""
+def with_x(data: Data, change: Callable[[Tensor], Tensor], binarization: Binarization = "none") -> Data:
+    """The data with what ``change`` makes of some rows of x, ``[B, *event]``, in each of their splits."""
     splits: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
         split = getattr(data, part)
         if split is not None:
             options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
-            splits[part] = Split(change(split), *split.tensors[1:], binarization=binarization, **options)
+            x = change(split.tensors[0]) if split.in_memory else split.tensors[0].mapped(change)
+            splits[part] = type(split)(x, *split.tensors[1:], binarization=binarization, **options)
     return Data(data.name, **splits)
 
 
@@ -56,7 +57,7 @@ def with_labels(data: Data) -> Data:
                 "labels= the name of a column, or a folder of images with a subfolder for each class."
             )
         options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name, "missing": True}
-        splits[part] = Split(*split.tensors, split.labels, **options)  # which has been asked already
+        splits[part] = type(split)(*split.tensors, split.labels, **options)  # which has been asked already
     return Data(data.name, **splits)
 
 
@@ -77,10 +78,13 @@ class Standardized(Data):
     @classmethod
     def of(cls, data: Data) -> Standardized:
         """The data with standardized columns."""
-        x = data.train.tensors[0].double()  # type: ignore[union-attr]  # load gives no streams
-        varies = x.amax(0) > x.amin(0)
-        loc, scale = x.mean(0), torch.where(varies, x.std(0, correction=0), 1.0)
-        standard = with_x(data, lambda split: ((split.tensors[0].double() - loc) / scale).float())
+        x: Any = data.train.tensors[0]  # type: ignore[union-attr]  # load gives no streams
+        rows = [(part.double().sum(0), part.amax(0), part.amin(0)) for part in x.split(4096)]
+        total, high, low = (torch.stack(found) for found in zip(*rows, strict=True))
+        varies, loc = high.amax(0) > low.amin(0), total.sum(0) / len(x)
+        squares = torch.stack([((part.double() - loc) ** 2).sum(0) for part in x.split(4096)]).sum(0)
+        scale = torch.where(varies, (squares / len(x)).sqrt(), 1.0)
+        standard = with_x(data, lambda rows: ((rows.double() - loc) / scale).float())
         return cls(
             data.name,
             standard.train,

@@ -24,7 +24,7 @@ from pyro_vae._checks import checked, one_of, shown, whole
 from pyro_vae._tensors import device_
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
-from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
+from pyro_vae.data.arrays import check_pixels, dtypes, extremes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, gray
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Split:
 
     tensors: tuple[Tensor, ...]
     labels: Tensor | None
+    in_memory = True
 
     @checked(but=("tensors", "seed"))
     def __init__(
@@ -134,8 +135,11 @@ class Split:
         shapes = ", ".join(f"{list(t.shape)} {dtypes([t])}" for t in self.tensors)
         return f"Split({self.name}: {shapes}, binarization={self.binarization!r})"
 
+    def _read(self, index: Tensor) -> Tensor:
+        return self.tensors[0].index_select(0, index)
+
     def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Any, ...]:
-        x = self.tensors[0].index_select(0, index)
+        x = self._read(index)
         x = bernoulli(x, bits(draws.DYNAMIC, self.seed, *key)) if self.binarization == "dynamic" else gray(x)
         parts = (x, *(t.index_select(0, index) for t in self.tensors[1:]))
         return parts if self.names is None else (dict(zip(self.names, parts, strict=True)),)
@@ -253,6 +257,7 @@ class Stream:
     """
 
     labels: None = None
+    in_memory = False
 
     @checked(but=("loader", "seed"))
     def __init__(
@@ -443,10 +448,10 @@ class Data:
             if isinstance(self.train, Split) and isinstance(split, Split):
                 ours, theirs = self.train.tensors[0], split.tensors[0]
                 for pixels, others in ((ours, theirs), (theirs, ours)):
-                    if pixels.dtype == torch.uint8 != others.dtype and float(others.max()) > 1:
+                    if pixels.dtype == torch.uint8 != others.dtype and (high := extremes(others)[1]) > 1:
                         raise ValueError(
                             f"train of {self.name!r} is {dtypes([ours])} and {part} {dtypes([theirs])}: uint8 are "
-                            f"pixels, of which programs see x / 255, and the others go up to {float(others.max()):.4g}."
+                            f"pixels, of which programs see x / 255, and the others go up to {high:.4g}."
                             " Give both of one kind."
                         )
 

@@ -15,7 +15,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.data import Binarization, Data, Split, load, prepared
+from pyro_vae.data import Binarization, Data, load, prepared
+from pyro_vae.data.arrays import extremes
+from pyro_vae.data.draws import gray
 from pyro_vae.networks.dense import Centered
 from pyro_vae.pair import as_pair
 from pyro_vae.pair.protocols import TrainedPair
@@ -24,7 +26,17 @@ from pyro_vae.training import CLI_DEFAULTS, Schedule, fit
 
 CONFIG, EVALUATION, PAGE = "config.yaml", "evaluation.json", "run.md"
 DEFAULT_MODEL = "pyro_vae.models.MLPVAE"
-_OF_FILES = ("valid_size", "test_size", "image_size", "channels", "covariates", "labels", "missing")
+_OF_FILES = (
+    "valid_size",
+    "test_size",
+    "image_size",
+    "channels",
+    "covariates",
+    "weights",
+    "labels",
+    "missing",
+    "in_memory",
+)
 LOADED = ("root", "split", *_OF_FILES, "download")
 PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
@@ -262,7 +274,7 @@ def _prepared(name: str, *options: Any) -> Data:
         return prepared.Standardized.of(data)
     if binarization in (None, "none"):
         return data
-    return prepared.with_x(data, lambda split: split.tensors[0], binarization)
+    return prepared.with_x(data, lambda rows: rows, binarization)
 
 
 def data_of(config: Namespace) -> Data:
@@ -270,8 +282,8 @@ def data_of(config: Namespace) -> Data:
     return _prepared(config.data, *(config[option] for option in PREPARED))
 
 
-def _log1p(split: Split) -> Tensor:
-    return split.gray().log1p()
+def _log1p(x: Tensor) -> Tensor:
+    return gray(x).float().log1p()
 
 
 def _see_logs(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -321,7 +333,7 @@ def written(parser: ArgumentParser, config: Namespace) -> str:
 def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
     """The pair, the data and the arguments of ``fit`` of a configuration."""
     data = data_of(config)
-    if config.log_inputs and float(data.train.tensors[0].min()) < 0:  # type: ignore[union-attr]  # no stream, see above
+    if config.log_inputs and extremes(data.train.tensors[0])[0] < 0:  # type: ignore[union-attr]  # no stream, see above
         raise ValueError(f"--log-inputs is of counts, and {data.name!r} holds negative numbers. Leave it out.")
     built = build_pair(parser, config, data.event_shape)
     return built.model, data, {name: built[name] for name in FIT_OPTIONS}

@@ -21,7 +21,7 @@ from pyro_vae._checks import made, number, warn
 from pyro_vae.batches import described, kind_of, leaves, num_rows, num_told
 from pyro_vae.check import report_on
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Mixed, Split, Stream
+from pyro_vae.data import Data, Mixed, Stream
 from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
 from pyro_vae.frozen import PythonState
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run, trained_parameters
@@ -119,11 +119,10 @@ class Trainer:
         parts = train.parts if isinstance(train, Mixed) else [train]
         few = _LOOKED if isinstance(train, Stream) else 1
         looked = [raw for part in parts for raw in itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
-        sets = [part for part in (train, self.data.valid) if isinstance(part, Split)]
-        holed = [part for part in sets if part.tensors[0].isnan().any()]
+        holed = [part for part in self._sets() if part.in_memory and part.tensors[0].isnan().any()]
         for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
             self.arguments(*raw)
-        self.arguments.finite |= not holed and not isinstance(train, Stream)
+        self.arguments.finite |= not holed and train.in_memory
         found: dict[Any, Converted] = {}
         for raw in looked:
             batch = self.arguments(*raw)
@@ -171,12 +170,16 @@ class Trainer:
         """Looks at all data in memory, as :func:`check` has looked at a batch of each kind."""
         for batch in kinds:
             self._look_at_values(batch)
-        sets = [part for given in (self.data.train, self.data.valid) for part in getattr(given, "parts", [given])]
-        for part in [one for one in sets if isinstance(one, Split) and one.binarization == "none"]:
+        for part in [one for one in self._sets() if one.in_memory and one.binarization == "none"]:
             for raw in part.batches(_AT_ONCE):
                 self._look_at_values(self.arguments(*raw))
-        if not any(isinstance(part, Stream) for part in sets):
+        if all(part.in_memory for part in self._sets()):
             self.supports = None  # nothing comes that has not been seen
+
+    def _sets(self) -> list[Any]:
+        """All sets to train on and to validate by."""
+        given = [part for part in (self.data.train, self.data.valid) if part is not None]
+        return [part for one in given for part in getattr(one, "parts", [one])]
 
     def _look_at_values(self, batch: Converted) -> Converted:
         """``batch``, refused if it leaves the support of a likelihood, where that is still to be looked at.

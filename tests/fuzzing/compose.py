@@ -423,7 +423,8 @@ class _Composer(Parts):
                 name = None
             plate = [Plate(name, "data", size, body or [Let("_", "0")], index, options)]
             bodies.append([*params, *program["outside"], *plate])
-        narrow = self.seed % 3 == 1 and not has("markov")
+        # Of a model without a plate a draw is one for all data, and has fewer dimensions than the guide's.
+        narrow = self.seed % 3 == 1 and not has("markov") and not has("no data plate")
         recipe = Recipe(self.seed, bodies[0], bodies[1], self.data, self.used, self.inner, has("float64"), narrow)
         if has("float64"):
             self.take("float64")
@@ -431,7 +432,7 @@ class _Composer(Parts):
         for key, value in self.data.items():
             if value.is_floating_point():
                 self.data[key] = value.float().mul(1000).round().div(1000).double()
-        if has("autoguide"):
+        if has("autoguide") and not has("markov"):  # whose states are discrete
             self.take("autoguide")
             recipe.guide = random_.choice(
                 ["autoguide.AutoDelta(model)", "autoguide.AutoNormal(model)", "autoguide.AutoDiagonalNormal(model)",

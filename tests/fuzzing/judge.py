@@ -19,6 +19,7 @@ from fuzzing.recipes import Recipe, log_evidence, log_mean_exp
 from fuzzing.truth import (
     ASKS,
     SAMPLED,
+    UNSEEN,
     Ask,
     Broken,
     Expected,
@@ -394,6 +395,8 @@ class Judge:
             for how in truth.ways:
                 spread = truth.sampled(turn)[0][how].mean(1).std() / math.sqrt(100 * MORE[turn])
                 mean = truth.elbo(how).mean()
+                if mean < UNSEEN:
+                    return ""
                 options.append(z_score(value, spread.expand(1), mean.expand(1), torch.zeros(()), 2))
             z, words = min(options)
             return f"{words}, z = {z:.1f}" if z > limit(turn) else ""

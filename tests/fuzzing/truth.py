@@ -19,6 +19,8 @@ import pyro_vae as pv
 from fuzzing.programs import Draw, Grid
 from fuzzing.recipes import Recipe, Weights, log_evidence, log_mean_exp, weights
 
+UNSEEN = -1e6  # a mean below is minus infinity, of which draws show nothing
+
 
 @dataclass
 class Outcome:
@@ -86,7 +88,7 @@ class Expected:
         mean, error = draws.double().mean(0), draws.double().std(0) / math.sqrt(len(draws))
         if not mean.isfinite().all() and not (mean == -math.inf).any():
             return math.inf, f"mean {numbers(mean)}"
-        if any((right < -1e6).any() for right, _ in self.means):
+        if any((right < UNSEEN).any() for right, _ in self.means):
             return 0.0, "a mean of minus infinity, which no draws show"
         if self.means:
             found = [z_score(mean, error, right, other, sides=2) for right, other in self.means]

@@ -1,0 +1,107 @@
+"""Stored: a set of data that lies in files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._checks import checked, whole
+from pyro_vae._tensors import device_
+from pyro_vae.batches import moved
+from pyro_vae.data.arrays import check_pixels, check_size, numbers
+from pyro_vae.data.draws import Binarization
+from pyro_vae.data.rows import Rows, ahead
+from pyro_vae.data.sets import Split
+
+
+class Stored(Split):
+    """One set of data that lies in files, of which a batch at a time is read, and a thread reads the next ones.
+
+    It hands out what a :class:`Split` of the same data does, in the same order and with the same draws. Each batch is
+    looked at as it is read; ``take`` gives data in memory.
+
+    Args:
+        tensors: x, :class:`~pyro_vae.data.rows.Rows` [N, *event], and any further arguments of model and guide, rows or
+            tensors [N, ...].
+        labels: [N, ...], in memory.
+        missing, names, seed, name: as of :class:`Split`.
+        binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.
+
+    Raises:
+        ValueError: for ``"static"``, and where lengths differ; while iterating: what :class:`Split` refuses.
+    """
+
+    in_memory = False
+
+    @checked(but=("tensors", "seed"))
+    def __init__(
+        self,
+        *tensors: Rows | Tensor,
+        labels: Any = None,
+        names: Sequence[str] | None = None,
+        missing: bool = False,
+        binarization: Binarization = "none",
+        seed: int = 0,
+        name: str = "data",
+    ) -> None:
+        if binarization == "static":
+            raise ValueError(
+                f'binarization "static" keeps its draws in memory, and {name!r} lies in a file. Use "dynamic", or load '
+                "it with in_memory=True."
+            )
+        few = [tensor[:2] for tensor in tensors]
+        super().__init__(*few, names=names, missing=True, binarization=binarization, seed=seed, name=name)
+        self.tensors = tensors  # type: ignore[assignment]
+        self.labels = None if labels is None else torch.as_tensor(labels)
+        self.missing, self.device = missing, torch.device("cpu")
+        lengths = {len(tensor) for tensor in (*tensors, *([] if labels is None else [labels]))}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the arguments and labels of {name!r} have {sorted(lengths)} rows; expected as many each."
+            )
+
+    def _gather(self, index: Tensor, key: Sequence[int]) -> tuple[Any, ...]:
+        return moved(super()._gather(index, key), self.device)
+
+    def _read(self, index: Tensor) -> Tensor:
+        what = f"x of a batch of {self.name!r}"
+        x = numbers(super()._read(index), self.binarization, what, self.missing)
+        if len(index) > 1:
+            check_pixels(x, what)
+        return x
+
+    def batches(
+        self, batch_size: int, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
+    ) -> Iterator[tuple[Any, ...]]:
+        """As of :class:`Split`; a thread reads the next batches."""
+        return ahead(super().batches(batch_size, shuffle=shuffle, epoch=epoch, seed=seed, start=start))
+
+    def take(self, n: int) -> Split:
+        """The first n data, in memory."""
+        whole(n=n)
+        n = min(n, len(self))
+        check_size(n * sum(tensor[:1].nbytes for tensor in self.tensors), f"{n:,} data of {self.name!r}")
+        options: dict[str, Any] = {"names": self.names, "missing": self.missing, "binarization": self.binarization}
+        labels = None if self.labels is None else self.labels[:n]
+        held = Split(*(t[:n] for t in self.tensors), labels=labels, seed=self.seed, name=self.name, **options)
+        return held.to(self.device)
+
+    def at(self, rows: Tensor, name: str) -> Split:
+        """The data at ``rows: [B]``, which stay in their files."""
+        other = copy.copy(self)
+        taken = (tensor.at(rows) if isinstance(tensor, Rows) else tensor[rows] for tensor in self.tensors)
+        other.tensors = tuple(taken)  # type: ignore[arg-type]
+        other.labels = None if self.labels is None else self.labels[rows]
+        other.name = name
+        return other
+
+    def to(self, device: torch.device | str) -> Stored:
+        """The same set, whose batches arrive on ``device``."""
+        device_(device=device)
+        other = copy.copy(self)
+        other.device = torch.device(device)
+        return other

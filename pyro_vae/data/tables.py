@@ -1,0 +1,232 @@
+"""Data of one's own: tables, of text, of Parquet, and of Hugging Face's datasets."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.rows import Rows, kept_in_memory, package
+
+Table = tuple[Arrays, dict[str, int]]  # and where in x columns are, by name and number
+
+
+def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
+    """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
+
+    An empty cell is NaN. Labels that are words are numbered in sorted order.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next(csv.reader(file, delimiter=delimiter), [])
+    except ValueError as error:
+        raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
+    named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
+    names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
+    label = None if labels is None else column(labels, places(dict(enumerate(names))))
+    taken = [number for number in range(len(names)) if number != label]
+    if not taken and first:
+        raise ValueError(f"{path} has no column but its labels.")
+
+    def read(columns: list[int] | None, **options: Any) -> np.ndarray:
+        where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
+        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
+
+    columns = None if label is None else taken
+    try:
+        x: Any
+        if kept_in_memory(path.stat().st_size, in_memory):
+            try:
+                x = torch.from_numpy(read(columns))
+            except ValueError:
+                x = torch.from_numpy(read(columns, converters=_number))  # slower, and knows empty cells
+        else:
+            x = Rows.of_blocks(_blocks(path, int(named), {"delimiter": delimiter, "usecols": columns}))
+        y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
+            "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
+        ) from error
+    return {"train": (x, y)}, places({number: names[number] for number in taken})
+
+
+def _blocks(path: Path, skipped: int, options: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The numbers of a file of text, so many lines at a time."""
+    options |= {"quotechar": '"', "ndmin": 2}
+    with path.open(encoding="utf-8-sig") as file:
+        lines = itertools.islice(file, skipped, None)
+        while some := list(itertools.islice(lines, _AT_ONCE)):
+            try:
+                yield np.loadtxt(some, **options)
+            except ValueError:
+                yield np.loadtxt(some, converters=_number, **options)
+
+
+def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
+    """A Parquet file, or a folder of such in the order of their names, as :func:`text_table`.
+
+    One column of lists of one length is x as it is, ``[N, *event]``.
+    """
+    parquet = package("pyarrow.parquet", f"{path} is a Parquet table")
+    try:
+        files = [parquet.ParquetFile(one) for one in ([path] if path.is_file() else parquet_files(path))]
+    except (OSError, ValueError) as error:  # of which those of pyarrow are
+        raise ValueError(f"{path} could not be read as a Parquet table ({error}). Write it again.") from error
+
+    def read(columns: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        for file in files:
+            for batch in file.iter_batches(_AT_ONCE, columns=columns):
+                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+
+    size = sum(file.metadata.row_group(i).total_byte_size for file in files for i in range(file.num_row_groups))
+    return _of_columns(path, files[0].schema_arrow.names, read, labels, kept_in_memory(size, in_memory))
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, in the order of their names."""
+    return sorted(folder.glob("*.parquet"))
+
+
+def saved_datasets(path: Path, labels: str | None, in_memory: bool | None) -> Table:
+    """What ``save_to_disk`` of Hugging Face's datasets has written: a table, or tables by the names of splits.
+
+    A column of images is x, uint8 ``[N, C, H, W]``; one of class labels is labels, where no other is named.
+    """
+    datasets = package("datasets", f"{path} is a folder of Hugging Face's datasets")
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} could not be read as a folder of datasets ({error}). Save it again.") from error
+    sets = found if isinstance(found, dict) else {"train": found}
+    parts: Arrays = {}
+    columns: dict[str, int] = {}
+    for part, names in PARTS.items():
+        for name in [name for name in names if name in sets]:
+            one = sets[name]
+            classes = [key for key, kind in one.features.items() if isinstance(kind, datasets.ClassLabel)]
+            label = classes[0] if labels is None and len(classes) == 1 else labels
+            pictures = {key for key, kind in one.features.items() if isinstance(kind, datasets.Image)}
+
+            def read(columns: list[str], one: Any = one, pictures: set[str] = pictures) -> Iterator[dict[str, Any]]:
+                given, few = one.with_format("numpy", columns=columns), 256 if pictures else _AT_ONCE
+                for start in range(0, len(given), few):
+                    block = given[start : start + few]
+                    yield {key: _channels_first(v) if key in pictures else v for key, v in block.items()}
+
+            kept = kept_in_memory(one.data.nbytes, in_memory)
+            found_part, columns = _of_columns(path, one.column_names, read, label, kept)
+            parts[part] = found_part["train"]
+    if "train" not in parts:
+        raise ValueError(f"{path} has the splits {sorted(sets)}; one of the name train was expected.")
+    return parts, columns
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+
+
+def _of_columns(
+    path: Path,
+    names: list[str],
+    read: Callable[[list[str]], Iterator[dict[str, np.ndarray]]],
+    labels: str | None,
+    in_memory: bool,
+) -> Table:
+    """x and labels of columns, of which ``read`` gives those that are named, ``[B, ...]`` each, some rows at a time."""
+    label = None if labels is None else column(labels, places(dict(enumerate(names))))
+    taken = {number: name for number, name in enumerate(names) if number != label}
+    if not taken:
+        raise ValueError(f"{path} has no column but its labels.")
+
+    def numbers() -> Iterator[np.ndarray]:
+        for block in read(list(taken.values())):
+            columns = [_as_numbers(block[name], name, path) for name in taken.values()]
+            if len(columns) > 1 and any(one.ndim > 1 for one in columns):
+                wide = [name for name, one in zip(taken.values(), columns, strict=True) if one.ndim > 1]
+                raise ValueError(
+                    f"{path} has a column of arrays, {wide[0]!r}, beside {len(columns) - 1} others. Keep that alone, "
+                    "or columns of numbers; labels= takes the name of a column of labels."
+                )
+            yield np.column_stack(columns) if columns[0].ndim == 1 else columns[0]
+
+    x = torch.from_numpy(np.concatenate(list(numbers()))) if in_memory else Rows.of_blocks(numbers())
+    y = None if label is None else _classes(np.concatenate([block[names[label]] for block in read([names[label]])]))
+    return {"train": (x, y)}, places(taken)
+
+
+def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A column, ``[B]`` or of lists of one length, as numbers."""
+    if values.dtype == object and len(values) and not isinstance(values[0], str):
+        try:
+            values = np.stack([np.asarray(value, np.float64 if value is None else None) for value in values])
+        except ValueError as error:
+            raise ValueError(f"column {name!r} of {path} holds lists of several lengths. Pad them.") from error
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"column {name!r} of {path} holds {values.dtype.name}, and numbers were expected. Leave it out, or number "
+            "its values; labels= takes the name of a column of labels, also of words."
+        )
+    return values
+
+
+def places(names: Mapping[int, str]) -> dict[str, int]:
+    """Where in x columns are, by their numbers in the file and by their names."""
+    numbers = {str(number): place for place, number in enumerate(names)}
+    return numbers | {name: place for place, name in enumerate(names.values())}
+
+
+def column(word: str, columns: dict[str, int]) -> int:
+    """The place of a column.
+
+    Raises:
+        ValueError: if there is none of that name or number; the nearest are named.
+    """
+    if word not in columns:
+        names = [name for name in columns if not name.isdecimal()] or list(columns)
+        near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+        there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:10])}"
+        raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
+    return columns[word]
+
+
+#: Rows of a table that are read at a time.
+_AT_ONCE = 65_536
+
+
+def _number(cell: str) -> float:
+    return float(cell.strip() or "nan")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _classes(words: np.ndarray) -> np.ndarray:
+    """Labels as whole numbers: those that they are, or the places of their words in sorted order."""
+    try:
+        return words.astype(np.int64)
+    except (ValueError, TypeError):
+        return np.unique(words.astype(str), return_inverse=True)[1]
+
+
+def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
+    """Where the first cell is that is no number."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
+            for number, cell in enumerate(row[: len(names)] if line > named else []):
+                if number != label and not _is_number(cell):
+                    return f"{cell!r} in line {line}, column {names[number]!r}"
+    return ""

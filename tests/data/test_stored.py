@@ -1,0 +1,232 @@
+"""Data that lie in files: the same batches, splits, statistics and trainings as in memory."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import datasets
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import zarr
+
+import pyro_vae as pv
+from pyro_vae.data import load, prepared
+from pyro_vae.data.rows import Rows, ahead
+from pyro_vae.data.stored import Stored
+
+N = 50
+RANDOM = np.random.default_rng(0)
+TABLE = RANDOM.normal(size=(N, 4))
+NAMES = ["a", "b", "age", "w"]
+WORDS = np.array(["cat", "dog"])[RANDOM.integers(0, 2, N)]
+PIXELS = RANDOM.integers(0, 256, (N, 6, 5), dtype=np.uint8)
+
+
+def npy(folder: Path) -> Path:
+    np.save(folder / "x.npy", TABLE.astype(np.float32))
+    return folder / "x.npy"
+
+
+def fortran(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.asfortranarray(TABLE))
+    return folder / "x.npy"
+
+
+def big_endian(folder: Path) -> Path:
+    np.save(folder / "x.npy", TABLE.astype(">f4"))
+    return folder / "x.npy"
+
+
+def pixels(folder: Path) -> Path:
+    np.save(folder / "x.npy", PIXELS)
+    return folder / "x.npy"
+
+
+def counts(folder: Path) -> Path:
+    np.save(folder / "x.npy", RANDOM.integers(0, 2000, (N, 3)).astype(np.uint16))
+    return folder / "x.npy"
+
+
+def hdf5(folder: Path) -> Path:
+    with h5py.File(folder / "x.h5", "w") as file:
+        file.create_dataset("x", data=TABLE, chunks=(7, 2), compression="gzip")
+        file.create_dataset("y", data=np.arange(N))
+    return folder / "x.h5"
+
+
+def zarr_group(folder: Path) -> Path:
+    group = zarr.open_group(folder / "x.zarr", mode="w")
+    group.create_array("train", shape=(N, 4), chunks=(7, 4), dtype="f4")[:] = TABLE
+    group.create_array("test", shape=(N, 4), chunks=(9, 4), dtype="f4")[:] = TABLE + 1
+    return folder / "x.zarr"
+
+
+def zarr_of_old(folder: Path) -> Path:
+    made = zarr.create_array(folder / "x.zarr", shape=(N, 4), chunks=(7, 4), dtype="f4", zarr_format=2)
+    made[:] = TABLE
+    return folder / "x.zarr"
+
+
+def table(arrays: bool = False) -> pa.Table:
+    if arrays:
+        return pa.table({"x": pa.array(list(PIXELS.reshape(N, -1))), "y": WORDS})
+    return pa.table({**dict(zip(NAMES, TABLE.T, strict=True)), "y": WORDS})
+
+
+def parquet(folder: Path) -> Path:
+    pq.write_table(table(), folder / "x.parquet", row_group_size=7)
+    return folder / "x.parquet"
+
+
+def parquets(folder: Path) -> Path:
+    for part in range(3):
+        pq.write_table(table(arrays=True).slice(part * 20, 20), folder / f"x{part}.parquet")
+    return folder
+
+
+def csv(folder: Path) -> Path:
+    lines = [
+        ",".join([*NAMES, "y"]),
+        *(",".join([*map(repr, row.tolist()), y]) for row, y in zip(TABLE, WORDS, strict=True)),
+    ]
+    lines[3] = lines[3].replace(lines[3].split(",")[1], "", 1)
+    (folder / "x.csv").write_text("\n".join(lines) + "\n")
+    return folder / "x.csv"
+
+
+def saved(folder: Path) -> Path:
+    made = {"image": list(PIXELS), "label": RANDOM.integers(0, 2, N).tolist()}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    one = datasets.Dataset.from_dict(made, features=features)
+    datasets.DatasetDict({"train": one, "validation": one.select(range(10))}).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+MAKERS = [npy, fortran, big_endian, pixels, counts, hdf5, zarr_group, zarr_of_old, parquet, parquets, csv, saved]
+OPTIONS = {
+    parquet: {"labels": "y", "covariates": "age", "weights": "w"},
+    parquets: {"labels": "y"},
+    csv: {"labels": "y", "covariates": "age, b", "missing": True},
+    pixels: {"binarization": "dynamic"},
+    hdf5: {"valid_size": 5, "test_size": 0.2},
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
+def test_batches_are_those_in_memory(maker, tmp_path):
+    options = OPTIONS.get(maker, {})
+    path = maker(tmp_path)
+    held, stored = (load(path, seed=3, in_memory=kept, **options) for kept in (True, False))
+    for part in ("train", "valid", "test"):
+        ours, theirs = getattr(stored, part), getattr(held, part)
+        assert (ours is None) == (theirs is None)
+        if ours is None:
+            continue
+        assert isinstance(ours, Stored)
+        assert ours.event_shape == theirs.event_shape
+        assert torch.equal(ours.mean(), theirs.mean()) or theirs.mean().isnan().any()
+        assert (ours.labels is None) == (theirs.labels is None)
+        assert ours.labels is None or torch.equal(ours.labels, theirs.labels)
+        for one, other in (
+            (
+                list(ours.batches(2, shuffle=True, epoch=2, seed=5, start=1)),
+                list(theirs.batches(2, shuffle=True, epoch=2, seed=5, start=1)),
+            ),
+            ([ours.batch([3, 1, 2])], [theirs.batch([3, 1, 2])]),
+            ([ours.take(4).batch(slice(None))], [theirs.take(4).batch(slice(None))]),
+            (
+                [ours.at(torch.tensor([4, 0]), "some").batch([0, 1])],
+                [theirs.at(torch.tensor([4, 0]), "some").batch([0, 1])],
+            ),
+        ):
+            assert len(one) == len(other) > 0
+            for a, b in zip(one, other, strict=True):
+                assert [t.dtype for t in a] == [t.dtype for t in b]
+                assert all(torch.equal(s.nan_to_num(7.0), t.nan_to_num(7.0)) for s, t in zip(a, b, strict=True))
+
+
+def test_what_is_asked_of_all_data_is_the_same(tmp_path):
+    held, stored = (load(npy(tmp_path), in_memory=kept) for kept in (True, False))
+    assert prepared.kind_of(stored.train) == prepared.kind_of(held.train) == "real"
+    ours, theirs = (prepared.Standardized.of(data) for data in (stored, held))
+    assert torch.equal(ours.scale, theirs.scale)
+    assert torch.equal(next(iter(ours.valid.batches(5)))[0], next(iter(theirs.valid.batches(5)))[0])
+    assert theirs.scale == pytest.approx(held.train.tensors[0].double().std(0, correction=0))
+
+
+def small():
+    torch.manual_seed(0)
+    return pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.likelihoods.Gaussian)
+
+
+def test_a_training_of_a_file_has_the_bits_of_one_in_memory_and_goes_on(tmp_path):
+    found = []
+    for kept in (True, False):
+        data = load(npy(tmp_path), in_memory=kept)
+        torch.manual_seed(0)
+        pair = small()
+        run = pv.fit(pair, data, epochs=4, batch_size=8, compile="eager", out=tmp_path / str(kept), progress=False)
+        found.append((run.history[-1]["valid"], [p.detach().clone() for p in pair.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+    torch.manual_seed(0)
+    pair = small()
+    for epochs in (2, 4):
+        pv.fit(
+            pair, data, epochs=epochs, batch_size=8, compile="eager", out=tmp_path / "two", resume=True, progress=False
+        )
+    assert all(map(torch.equal, found[1][1], pair.parameters()))
+
+
+def test_bad_data_are_refused_as_they_are_read(tmp_path):
+    x = TABLE.copy()
+    x[40, 2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    stored = load(tmp_path / "x.npy", in_memory=False, valid_size=0, test_size=0).train
+    with pytest.raises(ValueError, match="not finite"):
+        list(stored.batches(8))
+    with pytest.raises(ValueError, match="static"):
+        load(pixels(tmp_path), in_memory=False, binarization="static")
+    with pytest.raises(ValueError, match=r"column 'y' of .* labels="):
+        load(parquet(tmp_path), in_memory=False)
+    with pytest.raises(ValueError, match="no column 'agf'; the nearest are age"):
+        load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
+
+
+def test_columns_of_a_dataset_are_arguments_by_name():
+    given = datasets.Dataset.from_dict({"x": TABLE.astype(np.float32), "y": np.arange(N)})
+    (batch,) = next(iter(pv.data.as_data(given).train.batches(4)))
+    assert torch.equal(batch["x"], torch.tensor(TABLE[:4], dtype=torch.float32))
+    assert batch["y"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_mapped_array_that_is_too_large_is_led_to_its_file(tmp_path, monkeypatch):
+    mapped = np.load(npy(tmp_path), mmap_mode="r")
+    monkeypatch.setattr("pyro_vae.data.arrays.IN_MEMORY_LIMIT", 100)
+    with pytest.raises(ValueError, match=r"load\(.*x.npy', in_memory=False\)"):
+        pv.data.as_data(mapped)
+
+
+def test_nothing_in_a_zarr_array_is_unpickled(tmp_path):
+    path = zarr_of_old(tmp_path)
+    described = (path / ".zarray").read_text()
+    (path / ".zarray").write_text(described.replace('"filters": null', '"filters": [{"id": "pickle", "protocol": 5}]'))
+    assert "pickle" in (path / ".zarray").read_text()
+    with pytest.raises(ValueError, match="could not be read as an array of numbers"):
+        load(path)
+
+
+def test_a_pass_that_ends_early_leaves_no_thread_behind(tmp_path):
+    before = threading.active_count()
+    rows = Rows.of_npy(npy(tmp_path))
+    batches = Stored(rows).batches(2)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(1 // part for part in (1, 0)))
