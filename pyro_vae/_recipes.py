@@ -99,7 +99,8 @@ def _of_torch(module: nn.Module, place: str) -> dict[str, Any]:
         if isinstance(module, nn.ModuleList):
             return {**found, "args": [plain]}
         return {**found, "args": plain if in_order else [named]}
-    for name, parameter in inspect.signature(type(module)).parameters.items():
+    takes = () if type(module).__init__ is nn.Module.__init__ else inspect.signature(type(module)).parameters.items()
+    for name, parameter in takes:
         if name in ("device", "dtype"):
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or not hasattr(module, name):
