@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae._checks import shown, warn
+from pyro_vae._checks import checked, warn
 from pyro_vae._files import appending, write_text
 from pyro_vae.data import Data
 from pyro_vae.pair import as_pair, modules_of
@@ -26,6 +26,7 @@ from pyro_vae.training import Run, checkpoint
 from pyro_vae.training.opening import remade
 
 
+@checked
 def load(folder: str | os.PathLike[str], pair: Any = None, trust: bool = False) -> Run:
     """A run as ``fit`` gave it, of its folder: the trained pair in evaluation mode, its history and its configuration.
 
@@ -54,14 +55,11 @@ def load(folder: str | os.PathLike[str], pair: Any = None, trust: bool = False) 
     >>> run.bound == trained.bound, type(run.pair).__name__, run.pair.training
     (True, 'MLPVAE', False)
     """
-    try:
-        out = Path(folder)
-    except TypeError as error:
-        raise TypeError(f"folder has to be the path of a run folder; got {shown(folder)}.") from error
     with torch.random.fork_rng():
-        return _load(out, None if pair is None else as_pair(pair), trust)
+        return _load(Path(folder), None if pair is None else as_pair(pair), trust)
 
 
+@checked
 def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
     """The data of a run of the command line, as its pair was trained on them: binarized, standardized.
 
