@@ -24,9 +24,9 @@ from shared import adam, cached_fit, cached_json, finish, options, table, traini
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B, Bernoulli, Cosine, Gaussian, diagnostics, plotting
+from pyro_vae import runs as saved_runs
 from pyro_vae.data import Data, load
 from pyro_vae.models import MLPVAE
-from pyro_vae.runs import open_run
 
 HIDDEN = {"mnist": (300, 300), "frey": (200, 200)}
 EPOCHS = {"quick": {"mnist": 30, "frey": 150}, "full": {"mnist": 500, "frey": 2000}}
@@ -133,7 +133,7 @@ def draw(pair: Any, split: Any, side: int, prior: str = "N(0, 1)") -> dict[str, 
 
 def of_run(folder: str, side: int) -> list[Path]:
     """The figures of a run of the command line, in its own folder."""
-    pair, data, out = open_run(folder)
+    pair, data, out = saved_runs.load(folder).pair, saved_runs.load_data(folder), Path(folder)
     split = data.held(MOST_CODES)
     check_plane(pair, split.batch(slice(100)), folder)
     figures = draw(pair, split, side, "the prior")

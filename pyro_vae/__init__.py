@@ -28,6 +28,7 @@ from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
     from pyro_vae import applications, figures, plotting, runs
+    from pyro_vae.runs import load
 
 __all__ = [
     "MLP",
@@ -62,6 +63,7 @@ __all__ = [
     "figures",
     "fit",
     "likelihoods",
+    "load",
     "models",
     "networks",
     "pair_method",
@@ -76,6 +78,10 @@ __all__ += _estimators.__all__
 
 def __getattr__(name: str) -> Any:
     """Imports what needs matplotlib or the command line when it is first asked for: it takes longer than the others."""
+    if name == "load":
+        from pyro_vae.runs import load
+
+        return load
     if name in ("applications", "figures", "plotting", "runs"):
         import importlib
 

@@ -133,7 +133,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
     whole = [*_saved(arguments), *arguments]
-    runs.add_options(parser, _model(whole, trust), lambda run: runs.open_run(run, trust)[0])
+    runs.add_options(parser, _model(whole, trust), lambda run: runs.load(run, trust=trust).pair)
     parser.add_argument("--trust", **_TRUST)
     config, chosen = choices.chosen(parser, whole)
     if config.out is None:
@@ -163,7 +163,7 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
             saved.pop("config", None)
             saved.pop("trust")
             saved.resume = False
-            write_text(out / runs.CONFIG, parser.dump(saved))
+            write_text(out / runs.CONFIG, runs.written(parser, saved))
         run = trained(pair, data, settings)
     last = run.history[-1]
     page.say(
@@ -295,7 +295,7 @@ def evaluate(
     if method == "hmc":
         draws["num_warmup"] = draws.pop("num_steps")
     runs.evaluations(Path(run))  # which is refused now rather than after the work
-    pair, data, out = runs.open_run(run, trust)
+    pair, data, out = runs.load(run, trust=trust).pair, runs.load_data(run, trust), Path(run)
     held = _held(data, split, _FEW if limit is None and method != "importance" else limit)
     x = held.batch(torch.arange(len(held)))
     pair, weights, words = _with_weights(pair, method, seed)
@@ -368,8 +368,8 @@ def plot(run: str, site: str | None = None, trust: bool = False) -> None:
         site: which of the sites that the model observes is shown; by default as in training
         trust: as for evaluate
     """
-    pair, data, out = runs.open_run(run, trust)
-    _draw(out, pair, data, site or runs.configured(out / runs.CONFIG).get("site"))
+    opened, data = runs.load(run, trust=trust), runs.load_data(run, trust)
+    _draw(Path(run), opened.pair, data, site or opened.configuration.get("site"))
 
 
 def estimators(width: int | None = None) -> None:
@@ -417,8 +417,9 @@ def apply(arguments: Sequence[str]) -> None:
     parser = _parser_of(f"apply {name}", function, trained)
     options = vars(runs.instantiate(parser, parser.parse_args(rest)))
     if trained:
-        pair, data, folder = runs.open_run(options.pop("run"), options.pop("trust"))
-        out = options["out"] = options["out"] or str(folder)
+        run, trust = options.pop("run"), options.pop("trust")
+        pair, data = runs.load(run, trust=trust).pair, runs.load_data(run, trust)
+        out = options["out"] = options["out"] or run
         function(pair, data, **options)
     else:
         out = options["out"] = options["out"] or runs.free_folder(Path("runs"), name)

@@ -13,11 +13,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.pair import data_plate, once, pair_method
 from pyro_vae.vae import distribution_of, given
 
 
-class BottomUpVAE(PyroModule):
+class BottomUpVAE(Remembered, PyroModule):
     r"""A Markov chain of latents, recognized from the data upwards.
 
     .. math::
@@ -106,7 +107,7 @@ class LatentLayer(nn.Module):
         """The state of the next level below; of the lowest one, the input of the likelihood."""
 
 
-class BottomUpEncoder(nn.Module):
+class BottomUpEncoder(Remembered, nn.Module):
     r"""A deterministic pass upwards: :math:`d_0 = x, \; d_l = \mathrm{body}_l(d_{l-1}), \; e_l = \mathrm{head}_l(d_l)`.
 
     Args:
@@ -153,7 +154,7 @@ def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
         ) from error
 
 
-class TopDownVAE(PyroModule):
+class TopDownVAE(Remembered, PyroModule):
     r"""Latents that are recognized in the order in which they are generated, from the top down.
 
     .. math::

@@ -12,11 +12,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import Corrupted
 from pyro_vae.pair import data_plate, pair_method
 
 
-class VAE(PyroModule):
+class VAE(Remembered, PyroModule):
     r"""The pair of one latent: any prior, posterior and likelihood, as a Pyro model and guide.
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid z), \qquad z \sim q(z \mid x)

@@ -223,7 +223,8 @@ def test_a_pair_of_ones_own_and_a_second_stage_on_its_run(capsys):
     assert "nowhere is no run folder" in fails(capsys, "train", QUICK, data, second, "--pair nowhere")
     trained(data, second, "--trust --pair run", out="second")
     assert (configured("second")["pair"], configured("second")["model"]["init_args"]) == ("run", {"scale": 2.0})
-    (one, _, _), (other, found, folder) = runs.open_run("run", trust=True), runs.open_run("second", trust=True)
+    one, other = (runs.load(out, trust=True).pair for out in ("run", "second"))
+    found, folder = runs.load_data("second", trust=True), runs.load("second", trust=True).out
     assert (other.scale, found.name, folder.name) == (2.0, "mine", "second")
     for name, value in one.state_dict().items():
         assert torch.equal(other.first.state_dict()[name], value), name
@@ -277,7 +278,7 @@ def test_an_object_that_is_no_module(capsys):
     np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 5)).astype("float32"))
     trained("--data mine.npy --binarization none --model my_object.Holder")
     names = {"programs.model.decoder.weight", "programs.guide.encoder.weight"}
-    assert names < set(runs.open_run("run", trust=True)[0].state_dict())
+    assert names < set(runs.load("run", trust=True).pair.state_dict())
     assert "NLL" in evaluated(capsys, "--trust --num-samples 20")[0]
     assert main("plot run --trust") == 0
     assert "learning_curves" in figures()
@@ -305,7 +306,7 @@ def test_choices_of_classes(capsys):
     history = trained(SMALL, options)
     assert history[0]["learning_rate"] == pytest.approx(0.01)
     assert set(history[1]["terms"]["z"]) == {"log_p", "log_q"}
-    assert isinstance(runs.open_run("run")[0].likelihood, likelihoods.Gaussian)
+    assert isinstance(runs.load("run").pair.likelihood, likelihoods.Gaussian)
 
     step = "{class_path: pyro_vae.transforms.SplineCoupling, init_args: {hidden: [8], num_bins: 3}}"
     options = """
@@ -462,7 +463,8 @@ def test_a_pair_around_a_pair(capsys):
     arguments = configured()["model"]["init_args"]
     assert arguments["name"] == "mine"
     assert "mean" not in arguments["pair"]["init_args"]
-    pair, data, out = runs.open_run("run", trust=True)
+    pair, out = runs.load("run", trust=True).pair, runs.load("run", trust=True).out
+    data = runs.load_data("run", trust=True)
     assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
     evaluated(capsys, "--trust --num-samples 20")
     assert "arguments are required: pair" in fails(capsys, "train --model around.Around", QUICK)

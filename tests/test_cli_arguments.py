@@ -66,7 +66,7 @@ def test_a_conditional_pair_to_the_end(capsys):
     _, entry = evaluated(capsys, "--trust --num-samples 50 --limit 40")
     assert -entry["nll"] > last["valid"] - 30
     assert main("plot run --trust") == 0
-    pair, data, _ = runs.open_run("run", trust=True)
+    pair, data = runs.load("run", trust=True).pair, runs.load_data("run", trust=True)
     x, y = data.test.batch([0, 1])
     assert pair.latent_dim == 3
     assert torch.equal(y, load("digits").test.labels[:2])
@@ -79,7 +79,7 @@ def test_labels_where_they_are_asked_for(capsys):
     evaluated(capsys, "--trust --num-samples 20 --limit 20")
     np.savez("labeled.npz", x=np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8), y=np.arange(80) % 10)
     trained("--model my_cvae.CVAE --with-labels true --data labeled.npz --batch-size 32", out="npz")
-    assert runs.open_run("npz", trust=True)[1].train.batch([0])[1].dtype == torch.int64
+    assert runs.load_data("npz", trust=True).train.batch([0])[1].dtype == torch.int64
     np.save("plain.npy", np.zeros((40, 8, 8), bool))
     assert "has no labels to pass" in fails(capsys, "train --model my_cvae.CVAE --with-labels true --data plain.npy")
 
@@ -101,7 +101,7 @@ def test_columns_are_covariates(file, capsys):
     options = f"--data {file} --covariates {covariates} --batch-size 32 --standardize true"
     sizes = "--model.x_dim 3 --model.num_classes 2 --model.of columns"
     trained("--model my_cvae.CVAE", options, sizes)
-    _, data, _ = runs.open_run("run", trust=True)
+    data = runs.load_data("run", trust=True)
     x, y = data.train.batch(slice(None))
     rows = torch.cat([data.original(x)[:, :1], y[:, :1], data.original(x)[:, 1:], y[:, 1:]], 1)
     everything = {tuple(row) for row in TABLE.round(3).tolist()}
@@ -127,7 +127,7 @@ def test_constructors_without_annotations(capsys):
             "        super().__init__(latent_dim, [size])")  # fmt: skip
     assert "needs its argument 'size': --model.size" in fails(capsys, "train --model needs.Needs")
     trained("--model needs.Needs --model.size 7", out="sized")
-    assert runs.open_run("sized", trust=True)[0].decoder.weight.shape == (64, 12)
+    assert runs.load("sized", trust=True).pair.decoder.weight.shape == (64, 12)
 
 
 HOLES = "sick,age,height\n" + "no,30.5,1.7\nyes,,1.6\nno,41,\n" * 20

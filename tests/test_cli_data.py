@@ -46,7 +46,7 @@ def test_a_run_has_the_data_that_it_was_trained_on(options):
     """The bound of an autoencoder has no noise: opened again, the run has that of its last epoch."""
     saved_data()
     last = trained("--model Autoencoder", SMALL, options, "--average null")[-1]
-    pair, data, _ = runs.open_run("run")
+    pair, data = runs.load("run").pair, runs.load_data("run")
     batches = data.valid.batches(configured()["batch_size"])
     bound = torch.cat([SGVB_B().bound(pair, *batch) for batch in batches])
     assert bound.mean().item() == pytest.approx(last["valid"], abs=1e-3)
@@ -56,7 +56,7 @@ def test_standardized_columns_are_evaluated_in_the_units_of_the_data(capsys):
     reals = saved_data()
     last = trained("--data reals.npy", SMALL)[-1]
     printed = capsys.readouterr().out
-    _, data, _ = runs.open_run("run")
+    data = runs.load_data("run")
     u = data.train.batch(slice(None))[0].double()
     torch.testing.assert_close(u.mean(0), torch.zeros(5).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(u.std(0, correction=0), torch.ones(5).double(), atol=1e-6, rtol=0)
@@ -75,7 +75,7 @@ def test_standardized_columns_are_evaluated_in_the_units_of_the_data(capsys):
     trained(
         "--data binary.npy", SMALL, "--model.likelihood pyro_vae.likelihoods.Laplace --standardize true", out="binary"
     )
-    assert runs.open_run("binary")[1].log_scale < 0
+    assert runs.load_data("binary").log_scale < 0
     assert "binarization dynamic of pixels" in fails(
         capsys, "train", QUICK, "--binarization dynamic --standardize true"
     )
@@ -103,13 +103,13 @@ def test_a_column_that_does_not_vary(capsys):
     np.save("table.npy", table)
     trained("--data table.npy", SMALL)
     assert "1 of 3 columns do not vary in the training set" in capsys.readouterr().out
-    data = runs.open_run("run")[1]
+    data = runs.load_data("run")
     assert data.scale[1] == 1
     assert data.train.tensors[0][:, 1].abs().max() < 1e-6
 
 
 def _opened():
-    pair, data, _ = runs.open_run("run")
+    pair, data = runs.load("run").pair, runs.load_data("run")
     return pair, data.test.batch(slice(None))
 
 
@@ -117,7 +117,7 @@ def test_real_images_are_shown_in_their_range():
     np.save("images.npy", np.random.default_rng(0).normal(7, 3, size=(60, 1, 8, 8)).astype("float32"))
     trained("--data images.npy", SMALL, "--epochs 1", draw=True)
     assert {"reconstructions", "samples", "traversals"} <= {path.stem for path in Path("run", "figures").iterdir()}
-    pair, data, _ = runs.open_run("run")
+    pair, data = runs.load("run").pair, runs.load_data("run")
     (u,) = data.test.batch(slice(None))
     x, pictures = data.original(u), figures_room._Pictures.of(pair, data, (u,), None)
     torch.testing.assert_close(pictures(u), (x - x.min()) / (x.max() - x.min()))

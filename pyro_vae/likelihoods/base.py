@@ -9,10 +9,11 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import at_least_float32, check_output, event_dim_of, stacked
 
 
-class Likelihood(nn.Module):
+class Likelihood(Remembered, nn.Module):
     r"""Base of the likelihoods whose parameters a network gives: :math:`p(x \mid z) = p(x; \lambda(z))`.
 
     Args:

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.bayesian import (
     IsotropicNormal,
     MeanField,
@@ -24,7 +25,7 @@ from pyro_vae.bayesian import (
 from pyro_vae.pair import Pair, computing_once, pair_method
 
 
-class FullBayes(PyroModule):
+class FullBayes(Remembered, PyroModule):
     r"""Any pair, with a posterior over the weights of its decoder and, by option, of its encoder.
 
     .. math::

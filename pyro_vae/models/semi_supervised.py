@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from pyro_vae._checks import checked, number
+from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
 from pyro_vae.networks import MLP, at_least_float32, shape_of
@@ -26,7 +27,7 @@ from pyro_vae.priors import StandardNormal
 MISSING = -1  # the label of a datum without one
 
 
-class SemiSupervisedVAE(PyroModule):
+class SemiSupervisedVAE(Remembered, PyroModule):
     r"""A class y and a style z; of most data the class is not known (the model M2).
 
     .. math::

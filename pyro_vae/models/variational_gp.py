@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
@@ -24,7 +25,7 @@ JITTER = 1e-4  # white noise of the process, as a share of its variance: float32
 _START = -2.0  # log variances of the process, and of z and f given each other
 
 
-class VariationalGP(PyroModule):
+class VariationalGP(Remembered, PyroModule):
     r"""A Gaussian process as the family of q(z | x): a posterior bent like a ring, say, or of several modes.
 
     The guide draws a latent input, sends it through a random function that passes near the variational data

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 
 
-class Network(nn.Module):
+class Network(Remembered, nn.Module):
     """Base of the networks ``[*, *in_shape] -> [*, *out_shape]``.
 
     Args:

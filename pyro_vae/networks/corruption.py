@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, number
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks.shapes import at_least_float32, in_shape_of
 
 
-class Corruption(nn.Module):
+class Corruption(Remembered, nn.Module):
     """Base of the random maps ``[*, *event] -> [*, *event]`` that act in training mode, as dropout does.
 
     In evaluation mode they are the identity. The noise comes from torch's generator, and is drawn at level 0 too.
@@ -135,7 +136,7 @@ class GaussianNoise(Corruption):
         return x + self.level * torch.randn_like(x)
 
 
-class Corrupted(nn.Module):
+class Corrupted(Remembered, nn.Module):
     r"""A network that sees its input corrupted in training: ``network(corruption(x))``.
 
     As the encoder of a posterior it makes the bound that of denoising,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
@@ -140,7 +141,7 @@ class ResidualMLP(_Dense):
         super().__init__(size_in, size_out, layers)
 
 
-class Centered(nn.Module):
+class Centered(Remembered, nn.Module):
     """A network that sees its input about a fixed mean: ``network(x - mean)``.
 
     Inputs that are not centered, such as pixels in [0, 1], make a poorly conditioned problem of the first layer.

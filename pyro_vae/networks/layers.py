@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_vae._checks import checked, made, number, one_of
+from pyro_vae._recipes import Remembered
 
 Normalization = Literal["batch", "weight", "layer"]
 Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
 
 
-class BatchNorm(nn.BatchNorm1d):
+class BatchNorm(Remembered, nn.BatchNorm1d):
     """Batch normalization of vectors ``[*, C]``, with the statistics of all leading dimensions together.
 
     Raises:
@@ -34,7 +35,7 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(rows).reshape(input.shape)
 
 
-class Gated(nn.Module):
+class Gated(Remembered, nn.Module):
     r"""A layer times a gate, :math:`h = \mathrm{value}(x) \, \sigma(\mathrm{gate}(x))`.
 
     Source: Dauphin et al. (2017), equation 1.
@@ -50,7 +51,7 @@ class Gated(nn.Module):
         return self.value(x) * self.gate(x).sigmoid()
 
 
-class Residual(nn.Module):
+class Residual(Remembered, nn.Module):
     r"""A branch beside a shortcut, :math:`h = \mathrm{shortcut}(x) + \mathrm{branch}(x)`.
 
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks, equation 1.

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 
 Mask = Literal["A", "B"]
 
 
-class MaskedConv2d(nn.Conv2d):
+class MaskedConv2d(Remembered, nn.Conv2d):
     r"""A convolution that follows the raster order: the output at a pixel depends on the pixels before it.
 
     .. math:: h_{ij} = b + \sum_{(r, s) \prec (i, j)} W_{r - i, s - j} \, x_{rs}

@@ -9,10 +9,11 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import at_least_float32, event_dim_of, stacked
 
 
-class Posterior(nn.Module):
+class Posterior(Remembered, nn.Module):
     r"""Base of the posteriors whose parameters a network gives, stacked: :math:`q(z \mid x) = q(z; \lambda(x))`.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
+from pyro_vae._recipes import Remembered
 from pyro_vae.distributions import families
 from pyro_vae.distributions.families import constrained, is_positive, unconstrained
 from pyro_vae.networks import shape_of
@@ -17,7 +18,7 @@ Sizes = int | Sequence[int]
 Value = float | Sequence[float] | Tensor
 
 
-class FamilyPrior(nn.Module):
+class FamilyPrior(Remembered, nn.Module):
     r"""Base of the priors of one family, :math:`p(z) = \prod_d p(z_d; \lambda_d)`.
 
     Args:
@@ -165,7 +166,7 @@ class StudentT(FamilyPrior):
         super().__init__(latent_dim, learned, df=df, loc=loc, scale=scale)
 
 
-class Uniform(nn.Module):
+class Uniform(Remembered, nn.Module):
     r""":math:`p(z) = (\mathrm{high} - \mathrm{low})^{-D}` on :math:`(\mathrm{low}, \mathrm{high})^D`.
 
     The bounds are not learned: a posterior that they leave outside would have an infinite KL.

@@ -8,12 +8,13 @@ from torch import nn
 from torch.distributions import Transform
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.priors.normal import StandardNormal
 from pyro_vae.transforms import InverseAutoregressive, NormalizingFlow
 from pyro_vae.transforms.steps import Steps
 
 
-class Flow(nn.Module):
+class Flow(Remembered, nn.Module):
     r"""A base prior carried through bijections.
 
     .. math:: z = f_T \circ \dots \circ f_1(\epsilon), \quad \epsilon \sim p_0, \qquad

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._checks import checked, number
+from pyro_vae._recipes import Remembered
 from pyro_vae.distributions.base import Parametrized, validated
 from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
@@ -74,7 +75,7 @@ class Mixture(Parametrized):
         return (weights * self.components.mean).sum(0).expand(*self.batch_shape, *self.event_shape)
 
 
-class MixtureOfNormals(nn.Module):
+class MixtureOfNormals(Remembered, nn.Module):
     r"""A learned mixture of diagonal Gaussians.
 
     .. math:: p(z) = \sum_k w_k \, \mathcal N(z; \mathrm{loc}_k, \mathrm{scale}_k^2)
@@ -110,7 +111,7 @@ class MixtureOfNormals(nn.Module):
         return Mixture(self.logits, components)
 
 
-class VampPrior(nn.Module):
+class VampPrior(Remembered, nn.Module):
     r"""The mixture of the posteriors at K learned pseudo-inputs, :math:`p(z) = \frac 1 K \sum_k q(z \mid u_k)`.
 
     It evaluates the pair's own posterior, whose parameters stay the posterior's alone: they are in none of this

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import shape_of
 from pyro_vae.priors.families import FamilyPrior, Sizes, Value
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Remembered, nn.Module):
     r"""The standard normal prior, :math:`p(z) = \mathcal N(0, I)`.
 
     Args:

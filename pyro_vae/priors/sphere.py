@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae._checks import checked
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import shape_of
 
 
-class SphereUniform(nn.Module):
+class SphereUniform(Remembered, nn.Module):
     r"""The uniform prior on the unit sphere of R^D, :math:`p(z) = \Gamma(D / 2) / (2 \pi^{D / 2})`.
 
     Args:

@@ -12,7 +12,7 @@
     what is typed in a terminal, and how messages read there.
 """
 
-from pyro_vae.runs.folder import evaluations, free_folder, open_run, store_evaluation
+from pyro_vae.runs.folder import evaluations, free_folder, load, load_data, store_evaluation
 from pyro_vae.runs.options import (
     CONFIG,
     DEFAULT_MODEL,
@@ -26,6 +26,7 @@ from pyro_vae.runs.options import (
     nearest,
     read,
     trained_pairs,
+    written,
 )
 from pyro_vae.runs.page import Page
 from pyro_vae.runs.trust import configured, is_known
@@ -45,9 +46,11 @@ __all__ = [
     "import_pair",
     "instantiate",
     "is_known",
+    "load",
+    "load_data",
     "nearest",
-    "open_run",
     "read",
     "store_evaluation",
     "trained_pairs",
+    "written",
 ]

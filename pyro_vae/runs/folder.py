@@ -2,74 +2,217 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from torch import nn
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from torch import Tensor, nn
 
+from pyro_vae._checks import checked, warn
 from pyro_vae._files import appending, read_text, write_text
 from pyro_vae.data import Data
-from pyro_vae.pair import evaluating
+from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
-from pyro_vae.pair.arguments import arguments
-from pyro_vae.pair.gate import has_autoguide
-from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build, nearest, read
-from pyro_vae.runs.trust import check_built
-from pyro_vae.training import checkpoint
+from pyro_vae.pair.running import reading
+from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, data_of, nearest, read
+from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
+from pyro_vae.training import Run, checkpoint
+from pyro_vae.training.opening import remade
 
 
-def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tuple[nn.Module, Data, Path]:
-    """The trained pair, the data as it was trained on them (binarized, standardized), and the path of a run folder.
+@checked
+def load(folder: str | os.PathLike[str], pair: Any = None, trust: bool = False) -> Run:
+    """A run as ``fit`` gave it, of its folder: the trained pair in evaluation mode, its history and its configuration.
+
+    It opens runs of the command line and of ``fit(..., out=folder)``, without their data. The weights are those with
+    which validation went on: averaged, or the best, where the run has such.
+
+    A pair of the library's own parts, and of torch's layers, is made again by what the folder tells. One that only its
+    maker can build, of a class or functions of one's own, is given as ``pair`` and gets the weights; what its programs
+    have yet to make meets them at its first run.
 
     Args:
-        run: the folder.
-        trust: whether what its configuration names is imported and called, whatever it is, and data that are not there
-            are downloaded. Without it only what :mod:`~pyro_vae.runs.trust` takes from a file.
-        within: folders that are being opened, whose pairs hold this one's.
+        folder: of the run.
+        pair: takes the weights, built as the one that was trained.
+        trust: whether what a configuration names is imported and called, whatever it is. Without it only what
+            :mod:`~pyro_vae.runs.trust` takes from a file.
 
     Raises:
-        ValueError: if ``run`` is no folder that ``pyro-vae train`` has written, or names what is not trusted.
+        ValueError: if ``folder`` is none of a run, its checkpoint is damaged or of a newer version, names what is not
+            trusted, cannot be made again without ``pair``, or if ``pair`` has other parameters.
+
+    >>> import tempfile, torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((5,), latent_dim=2, hidden=(8,)), (torch.rand(20, 5) > 0.5).float()
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     trained = pv.fit(vae, x, epochs=1, batch_size=10, out=out, compile="eager", progress=False)
+    ...     run = pv.load(out)
+    >>> run.bound == trained.bound, type(run.pair).__name__, run.pair.training
+    (True, 'MLPVAE', False)
+    """
+    with torch.random.fork_rng():
+        return _load(Path(folder), None if pair is None else as_pair(pair), trust)
+
+
+@checked
+def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
+    """The data of a run of the command line, as its pair was trained on them: binarized, standardized.
+
+    Args:
+        folder: of the run.
+        trust: as for :func:`load`; data that are not there are then downloaded.
+
+    Raises:
+        ValueError: if ``folder`` was not written by ``pyro-vae train``, or names what is not trusted.
         FileNotFoundError: if the data are not there.
     """
-    out = Path(run)
-    path, place = out / CONFIG, Path(os.path.realpath(out))
-    if not os.path.isfile(path):
-        there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
-        named = nearest(run, there) or (f"; there are {', '.join(there[:10])}" if there else "")
-        raise ValueError(
-            f"{run} is no run folder: it has no {CONFIG}. Give a folder that pyro-vae train has written{named}."
-        )
-    if place in within:
-        raise ValueError(f"the run {run} names itself as the one that trained a pair inside of its pair.")
+    out = Path(folder)
+    if not os.path.isfile(out / CONFIG):
+        raise _no_run(out, f"pyro-vae train has written no {CONFIG} there, which names its data")
+    _, config, fetched = _parsed(out, trust, (), _event_shape(out))
+    return _with_data(out, fetched, lambda: data_of(config))
+
+
+def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ...] = ()) -> Run:
+    """:func:`load` of a run whose pair the pairs of the folders ``within`` hold."""
+    if Path(os.path.realpath(out)) in within:
+        raise ValueError(f"the run {out} names itself as the one that trained a pair inside of its pair.")
+    of_command = os.path.isfile(out / CONFIG)
+    if not of_command and not checkpoint.exists(out / "checkpoint"):
+        raise _no_run(out, f"it has no {CONFIG} and no checkpoint")
+    given, options = pair is not None, None
+    if of_command and pair is None:
+        pair = _of_command(out, trust, within)
+    tensors, state = checkpoint.load(out / "checkpoint")
+    try:
+        told = checkpoint.unpack(state.get("opening", {"items": []}), tensors)
+        weights = checkpoint.unpack(state["pair"], tensors)
+        if pair is None:
+            pair = _of_recipe(out, told, weights)
+        else:
+            _check_precision(pair, weights, given)
+        _fill(pair, tensors, state, told)
+        found = {name: checkpoint.unpack(state[name], tensors) for name in ("history", "stopped_early", "best_epoch")}
+        options = configured(out / CONFIG) if of_command else state["configuration"]
+    except (KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"the checkpoint in {out} is none that fit has written ({type(error).__name__}).") from error
+    for module in modules_of(pair):
+        module.eval()
+    return Run(pair.eval(), out=out, configuration=options, **found)
+
+
+def _parsed(
+    out: Path, trust: bool, within: tuple[Path, ...], event_shape: list[int] | None
+) -> tuple[ArgumentParser, Namespace, bool]:
+    """The parser of a run's configuration, what it reads, and whether data may be fetched."""
+    path = out / CONFIG
     options, model = read(path, trust=trust)
     fetched = trust and options.get("download", True)
     parser = ArgumentParser(exit_on_error=False)
-    add_options(parser, model, lambda first: open_run(first, trust, (*within, place))[0])
+    open_pair = lambda first: _load(Path(first), None, trust, (*within, Path(os.path.realpath(out)))).pair  # noqa: E731
+    add_options(parser, model, open_pair, event_shape)
     try:
         config = parser.parse_object({**options, "download": fetched})
     except ArgumentError as error:
         raise ValueError(f"the configuration {path} cannot be read: {error}") from error
     if not trust:
         check_built(path, config)
+    return parser, config, fetched or not options.get("download", True)
+
+
+def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
+    """The pair of a run of the command line, with new weights."""
+    shape = _event_shape(out)
+    parser, config, fetched = _parsed(out, trust, within, shape)
+    if shape is None:  # a run of before its checkpoint told it
+        shape = list(_with_data(out, fetched, lambda: data_of(config)).event_shape)
     try:
-        pair, data, _ = build(parser, config)
-    except FileNotFoundError as error:
-        more = "" if fetched or not options.get("download", True) else " --trust (trust=True) downloads them."
-        raise FileNotFoundError(f"the data of the run {run} are not there: {error}{more}") from error
+        return build_pair(parser, config, shape).model
     except (MemoryError, RuntimeError) as error:
-        raise ValueError(f"the pair of {path} cannot be built: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the pair of {out / CONFIG} cannot be built: {str(error).splitlines()[0]}") from error
+
+
+def _event_shape(out: Path) -> list[int] | None:
+    """The shape of a datum that a run was trained on, where its checkpoint tells it."""
+    if not checkpoint.exists(out / "checkpoint"):
+        return None
     tensors, state = checkpoint.load(out / "checkpoint")
-    with torch.random.fork_rng(), evaluating(pair):  # parameters that a program makes when it first runs
-        size = config.batch_size if has_autoguide(pair) else 1  # which is made for the data of its first run
-        run_pair(pair, *arguments(pair, *next(iter(data.train.batches(size))), any_data=True))
-    checkpoint.load_weights(pair, tensors, state)
-    return pair.eval(), data, out
+    return checkpoint.unpack(state["opening"], tensors)["event_shape"] if "opening" in state else None
+
+
+def _with_data(out: Path, fetched: bool, give: Callable[[], Data]) -> Data:
+    try:
+        return give()
+    except FileNotFoundError as error:
+        more = "" if fetched else " --trust (trust=True) downloads them."
+        raise FileNotFoundError(f"the data of the run {out} are not there: {error}{more}") from error
+
+
+def _of_recipe(out: Path, told: Mapping[str, Any], weights: Mapping[str, Any]) -> nn.Module:
+    """The pair of a run of ``fit``, with new weights."""
+    ask = f"Give it, built as it was: pyro_vae.load({str(out)!r}, pair=...)."
+    if "recipe" not in told:
+        why = told.get("unknown", "its checkpoint is of before that was recorded")
+        raise ValueError(f"the pair of {out} cannot be made again by what its checkpoint tells ({why}). {ask}")
+
+    def find(name: str) -> Any:
+        if not is_known(name):
+            raise Untrusted(out / "checkpoint", name, "pair")
+        module, _, kind = name.rpartition(".")
+        return getattr(importlib.import_module(module), kind)
+
+    try:
+        return remade(told, weights, find)
+    except Untrusted:
+        raise
+    except Exception as error:  # of a class that takes other arguments now, or of a recipe that was made up
+        raise ValueError(f"the pair of {out} cannot be built: {type(error).__name__}: {error}. {ask}") from error
+
+
+def _check_precision(pair: nn.Module, weights: Mapping[str, Any], given: bool) -> None:
+    """Refuses a pair of other precisions, which would round the weights."""
+    for name, value in pair.state_dict().items() if given else ():
+        held = weights.get(name, value)
+        if isinstance(value, Tensor) and isinstance(held, Tensor) and value.dtype != held.dtype:
+            raise ValueError(
+                f"the checkpoint has {name} in {held.dtype}, and this pair in {value.dtype}. Give pair.to(...) of the "
+                "precision that it was trained in."
+            )
+
+
+def _fill(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Puts the weights into a pair; if that is of what a first run makes, behind one on a batch of zeros."""
+    try:
+        missing = checkpoint.load_weights(pair, tensors, state)
+    except ValueError:
+        if "arguments" not in told:
+            raise
+        batch = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in told["arguments"]]
+        before = set(pair.state_dict())
+        try:
+            with reading(pair, seed=0):
+                run_pair(pair, *batch)
+        except Exception:  # of programs that need other values
+            before = set(pair.state_dict())
+        if set(pair.state_dict()) == before:
+            raise
+        missing = checkpoint.load_weights(pair, tensors, state)
+    if missing:
+        warn(
+            f"the checkpoint is of an earlier version of pyro_vae, which did not keep the buffer {missing[0]!r}: it is "
+            "as the pair was built."
+        )
+
+
+def _no_run(out: Path, why: str) -> ValueError:
+    there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
+    named = nearest(str(out), there) or (f"; there are {', '.join(there[:10])}" if there else "")
+    return ValueError(f"{out} is no run folder: {why}. Give a folder that pyro-vae train has written{named}.")
 
 
 def free_folder(parent: Path, stem: str) -> str:

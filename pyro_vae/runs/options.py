@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -128,13 +128,19 @@ def _full(name: str) -> str:
     return name if "." in name else f"pyro_vae.models.{name}"
 
 
-def add_options(parser: ArgumentParser, model: type, open_pair: Callable[[str], nn.Module]) -> None:
+def add_options(
+    parser: ArgumentParser,
+    model: type,
+    open_pair: Callable[[str], nn.Module],
+    event_shape: Sequence[int] | None = None,
+) -> None:
     """The options of a run: of the data, of the pair, of the runs of pairs inside of it, and of ``fit``.
 
     Args:
         parser: gets them.
         model: the class of the pair.
         open_pair: gives the trained pair of a run folder.
+        event_shape: of the data, of a run whose weights are known; without it the data are looked at.
     """
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_argument(
@@ -171,7 +177,8 @@ def add_options(parser: ArgumentParser, model: type, open_pair: Callable[[str], 
         "the first argument, or else the only one of its shape",
     )
     parameters, trained = inspect.signature(model).parameters, trained_pairs(model)
-    answered = {name: answer for name, answer in _ANSWERS.items() if name in parameters}
+    answers = _ANSWERS if event_shape is None else _known_answers(event_shape)
+    answered = {name: answer for name, answer in answers.items() if name in parameters}
     parser.add_subclass_arguments(
         model,
         "model",
@@ -181,7 +188,7 @@ def add_options(parser: ArgumentParser, model: type, open_pair: Callable[[str], 
     )
     targets = {f"model.init_args.{name}": answer for name, answer in answered.items()}
     if "pair" in parameters and "pair" not in trained:  # and a pair inside, if it has such an argument
-        targets |= {f"model.init_args.pair.init_args.{name}": answer for name, answer in _ANSWERS.items()}
+        targets |= {f"model.init_args.pair.init_args.{name}": answer for name, answer in answers.items()}
     for target, answer in targets.items():
         parser.link_arguments(("data", *DATA_OPTIONS), target, compute_fn=answer, apply_on="parse")
     parser.add_function_arguments(fit, skip={"pair", "data", "callbacks"}, fail_untyped=False)
@@ -299,6 +306,11 @@ _ANSWERS = {  # arguments of a pair that the data answer
 }
 
 
+def _known_answers(event_shape: Sequence[int]) -> dict[str, Callable[..., Any]]:
+    """Those of data of a shape; their mean stands in the weights."""
+    return {"event_shape": lambda *_: tuple(event_shape), "mean": lambda *_: torch.zeros(tuple(event_shape))}
+
+
 def _trained_pair(model: str, argument: str, open_pair: Callable[[str], nn.Module], run: str) -> nn.Module:
     if not run:
         raise ValueError(f"{model} needs a trained pair: --{argument} FOLDER, a run that pyro-vae train has written.")
@@ -310,20 +322,35 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     return parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
 
 
+def written(parser: ArgumentParser, config: Namespace) -> str:
+    """A configuration as a file holds it: every option, also what is ``None`` and would be something else if left out.
+
+    Read again it is the same.
+    """
+    return parser.dump(config, skip_unset=False)
+
+
 def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, dict[str, Any]]:
     """The pair, the data and the arguments of ``fit`` of a configuration."""
     data = data_of(config)
     if config.log_inputs and extremes(data.train.tensors[0])[0] < 0:  # type: ignore[union-attr]  # no stream, see above
         raise ValueError(f"--log-inputs is of counts, and {data.name!r} holds negative numbers. Leave it out.")
+    built = build_pair(parser, config, data.event_shape)
+    return built.model, data, {name: built[name] for name in FIT_OPTIONS}
+
+
+def build_pair(parser: ArgumentParser, config: Namespace, event_shape: Sequence[int]) -> Namespace:
+    """The configuration with objects in the place of class names and arguments; its ``model`` is the pair."""
     torch.manual_seed(config.seed)  # of the initial weights
     built = instantiate(parser, config)
     if config.log_inputs:
         encoders = [part for part in built.model.modules() if isinstance(part, Centered)]
-        encoders = [part for part in encoders if part.mean.shape == data.event_shape]
+        encoders = [part for part in encoders if tuple(part.mean.shape) == tuple(event_shape)]
         for encoder in encoders:
             encoder.register_forward_pre_hook(_see_logs)
         if not encoders:
             raise ValueError(
                 f"--log-inputs is of pairs that take the mean of the data; {config.model.class_path} has none."
             )
-    return as_pair(built.model), data, {name: built[name] for name in FIT_OPTIONS}
+    built.model = as_pair(built.model)
+    return built

@@ -69,11 +69,12 @@ pyro-vae plot {out}
 
 Each with `--trust` where the pair, or a part of it, is of a file of your own.
 
-In Python, in the folder in which it was trained:
+In Python:
 
 ```python
 import pyro_vae as pv
 
-pair, data, folder = pv.runs.open_run("{out}")
+run = pv.load("{out}")  # run.pair, run.history, run.configuration
+data = pv.runs.load_data("{out}")  # in the folder in which it was trained, as it was trained on them
 ```
 """

@@ -60,6 +60,11 @@ def plain(text: str) -> str:
 class Parser(ArgumentParser):
     """Shows docstrings as they read in a terminal, and errors as one sentence."""
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        # jsonargparse reads --a.b.c=null, and hands it to the parser of b as --c=None.
+        words = None if args is None else [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args]
+        return super().parse_args(words, *more, **options)
+
     def format_help(self, *arguments: Any, **options: Any) -> str:
         text = plain(super().format_help(*arguments, **options))
         text = re.sub(r",\s+known\s+subclasses:[^)]*\btorch\.ao\.[^)]*\)", ")", text)  # all modules of torch

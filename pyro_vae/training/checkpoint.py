@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return tensors, json.loads(state)
     except CheckpointError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
 
@@ -169,11 +169,15 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return dict(unpack(held, tensors)) if kind == "items" else tuple(unpack(held, tensors))
 
 
-def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
+def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> list[str]:
     """Puts the parameters and buffers of a checkpoint into ``pair``, and with its ``state`` what else modules keep.
 
+    Returns:
+        the buffers of the pair that ``state_dict`` leaves out and the checkpoint, an early one, does not hold: they
+        stay as they are.
+
     Raises:
-        ValueError: if the pair has others.
+        ValueError: if the pair has others; which names the first, and its shapes.
     """
     if state is None:
         weights = {name.removeprefix("pair/"): value for name, value in tensors.items() if name.startswith("pair/")}
@@ -182,8 +186,39 @@ def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[
     try:
         pair.load_state_dict(weights)
     except RuntimeError as error:
-        differences = " ".join(str(error).splitlines()[1:3]).strip()
         raise ValueError(
-            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {differences} Build the pair "
-            "with the arguments that it was trained with."
+            f"the checkpoint belongs to another pair than this {type(pair).__name__}: {_difference(pair, weights)}. "
+            "Build the pair with the arguments that it was trained with."
         ) from error
+    held, missing = unpack((state or {}).get("buffers", {"items": []}), tensors), []
+    for name, buffer in unsaved(pair):
+        if name not in held:
+            missing.append(name)
+        elif held[name].shape != buffer.shape:
+            there, here = list(held[name].shape), list(buffer.shape)
+            raise ValueError(
+                f"the checkpoint belongs to another pair than this {type(pair).__name__}: {name} is {there} there and "
+                f"{here} here. Build the pair with the arguments that it was trained with."
+            )
+        else:
+            buffer.copy_(held[name])
+    return missing
+
+
+def unsaved(pair: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that ``state_dict`` leaves out."""
+    saved = pair.state_dict().keys()
+    return [(name, buffer) for name, buffer in pair.named_buffers() if name not in saved]
+
+
+def _difference(pair: nn.Module, weights: Mapping[str, Any]) -> str:
+    """The first thing in which the state of a pair is another than ``weights``."""
+    ours = pair.state_dict()
+    for name, value in weights.items():
+        shapes = [list(one.shape) for one in (value, ours.get(name)) if isinstance(one, Tensor)]
+        if name not in ours:
+            return f"{name}, {shapes[0]}, is there and not here" if shapes else f"{name} is there and not here"
+        if len(shapes) == 2 and shapes[0] != shapes[1]:
+            return f"{name} is {shapes[0]} there and {shapes[1]} here"
+    name = next(name for name in ours if name not in weights)
+    return f"{name}, {list(ours[name].shape)}, is here and not there"

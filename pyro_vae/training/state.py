@@ -88,7 +88,7 @@ class State:
             "weights": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "buffers": dict(self._unsaved()),
+            "buffers": dict(checkpoint.unsaved(self.pair)),
             "estimator": self.estimator.state(),
             "compiled": self.step.state(),
             "python": self.python.kept(),
@@ -123,14 +123,16 @@ class State:
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
         """Takes up what :meth:`pack` gave."""
         state = {key: checkpoint.unpack(value, tensors) for key, value in packed.items()}
-        checkpoint.load_weights(self.pair, tensors, packed)
+        if missing := checkpoint.load_weights(self.pair, tensors, packed):
+            raise ValueError(
+                f"the checkpoint is of an earlier version of pyro_vae, which did not keep the buffer {missing[0]!r}, "
+                "so that this run cannot go on as it was. Train again into a new folder."
+            )
         self.weights.put(state["trained"])
         self.weights.load_state(state["weights"])
         optimizers.load_state(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for name, buffer in self._unsaved():
-            buffer.copy_(state["buffers"][name])
         self.estimator.load_state(state["estimator"])
         self.step.load_state(state["compiled"])
         self.python.take_up(state["python"])
@@ -139,11 +141,6 @@ class State:
         draws.set_random_state(state["random"], self._cuda)
         vars(self).update({name: state[name] for name in _COUNTS})
         vars(self.run).update({name: state[name] for name in _OUTCOME})
-
-    def _unsaved(self) -> list[tuple[str, Tensor]]:
-        """Buffers that ``state_dict`` leaves out."""
-        saved = self.pair.state_dict().keys()
-        return [(name, buffer) for name, buffer in self.pair.named_buffers() if name not in saved]
 
     @property
     def _cuda(self) -> list[torch.device]:

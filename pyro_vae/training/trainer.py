@@ -36,6 +36,7 @@ from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.identity import check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
+from pyro_vae.training.opening import opening
 from pyro_vae.training.ranks import TrainingRanks, check_apart, resumed_random
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
@@ -108,14 +109,14 @@ class Trainer:
         if not self.ranks.first:  # which has the noise of a process that is alone
             torch.manual_seed(self.ranks.seed_of(settings.seed))
         if self.folder is not None:
-            self._take_up(self.folder, names, self.looked if repeats else {})
+            self._take_up(self.folder, batch, names, self.looked if repeats else {})
             loaders.take_up(self.state.begun or begun)
         self.recorder = Recorder(out if self.ranks.first else None, self.run.history)
         self.received: int | None = None  # by one of the ranks
         self.due = False
         self.saved_at = time.monotonic()
 
-    def _take_up(self, folder: Path, names: dict[int, str], looked: dict[int, list[Any]]) -> None:
+    def _take_up(self, folder: Path, batch: Converted, names: dict[int, str], looked: dict[int, list[Any]]) -> None:
         """The checkpoint of ``folder``, if there is one; else it is tried whether the run could go on from one.
 
         Raises:
@@ -124,6 +125,7 @@ class Trainer:
         state, settings = self.state, self.settings
         with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
             self.configuration = configuration(settings, self.data, looked, state, self.schedules)
+        self.run.configuration, self.opening = self.configuration, opening(self.pair, self.data, batch)
         if self.ranks.share(checkpoint.exists(folder)):
             if not settings.resume:
                 raise ValueError(
@@ -461,6 +463,7 @@ class Trainer:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             check_held(self.folder.parent)
             tensors, state = self.state.pack(self._ended)
+            state["opening"] = checkpoint.pack(self.opening, tensors, "opening")
             if not self.ranks.alone:
                 state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device), tensors, "ranks")
             if self.ranks.first:

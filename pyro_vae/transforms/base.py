@@ -13,10 +13,11 @@ from torch.distributions import Transform, constraints
 from torch.nn import functional as F
 
 from pyro_vae._checks import whole
+from pyro_vae._recipes import Remembered
 from pyro_vae.networks import at_least_float32
 
 
-class Step(nn.Module):
+class Step(Remembered, nn.Module):
     r"""A step of a normalizing flow: ``step(context)`` gives a :class:`Bijection` of :math:`\mathbb R^D`.
 
     The bijection acts on the last dimension, ``z: [*, D] -> y: [*, D]``, and can score any given value. A step of one's

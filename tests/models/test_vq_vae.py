@@ -430,7 +430,7 @@ def test_both_stages_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert cli.main(["train", *options, *second, "--first", "codes"]) == 0
     drawn = {path.stem for path in (tmp_path / "prior" / "figures").iterdir()}
     assert drawn == {"learning_curves", "reconstructions", "samples", "levels", "levels_held"}
-    codes, prior = (runs.open_run(out)[0] for out in ("codes", "prior"))
+    codes, prior = (runs.load(out).pair for out in ("codes", "prior"))
     assert torch.equal(prior.levels[0].level.book.codes, codes.levels[0].book.codes)
     assert prior.levels[0].level.book.usage.min() > 0
     capsys.readouterr()

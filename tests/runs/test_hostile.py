@@ -88,7 +88,7 @@ def test_a_pair_of_ones_own_where_it_is_typed_or_trusted(sentence) -> None:
     assert "--trust" in said
     evaluated = ("evaluate", "run", "--limit", "2", "--num-samples", "2", "--compile", "eager")
     assert cli.main((*evaluated, "--trust")) == 0
-    assert type(runs.open_run("run", trust=True)[0]).__name__ == "Pair"
+    assert type(runs.load("run", trust=True).pair).__name__ == "Pair"
     assert "evil_module.Pair" in sentence("train", "--config", "run/config.yaml", "--out", "second")
     for more in (("--trust",), ("--model", "evil_module.Pair")):
         assert cli.main(("train", "--config", "run/config.yaml", "--out", f"run {more[0]}", *more)) == 0
