@@ -170,6 +170,8 @@ def _evaluated(annotation: Any, function: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message: short, and whatever its ``repr`` does."""
+    if isinstance(value, str) and len(value) > 80:
+        return f"{value[:60]!r}..., a text of {len(value):,} letters"
     if (isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor")) and value.ndim:
         return f"{type(value).__name__} of shape {list(value.shape)}"
     try:

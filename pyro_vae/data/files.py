@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
+import math
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,26 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import shown, whole
 from pyro_vae.data.arrays import check_size, images, tensor
 from pyro_vae.data.cut import PARTS, Arrays
 
+_UNPACKED, _RATIO = 2**28, 200  # bytes, and to 1: beyond both an archive is none of data
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def array_file(path: Path) -> Arrays:
-    """The sets of a .npy or .npz file. Nothing is ever unpickled."""
+    """The sets of a .npy or .npz file. Nothing is unpickled, and no memory is taken that the file does not fill."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            arrays = {"x": found}
-        else:
-            with found:
-                arrays = {key: found[key] for key in found.files}
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+        arrays = _arrays(path)
+    except Refused:
+        raise
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise ValueError(
-            f"{path} could not be read as an array of numbers ({error}). Save it again with numpy.save or numpy.savez;"
-            " arrays of Python objects are never unpickled."
+            f"{path} could not be read as an array of numbers ({str(error) or type(error).__name__}). Save it again "
+            "with numpy.save or numpy.savez; arrays of Python objects are never unpickled."
         ) from error
 
     chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
@@ -60,27 +61,76 @@ def array_file(path: Path) -> Arrays:
     return parts
 
 
+class Refused(ValueError):
+    """A file that can be read, and is not."""
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, by name; of a .npy file it is x."""
+    size = path.stat().st_size
+    check_size(size, str(path))
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            return {"x": _array(file, size)}
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            unpacked = sum(member.file_size for member in members)
+            check_size(unpacked, f"{path}, unpacked,")
+            if unpacked > _UNPACKED and unpacked > _RATIO * size:
+                raise Refused(
+                    f"{path} has {size:,} bytes, which would become {unpacked:,}: over {_RATIO} to 1, as of a file "
+                    "that is made to fill the memory. If it is yours, save it by numpy.savez, which does not compress."
+                )
+            if len(members) > 100:
+                raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as opened:
+                    arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
+            return arrays
+
+
+def _array(file: Any, size: int) -> np.ndarray:
+    """One array of ``size`` bytes with its header, which may claim more."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"the version of its format is {version[0]}.{version[1]}, and no array of numbers has that")
+    shape, _, dtype = read[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needed > size:
+        raise ValueError(f"it is cut off: {list(shape)} of {dtype} are {needed:,} bytes, and it has {size:,}")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
     An empty cell is NaN. Labels that are words are numbered in sorted order.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    check_size(path.stat().st_size, str(path))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = next(csv.reader(file, delimiter=delimiter), [])
-    except ValueError as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
     names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
     label = None if labels is None else column(labels, places(dict(enumerate(names))))
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
-        raise ValueError(f"{path} has no column but its labels.")
+        raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
     def read(columns: list[int] | None, **options: Any) -> np.ndarray:
         where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
-        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
+            return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
 
     columns = None if label is None else taken
     try:
@@ -88,8 +138,12 @@ def table_file(path: Path, labels: str | None) -> tuple[Arrays, dict[str, int]]:
             x = read(columns)
         except ValueError:
             x = read(columns, converters=_number)  # slower, and knows empty cells
+        if not x.size:
+            raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
         y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
-    except ValueError as error:
+    except Refused:
+        raise
+    except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise ValueError(
             f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
             "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
@@ -139,11 +193,13 @@ def _classes(words: np.ndarray) -> np.ndarray:
 
 def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
     """Where the first cell is that is no number."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(ValueError, csv.Error):
         for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            for number, cell in enumerate(row[: len(names)] if line > named else []):
+            if row and len(row) != len(names):
+                return f"line {line} has {len(row)} cells, and the first has {len(names)}"
+            for number, cell in enumerate(row if line > named else []):
                 if number != label and not _is_number(cell):
-                    return f"{cell!r} in line {line}, column {names[number]!r}"
+                    return f"{shown(cell)} in line {line}, column {names[number]!r}"
     return ""
 
 
@@ -171,6 +227,8 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Arrays = {}
+    if image_size is not None:
+        check_size(channels * image_size**2, f"an image of {image_size:,} x {image_size:,} pixels")
     first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
@@ -188,12 +246,16 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
 
 
 def _image_files(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    try:
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    except OSError as error:
+        raise ValueError(f"{folder} could not be searched for images ({error}). Give a folder of your own.") from error
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} could not be read as an image ({error}). Repair or remove it.")
+    why = str(error) or type(error).__name__
+    return ValueError(f"{path} could not be read as an image ({why}). Repair or remove it.")
 
 
 def _is_gray(path: Path) -> bool:
@@ -202,7 +264,7 @@ def _is_gray(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
 
 
@@ -223,7 +285,7 @@ def read_image(path: Path, channels: int, image_size: int | None, crop: int | No
                 left, top = ((length - side) // 2 for length in image.size)
                 image = image.crop((left, top, left + side, top + side))
                 image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
     array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import made
+from pyro_vae._checks import made, whole
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
 from pyro_vae.pair.protocols import HasNetworkShape
@@ -88,6 +88,7 @@ def recognition(
     def corrupted(network: nn.Module) -> nn.Module:
         return network if corruption is None else Corrupted(network, corruption)
 
+    whole(latent_dim=latent_dim)
     default = (2, latent_dim)
     if not transforms or num_transforms == 0:
         if num_transforms:

@@ -18,6 +18,7 @@ from pyro_vae.pair import evaluating
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.gate import has_autoguide
+from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build, nearest, read
 from pyro_vae.runs.trust import check_built
 from pyro_vae.training import checkpoint
@@ -53,7 +54,8 @@ def open_run(run: str, trust: bool = False, within: tuple[Path, ...] = ()) -> tu
     try:
         config = parser.parse_object({**options, "download": fetched})
     except ArgumentError as error:
-        raise ValueError(f"the configuration {path} cannot be read: {error}") from error
+        said = file_explained(parser, path, options, str(error))
+        raise ValueError(said or f"the configuration {path} cannot be read: {error}") from error
     if not trust:
         check_built(path, config)
     try:
