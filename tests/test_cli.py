@@ -507,7 +507,7 @@ ERRORS = {
     "evaluate run --method guess": "error: --method has to be one of importance, ais, bdmc, hmc; got guess.",
     "estimators --width x": "error: --width has to be a whole number, or null; got x.",
     "apply lern": "there is no application 'lern'",
-    "apply restore": "RUN is missing, the folder of the run: pyro-vae apply restore RUN. `pyro-vae apply restore --help`",
+    "apply restore": "RUN is missing, the folder of the run: pyro-vae apply restore RUN. `pyro-vae",
 }
 
 

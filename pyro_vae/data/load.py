@@ -152,7 +152,7 @@ def _refuse(options: dict[str, Any], known: set[str], what: str) -> None:
     for option, value in options.items():
         if value is not None and option not in known:
             has = f"it has {', '.join(sorted(known))}" if known else "its splits and sizes are fixed"
-            raise ValueError(f"{option}={value!r} does not apply to {what}: {has}. Leave the option out.")
+            raise ValueError(f"{option}={shown(value)} does not apply to {what}: {has}. Leave the option out.")
 
 
 def _existing(name_or_path: str | os.PathLike[str]) -> Path:

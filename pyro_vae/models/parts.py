@@ -167,7 +167,7 @@ class Dense:
         width = self.hidden[-1] if self.hidden else 0
 
         def trunk() -> nn.Module:
-            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), self.activation())
+            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), made("activation", self.activation))
 
         return recognition(posterior, self.latent_dim, self.encoder, trunk, width, **options)
 
@@ -185,9 +185,9 @@ def bottleneck(channels: int, inner_channels: int, activation: type[nn.Module]) 
     """A residual block of images ``[N, channels, H, W]``: a 3 x 3 convolution to ``inner_channels``, a 1 x 1 back."""
     return Residual(
         nn.Sequential(
-            activation(),
+            made("activation", activation),
             nn.Conv2d(channels, inner_channels, 3, padding=1),
-            activation(),
+            made("activation", activation),
             nn.Conv2d(inner_channels, channels, 1),
         )
     )
