@@ -170,6 +170,10 @@ def _evaluated(annotation: Any, function: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message: short, and whatever its ``repr`` does."""
+    if isinstance(value, str) and len(value) > 80:
+        return f"{value[:60]!r}..., a text of {len(value):,} letters"
+    if _is_of_torch(value, "Tensor") and value.is_nested:
+        return "a nested tensor"
     if (isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor")) and value.ndim:
         return f"{type(value).__name__} of shape {list(value.shape)}"
     try:
@@ -308,17 +312,25 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
     """``make(*args)`` of a class or a function that was given as the argument ``what``.
 
     Raises:
-        TypeError: if it fails, but for a ``ValueError``, which is a sentence of its own.
+        TypeError: if it fails, but for a ``ValueError`` of the library, which is a sentence of its own.
     """
     try:
         result = make(*args)
         if result is None:
             raise TypeError("it gives None")
         return result
-    except ValueError:
-        raise
     except Exception as error:
+        if isinstance(error, ValueError) and _is_ours(error):
+            raise
         raise TypeError(
             f"{what} cannot be made of {', '.join(map(shown, args)) or 'nothing'}: {type(error).__name__}: {error}. "
             f"Give a class or a function that can, such as those of pyro_vae; got {shown(make)}."
         ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by a line of the library, below the one that calls this."""
+    place = None if error.__traceback__ is None else error.__traceback__.tb_next
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "pyro_vae"

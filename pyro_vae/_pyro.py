@@ -286,7 +286,7 @@ def weight_norm_gain(layer: nn.Module) -> Tensor | None:
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module inside of what ``torch.compile`` makes of one."""
-    return cast(nn.Module, module._modules.get("_orig_mod", module))
+    return cast(nn.Module, getattr(module, "_modules", {}).get("_orig_mod", module))
 
 
 # Transforms

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from torch import nn
 from tqdm import tqdm
 
 from pyro_vae import applications, choices, evidence, figures, runs
+from pyro_vae._checks import whole
 from pyro_vae._files import holding, write_text
 from pyro_vae.check import check
 from pyro_vae.compiled import Compile, Precision
@@ -34,7 +36,7 @@ from pyro_vae.pair import run as pair_run
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
 from pyro_vae.pair.running import reading
-from pyro_vae.runs.terminal import Parser, as_typed, given, plain, sentence, spelled
+from pyro_vae.runs.terminal import Parser, as_typed, given, placed, plain, sentence, spelled
 from pyro_vae.sampling.joint import Start
 from pyro_vae.training import CLI_DEFAULTS, checkpoint
 from pyro_vae.training.fit import trained
@@ -93,8 +95,11 @@ def _main(arguments: Sequence[str] | None) -> int:
             commands[name](rest)
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        return _fail(sentence(str(error)))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename and len(str(error.filename)) < 300 else ""
+        return _fail(f"{place}{error.strerror}. Give another path." if error.strerror else str(error))
+    except (ValueError, TypeError, FloatingPointError) as error:
+        return _fail(placed(sentence(str(error)), rest))
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
     except SystemExit as end:
@@ -132,10 +137,10 @@ def train(arguments: Sequence[str]) -> None:
         "the data, and is printed."
     )
     parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
-    whole = [*_saved(arguments), *arguments]
-    runs.add_options(parser, _model(whole, trust), lambda run: runs.load(run, trust=trust).pair)
+    words = [*_saved(arguments), *arguments]
+    runs.add_options(parser, _model(words, trust), lambda run: runs.load(run, trust=trust).pair)
     parser.add_argument("--trust", **_TRUST)
-    config, chosen = choices.chosen(parser, whole)
+    config, chosen = choices.chosen(parser, words)
     if config.out is None:
         config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
     out = Path(config.out)
@@ -208,8 +213,22 @@ def _model(arguments: Sequence[str], trust: bool) -> type:
         if option == "--config" and value:
             model = runs.read(Path(value), typed, trust)[1]
         elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
-            model = value
+            model = _class_of(value)
     return runs.import_pair(model) if isinstance(model, str) else model
+
+
+def _class_of(value: str) -> str:
+    """The name of a class, as it is or in a mapping {class_path: NAME, init_args: ...}."""
+    if not value.startswith("{"):
+        return value
+    try:
+        held = yaml.safe_load(value)
+    except yaml.YAMLError:
+        held = None
+    name = held.get("class_path", runs.DEFAULT_MODEL) if isinstance(held, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"--model has to be NAME, or {{class_path: NAME, init_args: {{...}}}}; got {value}.")
+    return name
 
 
 def _has_evidence(pair: nn.Module, *batch: Any) -> bool:
@@ -283,6 +302,8 @@ def evaluate(
         trust: import and call what the folder names, whatever it is, and download its data; without it only classes
             of pyro_vae, torch.nn and torch.optim, and losses of Pyro, are; a pair of your own is refused
     """
+    if limit is not None:
+        whole(limit=limit)
     own: dict[str, Any] = {"num_samples": num_samples, "num_chains": num_chains, "num_steps": num_steps}
     own |= {"start": start, "schedule": schedule, "precision": precision}
     draws = {**_METHODS[method], **{option: value for option, value in own.items() if value is not None}}
@@ -378,6 +399,8 @@ def estimators(width: int | None = None) -> None:
     Args:
         width: of the table in characters, by default that of the terminal
     """
+    if width is not None:
+        whole(width=width)
     print(facts_table(ESTIMATORS, shutil.get_terminal_size((120, 24)).columns if width is None else width))
     print(
         "K, L, M: numbers of samples. Use one by its name: pyro-vae train --estimator pyro_vae.IWAE "

@@ -489,27 +489,27 @@ ERRORS = {
     "train --model ConvVAE --log-inputs true": "--log-inputs is of pairs that take the mean of the data; pyro_vae",
     "train --data reals.npy --log-inputs true": "--log-inputs is of counts, and 'reals' holds negative numbers",
     "train --config nothing.yaml": "there is no configuration file",
-    "train --config edited.yaml": "Option 'epoch' is not accepted",
+    "train --config edited.yaml": "the configuration edited.yaml: there is no option epoch; the nearest are epochs.",
     "train --data mnist --root . --download false": "holds MNIST/raw by --root or the environment variable",
     "train --data pictures": "pictures",
     "train --out file/run": "cannot write to the folder",
     "train --estimator pyro_vae.IWAE --estimator.num_particles 0": (
-        "error: num_particles has to be a whole number of at least 1; got 0."
+        "error: --estimator.num_particles has to be a whole number of at least 1; got 0."
     ),
     "train --estimator pyro_vae.Renyi --estimator.alpha 1": "error: at alpha = 1 the Renyi bound is a limit, the ELBO,",
-    "train --estimator pyro_vae.IWAEE": "--estimator: pyro_vae.IWAEE: module 'pyro_vae' has no attribute 'IWAEE'",
-    "train --model.latentdim 3": "--model: pyro_vae.models.MLPVAE: Option 'latentdim' is not accepted. `pyro-vae",
-    "train --beta x": "error: --beta: expected float; expected the dotted name of a class; got x.",
-    "train --valid-size x": "error: --valid-size: expected int; expected float; got x.",
+    "train --estimator pyro_vae.IWAEE": "pyro_vae.IWAEE is not there: pyro_vae has no 'IWAEE'; the nearest are",
+    "train --model.latentdim 3": "has no argument 'latentdim'; the nearest are --model.latent_dim. `pyro-vae",
+    "train --beta x": "error: --beta has to be a number, or the dotted name of a class of Schedule, such as pyro_vae.",
+    "train --valid-size x": "error: --valid-size has to be a number, or null; got x.",
     "train --model.prior nope.X": "No module named 'nope'",
     "train --model.prior wrong.prior": "wrong.prior does not say what it returns: annotate it, def function(...) -> M",
-    "train --schedules [3]": "error: --schedules: ",
+    "train --schedules [3]": "error: --schedules has to be a mapping {NAME: ...}, for each name the dotted",
     "evaluate nothing": "error: nothing is no run folder: it has no config.yaml. Give a folder that",
-    "evaluate": "error: the following arguments are required: run. `pyro-vae evaluate --help` tells the options.",
-    "evaluate run --method guess": "error: --method: expected one of 'importance', 'ais', 'bdmc', 'hmc'; got guess.",
-    "estimators --width x": "error: --width: expected int; got x.",
+    "evaluate": "error: RUN is missing, the folder of the run: pyro-vae evaluate RUN. `pyro-vae evaluate --help` tells",
+    "evaluate run --method guess": "error: --method has to be one of importance, ais, bdmc, hmc; got guess.",
+    "estimators --width x": "error: --width has to be a whole number, or null; got x.",
     "apply lern": "there is no application 'lern'",
-    "apply restore": "are required: run. `pyro-vae apply restore --help`",
+    "apply restore": "RUN is missing, the folder of the run: pyro-vae apply restore RUN. `pyro-vae",
 }
 
 

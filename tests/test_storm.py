@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from storm import api
+from storm import api, lines
 from storm.values import GOOD, good_of
 from torch import nn
 
@@ -64,6 +64,29 @@ class Judge:
 @pytest.mark.parametrize(("name", "kind"), [("raw", "raw error"), ("hangs", "hang"), ("changes", "state left changed")])
 def test_the_judge(name: str, kind: str) -> None:
     assert api.outcome(api.Call(name, getattr(Judge(), name), (), {}, ""), seconds=0.2).kind == kind
+
+
+def test_bad_lines() -> None:
+    """A line of each kind: status 2, and one sentence that says what is wrong with it."""
+    wrong = [
+        f"{line}: {found.wrong}: {found.text}" for line, found in lines.storm(len(lines.KINDS), seed=0) if found.wrong
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "wrong"),
+    [
+        (2, "pyro-vae: error: --epochs has to be a whole number; got five.\n", ""),
+        (0, "", "status 0"),
+        (2, "usage: pyro-vae train\npyro-vae: error: --epochs: got five.\n", "1 sentences and 1 other lines"),
+        (2, "pyro-vae: error: --epochs: expected <class 'int'>; got five.\n", "raw: <class"),
+        (2, "pyro-vae: error: epochs has to be a number; got six.\n", "does not say --epochs, five"),
+    ],
+)
+def test_the_judge_of_lines(status: int, text: str, wrong: str) -> None:
+    line = lines.Line("", ("train", "--epochs", "five"), ("--epochs", "five"))
+    assert lines.judged(line, status, text) == wrong
 
 
 @checked

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import evidence
-from pyro_vae._checks import number
+from pyro_vae._checks import number, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Data, Split, load
@@ -253,8 +253,12 @@ def anomaly(
         progress: show progress bars
 
     Raises:
-        ValueError: if the data have no labels, no test set, or no such class.
+        ValueError: if an argument is out of its range, or the data have no labels, no test set, or no such class.
     """
+    few = {name: size for name, size in (("num_train", num_train), ("num_test", num_test)) if size is not None}
+    whole(**few, latent_dim=latent_dim, epochs=epochs, batch_size=batch_size, num_samples=num_samples)
+    whole(0, seed=seed)
+    number(0, 1, above=0, rate=rate)
     started = time.perf_counter()
     loaded = load(data, binarization="dynamic")
     train, test = loaded.train, loaded.test

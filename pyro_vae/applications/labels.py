@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import number, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Binarization, Data, Split, load
@@ -186,11 +186,17 @@ def labels(
         progress: show a progress bar
 
     Raises:
-        ValueError: if the data have no labels or no test set, ``num_labels`` is below the number of classes or above
-            that of the data, or there are fewer of a class than are to be labeled.
+        ValueError: if an argument is out of its range, the data have no labels or no test set, ``num_labels`` is below
+            the number of classes or above that of the data, or there are fewer of a class than are to be labeled.
 
     Source: Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models.
     """
+    whole(num_labels=num_labels, latent_dim=latent_dim, hidden=hidden, epochs=epochs, batch_size=batch_size)
+    whole(feature_epochs=feature_epochs, **({} if num_data is None else {"num_data": num_data}))
+    whole(0, num_features=num_features, seed=seed)
+    number(0, alpha=alpha)
+    number(above=0, lr=lr)
+    number(above=0, below=1, share=share)
     train, y, test, test_y, classes = _labeled(load(data, binarization="dynamic", seed=seed), num_data, seed)
     if out is not None and len(train.event_shape) != 3:
         raise ValueError(

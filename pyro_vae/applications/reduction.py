@@ -112,11 +112,13 @@ def reduce(
         progress: show a progress bar
 
     Raises:
-        ValueError: if there is nothing but a training set, too few data for k neighbors, no such latent (or several
-            and no choice), accuracy without labels, or codes that are not finite.
+        ValueError: if an argument is out of its range, there is nothing but a training set, too few data for k
+            neighbors, no such latent (or several and no choice), accuracy without labels, or codes that are not finite.
 
     Source: Kingma & Welling (2019), section 1.7.1; trustworthiness and continuity: Venna & Kaski (2001).
     """
+    whole(num_neighbors=num_neighbors, num_data=num_data, num_ranked=num_ranked)
+    whole(0, seed=seed)
     data = as_data(data)
     source = data.test or data.valid
     if source is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae._checks import shown
 from pyro_vae.data import draws
 from pyro_vae.data.rows import Rows
 
@@ -48,7 +49,7 @@ def _count(size: int | float | None, n: int, default: float, what: str) -> int:
     if size is None:
         return round(default * n)
     if isinstance(size, bool) or not isinstance(size, numbers.Real):
-        raise TypeError(f"{what} is {size!r}; it must be a count (int) or a fraction below 1 (float).")
+        raise TypeError(f"{what} is {shown(size)}; it must be a count (int) or a fraction below 1 (float).")
     if size < 0 or not math.isfinite(size) or (size >= 1 and not isinstance(size, numbers.Integral)):
         raise ValueError(f"{what} is {size}; it must be a count of at least 0 (int) or a fraction in [0, 1) (float).")
     return int(size) if isinstance(size, numbers.Integral) else round(size * n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,28 @@ from pyro_vae.data.arrays import check_size, images, tensor
 from pyro_vae.data.cut import PARTS, Arrays
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
+_UNPACKED, _RATIO = 2**28, 200  # bytes, and to 1: beyond both an archive is none of data
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
+class Refused(ValueError):
+    """A file that can be read, and is not."""
+
+
 def array_file(path: Path, in_memory: bool | None) -> Arrays:
-    """The sets of an .npy, .npz, HDF5 or Zarr file. Nothing is ever unpickled."""
-    kind = path.suffix.lower()
-    read = {".npy": _npy, ".npz": _npz, ".zarr": _zarr}.get(kind, _hdf5)
+    """The sets of an .npy, .npz, HDF5 or Zarr file.
+
+    Nothing is unpickled, and no memory is taken that the file does not fill.
+    """
+    read = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix.lower(), _zarr)
     try:
         arrays = read(path, in_memory)
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (Refused, ModuleNotFoundError):
+        raise
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise ValueError(
-            f"{path} could not be read as an array of numbers ({error}). Save it again, with numpy.save or numpy.savez "
-            "say; arrays of Python objects are never unpickled."
+            f"{path} could not be read as an array of numbers ({str(error) or type(error).__name__}). Save it again "
+            "with numpy.save or numpy.savez; arrays of Python objects are never unpickled."
         ) from error
 
     chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
@@ -55,16 +65,57 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
 
 
 def _npy(path: Path, in_memory: bool | None) -> dict[str, Any]:
-    if kept_in_memory(path.stat().st_size, in_memory):
-        return {"x": np.load(path, allow_pickle=False)}
-    return {"x": Rows.of_npy(path)}
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            return _npz(path, in_memory)
+        if not kept_in_memory(size, in_memory):
+            return {"x": Rows.of_npy(path)}
+        check_size(size, str(path))
+        file.seek(0)
+        return {"x": _array(file, size)}
 
 
 def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
     if in_memory is False:
-        raise ValueError("it is packed as a whole; numpy.save makes files of which parts are read")
-    with np.load(path, allow_pickle=False) as found:
-        return {key: found[key] for key in found.files}
+        raise Refused(f"{path} is packed as a whole; numpy.save makes files of which parts are read (in_memory=False).")
+    size = path.stat().st_size
+    check_size(size, str(path))
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            return _npy(path, in_memory)
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            unpacked = sum(member.file_size for member in members)
+            check_size(unpacked, f"{path}, unpacked,")
+            if unpacked > _UNPACKED and unpacked > _RATIO * size:
+                raise Refused(
+                    f"{path} has {size:,} bytes, which would become {unpacked:,}: over {_RATIO} to 1, as of a file "
+                    "that is made to fill the memory. If it is yours, save it by numpy.savez, which does not compress."
+                )
+            if len(members) > 100:
+                raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as opened:
+                    arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
+            return arrays
+
+
+def _array(file: Any, size: int) -> np.ndarray:
+    """One array of ``size`` bytes with its header, which may claim more."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"the version of its format is {version[0]}.{version[1]}, and no array of numbers has that")
+    shape, _, dtype = read[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needed > size:
+        raise ValueError(f"it is cut off: {list(shape)} of {dtype} are {needed:,} bytes, and it has {size:,}")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _hdf5(path: Path, in_memory: bool | None) -> dict[str, Any]:
@@ -128,6 +179,8 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Arrays = {}
+    if image_size is not None:
+        check_size(channels * image_size**2, f"an image of {image_size:,} x {image_size:,} pixels")
     first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
@@ -145,12 +198,16 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
 
 
 def _image_files(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    try:
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    except OSError as error:
+        raise ValueError(f"{folder} could not be searched for images ({error}). Give a folder of your own.") from error
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} could not be read as an image ({error}). Repair or remove it.")
+    why = str(error) or type(error).__name__
+    return ValueError(f"{path} could not be read as an image ({why}). Repair or remove it.")
 
 
 def _is_gray(path: Path) -> bool:
@@ -159,7 +216,7 @@ def _is_gray(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
 
 
@@ -180,7 +237,7 @@ def read_image(path: Path, channels: int, image_size: int | None, crop: int | No
                 left, top = ((length - side) // 2 for length in image.size)
                 image = image.crop((left, top, left + side, top + side))
                 image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
     array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)

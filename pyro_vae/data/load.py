@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._checks import checked, whole
+from pyro_vae._checks import checked, shown, whole
 from pyro_vae.data.cut import cut
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
@@ -102,7 +102,7 @@ def load(
     """
     whole(0, seed=seed)
     text = os.fspath(name_or_path)
-    name, path = _key(text), Path(text).expanduser()
+    name = _key(text)
     sizes = {"valid_size": valid_size, "test_size": test_size}
     options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
     options |= {"covariates": covariates, "weights": weights, "labels": labels, "missing": missing or None}
@@ -114,9 +114,10 @@ def load(
         _refuse(options, {"frey": {"split"}, "celeba": {"image_size"}}.get(name, set()), f"the data set {name!r}")
         parts = named(name, root, split, seed, download, image_size)
     else:
-        if not path.exists():
-            raise _unknown(name_or_path)
+        path = _existing(name_or_path)
         name = path.resolve().stem if path.is_file() else path.resolve().name
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"{text!r} is a pipe or a device; data are read from files, and from folders of images.")
         tables = {".csv": text_table, ".tsv": text_table, ".parquet": parquet_table}
         table = tables.get(path.suffix.lower())
         if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
@@ -183,16 +184,35 @@ def _refuse(options: dict[str, Any], known: set[str], what: str) -> None:
     for option, value in options.items():
         if value is not None and option not in known:
             has = f"it has {', '.join(sorted(known))}" if known else "its splits and sizes are fixed"
-            raise ValueError(f"{option}={value!r} does not apply to {what}: {has}. Leave the option out.")
+            raise ValueError(f"{option}={shown(value)} does not apply to {what}: {has}. Leave the option out.")
+
+
+def _existing(name_or_path: str | os.PathLike[str]) -> Path:
+    """The path, if there is something."""
+    try:
+        path = Path(os.fspath(name_or_path)).expanduser()
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError):  # of a name that no file can have, or of no such user
+        pass
+    raise _unknown(name_or_path)
 
 
 def _unknown(name_or_path: str | os.PathLike[str]) -> Exception:
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, os.PathLike) or os.sep in text or text.startswith("~") or Path(text).suffix:
-        return FileNotFoundError(f"There is no file or folder {text!r} (looked from {os.getcwd()}).")
+        place = Path(text).parent
+        there = (
+            [file.name for file in place.iterdir() if file.exists()]
+            if os.path.isdir(place) and os.access(place, os.R_OK)
+            else []
+        )
+        near = difflib.get_close_matches(Path(text).name, there, n=3, cutoff=0.6)
+        nearest = f"; the nearest are {', '.join(str(place / name) for name in near)}" if near else ""
+        return FileNotFoundError(f"There is no file or folder {shown(text)} (looked from {os.getcwd()}){nearest}.")
     near = difflib.get_close_matches(_key(text), NAMES, n=3, cutoff=0.5)
     nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return ValueError(
-        f"{text!r} is not the name of a data set, and no such file or folder exists.{nearest} The names are"
+        f"{shown(text)} is not the name of a data set, and no such file or folder exists.{nearest} The names are"
         f" {', '.join(NAMES)}; a path leads to a .npy, .npz or .csv file or a folder of images."
     )

@@ -67,7 +67,7 @@ def _celeba(root: Path, image_size: int) -> Arrays:
             " torchvision.datasets.CelebA(root, download=True) does, or name the folder that holds celeba/ by root= or"
             " the environment variable PYRO_VAE_DATA."
         )
-    rows = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in partition.read_text(errors="replace").splitlines() if line.strip()]
     if any(len(row) != 2 or row[1] not in ("0", "1", "2") for row in rows):
         raise ValueError(f"{partition} is damaged: a file name and 0, 1 or 2 were expected in each line. Replace it.")
     parts: Arrays = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_vae._checks import shown
+from pyro_vae.data.arrays import check_size
 from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
 Table = tuple[Arrays, dict[str, int]]  # and where in x columns are, by name and number
@@ -27,31 +32,38 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = next(csv.reader(file, delimiter=delimiter), [])
-    except ValueError as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
     names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
     label = None if labels is None else column(labels, places(dict(enumerate(names))))
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
-        raise ValueError(f"{path} has no column but its labels.")
+        raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
     def read(columns: list[int] | None, **options: Any) -> np.ndarray:
         where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
-        return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
+            return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
 
     columns = None if label is None else taken
     try:
         x: Any
         if kept_in_memory(path.stat().st_size, in_memory):
+            check_size(path.stat().st_size, str(path))
             try:
                 x = torch.from_numpy(read(columns))
             except ValueError:
                 x = torch.from_numpy(read(columns, converters=_number))  # slower, and knows empty cells
         else:
             x = Rows.of_blocks(_blocks(path, int(named), {"delimiter": delimiter, "usecols": columns}))
+        if not x.numel():
+            raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
         y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
-    except ValueError as error:
+    except Refused:
+        raise
+    except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise ValueError(
             f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
             "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
@@ -224,9 +236,11 @@ def _classes(words: np.ndarray) -> np.ndarray:
 
 def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
     """Where the first cell is that is no number."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(ValueError, csv.Error):
         for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            for number, cell in enumerate(row[: len(names)] if line > named else []):
+            if row and len(row) != len(names):
+                return f"line {line} has {len(row)} cells, and the first has {len(names)}"
+            for number, cell in enumerate(row if line > named else []):
                 if number != label and not _is_number(cell):
-                    return f"{cell!r} in line {line}, column {names[number]!r}"
+                    return f"{shown(cell)} in line {line}, column {names[number]!r}"
     return ""

@@ -43,6 +43,10 @@ def opened(
 @checked
 def chunks(*batch: Any, size: int = 500) -> list[tuple[Any, ...]]:
     """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once."""
+    whole(size=size)
+    for part in batches.leaves(batch):
+        if isinstance(part, Tensor):
+            check_dense(part, "an argument")
     return [batches.rows(batch, slice(at, at + size)) for at in range(0, batches.num_rows(batch), size)]
 
 

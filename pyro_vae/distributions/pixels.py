@@ -186,8 +186,8 @@ class QuantizedCategorical(_OnLevels):
 
     @checked
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        if not logits.dim():
-            raise ValueError("logits have to be [*, K], one for each of K levels; got a single number.")
+        if not logits.numel() or not logits.dim():
+            raise ValueError(f"logits have to be [*, K], one for each of K levels; got the shape {list(logits.shape)}.")
         self.logits = logits
         self.num_levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=validate_args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, cast
@@ -55,6 +56,7 @@ class SVILoss(Estimator):
             raise TypeError(f"estimator is {what}; give the loss itself, as Trace_ELBO() or SGVB_A().")
         if not isinstance(svi_loss, ELBO):
             callable_(estimator=svi_loss)
+            _check_takes_programs(svi_loss)
         if isinstance(svi_loss, _JIT):
             kind = type(svi_loss).__name__
             raise ValueError(
@@ -172,6 +174,21 @@ class _Sites(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.nodes[msg["name"]] = msg
+
+
+def _check_takes_programs(loss: Callable[..., Any]) -> None:
+    """Raises a ``TypeError`` if a function cannot be called as ``loss(model, guide, ...)``."""
+    try:
+        signature = inspect.signature(loss)
+    except ValueError:  # of a builtin that does not tell
+        return
+    try:
+        signature.bind_partial(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"estimator is a function loss(model, guide, *args), or one of pyro_vae.estimators; {_named(loss)}"
+            f"{signature} takes other arguments."
+        ) from error
 
 
 def _named(loss: Any) -> str:

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, number
 from pyro_vae.hierarchy import TopDownVAE
 from pyro_vae.models.code_book import CODES, CodeLevel, CodesVAE, RelayedLevel
 from pyro_vae.models.parts import bottleneck
@@ -98,6 +98,7 @@ class PixelCNN(nn.Module):
         kernel_size: int = 3,
         dropout: float = 0.0,
     ) -> None:
+        number(0, below=1, dropout=dropout)
         super().__init__()
         shape_of("num_codes, channels and num_layers of a PixelCNN", (num_codes, channels, num_layers))
         self.embedding = nn.Conv2d(num_codes, channels, 1, bias=False)

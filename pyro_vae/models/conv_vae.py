@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, made
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import StepFactory, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
@@ -77,7 +77,9 @@ class ConvVAE(VAE):
             return ConvEncoder(event_shape, out_shape, channels, hidden, **options)
 
         def trunk() -> nn.Module:
-            return nn.Sequential(ConvEncoder(event_shape, width, channels, None, **options), activation())
+            return nn.Sequential(
+                ConvEncoder(event_shape, width, channels, None, **options), made("activation", activation)
+            )
 
         def decoder(out_shape: tuple[int, ...]) -> nn.Module:
             return ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, **options)
@@ -94,4 +96,4 @@ class ConvVAE(VAE):
             corruption=corruption,
         )
         p = decoding(likelihood, event_shape, decoder)
-        super().__init__(prior(latent_dim), q, p)
+        super().__init__(made("a prior", prior, latent_dim), q, p)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, made
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, StepFactory
 from pyro_vae.networks import MLP
@@ -87,4 +87,4 @@ class MLPVAE(VAE):
             corruption=corruption,
         )
         p = dense.decoding(likelihood)
-        super().__init__(prior(latent_dim), q, p)
+        super().__init__(made("a prior", prior, latent_dim), q, p)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import made
+from pyro_vae._checks import made, whole
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
 from pyro_vae.pair.protocols import HasNetworkShape
@@ -88,6 +88,7 @@ def recognition(
     def corrupted(network: nn.Module) -> nn.Module:
         return network if corruption is None else Corrupted(network, corruption)
 
+    whole(latent_dim=latent_dim)
     default = (2, latent_dim)
     if not transforms or num_transforms == 0:
         if num_transforms:
@@ -166,7 +167,7 @@ class Dense:
         width = self.hidden[-1] if self.hidden else 0
 
         def trunk() -> nn.Module:
-            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), self.activation())
+            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), made("activation", self.activation))
 
         return recognition(posterior, self.latent_dim, self.encoder, trunk, width, **options)
 
@@ -184,9 +185,9 @@ def bottleneck(channels: int, inner_channels: int, activation: type[nn.Module]) 
     """A residual block of images ``[N, channels, H, W]``: a 3 x 3 convolution to ``inner_channels``, a 1 x 1 back."""
     return Residual(
         nn.Sequential(
-            activation(),
+            made("activation", activation),
             nn.Conv2d(channels, inner_channels, 3, padding=1),
-            activation(),
+            made("activation", activation),
             nn.Conv2d(inner_channels, channels, 1),
         )
     )

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from pyro_vae._checks import checked, number
+from pyro_vae._checks import checked, made, number
 from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
@@ -116,10 +116,12 @@ class SemiSupervisedVAE(Remembered, PyroModule):
         self.posterior = with_network(
             posterior,
             (latent_dim,),
-            lambda shape: nn.Sequential(activation(), network(hidden[0], shape, hidden[1:], activation)),
+            lambda shape: nn.Sequential(
+                made("activation", activation), network(hidden[0], shape, hidden[1:], activation)
+            ),
             default=(2, latent_dim),
         )
-        self.prior = prior(latent_dim)
+        self.prior = made("a prior", prior, latent_dim)
         self.likelihood = dense.decoding(likelihood)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
 

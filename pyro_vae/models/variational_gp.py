@@ -12,7 +12,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, made
 from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense
@@ -109,7 +109,8 @@ class VariationalGP(Remembered, PyroModule):
             auxiliary = Centered(r, torch.cat([mean.flatten(), mean.new_zeros(latent_dim)]))
         dense = Dense(event_shape, latent_dim, hidden, activation, MLP, mean, decoder_hidden)
         p = dense.decoding(likelihood)
-        self.prior, self.likelihood, self.encoder, self.auxiliary = prior(latent_dim), p, encoder, auxiliary
+        self.prior = made("a prior", prior, latent_dim)
+        self.likelihood, self.encoder, self.auxiliary = p, encoder, auxiliary
         self.inputs = nn.Parameter(inputs)
         self.amortized_inputs = amortized_inputs
         self.log_lengthscale = nn.Parameter(torch.full((self.input_dim,), math.log(4 * self.input_dim) / 2))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, made
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
@@ -137,7 +137,11 @@ class ResidualMLP(_Dense):
         for _ in widths:
             pair = nn.Linear(width, width), nn.Linear(width, width)
             layers.append(preactivated(*pair, activation, normalization, dropout=dropout))
-        layers += [*normalizer(width, normalization), activation(), nn.Linear(width, size_out.numel())]
+        layers += [
+            *normalizer(width, normalization),
+            made("activation", activation),
+            nn.Linear(width, size_out.numel()),
+        ]
         super().__init__(size_in, size_out, layers)
 
 

@@ -113,7 +113,7 @@ def preactivated(
     width = first.in_features if isinstance(first, nn.Linear) else first.in_channels
     branch = nn.Sequential(
         *normalizer(width, normalization, image),
-        activation(),
+        made("activation", activation),
         *hidden_layer(lambda: first, activation, normalization, dropout=dropout),
         affine(second, normalization),
     )

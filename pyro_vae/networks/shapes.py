@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -53,15 +54,20 @@ def event_dim_of(network: nn.Module) -> int:
 def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
     """``shape``, one size or several, as a ``torch.Size``; an error calls it ``name``."""
     try:
-        sizes = tuple(operator.index(size) for size in (shape if isinstance(shape, Iterable) else (shape,)))
+        given = itertools.islice(shape, 65) if isinstance(shape, Iterable) else (shape,)  # torch has 64 dimensions
+        sizes = tuple(operator.index(size) for size in given)
     except (TypeError, ValueError, RuntimeError):
         sizes = ()
-    if not sizes or not 1 <= min(sizes) <= max(sizes) < 2**31:
+    if not 0 < len(sizes) < 65 or not 1 <= min(sizes) <= max(sizes) < 2**31:
         raise ValueError(f"{name} has to hold sizes of at least 1, for example 20 or (1, 28, 28); got {shown(shape)}.")
     return torch.Size(sizes)
 
 
 def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{type(network).__name__} takes a tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
+        )
     if x.shape[-len(in_shape) :] != in_shape:
         raise ValueError(
             f"{type(network).__name__} was built for inputs of shape [*, {', '.join(map(str, in_shape))}]; "

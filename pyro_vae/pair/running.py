@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
+from pyro_vae._tensors import check_dense
 from pyro_vae.batches import flattened, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.plans import plan_of
@@ -94,6 +95,7 @@ def penalty(name: str, value: Tensor) -> None:
     """
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise TypeError(f"a penalty is a name and a tensor of its plates; got {shown(name)} and {shown(value)}.")
+    check_dense(value, f"the penalty {name!r}")
     fn = Unit(value, has_rsample=True)
     infer: Any = {"is_auxiliary": True, PENALTY: True}
     pyro.sample(name, fn, obs=fn.sample(), infer=infer)
@@ -164,6 +166,11 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
             raise ValueError(
                 f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
                 "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed."
+            )
+        if site["value"].shape != observed.shape:
+            raise ValueError(
+                f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
+                f"{list(site['value'].shape)}. Give data of that shape."
             )
         view = observed.size(), observed.stride(), observed.storage_offset()
         found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)

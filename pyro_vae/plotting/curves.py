@@ -33,7 +33,7 @@ _FEW = 12  # points of a line up to which each has a marker
 
 
 @matplotlib.rc_context(STYLE)
-@checked(but=("curves", "x"))
+@checked(but=("curves",))
 def learning_curves(
     curves: Mapping[str, Sequence[Mapping[str, Any]] | Mapping[str, ArrayLike]],
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, shown
 from pyro_vae.plotting.arrays import Array, check_row, real
 from pyro_vae.plotting.style import MUTED, PAGE, STYLE, HouseFigure, color_and_marker
 
@@ -114,6 +114,8 @@ def _decades(axis: Any) -> None:
 
 def _table(rows: Any, quantities: Sequence[str]) -> dict[tuple[str, str], dict[str, float]]:
     """(estimator, group) -> numbers, NaN for None."""
+    if not isinstance(rows, Iterable) or not getattr(rows, "ndim", 1):
+        raise TypeError(f"rows is a list of dictionaries, as as_rows() gives; got {shown(rows)}.")
     rows = list(rows)
     if not rows:
         raise ValueError("rows is empty; give what gradient_statistics(...).as_rows() gives")

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, shown
 from pyro_vae.plotting.arrays import check_row, shaped
 from pyro_vae.plotting.style import LINES, MUTED, STYLE, HouseFigure
 
@@ -39,6 +39,9 @@ def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         ValueError: if there are no latents, a key is missing, or a number is not finite.
         TypeError: if something is not a number.
     """
+    for name, rows in pairs.items():
+        if not isinstance(rows, Sequence) or isinstance(rows, str):
+            raise TypeError(f"the latents of {name!r} are a list of dictionaries, of as_rows(); got {shown(rows)}.")
     tables = {name: [_row(row, name) for row in rows] for name, rows in pairs.items()}
     if not any(tables.values()):
         raise ValueError(

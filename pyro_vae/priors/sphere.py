@@ -35,6 +35,8 @@ class SphereUniform(Remembered, nn.Module):
     def __init__(self, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = shape_of("latent_dim", latent_dim)
+        if len(self.event_shape) != 1:
+            raise ValueError(f"latent_dim of a sphere is one size; got {list(self.event_shape)}.")
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the device and dtype
         self()  # a sphere needs two dimensions
 

@@ -20,6 +20,7 @@ from pyro_vae.data import Data
 from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.running import reading
+from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, data_of, nearest, read
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
@@ -119,7 +120,8 @@ def _parsed(
     try:
         config = parser.parse_object({**options, "download": fetched})
     except ArgumentError as error:
-        raise ValueError(f"the configuration {path} cannot be read: {error}") from error
+        said = file_explained(parser, path, options, str(error))
+        raise ValueError(said or f"the configuration {path} cannot be read: {error}") from error
     if not trust:
         check_built(path, config)
     return parser, config, fetched or not options.get("download", True)

@@ -43,10 +43,18 @@ DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def close(name: str, names: Iterable[str]) -> list[str]:
+    """What may have been meant by a name, the nearest first."""
+    by_lower, word = {known.lower(): known for known in names}, name.lower()
+    longer = [known for known in by_lower if known.startswith(word)]
+    found = dict.fromkeys([*longer, *difflib.get_close_matches(word, by_lower, n=3, cutoff=0.5)])
+    return [by_lower[known] for known in list(found)[:3]]
+
+
+def nearest(name: str, names: Iterable[str], before: str = "") -> str:
     """The end of a sentence that names what may have been meant."""
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(close)}" if close else ""
+    found = close(name, names)
+    return f"; the nearest are {', '.join(before + known for known in found)}" if found else ""
 
 
 def import_pair(name: str) -> type:
@@ -61,7 +69,7 @@ def import_pair(name: str) -> type:
     except Exception as error:  # also of what the file does
         raise ValueError(
             f"the module {module_name!r} of --model {name} cannot be imported "
-            f"({'it is a path' if '/' in name else _where(error)}). "
+            f"({'it is a path' if '/' in name else import_failure(error)}). "
             "Give the dotted name of a class, for example pyro_vae.models.ConvVAE, or my_file.MyPair for a class in "
             "my_file.py in this folder."
         ) from error
@@ -81,7 +89,7 @@ def import_pair(name: str) -> type:
     return found
 
 
-def _where(error: Exception) -> str:
+def import_failure(error: Exception) -> str:
     """An error of a file, and its line."""
     if isinstance(error, ImportError):
         return str(error)
@@ -118,7 +126,10 @@ def read(path: Path, typed: Collection[str] = (), trust: bool = False) -> tuple[
         raise ValueError(f"the configuration {path} has a model that is no name of a class: {name!r}.")
     if not (trust or name in typed or is_known(_full(name))):
         raise Untrusted(path, name, "model")
-    found = import_pair(name)
+    try:
+        found = import_pair(name)
+    except ValueError as error:
+        raise ValueError(f"the configuration {path}: {error}") from error
     if not trust:
         check_named(path, options, typed, trained_pairs(found))
     return options, found
@@ -319,7 +330,12 @@ def _trained_pair(model: str, argument: str, open_pair: Callable[[str], nn.Modul
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """The configuration with objects in the place of class names and arguments."""
-    return parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    try:
+        return parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    except (ValueError, TypeError, OSError):
+        raise
+    except Exception as error:  # of a class of the user's own
+        raise ValueError(f"a class that was named cannot be made: {import_failure(error)}.") from error
 
 
 def written(parser: ArgumentParser, config: Namespace) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from pyro_vae._pyro import without_shapes
+from pyro_vae.runs.explained import line_explained
 from pyro_vae.runs.options import FIT_OPTIONS, PREPARED
+from pyro_vae.runs.trust import configured
 
 _TYPED = "|".join([*FIT_OPTIONS, *PREPARED, "start"])  # what is an argument in Python and an option here
+_OF_SEVERAL_WORDS = "|".join(name for name in _TYPED.split("|") if "_" in name)
 
 
 def spelled(arguments: Sequence[str]) -> list[str]:
@@ -35,6 +39,17 @@ def given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield option, value if equals else following
 
 
+def placed(message: str, arguments: Sequence[str]) -> str:
+    """A message that begins with the name of an argument, with the option, or the file, that gave it."""
+    begun = re.match(r"(\w+)(?:=\S+)? (?:has|have|is|needs|was|must|cannot)\b", message)
+    for option, value in reversed(list(given(arguments))) if begun else ():
+        if option.startswith("--") and option.lstrip("-").rpartition(".")[2] == begun[1]:
+            return _dashed(option) + message[len(begun[1]) :].replace("=", " ", begun[0].count("="))
+        if option == "--config" and Path(value).is_file() and begun[1] in configured(Path(value)):
+            return f"the configuration {value}: {message}"
+    return message
+
+
 def as_typed(message: str) -> str:
     """A message with options as they are typed in a terminal in the place of Python's arguments."""
     again = r"checkpoint in \1; go on with `pyro-vae train --config \1/config.yaml --resume true`"
@@ -43,6 +58,7 @@ def as_typed(message: str) -> str:
     message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})=(?=[ ,.;])", r"--\1", message)
     for value, typed in (("True", "true"), ("False", "false"), (r"'(\w+)'", r"\2")):
         message = re.sub(rf"(?<![\w(.-])(?<!, )({_TYPED})={value}(?!\w)", rf"--\1 {typed}", message)
+    message = re.sub(rf"(?<![\w.\-('])({_OF_SEVERAL_WORDS})(?![\w=(\[])", r"--\1", message)
     return _dashed(message)
 
 
@@ -60,10 +76,18 @@ def plain(text: str) -> str:
 class Parser(ArgumentParser):
     """Shows docstrings as they read in a terminal, and errors as one sentence."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         # jsonargparse reads --a.b.c=null, and hands it to the parser of b as --c=None.
         words = None if args is None else [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args]
-        return super().parse_args(words, *more, **options)
+        try:
+            return super().parse_args(words, *more, **options)
+        except (ValueError, TypeError, OSError):
+            raise
+        except Exception as error:  # of a file that is imported
+            self.error(str(error), error)
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         text = plain(super().format_help(*arguments, **options))
@@ -73,7 +97,8 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ValueError(f"{sentence(message).rstrip('.')}. `{self.prog} --help` tells the options.") from ex
+        said = _dashed(line_explained(self, self.args, message)) or f"{sentence(message).rstrip('.')}."
+        raise ValueError(f"{said} `{self.prog} --help` tells the options.") from ex
 
 
 _AROUND = re.compile(  # what jsonargparse says around a reason

@@ -8,6 +8,7 @@ the file is trusted (``--trust``, ``trust=True``).
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -117,11 +118,25 @@ class Untrusted(ValueError):
     """A file names what would be run."""
 
     def __init__(self, path: Path, name: str, place: str) -> None:
+        if near := _misspelled(name):
+            message = f"the configuration {path} names {name} at {place}, which is not there; the nearest are {near}."
+            super().__init__(message)
+            return
         super().__init__(
             f"the configuration {path} names {name} at {place}, and what a file names is run: only classes of "
             "pyro_vae, torch.nn and torch.optim, and losses of Pyro, are taken from one. If you know who wrote it, and "
             "what that is, add --trust (trust=True)."
         )
+
+
+def _misspelled(name: str) -> str:
+    """The names nearest to one that a room of the library, or torch.optim, does not have."""
+    room, _, last = name.rpartition(".")
+    module = sys.modules.get(room) if room == "pyro_vae" or f"{room}.".startswith((*_LIBRARY, "torch.optim.")) else None
+    if module is None or hasattr(module, last):
+        return ""
+    kinds = [word for word, kind in vars(module).items() if isinstance(kind, type)]
+    return ", ".join(f"{room}.{word}" for word in difflib.get_close_matches(last, kinds, n=3, cutoff=0.5))
 
 
 def _is_importable(name: str) -> bool:

@@ -39,9 +39,11 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
         TypeError: if a factory makes something else.
         ValueError: if it is LBFGS.
     """
-    found = (
-        Made(optimizer(parameters)) if not isinstance(optimizer, PyroOptim) else _of_pyro(optimizer, parameters, names)
-    )
+    try:
+        of_pyro = isinstance(optimizer, PyroOptim)
+        found = _of_pyro(optimizer, parameters, names) if of_pyro else Made(optimizer(parameters))
+    except ValueError as error:  # of torch, which does not say of what
+        raise ValueError(f"optimizer cannot be made of these options: {error}.") from error
     if not isinstance(found.optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer made a {type(found.optimizer).__name__} of the parameters; expected a torch optimizer: "

@@ -11,7 +11,7 @@ from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae._checks import checked, number
+from pyro_vae._checks import checked, made, number
 from pyro_vae.networks import at_least_float32, normal_init, shape_of
 from pyro_vae.transforms.base import Step, broadcast
 
@@ -69,7 +69,7 @@ class InverseAutoregressive(Step):
         order: Any = torch.arange(latent_dim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input_dim = 1")
-            options: Any = {"hidden_dims": widths, "permutation": order, "nonlinearity": activation()}
+            options: Any = {"hidden_dims": widths, "permutation": order, "nonlinearity": made("activation", activation)}
             if context_dim is None:
                 self.network = AutoRegressiveNN(latent_dim, **options)
             else:

@@ -118,7 +118,7 @@ _PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method"}
 #: Good arguments that are given in place of defaults, which take long.
 _SMALL = {
     "num_samples", "num_chains", "num_steps", "num_warmup", "num_draws", "epochs", "batch_size", "progress", "compile",
-    "precision", "num_leapfrog",
+    "precision", "num_leapfrog", "schedule",
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,19 @@ def nothing(*args: Any, **kwargs: Any) -> None:
     """A function that takes anything and gives nothing."""
 
 
+def _in_itself() -> list[Any]:
+    made: list[Any] = []
+    made.append(made)
+    return made
+
+
+def _nested() -> list[Any]:
+    made: list[Any] = []
+    for _ in range(3000):
+        made = [made]
+    return made
+
+
 #: Each makes a value that hardly any argument can have; huge counts of work are left out, which are only slow.
 BAD: dict[str, Make] = {
     **{
@@ -64,6 +79,20 @@ BAD: dict[str, Make] = {
     "[[1], [1, 2]]": lambda: [[1], [1, 2]],
     "{'z': 1}": lambda: {"z": 1},
     "{1: None}": lambda: {1: None},
+    "'3'": lambda: "3",
+    "range": lambda: range(3),
+    "fraction": lambda: Fraction(1, 3),
+    "endless": itertools.count,
+    "list in itself": _in_itself,
+    "nested 3,000 deep": _nested,
+    "numpy dates": lambda: np.array(["2020-01-01"], dtype="M8[D]"),
+    "numpy masked": lambda: np.ma.masked_array([1.0, 2.0], [True, False]),
+    "numpy complex": lambda: np.ones((5, 6), dtype=complex),
+    "numpy 0-d object": lambda: np.array(None, dtype=object),
+    "numpy 2**63": lambda: np.uint64(2**63),
+    "numpy True": lambda: np.bool_(True),
+    "bytearray": lambda: bytearray(b"x"),
+    "path with NUL": lambda: "a\0b",
     "generator": lambda: iter([1, 2]),
     "lambda": lambda: lambda: None,
     "function": lambda: nothing,
@@ -90,6 +119,14 @@ BAD: dict[str, Make] = {
     "tensor 4-d": lambda: torch.ones(2, 3, 4, 5),
     "tensor on meta": lambda: torch.ones(5, 6, device="meta"),
     "tensor sparse": lambda: torch.ones(5, 6).to_sparse(),
+    "tensor bfloat16": lambda: torch.ones(5, 6, dtype=torch.bfloat16),
+    "tensor float8": lambda: torch.ones(5, 6).to(torch.float8_e4m3fn),
+    "tensor uint16": lambda: torch.ones(5, 6, dtype=torch.uint16),
+    "tensor nested": lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
+    "tensor 0-d int": lambda: torch.tensor(3),
+    "tensor one row": lambda: torch.ones(1, 6),
+    "tensor more columns": lambda: torch.ones(5, 7),
+    "parameter": lambda: nn.Parameter(torch.ones(5, 6)),
     "tensor with gradient": lambda: torch.ones(5, 6, requires_grad=True) * 1,
 }
 
@@ -212,6 +249,7 @@ GOOD: dict[str, Make] = {
     "name_or_path": lambda: "digits",
     "loader": lambda: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(binary(6)), 5),
     "precision": lambda: "float32",
+    "schedule": lambda: "linear",
 }
 
 

@@ -121,7 +121,8 @@ def restore(
         OSError: if the mask cannot be read, or the results not be written.
     """
     number(0, 1, level=level, missing=missing)
-    whole(num_images=num_images)
+    whole(num_images=num_images, num_samples=num_samples, num_chains=num_chains, num_steps=num_steps, factor=factor)
+    whole(0, seed=seed)
     x, *others = _images(data.held(num_images).batch(slice(None)), data.name)
     scores: list[RestorationScore] = []
     seconds: dict[str, float] = {}

@@ -145,6 +145,8 @@ def infer(
     """
     observed = Observed(pair, observation)
     batch = batch_of(observed, y)
+    if batch[0].dim() < 2:
+        raise ValueError(f"y is of shape [N, *event], N images; got {list(batch[0].shape)}.")
     whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
     whole(0, num_samples=num_samples, seed=seed)
     number(above=0, learning_rate=learning_rate)
