@@ -432,7 +432,8 @@ class _Composer(Parts):
         for key, value in self.data.items():
             if value.is_floating_point():
                 self.data[key] = value.float().mul(1000).round().div(1000).double()
-        if has("autoguide") and not has("markov"):  # whose states are discrete
+        # Pyro's guides are of continuous latents, which a chain's states are not, and of plates that tell their size.
+        if has("autoguide") and not has("markov") and not has("no size"):
             self.take("autoguide")
             recipe.guide = random_.choice(
                 ["autoguide.AutoDelta(model)", "autoguide.AutoNormal(model)", "autoguide.AutoDiagonalNormal(model)",
