@@ -36,6 +36,7 @@ from pyro_vae.pair import run as pair_run
 from pyro_vae.pair.arguments import arguments
 from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
 from pyro_vae.pair.running import reading
+from pyro_vae.ranks import Ranks, group
 from pyro_vae.runs.terminal import Parser, as_typed, given, placed, plain, sentence, spelled
 from pyro_vae.sampling.joint import Start
 from pyro_vae.training import CLI_DEFAULTS, checkpoint
@@ -92,7 +93,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _once()
-            commands[name](rest)
+            with group() as ranks:
+                if not ranks.alone and name not in ("train", "evaluate"):
+                    return _fail(f"{name} runs in one process; {ranks.count} were started. Leave torchrun out.")
+                if not ranks.alone and ranks.first:
+                    print(f"{ranks.count} ranks take part, each with its share of every batch", flush=True)
+                commands[name](rest)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -142,7 +148,8 @@ def train(arguments: Sequence[str]) -> None:
     parser.add_argument("--trust", **_TRUST)
     config, chosen = choices.chosen(parser, words)
     if config.out is None:
-        config.out = runs.free_folder(Path("runs"), Path(config.data).stem)
+        ranks = Ranks()
+        config.out = ranks.share(runs.free_folder(Path("runs"), Path(config.data).stem) if ranks.first else None)
     out = Path(config.out)
     with runs.Page(out, plain(shlex.join(["pyro-vae", "train", *arguments]))) as page:
         _train(parser, config, chosen, page)
@@ -162,14 +169,17 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
         observed_site(pair, *batch, site=config.site)  # which is refused now rather than after training
     settings = Settings(**{**options, "out": out, "callbacks": ()})
     started = time.perf_counter()
-    with holding(out):
-        if not checkpoint.exists(out / "checkpoint"):
+    first = Ranks().first
+    with holding(out if first else None):
+        if first and not checkpoint.exists(out / "checkpoint"):
             saved = config.clone()
             saved.pop("config", None)
             saved.pop("trust")
             saved.resume = False
             write_text(out / runs.CONFIG, runs.written(parser, saved))
         run = trained(pair, data, settings)
+    if not first:
+        return
     last = run.history[-1]
     page.say(
         f"{told(last)} after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
@@ -325,6 +335,8 @@ def evaluate(
     result: evidence.Evidence = getattr(evidence, method)(
         pair, x, **draws, **memory, seed=seed, compile=compile, progress=progress
     )
+    if not Ranks().first:
+        return
     if isinstance(data, Standardized):
         sides = {
             name: getattr(result, name) - data.log_scale for name in ("log_prob", "upper") if hasattr(result, name)
@@ -367,7 +379,7 @@ def _held(data: Data, split: str, limit: int | None) -> Split:
     if chosen is None:
         there = " or ".join(name for name, found in sets.items() if found is not None)
         raise ValueError(f"{data.name} has no {split} set; use --split {there}.")
-    held = chosen if isinstance(chosen, Split) else chosen.take(limit or 10_000)
+    held: Any = chosen if chosen.in_memory else chosen.take(limit or 10_000)
     return held if limit is None else held.take(limit)
 
 

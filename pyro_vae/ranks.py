@@ -53,12 +53,12 @@ class Ranks:
         """The sum over all ranks, in place.
 
         Raises:
-            RuntimeError: if another rank has ended.
+            ConnectionError: if another rank has ended.
         """
         try:
             distributed.all_reduce(vector)
         except RuntimeError as error:
-            raise RuntimeError(
+            raise ConnectionError(
                 f"rank {self.rank} of {self.count} got no answer from another one, which has ended or cannot be "
                 f"reached; what that one said tells why. The last good checkpoint stays. ({error})"
             ) from error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pyro_vae._files import appending, read_text, write_text
+from pyro_vae.ranks import Ranks
 from pyro_vae.runs.options import CONFIG, PAGE
 from pyro_vae.runs.terminal import as_typed
 
@@ -23,17 +24,19 @@ class Page:
 
     def __init__(self, out: Path, command: str) -> None:
         self.out, self._command, self._lines = out, command, list[str]()
+        self._shows = Ranks().first
 
     def say(self, *lines: str) -> None:
         """Prints lines, and keeps them."""
-        print(*lines, sep="\n", flush=True)
+        if self._shows:
+            print(*lines, sep="\n", flush=True)
         self._lines += lines
 
     def __enter__(self) -> Page:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, place: Any) -> None:
-        if (self.out / CONFIG).is_file():  # else nothing has begun
+        if self._shows and (self.out / CONFIG).is_file():  # else nothing has begun
             self._lines += [as_typed(str(error)) or type(error).__name__] if error else []
             self.write()
 

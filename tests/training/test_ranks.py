@@ -1,0 +1,69 @@
+"""Several processes train one pair: as one does, but for noise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.ranks import Ranks
+from pyro_vae.training.ranks import TrainingRanks, check_apart
+
+PROGRAM = Path(__file__).parent / "ranked.py"
+
+
+def trained(tmp_path: Path, ranks: int, name: str, **asked: object) -> list[dict]:
+    """What each of so many processes tells of the training that ``ranked.py`` does."""
+    out = tmp_path / name
+    words = [str(PROGRAM), str(out), json.dumps(asked)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    done = subprocess.run(
+        [*(launch if ranks > 1 else [sys.executable]), *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
+
+
+def test_two_ranks_train_as_one_process_and_go_on_with_the_same_bits(tmp_path):
+    (one,) = trained(tmp_path, 1, "one", epochs=4)
+    two = trained(tmp_path, 2, "two", epochs=4)
+    for name, value in one["weights"].items():
+        assert torch.equal(two[0]["weights"][name], two[1]["weights"][name])
+        assert torch.allclose(two[0]["weights"][name], value, rtol=0, atol=1e-12)
+    assert two[0]["history"] == pytest.approx(one["history"], abs=1e-12)
+    assert torch.allclose(two[1]["evidence"], one["evidence"], atol=0.05)  # of other draws
+    assert torch.equal(two[0]["evidence"], two[1]["evidence"])
+    for epochs in (2, 4):
+        again = trained(tmp_path, 2, "again", epochs=epochs, out=str(tmp_path / "run"))
+    assert all(torch.equal(two[0]["weights"][name], value) for name, value in again[1]["weights"].items())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "prior", "words"),
+    [
+        (pv.FreeBits(0.1), None, "FreeBits depends on all data"),
+        (pv.Capacity(1.0), None, "Capacity depends on all data"),
+        (pv.ScoreFunction(), None, "baseline of ScoreFunction"),
+        (pv.SGVB_B(), pv.WeightPrior(count="batch"), "once a batch"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_coupled_through_the_batch_is_refused_by_name(estimator, prior, words):
+    ranks = TrainingRanks()
+    ranks.count = 2
+    with pytest.raises(ValueError, match=words):
+        check_apart(torch.nn.Linear(1, 1), estimator, prior, 8, ranks)
+
+
+def test_slices_are_all_of_a_batch_and_one_process_has_it_whole():
+    ranks = Ranks()
+    assert (ranks.rank, ranks.count) == (0, 1)
+    assert torch.equal(ranks.slice_of((torch.arange(7),))[0], torch.arange(7))
+    ranks.count = 3
+    parts = []
+    for ranks.rank in range(3):
+        parts.append(ranks.slice_of((torch.arange(7),))[0])
+    assert torch.equal(torch.cat(parts), torch.arange(7))
