@@ -586,3 +586,12 @@ def cpp_compilers() -> tuple[str, ...]:
 
     names = config.cpp.cxx
     return tuple(name for name in (names if isinstance(names, tuple) else (names,)) if name is not None)
+
+
+def picklable_prior(kind: type, attribute: str) -> None:
+    """Has the function of a ``PyroSample`` found by its name in the class that has it.
+
+    Pyro gives it another name, and sets it by that on the class of an object alone, which may be a derived one.
+    """
+    prior = vars(kind)[attribute].prior
+    setattr(kind, prior.__name__, prior)

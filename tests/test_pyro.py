@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import ComposeTransform, ExpTransform, IndependentTransform
 from torch.nn.utils import parametrizations
 
-from pyro_vae import _pyro
+from pyro_vae import _pyro, bayesian
 
 
 def sites(model: Any, *args: Any) -> Any:
@@ -560,3 +560,10 @@ def test_backward_of() -> None:
             return found[0] + loss.item()
 
     assert _pyro.traced(graph, [torch.ones(2)])(torch.ones(2)).item() == 4.0
+
+
+def test_an_object_of_a_derived_class_with_a_random_attribute_is_pickled_behind_its_first_run() -> None:
+    layer = bayesian.BayesianLinear(nn.Linear(2, 3), bayesian.IsotropicNormal, bayesian.MeanField)
+    with layer._pyro_context:
+        layer.weights  # noqa: B018 - is drawn
+    assert pickle.loads(pickle.dumps(layer)).posterior.loc.shape == (3, 3)

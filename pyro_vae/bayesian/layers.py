@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_vae._checks import checked, made, shown
-from pyro_vae._pyro import UNSEEN, full_name, hold
+from pyro_vae._pyro import UNSEEN, full_name, hold, picklable_prior
 from pyro_vae.bayesian.noise import POSTERIOR, product
 
 
@@ -90,6 +90,9 @@ class BayesianLayer(PyroModule):
 
     def _split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         return (weights[..., :-1], weights[..., -1]) if self.has_bias else (weights, None)
+
+
+picklable_prior(BayesianLayer, "weights")
 
 
 class BayesianLinear(BayesianLayer):

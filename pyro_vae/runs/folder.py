@@ -85,7 +85,7 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
         raise ValueError(f"the run {out} names itself as the one that trained a pair inside of its pair.")
     of_command = os.path.isfile(out / CONFIG)
     if not of_command and not checkpoint.exists(out / "checkpoint"):
-        raise _no_run(out, f"it has no {CONFIG} and no checkpoint")
+        raise _no_run(out, f"it has no {CONFIG}", " or fit(..., out=FOLDER)")
     given, options = pair is not None, None
     if of_command and pair is None:
         pair = _of_command(out, trust, within)
@@ -211,10 +211,10 @@ def _fill(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, An
         )
 
 
-def _no_run(out: Path, why: str) -> ValueError:
+def _no_run(out: Path, why: str, also: str = "") -> ValueError:
     there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CONFIG}"))
     named = nearest(str(out), there) or (f"; there are {', '.join(there[:10])}" if there else "")
-    return ValueError(f"{out} is no run folder: {why}. Give a folder that pyro-vae train has written{named}.")
+    return ValueError(f"{out} is no run folder: {why}. Give a folder that pyro-vae train{also} has written{named}.")
 
 
 def free_folder(parent: Path, stem: str) -> str:
