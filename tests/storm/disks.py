@@ -137,7 +137,6 @@ class Fault(NamedTuple):
     name: str
     put: Callable[[Path], Any] = lambda out: None
     meet: Callable[[Path], Any] = lambda out: None
-    mends: bool = True  # whether the files of the checkpoint are what they were
 
 
 def _gone(path: Path) -> None:
@@ -287,17 +286,11 @@ def _mode(name: str, mode: int) -> Fault:
     return Fault(f"mode {mode:o} of {name}", put, lambda out: _without_powers())
 
 
-def _taken(name: str) -> Callable[[Path], Any]:
+def _taken(name: str, text: str | None) -> Callable[[Path], Any]:
     def act(out: Path) -> None:
         _gone(out / name)
-
-    return act
-
-
-def _file_for(name: str) -> Callable[[Path], Any]:
-    def act(out: Path) -> None:
-        _gone(out / name)
-        (out / name).write_text("a file")
+        if text is not None:
+            (out / name).write_text(text)
 
     return act
 
@@ -306,12 +299,12 @@ def faults(seed: int) -> list[Fault]:
     """One of each, with chances of ``seed``."""
     chance = random.Random(seed)
     found = [
-        Fault(f"{place} in the place of {name}", lambda out, put=put, name=name: put(out / name), mends=False)
+        Fault(f"{place} in the place of {name}", lambda out, put=put, name=name: put(out / name))
         for place, put in PLACES.items()
         for name in FILES
     ]
     found += [
-        Fault(f"{damage} of {name}", _damaged(name, damage, chance.randrange(2**32)), mends=False)
+        Fault(f"{damage} of {name}", _damaged(name, damage, chance.randrange(2**32)))
         for damage in DAMAGES
         for name in FILES
         if "." in name[1:] or name == ".lock"
@@ -323,9 +316,9 @@ def faults(seed: int) -> list[Fault]:
             what = f"{errno.errorcode[number]} at step {at}{'' if once else ' and later'}"
             found.append(Fault(what, meet=_at_step(at, _raising(number), once)))
     for name in (".", "checkpoint", "metrics.jsonl", ".lock"):
-        for what, make in (("removed", _taken), ("replaced by a file", _file_for)):
+        for what, text in (("removed", None), ("replaced by a file", "a file")):
             at = chance.randint(1, 60)
-            found.append(Fault(f"{name} {what} at step {at}", meet=_at_step(at, make(name), True), mends=False))
+            found.append(Fault(f"{name} {what} at step {at}", meet=_at_step(at, _taken(name, text), True)))
     found += [Fault(f"{room} bytes left", meet=_limited(room)) for room in (0, 1, 300, 4000, 9000)]
     found += [Fault(f"a disk with {room} KiB left", meet=_full(room)) for room in (0, 4, 8, 16, 24, 32)]
     return found
@@ -453,8 +446,6 @@ def storm(times: int, seed: int, say: Callable[[str], Any] = print) -> tuple[Cou
             if kind not in ("result", "sentence"):
                 wrong.append(f"{kind}: {about}")
                 say(wrong[-1])
-            elif os.environ.get("STORM_ALL"):
-                say(f"  {about}")
     return counts, wrong
 
 

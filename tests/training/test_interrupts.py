@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import pyro_vae
+from pyro_vae import compiled
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import Linear, checkpoint
 from pyro_vae.training.trainer import Trainer
@@ -125,6 +126,21 @@ def test_what_a_signal_has_failed_beside(tmp_path: Path) -> None:
 
     with pytest.raises(SystemExit, match="training was terminated"):
         fit(callbacks=[fails], out=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:programs run traced")
+@pytest.mark.parametrize("compile", ["auto", "inductor"])
+def test_a_compiler_that_meets_the_same_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compile: str) -> None:
+    """No step is kept that would be compiled in a run that goes on."""
+
+    def fails(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("the C++ compiler was interrupted")
+
+    monkeypatch.setattr(compiled, "compiled_by_inductor", fails)
+    with pytest.raises(KeyboardInterrupt, match="training was interrupted"):
+        fit(out=tmp_path, compile=compile)
+    assert not checkpoint.exists(tmp_path / "checkpoint")
 
 
 def test_in_another_thread_nothing_is_handled() -> None:
