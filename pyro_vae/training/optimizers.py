@@ -42,7 +42,7 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
     try:
         of_pyro = isinstance(optimizer, PyroOptim)
         found = _of_pyro(optimizer, parameters, names) if of_pyro else Made(optimizer(parameters))
-    except ValueError as error:  # of torch, which does not say of what
+    except (ValueError, TypeError) as error:  # of torch, which does not say of what
         raise ValueError(f"optimizer cannot be made of these options: {error}.") from error
     if not isinstance(found.optimizer, torch.optim.Optimizer):
         raise TypeError(
