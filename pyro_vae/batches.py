@@ -61,9 +61,7 @@ def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
         ValueError: if it nests deeper than any batch does, or holds itself.
     """
     if depth > 50:
-        raise ValueError(
-            "a batch nests deeper than 50 levels, or holds itself. Give tensors, or lists of them."
-        )
+        raise ValueError("a batch nests deeper than 50 levels, or holds itself. Give tensors, or lists of them.")
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence):
