@@ -40,8 +40,10 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
         ValueError: if it is LBFGS.
     """
     try:
-        of_pyro = isinstance(optimizer, PyroOptim)
-        found = _of_pyro(optimizer, parameters, names) if of_pyro else Made(optimizer(parameters))
+        if isinstance(optimizer, PyroOptim):
+            found = _of_pyro(optimizer, parameters, names)
+        else:
+            found = Made(optimizer(parameters))
     except (ValueError, TypeError) as error:  # of torch, which does not say of what
         raise ValueError(f"optimizer cannot be made of these options: {error}.") from error
     if not isinstance(found.optimizer, torch.optim.Optimizer):
