@@ -54,13 +54,19 @@ def with_first(change: Callable[[Tensor], Any], batch: Any) -> Any:
     return mapped(lambda leaf: change(leaf) if leaf is first else leaf, batch) if isinstance(first, Tensor) else batch
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """What is neither dictionary, tuple nor list in a batch, in order."""
+def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
+    """What is neither dictionary, tuple nor list in a batch, in order.
+
+    Raises:
+        ValueError: if it nests deeper than any batch does, or holds itself.
+    """
+    if depth > 50:
+        raise ValueError("a batch nests deeper than 50 levels, or holds itself. Give tensors, or lists of them.")
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence):
         for part in value:
-            yield from leaves(part)
+            yield from leaves(part, depth + 1)
     else:
         yield value
 

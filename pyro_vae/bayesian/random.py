@@ -64,6 +64,7 @@ def bayesian_(
     >>> [name for name, _ in bayesian_layers(network)]
     ['0', '2']
     """
+    module_(module=module)
     found = [name for network in networks for name in _layers_of(module, network)]
     layers = {name: LAYERS[_kind(module.get_submodule(name))](module.get_submodule(name), prior, posterior)
               for name in found}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def load(
             message says which files to put where.
     """
     whole(0, seed=seed)
+    seed = operator.index(seed)
     text = os.fspath(name_or_path)
     name = _key(text)
     sizes = {"valid_size": valid_size, "test_size": test_size}

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import math
 import os
+import random
 import struct
 from http.client import HTTPException
 from pathlib import Path
@@ -40,8 +41,10 @@ def named(
 
 
 def _digits(seed: int) -> Arrays:
-    from sklearn.datasets import load_digits
+    state = random.getstate()
+    from sklearn.datasets import load_digits  # whose import draws from Python's generator
 
+    random.setstate(state)
     digits = load_digits()
     x = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     return cut({"train": (x, digits.target)}, 250, 250, seed, "digits")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number
+from pyro_vae._checks import checked, number, shown
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.shapes import at_least_float32, in_shape_of
 
@@ -162,7 +162,7 @@ class Corrupted(Remembered, nn.Module):
     def __init__(self, network: nn.Module, corruption: nn.Module) -> None:
         super().__init__()
         if not isinstance(corruption, nn.Module):
-            given = f"the class {corruption.__name__}" if isinstance(corruption, type) else repr(corruption)
+            given = f"the class {corruption.__name__}" if isinstance(corruption, type) else shown(corruption)
             raise TypeError(f"a corruption is a module, such as Masking(0.5); got {given}.")
         self.network = network
         self.corruption = corruption

@@ -82,6 +82,8 @@ def data_plate(x: Tensor | None) -> pyro.plate:
     """
     if x is not None and not isinstance(x, Tensor):
         raise TypeError(f"the data of a batch are a tensor x of shape [B, *event]; got {shown(x)}.")
+    if x is not None and x.is_nested:
+        check_dense(x, "x")
     if x is not None and not (x.dim() and len(x)):
         raise ValueError(f"there are no data: x has shape {list(x.shape)}. Give x of shape [B, *event], B at least 1.")
     return pyro.plate(DATA_PLATE, 1 if x is None else len(x), dim=-1)

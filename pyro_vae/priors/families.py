@@ -48,6 +48,8 @@ class FamilyPrior(Remembered, nn.Module):
     def _checked(self, name: str, value: Value) -> Tensor:
         family, constraint = type(self).__name__, self.distribution.arg_constraints[name]
         try:
+            if isinstance(value, torch.Tensor) and value.is_nested:
+                raise TypeError("a nested tensor has no shape")
             parameter = torch.as_tensor(value, dtype=torch.get_default_dtype())
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(

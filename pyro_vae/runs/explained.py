@@ -218,7 +218,8 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _kinds(hint: Any) -> tuple[tuple[Any, ...], list[Any]]:
     """The classes that an option takes by name, directly or as what makes one, and its other types."""
-    kinds, simple = [], []
+    kinds: list[Any] = []
+    simple: list[Any] = []
     for member in _members(hint):
         made = get_args(member)[-1] if get_origin(member) is collections.abc.Callable else member
         made = get_args(member)[0] if get_origin(member) is type else made
@@ -298,9 +299,9 @@ def _imported(name: str, kinds: tuple[Any, ...], place: str, hint: Any) -> tuple
     if not hasattr(module, last):
         here = {key: f"{room}.{key}" for key, value in vars(module).items() if _fits(value, kinds)}
         known = {kind.__name__: _path(kind) for kind in reversed(below)}
-        near = [here[word] for word in close(last, here)] or [known[word] for word in close(last, known)]
-        near = _near(near) or f"; expected is {_expected(hint)}"
-        return None, f"{place}: {name} is not there: {room} has no {last!r}{near}."
+        paths = [here[word] for word in close(last, here)] or [known[word] for word in close(last, known)]
+        meant = _near(paths) or f"; expected is {_expected(hint)}"
+        return None, f"{place}: {name} is not there: {room} has no {last!r}{meant}."
     found = getattr(module, last)
     makes = not isinstance(found, type) and any(get_origin(m) is collections.abc.Callable for m in _members(hint))
     if not (_fits(found, kinds) or (makes and callable(found))):

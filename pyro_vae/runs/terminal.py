@@ -41,7 +41,7 @@ def given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def placed(message: str, arguments: Sequence[str]) -> str:
     """A message that begins with the name of an argument, with the option, or the file, that gave it."""
-    begun = re.match(r"(\w+)(?:=\S+)? (?:has|have|is|needs|was|must|cannot)\b", message)
+    begun: Any = re.match(r"(\w+)(?:=\S+)? (?:has|have|is|needs|was|must|cannot)\b", message)
     for option, value in reversed(list(given(arguments))) if begun else ():
         if option.startswith("--") and option.lstrip("-").rpartition(".")[2] == begun[1]:
             return _dashed(option) + message[len(begun[1]) :].replace("=", " ", begun[0].count("="))

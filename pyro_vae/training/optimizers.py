@@ -44,7 +44,7 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
             found = _of_pyro(optimizer, parameters, names)
         else:
             found = Made(optimizer(parameters))
-    except ValueError as error:  # of torch, which does not say of what
+    except (ValueError, TypeError) as error:  # of torch, which does not say of what
         raise ValueError(f"optimizer cannot be made of these options: {error}.") from error
     if not isinstance(found.optimizer, torch.optim.Optimizer):
         raise TypeError(

@@ -199,7 +199,9 @@ def out_of_range(chance: random.Random) -> Line:
     named = {"optimizer.lr": "learning rate"}.get(option, option.rpartition(".")[2])
     begun = _begun(command)
     said = "" if option in ("data", "mask", "site") else named if "." in option else _dashed(option)
-    return Line("out of range", (*begun, *typed), (said, _value(value)))
+    shown = {"x.npy": "x", "true": ""}.get(value, _value(value))  # data go by their name, a flag by its option
+    said = "lr" if (option, value) == ("optimizer.lr", "nan") else said
+    return Line("out of range", (*begun, *typed), (said, shown))
 
 
 def _value(text: str) -> str:

@@ -222,7 +222,10 @@ def _mask(x: Tensor, which: str, missing: float) -> tuple[Tensor, str]:
         return observed, f"right {missing:.0%} missing"
     if Path(which).suffix != ".npy":
         raise ValueError(f"mask is lower, right, random, or the name of a .npy file; got {which!r}.")
-    array = torch.as_tensor(np.load(which, allow_pickle=False))
+    try:
+        array = torch.as_tensor(np.load(which, allow_pickle=False))
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"the mask {which} is no array of numbers. Save it with numpy.save.") from error
     if array.shape not in (x.shape[1:], x.shape[2:]):
         raise ValueError(
             f"the mask in {which} has shape {list(array.shape)} and an image {list(x.shape[1:])}; give a mask "
