@@ -100,6 +100,8 @@ def group() -> Iterator[Ranks]:
     """The group that the environment tells of, as ``torchrun`` sets it, for as long as the command runs."""
     begin = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
     if begin:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Ranks()
