@@ -75,15 +75,8 @@ def main() -> None:
                     found.setdefault(f"{name}, {ranks}", []).append(rate)
     times = {n: statistics.median(b / a for a, b in zip(found[f"{n}, 1"], found[f"{n}, 2"], strict=True))
              for n in ("training", "evaluation")}  # fmt: skip
-    rows = [
-        (
-            name,
-            *(f"{statistics.median(found[f'{name}, {ranks}']):,.0f}" for ranks in (1, 2)),
-            f"{times[name]:.2f}",
-            "1.8",
-        )
-        for name in times
-    ]
+    rates = {name: [f"{statistics.median(found[f'{name}, {ranks}']):,.0f}" for ranks in (1, 2)] for name in times}
+    rows = [(name, *rates[name], f"{times[name]:.2f}", "1.8") for name in times]
     print(table(("a second", "one process", "two ranks", "times", "to reach"), rows))
     store(arguments.results / "ranks.json", {"experiment": "ranks", "rates": found, "times": times})
 

@@ -1,6 +1,8 @@
 """Several processes train one pair: as one does, but for noise."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,36 @@ def test_two_ranks_train_as_one_process_and_go_on_with_the_same_bits(tmp_path):
     for epochs in (2, 4):
         again = trained(tmp_path, 2, "again", epochs=epochs, out=str(tmp_path / "run"))
     assert all(torch.equal(two[0]["weights"][name], value) for name, value in again[1]["weights"].items())
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_process(tmp_path):
+    """Each in a network namespace of its own, with a wire between them."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need iproute2 and root")
+    hosts, wire = ("pyro-vae-a", "pyro-vae-b"), ("pv-a", "pv-b")
+    setup = [f"netns add {host}" for host in hosts] + [f"link add {wire[0]} type veth peer name {wire[1]}"]
+    for number, (host, end) in enumerate(zip(hosts, wire, strict=True), 1):
+        setup += [f"link set {end} netns {host}", f"-n {host} addr add 10.77.0.{number}/24 dev {end}"]
+        setup += [f"-n {host} link set {end} up", f"-n {host} link set lo up"]
+    (one,) = trained(tmp_path, 1, "one", epochs=2)
+    try:
+        for words in setup:
+            if subprocess.run(["ip", *words.split()], capture_output=True, check=False).returncode:
+                pytest.skip("no network namespaces can be made here")
+        running = []
+        for rank, (host, end) in enumerate(zip(hosts, wire, strict=True)):
+            launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}"]
+            launch += ["--nproc-per-node=1", "--master-addr=10.77.0.1", "--master-port=29577"]
+            command = ["ip", "netns", "exec", host, *launch, str(PROGRAM), str(tmp_path / "two"), '{"epochs": 2}']
+            running.append(subprocess.Popen(command, env={**os.environ, "GLOO_SOCKET_IFNAME": end}))
+        assert [process.wait(timeout=300) for process in running] == [0, 0]
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"two.{rank}", weights_only=True)["weights"]
+        assert all(torch.allclose(found[name], value, rtol=0, atol=1e-12) for name, value in one["weights"].items())
 
 
 @pytest.mark.parametrize(
