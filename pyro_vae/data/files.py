@@ -193,9 +193,8 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Arrays = {}
-    if image_size is not None:
-        check_size(channels * image_size**2, f"an image of {image_size:,} x {image_size:,} pixels")
-    first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
+    first = files["train"][0]
+    shape = read_image(first, channels, None).shape if image_size is None else (channels, image_size, image_size)
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
         x = np.empty((len(found), *shape), np.uint8)
