@@ -100,9 +100,11 @@ def group() -> Iterator[Ranks]:
     """The group that the environment tells of, as ``torchrun`` sets it, for as long as the command runs."""
     begin = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
     if begin:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        place = int(os.environ.get("LOCAL_RANK", "0"))
+        if place < torch.cuda.device_count():
+            torch.cuda.set_device(place)  # or all would train on the first
+        # What is told of Python's objects, and a training on the CPU, needs gloo in any case.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Ranks()
     finally:

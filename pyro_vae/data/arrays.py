@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +72,9 @@ def tensor(value: Any, what: str) -> Tensor:
 
 
 def extremes(x: Any) -> tuple[float, float]:
-    """The least and the greatest of numbers ``[N, *event]``, which may lie in a file."""
+    """The least and the greatest of numbers ``[N, *event]``, which may lie in a file; NaN of none."""
+    if not x.numel():
+        return math.nan, math.nan
     found = [part.aminmax() for part in x.split(4096)]
     return float(torch.stack([one.min for one in found]).min()), float(torch.stack([one.max for one in found]).max())
 

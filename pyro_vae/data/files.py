@@ -60,7 +60,8 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
                 f"{what} has x of shape {list(x.shape)} and labels y of {list(y.shape)}; the first dimensions must be"
                 " equal."
             )
-        parts[part] = (images(x if isinstance(x, Rows) else tensor(x, what), what), y)
+        labels = y[:] if isinstance(y, Rows) else y
+        parts[part] = (images(x if isinstance(x, Rows) else tensor(x, what), what), labels)
     return parts
 
 
@@ -88,11 +89,7 @@ def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
             members = archive.infolist()
             unpacked = sum(member.file_size for member in members)
             check_size(unpacked, f"{path}, unpacked,")
-            if unpacked > _UNPACKED and unpacked > _RATIO * size:
-                raise Refused(
-                    f"{path} has {size:,} bytes, which would become {unpacked:,}: over {_RATIO} to 1, as of a file "
-                    "that is made to fill the memory. If it is yours, save it by numpy.savez, which does not compress."
-                )
+            _check_ratio(unpacked, size, path)
             if len(members) > 100:
                 raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
             arrays = {}
@@ -100,6 +97,14 @@ def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
                 with archive.open(member) as opened:
                     arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
             return arrays
+
+
+def _check_ratio(unpacked: int, size: int, path: Path) -> None:
+    if unpacked > _UNPACKED and unpacked > _RATIO * size:
+        raise Refused(
+            f"{path} has {size:,} bytes, which would become {unpacked:,}: over {_RATIO} to 1, as of a file that is "
+            "made to fill memory or disk. If it is yours, save it without compression."
+        )
 
 
 def _array(file: Any, size: int) -> np.ndarray:
@@ -121,8 +126,14 @@ def _array(file: Any, size: int) -> np.ndarray:
 def _hdf5(path: Path, in_memory: bool | None) -> dict[str, Any]:
     h5py = package("h5py", f"{path} is an HDF5 file")
     with h5py.File(path, "r") as file:
+        for name in file:
+            if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+                raise ValueError(f"{name} lies in another file, which is not followed")
         arrays = {name: one for name, one in file.items() if isinstance(one, h5py.Dataset)}
-        return {name: _unpacked(one, name, in_memory) for name, one in arrays.items()}
+        for name, one in arrays.items():
+            if one.external or one.is_virtual:
+                raise ValueError(f"the numbers of {name} lie in another file, which is not read")
+        return {name: _unpacked(one, name, path, in_memory) for name, one in arrays.items()}
 
 
 def _zarr(path: Path, in_memory: bool | None) -> dict[str, Any]:
@@ -136,20 +147,23 @@ def _zarr(path: Path, in_memory: bool | None) -> dict[str, Any]:
             word = codec.get("name", codec.get("id"))
             if word not in _CODECS:  # one is pickle, and runs what is in the file
                 raise ValueError(f"{name} is packed by {word!r}, and expected is one of {', '.join(sorted(_CODECS))}")
-    return {name: _unpacked(one, name, in_memory) for name, one in arrays.items()}
+    return {name: _unpacked(one, name, path, in_memory) for name, one in arrays.items()}
 
 
 #: By which Zarr arrays may be packed.
 _CODECS = {"bytes", "transpose", "crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"}
 
 
-def _unpacked(array: Any, name: str, in_memory: bool | None) -> Any:
+def _unpacked(array: Any, name: str, path: Path, in_memory: bool | None) -> Any:
     """All of an array that is read in parts."""
     if np.dtype(array.dtype).kind not in "biuf":
         raise ValueError(f"{name} is of dtype {array.dtype}, and numbers were expected")
-    if array.ndim == 0 or kept_in_memory(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize, in_memory):
+    size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    _check_ratio(size, sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file()), path)
+    if array.ndim == 0 or kept_in_memory(size, in_memory):
+        check_size(size, f"{name} of {path}")
         return np.asarray(array[()])
-    per = max(1, 2**24 // max(1, int(np.prod(array.shape[1:])) * np.dtype(array.dtype).itemsize))
+    per = max(1, 2**24 // max(1, size // max(1, array.shape[0])))
     chunk = (getattr(array, "chunks", None) or (1,))[0]
     per = -(-per // chunk) * chunk
     return Rows.of_blocks(np.asarray(array[start : start + per]) for start in range(0, array.shape[0], per))
@@ -179,9 +193,8 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     labeled = len(classes) > 1 and all(len(p) > 1 for paths in inside.values() for p in paths)
 
     result: Arrays = {}
-    if image_size is not None:
-        check_size(channels * image_size**2, f"an image of {image_size:,} x {image_size:,} pixels")
-    first, shape = files["train"][0], read_image(files["train"][0], channels, image_size).shape
+    first = files["train"][0]
+    shape = read_image(first, channels, None).shape if image_size is None else (channels, image_size, image_size)
     for part, found in files.items():
         check_size(len(found) * int(np.prod(shape)), f"{roots[part]} ({len(found):,} images)")
         x = np.empty((len(found), *shape), np.uint8)

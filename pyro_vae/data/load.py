@@ -216,5 +216,6 @@ def _unknown(name_or_path: str | os.PathLike[str]) -> Exception:
     nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return ValueError(
         f"{shown(text)} is not the name of a data set, and no such file or folder exists.{nearest} The names are"
-        f" {', '.join(NAMES)}; a path leads to a .npy, .npz or .csv file or a folder of images."
+        f" {', '.join(NAMES)}; a path leads to arrays (.npy, .npz, .h5, .zarr),"
+        " a table (.csv, .parquet) or a folder of images."
     )

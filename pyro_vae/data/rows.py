@@ -77,6 +77,11 @@ class Rows:
                     f"the rows are of {first.dtype}, and those from {count} on of {block.dtype}, such as empty cells "
                     "have. Save them all as the second."
                 )
+            if block.shape[1:] != first.shape[1:]:
+                raise ValueError(
+                    f"a row is of shape {list(first.shape[1:])}, and those from {count} on are of "
+                    f"{list(block.shape[1:])}. Give all the same."
+                )
             count += len(block)
             file.write(np.ascontiguousarray(block, first.dtype).data)
         if first is None or count == 0:

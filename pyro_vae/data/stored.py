@@ -54,6 +54,9 @@ class Stored(Split):
                 "it with in_memory=True."
             )
         few = [tensor[:2] for tensor in tensors]
+        if few and few[0].dtype in (torch.bool, torch.float16):  # which a Split has in float32, too
+            first: Any = tensors[0]
+            tensors = (first.mapped(Tensor.float), *tensors[1:])
         super().__init__(*few, names=names, missing=True, binarization=binarization, seed=seed, name=name)
         self.tensors = tensors  # type: ignore[assignment]
         self.labels = None if labels is None else torch.as_tensor(labels)

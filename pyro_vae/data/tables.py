@@ -7,7 +7,7 @@ import csv
 import difflib
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pyro_vae._checks import shown
-from pyro_vae.data.arrays import check_size
+from pyro_vae.data.arrays import check_size, tensor
 from pyro_vae.data.cut import PARTS, Arrays
 from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
@@ -36,7 +36,7 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
     names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
-    label = None if labels is None else column(labels, places(dict(enumerate(names))))
+    label = _place_of(labels, names)
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
@@ -99,8 +99,12 @@ def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Tab
             for batch in file.iter_batches(_AT_ONCE, columns=columns):
                 yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
 
-    size = sum(file.metadata.row_group(i).total_byte_size for file in files for i in range(file.num_row_groups))
-    return _of_columns(path, files[0].schema_arrow.names, read, labels, kept_in_memory(size, in_memory))
+    names = files[0].schema_arrow.names
+    for other in (file.schema_arrow.names for file in files):
+        _check_columns(path, names, other)
+    label = _place_of(labels, names)
+    found = _of_columns(path, names, read, label, sum(file.metadata.num_rows for file in files), in_memory)
+    return _numbered({"train": found}), _places_of_x(names, label)
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -119,30 +123,31 @@ def saved_datasets(path: Path, labels: str | None, in_memory: bool | None) -> Ta
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} could not be read as a folder of datasets ({error}). Save it again.") from error
     sets = found if isinstance(found, dict) else {"train": found}
+    if "train" not in sets:
+        raise ValueError(f"{path} has the splits {sorted(sets)}; one of the name train was expected.")
+    columns, features = sets["train"].column_names, sets["train"].features  # in the order of which all splits are read
+    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    label = _place_of(classes[0] if labels is None and len(classes) == 1 else labels, columns)
     parts: Arrays = {}
-    columns: dict[str, int] = {}
     for part, names in PARTS.items():
         for name in [name for name in names if name in sets]:
             one = sets[name]
-            classes = [key for key, kind in one.features.items() if isinstance(kind, datasets.ClassLabel)]
-            label = classes[0] if labels is None and len(classes) == 1 else labels
+            _check_columns(path, columns, one.column_names)
             pictures = {key for key, kind in one.features.items() if isinstance(kind, datasets.Image)}
 
             def read(columns: list[str], one: Any = one, pictures: set[str] = pictures) -> Iterator[dict[str, Any]]:
                 given, few = one.with_format("numpy", columns=columns), 256 if pictures else _AT_ONCE
                 for start in range(0, len(given), few):
                     block = given[start : start + few]
-                    yield {key: _channels_first(v) if key in pictures else v for key, v in block.items()}
+                    yield {key: _channels_first(v, path) if key in pictures else v for key, v in block.items()}
 
-            kept = kept_in_memory(one.data.nbytes, in_memory)
-            found_part, columns = _of_columns(path, one.column_names, read, label, kept)
-            parts[part] = found_part["train"]
-    if "train" not in parts:
-        raise ValueError(f"{path} has the splits {sorted(sets)}; one of the name train was expected.")
-    return parts, columns
+            parts[part] = _of_columns(path, columns, read, label, len(one), in_memory)
+    return _numbered(parts), _places_of_x(columns, label)
 
 
-def _channels_first(images: np.ndarray) -> np.ndarray:
+def _channels_first(images: Any, path: Path) -> np.ndarray:
+    if getattr(images, "ndim", 0) not in (3, 4):
+        raise ValueError(f"the images of {path} differ in size or in channels. Resize and convert them to one.")
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
 
 
@@ -150,11 +155,14 @@ def _of_columns(
     path: Path,
     names: list[str],
     read: Callable[[list[str]], Iterator[dict[str, np.ndarray]]],
-    labels: str | None,
-    in_memory: bool,
-) -> Table:
-    """x and labels of columns, of which ``read`` gives those that are named, ``[B, ...]`` each, some rows at a time."""
-    label = None if labels is None else column(labels, places(dict(enumerate(names))))
+    label: int | None,
+    count: int,
+    in_memory: bool | None,
+) -> tuple[Any, np.ndarray | None]:
+    """x and labels of columns, of which ``read`` gives those that are named, ``[B, ...]`` each, some rows at a time.
+
+    Of the labels, as they stand there, it is the column of the number ``label``; ``count`` is the number of rows.
+    """
     taken = {number: name for number, name in enumerate(names) if number != label}
     if not taken:
         raise ValueError(f"{path} has no column but its labels.")
@@ -170,9 +178,46 @@ def _of_columns(
                 )
             yield np.column_stack(columns) if columns[0].ndim == 1 else columns[0]
 
-    x = torch.from_numpy(np.concatenate(list(numbers()))) if in_memory else Rows.of_blocks(numbers())
-    y = None if label is None else _classes(np.concatenate([block[names[label]] for block in read([names[label]])]))
-    return {"train": (x, y)}, places(taken)
+    blocks = numbers()
+    first = next(blocks, None)
+    if first is None or not first.size:
+        raise ValueError(f"{path} has no row of numbers. Save the table again.")
+    size = count * first.nbytes // len(first)  # in memory; a file may be packed
+    rows = itertools.chain([first], blocks)
+    if kept_in_memory(size, in_memory):
+        check_size(size, str(path))
+        x: Any = tensor(np.concatenate(list(rows)), str(path))
+    else:
+        x = Rows.of_blocks(rows)
+    y = None if label is None else np.concatenate([block[names[label]] for block in read([names[label]])])
+    return x, y
+
+
+def _place_of(labels: str | None, names: Sequence[str]) -> int | None:
+    return None if labels is None else column(labels, places(dict(enumerate(names))))
+
+
+def _places_of_x(names: list[str], label: int | None) -> dict[str, int]:
+    return places({number: name for number, name in enumerate(names) if number != label})
+
+
+def _check_columns(path: Path, names: list[str], others: list[str]) -> None:
+    """Refuses another part of a table that has other columns."""
+    if different := set(names) ^ set(others):
+        raise ValueError(
+            f"{path} has parts of different columns: {sorted(different)[0]!r} is not in all of them. Give each the "
+            "same columns."
+        )
+
+
+def _numbered(parts: Arrays) -> Arrays:
+    """The parts with labels as whole numbers, words by one numbering for all."""
+    words = {part: y for part, (_, y) in parts.items() if y is not None}
+    if not words:
+        return parts
+    ends = np.cumsum([len(y) for y in words.values()])
+    y = dict(zip(words, np.split(_classes(np.concatenate(list(words.values()))), ends[:-1]), strict=True))
+    return {part: (x, y.get(part)) for part, (x, _) in parts.items()}
 
 
 def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:

@@ -93,11 +93,17 @@ def check_named(
     Raises:
         ValueError: which tells the name, and the way out.
     """
+    folders = (Path(), path.parent)
     for place, text in _texts({name: value for name, value in options.items() if name not in {*_PLAIN, *plain}}):
         if not _WORD.fullmatch(text):  # which the parser might read as a nest of options
             raise ValueError(
                 f"the configuration {path} has a text at {place} where a word was expected: {text[:60]!r}. Write what "
                 "it means as YAML."
+            )
+        if place.startswith("model.") and any(_is_read(folder / text) for folder in folders):
+            raise ValueError(  # the parser would take the class from there, and import it
+                f"the configuration {path} names the file {text} at {place}, and no other file is read for one. Write "
+                "what it holds in its place."
             )
         if _NAME.fullmatch(text) and text not in typed and _is_importable(text) and not is_known(text):
             raise Untrusted(path, text, place)
@@ -137,6 +143,10 @@ def _misspelled(name: str) -> str:
         return ""
     kinds = [word for word, kind in vars(module).items() if isinstance(kind, type)]
     return ", ".join(f"{room}.{word}" for word in difflib.get_close_matches(last, kinds, n=3, cutoff=0.5))
+
+
+def _is_read(path: Path) -> bool:
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def _is_importable(name: str) -> bool:

@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, DistributedSampler
 
 from pyro_vae._checks import warn
+from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator, MonteCarloEM, Objective, SVILoss
 from pyro_vae.estimators.penalties import Penalized
 from pyro_vae.ranks import Ranks
@@ -78,15 +80,16 @@ class TrainingRanks(Ranks):
                 for value in (*pair.parameters(), *pair.buffers()):
                     distributed.broadcast(value, 0)
 
-    def all_states(self, device: torch.device) -> list[Tensor]:
-        """Torch's random states of the ranks, on the CPU."""
-        state = torch.get_rng_state()
+    def all_states(self, device: torch.device, cuda: Sequence[torch.device]) -> list[list[Tensor]]:
+        """Torch's random states of the ranks, each on the CPU and on the GPUs ``cuda``."""
+        states = draws.torch_state(cuda)
         if self.alone:
-            return [state]
-        held = torch.zeros(self.count, len(state), dtype=torch.int32, device=device)
-        held[self.rank] = state.to(held)
+            return [states]
+        sizes = [len(state) for state in states]
+        held = torch.zeros(self.count, sum(sizes), dtype=torch.int32, device=device)
+        held[self.rank] = torch.cat(states).to(held)
         self.sum(held)
-        return [row.to(torch.uint8).cpu() for row in held]
+        return [list(row.to(torch.uint8).cpu().split(sizes)) for row in held]
 
     def even_out(self, pair: nn.Module) -> None:
         """Averages the statistics of batch norms, which each rank has of its own data.
@@ -114,9 +117,14 @@ class TrainingRanks(Ranks):
 
 
 def check_apart(
-    pair: nn.Module, estimator: Estimator, weight_prior: Any, batch_size: int, ranks: TrainingRanks
+    pair: nn.Module,
+    estimator: Estimator,
+    weight_prior: Any,
+    batch_size: int,
+    ranks: TrainingRanks,
+    loaders: Sequence[DataLoader[Any]] = (),
 ) -> None:
-    """Refuses what is no mean over the data of a batch, and so no mean of its slices'.
+    """Refuses what is no mean over the data of a batch, and so no mean of its slices', and ranks of other batches.
 
     Raises:
         ValueError: which names it.
@@ -136,16 +144,20 @@ def check_apart(
         what = "WeightPrior(count='batch') counts the prior once a batch"
     elif any(getattr(module, "scale", None) == "optimal" for module in pair.modules()):
         what = "the scale of a likelihood with scale='optimal' is that of all data of a batch"
+    elif any(isinstance(one.sampler, DistributedSampler) and one.sampler.num_replicas > 1 for one in loaders):
+        what = "the batches of a DistributedSampler are of a part of the data (leave it out: ranks take their slices)"
     elif batch_size < ranks.count:
         what = f"batch_size={batch_size} gives {ranks.count} ranks less than one datum each"
     if what is not None:
         raise ValueError(f"{what}, which {ranks.count} ranks cannot share. Train in one process, or choose another.")
 
 
-def resumed_random(states: Sequence[Tensor], ranks: TrainingRanks, steps: int, seed: int) -> None:
-    """Each rank goes on with its own random state, where there are as many as there were; else with another."""
+def resumed_random(
+    states: Sequence[Sequence[Tensor]], ranks: TrainingRanks, steps: int, seed: int, cuda: Sequence[torch.device]
+) -> None:
+    """Each rank goes on with its own random states, where there are as many as there were; else with others."""
     if len(states) == ranks.count:
-        torch.set_rng_state(states[ranks.rank])
+        draws.set_torch_state(states[ranks.rank], cuda)
     else:
         torch.manual_seed(ranks.seed_of(steps, seed + steps))
         if ranks.first:

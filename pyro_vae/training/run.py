@@ -30,8 +30,8 @@ class Run:
         stopped_early: whether the validation bound ended the run before the last epoch.
         best_epoch: with ``patience``, the epoch whose weights the pair has.
         notes: which estimator was taken and why, where none was asked for and it is not the usual one.
-        configuration: what the run is known again by: the arguments of ``fit`` in words, its pair and its data; of a
-            run of the command line that :func:`pyro_vae.load` has opened, its options.
+        configuration: what a run with ``out`` is known again by: the arguments of ``fit`` in words, its pair and its
+            data; of a run of the command line that :func:`pyro_vae.load` has opened, its options.
     """
 
     pair: nn.Module

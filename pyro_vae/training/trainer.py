@@ -61,7 +61,8 @@ class Trainer:
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
         self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
         self.streams = {id(part): part for part in self._sets() if isinstance(part, Stream)}
-        loaders = PythonState([stream.loader for stream in self.streams.values()])
+        given = [stream.loader for stream in self.streams.values()]
+        loaders = PythonState(given)
         begun = loaders.kept(every=True)
         self.looked: dict[int, list[Any]] = {}  # what streams begin with
         kinds = self._first_of_each_kind()
@@ -71,7 +72,7 @@ class Trainer:
         self.supports = None if isinstance(settings.estimator, SVILoss) else Supports(pair, runs=False)
         self.ranks.begin(pair)
         estimator = self._checked(list(kinds.values()))
-        check_apart(pair, estimator, settings.weight_prior, settings.batch_size, self.ranks)
+        check_apart(pair, estimator, settings.weight_prior, settings.batch_size, self.ranks, given)
         self._check_all(kinds.values())
         looks.say_labels(pair, data.train, batch)
         self.parameters = trained_parameters(pair)
@@ -101,8 +102,8 @@ class Trainer:
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
         counted.put_counts_back()  # a program that counts its runs counts those of the training
-        given = (settings.weight_prior, self.schedules.given, settings.scheduler)
-        python = PythonState((pair, estimator, *given, optimizer, scheduler))
+        asked = (settings.weight_prior, self.schedules.given, settings.scheduler)
+        python = PythonState((pair, estimator, *asked, optimizer, scheduler))
         self.state = State(pair, weights, optimizer, estimator, self.run, self.step, python, loaders, scheduler)
         repeats = trials.told(loaders.kept(every=True)) == trials.told(begun)
         loaders.take_up(begun)
@@ -135,8 +136,8 @@ class Trainer:
             tensors, saved = self.ranks.loaded(folder)
             check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
             state.restore(tensors, saved)
-            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [torch.get_rng_state()]
-            resumed_random(states, self.ranks, state.steps, settings.seed)
+            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [draws.torch_state(self._cuda)]
+            resumed_random(states, self.ranks, state.steps, settings.seed, self._cuda)
             return
         state.check_kept(folder)
         begun = [(self.streams[key], batches) for key, batches in self.looked.items()]
@@ -396,7 +397,7 @@ class Trainer:
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
         self.ranks.even_out(self.pair)
-        valid = self._validate()
+        valid = self.ranks.share(self._validate())  # or machines that round otherwise may not stop together
         is_loss = isinstance(state.estimator, SVILoss)
         falls = is_loss or state.estimator.side == "above"
         score = -valid if valid is not None and falls else valid  # the greater the better
@@ -465,7 +466,7 @@ class Trainer:
             tensors, state = self.state.pack(self._ended)
             state["opening"] = checkpoint.pack(self.opening, tensors, "opening")
             if not self.ranks.alone:
-                state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device), tensors, "ranks")
+                state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device, self._cuda), tensors, "ranks")
             if self.ranks.first:
                 checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()

@@ -37,6 +37,11 @@ def fortran(folder: Path) -> Path:
     return folder / "x.npy"
 
 
+def binary(folder: Path) -> Path:
+    np.save(folder / "x.npy", TABLE > 0)
+    return folder / "x.npy"
+
+
 def big_endian(folder: Path) -> Path:
     np.save(folder / "x.npy", TABLE.astype(">f4"))
     return folder / "x.npy"
@@ -107,7 +112,21 @@ def saved(folder: Path) -> Path:
     return folder / "saved"
 
 
-MAKERS = [npy, fortran, big_endian, pixels, counts, hdf5, zarr_group, zarr_of_old, parquet, parquets, csv, saved]
+MAKERS = [
+    npy,
+    fortran,
+    binary,
+    big_endian,
+    pixels,
+    counts,
+    hdf5,
+    zarr_group,
+    zarr_of_old,
+    parquet,
+    parquets,
+    csv,
+    saved,
+]
 OPTIONS = {
     parquet: {"labels": "y", "covariates": "age", "weights": "w"},
     parquets: {"labels": "y"},
@@ -129,6 +148,8 @@ def test_batches_are_those_in_memory(maker, tmp_path):
             continue
         assert isinstance(ours, Stored)
         assert ours.event_shape == theirs.event_shape
+        assert repr(ours) == repr(theirs)
+        assert prepared.kind_of(ours) == prepared.kind_of(theirs)
         assert torch.equal(ours.mean(), theirs.mean()) or theirs.mean().isnan().any()
         assert (ours.labels is None) == (theirs.labels is None)
         assert ours.labels is None or torch.equal(ours.labels, theirs.labels)
@@ -196,6 +217,51 @@ def test_bad_data_are_refused_as_they_are_read(tmp_path):
         load(parquet(tmp_path), in_memory=False)
     with pytest.raises(ValueError, match="no column 'agf'; the nearest are age"):
         load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_splits_of_a_table_have_one_order_of_columns_and_one_numbering_of_words(in_memory, tmp_path):
+    x = {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
+    train = datasets.Dataset.from_dict({**x, "y": ["ant", "bee", "cat"]})
+    test = datasets.Dataset.from_dict({"y": ["cat", "ant", "cat"], "b": x["b"], "a": x["a"]})
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "saved")
+    data = load(tmp_path / "saved", labels="y", valid_size=0, in_memory=in_memory)
+    assert data.test.labels.tolist() == [2, 0, 2]
+    assert torch.equal(data.test.batch(slice(None))[0], torch.tensor([[1.0, 4], [2, 5], [3, 6]], dtype=torch.float64))
+    for number, names in enumerate((("a", "b"), ("a", "c"))):
+        pq.write_table(pa.table({name: [1.0, 2.0] for name in names}), tmp_path / f"{number}.parquet")
+    with pytest.raises(ValueError, match="parts of different columns: 'b'"):
+        load(tmp_path, in_memory=in_memory)
+    pq.write_table(pa.table({"a": pa.array([], pa.float64())}), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match=r"none.parquet has no row of numbers"):
+        load(tmp_path / "none.parquet", in_memory=in_memory)
+    np.save(tmp_path / "none.npy", np.zeros((0, 3, 4), np.float32))
+    with pytest.raises(ValueError, match="none"):
+        load(tmp_path / "none.npy", in_memory=in_memory)
+
+
+def test_rows_of_other_lengths_do_not_run_into_each_other():
+    with pytest.raises(ValueError, match=r"a row is of shape \[3\], and those from 2 on are of \[4\]"):
+        Rows.of_blocks([np.zeros((2, 3)), np.zeros((3, 4))])
+
+
+def test_an_array_file_takes_neither_another_file_nor_more_than_it_holds(tmp_path):
+    hdf5(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(80))
+    for name, make in (
+        ("link", lambda file: file.update(x=h5py.ExternalLink(str(tmp_path / "x.h5"), "x"))),
+        ("raw", lambda file: file.create_dataset("x", (10, 8), "u1", external=[(str(tmp_path / "secret"), 0, 80)])),
+    ):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            make(file)
+        with pytest.raises(ValueError, match="another file"):
+            load(tmp_path / f"{name}.h5")
+    with h5py.File(tmp_path / "claims.h5", "w") as file:
+        file.create_dataset("x", (2**40, 2**20), "f4", chunks=(1024, 1024), compression="gzip")
+    zarr.create_array(tmp_path / "claims.zarr", shape=(2**40, 2**20), chunks=(1024, 1024), dtype="f4")
+    for name in ("claims.h5", "claims.zarr"):
+        with pytest.raises(ValueError, match="over 200 to 1"):
+            load(tmp_path / name)
 
 
 def test_columns_of_a_dataset_are_arguments_by_name():

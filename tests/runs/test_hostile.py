@@ -29,6 +29,7 @@ def beside(tmp_path, monkeypatch):
     """A working folder with a module that notes when it is imported, as another file may be found beside the user."""
     (tmp_path / "evil_module.py").write_text(EVIL)
     (tmp_path / "other.yaml").write_text("model: evil_module.Pair\n")
+    (tmp_path / "part").write_text("class_path: evil_module.Part\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -61,7 +62,7 @@ def test_nothing_that_a_file_names_runs(path: Path, beside: Path, sentence) -> N
         assert len(said) < 500
         assert not Path("executed").exists()
         assert "evil_module" not in sys.modules
-    assert sorted(p.name for p in beside.iterdir()) == ["evil_module.py", "other.yaml", "run"]
+    assert sorted(p.name for p in beside.iterdir()) == ["evil_module.py", "other.yaml", "part", "run"]
 
 
 def test_a_short_name_builds_nothing_else(sentence) -> None:

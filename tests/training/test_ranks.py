@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, DistributedSampler
 
 import pyro_vae as pv
 from pyro_vae.ranks import Ranks
@@ -88,6 +89,15 @@ def test_what_is_coupled_through_the_batch_is_refused_by_name(estimator, prior, 
     ranks.count = 2
     with pytest.raises(ValueError, match=words):
         check_apart(torch.nn.Linear(1, 1), estimator, prior, 8, ranks)
+
+
+def test_a_loader_that_deals_out_the_data_itself_is_refused():
+    ranks = TrainingRanks()
+    ranks.count = 2
+    x = torch.randn(8, 1)
+    loader = DataLoader(x, batch_size=4, sampler=DistributedSampler(x, num_replicas=2, rank=0))
+    with pytest.raises(ValueError, match=r"DistributedSampler .*leave it out"):
+        check_apart(torch.nn.Linear(1, 1), pv.SGVB_B(), None, 8, ranks, [loader])
 
 
 def test_slices_are_all_of_a_batch_and_one_process_has_it_whole():
