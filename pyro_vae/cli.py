@@ -142,7 +142,7 @@ def train(arguments: Sequence[str]) -> None:
         "Fits a pair to data and writes a run folder. What is not given of likelihood, binarization and scales follows "
         "the data, and is printed."
     )
-    parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
+    parser, trust = Parser(prog="pyro-vae train", description=about), dict(given(arguments)).get("--trust") == "true"
     words = [*_saved(arguments), *arguments]
     runs.add_options(parser, _model(words, trust), lambda run: runs.load(run, trust=trust).pair)
     parser.add_argument("--trust", **_TRUST)
