@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,12 +142,12 @@ def train(arguments: Sequence[str]) -> None:
         "Fits a pair to data and writes a run folder. What is not given of likelihood, binarization and scales follows "
         "the data, and is printed."
     )
-    parser, trust = Parser(prog="pyro-vae train", description=about), "--trust=true" in arguments
+    parser, trust = Parser(prog="pyro-vae train", description=about), dict(given(arguments)).get("--trust") == "true"
     words = [*_saved(arguments), *arguments]
     runs.add_options(parser, _model(words, trust), lambda run: runs.load(run, trust=trust).pair)
     parser.add_argument("--trust", **_TRUST)
     config, chosen = choices.chosen(parser, words)
-    if config.out is None:
+    if config.out is None or _is_of_file(config, dict(given(arguments))):
         ranks = Ranks()
         config.out = ranks.share(runs.free_folder(Path("runs"), Path(config.data).stem) if ranks.first else None)
     out = Path(config.out)
@@ -215,16 +215,29 @@ def _saved(arguments: Sequence[str]) -> list[str]:
     return ["--config", str(path)] if goes_on and "--config" not in typed else []
 
 
+def _is_of_file(config: Namespace, typed: Mapping[str, str]) -> bool:
+    """Whether ``out`` is the folder of the run whose file --config gives, which is to be had the same again."""
+    own = "--config" in typed and "--out" not in typed and not config.resume
+    return own and Path(typed["--config"]).resolve() == (Path(config.out) / runs.CONFIG).resolve()
+
+
 def _model(arguments: Sequence[str], trust: bool) -> type:
     """The class named by --model or, behind that, by the file of --config, which is read and may be refused."""
     model: str | type = runs.DEFAULT_MODEL
+    of_file: str | type = ""
     typed = {value for _, value in given(arguments)}
     for option, value in given(arguments):
         if option == "--config" and value:
             model = runs.read(Path(value), typed, trust)[1]
         elif option in ("--model", "--model.class_path", "--model.help") and value and not value.startswith("-"):
-            model = _class_of(value)
-    return runs.import_pair(model) if isinstance(model, str) else model
+            of_file, model = model, _class_of(value)
+    found = runs.import_pair(model) if isinstance(model, str) else model
+    if isinstance(of_file, type) and not issubclass(of_file, found):
+        raise ValueError(
+            f"the configuration is that of a {of_file.__name__}, whose arguments are none of the {found.__name__} that "
+            "--model asks for. Leave --model out, or leave model: out of a copy of the file."
+        )
+    return found
 
 
 def _class_of(value: str) -> str:

@@ -151,6 +151,19 @@ def test_resume_goes_on(capsys):
     assert "binarization static" in capsys.readouterr().out  # as it was begun
 
 
+def test_the_same_again_but_for_what_is_typed(capsys):
+    """Of the file in a folder of a run: in a new folder, with faults of the file told from where it was typed."""
+    trained()
+    for number, options in enumerate(("--seed 1", "--model.latent_dim 3"), 1):
+        assert main("train --config run/config.yaml", options) == 0
+        assert configured(f"runs/digits-{number}")["seed"] == 2 - number
+    other = "train --config run/config.yaml --model pyro_vae.models.ConvVAE"
+    assert "that of a MLPVAE, whose arguments are none of the ConvVAE" in fails(capsys, other)
+    text = Path("run/config.yaml").read_text()
+    Path("run/config.yaml").write_text(text.replace("seed: 0", "seed: x"))
+    assert "run/config.yaml: seed has to be a whole number" in fails(capsys, "train --config run/config.yaml --out o")
+
+
 def test_a_run_whose_checkpoint_is_gone_or_edited(capsys):
     trained(SMALL)
     last = Path("run", "checkpoint", "last.safetensors")

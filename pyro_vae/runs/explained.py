@@ -37,13 +37,14 @@ class _Typed(str):
     """A value as it was typed, which the parser reads; those of a file have been read."""
 
 
-def line_explained(parser: ArgumentParser, words: Sequence[str], message: str = "") -> str:
+def line_explained(parser: ArgumentParser, words: Sequence[str], message: str = "", folder: Path = Path()) -> str:
     """What is wrong with a command line; empty where that cannot be told.
 
     Args:
         parser: knows the options.
         words: what was typed behind the command.
         message: what the parser says, which is asked for what is missing.
+        folder: in which it was typed.
     """
     places = [action for action in parser._actions if not action.option_strings]
     options, others, left = [], [], list(words)
@@ -63,7 +64,7 @@ def line_explained(parser: ArgumentParser, words: Sequence[str], message: str = 
     held: list[tuple[str, Any]] = []
     for name, value in options:
         if name == "config":
-            found = configured(Path(value))
+            found = configured(folder / value)
             if text := file_explained(parser, Path(value), found, message):
                 return text
             held += found.items()

@@ -78,6 +78,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.folder = Path.cwd()  # jsonargparse reads a file of options in the folder of that file
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         # jsonargparse reads --a.b.c=null, and hands it to the parser of b as --c=None.
@@ -97,7 +98,7 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        said = _dashed(line_explained(self, self.args, message)) or f"{sentence(message).rstrip('.')}."
+        said = _dashed(line_explained(self, self.args, message, self.folder)) or f"{sentence(message).rstrip('.')}."
         raise ValueError(f"{said} `{self.prog} --help` tells the options.") from ex
 
 

@@ -53,6 +53,8 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
         )
     if isinstance(found.optimizer, torch.optim.LBFGS):
         raise ValueError("LBFGS evaluates the loss several times a step, which fit does not do; use another one.")
+    # What torch's load_state_dict sets, so that an optimizer that has taken up a state is as it was.
+    found.optimizer.defaults.setdefault("differentiable", False)
     return found
 
 

@@ -95,11 +95,9 @@ def check_goes_on(
         try:
             held = {name: value.clone() for name, value in tensors.items()}
             theirs.load(ours.parameters, held, json.loads(json.dumps(state)))
-            for moving in (ours, theirs):
-                with draws.Apart(draws.TRIAL, 1, devices=devices):
-                    moving.step(gradients[_STEPS:])
-            same = digest(*ours.pack()) == digest(*theirs.pack())
-            why = ""
+            ended = [moving.tried(gradients[_STEPS:], devices) for moving in (ours, theirs)]
+            same = ended[0] == ended[1] and digest(*ours.pack()) == digest(*theirs.pack())
+            why = "" if ended[0] else ended[1]
         except Exception as error:
             same, why = False, f" ({type(error).__name__}: {error})"
         if not same:
@@ -136,6 +134,15 @@ class _Moving:
                 self.scheduler.step(float(index))
             elif self.scheduler is not None:
                 self.scheduler.step()
+
+    def tried(self, gradients: Sequence[Sequence[Tensor]], devices: Sequence[torch.device]) -> str:
+        """Steps as far as they go, and by what they ended: a scheduler may be made for no more."""
+        try:
+            with draws.Apart(draws.TRIAL, 1, devices=devices):
+                self.step(gradients)
+        except Exception as error:
+            return f" ({type(error).__name__}: {error})"
+        return ""
 
     def pack(self) -> tuple[dict[str, Tensor], Any]:
         tensors: dict[str, Tensor] = {}

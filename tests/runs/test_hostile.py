@@ -91,8 +91,8 @@ def test_a_pair_of_ones_own_where_it_is_typed_or_trusted(sentence) -> None:
     assert cli.main((*evaluated, "--trust")) == 0
     assert type(runs.load("run", trust=True).pair).__name__ == "Pair"
     assert "evil_module.Pair" in sentence("train", "--config", "run/config.yaml", "--out", "second")
-    for more in (("--trust",), ("--model", "evil_module.Pair")):
-        assert cli.main(("train", "--config", "run/config.yaml", "--out", f"run {more[0]}", *more)) == 0
+    for number, more in enumerate((("--trust",), ("--trust", "true"), ("--model", "evil_module.Pair"))):
+        assert cli.main(("train", "--config", "run/config.yaml", "--out", f"run {number}", *more)) == 0
 
 
 def test_data_that_are_not_there_are_not_fetched(sentence) -> None:

@@ -352,6 +352,33 @@ def test_choices(name, tmp_path):
     assert_goes_on(tmp_path, run, (3, 4))
 
 
+class Momentum(torch.optim.Optimizer):
+    """As one writes it down, with no more defaults than its own."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["sum"] = state.get("sum", 0.0) * 0.9 + parameter.grad
+            parameter -= 0.01 * state["sum"]
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=4)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": Momentum}, {"scheduler": one_cycle}], ids=["optimizer", "scheduler"])
+def test_what_goes_on_as_it_was_is_kept(options, tmp_path):
+    def run(seed, **others):
+        torch.manual_seed(seed)
+        return fit(make(), (X[:20], X[:8]), **options, **others)
+
+    assert_goes_on(tmp_path, run, (3, 4))
+
+
 class Hidden(torch.optim.SGD):
     """Momentum that state_dict does not know."""
 
