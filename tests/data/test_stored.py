@@ -240,6 +240,21 @@ def test_splits_of_a_table_have_one_order_of_columns_and_one_numbering_of_words(
         load(tmp_path / "none.npy", in_memory=in_memory)
 
 
+def test_dark_pixels_are_pixels_and_bits_are_not(tmp_path):
+    x = np.zeros((10, 4, 4), np.uint8)
+    x[:9, 0, 0], x[9] = 1, 200
+    np.save(tmp_path / "dark.npy", x)
+    stored = load(tmp_path / "dark.npy", in_memory=False, valid_size=0, test_size=0).train
+    assert sum(float(batch.sum()) for (batch,) in stored.batches(2)) == pytest.approx(x.sum() / 255)
+    np.save(tmp_path / "bits.npy", x[:9])
+    with pytest.raises(ValueError, match="only the integers 0 and 1"):
+        load(tmp_path / "bits.npy", in_memory=False)
+    foreign = np.arange(3).astype(">u2")
+    assert torch.equal(
+        Stored(Rows.of_npy(tmp_path / "dark.npy").at(np.arange(7, 10)), labels=foreign).labels, torch.arange(3)
+    )
+
+
 def test_rows_of_other_lengths_do_not_run_into_each_other():
     with pytest.raises(ValueError, match=r"a row is of shape \[3\], and those from 2 on are of \[4\]"):
         Rows.of_blocks([np.zeros((2, 3)), np.zeros((3, 4))])
