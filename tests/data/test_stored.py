@@ -219,6 +219,17 @@ def test_bad_data_are_refused_as_they_are_read(tmp_path):
         load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
 
 
+def test_labels_are_neither_rounded_nor_made_up(tmp_path):
+    path, whole = tmp_path / "x.parquet", {"valid_size": 0, "test_size": 0}
+    for given, found in (([1.5, 1.7, 1.5], [0, 1, 0]), ([3.0, 1.0, 3.0], [3, 1, 3]), (["b", "a", "b"], [1, 0, 1])):
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": given}), path)
+        assert load(path, labels="y", **whole).train.labels.tolist() == found
+    for given in ([1, None, 2], ["a", None, "b"]):
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": pa.array(given)}), path)
+        with pytest.raises(ValueError, match="has no label in row 1, column 'y'"):
+            load(path, labels="y", **whole)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_splits_of_a_table_have_one_order_of_columns_and_one_numbering_of_words(in_memory, tmp_path):
     x = {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
