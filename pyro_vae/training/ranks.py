@@ -76,7 +76,7 @@ class TrainingRanks(Ranks):
     def begin(self, pair: nn.Module) -> None:
         """Gives all ranks the parameters and buffers of the first."""
         if not self.alone:
-            with torch.no_grad():
+            with torch.no_grad(), self.answered():
                 for value in (*pair.parameters(), *pair.buffers()):
                     distributed.broadcast(value, 0)
 
@@ -107,8 +107,9 @@ class TrainingRanks(Ranks):
         for name, value in pair.named_buffers():
             if value.is_floating_point() and not any(value is one for one in statistics):
                 low, high = value.detach().double().clone(), value.detach().double().clone()
-                distributed.all_reduce(low, distributed.ReduceOp.MIN)
-                distributed.all_reduce(high, distributed.ReduceOp.MAX)
+                with self.answered():
+                    distributed.all_reduce(low, distributed.ReduceOp.MIN)
+                    distributed.all_reduce(high, distributed.ReduceOp.MAX)
                 if not torch.equal(low.nan_to_num(), high.nan_to_num()):
                     raise ValueError(
                         f"the buffer {name} moves with the data, each rank's with its own, so that {self.count} ranks "

@@ -59,6 +59,19 @@ def test_what_is_coupled_through_the_batch_is_refused_by_name(estimator, prior, 
         check_apart(torch.nn.Linear(1, 1), estimator, prior, 8, ranks)
 
 
+def test_a_rank_that_gets_no_answer_says_so(monkeypatch):
+    def ended(*args):
+        raise RuntimeError("connection closed by peer")
+
+    ranks = TrainingRanks()
+    ranks.count = 2
+    for name in ("all_reduce", "broadcast", "broadcast_object_list"):
+        monkeypatch.setattr(torch.distributed, name, ended)
+    for wait in (lambda: ranks.sum(torch.ones(1)), lambda: ranks.share(1), lambda: ranks.begin(torch.nn.Linear(1, 1))):
+        with pytest.raises(ConnectionError, match="rank 0 of 2 got no answer"):
+            wait()
+
+
 def test_a_loader_that_deals_out_the_data_itself_is_refused():
     ranks = TrainingRanks()
     ranks.count = 2
