@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 import pyro_vae as pv
+from pyro_vae.models.code_book import CodeBook
 from pyro_vae.ranks import Ranks
 from pyro_vae.training.ranks import TrainingRanks, check_apart
 
@@ -45,6 +46,7 @@ def test_two_ranks_train_as_one_process_and_go_on_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     ("estimator", "prior", "words"),
     [
+        (pv.SGVB_A(), None, "CodeBook follows the means"),
         (pv.FreeBits(0.1), None, "FreeBits depends on all data"),
         (pv.Capacity(1.0), None, "Capacity depends on all data"),
         (pv.ScoreFunction(), None, "baseline of ScoreFunction"),
@@ -56,7 +58,7 @@ def test_what_is_coupled_through_the_batch_is_refused_by_name(estimator, prior, 
     ranks = TrainingRanks()
     ranks.count = 2
     with pytest.raises(ValueError, match=words):
-        check_apart(torch.nn.Linear(1, 1), estimator, prior, 8, ranks)
+        check_apart(CodeBook(4, 2), estimator, prior, 8, ranks)
 
 
 def test_a_rank_that_gets_no_answer_says_so(monkeypatch):
