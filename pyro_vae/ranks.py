@@ -49,19 +49,25 @@ class Ranks:
         place = self.place(num_rows(batch))
         return batch if place == slice(None) else rows(batch, place)
 
-    def sum(self, vector: Tensor) -> None:
-        """The sum over all ranks, in place.
+    @contextlib.contextmanager
+    def answered(self) -> Iterator[None]:
+        """Around what waits for the other ranks.
 
         Raises:
             ConnectionError: if another rank has ended.
         """
         try:
-            distributed.all_reduce(vector)
+            yield
         except RuntimeError as error:
             raise ConnectionError(
                 f"rank {self.rank} of {self.count} got no answer from another one, which has ended or cannot be "
                 f"reached; what that one said tells why. The last good checkpoint stays. ({error})"
             ) from error
+
+    def sum(self, vector: Tensor) -> None:
+        """The sum over all ranks, in place."""
+        with self.answered():
+            distributed.all_reduce(vector)
 
     def joined(self, value: Tensor, size: int) -> Tensor:
         """Of ``[*, n]`` of this rank's data ``[*, size]`` of all; as they are where each rank has all."""
@@ -87,7 +93,8 @@ class Ranks:
         if self.alone:
             return value
         box = [value if self.first else None]
-        distributed.broadcast_object_list(box)  # between processes of one run; nothing of a file is unpickled
+        with self.answered():
+            distributed.broadcast_object_list(box)  # between processes of one run; nothing of a file is unpickled
         return box[0]
 
     def seed_of(self, *key: int) -> int:

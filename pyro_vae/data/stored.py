@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae._checks import checked, whole
 from pyro_vae._tensors import device_
 from pyro_vae.batches import moved
-from pyro_vae.data.arrays import check_pixels, check_size, numbers
+from pyro_vae.data.arrays import check_pixels, check_size, numbers, tensor
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.rows import Rows, ahead
 from pyro_vae.data.sets import Split
@@ -53,15 +53,16 @@ class Stored(Split):
                 f'binarization "static" keeps its draws in memory, and {name!r} lies in a file. Use "dynamic", or load '
                 "it with in_memory=True."
             )
-        few = [tensor[:2] for tensor in tensors]
-        if few and few[0].dtype in (torch.bool, torch.float16):  # which a Split has in float32, too
+        alike = [torch.zeros_like(rows[:1]) for rows in tensors]  # of what holds for one datum and for all
+        super().__init__(*alike, names=names, binarization=binarization, seed=seed, name=name)
+        if alike[0].dtype in (torch.bool, torch.float16):  # which a Split has in float32, too
             first: Any = tensors[0]
             tensors = (first.mapped(Tensor.float), *tensors[1:])
-        super().__init__(*few, names=names, missing=True, binarization=binarization, seed=seed, name=name)
+        check_pixels(tensors[0], f"x of {name!r}")
         self.tensors = tensors  # type: ignore[assignment]
-        self.labels = None if labels is None else torch.as_tensor(labels)
+        self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
         self.missing, self.device = missing, torch.device("cpu")
-        lengths = {len(tensor) for tensor in (*tensors, *([] if labels is None else [labels]))}
+        lengths = {len(rows) for rows in (*tensors, *([] if labels is None else [labels]))}
         if len(lengths) > 1:
             raise ValueError(
                 f"the arguments and labels of {name!r} have {sorted(lengths)} rows; expected as many each."
@@ -71,11 +72,7 @@ class Stored(Split):
         return moved(super()._gather(index, key), self.device)
 
     def _read(self, index: Tensor) -> Tensor:
-        what = f"x of a batch of {self.name!r}"
-        x = numbers(super()._read(index), self.binarization, what, self.missing)
-        if len(index) > 1:
-            check_pixels(x, what)
-        return x
+        return numbers(super()._read(index), self.binarization, f"x of a batch of {self.name!r}", self.missing)
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, epoch: int = 0, seed: int = 0, start: int = 0
@@ -87,7 +84,7 @@ class Stored(Split):
         """The first n data, in memory."""
         whole(n=n)
         n = min(n, len(self))
-        check_size(n * sum(tensor[:1].nbytes for tensor in self.tensors), f"{n:,} data of {self.name!r}")
+        check_size(n * sum(rows[:1].nbytes for rows in self.tensors), f"{n:,} data of {self.name!r}")
         options: dict[str, Any] = {"names": self.names, "missing": self.missing, "binarization": self.binarization}
         labels = None if self.labels is None else self.labels[:n]
         held = Split(*(t[:n] for t in self.tensors), labels=labels, seed=self.seed, name=self.name, **options)
@@ -96,7 +93,7 @@ class Stored(Split):
     def at(self, rows: Tensor, name: str) -> Split:
         """The data at ``rows: [B]``, which stay in their files."""
         other = copy.copy(self)
-        taken = (tensor.at(rows) if isinstance(tensor, Rows) else tensor[rows] for tensor in self.tensors)
+        taken = (one.at(rows) if isinstance(one, Rows) else one[rows] for one in self.tensors)
         other.tensors = tuple(taken)  # type: ignore[arg-type]
         other.labels = None if self.labels is None else self.labels[rows]
         other.name = name

@@ -189,7 +189,12 @@ def _of_columns(
         x: Any = tensor(np.concatenate(list(rows)), str(path))
     else:
         x = Rows.of_blocks(rows)
-    y = None if label is None else np.concatenate([block[names[label]] for block in read([names[label]])])
+    if label is None:
+        return x, None
+    y = np.concatenate([block[names[label]] for block in read([names[label]])])
+    lacking = [row for row, word in enumerate(y.tolist()) if word is None or word != word]
+    if lacking:
+        raise ValueError(f"{path} has no label in row {lacking[0]}, column {names[label]!r}. Fill it, or drop the row.")
     return x, y
 
 
@@ -274,9 +279,12 @@ def _is_number(cell: str) -> bool:
 def _classes(words: np.ndarray) -> np.ndarray:
     """Labels as whole numbers: those that they are, or the places of their words in sorted order."""
     try:
-        return words.astype(np.int64)
+        numbers = words.astype(np.int64)
     except (ValueError, TypeError):
         return np.unique(words.astype(str), return_inverse=True)[1]
+    if words.dtype.kind == "f" and (numbers != words).any():  # 1.5 is no 1
+        return np.unique(words, return_inverse=True)[1]
+    return numbers
 
 
 def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:

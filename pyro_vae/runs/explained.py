@@ -14,7 +14,6 @@ import json
 import operator
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -23,6 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from pyro_vae._recipes import public_name
 from pyro_vae.runs.options import close, import_failure, nearest
 from pyro_vae.runs.trust import configured
 
@@ -164,7 +164,7 @@ def _fault_of(hint: Any, values: Sequence[tuple[str, Any]], place: str, default:
         inside.add_class_arguments(found, None, fail_untyped=False)
     else:
         inside.add_function_arguments(found, None, fail_untyped=False)
-    return _fault(inside, arguments, f"{place}.", message, of=_path(found))
+    return _fault(inside, arguments, f"{place}.", message, of=public_name(found))
 
 
 def _fault_of_values(hint: Any, values: Sequence[tuple[str, Any]], place: str, message: str) -> str:
@@ -248,7 +248,9 @@ def _expected(hint: Any) -> str:
             words.append(f"a list [...]{inner}")
     kinds, _ = _kinds(hint)
     if named := [kind for kind in kinds if kind is not object and kind.__name__ != "Tensor"]:
-        some = [_path(kind) for kind in _below(named) if _path(kind).startswith(("pyro_vae.", "torch.optim."))]
+        some = [
+            public_name(kind) for kind in _below(named) if public_name(kind).startswith(("pyro_vae.", "torch.optim."))
+        ]
         more = f", such as {' or '.join(some[:2])}" if some else ""
         words.append(f"the dotted name of a class of {' or '.join(kind.__name__ for kind in named)}{more}")
     words = sorted(dict.fromkeys(words), key=lambda word: word == "null")
@@ -267,17 +269,7 @@ def _below(kinds: Iterable[type]) -> list[type]:
             found[kind] = None
             left += type.__subclasses__(kind)
     made = [kind for kind in found if not inspect.isabstract(kind) and not kind.__name__.startswith("_")]
-    return sorted(made, key=lambda kind: (_path(kind).count("."), _path(kind)))
-
-
-def _path(kind: type) -> str:
-    """The shortest dotted name by which a class is found."""
-    parts = kind.__module__.split(".")
-    for end in range(1, len(parts)):
-        room = ".".join(parts[:end])
-        if getattr(sys.modules.get(room), kind.__name__, None) is kind:
-            return f"{room}.{kind.__name__}"
-    return f"{kind.__module__}.{kind.__name__}"
+    return sorted(made, key=lambda kind: (public_name(kind).count("."), public_name(kind)))
 
 
 def _imported(name: str, kinds: tuple[Any, ...], place: str, hint: Any) -> tuple[Any, str]:
@@ -287,7 +279,7 @@ def _imported(name: str, kinds: tuple[Any, ...], place: str, hint: Any) -> tuple
         by_name = {kind.__name__: kind for kind in reversed(below)}
         if name in by_name:
             return by_name[name], ""
-        near = _near([_path(by_name[word]) for word in close(name, by_name)])
+        near = _near([public_name(by_name[word]) for word in close(name, by_name)])
         return None, f"{place} has to be {_expected(hint)}; got {name}{near}."
     room, _, last = name.rpartition(".")
     try:
@@ -299,7 +291,7 @@ def _imported(name: str, kinds: tuple[Any, ...], place: str, hint: Any) -> tuple
         )
     if not hasattr(module, last):
         here = {key: f"{room}.{key}" for key, value in vars(module).items() if _fits(value, kinds)}
-        known = {kind.__name__: _path(kind) for kind in reversed(below)}
+        known = {kind.__name__: public_name(kind) for kind in reversed(below)}
         paths = [here[word] for word in close(last, here)] or [known[word] for word in close(last, known)]
         meant = _near(paths) or f"; expected is {_expected(hint)}"
         return None, f"{place}: {name} is not there: {room} has no {last!r}{meant}."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, d
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
 from pyro_vae.training.opening import remade
+
+_NUMBERS = 2**31  # which no datum has
 
 
 @checked
@@ -90,7 +94,7 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
     if of_command and pair is None:
         pair = _of_command(out, trust, within)
     tensors, state = checkpoint.load(out / "checkpoint")
-    try:
+    with _as_written(out):
         told = checkpoint.unpack(state.get("opening", {"items": []}), tensors)
         weights = checkpoint.unpack(state["pair"], tensors)
         if pair is None:
@@ -100,11 +104,18 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
         _fill(pair, tensors, state, told)
         found = {name: checkpoint.unpack(state[name], tensors) for name in ("history", "stopped_early", "best_epoch")}
         options = configured(out / CONFIG) if of_command else state["configuration"]
-    except (KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ValueError(f"the checkpoint in {out} is none that fit has written ({type(error).__name__}).") from error
     for module in modules_of(pair):
         module.eval()
     return Run(pair.eval(), out=out, configuration=options, **found)
+
+
+@contextlib.contextmanager
+def _as_written(out: Path) -> Iterator[None]:
+    """Says of what cannot be in a checkpoint of ``fit`` that it is none."""
+    try:
+        yield
+    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(f"the checkpoint in {out} is none that fit has written ({type(error).__name__}).") from error
 
 
 def _parsed(
@@ -144,7 +155,13 @@ def _event_shape(out: Path) -> list[int] | None:
     if not checkpoint.exists(out / "checkpoint"):
         return None
     tensors, state = checkpoint.load(out / "checkpoint")
-    return checkpoint.unpack(state["opening"], tensors)["event_shape"] if "opening" in state else None
+    if "opening" not in state:
+        return None
+    with _as_written(out):
+        shape = checkpoint.unpack(state["opening"], tensors)["event_shape"]
+        if shape is not None and not (all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) < _NUMBERS):
+            raise TypeError(f"{shape} is no shape of a datum")
+    return shape
 
 
 def _with_data(out: Path, fetched: bool, give: Callable[[], Data]) -> Data:
@@ -194,9 +211,9 @@ def _fill(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, An
     except ValueError:
         if "arguments" not in told:
             raise
-        batch = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in told["arguments"]]
         before = set(pair.state_dict())
         try:
+            batch = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in told["arguments"]]
             with reading(pair, seed=0):
                 run_pair(pair, *batch)
         except Exception:  # of programs that need other values

@@ -154,11 +154,17 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`pack` was given."""
+    """What :func:`pack` was given.
+
+    Raises:
+        KeyError, TypeError, AttributeError, RecursionError: if it is none that it gives.
+    """
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
+    if len(value) != 1:
+        raise TypeError(f"a value is packed as one kind, not as {len(value)}")
     ((kind, held),) = value.items()
     if kind == "tensor":
         return tensors[held]

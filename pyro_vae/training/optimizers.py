@@ -45,7 +45,7 @@ def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], nam
         else:
             found = Made(optimizer(parameters))
     except (ValueError, TypeError) as error:  # of torch, which does not say of what
-        raise ValueError(f"optimizer cannot be made of these options: {error}.") from error
+        raise ValueError(f"optimizer cannot be made of these options: {str(error).rstrip('.')}.") from error
     if not isinstance(found.optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer made a {type(found.optimizer).__name__} of the parameters; expected a torch optimizer: "

@@ -17,6 +17,7 @@ from pyro_vae._checks import warn
 from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator, MonteCarloEM, Objective, SVILoss
 from pyro_vae.estimators.penalties import Penalized
+from pyro_vae.models.code_book import CodeBook
 from pyro_vae.ranks import Ranks
 from pyro_vae.training import checkpoint
 from pyro_vae.training.weight_priors import WeightPrior
@@ -76,7 +77,7 @@ class TrainingRanks(Ranks):
     def begin(self, pair: nn.Module) -> None:
         """Gives all ranks the parameters and buffers of the first."""
         if not self.alone:
-            with torch.no_grad():
+            with torch.no_grad(), self.answered():
                 for value in (*pair.parameters(), *pair.buffers()):
                     distributed.broadcast(value, 0)
 
@@ -107,8 +108,9 @@ class TrainingRanks(Ranks):
         for name, value in pair.named_buffers():
             if value.is_floating_point() and not any(value is one for one in statistics):
                 low, high = value.detach().double().clone(), value.detach().double().clone()
-                distributed.all_reduce(low, distributed.ReduceOp.MIN)
-                distributed.all_reduce(high, distributed.ReduceOp.MAX)
+                with self.answered():
+                    distributed.all_reduce(low, distributed.ReduceOp.MIN)
+                    distributed.all_reduce(high, distributed.ReduceOp.MAX)
                 if not torch.equal(low.nan_to_num(), high.nan_to_num()):
                     raise ValueError(
                         f"the buffer {name} moves with the data, each rank's with its own, so that {self.count} ranks "
@@ -144,6 +146,8 @@ def check_apart(
         what = "WeightPrior(count='batch') counts the prior once a batch"
     elif any(getattr(module, "scale", None) == "optimal" for module in pair.modules()):
         what = "the scale of a likelihood with scale='optimal' is that of all data of a batch"
+    elif any(isinstance(module, CodeBook) and module.training for module in pair.modules()):
+        what = "a CodeBook follows the means of all data of a batch"
     elif any(isinstance(one.sampler, DistributedSampler) and one.sampler.num_replicas > 1 for one in loaders):
         what = "the batches of a DistributedSampler are of a part of the data (leave it out: ranks take their slices)"
     elif batch_size < ranks.count:

@@ -219,6 +219,17 @@ def test_bad_data_are_refused_as_they_are_read(tmp_path):
         load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
 
 
+def test_labels_are_neither_rounded_nor_made_up(tmp_path):
+    path, whole = tmp_path / "x.parquet", {"valid_size": 0, "test_size": 0}
+    for given, found in (([1.5, 1.7, 1.5], [0, 1, 0]), ([3.0, 1.0, 3.0], [3, 1, 3]), (["b", "a", "b"], [1, 0, 1])):
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": given}), path)
+        assert load(path, labels="y", **whole).train.labels.tolist() == found
+    for given in ([1, None, 2], ["a", None, "b"]):
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": pa.array(given)}), path)
+        with pytest.raises(ValueError, match="has no label in row 1, column 'y'"):
+            load(path, labels="y", **whole)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_splits_of_a_table_have_one_order_of_columns_and_one_numbering_of_words(in_memory, tmp_path):
     x = {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
@@ -238,6 +249,21 @@ def test_splits_of_a_table_have_one_order_of_columns_and_one_numbering_of_words(
     np.save(tmp_path / "none.npy", np.zeros((0, 3, 4), np.float32))
     with pytest.raises(ValueError, match="none"):
         load(tmp_path / "none.npy", in_memory=in_memory)
+
+
+def test_dark_pixels_are_pixels_and_bits_are_not(tmp_path):
+    x = np.zeros((10, 4, 4), np.uint8)
+    x[:9, 0, 0], x[9] = 1, 200
+    np.save(tmp_path / "dark.npy", x)
+    stored = load(tmp_path / "dark.npy", in_memory=False, valid_size=0, test_size=0).train
+    assert sum(float(batch.sum()) for (batch,) in stored.batches(2)) == pytest.approx(x.sum() / 255)
+    np.save(tmp_path / "bits.npy", x[:9])
+    with pytest.raises(ValueError, match="only the integers 0 and 1"):
+        load(tmp_path / "bits.npy", in_memory=False)
+    foreign = np.arange(3).astype(">u2")
+    assert torch.equal(
+        Stored(Rows.of_npy(tmp_path / "dark.npy").at(np.arange(7, 10)), labels=foreign).labels, torch.arange(3)
+    )
 
 
 def test_rows_of_other_lengths_do_not_run_into_each_other():

@@ -220,6 +220,14 @@ def named(class_name: str, *args: Any) -> Callable[[dict[str, Any]], Any]:
         "without weights": (lambda state: state.pop("pair"), "is none that fit has written"),
         "weights of a word": (lambda state: state.update(pair="x"), "is none that fit has written"),
         "of a word": (lambda state: state.update(opening="x"), "is none that fit has written"),
+        "of two kinds": (
+            lambda state: state.update(opening={"items": [], "tuple": []}),
+            "is none that fit has written",
+        ),
+        "of many levels": (
+            lambda state: state.update(opening=functools.reduce(lambda inner, _: [inner], range(900), 1)),
+            "is none that fit has written",
+        ),
         "without a recipe": (lambda state: state.pop("opening"), "of before that was recorded"),
     }.values(),
 )
@@ -231,6 +239,17 @@ def test_a_checkpoint_of_a_stranger(change: Any, words: str, tmp_path: Path, mon
         pv.load("run")
     assert "\n" not in str(error.value)
     assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("told", [[], {"items": []}, {"items": [["event_shape", [2**40]]]}])
+def test_a_shape_of_a_stranger(told: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(RELEASED / "0.1.0" / "fit", folder)
+    (folder / "config.yaml").write_text("data: digits\n")
+    rewritten(folder, lambda state: state.update(opening=told))
+    for read in (pv.load, pv.runs.load_data):
+        with pytest.raises(ValueError, match="is none that fit has written"):
+            read(folder)
 
 
 class Executed:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 import pyro_vae as pv
+from pyro_vae.models.code_book import CodeBook
 from pyro_vae.ranks import Ranks
 from pyro_vae.training.ranks import TrainingRanks, check_apart
 
@@ -77,6 +78,7 @@ def test_two_hosts_train_as_one_process(tmp_path):
 @pytest.mark.parametrize(
     ("estimator", "prior", "words"),
     [
+        (pv.SGVB_A(), None, "CodeBook follows the means"),
         (pv.FreeBits(0.1), None, "FreeBits depends on all data"),
         (pv.Capacity(1.0), None, "Capacity depends on all data"),
         (pv.ScoreFunction(), None, "baseline of ScoreFunction"),
@@ -88,7 +90,20 @@ def test_what_is_coupled_through_the_batch_is_refused_by_name(estimator, prior, 
     ranks = TrainingRanks()
     ranks.count = 2
     with pytest.raises(ValueError, match=words):
-        check_apart(torch.nn.Linear(1, 1), estimator, prior, 8, ranks)
+        check_apart(CodeBook(4, 2), estimator, prior, 8, ranks)
+
+
+def test_a_rank_that_gets_no_answer_says_so(monkeypatch):
+    def ended(*args):
+        raise RuntimeError("connection closed by peer")
+
+    ranks = TrainingRanks()
+    ranks.count = 2
+    for name in ("all_reduce", "broadcast", "broadcast_object_list"):
+        monkeypatch.setattr(torch.distributed, name, ended)
+    for wait in (lambda: ranks.sum(torch.ones(1)), lambda: ranks.share(1), lambda: ranks.begin(torch.nn.Linear(1, 1))):
+        with pytest.raises(ConnectionError, match="rank 0 of 2 got no answer"):
+            wait()
 
 
 def test_a_loader_that_deals_out_the_data_itself_is_refused():
