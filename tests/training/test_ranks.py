@@ -23,7 +23,7 @@ def trained(tmp_path: Path, ranks: int, name: str, **asked: object) -> list[dict
     done = subprocess.run(
         [*(launch if ranks > 1 else [sys.executable]), *words], capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
@@ -39,6 +39,11 @@ def test_two_ranks_train_as_one_process_and_go_on_with_the_same_bits(tmp_path):
     for epochs in (2, 4):
         again = trained(tmp_path, 2, "again", epochs=epochs, out=str(tmp_path / "run"))
     assert all(torch.equal(two[0]["weights"][name], value) for name, value in again[1]["weights"].items())
+
+
+def test_a_rank_of_other_data_is_refused(tmp_path):
+    with pytest.raises(AssertionError, match=r"rank 1 was given another run than the first rank \(training data is of"):
+        trained(tmp_path, 2, "apart", epochs=1, apart=1.0)
 
 
 @pytest.mark.parametrize(
