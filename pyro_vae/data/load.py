@@ -167,6 +167,8 @@ def _arguments(x: Any, covariates: str | None, weights: str | None, columns: dic
     columns = places({number: str(number) for number in range(x.shape[1])}) if columns is None else columns
     chosen = [] if covariates is None else [column(word.strip(), columns) for word in covariates.split(",")]
     weight = [] if weights is None else [column(weights, columns)]
+    if len({*chosen, *weight}) < len(chosen + weight):
+        raise ValueError(f"{asked} name a column twice.")
     others = [number for number in range(x.shape[1]) if number not in chosen + weight]
     if not others:
         raise ValueError(f"{asked} are all columns of the table, which leaves none for x.")

@@ -27,6 +27,7 @@ from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, d
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
 from pyro_vae.training.opening import remade
+from pyro_vae.training.records import METRICS
 
 _NUMBERS = 2**31  # which no datum has
 
@@ -89,6 +90,8 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
         raise ValueError(f"the run {out} names itself as the one that trained a pair inside of its pair.")
     of_command = os.path.isfile(out / CONFIG)
     if not of_command and not checkpoint.exists(out / "checkpoint"):
+        if os.path.isfile(out / METRICS):
+            raise ValueError(f"the run {out} ended before its first checkpoint, so that there is nothing to open.")
         raise _no_run(out, f"it has no {CONFIG}", " or fit(..., out=FOLDER)")
     given, options = pair is not None, None
     if of_command and pair is None:

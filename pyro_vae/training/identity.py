@@ -19,6 +19,7 @@ from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Split, Stream
 from pyro_vae.frozen import LIBRARIES
 from pyro_vae.pair import device_of
+from pyro_vae.ranks import Ranks
 from pyro_vae.training import checkpoint
 from pyro_vae.training.scheduled import Schedules
 from pyro_vae.training.schedules import Schedule
@@ -68,21 +69,31 @@ def configuration(
 
 def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], out: Any) -> None:
     """Raises a ``ValueError`` if two configurations differ in what has to be the same for a run to go on."""
-    apart = (*_FREE, "code", "python")
-    different = [key for key in ours if key not in apart and ours[key] != theirs.get(key)]
-    told = [f"{key} was {theirs.get(key)} and is now {ours[key]}" for key in different]
+    if told := _differences(ours, theirs, _FREE, "{name} was {theirs} and is now {ours}"):
+        raise ValueError(
+            f"{out} belongs to another configuration ({told}), so this run cannot go on there. "
+            "Choose another folder, or use the configuration of that run."
+        )
+
+
+def check_same_of_ranks(ours: Mapping[str, Any], ranks: Ranks) -> None:
+    """Raises a ``ValueError`` if this rank was given another run than the first one, with which it is to take steps."""
+    free = [name for name in _FREE if name != "epochs"]
+    if told := _differences(ours, ranks.share(ours), free, "{name} is {theirs} there and {ours} here"):
+        raise ValueError(
+            f"rank {ranks.rank} was given another run than the first rank ({told}). Give all the same pair, data and "
+            "settings: each takes its slice of every batch itself."
+        )
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Sequence[str], words: str) -> str:
+    different = [key for key in ours if key not in (*free, "code", "python") and ours[key] != theirs.get(key)]
+    told = [words.format(name=key, theirs=theirs.get(key), ours=ours[key]) for key in different]
     if ours["python"] == theirs.get("python"):  # which fixes what code is compiled to
         for key, code in ours["code"].items():
             if code != theirs["code"].get(key) and key not in different:
                 told.append(f"{key} is {ours[key]}, as it was, but of other code")
-    listed = ", ".join(told)
-    if "parameters" in different or "networks" in different:
-        listed = "another pair"
-    if told:
-        raise ValueError(
-            f"{out} belongs to another configuration ({listed}), so this run cannot go on there. "
-            "Choose another folder, or use the configuration of that run."
-        )
+    return "another pair" if "parameters" in different or "networks" in different else ", ".join(told)
 
 
 # Data

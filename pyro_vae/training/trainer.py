@@ -34,7 +34,7 @@ from pyro_vae.pair.supports import Supports
 from pyro_vae.training import checkpoint, looks, optimizers, trials
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.default import Chosen, chosen
-from pyro_vae.training.identity import check_same_run, configuration
+from pyro_vae.training.identity import check_same_of_ranks, check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.opening import opening
 from pyro_vae.training.ranks import TrainingRanks, check_apart, resumed_random
@@ -109,23 +109,26 @@ class Trainer:
         loaders.take_up(begun)
         if not self.ranks.first:  # which has the noise of a process that is alone
             torch.manual_seed(self.ranks.seed_of(settings.seed))
+        if self.folder is not None or not self.ranks.alone:
+            with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
+                looked = self.looked if repeats else {}
+                self.configuration = configuration(settings, self.data, looked, self.state, self.schedules)
+            check_same_of_ranks(self.configuration, self.ranks)
         if self.folder is not None:
-            self._take_up(self.folder, batch, names, self.looked if repeats else {})
+            self._take_up(self.folder, batch, names)
             loaders.take_up(self.state.begun or begun)
         self.recorder = Recorder(out if self.ranks.first else None, self.run.history)
         self.received: int | None = None  # by one of the ranks
         self.due = False
         self.saved_at = time.monotonic()
 
-    def _take_up(self, folder: Path, batch: Converted, names: dict[int, str], looked: dict[int, list[Any]]) -> None:
+    def _take_up(self, folder: Path, batch: Converted, names: dict[int, str]) -> None:
         """The checkpoint of ``folder``, if there is one; else it is tried whether the run could go on from one.
 
         Raises:
             ValueError: if the run is another, or could not go on, or the folder holds one that is not to go on.
         """
         state, settings = self.state, self.settings
-        with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
-            self.configuration = configuration(settings, self.data, looked, state, self.schedules)
         self.run.configuration, self.opening = self.configuration, opening(self.pair, self.data, batch)
         if self.ranks.share(checkpoint.exists(folder)):
             if not settings.resume:

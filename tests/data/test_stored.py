@@ -217,6 +217,8 @@ def test_bad_data_are_refused_as_they_are_read(tmp_path):
         load(parquet(tmp_path), in_memory=False)
     with pytest.raises(ValueError, match="no column 'agf'; the nearest are age"):
         load(parquet(tmp_path), in_memory=False, covariates="agf", labels="y")
+    with pytest.raises(ValueError, match="covariates='a,b', weights='a' name a column twice"):
+        load(parquet(tmp_path), covariates="a,b", weights="a", labels="y")
 
 
 def test_labels_are_neither_rounded_nor_made_up(tmp_path):

@@ -265,6 +265,10 @@ def test_a_newer_format_and_folders_of_no_run(tmp_path: Path, monkeypatch: pytes
         pv.load(tmp_path)
     with pytest.raises(ValueError, match=r"is no run folder: it has no config\.yaml\. Give .* or fit"):
         pv.load(tmp_path / "nowhere")
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "checkpoint" / checkpoint.LAST).unlink()
+    with pytest.raises(ValueError, match="ended before its first checkpoint"):
+        pv.load(tmp_path)
     with pytest.raises(ValueError, match=r"train has written no config\.yaml there, which names its data"):
         runs.load_data(RELEASED / "0.1.0" / "fit")
 

@@ -37,6 +37,7 @@ def main(out: str, asked: dict) -> None:
     torch.manual_seed(rank)  # the weights of the first go for all
     pair = Mixture().double()
     x = torch.randn(101, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x += rank * asked.pop("apart", 0.0)
     run = pv.fit(
         pair, (x, x[:20]), estimator=pv.Enumeration(), batch_size=25, clip_norm=1.0, compile="eager", resume=True,
         progress=False, **asked,

@@ -27,7 +27,7 @@ def trained(tmp_path: Path, ranks: int, name: str, **asked: object) -> list[dict
     done = subprocess.run(
         [*(launch if ranks > 1 else [sys.executable]), *words], capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
@@ -73,6 +73,11 @@ def test_two_hosts_train_as_one_process(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"two.{rank}", weights_only=True)["weights"]
         assert all(torch.allclose(found[name], value, rtol=0, atol=1e-12) for name, value in one["weights"].items())
+
+
+def test_a_rank_of_other_data_is_refused(tmp_path):
+    with pytest.raises(AssertionError, match=r"rank 1 was given another run than the first rank \(training data is of"):
+        trained(tmp_path, 2, "apart", epochs=1, apart=1.0)
 
 
 @pytest.mark.parametrize(
