@@ -45,6 +45,8 @@ def _made(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[s
         }
     except _Unknown as unknown:
         return {"unknown": str(unknown)}
+    except RecursionError:
+        return {"unknown": f"arguments of {cls.__name__} are nested too deep"}
 
 
 def recipe(module: nn.Module) -> dict[str, Any]:
@@ -59,10 +61,8 @@ def _packed(value: Any, place: str) -> Any:
     """An argument, as a recipe tells it."""
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value.item()
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, (list, tuple)):

@@ -374,7 +374,7 @@ def test_evaluates_by_every_method(capsys):
     assert re.search(r"from below -\d+\.\d+ \(standard error .*from above", printed["bdmc"])
     for method in ("importance", "hmc"):
         error = fails(capsys, "evaluate run --method", method, "--num-samples 0", limit)
-        assert "num_samples has to be a whole number of at least 1; got 0" in error
+        assert "--num-samples has to be a whole number of at least 1; got 0" in error
     for method, option, value in (
         ("ais", "num-samples", "50"),
         ("bdmc", "num-samples", "50"),
@@ -480,7 +480,7 @@ def test_a_pair_around_a_pair(capsys):
     data = runs.load_data("run", trust=True)
     assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
     evaluated(capsys, "--trust --num-samples 20")
-    assert "arguments are required: pair" in fails(capsys, "train --model around.Around", QUICK)
+    assert "--model.pair is missing, which around.Around needs" in fails(capsys, "train --model around.Around", QUICK)
     assert "no attribute 'MLPVA'" in fails(capsys, "train", around, "pyro_vae.models.MLPVA", QUICK)
 
 
@@ -661,7 +661,7 @@ def test_applications(stand_ins, capsys):
     assert "level" in fails(capsys, "apply measure run", "--level high")
     assert "run" in fails(capsys, "apply measure")
     assert main("apply learn", "--num-train 0") == 2
-    assert capsys.readouterr().err.endswith("pyro-vae: error: num_train is 0.\n")
+    assert capsys.readouterr().err.endswith("pyro-vae: error: --num-train is 0.\n")
 
 
 def test_a_warning_is_one_line_and_said_once(stand_ins, capsys):

@@ -31,11 +31,10 @@ from pyro_vae.data.draws import Binarization
 from pyro_vae.data.load import load
 from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.named import NAMES
-from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Data, Split, Stream
 from pyro_vae.data.stored import Stored
 
-__all__ = ["NAMES", "Binarization", "Data", "FreyFace", "Mixed", "Rows", "Split", "Stored", "Stream", "as_data", "load"]
+__all__ = ["NAMES", "Binarization", "Data", "FreyFace", "Mixed", "Split", "Stored", "Stream", "as_data", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,11 @@ def broadcast(**parameters: Any) -> tuple[Tensor, ...]:
 
     Raises:
         ValueError: if they have no common shape.
+        TypeError: if they are of 8 bits, of which torch can do little.
     """
+    for name, value in parameters.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < 2:
+            raise TypeError(f"{name} is of {value.dtype}; floats of 16, 32 or 64 bits were expected.")
     try:
         return tuple(broadcast_all(*parameters.values()))
     except (RuntimeError, ValueError) as error:

@@ -292,7 +292,7 @@ class Trainer:
         place: dict[str, Any] = {"epoch": state.epoch, "seed": self.settings.seed, "start": state.batches_done}
         # What callbacks move in Python is looked at once they have run, and before a training ends.
         moved = self.settings.callbacks and state.steps - state.looked_at >= _SELDOM
-        if moved or state.epoch + 1 == self.settings.epochs:
+        if state.batches_done == 0 and (moved or state.epoch + 1 == self.settings.epochs):
             self.step.look()
             state.looked_at = state.steps
         state.begin_epoch()

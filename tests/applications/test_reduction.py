@@ -195,7 +195,7 @@ def test_one_of_several_latents() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_neighbors": 0}, "from 1 to 149"),
+        ({"num_neighbors": 0}, "num_neighbors has to be a whole number of at least 1; got 0"),
         ({"num_neighbors": 150}, "from 1 to 149, below half of the 300"),
         ({"num_neighbors": 6, "num_ranked": 12}, "from 1 to 5"),
         ({"num_data": 0}, "num_data has to be a whole number of at least 1; got 0"),

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 import pyro_vae
-from pyro_vae import cli, runs
+from pyro_vae import cli
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import checkpoint, trainer
 from storm import kills
@@ -67,7 +67,7 @@ def _fitted(out: Path) -> Any:
 
 
 def _opened(out: Path) -> Any:
-    return checkpoint.digest(dict(runs.open_run(str(out))[0].state_dict()))
+    return checkpoint.digest(dict(pyro_vae.load(out).pair.state_dict()))
 
 
 def _typed(line: str, after: Callable[[Path], Any]) -> Callable[[Path], Any]:
