@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pyro_vae._checks import checked, made, number, one_of
+from pyro_vae._checks import checked, made, number, one_of, shown
 from pyro_vae._recipes import Remembered
 
 Normalization = Literal["batch", "weight", "layer"]
@@ -133,7 +133,10 @@ def hidden_layer(
         ValueError: if ``dropout`` is not in [0, 1).
     """
     number(0, below=1, dropout=dropout)
-    layers = [*normalized(make(), normalization), made("activation", activation)]
+    activated = made("activation", activation)
+    if not isinstance(activated, nn.Module):
+        raise TypeError(f"activation has to make a module, such as nn.ReLU does; got {shown(activation)}.")
+    layers = [*normalized(make(), normalization), activated]
     if gated:
         layers = [Gated(nn.Sequential(*layers), nn.Sequential(*normalized(make(), normalization)))]
     return [*layers, nn.Dropout(dropout)] if dropout else layers

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae._checks import callable_, shown, whole
 from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
 from pyro_vae._tensors import check_dense
-from pyro_vae.batches import flattened, unflattened
+from pyro_vae.batches import flattened, leaves, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sharing import computing_once
@@ -143,6 +143,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         ValueError: if what the model observes is not an argument, it has a factor, or it observes nothing.
     """
     callable_(model=model)
+    list(leaves(batch))  # which refuses what holds itself
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     tensors, structure = flattened(batch)
     given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
