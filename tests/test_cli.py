@@ -481,7 +481,8 @@ def test_a_pair_around_a_pair(capsys):
     assert (pair.name, data.name, out.name) == ("mine", "digits", "run")
     evaluated(capsys, "--trust --num-samples 20")
     assert "--model.pair is missing, which around.Around needs" in fails(capsys, "train --model around.Around", QUICK)
-    assert "pyro_vae.models has no 'MLPVA'; the nearest are pyro_vae.models.MLPVAE" in fails(capsys, "train", around, "pyro_vae.models.MLPVA", QUICK)
+    wrong = fails(capsys, "train", around, "pyro_vae.models.MLPVA", QUICK)
+    assert "pyro_vae.models has no 'MLPVA'; the nearest are pyro_vae.models.MLPVAE" in wrong
 
 
 ERRORS = {
