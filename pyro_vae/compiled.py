@@ -191,7 +191,7 @@ class Compiled:
 
     def state(self) -> dict[str, Any]:
         """How it runs, why, and by the name of each graph how often it was used and compared, for a checkpoint."""
-        return {"mode": self.mode, "why": self._fell, "graphs": dict(self._counted())}
+        return {"mode": self.mode, "why": self._fell, "graphs": dict(sorted(self._counted()))}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up :meth:`state`: each shape runs as it would have in the process that stopped."""
