@@ -27,7 +27,7 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
 
     Nothing is unpickled, and no memory is taken that the file does not fill.
     """
-    read = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix.lower(), _zarr)
+    read = {".npy": _numpy, ".npz": _numpy, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix.lower(), _zarr)
     try:
         arrays = read(path, in_memory)
     except (Refused, ModuleNotFoundError):
@@ -65,7 +65,8 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
     return parts
 
 
-def _npy(path: Path, in_memory: bool | None) -> dict[str, Any]:
+def _numpy(path: Path, in_memory: bool | None) -> dict[str, Any]:
+    """An .npy or .npz file, whatever it is called."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
@@ -82,21 +83,18 @@ def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
         raise Refused(f"{path} is packed as a whole; numpy.save makes files of which parts are read (in_memory=False).")
     size = path.stat().st_size
     check_size(size, str(path))
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            return _npy(path, in_memory)
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            unpacked = sum(member.file_size for member in members)
-            check_size(unpacked, f"{path}, unpacked,")
-            _check_ratio(unpacked, size, path)
-            if len(members) > 100:
-                raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
-            arrays = {}
-            for member in members:
-                with archive.open(member) as opened:
-                    arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
-            return arrays
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        check_size(unpacked, f"{path}, unpacked,")
+        _check_ratio(unpacked, size, path)
+        if len(members) > 100:
+            raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
+        arrays = {}
+        for member in members:
+            with archive.open(member) as opened:
+                arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
+        return arrays
 
 
 def _check_ratio(unpacked: int, size: int, path: Path) -> None:

@@ -41,26 +41,22 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
-    def read(columns: list[int] | None, **options: Any) -> np.ndarray:
-        where: dict[str, Any] = {"delimiter": delimiter, "skiprows": int(named), "ndmin": 2, "usecols": columns}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
-            return np.loadtxt(path, encoding="utf-8-sig", quotechar='"', **where, **options)
-
+    where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"'}
+    whole: dict[str, Any] = {**where, "skiprows": int(named), "encoding": "utf-8-sig"}
     columns = None if label is None else taken
     try:
         x: Any
         if kept_in_memory(path.stat().st_size, in_memory):
             check_size(path.stat().st_size, str(path))
-            try:
-                x = torch.from_numpy(read(columns))
-            except ValueError:
-                x = torch.from_numpy(read(columns, converters=_number))  # slower, and knows empty cells
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
+                x = torch.from_numpy(_numbers_of(path, usecols=columns, **whole))
         else:
-            x = Rows.of_blocks(_blocks(path, int(named), {"delimiter": delimiter, "usecols": columns}))
+            x = Rows.of_blocks(_blocks(path, int(named), usecols=columns, **where))
         if not x.numel():
             raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
-        y = None if label is None else _classes(read([label], dtype=str, comments=None)[:, 0])
+        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, comments=None, **whole)
+        y = None if words is None else _classes(words[:, 0])
     except Refused:
         raise
     except (ValueError, IndexError, OverflowError, csv.Error) as error:
@@ -71,16 +67,20 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     return {"train": (x, y)}, places({number: names[number] for number in taken})
 
 
-def _blocks(path: Path, skipped: int, options: dict[str, Any]) -> Iterator[np.ndarray]:
+def _numbers_of(source: Any, **options: Any) -> np.ndarray:
+    """The numbers of a file of text, or of some lines."""
+    try:
+        return np.loadtxt(source, **options)
+    except ValueError:
+        return np.loadtxt(source, converters=_number, **options)  # slower, and knows empty cells
+
+
+def _blocks(path: Path, skipped: int, **options: Any) -> Iterator[np.ndarray]:
     """The numbers of a file of text, so many lines at a time."""
-    options |= {"quotechar": '"', "ndmin": 2}
     with path.open(encoding="utf-8-sig") as file:
         lines = itertools.islice(file, skipped, None)
         while some := list(itertools.islice(lines, _AT_ONCE)):
-            try:
-                yield np.loadtxt(some, **options)
-            except ValueError:
-                yield np.loadtxt(some, converters=_number, **options)
+            yield _numbers_of(some, **options)
 
 
 def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:

@@ -23,11 +23,7 @@ from pyro_vae.compiled import resolved
 from pyro_vae.data import Data, Mixed, Stream, draws
 from pyro_vae.estimators import SGVB_A, Enumeration, Estimator, SVILoss
 from pyro_vae.frozen import PythonState
-from pyro_vae.pair import (
-    evaluating,
-    kept_modes,
-    trained_parameters,
-)
+from pyro_vae.pair import evaluating, kept_modes, trained_parameters
 from pyro_vae.pair.arguments import Arguments, Converted
 from pyro_vae.pair.protocols import ChecksBatch
 from pyro_vae.pair.supports import Supports
