@@ -67,6 +67,7 @@ class CodeBook(nn.Module):
     codes: Tensor
     usage: Tensor
     sums: Tensor
+    follows_batches = "the means of all data of a batch"
 
     def __init__(self, num_codes: int, code_dim: int, decay: float = 0.99, revival: float = 0.05) -> None:
         super().__init__()

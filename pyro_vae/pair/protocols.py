@@ -30,6 +30,14 @@ class ChecksBatch(Protocol):
 
 
 @runtime_checkable
+class FollowsBatches(Protocol):
+    """A part whose buffers follow the data of each batch in training; several ranks, which have slices, refuse it."""
+
+    #: What they follow, in words.
+    follows_batches: str
+
+
+@runtime_checkable
 class HasPosteriorPredictive(Protocol):
     """A pair with random weights; ``pyro-vae evaluate`` asks it before importance sampling."""
 

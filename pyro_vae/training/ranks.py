@@ -17,7 +17,7 @@ from pyro_vae._checks import warn
 from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator, MonteCarloEM, Objective, SVILoss
 from pyro_vae.estimators.penalties import Penalized
-from pyro_vae.models.code_book import CodeBook
+from pyro_vae.pair.protocols import FollowsBatches
 from pyro_vae.ranks import Ranks
 from pyro_vae.training import checkpoint
 from pyro_vae.training.weight_priors import WeightPrior
@@ -146,8 +146,8 @@ def check_apart(
         what = "WeightPrior(count='batch') counts the prior once a batch"
     elif any(getattr(module, "scale", None) == "optimal" for module in pair.modules()):
         what = "the scale of a likelihood with scale='optimal' is that of all data of a batch"
-    elif any(isinstance(module, CodeBook) and module.training for module in pair.modules()):
-        what = "a CodeBook follows the means of all data of a batch"
+    elif follows := [part for part in pair.modules() if isinstance(part, FollowsBatches) and part.training]:
+        what = f"a {type(follows[0]).__name__} follows {follows[0].follows_batches}"
     elif any(isinstance(one.sampler, DistributedSampler) and one.sampler.num_replicas > 1 for one in loaders):
         what = "the batches of a DistributedSampler are of a part of the data (leave it out: ranks take their slices)"
     elif batch_size < ranks.count:
