@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.util import torch_item
+from pyro.infer.util import is_validation_enabled, torch_item, validation_enabled
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -216,7 +216,8 @@ class Estimator(Trace_ELBO):
             self.check_scheduled(name, 1.0)
         who = type(self).__name__
         try:
-            with computing_once():
+            # What is told as a bound is looked at also where Pyro's own validation is off.
+            with computing_once(), validation_enabled(claims != "none" or is_validation_enabled()):
                 call = call if call.plan else call._replace(plan=self._plan(call))
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:

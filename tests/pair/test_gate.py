@@ -6,6 +6,7 @@ The model is z ~ N(0, 1), x | z ~ N(z, 1), so that log p(x) is that of N(0, 2), 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -663,6 +664,24 @@ def test_every_estimator_asks_the_gate() -> None:
             kind.example().bound(pair, X)
         with pytest.raises(ValueError, match="factor or observation 'f'"):
             kind.example().loss(*programs(pair), X)
+
+
+def test_bounds_look_at_plates_where_validation_is_off() -> None:
+    def model(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("columns", 2, dim=-2):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    pair, x = Pair(model, guide), torch.randn(5, 2)
+    calls: list[Any] = [functools.partial(kind.example().bound, pair, x) for kind in ESTIMATORS]
+    calls += [lambda: SGVB_A().terms(pair, x), lambda: SGVB_A().log_weights(pair, x), lambda: importance(pair, x)]
+    calls += [lambda: SGVB_A().mean_bound(pair, [(x,)]), lambda: rate_distortion(pair, [(x,)])]
+    for call in calls:
+        with pyro.validation_enabled(False), pytest.raises(ValueError, match="plate"):
+            call()
 
 
 def test_a_guide_that_is_made_for_all_data_is_not_cut() -> None:
