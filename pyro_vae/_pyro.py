@@ -455,6 +455,21 @@ def standard_gamma(concentration: Tensor) -> Tensor:
     return torch._standard_gamma(concentration)
 
 
+def is_hooked(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether something else happens at a step of an optimizer: hooks, or a step of this one object's own."""
+    from torch.optim import optimizer as of_torch
+
+    hooks: list[Any] = [of_torch._global_optimizer_pre_hooks, of_torch._global_optimizer_post_hooks]
+    hooks += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    step = vars(optimizer).get("step")  # that of a scheduler notes that it was called
+    return any(hooks) or not (step is None or hasattr(step, "_wrapped_by_lr_sched"))
+
+
+def note_stepped(optimizer: torch.optim.Optimizer) -> None:
+    """Tells torch's schedulers, which warn where an optimizer has not stepped before them, that it has."""
+    vars(optimizer)["_opt_called"] = True
+
+
 def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     """Moves each tensor by ``weight`` towards its end, in place, all at once."""
     torch._foreach_lerp_(tensors, ends, weight)

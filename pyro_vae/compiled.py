@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,21 @@ from pyro_vae.reads import DataReads, unvalidated, where
 Compile = Literal["auto", "inductor", "traced", "eager"]
 Precision = Literal["float32", "bfloat16", "auto"]
 _MODES = ("inductor", "traced", "eager")  # each falls back to the next
+
+
+class Follows(Protocol):
+    """What follows the gradients in one graph with them, and writes parameters and tensors of its own in place."""
+
+    def key(self) -> Any:
+        """What a graph with it has as constants."""
+
+    def inputs(self) -> list[Tensor]:
+        """What it reads and writes beside the module's own."""
+
+    def __call__(
+        self, loss: Tensor, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], inputs: list[Tensor]
+    ) -> None:
+        """Is traced: the first output, parameters and buffers by name, their gradients, and :meth:`inputs`."""
 
 
 class Compiled:
@@ -69,8 +85,12 @@ class Compiled:
             time have them, the second, since inductor takes minutes for so many.
         gradients: whether to differentiate the first output by the parameters that require it. That output then
             becomes NaN if a gradient is not finite.
-        often: whether it will be run so often that inductor compiles the first shape at its first use. Any other
-            shape, and with ``compile="auto"`` and ``often=False`` the first one too, is compiled after 100 uses.
+        planned: how many runs are planned, where that is known. ``"auto"`` then has inductor compile a shape at its use
+            2, 10, 100, 1,000, ... if it has so many runs before it, as far as the runs so far tell, that they win more
+            time than inductor takes: 8,000 runs n of operators on few numbers, and of operators on M numbers each
+            n (1 + M / 30,000) > 8,000. This is a rule of counts, so that the same arguments give the same bits. Else
+            the first shape is compiled at its first use (at the second, if the graph has what follows the gradients),
+            and any other after 100 uses.
         obstacle: why the module cannot be traced, if that is known beforehand.
 
     Attributes:
@@ -93,14 +113,14 @@ class Compiled:
         *,
         compile: Compile = "auto",
         gradients: bool = False,
-        often: bool = True,
+        planned: float | None = None,
         obstacle: str | None = None,
     ) -> None:
         one_of(get_args(Compile), compile=compile)
         self._module = module
         self._differentiates = gradients
         self._strict = compile != "auto"
-        self._at_once = often or self._strict
+        self._planned = None if self._strict else planned
         self.mode: str = "inductor" if compile == "auto" else compile
         self.tell: Callable[[str], Any] = lambda text: None
         self._graphs: dict[Any, list[Graph]] = {}
@@ -120,26 +140,30 @@ class Compiled:
 
     def __call__(self, *inputs: Any, **named: Tensor) -> tuple[Any, Gradients]:
         """``(outputs, gradients)``, the gradients in the order of the trained parameters."""
+        return self.followed(None, *inputs, **named)[:2]
+
+    def followed(self, follows: Follows | None, *inputs: Any, **named: Tensor) -> tuple[Any, Gradients, bool]:
+        """Likewise, and whether what follows the gradients has been done with them, as in a graph of inductor's."""
         with torch.inference_mode(False):  # in which nothing can be differentiated
             tensors, structure = flattened(inputs)
             tensors = [value.clone() if value.is_inference() else value for value in tensors]
             named = {name: value.clone() if value.is_inference() else value for name, value in named.items()}
             if self.mode != "eager":
                 try:
-                    if (found := self._run(tensors, structure, named)) is not None:
+                    if (found := self._run(tensors, structure, named, follows)) is not None:
                         return found
                 except Untraceable as error:
                     self._fall_back("eager", str(error))
             with torch.set_grad_enabled(self._differentiates):
                 names, values = _listed(self._module(*unflattened(structure, iter(tensors)), **named))
             if not self._differentiates:
-                return _named(names, values), []
+                return _named(names, values), [], False
             values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
-            return _named(names, values), gradients
+            return _named(names, values), gradients, False
 
     def _run(
-        self, inputs: Sequence[Tensor], structure: Any, named: Mapping[str, Tensor]
-    ) -> tuple[Any, Gradients] | None:
+        self, inputs: Sequence[Tensor], structure: Any, named: Mapping[str, Tensor], follows: Follows | None
+    ) -> tuple[Any, Gradients, bool] | None:
         """As a graph; ``None`` where there is none and can be no further one."""
         trained: dict[str, Tensor] = {}
         fixed: dict[str, Tensor] = {}
@@ -171,16 +195,19 @@ class Compiled:
             return None
         if graph.due():
             graph.compare(flat)
-        if self.mode == "inductor" and not graph.fused:
-            first = self._at_once and not any(counts[-1] for _, counts in self._counted())
-            if graph.was_fused or first or graph.uses >= self._uses_before_compiling:
-                self.tell("compiling the programs")
-                graph.run, graph.fused = self._compile(graph.traced, flat), True
-                self.tell("")
+        if self.mode == "inductor" and self._is_due(graph, follows):
+            self.tell("compiling the programs")
+            self._fuse(graph, [*trained, *fixed], flat, follows)
+            self.tell("")
+        run, own = graph.run, []
+        if graph.num_followed is not None:
+            own = [] if follows is None else follows.inputs()
+            if len(own) != graph.num_followed:  # an optimizer whose state was taken away
+                run, own = graph.traced, []
         with torch.no_grad():
-            results = list(graph.run(*flat))
+            results = list(run(*flat, *own))
         split = len(results) - len(trained)
-        return _named(graph.names, results[:split]), results[split:]
+        return _named(graph.names, results[:split]), results[split:], bool(own)
 
     def look(self) -> None:
         """Has the next use of each graph compared with the program."""
@@ -289,27 +316,64 @@ class Compiled:
                 raise Untraceable(f"the parameter {name} is used otherwise than as an attribute of its module")
         return graph
 
-    def _compile(self, graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
-        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+    def _is_due(self, graph: Graph, follows: Follows | None) -> bool:
+        """Whether inductor is to compile a graph now."""
+        if graph.fused or graph.was_fused:
+            return not graph.fused or graph.follows != (follows and follows.key())
+        others = [counts for _, counts in self._counted()]
+        if self._planned is not None:
+            done = sum(counts[0] for counts in others)
+            left = (self._planned - done) * graph.uses / done
+            is_asked = graph.uses == 2 or (graph.uses > 2 and math.log10(graph.uses).is_integer())
+            return is_asked and left * (1 + graph.size / _NUMBERS) > _RUNS
+        # An optimizer makes its state by its first step, which so comes before what a graph has of it.
+        is_first = not any(counts[-1] for counts in others) and (follows is None or graph.uses > 1)
+        return is_first or graph.uses >= self._uses_before_compiling
+
+    def _fuse(self, graph: Graph, names: list[str], flat: list[Tensor], follows: Follows | None) -> None:
+        """Has inductor compile a graph, with what follows its gradients where that can be traced."""
+        graph.fused, graph.num_followed, graph.follows = True, None, follows and follows.key()
+        nodes = graph.traced.graph.nodes
+        if any(node.kwargs.get("generator") is not None for node in nodes):
             self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")
-            return graph
-        if (size := len(graph.graph.nodes)) > _OPERATORS and not self._strict:
+            return
+        if (size := len(nodes)) > _OPERATORS and not self._strict:
             reason = f"inductor would take minutes for the {size} operators of a step, of which each loop adds its own"
             self._fall_back("traced", f"{reason}. compile='inductor' has it do so")
-            return graph
+            return
+        if follows is not None and self._differentiates:
+            own = follows.inputs()
+
+            def both(*values: Tensor) -> list[Tensor | None]:
+                results = graph.traced(*values[: len(flat)])
+                by_name = dict(zip(names, values, strict=False))
+                gradients = dict(zip(names, results[len(results) - graph.num_trained :], strict=False))
+                follows(results[0], by_name, gradients, list(values[len(flat) :]))
+                return list(results)
+
+            with contextlib.suppress(Exception), same_draws(flat), _quiet():
+                graph.run = _by_inductor(traced(both, [*flat, *own]), [*flat, *own])
+                graph.num_followed = len(own)
+                return
         try:
-            with _quiet(), torch.no_grad():
-                run = compiled_by_inductor(graph, flat)
-                with same_draws(flat):
-                    run(*copies(flat))  # what fails at its first run fails here
-            return run
+            graph.run = _by_inductor(graph.traced, flat)
         except Exception as error:
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
-            return graph
+
+
+def _by_inductor(graph: Any, flat: list[Tensor]) -> Callable[..., Sequence[Any]]:
+    with _quiet(), torch.no_grad():
+        run = compiled_by_inductor(graph, flat)
+        with same_draws(flat):
+            run(*copies(flat))  # what fails at its first run fails here
+    return run
 
 
 #: Structures of inputs, graphs, and graphs for values that are read of inputs of one shape, at most.
 _STRUCTURES, _GRAPHS, _VALUES = 8, 32, 8
+#: Inductor takes as long as it wins in so many runs of operators on few numbers, and twice as much where an operator
+#: has so many numbers (measured with the pairs of experiments/benchmark.py).
+_RUNS, _NUMBERS = 8_000, 30_000
 #: Operators of a graph that is compiled unasked, at most: inductor takes 30 to 100 ms for each.
 _OPERATORS = 2_000
 _PASSED = "In a graph they are constants: pass what changes from batch to batch as a tensor, or pass compile='eager'"

@@ -47,11 +47,21 @@ class Graph:
     name: str = ""  # by its shapes and what it reads, the same in another process
     uses: int = 0
     fused: bool = False  # compiled by inductor
+    follows: Any = None  # the key of what follows the gradients, when it was compiled
+    num_followed: int | None = None  # tensors of that, if it was compiled into it
     was_fused: bool = False  # in the process before
     moved: bool = False  # Python values have been written since it was compared
     compared: int = 0  # the last use that was compared with the program
     in_vain: int = 0  # how often it was for values that had moved, and was right
     next: int = 1
+
+    @property
+    def size(self) -> float:
+        """How many numbers an operator gives, in the mean."""
+        given = [node.meta.get("val") for node in self.traced.graph.nodes if node.op == "call_function"]
+        counts = [value.numel() for value in given if isinstance(value, Tensor)]
+        known = [count for count in counts if isinstance(count, int)]  # the others follow from values
+        return sum(known) / max(len(given), 1)
 
     def counts(self) -> list[Any]:
         """What decides when it is compared, and last whether it is compiled."""

@@ -6,6 +6,7 @@ import copy
 import functools
 import pickle
 import shutil
+import warnings
 from typing import Any
 
 import pyro
@@ -537,6 +538,38 @@ def test_scheduler_of() -> None:
     scheduler = _pyro.scheduler_of(made, of_torch)
     assert (type(scheduler), scheduler.gamma) == (torch.optim.lr_scheduler.ExponentialLR, 0.5)
     assert _pyro.scheduler_of(optim.Adam({}), of_torch) is None
+
+
+def test_is_hooked() -> None:
+    def made() -> torch.optim.Optimizer:
+        return torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+
+    assert not _pyro.is_hooked(made())
+    scheduled = made()
+    torch.optim.lr_scheduler.StepLR(scheduled, 1)
+    assert not _pyro.is_hooked(scheduled)
+    for listen in ("register_step_pre_hook", "register_step_post_hook"):
+        optimizer = made()
+        getattr(optimizer, listen)(lambda *given: None)
+        assert _pyro.is_hooked(optimizer)
+        handle = getattr(torch.optim.optimizer, listen.replace("register", "register_optimizer"))(lambda *given: None)
+        assert _pyro.is_hooked(made())
+        handle.remove()
+    changed = made()
+    changed.step = lambda closure=None: None  # type: ignore[method-assign, assignment]
+    assert _pyro.is_hooked(changed)
+
+
+def test_note_stepped() -> None:
+    for noted in (False, True):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        if noted:
+            _pyro.note_stepped(optimizer)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            scheduler.step()
+        assert len(told) == (not noted)
 
 
 def test_backward_of() -> None:

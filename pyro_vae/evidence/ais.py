@@ -129,7 +129,9 @@ def ais(
         return *annealer.run(part, part.draw(start, num_chains), path), *path
 
     options = (chunk, seed, max_plate_nesting, compile, progress)
-    parts, joint = over_chunks(anneal, as_pair(pair), batch, num_chains, num_steps, *options, start=start)
+    parts, joint = over_chunks(
+        anneal, as_pair(pair), batch, num_chains, num_steps, *options, start=start, num_gradients=num_leapfrog
+    )
     result = annealer.result(parts, gray_levels(joint.observed, batch))
     check_log_prob(result.log_prob)
     check_acceptance(result.acceptance, num_chains * (num_steps - 1))

@@ -132,7 +132,9 @@ def bdmc(
         return forward, annealer.run(part, exact.expand_as(u), path.reversed()), part.batch
 
     options = (chunk, seed, max_plate_nesting, compile, progress)
-    parts, joint = over_chunks(sandwich, as_pair(pair), batch, num_chains, 2 * num_steps, *options, start=start)
+    parts, joint = over_chunks(
+        sandwich, as_pair(pair), batch, num_chains, 2 * num_steps, *options, start=start, num_gradients=num_leapfrog
+    )
     forward, reverse, data = zip(*parts, strict=True)
     lower = annealer.result(forward, gray_levels(joint.observed, batch))
     log_inverse_weights, reverse_acceptance = concatenated(reverse)

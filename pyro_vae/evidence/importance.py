@@ -151,7 +151,7 @@ def importance(
             count: Compiled(
                 _LogWeights(module, count, nesting, precision),
                 compile=compile,
-                often=False,
+                planned=math.ceil(size / rows) * plan.count(count),
                 obstacle=tracing_obstacle(module),
             )
             for count in set(plan)

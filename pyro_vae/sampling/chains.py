@@ -86,6 +86,7 @@ def over_chunks(
     begin: Start = "prior",
     check: Callable[[Joint], Any] | None = None,
     title: str = "Hamiltonian Monte Carlo",
+    num_gradients: int = 1,
 ) -> tuple[list[Result], Joint]:
     """What ``work`` makes of each chunk of the data, and the densities of the pair.
 
@@ -102,6 +103,7 @@ def over_chunks(
         begin: whether ``work`` draws from the guide besides.
         check: is shown the densities before the first chunk.
         title: of the progress bar.
+        num_gradients: of each of the steps.
 
     Raises:
         ValueError: as :class:`~pyro_vae.sampling.joint.Joint`, and if the guide is the start and cannot be scored.
@@ -127,7 +129,7 @@ def over_chunks(
         if check is not None:
             check(joint)
         obstacle = tracing_obstacle(pair)
-        graph = Compiled(Ends(pair, joint, start), compile=compile, often=False, obstacle=obstacle)
+        graph = Compiled(Ends(pair, joint, start), compile=compile, planned=total * num_gradients, obstacle=obstacle)
         parts = (mapped(_contiguous, rows(batch, part)) for part in chunks)
         with tqdm(total=total, unit=" steps", desc=title, disable=not progress, dynamic_ncols=True) as bar:
             return [work(Chunk(part, joint, graph, bar.update)) for part in parts], joint

@@ -21,34 +21,41 @@ class Weights:
     .. math:: \bar\theta_t = d_t \, \bar\theta_{t-1} + (1 - d_t) \, \theta_t, \quad d_t = \min(d, (1 + t) / (10 + t))
 
     The statistics of a batch norm belong to the weights under which they were taken; buffers in ``fixed`` do not.
+
+    Attributes:
+        moving: what training moves.
+        averaged: its moving average, or nothing.
     """
 
     def __init__(self, pair: nn.Module, fixed: Iterable[Tensor], average: float | None) -> None:
         left_out = {id(buffer) for buffer in fixed}
-        self._moving: list[Tensor] = [p for p in pair.parameters() if p.requires_grad]
-        self._moving += [b for b in pair.buffers() if b.is_floating_point() and id(b) not in left_out]
+        self.moving: list[Tensor] = [p for p in pair.parameters() if p.requires_grad]
+        self.moving += [b for b in pair.buffers() if b.is_floating_point() and id(b) not in left_out]
         self._decay = average
-        self._averaged = [] if average is None else self._copied()
+        self.averaged = [] if average is None else self._copied()
         self._best: list[Tensor] = []
         self._best_bound: float | None = None
 
+    def share(self, step: int) -> float:
+        """That of the weights after a step in the average."""
+        return 1 - min(self._decay or 0.0, (1 + step) / (10 + step))
+
     def follow(self, step: int) -> None:
         """Takes the weights after a step into the average."""
-        if self._decay is not None:
-            decay = min(self._decay, (1 + step) / (10 + step))
-            lerp_(self._averaged, [value.detach() for value in self._moving], 1 - decay)
+        if self.averaged:
+            lerp_(self.averaged, [value.detach() for value in self.moving], self.share(step))
 
     def is_best(self, bound: float) -> bool:
         """Whether the weights have the greatest bound so far, a finite one; they are then kept."""
         if not math.isfinite(bound) or (self._best_bound is not None and bound <= self._best_bound):
             return False
         self._best_bound = bound
-        self._best = [weight.clone() for weight in self._averaged] or self._copied()
+        self._best = [weight.clone() for weight in self.averaged] or self._copied()
         return True
 
     def for_use(self, ended: bool) -> list[Tensor]:
         """The average, and when training has ended the best; nothing where that is what training moves."""
-        return (self._best if ended else []) or self._averaged
+        return (self._best if ended else []) or self.averaged
 
     @contextmanager
     def in_use(self, ended: bool = False) -> Iterator[list[Tensor]]:
@@ -64,18 +71,18 @@ class Weights:
     def put(self, weights: Sequence[Tensor]) -> None:
         """Gives the pair these values, if there are some."""
         with torch.no_grad():
-            for value, weight in zip(self._moving if weights else (), weights, strict=True):
+            for value, weight in zip(self.moving if weights else (), weights, strict=True):
                 value.copy_(weight)
 
     def state(self) -> dict[str, Any]:
         """All but what training moves, for a checkpoint."""
-        return {"averaged": self._averaged, "best": self._best, "best_bound": self._best_bound}
+        return {"averaged": self.averaged, "best": self._best, "best_bound": self._best_bound}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up :meth:`state`."""
-        device = self._moving[0].device
-        self._averaged, self._best = ([w.to(device) for w in state[kind]] for kind in ("averaged", "best"))
+        device = self.moving[0].device
+        self.averaged, self._best = ([w.to(device) for w in state[kind]] for kind in ("averaged", "best"))
         self._best_bound = state["best_bound"]
 
     def _copied(self) -> list[Tensor]:
-        return [value.detach().clone() for value in self._moving]
+        return [value.detach().clone() for value in self.moving]

@@ -21,12 +21,12 @@ class Made(NamedTuple):
     Attributes:
         optimizer: moves the parameters.
         scheduler: of its learning rates, stepped once an epoch, where it comes with one.
-        clip: is given each parameter that has a gradient, before a step.
+        clip: is given each parameter that has a gradient, and the tensor that has it, before a step.
     """
 
     optimizer: torch.optim.Optimizer
     scheduler: Any = None
-    clip: Callable[[nn.Parameter], Any] | None = None
+    clip: Callable[[nn.Parameter, Tensor], Any] | None = None
 
 
 def made(optimizer: Factory | PyroOptim, parameters: Sequence[nn.Parameter], names: Mapping[int, str]) -> Made:
@@ -67,12 +67,12 @@ def _of_pyro(optimizer: PyroOptim, parameters: Sequence[nn.Parameter], names: Ma
         of_torch = constructor(parameters, **options)
     clipped = {id(p): clips(names.get(id(p), "")) for p in parameters}
 
-    def clip(parameter: nn.Parameter) -> None:
+    def clip(parameter: nn.Parameter, held: Tensor) -> None:
         of_one = clipped[id(parameter)]
         if of_one.get("clip_norm") is not None:
-            clip_grad_norm_(parameter, of_one["clip_norm"])
+            clip_grad_norm_(held, of_one["clip_norm"])
         if of_one.get("clip_value") is not None:
-            clip_grad_value_(parameter, of_one["clip_value"])
+            clip_grad_value_(held, of_one["clip_value"])
 
     return Made(of_torch, scheduler_of(optimizer, of_torch), clip if any(clipped.values()) else None)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae.batches import kind_of, num_rows
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
 from pyro_vae.estimators import Estimator, Objective
 from pyro_vae.pair import device_of, evaluating, programs, tracing_obstacle
+from pyro_vae.training.averaging import Weights
+from pyro_vae.training.update import Update
 from pyro_vae.training.weight_priors import WeightPenalty
 
 
@@ -51,6 +54,7 @@ class TrainingStep:
         compile: see :class:`~pyro_vae.compiled.Compiled`.
         precision: ``"bfloat16"`` runs the matrix products in bfloat16.
         weight_prior: a prior over the weights; by default maximum likelihood.
+        planned: how many steps there will be, for ``compile="auto"``, see :class:`~pyro_vae.compiled.Compiled`.
         num_data: number of training data N, for ``weight_prior`` and, where it has none of its own, the estimator.
 
     Raises:
@@ -67,6 +71,7 @@ class TrainingStep:
         precision: Precision = "float32",
         weight_prior: WeightPenalty | None = None,
         num_data: int | None = None,
+        planned: int | None = None,
     ) -> None:
         if num_data is None and weight_prior is not None and weight_prior.needs_num_data:
             raise ValueError(
@@ -75,13 +80,16 @@ class TrainingStep:
             )
         check_trainable(pair)
         self._pair, self._estimator, self._programs = pair, estimator, programs(pair)
-        self._compile, self._precision = compile, precision
+        self._compile, self._precision, self._planned = compile, precision, planned
         self._weight_prior, self._num_data = weight_prior, num_data
         own = {name: value for name, value in estimator.scheduled.items() if name not in estimator.schedules}
         self._at = {name: value.to(device_of(pair)) for name, value in own.items()}
         kept = getattr(estimator, "kept", None)
         module, obstacle = _Function(pair, self._loss, (estimator, weight_prior), kept), tracing_obstacle(pair)
-        self._compiled = Compiled(module, compile=compile, gradients=True, obstacle=obstacle)
+        self._module = module
+        self._update: Update | None = None
+        self.updated = False  # whether the optimizer's step was done with the last one
+        self._compiled = Compiled(module, compile=compile, gradients=True, planned=planned, obstacle=obstacle)
         self._functions: dict[Any, Compiled] = {}
         self._awaited: dict[str, Any] = {}  # states of functions that have yet to run
         self._kinds: set[Any] = set()  # of batches, at which the estimator has looked
@@ -91,15 +99,48 @@ class TrainingStep:
         """How steps run: ``"inductor"``, ``"traced"`` or ``"eager"``."""
         return self._compiled.mode
 
+    def follow(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        weights: Weights,
+        clip: Callable[[Sequence[Tensor], Tensor], Any] = lambda parameters, size: None,
+    ) -> None:
+        """Has ``optimizer`` move the parameters in one graph with their gradients, where both can be.
+
+        That is where inductor compiles the step, and the optimizer is one of ``torch.optim`` that can calculate by
+        operators alone (Adam, AdamW, ...). :attr:`updated` says so of each step; where it is false, the caller has to
+        clip, to step and to average.
+
+        Args:
+            optimizer: has the parameters.
+            parameters: those of the pair that are trained.
+            weights: has the average of the weights that follows.
+            clip: is given what stands for these, with gradients, and the size of the batch, before the optimizer.
+        """
+        if Update.is_possible(optimizer, parameters):
+            self._update = Update(self._module, optimizer, parameters, clip, weights)
+
     def state(self) -> dict[str, Any]:
         """How the programs have run so far, for a checkpoint (:meth:`~pyro_vae.compiled.Compiled.state`)."""
         made = {function.__qualname__: compiled.state() for function, compiled in self._functions.items()}
-        return {"step": self._compiled.state(), "functions": {**self._awaited, **made}}
+        options = None if self._update is None else self._update.key()
+        return {"step": self._compiled.state(), "functions": {**self._awaited, **made}, "options": options}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up :meth:`state`."""
         self._compiled.load_state(state["step"])
         self._awaited = dict(state["functions"])
+        if self._update is not None and self._update.key() != state.get("options"):
+            self._update = None  # as in the process before
+
+    def look_at_options(self) -> None:
+        """Has the optimizer outside of the graph from here on, if options of it that are constants there have moved."""
+        if self._update is not None:
+            known = self._update.key()
+            self._update.look()
+            if self._update.key() != known:
+                self._update = None
 
     def tell_to(self, tell: Callable[[str], Any]) -> None:
         """Has ``tell`` called with what a step waits for, which takes seconds, and with nothing when that is over."""
@@ -116,13 +157,20 @@ class TrainingStep:
         """``function``, which runs the pair's programs, as a graph."""
         if function not in self._functions:
             module, obstacle = _Function(self._pair, function, self._estimator), tracing_obstacle(self._pair)
-            made = self._functions[function] = Compiled(module, compile=self._compile, obstacle=obstacle)
+            made = self._functions[function] = Compiled(
+                module, compile=self._compile, planned=self._planned, obstacle=obstacle
+            )
             if (state := self._awaited.pop(function.__qualname__, None)) is not None:
                 made.load_state(state)
         return lambda *inputs: self._functions[function](*inputs)[0]
 
     def __call__(
-        self, batch: Sequence[Tensor], at: Mapping[str, Tensor] | None = None, prepared: Sequence[Tensor] = ()
+        self,
+        batch: Sequence[Tensor],
+        at: Mapping[str, Tensor] | None = None,
+        prepared: Sequence[Tensor] = (),
+        step: int | None = None,
+        size: float = 1.0,
     ) -> Objective:
         """One batch.
 
@@ -130,12 +178,18 @@ class TrainingStep:
             batch: the arguments of model and guide.
             at: values of what is scheduled (:attr:`Estimator.scheduled`), in place of the estimator's own.
             prepared: what :meth:`prepare` gave for the batch.
+            step: the number of the optimizer's step that follows, where :meth:`follow` may have it done at once.
+            size: what ``clip`` is given.
         """
         if (kind := kind_of(tuple(batch))) not in self._kinds:
             self._kinds.add(kind)
             self._estimator.look_at(*self._programs, *batch)
         named = {**self._at, **(at or {}), **{f"prepared {i}": value for i, value in enumerate(prepared)}}
-        values, gradients = self._compiled(*batch, **named)
+        update = None
+        if step is not None and self._update is not None:
+            update = self._update
+            update.begin(step, size)
+        values, gradients, self.updated = self._compiled.followed(update, *batch, **named)
         trained = iter(gradients)
         for parameter in self._pair.parameters():
             parameter.grad = next(trained) if parameter.requires_grad else None

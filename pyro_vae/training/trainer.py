@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,14 @@ class Trainer:
             compile=settings.compile,
             precision=resolved(settings.precision, self.device),
             weight_prior=settings.weight_prior,
+            planned=steps or None,
             num_data=looks.num_data(pair, batch, settings.num_data or data.train.num_data, estimator, self._cuda),
         )
         out = None if settings.out is None else Path(settings.out)
         self.run = Run(pair, out=out, mode=self.step.mode, notes=self.notes)
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
+        self.step.follow(optimizer, self.parameters, weights, self._clip)
         counted.put_counts_back()  # a program that counts its runs counts those of the training
         asked = (settings.weight_prior, self.schedules.given, settings.scheduler)
         python = PythonState((pair, estimator, *asked, optimizer, scheduler))
@@ -291,6 +293,7 @@ class Trainer:
         if state.batches_done == 0 and (moved or state.epoch + 1 == self.settings.epochs):
             self.step.look()
             state.looked_at = state.steps
+        self.step.look_at_options()  # a scheduler and callbacks come between epochs
         state.begin_epoch()
         since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
@@ -348,7 +351,9 @@ class Trainer:
                 group["lr" if "lr" in group else "eta"] = rate * factor
         prepared = self.step.prepare(batch)
         for _ in range(state.estimator.num_updates):
-            objective = self.step(batch, self.schedules.at, prepared)
+            together = self.ranks.alone and not state.several_kinds
+            number_of_it = state.steps + 1 if together else None
+            objective = self.step(batch, self.schedules.at, prepared, number_of_it, self.num_summed or size)
             objective, self.received, self.due = self.ranks.add_up(
                 objective, self.parameters, num_told(batch), signals.received, self._is_due()
             )
@@ -359,15 +364,13 @@ class Trainer:
                     f"{self.step.broken(batch, self.schedules.at)}. "
                     f"Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{self._kept}"
                 )
-            if self.settings.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-            if state.several_kinds:
-                self._move_on(batch)
-            if isinstance(self.settings.optimizer, PyroOptim):
-                self._sum_and_clip(self.num_summed or size)
-            state.optimizer.step()
             state.steps += 1
-            state.weights.follow(state.steps)
+            if not self.step.updated:
+                if state.several_kinds:
+                    self._move_on(batch)
+                self._clip(self.parameters, self.num_summed or size)
+                state.optimizer.step()
+                state.weights.follow(state.steps)
         state.add(objective, loss, size)
 
     def _move_on(self, batch: tuple[Any, ...]) -> None:
@@ -381,13 +384,19 @@ class Trainer:
                 if id(parameter) in self.announced[kind]:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def _sum_and_clip(self, size: int) -> None:
-        """Gradients as an optimizer of Pyro's meets them: sums over the data, and clipped by its options."""
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(size)
-                if self.clip is not None:
-                    self.clip(parameter)
+    def _clip(self, parameters: Sequence[Tensor], size: Any) -> None:
+        """Gradients as the optimizer meets them; one of Pyro's meets sums over the data, and clips each by its options.
+
+        ``parameters`` are the trained ones, or what stands for them in a graph.
+        """
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        if isinstance(self.settings.optimizer, PyroOptim):
+            for parameter, own in zip(parameters, self.parameters, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(size)
+                    if self.clip is not None:
+                        self.clip(own, parameter)
 
     def _end_epoch(self, data_per_second: float) -> None:
         state, run, settings = self.state, self.run, self.settings

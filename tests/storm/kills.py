@@ -138,7 +138,7 @@ def _child(configuration: Configuration, out: Path, kill: Kill | None, answer: P
         os.dup2(null, handle)
     code, found = 0, {}
     # Of seconds: a graph that comes seldom is compiled after few uses, so that a run of few steps has both kinds.
-    compiled.Compiled._uses_before_compiling = 3
+    compiled.Compiled._uses_before_compiling, compiled._RUNS = 3, 1
     steps = _Steps(out, kill)
     if kill is not None and kill.size is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

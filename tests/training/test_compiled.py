@@ -238,7 +238,9 @@ def test_moved_parameters_and_numbers_are_seen_without_another_trace(estimator: 
 
 def test_a_rare_shape_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[int] = []
-    monkeypatch.setattr(Compiled, "_compile", lambda self, graph, flat: compiled.append(len(flat[-1])) or graph)
+    monkeypatch.setattr(
+        compiled_module, "compiled_by_inductor", lambda graph, flat: compiled.append(len(flat[-1])) or graph
+    )
     monkeypatch.setattr(Compiled, "_uses_before_compiling", 3)
     monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
     run = Compiled(Square(), compile="inductor", gradients=True)
@@ -247,10 +249,18 @@ def test_a_rare_shape_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled == [4]  # at its first use, and only once
     run(torch.ones(2, 3))
     assert compiled == [4, 2]
-    rare = Compiled(Square(), gradients=True, often=False)
-    for expected in ([4, 2], [4, 2], [4, 2, 5], [4, 2, 5]):
-        rare(torch.ones(5, 3))
-        assert compiled == expected
+    for planned, at in ((8_100, 2), (7_900, None), (10, None)):  # more than 8,000 are left, or not
+        compiled.clear()
+        some = Compiled(Square(), gradients=True, planned=planned)
+        for use in range(1, 12):
+            some(torch.ones(5, 3))
+            assert compiled == ([5] if at is not None and use >= at else [])
+    compiled.clear()
+    mixed = Compiled(Square(), gradients=True, planned=40_000)
+    for _ in range(10):  # of which each is a tenth, and nine tenths, of what is planned
+        for size in (4, *(5 for _ in range(9))):
+            mixed(torch.ones(size, 3))
+    assert compiled == [5]
 
 
 @pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")

@@ -87,23 +87,27 @@ def test_systems(name, tmp_path):
 # What is compiled
 
 
-def other_bits(self, graph, flat):
+def other_bits(graph, flat):
     """In place of inductor: the same but for rounding."""
-    return lambda *inputs: [None if value is None else value * (1 + 2**-20) for value in graph(*inputs)]
+    run = torch.fx.Interpreter(graph).run
+    return lambda *inputs: [None if value is None else value * (1 + 2**-20) for value in run(*inputs)]
 
 
+@pytest.mark.parametrize("mode", ["inductor", "auto"])
 @pytest.mark.parametrize("stops", [(4, 10), (17, 1)])
-def test_what_is_compiled_follows_from_the_run(stops, tmp_path, monkeypatch):
-    """The first shape at its first use, the smaller last batch at its third, whichever comes first in a process."""
-    monkeypatch.setattr(Compiled, "_compile", other_bits)
+def test_what_is_compiled_follows_from_the_run(stops, mode, tmp_path, monkeypatch):
+    """The first shape at its second use, the smaller last batch at its third, whichever comes first in a process."""
+    monkeypatch.setattr(compiled, "compiled_by_inductor", other_bits)
     monkeypatch.setattr(Compiled, "_uses_before_compiling", 3)
+    monkeypatch.setattr(compiled, "_RUNS", 10)  # and by the rule of "auto" at its second, too
     monkeypatch.setattr(compiled, "_has_compiler", lambda module: True)
-    assert_goes_on(tmp_path, lambda seed, **o: fit(make(seed), compile="auto", epochs=5, **o), stops)
+    assert_goes_on(tmp_path, lambda seed, **o: fit(make(seed), compile=mode, epochs=5, **o), stops)
 
 
 def test_a_run_that_fell_back_stays_so(tmp_path, monkeypatch):
     """A callback moves what a graph has as a constant, and the run is eager from there on."""
-    monkeypatch.setattr(Compiled, "_compile", other_bits)
+    monkeypatch.setattr(compiled, "compiled_by_inductor", other_bits)
+    monkeypatch.setattr(compiled, "_RUNS", 10)
     monkeypatch.setattr(compiled, "_has_compiler", lambda module: True)
 
     class Tempered(MLPVAE):

@@ -1,0 +1,173 @@
+"""The optimizer's step in one graph with the gradients: what it is outside of one, and where it stays there."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pyro.optim
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_vae import compiled as compiled_module
+from pyro_vae import fit
+from pyro_vae.data import Split
+from pyro_vae.models import MLPVAE
+from pyro_vae.training import Linear, NonFiniteError, Run, TrainingStep, WeightPrior
+
+ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
+SGD = functools.partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True)
+Schedulers = torch.optim.lr_scheduler
+
+
+@pytest.fixture
+def updated(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each step had the optimizer's with it; the graphs that inductor is given run as they are."""
+    noted: list[bool] = []
+    call = TrainingStep.__call__
+
+    def noting(self: TrainingStep, *args: Any, **kwargs: Any) -> Any:
+        objective = call(self, *args, **kwargs)
+        noted.append(self.updated)
+        return objective
+
+    monkeypatch.setattr(TrainingStep, "__call__", noting)
+    monkeypatch.setattr(compiled_module, "_has_compiler", lambda module: True)
+    monkeypatch.setattr(compiled_module, "compiled_by_inductor", lambda graph, flat: torch.fx.Interpreter(graph).run)
+    return noted
+
+
+def trained(compile: Any, double: bool = False, **options: Any) -> Run:
+    torch.manual_seed(0)
+    x = (torch.rand(70, 12) < 0.3).double()
+    pair = MLPVAE((12,), 2, hidden=(8,), activation=nn.ReLU)
+    options = {"optimizer": ADAM, "epochs": 4, "batch_size": 20, "progress": False, **options}
+    data: Any = x if double else x.float()
+    data = (Split(data), Split(data[:30])) if options.pop("valid", False) else data
+    return fit(pair.double() if double else pair, data, compile=compile, **options)
+
+
+WITHIN: dict[str, dict[str, Any]] = {
+    "Adam": {},
+    "Adam, amsgrad": {"optimizer": functools.partial(ADAM, amsgrad=True, weight_decay=0.1)},
+    "AdamW, uphill": {"optimizer": functools.partial(torch.optim.AdamW, lr=1e-3, maximize=True)},
+    "NAdam": {"optimizer": functools.partial(torch.optim.NAdam, lr=1e-2)},
+    "SGD": {"optimizer": SGD},
+    "SGD without a state": {"optimizer": functools.partial(torch.optim.SGD, lr=1e-2)},
+    "Rprop": {"optimizer": functools.partial(torch.optim.Rprop, lr=1e-2)},
+    "groups in another order": {
+        "optimizer": lambda p: torch.optim.AdamW([{"params": p[3:], "lr": 1e-3}, {"params": p[:3], "eps": 1e-3}])
+    },
+    "some parameters": {"optimizer": lambda p: ADAM(p[1:])},
+    "clipped": {"clip_norm": 0.5},
+    "averaged": {"average": 0.9, "valid": True},
+    "schedule": {"scheduler": Linear(1.0, 0.1)},
+    "scheduler of torch's": {"scheduler": functools.partial(Schedulers.ExponentialLR, gamma=0.5)},
+    "beta": {"beta": Linear(0.0, 1.0)},
+    "prior": {"weight_prior": WeightPrior()},
+    "of Pyro's": {"optimizer": pyro.optim.Adam({"lr": 1e-2})},
+    "of Pyro's, clipped": {"optimizer": pyro.optim.Adam({"lr": 1e-2}, {"clip_norm": 1.0, "clip_value": 0.1})},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "double"),
+    [(case, double) for case in WITHIN for double in (False, True) if not (double and case == "NAdam")],
+)  # of which torch keeps a product in float32
+def test_is_what_the_optimizer_does(case: str, double: bool, updated: list[bool]) -> None:
+    options = WITHIN[case]
+    ours = trained("inductor", double, **options)
+    assert sum(updated) == 11
+    assert not updated[0]
+    theirs = trained("traced", double, **options)
+    assert sum(updated) == 11
+    close = {"rtol": 1e-12, "atol": 1e-13} if double else {"rtol": 1e-4, "atol": 1e-6}
+    for one, other in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, other, **close)
+    for key in ("loss", "learning_rate", *(["valid"] if "valid" in options else [])):
+        assert ours.history[-1][key] == pytest.approx(theirs.history[-1][key], rel=1e-5)
+    assert all(p.grad is not None for p in ours.pair.parameters())
+
+
+class Counting(torch.optim.Adam):
+    def step(self, closure: Any = None) -> Any:
+        self.count = getattr(self, "count", 0) + 1
+        return super().step(closure)
+
+
+def hooked(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = ADAM(parameters)
+    optimizer.register_step_post_hook(lambda *given: None)
+    return optimizer
+
+
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "a learning rate that is a number to operators": {"optimizer": functools.partial(torch.optim.RMSprop, lr=1e-3)},
+    "no option for it": {"optimizer": torch.optim.Adafactor},
+    "of one's own": {"optimizer": Counting},
+    "of Pyro's own": {"optimizer": pyro.optim.ClippedAdam({"lr": 1e-2})},
+    "with a hook": {"optimizer": hooked},
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_stays_outside(case: str, updated: list[bool]) -> None:
+    run, other = trained("inductor", **OUTSIDE[case]), trained("traced", **OUTSIDE[case])
+    assert not any(updated)
+    assert run.mode == "inductor"
+    for one, same in zip(run.pair.parameters(), other.pair.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_options_that_move_take_it_out(updated: list[bool]) -> None:
+    one_cycle = functools.partial(Schedulers.OneCycleLR, max_lr=0.01, total_steps=10)  # which moves the momentum
+    ours, theirs = (trained(mode, scheduler=one_cycle) for mode in ("inductor", "traced"))
+    assert updated[:16] == [False, True, True] + [False] * 13
+    for one, same in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_moves_where_the_loss_is_not_finite(updated: list[bool]) -> None:
+    pair = MLPVAE((12,), 2, hidden=(8,), activation=nn.ReLU)
+    before: list[Tensor] = []
+
+    class Breaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = pair
+
+        def model(self, x: Tensor) -> None:
+            pair.model((x > 0.5).float())
+
+        def guide(self, x: Tensor) -> None:
+            # The fifth batch has a number that makes the gradients infinite, and not the loss.
+            pair.guide(x * torch.where(x.sum() > 1e3, 1e30, 1.0))
+
+    x = (torch.rand(100, 12) < 0.5).float()
+    x[80:] = 1e20
+    loader = DataLoader(TensorDataset(x), batch_size=20)  # in order
+    step = TrainingStep.__call__
+
+    def noting(self: TrainingStep, *args: Any, **kwargs: Any) -> Any:
+        before[:] = [p.detach().clone() for p in pair.parameters()]
+        return step(self, *args, **kwargs)
+
+    TrainingStep.__call__ = noting  # type: ignore[method-assign]
+    try:
+        with pytest.raises(NonFiniteError, match="parameter with such a gradient: "):
+            fit(Breaking(), loader, epochs=3, compile="inductor", progress=False, optimizer=ADAM)
+    finally:
+        TrainingStep.__call__ = step  # type: ignore[method-assign]
+    assert len(updated) > 1
+    assert updated[-1]
+    assert all(torch.equal(p, kept) for p, kept in zip(pair.parameters(), before, strict=True))
+
+
+@pytest.mark.slow
+def test_by_inductor() -> None:
+    ours, theirs = (trained(mode, clip_norm=1.0, average=0.9) for mode in ("inductor", "traced"))
+    assert ours.mode == "inductor"
+    for one, same in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
