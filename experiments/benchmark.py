@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import logging
 import statistics
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from pyro_vae import SGVB_B
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import TrainingStep
+from pyro_vae.training.averaging import Weights
 
 Row = Callable[[], Any]
 PIXELS, HIDDEN, LATENT = 784, 400, 20
@@ -94,13 +96,17 @@ def svi(pair: Any, x: Tensor, elbo: type, validate: bool) -> Row:
 
 
 def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
-    optimizer = torch.optim.Adam(pair.parameters(), fused=True)
+    parameters = list(pair.parameters())
+    optimizer = torch.optim.Adam(parameters, fused=True)
     step = TrainingStep(pair, SGVB_B(), compile=mode)
+    step.follow(optimizer, parameters, Weights(pair, (), None))
+    steps = itertools.count(1)
 
     def run() -> None:
         with pyro.validation_enabled(False):
-            objective = step((x,))
-            optimizer.step()
+            objective = step((x,), step=next(steps))
+            if not step.updated:
+                optimizer.step()
             objective.loss.item()
 
     return run

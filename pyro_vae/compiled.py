@@ -27,6 +27,7 @@ from torch.func import functional_call
 from pyro_vae._checks import one_of, warn
 from pyro_vae._pyro import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
 from pyro_vae.batches import flattened, packed_sizes, unflattened
+from pyro_vae.contents import Contents
 from pyro_vae.frozen import PythonState
 from pyro_vae.graphs import FROZEN, Gradients, Graph, Untraceable, copies, digest, names_of, same_draws
 from pyro_vae.reads import DataReads, unvalidated, where
@@ -94,6 +95,7 @@ class Compiled:
         obstacle: why the module cannot be traced, if that is known beforehand.
 
     Attributes:
+        contents: of the module, as they were at the last run of a graph.
         mode: how it runs: ``"inductor"``, ``"traced"`` or ``"eager"``.
         tell: is called with what is waited for, a few words, and with none when that is over.
 
@@ -117,7 +119,7 @@ class Compiled:
         obstacle: str | None = None,
     ) -> None:
         one_of(get_args(Compile), compile=compile)
-        self._module = module
+        self._module, self.contents = module, Contents(module)
         self._differentiates = gradients
         self._strict = compile != "auto"
         self._planned = None if self._strict else planned
@@ -167,13 +169,13 @@ class Compiled:
         """As a graph; ``None`` where there is none and can be no further one."""
         trained: dict[str, Tensor] = {}
         fixed: dict[str, Tensor] = {}
-        for name, parameter in self._module.named_parameters():
+        self.contents.look()
+        for name, parameter in self.contents.parameters.items():
             (trained if self._differentiates and parameter.requires_grad else fixed)[name] = parameter
-        fixed.update(self._module.named_buffers())
+        fixed.update(self.contents.buffers)
         given = [*inputs, *named.values()]
         flat = [*(p.detach() for p in (*trained.values(), *fixed.values())), *given]
-        modes = (module.training for module in self._module.modules())
-        key = (structure, *((t.shape, t.dtype, t.device) for t in given), *named, *modes, *trained)
+        key = (structure, *((t.shape, t.dtype, t.device) for t in given), *named, *self.contents.modes, *trained)
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.reads.hold(flat)), None)
         if graph is None:
             names = names_of(structure, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import pickle
 import shutil
 import warnings
@@ -552,7 +553,8 @@ def test_is_hooked() -> None:
         optimizer = made()
         getattr(optimizer, listen)(lambda *given: None)
         assert _pyro.is_hooked(optimizer)
-        handle = getattr(torch.optim.optimizer, listen.replace("register", "register_optimizer"))(lambda *given: None)
+        of_all = importlib.import_module("torch.optim.optimizer")
+        handle = getattr(of_all, listen.replace("register", "register_optimizer"))(lambda *given: None)
         assert _pyro.is_hooked(made())
         handle.remove()
     changed = made()

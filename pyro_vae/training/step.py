@@ -190,8 +190,9 @@ class TrainingStep:
             update = self._update
             update.begin(step, size)
         values, gradients, self.updated = self._compiled.followed(update, *batch, **named)
-        trained = iter(gradients)
-        for parameter in self._pair.parameters():
+        trained, contents = iter(gradients), self._compiled.contents
+        contents.look()
+        for parameter in contents.parameters.values():
             parameter.grad = next(trained) if parameter.requires_grad else None
         terms: dict[str, dict[str, Tensor]] = {}
         loss, bound = values.pop("loss"), values.pop("bound", None)
