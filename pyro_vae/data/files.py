@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from pyro_vae._checks import whole
 from pyro_vae.data.arrays import check_size, images, tensor
-from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.cut import PARTS, Arrays, part_names
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
 _UNPACKED, _RATIO = 2**28, 200  # bytes, and to 1: beyond both an archive is none of data
@@ -177,7 +177,7 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     roots = {"train": folder}
     if "train" in below:
-        roots = {part: below[n] for part, names in PARTS.items() for n in names if n in below}
+        roots = {part: below[n] for part, n in part_names((n for n in below if n[0] != "."), folder).items()}
     files = {part: _image_files(path) for part, path in roots.items()}
     for part, found in files.items():
         if not found:
@@ -216,7 +216,7 @@ def _image_files(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} could not be searched for images ({error}). Give a folder of your own.") from error
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: Path | str, error: Exception) -> ValueError:
     why = str(error) or type(error).__name__
     return ValueError(f"{path} could not be read as an image ({why}). Repair or remove it.")
 
@@ -229,6 +229,26 @@ def _is_gray(path: Path) -> bool:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
+
+
+def pixels(source: Path | IO[bytes], what: str, mode: str | None = None) -> np.ndarray:
+    """[C, H, W] of an image file, upright, in its own colors or those of a mode of PIL's."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(source) as file:
+            image = ImageOps.exif_transpose(file)
+            return channels_first(image if mode is None else image.convert(mode))
+    except Exception as error:  # a damaged file raises whatever meets the damage
+        raise _unreadable(what, error) from error
+
+
+def channels_first(image: Any) -> np.ndarray:
+    """[C, H, W] of an image of PIL's; of 16 bits the upper 8, as those of a folder."""
+    array = np.array(image.convert("RGB") if image.mode == "P" else image)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
+        array = (array.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def read_image(path: Path, channels: int, image_size: int | None, crop: int | None = None) -> np.ndarray:

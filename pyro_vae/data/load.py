@@ -14,9 +14,10 @@ from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
 from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.saved import saved_datasets
 from pyro_vae.data.sets import Data, Split
 from pyro_vae.data.stored import Stored
-from pyro_vae.data.tables import column, parquet_files, parquet_table, places, saved_datasets, text_table
+from pyro_vae.data.tables import column, parquet_files, parquet_table, places, text_table
 
 
 @checked(but=("seed", "valid_size", "test_size"))

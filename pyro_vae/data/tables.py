@@ -1,4 +1,4 @@
-"""Data of one's own: tables, of text, of Parquet, and of Hugging Face's datasets."""
+"""Data of one's own: tables, of text and of Parquet; :mod:`~pyro_vae.data.saved` are those of Hugging Face."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from pyro_vae._checks import shown
 from pyro_vae.data.arrays import check_size, tensor
-from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.cut import Arrays
 from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
@@ -36,7 +36,7 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
     names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
-    label = _place_of(labels, names)
+    label = place_of(labels, names)
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
@@ -79,7 +79,7 @@ def _blocks(path: Path, skipped: int, **options: Any) -> Iterator[np.ndarray]:
     """The numbers of a file of text, so many lines at a time."""
     with path.open(encoding="utf-8-sig") as file:
         lines = itertools.islice(file, skipped, None)
-        while some := list(itertools.islice(lines, _AT_ONCE)):
+        while some := list(itertools.islice(lines, AT_ONCE)):
             yield _numbers_of(some, **options)
 
 
@@ -96,15 +96,15 @@ def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Tab
 
     def read(columns: list[str]) -> Iterator[dict[str, np.ndarray]]:
         for file in files:
-            for batch in file.iter_batches(_AT_ONCE, columns=columns):
+            for batch in file.iter_batches(AT_ONCE, columns=columns):
                 yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
 
     names = files[0].schema_arrow.names
     for other in (file.schema_arrow.names for file in files):
-        _check_columns(path, names, other)
-    label = _place_of(labels, names)
-    found = _of_columns(path, names, read, label, sum(file.metadata.num_rows for file in files), in_memory)
-    return _numbered({"train": found}), _places_of_x(names, label)
+        check_columns(path, names, other)
+    label = place_of(labels, names)
+    found = of_columns(path, names, read, label, sum(file.metadata.num_rows for file in files), in_memory)
+    return numbered({"train": found}), places_of_x(names, label)
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -112,46 +112,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-def saved_datasets(path: Path, labels: str | None, in_memory: bool | None) -> Table:
-    """What ``save_to_disk`` of Hugging Face's datasets has written: a table, or tables by the names of splits.
-
-    A column of images is x, uint8 ``[N, C, H, W]``; one of class labels is labels, where no other is named.
-    """
-    datasets = package("datasets", f"{path} is a folder of Hugging Face's datasets")
-    try:
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} could not be read as a folder of datasets ({error}). Save it again.") from error
-    sets = found if isinstance(found, dict) else {"train": found}
-    if "train" not in sets:
-        raise ValueError(f"{path} has the splits {sorted(sets)}; one of the name train was expected.")
-    columns, features = sets["train"].column_names, sets["train"].features  # in the order of which all splits are read
-    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    label = _place_of(classes[0] if labels is None and len(classes) == 1 else labels, columns)
-    parts: Arrays = {}
-    for part, names in PARTS.items():
-        for name in [name for name in names if name in sets]:
-            one = sets[name]
-            _check_columns(path, columns, one.column_names)
-            pictures = {key for key, kind in one.features.items() if isinstance(kind, datasets.Image)}
-
-            def read(columns: list[str], one: Any = one, pictures: set[str] = pictures) -> Iterator[dict[str, Any]]:
-                given, few = one.with_format("numpy", columns=columns), 256 if pictures else _AT_ONCE
-                for start in range(0, len(given), few):
-                    block = given[start : start + few]
-                    yield {key: _channels_first(v, path) if key in pictures else v for key, v in block.items()}
-
-            parts[part] = _of_columns(path, columns, read, label, len(one), in_memory)
-    return _numbered(parts), _places_of_x(columns, label)
-
-
-def _channels_first(images: Any, path: Path) -> np.ndarray:
-    if getattr(images, "ndim", 0) not in (3, 4):
-        raise ValueError(f"the images of {path} differ in size or in channels. Resize and convert them to one.")
-    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-
-
-def _of_columns(
+def of_columns(
     path: Path,
     names: list[str],
     read: Callable[[list[str]], Iterator[dict[str, np.ndarray]]],
@@ -198,15 +159,15 @@ def _of_columns(
     return x, y
 
 
-def _place_of(labels: str | None, names: Sequence[str]) -> int | None:
+def place_of(labels: str | None, names: Sequence[str]) -> int | None:
     return None if labels is None else column(labels, places(dict(enumerate(names))))
 
 
-def _places_of_x(names: list[str], label: int | None) -> dict[str, int]:
+def places_of_x(names: list[str], label: int | None) -> dict[str, int]:
     return places({number: name for number, name in enumerate(names) if number != label})
 
 
-def _check_columns(path: Path, names: list[str], others: list[str]) -> None:
+def check_columns(path: Path, names: list[str], others: list[str]) -> None:
     """Refuses another part of a table that has other columns."""
     if different := set(names) ^ set(others):
         raise ValueError(
@@ -215,7 +176,7 @@ def _check_columns(path: Path, names: list[str], others: list[str]) -> None:
         )
 
 
-def _numbered(parts: Arrays) -> Arrays:
+def numbered(parts: Arrays) -> Arrays:
     """The parts with labels as whole numbers, words by one numbering for all."""
     words = {part: y for part, (_, y) in parts.items() if y is not None}
     if not words:
@@ -261,7 +222,7 @@ def column(word: str, columns: dict[str, int]) -> int:
 
 
 #: Rows of a table that are read at a time.
-_AT_ONCE = 65_536
+AT_ONCE = 65_536
 
 
 def _number(cell: str) -> float:
