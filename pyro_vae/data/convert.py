@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae._checks import checked
 from pyro_vae.data.arrays import check_size, dtypes, not_held, tensor
 from pyro_vae.data.cut import PARTS
+from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import channels_first
 from pyro_vae.data.mixed import Mixed, as_set
-from pyro_vae.data.sets import Data, Split, Stream, labeled
+from pyro_vae.data.sets import Split, Stream, labeled
 
 
 @checked

@@ -21,28 +21,34 @@ from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
 Table = tuple[Arrays, dict[str, int]]  # and where in x columns are, by name and number
+CLASSES = (
+    "labels= takes the name of a column of labels, also of words, and load(...).with_labels() gives them to programs."
+)
+_LABELS = -1  # the place of the column of labels, which is none of x
 
 
 def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
-    An empty cell is NaN. Labels that are words are numbered in sorted order.
+    An empty cell is NaN. Labels that are words are numbered in sorted order. Lines before the table that begin with #
+    are comments; inside of it # is a letter.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next(csv.reader(file, delimiter=delimiter), [])
+        first, skipped = _first_row(path, delimiter)
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
-    names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
+    names = (
+        [name.strip().removeprefix("# ") for name in first] if named else [str(number) for number in range(len(first))]
+    )
     label = place_of(labels, names)
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
-    where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"'}
-    whole: dict[str, Any] = {**where, "skiprows": int(named), "encoding": "utf-8-sig"}
+    where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"', "comments": None}
+    whole: dict[str, Any] = {**where, "skiprows": skipped + named, "encoding": "utf-8-sig"}
     columns = None if label is None else taken
     try:
         x: Any
@@ -52,19 +58,36 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
                 warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
                 x = torch.from_numpy(_numbers_of(path, usecols=columns, **whole))
         else:
-            x = Rows.of_blocks(_blocks(path, int(named), usecols=columns, **where))
+            x = Rows.of_blocks(_blocks(path, skipped + named, usecols=columns, **where))
         if not x.numel():
             raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
-        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, comments=None, **whole)
+        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
         y = None if words is None else _classes(words[:, 0])
     except Refused:
         raise
     except (ValueError, IndexError, OverflowError, csv.Error) as error:
+        wrong = _wrong_cell(path, delimiter, skipped, named, names, label) or error
         raise ValueError(
-            f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
-            "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
+            f"{path} is no table of numbers ({wrong}). Leave out columns of text, or number their values; {CLASSES}"
         ) from error
-    return {"train": (x, y)}, places({number: names[number] for number in taken})
+    return {"train": (x, y)}, places_of_x(names, label)
+
+
+def _first_row(path: Path, delimiter: str) -> tuple[list[str], int]:
+    """The first row of a table, and the number of lines before it: empty ones, and comments.
+
+    These begin with # and have another number of cells than the first line that does not; names behind a #, as of
+    numpy.savetxt, and labels that begin with # are of the table.
+    """
+    marked: list[tuple[list[str], int]] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        before, rows = 0, csv.reader(file, delimiter=delimiter)
+        for row in itertools.islice(rows, _COMMENTS):
+            if row and not row[0].startswith("#"):
+                return next((one for one in marked if len(one[0]) == len(row)), (row, before))
+            marked += [(row, before)] if row else []
+            before = rows.line_num
+    return marked[0] if marked else ([], 0)
 
 
 def _numbers_of(source: Any, **options: Any) -> np.ndarray:
@@ -164,7 +187,8 @@ def place_of(labels: str | None, names: Sequence[str]) -> int | None:
 
 
 def places_of_x(names: list[str], label: int | None) -> dict[str, int]:
-    return places({number: name for number, name in enumerate(names) if number != label})
+    found = places({number: name for number, name in enumerate(names) if number != label})
+    return found if label is None else {str(label): _LABELS, names[label]: _LABELS, **found}
 
 
 def check_columns(path: Path, names: list[str], others: list[str]) -> None:
@@ -196,7 +220,7 @@ def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"column {name!r} of {path} holds {values.dtype.name}, and numbers were expected. Leave it out, or number "
-            "its values; labels= takes the name of a column of labels, also of words."
+            f"its values; {CLASSES}"
         )
     return values
 
@@ -218,11 +242,17 @@ def column(word: str, columns: dict[str, int]) -> int:
         near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
         there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:10])}"
         raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
+    if columns[word] == _LABELS:
+        raise ValueError(
+            f"the column {word!r} is that of the labels, which programs are given by load(...).with_labels(), as whole "
+            "numbers. Leave it out of the other columns."
+        )
     return columns[word]
 
 
 #: Rows of a table that are read at a time.
 AT_ONCE = 65_536
+_COMMENTS = 1_000  # lines before a table
 
 
 def _number(cell: str) -> float:
@@ -248,13 +278,14 @@ def _classes(words: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
+def _wrong_cell(path: Path, delimiter: str, skipped: int, named: bool, names: list[str], label: int | None) -> str:
     """Where the first cell is that is no number."""
     with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(ValueError, csv.Error):
-        for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            if row and len(row) != len(names):
-                return f"line {line} has {len(row)} cells, and the first has {len(names)}"
-            for number, cell in enumerate(row if line > named else []):
+        rows = csv.reader(file, delimiter=delimiter)
+        for row in (row for row in rows if row and rows.line_num > skipped):
+            if len(row) != len(names):
+                return f"line {rows.line_num} has {len(row)} cells, and line {skipped + 1} has {len(names)}"
+            for number, cell in enumerate(row if rows.line_num > skipped + named else []):
                 if number != label and not _is_number(cell):
-                    return f"{shown(cell)} in line {line}, column {names[number]!r}"
+                    return f"{shown(cell)} in line {rows.line_num}, column {names[number]!r}"
     return ""

@@ -171,7 +171,7 @@ class Trainer:
             raws = [*itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
             self.looked.update({id(part): raws} if isinstance(part, Stream) else {})
             looked += raws
-        holed = [part for part in self._sets() if part.in_memory and part.tensors[0].isnan().any()]
+        holed = [part for part in self._sets() if part.in_memory and any(t.isnan().any() for t in part.tensors)]
         for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
             self.arguments(*raw)
         self.arguments.finite |= not holed and train.in_memory
