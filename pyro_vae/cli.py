@@ -94,6 +94,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _once()
             with group() as ranks:
+                if not ranks.first:  # which says what all would say
+                    warnings.simplefilter("ignore")
                 if not ranks.alone and name not in ("train", "evaluate"):
                     return _fail(f"{name} runs in one process; {ranks.count} were started. Leave torchrun out.")
                 if not ranks.alone and ranks.first:

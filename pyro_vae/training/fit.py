@@ -121,7 +121,9 @@ def fit(
         progress: show a progress bar.
         callbacks: called with the :class:`Run` after each epoch. What they draw (from torch, numpy or Python) is fixed
             by seed and epoch, and none of the run's own draws. After them each part of the pair is in the mode, of
-            training or evaluation, in which it was; attributes and buffers that they set stay set.
+            training or evaluation, in which it was; attributes and buffers that they set stay set. Of several processes
+            each calls its own, with the same history: one that writes does so where ``torch.distributed.get_rank()`` is
+            0, and one that changes the pair does so on all.
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to

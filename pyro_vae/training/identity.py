@@ -75,8 +75,18 @@ def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], out: Any)
         )
 
 
-def check_same_of_ranks(ours: Mapping[str, Any], ranks: Ranks) -> None:
-    """Raises a ``ValueError`` if this rank was given another run than the first one, with which it is to take steps."""
+def check_same_of_ranks(ours: Mapping[str, Any], first: Mapping[int, Sequence[Any]], ranks: Ranks) -> None:
+    """Raises a ``ValueError`` if this rank was given another run than the first one, with which it is to take steps.
+
+    Args:
+        ours: what :func:`configuration` gave.
+        first: batches that each stream begins with, also of one that begins otherwise in every process.
+        ranks: the processes.
+    """
+    if ranks.alone:
+        return
+    began = [_hash([t for batch in batches for t in flattened(batch)[0]]) for batches in first.values()]
+    ours = {**ours, "the hash of the first batches of loaders": began}
     free = [name for name in _FREE if name != "epochs"]
     if told := _differences(ours, ranks.share(ours), free, "{name} is {theirs} there and {ours} here"):
         raise ValueError(
