@@ -62,12 +62,15 @@ def load(
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
     - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
-      empty cell is NaN.
-    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event].
-    - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits; a column of
-      images is x, and one of class labels is labels. (Parquet, HDF5, Zarr and these need packages of their own:
-      ``pip install 'pyro_vae[files]'``.)
-    - ``.h5``, ``.hdf5``, ``.zarr``: arrays as of an .npz file.
+      empty cell is NaN. Lines before it that begin with # are comments.
+    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event]. Files
+      of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
+    - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits train, valid
+      (or validation) and test; a column of images is x, and one of class labels is labels. Images are read of the bytes
+      and the files that the folder holds. (Parquet, HDF5, Zarr and these need packages of their own: ``pip install
+      'pyro_vae[files]'``.)
+    - ``.h5``, ``.hdf5``, ``.zarr``: arrays as of an .npz file, also in a group, or x and y of each split in a group of
+      its name.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import difflib
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from pyro_vae._checks import shown
 from pyro_vae.data.arrays import check_size, tensor
-from pyro_vae.data.cut import Arrays
+from pyro_vae.data.cut import PARTS, Arrays, part_names
 from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
@@ -62,6 +63,8 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
         if not x.numel():
             raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
         words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
+        if words is not None and (lacking := np.flatnonzero(np.char.strip(words[:, 0]) == "")).size:
+            raise Refused(_no_label(path, int(lacking[0]), names[label or 0]))
         y = None if words is None else _classes(words[:, 0])
     except Refused:
         raise
@@ -109,25 +112,51 @@ def _blocks(path: Path, skipped: int, **options: Any) -> Iterator[np.ndarray]:
 def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A Parquet file, or a folder of such in the order of their names, as :func:`text_table`.
 
-    One column of lists of one length is x as it is, ``[N, *event]``.
+    One column of lists of one length is x as it is, ``[N, *event]``. Files of a folder whose names begin with those of
+    sets, train-0.parquet and test-0.parquet, are these.
     """
     parquet = package("pyarrow.parquet", f"{path} is a Parquet table")
     try:
-        files = [parquet.ParquetFile(one) for one in ([path] if path.is_file() else parquet_files(path))]
+        given = {"train": [path]} if path.is_file() else _by_part(path)
+        files = {part: [parquet.ParquetFile(one) for one in some] for part, some in given.items()}
+    except Refused:
+        raise
     except (OSError, ValueError) as error:  # of which those of pyarrow are
         raise ValueError(f"{path} could not be read as a Parquet table ({error}). Write it again.") from error
 
-    def read(columns: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        for file in files:
-            for batch in file.iter_batches(AT_ONCE, columns=columns):
-                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+    names = files["train"][0].schema_arrow.names
+    label, parts = place_of(labels, names), {}
+    for part, some in files.items():
+        for file in some:
+            check_columns(path, names, file.schema_arrow.names)
 
-    names = files[0].schema_arrow.names
-    for other in (file.schema_arrow.names for file in files):
-        check_columns(path, names, other)
-    label = place_of(labels, names)
-    found = of_columns(path, names, read, label, sum(file.metadata.num_rows for file in files), in_memory)
-    return numbered({"train": found}), places_of_x(names, label)
+        def read(columns: list[str], some: list[Any] = some) -> Iterator[dict[str, np.ndarray]]:
+            for file in some:
+                for batch in file.iter_batches(AT_ONCE, columns=columns):
+                    yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+
+        count = sum(file.metadata.num_rows for file in some)
+        parts[part] = of_columns(path, names, read, label, count, in_memory)
+    return numbered(parts), places_of_x(names, label)
+
+
+def _by_part(folder: Path) -> dict[str, list[Path]]:
+    """The Parquet files of a folder by the sets that their names begin with; else all are one set."""
+    known = [name for same in PARTS.values() for name in same]
+    files = parquet_files(folder)
+    words = [next((name for name in known if re.match(rf"{name}(?![a-z])", file.name.lower())), "") for file in files]
+    if len(set(words)) == 1:
+        return {"train": files}
+    parts = part_names(filter(None, words), folder)
+    if "train" not in parts or "" in words:
+        other = next(file.name for file, word in zip(files, words, strict=True) if not word or "train" not in parts)
+        raise Refused(
+            f"{folder} has files of a set, and {other}, of which that is not known. Begin the names of all with train, "
+            "valid or test, or of none."
+        )
+    return {
+        part: [file for file, word in zip(files, words, strict=True) if word == name] for part, name in parts.items()
+    }
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -178,8 +207,12 @@ def of_columns(
     y = np.concatenate([block[names[label]] for block in read([names[label]])])
     lacking = [row for row, word in enumerate(y.tolist()) if word is None or word != word]
     if lacking:
-        raise ValueError(f"{path} has no label in row {lacking[0]}, column {names[label]!r}. Fill it, or drop the row.")
+        raise ValueError(_no_label(path, lacking[0], names[label]))
     return x, y
+
+
+def _no_label(path: Path, row: int, name: str) -> str:
+    return f"{path} has no label in row {row}, column {name!r}. Fill it, or drop the row."
 
 
 def place_of(labels: str | None, names: Sequence[str]) -> int | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -88,3 +89,30 @@ def test_sets_that_are_not_read_are_told_and_two_of_one_part_are_refused(tmp_pat
     (tmp_path / "images" / "valid").mkdir()
     with pytest.raises(ValueError, match="two sets of the part valid, 'valid' and 'val'"):
         load(tmp_path / "images")
+
+
+def test_files_of_a_folder_of_tables_are_sets_by_their_names(tmp_path):
+    def written(**files: list[float]) -> None:
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for name, x in files.items():
+            pq.write_table(pa.table({"x": x, "y": ["a"] * len(x)}), tmp_path / f"{name.replace('_', '-')}.parquet")
+
+    written(train_0_of_2=[1.0, 2], train_1_of_2=[3.0], test_0_of_1=[4.0, 5])
+    for in_memory in (True, False):
+        data = load(tmp_path, labels="y", valid_size=0, in_memory=in_memory)
+        assert [part.batch(slice(None))[0].flatten().tolist() for part in (data.train, data.test)] == [
+            [1, 2, 3],
+            [4, 5],
+        ]
+    written(testament=[1.0], trained=[2.0, 3])
+    assert len(load(tmp_path, labels="y", **WHOLE).train) == 3
+    written(train=[1.0], test=[2.0], more=[3.0])
+    with pytest.raises(ValueError, match=r"has files of a set, and more.parquet, of which that is not known"):
+        load(tmp_path, labels="y")
+
+
+def test_a_table_of_text_has_all_its_labels(tmp_path):
+    (tmp_path / "x.csv").write_text("x,y\n1,a\n2,\n3,b\n")
+    with pytest.raises(ValueError, match="has no label in row 1, column 'y'"):
+        load(tmp_path / "x.csv", labels="y", **WHOLE)
