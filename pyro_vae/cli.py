@@ -373,9 +373,9 @@ def evaluate(
         **result.summary(),
     }
     page = runs.Page(out, f"pyro-vae evaluate {shlex.join([run, *_options(split=split, method=method, **asked)])}")
-    if partly:
-        page.say(f"{split}: the first {len(held):,} of {size:,} data, of which --limit takes another number")
     page.say(str(result) if method == "bdmc" else f"{split} {result}")
+    if partly:
+        page.say(f"these are the first {len(held):,} of {size:,} {split} data; --limit takes another number")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:

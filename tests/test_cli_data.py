@@ -131,7 +131,7 @@ def test_evaluate_says_which_data_it_has_seen_and_that_they_have_changed(capsys,
     monkeypatch.setattr(cli, "_FIRST", 20)
     for options, size in (("", 20), ("--limit 7", 7), ("--limit 30", 30)):
         printed, entry = evaluated(capsys, "--num-samples 5", options)
-        said = f"test: the first {size} of 30 data, of which --limit takes another number"
+        said = f"these are the first {size} of 30 test data; --limit takes another number"
         assert (said in printed) == (size < 30)
         assert (entry["data"], entry.get("of")) == (size, 30 if size < 30 else None)
     assert main("evaluate run --num-samples 5", FAST) == 0
