@@ -301,11 +301,21 @@ def _literal(choices: Sequence[Any]) -> _Kind:
 
 
 def warn(message: str) -> None:
-    """A ``UserWarning`` at the line of the program that has asked, however deep in the library it is given."""
+    """A ``UserWarning`` at the line of the program that has asked, however deep in the library it is given.
+
+    Of several processes of ``torch.distributed`` the first one tells it.
+    """
+    if _is_of_another_rank():
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
+
+
+def _is_of_another_rank() -> bool:
+    group = sys.modules.get("torch.distributed")
+    return group is not None and group.is_available() and group.is_initialized() and group.get_rank() > 0
 
 
 def made(what: str, make: Callable[..., Any], *args: Any) -> Any:

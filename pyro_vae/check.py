@@ -254,7 +254,10 @@ def _failure(error: Exception, which: str, count: int, batch: tuple[Any, ...]) -
 
 def _hint(text: str) -> str:
     if "argument" in text and "positional" in text:
-        return " Model and guide take the same arguments, those of check: check(pair, x) runs guide(x) and model(x)."
+        return (
+            " Model and guide take the same arguments, those of check: check(pair, x) runs guide(x) and model(x); "
+            "of data with labels, load(...).with_labels().train.batch(...) gives both."
+        )
     if "Multiple" in text and "named" in text:
         return " Give each sample statement and each plate a name of its own."
     if "is not callable" in text:

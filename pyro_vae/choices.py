@@ -20,7 +20,7 @@ from pyro_vae.data import Data, prepared
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
-from pyro_vae.pair.arguments import Arguments
+from pyro_vae.pair.arguments import Arguments, needs
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 from pyro_vae.runs.terminal import given
 
@@ -71,11 +71,7 @@ def _needs_labels(config: Namespace, data: Data) -> bool:
     if train.labels is None or len(train.tensors) > 1:
         return False
     pair = import_pair(config.model.class_path)
-    for program in (pair.model, pair.guide):  # type: ignore[attr-defined]
-        named = [p for p in inspect.signature(program).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        if len(named) < 3 or named[2].default is not named[2].empty:  # self, x, labels
-            return False
-    return True
+    return all(needs(program, 2) for program in (pair.model, pair.guide))  # type: ignore[attr-defined]  # behind self
 
 
 def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:

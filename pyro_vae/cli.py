@@ -94,6 +94,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _once()
             with group() as ranks:
+                if not ranks.first:  # which says what all would say
+                    warnings.simplefilter("ignore")
                 if not ranks.alone and name not in ("train", "evaluate"):
                     return _fail(f"{name} runs in one process; {ranks.count} were started. Leave torchrun out.")
                 if not ranks.alone and ranks.first:
@@ -277,6 +279,7 @@ _METHODS: dict[str, dict[str, Any]] = {  # the options that a method has to itse
     "hmc": {"num_samples": 100, "num_chains": 16, "num_steps": 1000, "start": "guide"},
 }
 _FEW = 100  # data for which chains are run where nothing else is asked for
+_FIRST = 10_000  # likewise, data of a file that are read into memory
 
 
 def evaluate(
@@ -316,7 +319,8 @@ def evaluate(
         num_steps: steps of the annealing, for ais and bdmc; of the warm-up, for hmc (1,000)
         start: where chains start (ais and bdmc: prior, hmc: guide)
         schedule: of the annealing, for ais and bdmc (adaptive)
-        limit: only the first so many data; without it all for importance, the first 100 for the others
+        limit: only the first so many data, which is said; without it all for importance (of data that are read from a
+            file the first 10,000), the first 100 for the others
         chunk: draws or chains held in memory at once
         seed: of the draws
         compile: how the pair is run
@@ -340,8 +344,8 @@ def evaluate(
         draws["num_warmup"] = draws.pop("num_steps")
     runs.evaluations(Path(run))  # which is refused now rather than after the work
     pair, data, out = runs.load(run, trust=trust).pair, runs.load_data(run, trust), Path(run)
-    held = _held(data, split, _FEW if limit is None and method != "importance" else limit)
-    x = held.batch(torch.arange(len(held)))
+    held, size = _held(data, split, _FEW if limit is None and method != "importance" else limit)
+    x, partly = held.batch(torch.arange(len(held))), len(held) < size and method != "bdmc"
     pair, weights, words = _with_weights(pair, method, seed)
     memory = {} if chunk is None else {"chunk": chunk}
     started = time.perf_counter()
@@ -361,6 +365,7 @@ def evaluate(
         "method": method,
         "split": "simulated" if method == "bdmc" else split,
         "data": len(held),
+        **({"of": size} if partly else {}),
         "precision": "float32",
         **draws,
         **weights,
@@ -369,6 +374,8 @@ def evaluate(
     }
     page = runs.Page(out, f"pyro-vae evaluate {shlex.join([run, *_options(split=split, method=method, **asked)])}")
     page.say(str(result) if method == "bdmc" else f"{split} {result}")
+    if partly:
+        page.say(f"these are the first {len(held):,} of {size:,} {split} data; --limit takes another number")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:
@@ -385,15 +392,16 @@ def _options(**values: Any) -> list[str]:
     return [word for option in given.items() for word in option]
 
 
-def _held(data: Data, split: str, limit: int | None) -> Split:
-    """The first data of one set."""
+def _held(data: Data, split: str, limit: int | None) -> tuple[Split, int]:
+    """The first data of one set, and the number of all of them."""
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
     chosen = sets[split]
     if chosen is None:
         there = " or ".join(name for name, found in sets.items() if found is not None)
         raise ValueError(f"{data.name} has no {split} set; use --split {there}.")
-    held: Any = chosen if chosen.in_memory else chosen.take(limit or 10_000)
-    return held if limit is None else held.take(limit)
+    size = chosen.num_data or 0  # which load tells
+    limit = limit or (size if chosen.in_memory else _FIRST)
+    return chosen.take(limit), size
 
 
 def _with_weights(pair: nn.Module, method: str, seed: int) -> tuple[nn.Module, dict[str, Any], str]:

@@ -90,6 +90,15 @@ class Ranks:
         self.sum(told)
         return told.max().item() or None
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What the ranks give, in their order, on all."""
+        if self.alone:
+            return [value]
+        box: list[Any] = [None] * self.count
+        with self.answered():
+            distributed.all_gather_object(box, value)  # as of share
+        return box
+
     def share(self, value: Any) -> Any:
         """What the first rank gives, on all."""
         if self.alone:

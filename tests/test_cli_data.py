@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import QUICK, SMALL, _elsewhere, configured, evaluated, fails, main, saved_data, trained
+from test_cli import FAST, QUICK, SMALL, _elsewhere, configured, evaluated, fails, main, saved_data, trained
 
-from pyro_vae import SGVB_B, evidence, runs
+from pyro_vae import SGVB_B, cli, evidence, runs
 from pyro_vae import figures as figures_room
 from pyro_vae.data import Split, prepared
 
@@ -122,3 +122,23 @@ def test_real_images_are_shown_in_their_range():
     x, pictures = data.original(u), figures_room._Pictures.of(pair, data, (u,), None)
     torch.testing.assert_close(pictures(u), (x - x.min()) / (x.max() - x.min()))
     assert pictures(3 * u).max() == 1
+
+
+def test_evaluate_says_which_data_it_has_seen_and_that_they_have_changed(capsys, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    np.save("x.npy", x)
+    trained("--data x.npy --in-memory false", SMALL)
+    monkeypatch.setattr(cli, "_FIRST", 20)
+    for options, size in (("", 20), ("--limit 7", 7), ("--limit 30", 30)):
+        printed, entry = evaluated(capsys, "--num-samples 5", options)
+        said = f"these are the first {size} of 30 test data; --limit takes another number"
+        assert (said in printed) == (size < 30)
+        assert (entry["data"], entry.get("of")) == (size, 30 if size < 30 else None)
+    assert main("evaluate run --num-samples 5", FAST) == 0
+    assert "other data" not in capsys.readouterr().err
+    np.save("x.npy", x + 1)
+    runs.options._load.cache_clear()
+    runs.options._prepared.cache_clear()
+    assert main("evaluate run --num-samples 5", FAST) == 0
+    said = "x.npy has other data than those that the run run was trained on (training data and validation data differ)"
+    assert said in capsys.readouterr().err

@@ -27,11 +27,12 @@ Source:
 from typing import Any
 
 from pyro_vae.data.convert import as_data
+from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.load import load
 from pyro_vae.data.mixed import Mixed
 from pyro_vae.data.named import NAMES
-from pyro_vae.data.sets import Data, Split, Stream
+from pyro_vae.data.sets import Split, Stream
 from pyro_vae.data.stored import Stored
 
 __all__ = ["NAMES", "Binarization", "Data", "FreyFace", "Mixed", "Split", "Stored", "Stream", "as_data", "load"]

@@ -148,7 +148,11 @@ def images(x: Any, what: str) -> Any:
         )
     if x.dim() != 3 or not (x.dtype in (torch.uint8, torch.bool) or (x.dtype.is_floating_point and _is_share(x))):
         return x
-    return x.unsqueeze(1) if isinstance(x, Tensor) else x.mapped(lambda rows: rows.unsqueeze(1))
+    return _with_channel(x) if isinstance(x, Tensor) else x.mapped(_with_channel)
+
+
+def _with_channel(rows: Tensor) -> Tensor:
+    return rows.unsqueeze(1)
 
 
 def _is_share(x: Any) -> bool:

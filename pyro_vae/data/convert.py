@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyro_vae._checks import checked
 from pyro_vae.data.arrays import check_size, dtypes, not_held, tensor
 from pyro_vae.data.cut import PARTS
+from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
+from pyro_vae.data.files import channels_first
 from pyro_vae.data.mixed import Mixed, as_set
-from pyro_vae.data.sets import Data, Split, Stream, labeled
+from pyro_vae.data.sets import Split, Stream, labeled
 
 
 @checked
@@ -183,10 +185,7 @@ def _item(value: Any, i: int) -> Tensor:
     from PIL.Image import Image  # which torchvision brings along
 
     if isinstance(value, Image):
-        array = np.asarray(value.convert("RGB") if value.mode == "P" else value)
-        if array.dtype.kind in "iu" and array.dtype.itemsize > 1:  # of 16 bits, as those of a folder
-            array = (array.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return torch.from_numpy(np.array(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
+        return torch.from_numpy(channels_first(value))
     raise TypeError(
         f"item {i} of the dataset holds a {type(value).__name__}; a tensor, an array, a PIL image or a number was"
         " expected. Convert it in the dataset's transform, or give a DataLoader, whose batches may hold such."

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from pyro_vae._checks import shown
+from pyro_vae._checks import shown, warn
 from pyro_vae.data import draws
 from pyro_vae.data.rows import Rows
 
 Arrays = dict[str, tuple[Any, Any]]  # part -> x, and labels or None
 
 PARTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}  # and their names in files
+
+
+def part_names(names: Iterable[str], where: Any) -> dict[str, str]:
+    """The names of the train, the valid and the test set among those of sets; a warning tells of others.
+
+    Raises:
+        ValueError: if two are of one part.
+    """
+    there = list(names)
+    found = {part: [name for name in known if name in there] for part, known in PARTS.items()}
+    for part, same in found.items():
+        if len(same) > 1:
+            raise ValueError(f"{where} has two sets of the part {part}, {same[0]!r} and {same[1]!r}. Keep one.")
+    if others := sorted({*there}.difference(*found.values())):
+        warn(f"{where} also has {', '.join(map(shown, others[:5]))}, left out: sets are train, valid and test.")
+    return {part: same[0] for part, same in found.items() if same}
 
 
 def cut(parts: Arrays, valid_size: int | float | None, test_size: int | float | None, seed: int, what: str) -> Arrays:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from pyro_vae._checks import whole
 from pyro_vae.data.arrays import check_size, images, tensor
-from pyro_vae.data.cut import PARTS, Arrays
-from pyro_vae.data.rows import Rows, kept_in_memory, package
+from pyro_vae.data.cut import PARTS, Arrays, part_names
+from pyro_vae.data.rows import NoRoom, Rows, kept_in_memory, package
 
+T = TypeVar("T")
 _UNPACKED, _RATIO = 2**28, 200  # bytes, and to 1: beyond both an archive is none of data
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -30,31 +32,16 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
     read = {".npy": _numpy, ".npz": _numpy, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix.lower(), _zarr)
     try:
         arrays = read(path, in_memory)
-    except (Refused, ModuleNotFoundError):
+    except (Refused, NoRoom, ModuleNotFoundError):
         raise
     except Exception as error:  # a damaged file raises whatever meets the damage
         raise ValueError(
             f"{path} could not be read as an array of numbers ({str(error) or type(error).__name__}). Save it again "
             "with numpy.save or numpy.savez; arrays of Python objects are never unpickled."
         ) from error
-
-    chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
-    for part, names in PARTS.items():
-        keys = [key for name in names for key in (name, f"x_{name}") if key in arrays]
-        if len(keys) > 1:
-            raise ValueError(f"{path} has two arrays for the {part} set, {keys[0]!r} and {keys[1]!r}. Keep one.")
-        if keys:
-            chosen[part] = (keys[0], "y_" + keys[0].removeprefix("x_"))
-    if not chosen and (len(arrays) == 1 or set(arrays) == {"x", "y"}):
-        chosen["train"] = ("x" if "x" in arrays else next(iter(arrays)), "y")
-    if "train" not in chosen or not set(arrays) <= {key for keys in chosen.values() for key in keys}:
-        raise ValueError(
-            f"{path} has the arrays {sorted(arrays)}; expected were train, valid, test (or x_train, x_valid, x_test)"
-            " with labels y_train, y_valid, y_test, or x with labels y, or a single array."
-        )
     parts: Arrays = {}
-    for part, (x_key, y_key) in chosen.items():
-        x, y, what = arrays[x_key], arrays.get(y_key), f"{path} ({part})"
+    for part, (x, y) in arrays.items():
+        what = f"{path} ({part})"
         if y is not None and y.shape[:1] != x.shape[:1]:
             raise ValueError(
                 f"{what} has x of shape {list(x.shape)} and labels y of {list(y.shape)}; the first dimensions must be"
@@ -65,20 +52,66 @@ def array_file(path: Path, in_memory: bool | None) -> Arrays:
     return parts
 
 
-def _numpy(path: Path, in_memory: bool | None) -> dict[str, Any]:
+def _sets(names: Sequence[str], path: Path) -> dict[str, tuple[str, str | None]]:
+    """Which arrays are x and the labels of each part; all may lie in a group, or those of a part in one of its name.
+
+    Raises:
+        Refused: if there are others.
+    """
+    known = [name for same in PARTS.values() for name in same]
+    places = [name.split("/") for name in names]
+    while len({place[0] for place in places}) == 1 and all(len(place) > 1 for place in places):
+        if places[0][0] in known:
+            break
+        places = [place[1:] for place in places]
+    meant = [f"{p[1]}_{p[0]}" if len(p) == 2 and p[0] in known and p[1] in ("x", "y") else "/".join(p) for p in places]
+    arrays = dict(zip(meant, names, strict=True))
+
+    chosen: dict[str, tuple[str, str]] = {}  # part -> the keys of x and of its labels
+    for part, same in PARTS.items():
+        keys = [key for name in same for key in (name, f"x_{name}") if key in arrays]
+        if len(keys) > 1 or any(meant.count(key) > 1 for key in keys):
+            two = sorted(name for key, name in zip(meant, names, strict=True) if key in keys)
+            raise Refused(f"{path} has two arrays for the {part} set, {two[0]!r} and {two[1]!r}. Keep one.")
+        if keys:
+            chosen[part] = (keys[0], "y_" + keys[0].removeprefix("x_"))
+    if not chosen and (len(arrays) == 1 or set(arrays) == {"x", "y"}):
+        chosen["train"] = ("x" if "x" in arrays else next(iter(arrays)), "y")
+    if "train" not in chosen or not set(arrays) <= {key for keys in chosen.values() for key in keys}:
+        raise Refused(
+            f"{path} has {_listed(names)}; expected were train, valid, test (or x_train, x_valid, x_test)"
+            " with labels y_train, y_valid, y_test, or x with labels y, or a single array; all in one group, or x and y"
+            " of each part in a group of its name."
+        )
+    return {part: (arrays[x], arrays.get(y)) for part, (x, y) in chosen.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return f"the arrays {sorted(names)[:20]}{more}" if names else "no array"
+
+
+def _read(arrays: Mapping[str, T], path: Path, read: Callable[[str, T], Any]) -> dict[str, tuple[Any, Any]]:
+    """x and labels, or ``None``, of each part, and nothing else. Groups that lie beside arrays are not looked at."""
+    arrays = {name: one for name, one in arrays.items() if "/" not in name} or arrays
+    sets = _sets(list(arrays), path)
+    return {part: (read(x, arrays[x]), None if y is None else read(y, arrays[y])) for part, (x, y) in sets.items()}
+
+
+def _numpy(path: Path, in_memory: bool | None) -> Arrays:
     """An .npy or .npz file, whatever it is called."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             return _npz(path, in_memory)
         if not kept_in_memory(size, in_memory):
-            return {"x": Rows.of_npy(path)}
+            return {"train": (Rows.of_npy(path), None)}
         check_size(size, str(path))
         file.seek(0)
-        return {"x": _array(file, size)}
+        return {"train": (_array(file, size), None)}
 
 
-def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
+def _npz(path: Path, in_memory: bool | None) -> Arrays:
     if in_memory is False:
         raise Refused(f"{path} is packed as a whole; numpy.save makes files of which parts are read (in_memory=False).")
     size = path.stat().st_size
@@ -88,13 +121,12 @@ def _npz(path: Path, in_memory: bool | None) -> dict[str, Any]:
         unpacked = sum(member.file_size for member in members)
         check_size(unpacked, f"{path}, unpacked,")
         _check_ratio(unpacked, size, path)
-        if len(members) > 100:
-            raise Refused(f"{path} has {len(members):,} arrays; expected were those of train, valid and test.")
-        arrays = {}
-        for member in members:
+
+        def read(name: str, member: zipfile.ZipInfo) -> np.ndarray:
             with archive.open(member) as opened:
-                arrays[member.filename.removesuffix(".npy")] = _array(opened, member.file_size)
-        return arrays
+                return _array(opened, member.file_size)
+
+        return _read({member.filename.removesuffix(".npy"): member for member in members}, path, read)
 
 
 def _check_ratio(unpacked: int, size: int, path: Path) -> None:
@@ -121,35 +153,63 @@ def _array(file: Any, size: int) -> np.ndarray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _hdf5(path: Path, in_memory: bool | None) -> dict[str, Any]:
+def _hdf5(path: Path, in_memory: bool | None) -> Arrays:
     h5py = package("h5py", f"{path} is an HDF5 file")
+
+    def read(name: str, one: Any) -> Any:
+        if one.external or one.is_virtual:
+            raise ValueError(f"the numbers of {name} lie in another file, which is not read")
+        return _unpacked(one, name, path, in_memory)
+
     with h5py.File(path, "r") as file:
-        for name in file:
-            if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-                raise ValueError(f"{name} lies in another file, which is not followed")
-        arrays = {name: one for name, one in file.items() if isinstance(one, h5py.Dataset)}
-        for name, one in arrays.items():
-            if one.external or one.is_virtual:
-                raise ValueError(f"the numbers of {name} lie in another file, which is not read")
-        return {name: _unpacked(one, name, path, in_memory) for name, one in arrays.items()}
+        return _read(_hdf5_arrays(h5py, file), path, read)
 
 
-def _zarr(path: Path, in_memory: bool | None) -> dict[str, Any]:
+def _hdf5_arrays(h5py: Any, file: Any) -> dict[str, Any]:
+    """The arrays of a file by their paths, also in groups; none of one that leads to another file."""
+    arrays, linked, left, seen = {}, [], [file], set()
+    while left:
+        group = left.pop()
+        seen.add(group)
+        for name in group:
+            link, place = group.get(name, getlink=True), f"{group.name}/{name}".lstrip("/")
+            if isinstance(link, h5py.ExternalLink):
+                raise ValueError(f"{place} lies in another file, which is not followed")
+            if not isinstance(link, h5py.HardLink):
+                linked.append(place)
+            elif isinstance(found := group[name], h5py.Dataset):
+                arrays[place] = found
+            elif isinstance(found, h5py.Group) and found not in seen:  # which may hold itself
+                left.append(found)
+    # Only now, when no name leads to another file, links are followed.
+    return arrays | {place: found for place in linked if isinstance(found := file.get(place), h5py.Dataset)}
+
+
+def _zarr(path: Path, in_memory: bool | None) -> Arrays:
     zarr = package("zarr", f"{path} is a Zarr array")
     found = zarr.open(path, mode="r")
-    arrays = {"x": found} if isinstance(found, zarr.Array) else dict(found.arrays())
-    for name, one in arrays.items():
-        described = one.metadata.to_dict()
-        given = [*(described.get("codecs") or ()), *(described.get("filters") or ()), described.get("compressor")]
-        for codec in [one for one in given if one]:
-            word = codec.get("name", codec.get("id"))
-            if word not in _CODECS:  # one is pickle, and runs what is in the file
-                raise ValueError(f"{name} is packed by {word!r}, and expected is one of {', '.join(sorted(_CODECS))}")
-    return {name: _unpacked(one, name, path, in_memory) for name, one in arrays.items()}
+    members = {"x": found} if isinstance(found, zarr.Array) else dict(found.members(max_depth=None))
+
+    def read(name: str, one: Any) -> Any:
+        _check_codecs(name, one.metadata.to_dict())
+        return _unpacked(one, name, path, in_memory)
+
+    return _read({name: one for name, one in members.items() if isinstance(one, zarr.Array)}, path, read)
 
 
-#: By which Zarr arrays may be packed.
+#: By which Zarr arrays may be packed; pickle, which runs what is in the file, is another.
 _CODECS = {"bytes", "transpose", "crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"}
+
+
+def _check_codecs(name: str, described: Mapping[str, Any]) -> None:
+    """Refuses an array, or the pieces inside of a shard, that are packed by what is not known."""
+    given = [described.get(key) or () for key in ("codecs", "index_codecs", "filters")]
+    for codec in [*(one for some in given for one in some), *filter(None, [described.get("compressor")])]:
+        word = codec.get("name", codec.get("id"))
+        if word == "sharding_indexed":
+            _check_codecs(name, codec["configuration"])
+        elif word not in _CODECS:
+            raise ValueError(f"{name} is packed by {word!r}, and expected is one of {', '.join(sorted(_CODECS))}")
 
 
 def _unpacked(array: Any, name: str, path: Path, in_memory: bool | None) -> Any:
@@ -177,7 +237,7 @@ def image_folder(folder: Path, image_size: int | None, channels: int | None) -> 
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     roots = {"train": folder}
     if "train" in below:
-        roots = {part: below[n] for part, names in PARTS.items() for n in names if n in below}
+        roots = {part: below[n] for part, n in part_names((n for n in below if n[0] != "."), folder).items()}
     files = {part: _image_files(path) for part, path in roots.items()}
     for part, found in files.items():
         if not found:
@@ -216,7 +276,7 @@ def _image_files(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} could not be searched for images ({error}). Give a folder of your own.") from error
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: Path | str, error: Exception) -> ValueError:
     why = str(error) or type(error).__name__
     return ValueError(f"{path} could not be read as an image ({why}). Repair or remove it.")
 
@@ -229,6 +289,26 @@ def _is_gray(path: Path) -> bool:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     except Exception as error:  # a damaged file raises whatever meets the damage
         raise _unreadable(path, error) from error
+
+
+def pixels(source: Path | IO[bytes], what: str, mode: str | None = None) -> np.ndarray:
+    """[C, H, W] of an image file, upright, in its own colors or those of a mode of PIL's."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(source) as file:
+            image = ImageOps.exif_transpose(file)
+            return channels_first(image if mode is None else image.convert(mode))
+    except Exception as error:  # a damaged file raises whatever meets the damage
+        raise _unreadable(what, error) from error
+
+
+def channels_first(image: Any) -> np.ndarray:
+    """[C, H, W] of an image of PIL's; of 16 bits the upper 8, as those of a folder."""
+    array = np.array(image.convert("RGB") if image.mode == "P" else image)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
+        array = (array.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def read_image(path: Path, channels: int, image_size: int | None, crop: int | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from scipy.io import loadmat
 from torchvision.datasets import VisionDataset
 
 from pyro_vae._checks import checked
+from pyro_vae._files import appending, write_whole
 
 
 class FreyFace(VisionDataset):
@@ -63,17 +64,15 @@ class FreyFace(VisionDataset):
             )
 
     def _download(self, path: Path) -> Exception | None:
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with request.urlopen(self.url, timeout=60) as response:
-                content = response.read(2**26)
-            self._check(content, self.url)
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                part.write_bytes(content)
-                os.replace(part, path)  # whole or not at all
-            finally:
-                part.unlink(missing_ok=True)
+            with appending(path):
+                if path.is_file():  # another process has fetched it meanwhile
+                    return None
+                with request.urlopen(self.url, timeout=60) as response:
+                    content = response.read(2**26)
+                self._check(content, self.url)
+                write_whole(path, lambda temporary: temporary.write_bytes(content))
         except (OSError, HTTPException, ValueError) as error:
             return error
         return None

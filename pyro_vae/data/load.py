@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import operator
 import os
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae._checks import checked, shown, whole
+from pyro_vae.data.arrays import tensor
 from pyro_vae.data.cut import cut
+from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
 from pyro_vae.data.named import NAMES, named
 from pyro_vae.data.rows import Rows
-from pyro_vae.data.sets import Data, Split
+from pyro_vae.data.saved import saved_datasets
+from pyro_vae.data.sets import Split
 from pyro_vae.data.stored import Stored
-from pyro_vae.data.tables import column, parquet_files, parquet_table, places, saved_datasets, text_table
+from pyro_vae.data.tables import column, parquet_files, parquet_table, places, text_table
 
 
 @checked(but=("seed", "valid_size", "test_size"))
@@ -56,12 +62,15 @@ def load(
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
     - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
-      empty cell is NaN.
-    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event].
-    - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits; a column of
-      images is x, and one of class labels is labels. (Parquet, HDF5, Zarr and these need packages of their own:
-      ``pip install 'pyro_vae[files]'``.)
-    - ``.h5``, ``.hdf5``, ``.zarr``: arrays as of an .npz file.
+      empty cell is NaN. Lines before it that begin with # are comments.
+    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event]. Files
+      of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
+    - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits train, valid
+      (or validation) and test; a column of images is x, and one of class labels is labels. Images are read of the bytes
+      and the files that the folder holds. (Parquet, HDF5, Zarr and these need packages of their own: ``pip install
+      'pyro_vae[files]'``.)
+    - ``.h5``, ``.hdf5``, ``.zarr``: arrays as of an .npz file, also in a group, or x and y of each split in a group of
+      its name.
     - ``.npz``: arrays ``train``, ``valid``, ``test`` (or ``x_train``, ...) with labels ``y_train``, ...; or one array,
       or ``x`` with labels ``y``. Nothing is ever unpickled.
     - a folder of images, searched at any depth: png, jpg, jpeg, bmp, gif (its first frame), webp. Subfolders ``train``,
@@ -84,12 +93,15 @@ def load(
             all must have one size. For ``"celeba"``: the side, by default 64.
         channels: for a folder: 1 or 3; by default 1 if all files are of gray images, else 3.
         covariates: of a table, [N, D], names or numbers (from 0) of columns, separated by commas: ``"age,sex"``. They
-            are no part of x but the second argument of model and guide, [N, C].
+            are no part of x but the second argument of model and guide, [N, C], numbers as they are. A class, of words
+            or of whole numbers, is a label: ``load(..., labels="sex").with_labels()``.
         labels: of a table that is no array, the name or number of the column of labels, of whole numbers or of words,
-            which are numbered in sorted order. They are no part of x.
+            which are numbered in sorted order. They are no part of x, and by ``with_labels()`` an argument of model
+            and guide.
         weights: of a table, the name or number of one column, which is no part of x but the last argument of model and
-            guide, [N], as ``poutine.scale(scale=weights)`` takes it.
-        missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
+            guide, [N], as ``poutine.scale(scale=weights)`` takes it: finite numbers of at least 0.
+        missing: whether x and covariates may hold NaN, for values that are missing, where programs mask these
+            themselves.
         in_memory: whether a file of your own is read as a whole; if not, each batch is read as it is needed
             (:class:`~pyro_vae.data.stored.Stored`), in the same order and with the same numbers. Tables, HDF5 and Zarr
             arrays are unpacked to a temporary file for that. By default so are data of more than 1 GiB.
@@ -97,7 +109,8 @@ def load(
 
     Raises:
         ValueError: for an unknown name (with the nearest), a damaged file, an option that the data do not have, sizes
-            that leave nothing to train on, and what :class:`Split` refuses.
+            that leave nothing to train on, weights below 0, and what :class:`Split` refuses; of data that are read as
+            they are needed, when they are.
         FileNotFoundError: if there is no such path, or a named set is neither there nor could be downloaded; the
             message says which files to put where.
     """
@@ -145,7 +158,7 @@ def load(
         parts = cut(parts, valid_size, test_size, seed, text)
     splits = {
         part: (Stored if isinstance(x, Rows) else Split)(
-            *_arguments(x, covariates, weights, columns),
+            *_arguments(x, covariates, weights, columns, missing),
             labels=y,
             missing=missing,
             binarization=binarization,
@@ -157,7 +170,9 @@ def load(
     return Data(name, **splits)
 
 
-def _arguments(x: Any, covariates: str | None, weights: str | None, columns: dict[str, int] | None) -> tuple[Any, ...]:
+def _arguments(
+    x: Any, covariates: str | None, weights: str | None, columns: dict[str, int] | None, missing: bool
+) -> tuple[Any, ...]:
     """x, those of its columns that are covariates, and the one of weights."""
     asked = ", ".join(f"{n}={v!r}" for n, v in (("covariates", covariates), ("weights", weights)) if v is not None)
     if not asked:
@@ -172,12 +187,40 @@ def _arguments(x: Any, covariates: str | None, weights: str | None, columns: dic
     others = [number for number in range(x.shape[1]) if number not in chosen + weight]
     if not others:
         raise ValueError(f"{asked} are all columns of the table, which leaves none for x.")
-    taken: list[Any] = [others, *([chosen] if chosen else []), *weight]
+    taken = [functools.partial(_columns, places=others)]
+    if chosen:
+        taken.append(functools.partial(_covariates, places=chosen, words=str(covariates), missing=missing))
+    if weight:
+        taken.append(functools.partial(_weights, place=weight[0], word=str(weights)))
+    return tuple(x.mapped(take) if isinstance(x, Rows) else take(tensor(x, "the table")) for take in taken)
 
-    def part(places: Any) -> Any:
-        return x.mapped(lambda rows: rows[:, places]) if isinstance(x, Rows) else x[:, places]
 
-    return tuple(map(part, taken))
+def _columns(rows: Tensor, places: list[int]) -> Tensor:
+    return rows[:, places]
+
+
+def _covariates(rows: Tensor, places: list[int], words: str, missing: bool) -> Tensor:
+    """Some columns, which may be NaN where ``missing`` says so."""
+    values = rows[:, places]
+    bad = values.isinf() if missing else ~values.isfinite()
+    if bad.any():
+        raise ValueError(
+            f"covariates={words!r} are not finite in {int(bad.any(1).sum())} of {len(bad)} data. Fill or drop them"
+            f"{'' if missing else ', or say missing=True where the programs mask what is missing'}."
+        )
+    return values
+
+
+def _weights(rows: Tensor, place: int, word: str) -> Tensor:
+    """A column, of which the data count so much; there is no such thing as a missing weight."""
+    values = rows[:, place]
+    bad = ~(values.isfinite() & (values >= 0))
+    if bad.any():
+        raise ValueError(
+            f"weights={word!r} are finite numbers of at least 0, and {int(bad.sum())} of {len(bad)} data have others, "
+            f"such as {values[bad][0].item():.6g}. Fill or drop them."
+        )
+    return values
 
 
 def _key(text: str) -> str:

@@ -8,12 +8,14 @@ import math
 import os
 import random
 import struct
+import tempfile
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 
 from pyro_vae._checks import whole
+from pyro_vae._files import appending
 from pyro_vae.data.arrays import check_size
 from pyro_vae.data.cut import Arrays, cut
 from pyro_vae.data.files import read_image
@@ -107,7 +109,13 @@ def _mnist(name: str, root: Path, download: bool) -> Arrays:
     files, reason = present(), None
     if files is None and download:
         try:
-            cls(str(root), download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with appending(root / class_name), tempfile.TemporaryDirectory(dir=root) as made:
+                if present() is None:  # no other process has fetched them meanwhile
+                    cls(made, download=True)
+                for file in (Path(made) / class_name / "raw").glob("*"):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, folder / file.name)  # whole or not at all
         except (OSError, HTTPException, RuntimeError) as error:  # no network, no permission, a damaged file
             reason = error
         files = present()

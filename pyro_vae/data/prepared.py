@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import extremes
+from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
-from pyro_vae.data.sets import Data, Split
+from pyro_vae.data.sets import Split
 
 
 def kind_of(split: Split) -> Literal["binary", "gray", "counts", "real"]:
@@ -40,25 +42,8 @@ def with_x(data: Data, change: Callable[[Tensor], Tensor], binarization: Binariz
     return Data(data.name, **splits)
 
 
-def with_labels(data: Data) -> Data:
-    """The data with their labels as the last argument of model and guide.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    splits: dict[str, Any] = {}
-    for part in ("train", "valid", "test"):
-        split = getattr(data, part)
-        if split is None:
-            continue
-        if split.labels is None:
-            raise ValueError(
-                f"the {part} set of {data.name!r} has no labels to pass. Give a .npz file with x and y, a table and "
-                "labels= the name of a column, or a folder of images with a subfolder for each class."
-            )
-        options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name, "missing": True}
-        splits[part] = type(split)(*split.tensors, split.labels, **options)  # which has been asked already
-    return Data(data.name, **splits)
+def _standardized(rows: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return ((rows.double() - loc) / scale).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +69,7 @@ class Standardized(Data):
         varies, loc = high.amax(0) > low.amin(0), total.sum(0) / len(x)
         squares = torch.stack([((part.double() - loc) ** 2).sum(0) for part in x.split(4096)]).sum(0)
         scale = torch.where(varies, (squares / len(x)).sqrt(), 1.0)
-        standard = with_x(data, lambda rows: ((rows.double() - loc) / scale).float())
+        standard = with_x(data, functools.partial(_standardized, loc=loc, scale=scale))
         return cls(
             data.name,
             standard.train,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import mmap
+import os
 import queue
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,17 +24,101 @@ T = TypeVar("T")
 AT_ONCE = 4096  # rows of a pass over all data
 
 
+class NoRoom(OSError):
+    """Temporary files have no room for what is unpacked."""
+
+
+class Held:
+    """An open file, which is closed with the last rows of it, and opened by its path where it is unpickled.
+
+    A temporary one has no name on the disk, so that it ends with the last process that has it; others find it among
+    the files of this one, on systems that show these.
+    """
+
+    def __init__(self, path: str, handle: int | None = None) -> None:
+        self._path, self._is_named = path, handle is None
+        self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)) if handle is None else handle
+        weakref.finalize(self, os.close, self.handle)
+
+    @classmethod
+    def temporary(cls) -> Held:
+        """A new file, which can be written to."""
+        try:
+            with tempfile.TemporaryFile() as file:
+                return cls("a temporary file", os.dup(file.fileno()))
+        except OSError as error:
+            raise NoRoom(f"no temporary file can be made ({error.strerror}). {_ROOM}") from error
+
+    def write(self, numbers: np.ndarray) -> None:
+        """Adds numbers behind the others.
+
+        Raises:
+            NoRoom: if the disk is full.
+        """
+        left = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
+        try:
+            while left:
+                left = left[os.write(self.handle, left) :]
+        except OSError as error:
+            size = os.fstat(self.handle).st_size
+            raise NoRoom(
+                f"{tempfile.gettempdir()} has no room for the unpacked data ({error.strerror}, after {size:,} bytes). "
+                f"{_ROOM}"
+            ) from error
+
+    def numbers(self, dtype: np.dtype[Any], shape: Sequence[int], offset: int) -> np.ndarray:
+        """The numbers of the file, mapped.
+
+        Raises:
+            ValueError: if it has been cut off.
+        """
+        try:
+            return np.ndarray(shape, dtype, mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ), offset)
+        except (TypeError, ValueError) as error:  # of numpy, and of an empty file
+            raise ValueError(f"{self._path} was cut off while it was in use. Load the data again.") from error
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self.handle)
+        return found.st_size, found.st_mtime_ns
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        return self
+
+    def __reduce__(self) -> Any:
+        path = os.path.abspath(self._path) if self._is_named else f"/proc/{os.getpid()}/fd/{self.handle}"
+        return _reopened, (path, self._state())
+
+
+def _reopened(path: str, state: tuple[int, int]) -> Held:
+    try:
+        held = Held(path)
+    except OSError as error:
+        raise ValueError(
+            f"the data lie in {path}, which cannot be opened ({error.strerror}); of unpacked data that is a file of "
+            "the process that has loaded them. Load the data in this one."
+        ) from error
+    if held._state() != state:
+        raise ValueError(f"{path} is another file than the one that was loaded. Load the data again.")
+    return held
+
+
+_ROOM = (
+    "Name a folder with more of it by the environment variable TMPDIR, or save the data by numpy.save, of which "
+    "nothing is unpacked."
+)
+
+
 class Rows:
     """Numbers ``[N, *event]`` in a file, of which so many are in memory as are asked for.
 
     They are mapped anew for each reading, so that what was read does not stay in memory.
 
     Args:
-        file: open, in which the rows lie one behind the other.
+        file: in which the rows lie one behind the other.
         dtype, shape: of the numbers in the file.
         offset: bytes before them.
         index: ``[M]``, the rows of the file that these are; by default all.
-        change: of rows that have been read, ``[B, *read] -> [B, *event]``: each by itself.
+        changes: of rows that have been read, ``[B, *read] -> [B, *event]``, each row by itself; one after the other.
 
     Attributes:
         shape, dtype: as of a tensor.
@@ -39,16 +126,16 @@ class Rows:
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: Held,
         dtype: np.dtype[Any],
         shape: Sequence[int],
         offset: int,
         index: np.ndarray | None = None,
-        change: Callable[[Tensor], Tensor] | None = None,
+        changes: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> None:
-        self._file: Any = file
+        self._file = file
         self._of_file: dict[str, Any] = {"dtype": dtype, "shape": tuple(shape), "offset": offset}
-        self._index, self._change = index, change
+        self._index, self._changes = index, tuple(changes)
         one = self[:1]
         self.shape = torch.Size((shape[0] if index is None else len(index), *one.shape[1:]))
         self.dtype, self.device = one.dtype, one.device
@@ -63,13 +150,17 @@ class Rows:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if not found.flags.c_contiguous:
             return cls.of_blocks(found[start : start + AT_ONCE] for start in range(0, len(found), AT_ONCE))
-        return cls(path.open("rb"), found.dtype, found.shape, found.offset)
+        return cls(Held(str(path)), found.dtype, found.shape, found.offset)
 
     @classmethod
     def of_blocks(cls, blocks: Iterable[np.ndarray]) -> Rows:
-        """Rows that are unpacked, ``[B, *event]`` at a time, into a temporary file, which ends with the process."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the rows are
-        count, first = 0, None
+        """Rows that are unpacked, ``[B, *event]`` at a time, into a temporary file.
+
+        Raises:
+            NoRoom: if the disk is full.
+            ValueError: if blocks differ in dtype or shape, or there are none.
+        """
+        file, count, first = Held.temporary(), 0, None
         for block in blocks:
             first = block[:0] if first is None else first
             if not np.can_cast(block.dtype, first.dtype, "same_kind"):
@@ -83,10 +174,9 @@ class Rows:
                     f"{list(block.shape[1:])}. Give all the same."
                 )
             count += len(block)
-            file.write(np.ascontiguousarray(block, first.dtype).data)
+            file.write(block.astype(first.dtype, copy=False))
         if first is None or count == 0:
             raise ValueError("there are no rows.")
-        file.flush()
         return cls(file, first.dtype, (count, *first.shape[1:]), 0)
 
     def __len__(self) -> int:
@@ -108,12 +198,14 @@ class Rows:
 
     def __getitem__(self, index: Any) -> Tensor:
         """Some rows, in memory."""
-        rows = np.memmap(self._file, mode="r", **self._of_file)
+        rows = self._file.numbers(**self._of_file)
         where = np.asarray(index) if isinstance(index, Tensor) else index
         if self._index is not None:
             where = self._index[where]
         read = tensor(np.array(rows[where]), "what was read")
-        return read if self._change is None else self._change(read)
+        for change in self._changes:
+            read = change(read)
+        return read
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """The rows at ``index: [B]``, in memory."""
@@ -127,13 +219,11 @@ class Rows:
         """The rows at ``index``, which stay in the file."""
         places = np.arange(self._of_file["shape"][0]) if self._index is None else self._index
         chosen = np.asarray(index) if isinstance(index, Tensor) else index
-        return Rows(self._file, **self._of_file, index=places[chosen], change=self._change)
+        return Rows(self._file, **self._of_file, index=places[chosen], changes=self._changes)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
         """Those that ``change`` makes of them, ``[B, *event] -> [B, *other]``, as they are read."""
-        before = self._change
-        both = change if before is None else lambda rows: change(before(rows))
-        return Rows(self._file, **self._of_file, index=self._index, change=both)
+        return Rows(self._file, **self._of_file, index=self._index, changes=(*self._changes, change))
 
 
 def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:

@@ -1,11 +1,10 @@
-"""Sets of data that hand out batches: Split, Stream, and Data, which names them."""
+"""Sets of data that hand out batches: Split and Stream."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,11 +23,8 @@ from pyro_vae._checks import checked, one_of, shown, whole
 from pyro_vae._tensors import device_
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
-from pyro_vae.data.arrays import check_pixels, dtypes, extremes, is_classes, is_integer, numbers, tensor
+from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
 from pyro_vae.data.draws import Binarization, bernoulli, bits, gray
-
-if TYPE_CHECKING:
-    from pyro_vae.data.mixed import Mixed
 
 
 class Split:
@@ -39,7 +35,7 @@ class Split:
             Tensors, arrays or lists of numbers, of any shape; images are [N, C, H, W]. uint8 x are pixels and become
             float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and float64;
             bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
-        labels: [N, ...], never passed to the model; for scatter plots and nearest neighbors.
+        labels: [N, ...], for scatter plots and nearest neighbors; passed to programs by :meth:`Data.with_labels`.
         missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
         names: of the tensors, where batches are to be dictionaries: arguments that are passed by name.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`. ``"static"`` draws here and
@@ -427,69 +423,3 @@ def labeled(tensors: Sequence[Tensor | np.ndarray], **options: Any) -> Split:
     """A split of arguments; of (x, y) with a whole number y for each datum, y are its labels as well."""
     classes = len(tensors) == 2 and is_classes(y := tensor(tensors[1], "tensor 1"))
     return Split(*tensors, labels=y if classes else None, **options)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
-
-    Raises:
-        ValueError: if the splits' event shapes differ, or one has pixels of 0 to 255 and another other numbers.
-    """
-
-    name: str
-    train: Split | Stream | Mixed
-    valid: Split | Stream | Mixed | None = None
-    test: Split | Stream | Mixed | None = None
-
-    def __post_init__(self) -> None:
-        for part, split in (("valid", self.valid), ("test", self.test)):
-            # a stream is not asked: it would have to draw a batch to know
-            if isinstance(self.train, Split) and isinstance(split, Split) and split.event_shape != self.event_shape:
-                raise ValueError(
-                    f"{part} of {self.name!r} has data of shape {list(split.event_shape)} and train of"
-                    f" {list(self.event_shape)}; they must be equal."
-                )
-            if isinstance(self.train, Split) and isinstance(split, Split):
-                ours, theirs = self.train.tensors[0], split.tensors[0]
-                for pixels, others in ((ours, theirs), (theirs, ours)):
-                    if pixels.dtype == torch.uint8 != others.dtype and (high := extremes(others)[1]) > 1:
-                        raise ValueError(
-                            f"train of {self.name!r} is {dtypes([ours])} and {part} {dtypes([theirs])}: uint8 are "
-                            f"pixels, of which programs see x / 255, and the others go up to {high:.4g}."
-                            " Give both of one kind."
-                        )
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one x, e.g. (1, 28, 28)."""
-        return self.train.event_shape
-
-    def original(self, x: Tensor) -> Tensor:
-        """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
-        return x
-
-    def held(self, n: int) -> Split:
-        """The first n data of the test set, or of the validation or training set where there is none, in memory."""
-        return (self.test or self.valid or self.train).take(n)
-
-    def describe(self) -> str:
-        """One line: counts, shape and binarization.
-
-        >>> from pyro_vae.data import load
-        >>> load("digits").describe()
-        'digits: 1,297 train, 250 valid, 250 test images of 1 x 8 x 8, binarization none'
-        """
-        counts = []
-        for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
-            if isinstance(split, Split):
-                counts.append(f"{len(split):,} {part}")
-            elif split is not None and not isinstance(split, Stream):
-                counts.append(f"{split.num_data or 'mixed':,} {part}")
-            elif split is not None:
-                batches = split.num_batches()
-                counts.append(f"{part} streamed" + ("" if batches is None else f" in {batches:,} batches"))
-        shape = self.event_shape
-        kind = "images" if len(shape) == 3 else "data"
-        size = " x ".join(str(n) for n in shape) if shape else "1"
-        return f"{self.name}: {', '.join(counts)} {kind} of {size}, binarization {self.train.binarization}"

@@ -1,4 +1,4 @@
-"""Data of one's own: tables, of text, of Parquet, and of Hugging Face's datasets."""
+"""Data of one's own: tables, of text and of Parquet; :mod:`~pyro_vae.data.saved` are those of Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import csv
 import difflib
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,33 +17,39 @@ import torch
 
 from pyro_vae._checks import shown
 from pyro_vae.data.arrays import check_size, tensor
-from pyro_vae.data.cut import PARTS, Arrays
+from pyro_vae.data.cut import PARTS, Arrays, part_names
 from pyro_vae.data.files import Refused
 from pyro_vae.data.rows import Rows, kept_in_memory, package
 
 Table = tuple[Arrays, dict[str, int]]  # and where in x columns are, by name and number
+CLASSES = (
+    "labels= takes the name of a column of labels, also of words, and load(...).with_labels() gives them to programs."
+)
+_LABELS = -1  # the place of the column of labels, which is none of x
 
 
 def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
-    An empty cell is NaN. Labels that are words are numbered in sorted order.
+    An empty cell is NaN. Labels that are words are numbered in sorted order. Lines before the table that begin with #
+    are comments; inside of it # is a letter.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next(csv.reader(file, delimiter=delimiter), [])
+        first, skipped = _first_row(path, delimiter)
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
     named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
-    names = [name.strip() for name in first] if named else [str(number) for number in range(len(first))]
-    label = _place_of(labels, names)
+    names = (
+        [name.strip().removeprefix("# ") for name in first] if named else [str(number) for number in range(len(first))]
+    )
+    label = place_of(labels, names)
     taken = [number for number in range(len(names)) if number != label]
     if not taken and first:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
-    where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"'}
-    whole: dict[str, Any] = {**where, "skiprows": int(named), "encoding": "utf-8-sig"}
+    where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"', "comments": None}
+    whole: dict[str, Any] = {**where, "skiprows": skipped + named, "encoding": "utf-8-sig"}
     columns = None if label is None else taken
     try:
         x: Any
@@ -52,19 +59,38 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
                 warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
                 x = torch.from_numpy(_numbers_of(path, usecols=columns, **whole))
         else:
-            x = Rows.of_blocks(_blocks(path, int(named), usecols=columns, **where))
+            x = Rows.of_blocks(_blocks(path, skipped + named, usecols=columns, **where))
         if not x.numel():
             raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
-        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, comments=None, **whole)
+        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
+        if words is not None and (lacking := np.flatnonzero(np.char.strip(words[:, 0]) == "")).size:
+            raise Refused(_no_label(path, int(lacking[0]), names[label or 0]))
         y = None if words is None else _classes(words[:, 0])
     except Refused:
         raise
     except (ValueError, IndexError, OverflowError, csv.Error) as error:
+        wrong = _wrong_cell(path, delimiter, skipped, named, names, label) or error
         raise ValueError(
-            f"{path} is no table of numbers ({_wrong_cell(path, delimiter, named, names, label) or error}). Leave out "
-            "columns of text, or number their values; labels= takes the name of a column of labels, also of words."
+            f"{path} is no table of numbers ({wrong}). Leave out columns of text, or number their values; {CLASSES}"
         ) from error
-    return {"train": (x, y)}, places({number: names[number] for number in taken})
+    return {"train": (x, y)}, places_of_x(names, label)
+
+
+def _first_row(path: Path, delimiter: str) -> tuple[list[str], int]:
+    """The first row of a table, and the number of lines before it: empty ones, and comments.
+
+    These begin with # and have another number of cells than the first line that does not; names behind a #, as of
+    numpy.savetxt, and labels that begin with # are of the table.
+    """
+    marked: list[tuple[list[str], int]] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        before, rows = 0, csv.reader(file, delimiter=delimiter)
+        for row in itertools.islice(rows, _COMMENTS):
+            if row and not row[0].startswith("#"):
+                return next((one for one in marked if len(one[0]) == len(row)), (row, before))
+            marked += [(row, before)] if row else []
+            before = rows.line_num
+    return marked[0] if marked else ([], 0)
 
 
 def _numbers_of(source: Any, **options: Any) -> np.ndarray:
@@ -79,32 +105,58 @@ def _blocks(path: Path, skipped: int, **options: Any) -> Iterator[np.ndarray]:
     """The numbers of a file of text, so many lines at a time."""
     with path.open(encoding="utf-8-sig") as file:
         lines = itertools.islice(file, skipped, None)
-        while some := list(itertools.islice(lines, _AT_ONCE)):
+        while some := list(itertools.islice(lines, AT_ONCE)):
             yield _numbers_of(some, **options)
 
 
 def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A Parquet file, or a folder of such in the order of their names, as :func:`text_table`.
 
-    One column of lists of one length is x as it is, ``[N, *event]``.
+    One column of lists of one length is x as it is, ``[N, *event]``. Files of a folder whose names begin with those of
+    sets, train-0.parquet and test-0.parquet, are these.
     """
     parquet = package("pyarrow.parquet", f"{path} is a Parquet table")
     try:
-        files = [parquet.ParquetFile(one) for one in ([path] if path.is_file() else parquet_files(path))]
+        given = {"train": [path]} if path.is_file() else _by_part(path)
+        files = {part: [parquet.ParquetFile(one) for one in some] for part, some in given.items()}
+    except Refused:
+        raise
     except (OSError, ValueError) as error:  # of which those of pyarrow are
         raise ValueError(f"{path} could not be read as a Parquet table ({error}). Write it again.") from error
 
-    def read(columns: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        for file in files:
-            for batch in file.iter_batches(_AT_ONCE, columns=columns):
-                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+    names = files["train"][0].schema_arrow.names
+    label, parts = place_of(labels, names), {}
+    for part, some in files.items():
+        for file in some:
+            check_columns(path, names, file.schema_arrow.names)
 
-    names = files[0].schema_arrow.names
-    for other in (file.schema_arrow.names for file in files):
-        _check_columns(path, names, other)
-    label = _place_of(labels, names)
-    found = _of_columns(path, names, read, label, sum(file.metadata.num_rows for file in files), in_memory)
-    return _numbered({"train": found}), _places_of_x(names, label)
+        def read(columns: list[str], some: list[Any] = some) -> Iterator[dict[str, np.ndarray]]:
+            for file in some:
+                for batch in file.iter_batches(AT_ONCE, columns=columns):
+                    yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+
+        count = sum(file.metadata.num_rows for file in some)
+        parts[part] = of_columns(path, names, read, label, count, in_memory)
+    return numbered(parts), places_of_x(names, label)
+
+
+def _by_part(folder: Path) -> dict[str, list[Path]]:
+    """The Parquet files of a folder by the sets that their names begin with; else all are one set."""
+    known = [name for same in PARTS.values() for name in same]
+    files = parquet_files(folder)
+    words = [next((name for name in known if re.match(rf"{name}(?![a-z])", file.name.lower())), "") for file in files]
+    if len(set(words)) == 1:
+        return {"train": files}
+    parts = part_names(filter(None, words), folder)
+    if "train" not in parts or "" in words:
+        other = next(file.name for file, word in zip(files, words, strict=True) if not word or "train" not in parts)
+        raise Refused(
+            f"{folder} has files of a set, and {other}, of which that is not known. Begin the names of all with train, "
+            "valid or test, or of none."
+        )
+    return {
+        part: [file for file, word in zip(files, words, strict=True) if word == name] for part, name in parts.items()
+    }
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -112,46 +164,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-def saved_datasets(path: Path, labels: str | None, in_memory: bool | None) -> Table:
-    """What ``save_to_disk`` of Hugging Face's datasets has written: a table, or tables by the names of splits.
-
-    A column of images is x, uint8 ``[N, C, H, W]``; one of class labels is labels, where no other is named.
-    """
-    datasets = package("datasets", f"{path} is a folder of Hugging Face's datasets")
-    try:
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} could not be read as a folder of datasets ({error}). Save it again.") from error
-    sets = found if isinstance(found, dict) else {"train": found}
-    if "train" not in sets:
-        raise ValueError(f"{path} has the splits {sorted(sets)}; one of the name train was expected.")
-    columns, features = sets["train"].column_names, sets["train"].features  # in the order of which all splits are read
-    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    label = _place_of(classes[0] if labels is None and len(classes) == 1 else labels, columns)
-    parts: Arrays = {}
-    for part, names in PARTS.items():
-        for name in [name for name in names if name in sets]:
-            one = sets[name]
-            _check_columns(path, columns, one.column_names)
-            pictures = {key for key, kind in one.features.items() if isinstance(kind, datasets.Image)}
-
-            def read(columns: list[str], one: Any = one, pictures: set[str] = pictures) -> Iterator[dict[str, Any]]:
-                given, few = one.with_format("numpy", columns=columns), 256 if pictures else _AT_ONCE
-                for start in range(0, len(given), few):
-                    block = given[start : start + few]
-                    yield {key: _channels_first(v, path) if key in pictures else v for key, v in block.items()}
-
-            parts[part] = _of_columns(path, columns, read, label, len(one), in_memory)
-    return _numbered(parts), _places_of_x(columns, label)
-
-
-def _channels_first(images: Any, path: Path) -> np.ndarray:
-    if getattr(images, "ndim", 0) not in (3, 4):
-        raise ValueError(f"the images of {path} differ in size or in channels. Resize and convert them to one.")
-    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-
-
-def _of_columns(
+def of_columns(
     path: Path,
     names: list[str],
     read: Callable[[list[str]], Iterator[dict[str, np.ndarray]]],
@@ -194,19 +207,24 @@ def _of_columns(
     y = np.concatenate([block[names[label]] for block in read([names[label]])])
     lacking = [row for row, word in enumerate(y.tolist()) if word is None or word != word]
     if lacking:
-        raise ValueError(f"{path} has no label in row {lacking[0]}, column {names[label]!r}. Fill it, or drop the row.")
+        raise ValueError(_no_label(path, lacking[0], names[label]))
     return x, y
 
 
-def _place_of(labels: str | None, names: Sequence[str]) -> int | None:
+def _no_label(path: Path, row: int, name: str) -> str:
+    return f"{path} has no label in row {row}, column {name!r}. Fill it, or drop the row."
+
+
+def place_of(labels: str | None, names: Sequence[str]) -> int | None:
     return None if labels is None else column(labels, places(dict(enumerate(names))))
 
 
-def _places_of_x(names: list[str], label: int | None) -> dict[str, int]:
-    return places({number: name for number, name in enumerate(names) if number != label})
+def places_of_x(names: list[str], label: int | None) -> dict[str, int]:
+    found = places({number: name for number, name in enumerate(names) if number != label})
+    return found if label is None else {str(label): _LABELS, names[label]: _LABELS, **found}
 
 
-def _check_columns(path: Path, names: list[str], others: list[str]) -> None:
+def check_columns(path: Path, names: list[str], others: list[str]) -> None:
     """Refuses another part of a table that has other columns."""
     if different := set(names) ^ set(others):
         raise ValueError(
@@ -215,7 +233,7 @@ def _check_columns(path: Path, names: list[str], others: list[str]) -> None:
         )
 
 
-def _numbered(parts: Arrays) -> Arrays:
+def numbered(parts: Arrays) -> Arrays:
     """The parts with labels as whole numbers, words by one numbering for all."""
     words = {part: y for part, (_, y) in parts.items() if y is not None}
     if not words:
@@ -235,7 +253,7 @@ def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"column {name!r} of {path} holds {values.dtype.name}, and numbers were expected. Leave it out, or number "
-            "its values; labels= takes the name of a column of labels, also of words."
+            f"its values; {CLASSES}"
         )
     return values
 
@@ -257,11 +275,17 @@ def column(word: str, columns: dict[str, int]) -> int:
         near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
         there = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:10])}"
         raise ValueError(f"the table has no column {word!r}; {there}. Columns have numbers from 0, too.")
+    if columns[word] == _LABELS:
+        raise ValueError(
+            f"the column {word!r} is that of the labels, which programs are given by load(...).with_labels(), as whole "
+            "numbers. Leave it out of the other columns."
+        )
     return columns[word]
 
 
 #: Rows of a table that are read at a time.
-_AT_ONCE = 65_536
+AT_ONCE = 65_536
+_COMMENTS = 1_000  # lines before a table
 
 
 def _number(cell: str) -> float:
@@ -287,13 +311,14 @@ def _classes(words: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _wrong_cell(path: Path, delimiter: str, named: bool, names: list[str], label: int | None) -> str:
+def _wrong_cell(path: Path, delimiter: str, skipped: int, named: bool, names: list[str], label: int | None) -> str:
     """Where the first cell is that is no number."""
     with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(ValueError, csv.Error):
-        for line, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            if row and len(row) != len(names):
-                return f"line {line} has {len(row)} cells, and the first has {len(names)}"
-            for number, cell in enumerate(row if line > named else []):
+        rows = csv.reader(file, delimiter=delimiter)
+        for row in (row for row in rows if row and rows.line_num > skipped):
+            if len(row) != len(names):
+                return f"line {rows.line_num} has {len(row)} cells, and line {skipped + 1} has {len(names)}"
+            for number, cell in enumerate(row if rows.line_num > skipped + named else []):
                 if number != label and not _is_number(cell):
-                    return f"{shown(cell)} in line {line}, column {names[number]!r}"
+                    return f"{shown(cell)} in line {rows.line_num}, column {names[number]!r}"
     return ""

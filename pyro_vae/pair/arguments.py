@@ -115,9 +115,10 @@ class Arguments:
         return values
 
     def _check_missing(self, values: Converted) -> None:
-        """Refuses NaN in x that makes a density NaN: the programs do not mask what is missing."""
-        x = next(leaves(values), None)
-        if self.finite or not isinstance(x, Tensor) or not _is_real(x) or not (missing := x.isnan()).any():
+        """Refuses NaN that makes a density NaN: the programs do not mask what is missing."""
+        given = () if self.finite else enumerate(leaves(values))
+        holed = [(place, x) for place, x in given if isinstance(x, Tensor) and _is_real(x) and x.isnan().any()]
+        if not holed:
             return
         try:
             with trying(self.pair):
@@ -129,9 +130,12 @@ class Arguments:
         sites: Any = [site for trace in traces for site in random_sites(trace).values()]
         wrong = [site["name"] for site in sites if site["log_prob"].isnan().any()]
         if wrong:
-            rows = missing.flatten(1).any(1) if missing.dim() > 1 else missing
+            place, missing = holed[0][0], holed[0][1].isnan()
+            rows = missing.flatten(1).any(1) if missing.dim() > 1 else missing.reshape(-1)
+            what = f"argument {place}" if place else "x"
             raise ValueError(
-                f"x is NaN in {int(rows.sum())} of {len(x)} data, the first at index {int(rows.nonzero()[0])}, and so"
+                f"{what} is NaN in {int(rows.sum())} of {len(rows)} data, the first at index {int(rows.nonzero()[0])},"
+                " and so"
                 f" is the log-density of {wrong[0]!r}. Drop or repair them; or, if they are missing, have the programs"
                 " mask them: law.mask(~x.isnan()), obs=x.nan_to_num()."
             )
@@ -374,8 +378,12 @@ Signature = Mapping[str, inspect.Parameter] | None
 
 def _parameters(pair: Any) -> list[Signature]:
     """The parameters of model and guide, ``None`` where Python does not tell them."""
+    return [_signature(program) for program in _programs(pair)]
+
+
+def _programs(pair: Any) -> list[Any]:
     programs = pair._programs if isinstance(pair, Pair) else (pair.model, pair.guide)
-    return [_signature(program.forward if isinstance(program, nn.Module) else program) for program in programs]
+    return [program.forward if isinstance(program, nn.Module) else program for program in programs]
 
 
 def _signature(program: Any) -> Signature:
@@ -416,6 +424,17 @@ def _taken(found: Signature, values: Sequence[Any]) -> tuple[int, bool]:
             break
         count += 1
     return count, False
+
+
+def needs(program: Any, place: int) -> bool:
+    """Whether a program does not run without an argument at a place, from 0."""
+    taken = [p for p in (_signature(program) or {}).values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(taken) > place and taken[place].default is inspect.Parameter.empty
+
+
+def need_labels(pair: Any) -> bool:
+    """Whether model and guide do not run without a second argument."""
+    return all(needs(program, 1) for program in _programs(pair))
 
 
 def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, data_of, nearest, read
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
+from pyro_vae.training.identity import changed
 from pyro_vae.training.opening import remade
 from pyro_vae.training.records import METRICS
 
@@ -73,6 +74,9 @@ def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
         folder: of the run.
         trust: as for :func:`load`; data that are not there are then downloaded.
 
+    Warns:
+        UserWarning: if they are others than those that the run was trained on.
+
     Raises:
         ValueError: if ``folder`` was not written by ``pyro-vae train``, or names what is not trusted.
         FileNotFoundError: if the data are not there.
@@ -81,7 +85,17 @@ def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
     if not os.path.isfile(out / CONFIG):
         raise _no_run(out, f"pyro-vae train has written no {CONFIG} there, which names its data")
     _, config, fetched = _parsed(out, trust, (), _event_shape(out))
-    return _with_data(out, fetched, lambda: data_of(config))
+    data = _with_data(out, fetched, lambda: data_of(config))
+    if checkpoint.exists(out / "checkpoint"):
+        state = checkpoint.load(out / "checkpoint")[1]
+        with _as_written(out):
+            others = changed(data, state["configuration"])
+        if others:
+            warn(
+                f"{config.data} has other data than those that the run {out} was trained on ({' and '.join(others)} "
+                "differ): what is told of them is of the new ones. Put the old ones back, or train again."
+            )
+    return data
 
 
 def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ...] = ()) -> Run:

@@ -271,7 +271,7 @@ def _prepared(name: str, *options: Any) -> Data:
     *loaded, binarization, standardize, with_labels = options
     data = _load(name, *loaded)
     if with_labels:
-        data = prepared.with_labels(data)
+        data = data.with_labels()
     if standardize:
         if loaded[LOADED.index("missing")]:
             raise ValueError(
@@ -285,7 +285,7 @@ def _prepared(name: str, *options: Any) -> Data:
         return prepared.Standardized.of(data)
     if binarization in (None, "none"):
         return data
-    return prepared.with_x(data, lambda rows: rows, binarization)
+    return prepared.with_x(data, Tensor.detach, binarization)
 
 
 def data_of(config: Namespace) -> Data:

@@ -45,6 +45,11 @@ class Weights:
         if self.averaged:
             lerp_(self.averaged, [value.detach() for value in self.moving], self.share(step))
 
+    def averages_of(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The moving averages of some of what moves, where there are such."""
+        chosen = {id(value) for value in values}
+        return [mean for value, mean in zip(self.moving, self.averaged, strict=False) if id(value) in chosen]
+
     def is_best(self, bound: float) -> bool:
         """Whether the weights have the greatest bound so far, a finite one; they are then kept."""
         if not math.isfinite(bound) or (self._best_bound is not None and bound <= self._best_bound):

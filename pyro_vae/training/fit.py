@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from pyro_vae._files import holding
 from pyro_vae.compiled import Compile, Precision
-from pyro_vae.data import as_data, draws
+from pyro_vae.data import Data, as_data, draws
 from pyro_vae.pair import as_pair, device_of, kept_modes
-from pyro_vae.pair.arguments import num_taken
+from pyro_vae.pair.arguments import need_labels, num_taken
 from pyro_vae.pair.turns import in_turn
 from pyro_vae.ranks import Ranks
 from pyro_vae.training.interrupts import Signals
@@ -75,7 +75,8 @@ def fit(
             ``DataLoader`` or another iterable of batches, a :class:`~pyro_vae.data.Mixed` of labeled and unlabeled
             data, or ``(train, valid)`` of these, see :func:`pyro_vae.data.as_data`; ``None`` for programs without
             arguments, which a loss of Pyro's trains. Only uint8 are pixels. However data are wrapped, the programs are
-            given what they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out. Batches of a
+            given what they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out. Labels are the
+            second argument of programs that do not run without one, and by ``data.with_labels()``. Batches of a
             loader may hold what is no tensor, and be of several kinds in turn, ``(x,)`` and ``(x, y)``: each kind is
             checked before its first step. What is the same for all batches is bound beforehand:
             ``Pair(functools.partial(model, size=3), functools.partial(guide, size=3))``.
@@ -120,7 +121,9 @@ def fit(
         progress: show a progress bar.
         callbacks: called with the :class:`Run` after each epoch. What they draw (from torch, numpy or Python) is fixed
             by seed and epoch, and none of the run's own draws. After them each part of the pair is in the mode, of
-            training or evaluation, in which it was; attributes and buffers that they set stay set.
+            training or evaluation, in which it was; attributes and buffers that they set stay set. Of several processes
+            each calls its own, with the same history: one that writes does so where ``torch.distributed.get_rank()`` is
+            0, and one that changes the pair does so on all.
 
     Raises:
         ValueError: if the pair fails its :func:`~pyro_vae.check`, the batch is larger than the data, ``out`` belongs to
@@ -146,6 +149,8 @@ def trained(pair: Any, data: Any, settings: Settings) -> Run:
         _check_tuple(pair, data)
         with draws.Apart(draws.READ, settings.seed):  # what a data set draws while it is read
             data = as_data(data, missing=True)  # which the programs may ask for
+        if data.train.labels is not None and len(data.train.tensors) == 1 and need_labels(pair):
+            data = Data(data.name, data.train, data.valid).with_labels()
         place = device_of(pair) if device is None else torch.device(device)
         check_trainable(pair)
         pair.to(place)

@@ -46,7 +46,6 @@ def configuration(
     pair, optimizer = state.pair, state.optimizer
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     follows = any(map(callable, schedules.given.values())) or isinstance(settings.scheduler, Schedule)
-    sets = {"training data": data.train, "validation data": data.valid}
     return {
         **{name: described(value) for name, value in vars(settings).items()},
         "pair": f"{type(pair).__module__}.{type(pair).__qualname__}",
@@ -54,7 +53,7 @@ def configuration(
         "num_data": settings.num_data,  # None as in a run of before there was one
         "parameters": {name: list(parameter.shape) for name, parameter in pair.named_parameters()},
         "data": data.describe(),
-        **{name: None if part is None else _of_data(part, first) for name, part in sets.items()},
+        **{name: None if part is None else _of_data(part, first) for name, part in sets_of(data).items()},
         "estimator": repr(state.estimator),
         "optimizer": f"{type(optimizer).__name__}({described(groups)})",
         # A schedule is a function of the share of the epochs: with other epochs it would jump.
@@ -76,8 +75,18 @@ def check_same_run(ours: Mapping[str, Any], theirs: Mapping[str, Any], out: Any)
         )
 
 
-def check_same_of_ranks(ours: Mapping[str, Any], ranks: Ranks) -> None:
-    """Raises a ``ValueError`` if this rank was given another run than the first one, with which it is to take steps."""
+def check_same_of_ranks(ours: Mapping[str, Any], first: Mapping[int, Sequence[Any]], ranks: Ranks) -> None:
+    """Raises a ``ValueError`` if this rank was given another run than the first one, with which it is to take steps.
+
+    Args:
+        ours: what :func:`configuration` gave.
+        first: batches that each stream begins with, also of one that begins otherwise in every process.
+        ranks: the processes.
+    """
+    if ranks.alone:
+        return
+    began = [_hash([t for batch in batches for t in flattened(batch)[0]]) for batches in first.values()]
+    ours = {**ours, "the hash of the first batches of loaders": began}
     free = [name for name in _FREE if name != "epochs"]
     if told := _differences(ours, ranks.share(ours), free, "{name} is {theirs} there and {ours} here"):
         raise ValueError(
@@ -97,6 +106,17 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Seque
 
 
 # Data
+
+
+def sets_of(data: Data) -> dict[str, Split | Stream | Mixed | None]:
+    """The sets that a run is known by."""
+    return {"training data": data.train, "validation data": data.valid}
+
+
+def changed(data: Data, told: Mapping[str, Any]) -> list[str]:
+    """Which sets are others than a configuration tells of; of streams that cannot be told."""
+    parts = {name: part for name, part in sets_of(data).items() if isinstance(part, Split) and name in told}
+    return [name for name, part in parts.items() if _of_data(part, {}) != told[name]]
 
 
 def _of_data(part: Split | Stream | Mixed, first: Mapping[int, Sequence[Any]]) -> str:

@@ -78,8 +78,8 @@ def say_labels(pair: nn.Module, train: Any, batch: tuple[Any, ...]) -> None:
     if num_taken(pair, (next(leaves(batch)), train.labels)) == (2, False):
         warn(
             f"the programs of {type(pair).__name__} take a second argument, but the labels of {train.name!r} "
-            "are kept for figures and not passed. If they are that argument, give TensorDataset(x, labels), or on "
-            "the command line --with-labels true.",
+            "are kept for figures and not passed. If they are that argument, give data.with_labels() (data as load "
+            "gives them), TensorDataset(x, labels), or on the command line --with-labels true.",
         )
 
 

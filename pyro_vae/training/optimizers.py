@@ -77,6 +77,24 @@ def _of_pyro(optimizer: PyroOptim, parameters: Sequence[nn.Parameter], names: Ma
     return Made(of_torch, scheduler_of(optimizer, of_torch), clip if any(clipped.values()) else None)
 
 
+def step(optimizer: torch.optim.Optimizer) -> None:
+    """A step.
+
+    Raises:
+        ValueError: if it takes no gradients that are sparse, or none that are not.
+    """
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        kind = type(optimizer).__name__
+        if not any(words in str(error) for words in ("sparse gradient", "dense gradient")):
+            raise
+        raise ValueError(
+            f"{kind} does not go with these gradients ({error}). Layers with sparse=True have sparse ones and others "
+            "do not: SGD and Adagrad take both, SparseAdam needs sparse ones alone, and others take sparse=False."
+        ) from error
+
+
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
     optimizer.load_state_dict(dict(saved))

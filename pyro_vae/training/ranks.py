@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +23,7 @@ from pyro_vae.estimators.penalties import Penalized
 from pyro_vae.pair.protocols import FollowsBatches
 from pyro_vae.ranks import Ranks
 from pyro_vae.training import checkpoint
+from pyro_vae.training.averaging import Weights
 from pyro_vae.training.weight_priors import WeightPrior
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -49,6 +53,7 @@ class TrainingRanks(Ranks):
         means = [value.detach().reshape(1) for value in scalars]
         means += [_flat(torch.zeros_like(p) if p.grad is None else p.grad) for p in parameters]
         wide = torch.float64 if any(value.dtype == torch.float64 for value in means) else torch.float32
+        told += [float(parameter.grad is not None and parameter.grad.is_sparse) for parameter in parameters]
         vector = torch.cat([torch.cat(means).to(wide) * size, torch.tensor(told, dtype=wide, device=means[0].device)])
         self.sum(vector)
         values, sums = vector[: -len(told)], vector[-len(told) :].tolist()
@@ -58,11 +63,13 @@ class TrainingRanks(Ranks):
         bound = None if objective.bound is None else others.pop(0)
         named = iter(others)
         terms = {site: {kind: next(named) for kind in kinds} for site, kinds in objective.terms.items()}
-        for parameter, gradient, count in zip(parameters, parts, sums[2 + len(_SIGNALS) :], strict=True):
+        counts, sparse = torch.tensor(sums[2 + len(_SIGNALS) :]).view(2, -1).tolist()
+        for parameter, gradient, count, is_sparse in zip(parameters, parts, counts, sparse, strict=True):
             if count:
                 like = torch.view_as_real(parameter) if parameter.is_complex() else parameter
                 gradient = gradient.to(like.dtype).reshape(like.shape)
-                parameter.grad = torch.view_as_complex(gradient) if parameter.is_complex() else gradient
+                gradient = torch.view_as_complex(gradient) if parameter.is_complex() else gradient
+                parameter.grad = gradient.to_sparse(1) if is_sparse else gradient  # of the rows that some rank met
         signals = [number for number, count in zip(_SIGNALS, sums[2:], strict=False) if count]
         return Objective(loss, bound, terms), signals[0] if signals else None, sums[1] > 0
 
@@ -81,27 +88,70 @@ class TrainingRanks(Ranks):
                 for value in (*pair.parameters(), *pair.buffers()):
                     distributed.broadcast(value, 0)
 
-    def all_states(self, device: torch.device, cuda: Sequence[torch.device]) -> list[list[Tensor]]:
-        """Torch's random states of the ranks, each on the CPU and on the GPUs ``cuda``."""
-        states = draws.torch_state(cuda)
-        if self.alone:
-            return [states]
-        sizes = [len(state) for state in states]
-        held = torch.zeros(self.count, sum(sizes), dtype=torch.int32, device=device)
-        held[self.rank] = torch.cat(states).to(held)
-        self.sum(held)
-        return [list(row.to(torch.uint8).cpu().split(sizes)) for row in held]
+    def start_noise(self, *key: int) -> None:
+        """Begins what this rank draws from torch, numpy and Python; of the first the latter two are as they are."""
+        seed = self.seed_of(*key)
+        torch.manual_seed(seed)
+        if not self.first:
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - programs draw from it
+            random.seed(seed)
 
-    def even_out(self, pair: nn.Module) -> None:
-        """Averages the statistics of batch norms, which each rank has of its own data.
+    @contextmanager
+    def as_one(self, pair: nn.Module, weights: Weights, cuda: Sequence[torch.device]) -> Iterator[list[dict[str, Any]]]:
+        """Within it the statistics of batch norms are the means of all ranks'.
+
+        Gives what each rank has of its own, these statistics and its random states, of GPUs those of ``cuda``.
+        """
+        if self.alone:
+            yield []
+            return
+        statistics = _statistics(pair, weights)
+        own = [value.detach().cpu().clone() for value in statistics]
+        states = self.gathered({"random": draws.random_state(cuda), "statistics": own})
+        of_all = zip(*(state["statistics"] for state in states), strict=True)
+        _put(statistics, [torch.stack(values).mean(0) for values in of_all])
+        try:
+            yield states
+        finally:
+            _put(statistics, own)
+
+    def go_on(
+        self,
+        states: Sequence[Mapping[str, Any] | None],
+        pair: nn.Module,
+        weights: Weights,
+        key: Sequence[int],
+        cuda: Sequence[torch.device],
+    ) -> None:
+        """Takes up what this rank had of its own, where there are as many as there were; else it draws by the key.
+
+        Args:
+            states: what :meth:`as_one` gave; of a process that was alone ``[None]``.
+            pair, weights: of the run, which have been taken up, with the means of the statistics.
+            key: of the draws.
+            cuda: GPUs that draw.
+        """
+        if len(states) == self.count:
+            if (own := states[self.rank]) is not None:
+                draws.set_random_state(own["random"], cuda)
+                _put(_statistics(pair, weights), own["statistics"])
+            return
+        self.start_noise(*key)
+        if self.first:
+            warn(
+                f"the run was of {len(states)} ranks and goes on with {self.count}: the order of the data is the "
+                "same, the noise is not."
+            )
+
+    def even_out(self, pair: nn.Module, weights: Weights) -> None:
+        """Averages the statistics of batch norms, which each rank has of its own data, and their moving averages.
 
         Raises:
             ValueError: if another buffer differs between ranks, which is named.
         """
         if self.alone:
             return
-        norms = [module for module in pair.modules() if isinstance(module, _BatchNorm)]
-        statistics = [b for module in norms for b in (module.running_mean, module.running_var) if b is not None]
+        statistics = _statistics(pair, weights)
         for value in statistics:
             self.sum(value)
             value /= self.count
@@ -156,19 +206,16 @@ def check_apart(
         raise ValueError(f"{what}, which {ranks.count} ranks cannot share. Train in one process, or choose another.")
 
 
-def resumed_random(
-    states: Sequence[Sequence[Tensor]], ranks: TrainingRanks, steps: int, seed: int, cuda: Sequence[torch.device]
-) -> None:
-    """Each rank goes on with its own random states, where there are as many as there were; else with others."""
-    if len(states) == ranks.count:
-        draws.set_torch_state(states[ranks.rank], cuda)
-    else:
-        torch.manual_seed(ranks.seed_of(steps, seed + steps))
-        if ranks.first:
-            warn(
-                f"the run was of {len(states)} ranks and goes on with {ranks.count}: the order of the data is the "
-                "same, the noise is not."
-            )
+def _statistics(pair: nn.Module, weights: Weights) -> list[Tensor]:
+    """Of batch norms, as they are and in the moving average of the weights."""
+    norms = [module for module in pair.modules() if isinstance(module, _BatchNorm)]
+    found = [b for module in norms for b in (module.running_mean, module.running_var) if b is not None]
+    return found + weights.averages_of(found)
+
+
+def _put(values: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for value, other in zip(values, others, strict=True):
+        value.copy_(other)
 
 
 def _flat(value: Tensor) -> Tensor:

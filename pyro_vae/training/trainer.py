@@ -33,7 +33,7 @@ from pyro_vae.training.default import Chosen, chosen
 from pyro_vae.training.identity import check_same_of_ranks, check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.opening import opening
-from pyro_vae.training.ranks import TrainingRanks, check_apart, resumed_random
+from pyro_vae.training.ranks import TrainingRanks, check_apart
 from pyro_vae.training.records import Recorder
 from pyro_vae.training.run import NonFiniteError, Run, told
 from pyro_vae.training.scheduled import Schedules, value_at
@@ -106,12 +106,12 @@ class Trainer:
         repeats = trials.told(loaders.kept(every=True)) == trials.told(begun)
         loaders.take_up(begun)
         if not self.ranks.first:  # which has the noise of a process that is alone
-            torch.manual_seed(self.ranks.seed_of(settings.seed))
+            self.ranks.start_noise(settings.seed)
         if self.folder is not None or not self.ranks.alone:
             with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
                 looked = self.looked if repeats else {}
                 self.configuration = configuration(settings, self.data, looked, self.state, self.schedules)
-            check_same_of_ranks(self.configuration, self.ranks)
+            check_same_of_ranks(self.configuration, self.looked, self.ranks)
         if self.folder is not None:
             self._take_up(self.folder, batch, names)
             loaders.take_up(self.state.begun or begun)
@@ -137,8 +137,8 @@ class Trainer:
             tensors, saved = self.ranks.loaded(folder)
             check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
             state.restore(tensors, saved)
-            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [draws.torch_state(self._cuda)]
-            resumed_random(states, self.ranks, state.steps, settings.seed, self._cuda)
+            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [None]
+            self.ranks.go_on(states, self.pair, state.weights, (state.steps, settings.seed + state.steps), self._cuda)
             return
         state.check_kept(folder)
         begun = [(self.streams[key], batches) for key, batches in self.looked.items()]
@@ -173,7 +173,7 @@ class Trainer:
             raws = [*itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
             self.looked.update({id(part): raws} if isinstance(part, Stream) else {})
             looked += raws
-        holed = [part for part in self._sets() if part.in_memory and part.tensors[0].isnan().any()]
+        holed = [part for part in self._sets() if part.in_memory and any(t.isnan().any() for t in part.tensors)]
         for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
             self.arguments(*raw)
         self.arguments.finite |= not holed and train.in_memory
@@ -369,7 +369,7 @@ class Trainer:
                 if state.several_kinds:
                     self._move_on(batch)
                 self._clip(self.parameters, self.num_summed or size)
-                state.optimizer.step()
+                optimizers.step(state.optimizer)
                 state.weights.follow(state.steps)
         state.add(objective, loss, size)
 
@@ -404,7 +404,7 @@ class Trainer:
         at = {name: value.item() for name, value in self.schedules.at.items()}  # as the last step met them
         self.schedules.move(self._place(state.epoch + 1))  # so that the pair ends with the last values
         buffers = {name: buffer.item() for name, buffer in self.schedules.buffers.items()}
-        self.ranks.even_out(self.pair)
+        self.ranks.even_out(self.pair, self.state.weights)
         valid = self.ranks.share(self._validate())  # or machines that round otherwise may not stop together
         is_loss = isinstance(state.estimator, SVILoss)
         falls = is_loss or state.estimator.side == "above"
@@ -471,10 +471,11 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is not None and self._finite():  # else the next step says so; the last good checkpoint stays
             check_held(self.folder.parent)
-            tensors, state = self.state.pack(self._ended)
+            with self.ranks.as_one(self.pair, self.state.weights, self._cuda) as states:
+                tensors, state = self.state.pack(self._ended)
             state["opening"] = checkpoint.pack(self.opening, tensors, "opening")
             if not self.ranks.alone:
-                state["ranks"] = checkpoint.pack(self.ranks.all_states(self.device, self._cuda), tensors, "ranks")
+                state["ranks"] = checkpoint.pack(states, tensors, "ranks")
             if self.ranks.first:
                 checkpoint.save(self.folder, tensors, {**state, "configuration": self.configuration})
             self.saved_at = time.monotonic()

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -760,6 +761,30 @@ def test_what_torchvision_downloads_is_read(tmp_path, tiny_root, monkeypatch):
 
     monkeypatch.setattr(FashionMNIST, "download", lambda self: (tiny_root / "MNIST").rename(tmp_path / "FashionMNIST"))
     assert len(load("fashion_mnist", tmp_path).test) == 10_000
+
+
+def test_processes_download_once_and_nothing_half(tmp_path, tiny_root, monkeypatch):
+    from torchvision.datasets import KMNIST
+
+    files, begun = list((tiny_root / "MNIST" / "raw").iterdir()), []
+
+    def fetched(self):
+        begun.append(self.root)
+        raw = Path(self.raw_folder)
+        raw.mkdir(parents=True)
+        for file in files:
+            (raw / file.name).write_bytes(file.read_bytes())
+            if len(begun) == 1:
+                raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(KMNIST, "download", fetched)
+    root = tmp_path / "root"
+    with pytest.raises(FileNotFoundError, match="No space left"):
+        load("kmnist", root)
+    assert not any(root.iterdir())
+    with ThreadPoolExecutor(2) as threads:
+        assert [len(found.test) for found in threads.map(lambda _: load("kmnist", root), range(2))] == [10_000] * 2
+    assert len(begun) == 2
 
 
 @needs("MNIST/raw")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import subprocess
 import threading
 from pathlib import Path
 
@@ -10,6 +14,8 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import zarr
@@ -22,6 +28,7 @@ from pyro_vae.data.stored import Stored
 N = 50
 RANDOM = np.random.default_rng(0)
 TABLE = RANDOM.normal(size=(N, 4))
+TABLE[:, 3] **= 2  # weights
 NAMES = ["a", "b", "age", "w"]
 WORDS = np.array(["cat", "dog"])[RANDOM.integers(0, 2, N)]
 PIXELS = RANDOM.integers(0, 256, (N, 6, 5), dtype=np.uint8)
@@ -68,6 +75,12 @@ def zarr_group(folder: Path) -> Path:
     group = zarr.open_group(folder / "x.zarr", mode="w")
     group.create_array("train", shape=(N, 4), chunks=(7, 4), dtype="f4")[:] = TABLE
     group.create_array("test", shape=(N, 4), chunks=(9, 4), dtype="f4")[:] = TABLE + 1
+    return folder / "x.zarr"
+
+
+def zarr_of_shards(folder: Path) -> Path:
+    made = zarr.create_array(folder / "x.zarr", shape=(N, 4), shards=(20, 4), chunks=(5, 2), dtype="f4")
+    made[:] = TABLE
     return folder / "x.zarr"
 
 
@@ -121,6 +134,7 @@ MAKERS = [
     counts,
     hdf5,
     zarr_group,
+    zarr_of_shards,
     zarr_of_old,
     parquet,
     parquets,
@@ -313,6 +327,10 @@ def test_nothing_in_a_zarr_array_is_unpickled(tmp_path):
     assert "pickle" in (path / ".zarray").read_text()
     with pytest.raises(ValueError, match="could not be read as an array of numbers"):
         load(path)
+    described = (zarr_of_shards(tmp_path) / "zarr.json").read_text()
+    (path / "zarr.json").write_text(described.replace('"name": "zstd"', '"name": "numcodecs.pickle"'))
+    with pytest.raises(ValueError, match=r"numcodecs.pickle"):
+        load(path)
 
 
 def test_a_pass_that_ends_early_leaves_no_thread_behind(tmp_path):
@@ -324,3 +342,202 @@ def test_a_pass_that_ends_early_leaves_no_thread_behind(tmp_path):
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError):
         list(ahead(1 // part for part in (1, 0)))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_weights_and_covariates_are_numbers_that_can_be_meant(in_memory, tmp_path):
+    path = tmp_path / "x.parquet"
+
+    def loaded(w, c, **options):
+        pq.write_table(pa.table({"x": np.arange(20.0), "w": np.r_[np.ones(19), w], "c": np.r_[np.ones(19), c]}), path)
+        data = load(path, weights="w", covariates="c", in_memory=in_memory, valid_size=0, test_size=0, **options)
+        return torch.cat([torch.column_stack(batch[1:]) for batch in data.train.batches(8)])
+
+    assert loaded(0, 2).sum() == 19 + 21
+    for bad in (np.nan, np.inf, -1):
+        for missing in (False, True):
+            with pytest.raises(ValueError, match=r"weights='w' are finite numbers of at least 0, and 1 of .* such as"):
+                loaded(bad, 1, missing=missing)
+    with pytest.raises(ValueError, match=r"covariates='c' are not finite in 1 of .* or say missing=True"):
+        loaded(1, np.nan)
+    assert loaded(1, np.nan, missing=True).isnan().sum() == 1
+
+
+def test_classes_as_covariates_lead_to_labels(tmp_path):
+    pq.write_table(pa.table({"x": [1.0, 2.0], "kind": ["a", "b"]}), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("x,kind\n1,a\n2,b\n")
+    whole = {"valid_size": 0, "test_size": 0}
+    for path in (tmp_path / "x.parquet", tmp_path / "x.csv"):
+        with pytest.raises(ValueError, match=r"labels= takes .* load\(...\).with_labels\(\) gives them to programs"):
+            load(path, covariates="kind", **whole)
+        for word in ("kind", "1"):
+            with pytest.raises(ValueError, match=rf"'{word}' is that of the labels.*load\(...\).with_labels\(\)"):
+                load(path, labels="kind", covariates=word, **whole)
+        x, y = load(path, labels="kind", **whole).with_labels().train.batch([1, 0])
+        assert (x.tolist(), y.tolist()) == ([[2.0], [1.0]], [1, 0])
+
+
+def test_labels_keep_what_was_drawn_and_what_is_standardized(tmp_path):
+    data = load("digits", binarization="static")
+    assert torch.equal(data.with_labels().train.batch([3])[0], data.train.batch([3])[0])
+    with pytest.raises(ValueError, match="has no labels to pass"):
+        load(npy(tmp_path)).with_labels()
+    standard = prepared.Standardized.of(load(parquet(tmp_path), labels="y")).with_labels()
+    assert standard.loc.shape == (4,)
+    assert len(standard.valid.batch([0])) == 2
+
+
+class Conditional(torch.nn.Module):
+    """Of labels, without which it does not run."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(5, 2), torch.nn.Linear(2, 4)
+
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            code = torch.cat([z, y[:, None].float()], -1)
+            pyro.sample("x", dist.Normal(self.decoder(code), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y):
+        loc, scale = self.encoder(torch.cat([x, y[:, None].float()], -1)).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+def test_a_table_of_labels_trains_a_pair_that_does_not_run_without_them(tmp_path):
+    data, found = load(parquet(tmp_path), labels="y"), []
+    for given in (data, data.with_labels()):
+        torch.manual_seed(0)
+        pair = Conditional()
+        found.append(pv.fit(pair, given, epochs=1, batch_size=10, compile="eager", progress=False).bound)
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match=r"load\(...\).with_labels\(\).train.batch\(...\) gives both"):
+        pv.check(pair, *data.train.batch([0, 1]))
+
+
+def nested(folder: Path, kind: str, arrays: dict[str, np.ndarray]) -> Path:
+    """Arrays in groups of a file."""
+    path = folder / f"x.{kind}"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    else:
+        group = zarr.open_group(path, mode="w")
+        for name, array in arrays.items():
+            group.create_array(name, data=array, chunks=(7, *array.shape[1:]))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "zarr"])
+def test_arrays_in_groups_are_found(kind, tmp_path):
+    y, whole = np.arange(N), {"valid_size": 0, "test_size": 0}
+    for arrays, parts in (
+        ({"a/b/x": TABLE}, ["train"]),
+        ({"a/x": TABLE, "a/y": y}, ["train"]),
+        ({"train/x": TABLE, "train/y": y, "test/x": TABLE[:9], "test/y": y[:9]}, ["train", "test"]),
+        ({"all/x_train": TABLE, "all/test": TABLE[:9]}, ["train", "test"]),
+    ):
+        options = {"valid_size": 0} if "test" in parts else whole
+        data = load(nested(tmp_path, kind, arrays), **options)
+        assert [part for part in ("train", "valid", "test") if getattr(data, part) is not None] == parts
+        assert torch.equal(data.train.tensors[0], torch.from_numpy(TABLE))
+        assert (data.train.labels is None) == all("y" not in name for name in arrays)
+    with pytest.raises(ValueError, match=r"has the arrays \['a/mean', 'b/scale'\]; expected were"):
+        load(nested(tmp_path, kind, {"a/mean": TABLE, "b/scale": TABLE}))
+    with pytest.raises(ValueError, match="two arrays for the valid set, 'val/x' and 'valid/x'"):
+        load(nested(tmp_path, kind, {"train/x": TABLE, "val/x": TABLE, "valid/x": TABLE}))
+
+
+def test_links_in_a_file_lead_to_no_other(tmp_path):
+    hdf5(tmp_path)
+    with h5py.File(tmp_path / "around.h5", "w") as file:
+        file.create_group("g")["out"] = h5py.ExternalLink(str(tmp_path / "x.h5"), "/")
+        file["g/itself"] = file["g"]
+        file["x"] = h5py.SoftLink("/g/out/x")
+    with pytest.raises(ValueError, match="another file"):
+        load(tmp_path / "around.h5")
+    with h5py.File(tmp_path / "within.h5", "w") as file:
+        file["g/x"], file["g/itself"] = TABLE, h5py.SoftLink("/")
+        file["train"] = h5py.SoftLink("/g/x")
+    x = load(tmp_path / "within.h5", valid_size=0, test_size=0).train.tensors[0]
+    assert torch.equal(x, torch.from_numpy(TABLE))
+
+
+def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
+    path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
+    for text, options in (
+        ("y,a,b\n#1,1,2\n#2,3,4\n", {"labels": "y"}),
+        ("#1,1,2\n#2,3,4\n", {"labels": "0"}),
+        ("a,b,y\n1,2,#1\n3,4,#2\n", {"labels": "y"}),
+        ("# made by hand\n\n# on paper\na,b,y\n1,2,u\n3,4,v\n", {"labels": "y"}),
+        ("# by numpy.savetxt\n# a,b\n1,2\n3,4\n", {}),
+    ):
+        path.write_text(text)
+        for in_memory in (True, False):
+            train = load(path, in_memory=in_memory, **options, **whole).train
+            assert train.batch([0, 1])[0].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+            assert train.labels is None or train.labels.tolist() == [0, 1]
+    assert load(path, covariates="a", **whole).train.batch([0])[1].item() == 1
+    path.write_text("# one\na,b\n1,2\n# two\n3,4\n")
+    with pytest.raises(ValueError, match="line 4 has 1 cells, and line 2 has 2"):
+        load(path, **whole)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    """/dev/full takes nothing."""
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    for maker in (csv, hdf5, zarr_of_old, parquet, saved):
+        path = maker(tmp_path)
+        with pytest.raises(OSError, match=r"has no room for the unpacked data \(No space left.* TMPDIR"):
+            load(path, in_memory=False, labels="y" if maker in (csv, parquet) else None, missing=maker is csv)
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+
+
+def test_another_process_reads_the_same_rows(tmp_path):
+    for maker in (npy, pixels, binary, parquet, hdf5):
+        data = load(maker(tmp_path), in_memory=False, **OPTIONS.get(maker, {}))
+        if maker is parquet:
+            data = prepared.Standardized.of(data)
+        for same in (copy.deepcopy(data.train), pickle.loads(pickle.dumps(data.train))):
+            assert all(map(torch.equal, same.batch([3, 1]), data.train.batch([3, 1])))
+    _, (path, _) = Rows.of_blocks([TABLE])._file.__reduce__()  # ends here, and with it the file
+    assert not Path(path).exists()
+    unpacked = Rows.of_blocks([TABLE])
+    _, (path, _) = unpacked._file.__reduce__()
+    assert subprocess.run(["cat", path], capture_output=True, check=True).stdout == TABLE.tobytes()
+
+
+def test_rows_whose_file_is_another_say_so(tmp_path):
+    packed = pickle.dumps(Rows.of_npy(npy(tmp_path)))
+    np.save(tmp_path / "x.npy", TABLE[:7])
+    with pytest.raises(ValueError, match="another file than the one that was loaded"):
+        pickle.loads(packed)
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(ValueError, match="cannot be opened"):
+        pickle.loads(packed)
+    unpacked = pickle.dumps(Rows.of_blocks([TABLE]))
+    with pytest.raises(ValueError, match="Load the data"):
+        pickle.loads(unpacked)
+    rows = Rows.of_npy(npy(tmp_path))
+    with (tmp_path / "x.npy").open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(ValueError, match="was cut off"):
+        rows[:2]
+
+
+def test_files_are_closed_with_the_last_rows_of_them(tmp_path, recwarn):
+    gc.collect()
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    for maker in (npy, hdf5):
+        train = load(maker(tmp_path), in_memory=False).train
+        assert len(list(Path("/proc/self/fd").iterdir())) == handles + 1
+        del train
+        gc.collect()
+        assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    assert not [found for found in recwarn if issubclass(found.category, ResourceWarning)]

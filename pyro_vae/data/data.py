@@ -1,0 +1,107 @@
+"""Data: a set to train on, and those to choose and to report by."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.arrays import dtypes, extremes
+from pyro_vae.data.sets import Split, Stream
+
+if TYPE_CHECKING:
+    from pyro_vae.data.mixed import Mixed
+
+
+@dataclass(frozen=True)
+class Data:
+    """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
+
+    Raises:
+        ValueError: if the splits' event shapes differ, or one has pixels of 0 to 255 and another other numbers.
+    """
+
+    name: str
+    train: Split | Stream | Mixed
+    valid: Split | Stream | Mixed | None = None
+    test: Split | Stream | Mixed | None = None
+
+    def __post_init__(self) -> None:
+        for part, split in (("valid", self.valid), ("test", self.test)):
+            # a stream is not asked: it would have to draw a batch to know
+            if isinstance(self.train, Split) and isinstance(split, Split) and split.event_shape != self.event_shape:
+                raise ValueError(
+                    f"{part} of {self.name!r} has data of shape {list(split.event_shape)} and train of"
+                    f" {list(self.event_shape)}; they must be equal."
+                )
+            if isinstance(self.train, Split) and isinstance(split, Split):
+                ours, theirs = self.train.tensors[0], split.tensors[0]
+                for pixels, others in ((ours, theirs), (theirs, ours)):
+                    if pixels.dtype == torch.uint8 != others.dtype and (high := extremes(others)[1]) > 1:
+                        raise ValueError(
+                            f"train of {self.name!r} is {dtypes([ours])} and {part} {dtypes([theirs])}: uint8 are "
+                            f"pixels, of which programs see x / 255, and the others go up to {high:.4g}."
+                            " Give both of one kind."
+                        )
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one x, e.g. (1, 28, 28)."""
+        return self.train.event_shape
+
+    def original(self, x: Tensor) -> Tensor:
+        """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
+        return x
+
+    def with_labels(self) -> Self:
+        """The same data, whose labels are the last argument of model and guide.
+
+        Raises:
+            ValueError: if a set has no labels.
+
+        >>> from pyro_vae.data import load
+        >>> x, y = load("digits").with_labels().train.batch([0, 1])
+        >>> x.shape, y.shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2]))
+        """
+        changed: dict[str, Any] = {}
+        for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
+            if isinstance(split, Split) and split.labels is not None:
+                changed[part] = copy.copy(split)  # not the constructor: what is binarized once stays as it was drawn
+                changed[part].tensors = (*split.tensors, split.labels)
+                changed[part].names = None if split.names is None else (*split.names, "labels")
+            elif split is not None:
+                raise ValueError(
+                    f"the {part} set of {self.name!r} has no labels to pass. Give a .npz file with x and y, a table and"
+                    " labels= the name of a column, or a folder of images with a subfolder for each class."
+                )
+        return dataclasses.replace(self, **changed)
+
+    def held(self, n: int) -> Split:
+        """The first n data of the test set, or of the validation or training set where there is none, in memory."""
+        return (self.test or self.valid or self.train).take(n)
+
+    def describe(self) -> str:
+        """One line: counts, shape and binarization.
+
+        >>> from pyro_vae.data import load
+        >>> load("digits").describe()
+        'digits: 1,297 train, 250 valid, 250 test images of 1 x 8 x 8, binarization none'
+        """
+        counts = []
+        for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
+            if isinstance(split, Split):
+                counts.append(f"{len(split):,} {part}")
+            elif split is not None and not isinstance(split, Stream):
+                counts.append(f"{split.num_data or 'mixed':,} {part}")
+            elif split is not None:
+                batches = split.num_batches()
+                counts.append(f"{part} streamed" + ("" if batches is None else f" in {batches:,} batches"))
+        shape = self.event_shape
+        kind = "images" if len(shape) == 3 else "data"
+        size = " x ".join(str(n) for n in shape) if shape else "1"
+        return f"{self.name}: {', '.join(counts)} {kind} of {size}, binarization {self.train.binarization}"
