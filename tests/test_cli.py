@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import applications, cli, evidence, likelihoods, runs
+from pyro_vae import applications, cli, likelihoods, runs
 from pyro_vae.training.records import read_metrics
 
 FAST = "--compile traced --progress false"
@@ -24,7 +24,6 @@ SMALL = "--model.hidden [16]"
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[evidence.ais.__module__], "_PILOT_STEPS", 60)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runs.options._load.cache_clear()

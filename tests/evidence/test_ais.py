@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import warnings
 from typing import Any
 
@@ -26,11 +25,6 @@ from pyro_vae.sampling.chains import check_acceptance
 from pyro_vae.sampling.joint import joint_of
 
 SCHEDULES = ("linear", "sigmoid", "adaptive")
-
-
-@pytest.fixture(autouse=True)
-def _short_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[ais.__module__], "_PILOT_STEPS", 60)
 
 
 def traced(method: Any, *arguments: Any, num_leapfrog: int = 2, **options: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pairs import PAIRS, SAMPLED
 from pyro.infer import Trace_ELBO
-from registry import SYSTEM_VARIANTS, SYSTEMS, System
+from registry import SYSTEM_VARIANTS, SYSTEMS, System, marked
 
 from pyro_vae.testing import PairLaws
 
@@ -30,7 +30,7 @@ class TestSystems(OfSystem):
 class TestVariants(OfSystem):
     """The laws that depend on how programs are written."""
 
-    @pytest.fixture(autouse=True, params=SYSTEM_VARIANTS)
+    @pytest.fixture(autouse=True, params=marked(SYSTEM_VARIANTS))
     def _row(self, request: Any) -> None:
         self.system = SYSTEM_VARIANTS[request.param]
 
