@@ -213,11 +213,14 @@ SYSTEM_VARIANTS: dict[str, System] = {
 }
 
 
-# Of the variants those that run with what is slow: the others have each way in which programs are written.
+# Of the variants those that run with what is slow: the others, and the system itself, have each way in which
+# programs are written.
 SLOW_VARIANTS = {
     "ConvVAE, strided",
     "LadderVAE, convolutions",
     "ConvLadderVAE, batch",
+    "NVAE, flows",
+    "VQVAE, three levels",
     *(f"FullBayes, {name}" for name in ("encoder", "low rank", "matrix", "learned prior", "scale", "convolutions")),
 }
 
