@@ -85,7 +85,7 @@ def test_the_guide_imitates_the_draws() -> None:
 
 def test_step_size_is_adapted_to_the_target() -> None:
     pair, x = small(), real(6, size=40)
-    estimator = MonteCarloEM(target_acceptance=0.9, num_transitions=40)
+    estimator = MonteCarloEM(target_acceptance=0.9, num_transitions=40, num_leapfrog=2)
     found = []
     watch = estimator._watch
     estimator._watch = lambda acceptance: (found.append(acceptance), watch(acceptance))  # type: ignore[method-assign]

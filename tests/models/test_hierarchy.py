@@ -371,7 +371,7 @@ def test_diagnostics_and_evidence_take_a_system(system: str, monkeypatch: pytest
     assert active_units(pair, [(x,)], site="z1").variances.numel() == math.prod(sites[1].event_shape)
     found = evidence.importance(pair, x, 200, compile="eager").log_prob
     assert (found >= SGVB_A(200).bound(pair, x) - 1.0).all()
-    assert evidence.ais(pair, x[:2], num_chains=2, num_steps=5, compile="eager").log_prob.isfinite().all()
+    assert evidence.ais(pair, x[:2], 2, 5, num_leapfrog=2, compile="eager").log_prob.isfinite().all()
 
 
 @pytest.mark.slow
