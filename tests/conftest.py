@@ -2,6 +2,7 @@
 no test leaves Pyro or torch changed."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
@@ -10,6 +11,9 @@ import pyro
 import pytest
 import torch
 from torch.distributions import Distribution
+
+from pyro_vae import compiled
+from pyro_vae.evidence import ais
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
@@ -23,6 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def inductor() -> None:
+    """Asked for by the few fast tests that compile; elsewhere the graph runs as it was traced."""
+
+
+@pytest.fixture(autouse=True)
+def _seconds_saved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test is not marked slow, a graph that inductor would compile runs as it was traced, and the pilot run
+    from which annealing adapts its schedule is short."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(sys.modules[ais.__module__], "_PILOT_STEPS", 60)
+        if "inductor" not in request.fixturenames:
+            monkeypatch.setattr(compiled, "compiled_by_inductor", lambda graph, inputs: graph)
 
 
 @pytest.fixture(autouse=True)

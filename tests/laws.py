@@ -36,6 +36,7 @@ __all__ = [
     "CUBO",
     "DOUBLE",
     "EVERY",
+    "EVERY_CLASS",
     "GUIDE",
     "MADE",
     "VARIANTS",
@@ -81,7 +82,9 @@ VARIANTS: dict[str, Callable[..., Estimator]] = {
     "ReweightedWakeSleep, sleep": lambda **options: ReweightedWakeSleep(2, guide="sleep", **options),
     "ReweightedWakeSleep, both": lambda **options: ReweightedWakeSleep(2, guide="both", **options),
 }
-EVERY = [pytest.param(make, id=name) for name, make in {**MADE, **VARIANTS}.items()]
+EVERY_CLASS, EVERY = (
+    [pytest.param(make, id=name) for name, make in rows.items()] for rows in (MADE, {**MADE, **VARIANTS})
+)
 
 
 class CUBO(Bound):

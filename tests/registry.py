@@ -7,7 +7,7 @@ The lists of the tests are made of these rows, so that what is new is one more r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
+import pytest
 import torch
 from laws import MADE, VARIANTS
 from pairs import binary, real
@@ -210,6 +211,23 @@ SYSTEM_VARIANTS: dict[str, System] = {
     ),
     "VQVAE, three levels": SYSTEMS["VQVAE"].but(strides=(1, 2, 2)),
 }
+
+
+# Of the variants those that run with what is slow: the others, and the system itself, have each way in which
+# programs are written.
+SLOW_VARIANTS = {
+    "ConvVAE, strided",
+    "LadderVAE, convolutions",
+    "ConvLadderVAE, batch",
+    "NVAE, flows",
+    "VQVAE, three levels",
+    *(f"FullBayes, {name}" for name in ("encoder", "low rank", "matrix", "learned prior", "scale", "convolutions")),
+}
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Names of rows as parameters of a test."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_VARIANTS else name for name in names]
 
 
 # Networks

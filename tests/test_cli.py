@@ -14,17 +14,16 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import applications, cli, evidence, likelihoods, runs
+from pyro_vae import applications, cli, likelihoods, runs
 from pyro_vae.training.records import read_metrics
 
-FAST = "--compile traced --progress false"
+FAST = "--compile eager --progress false"
 QUICK = f"--epochs 2 {FAST}"
 SMALL = "--model.hidden [16]"
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[evidence.ais.__module__], "_PILOT_STEPS", 60)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runs.options._load.cache_clear()
@@ -36,12 +35,16 @@ def main(*parts):
     return cli.main([word for part in parts for word in ([part] if "{" in part else part.split())])
 
 
+def undrawn(*parts):
+    """The status of a command that makes no figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_draw", lambda *where: None)
+        return main(*parts)
+
+
 def trained(*options, out="run", draw=False):
     """The history of a run; options of one's own have the last word."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not draw:
-            patch.setattr(cli, "_draw", lambda *where: None)
-        assert main("train", QUICK, "--out", out, *options) == 0
+    assert (main if draw else undrawn)("train", QUICK, "--out", out, *options) == 0
     return read_metrics(Path(out))
 
 
@@ -85,7 +88,8 @@ def written(name, source):
 
 def test_train_evaluate_plot(capsys):
     """In a folder of its own each time, and with the same bits."""
-    assert main("train", QUICK, SMALL) == 0
+    traced = "--compile traced"
+    assert main("train", QUICK, SMALL, traced) == 0
     printed = capsys.readouterr().out
     run = Path("runs", "digits-1")
     assert "1,297 train" in printed
@@ -95,12 +99,12 @@ def test_train_evaluate_plot(capsys):
     assert {path.name for path in run.iterdir()} - {"tensorboard"} == left
     drawn = "learning_curves reconstructions samples active_units latent_scatter traversals interpolations"
     assert figures(run) == set(drawn.split())
-    history, again = read_metrics(run), trained(SMALL, out=runs.free_folder(Path("runs"), "digits"))
+    history, again = read_metrics(run), trained(SMALL, traced, out=runs.free_folder(Path("runs"), "digits"))
     assert Path("runs", "digits-2").exists()
     assert len(history) == 2
     assert [entry["train"] for entry in history] == [entry["train"] for entry in again]
 
-    printed, entry = evaluated(capsys, "--num-samples 50", out=run)
+    printed, entry = evaluated(capsys, "--num-samples 50", traced, out=run)
     assert printed.startswith(f"test NLL {entry['nll']:.3f} nats (standard error over the data ")
     assert (entry["split"], entry["data"], entry["num_samples"]) == ("test", 250, 50)
     assert entry["nll"] < -history[-1]["valid"] + 1.5  # log p(x) is above the bound, on data alike
@@ -129,7 +133,7 @@ def test_a_configuration_file_and_options_on_top_of_it():
     config = configured("first")
     assert config["model"]["init_args"]["latent_dim"] == 7
     assert config["batch_size"] == 64
-    assert main("train --config first/config.yaml", "--out second --epochs 1") == 0
+    assert undrawn("train --config first/config.yaml", "--out second --epochs 1") == 0
     second = read_metrics(Path("second"))[0]
     # The same seed and pair; the schedule of one epoch moves the rate faster than that of two.
     assert second["train"] == pytest.approx(first["train"], abs=5.0)
@@ -143,7 +147,7 @@ def test_resume_goes_on(capsys):
     assert "already holds a trained run" in fails(capsys, *options)
     assert "epochs was 2 and is now 3" in fails(capsys, *options, "--resume true --epochs 3")
     assert trained(SMALL, "--resume true") == before  # finished: read, not trained again
-    assert main("train --resume true --out run") == 0  # what is not given is as it was
+    assert undrawn("train --resume true --out run") == 0  # what is not given is as it was
     assert read_metrics(Path("run")) == before
     assert "belongs to another configuration" in fails(capsys, *options, "--resume true --seed 3")
     trained(SMALL, "--binarization static", out="static")
@@ -153,9 +157,9 @@ def test_resume_goes_on(capsys):
 
 def test_the_same_again_but_for_what_is_typed(capsys):
     """Of the file in a folder of a run: in a new folder, with faults of the file told from where it was typed."""
-    trained()
+    trained(SMALL)
     for number, options in enumerate(("--seed 1", "--model.latent_dim 3"), 1):
-        assert main("train --config run/config.yaml", options) == 0
+        assert undrawn("train --config run/config.yaml", options) == 0
         assert configured(f"runs/digits-{number}")["seed"] == 2 - number
     other = "train --config run/config.yaml --model pyro_vae.models.ConvVAE"
     assert "that of a MLPVAE, whose arguments are none of the ConvVAE" in fails(capsys, other)
@@ -355,7 +359,7 @@ def test_trains_by_any_estimator(estimator, options):
 def test_evaluates_by_every_method(capsys):
     """The same run: estimates that agree within their errors, and the sandwich of simulated data."""
     trained(SMALL, "--model.latent_dim 2")
-    chains, limit = "--num-chains 8 --num-steps 60", "--limit 20"
+    chains, limit = "--num-chains 8 --num-steps 60 --compile traced", "--limit 20"
     entries, printed = {}, {}
     for method, options in (
         ("importance", "--num-samples 2000"),
@@ -392,7 +396,7 @@ def test_a_pair_with_random_weights_is_evaluated_with_these_drawn(capsys):
     printed, entry = evaluated(capsys, "--num-samples 30 --limit 20")
     assert "20 data, 30 samples each, weights drawn from their posterior for each sample, median effective" in printed
     assert entry["weights"] == "posterior_predictive"
-    printed, entry = evaluated(capsys, "--method ais --num-chains 2 --num-steps 3 --limit 5")
+    printed, entry = evaluated(capsys, "--method ais --num-chains 2 --num-steps 3 --schedule linear --limit 5")
     assert "2 chains of 3 steps, weights of one draw from their posterior, median standard error" in printed
     assert entry["weights"] == "sample"
 

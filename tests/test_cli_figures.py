@@ -98,7 +98,9 @@ def test_a_support_that_follows_the_data() -> None:
     assert main("train --model programs_of_a_user.Counts --data counts.npy", QUICK) == 0
 
 
-@pytest.mark.parametrize("command", ["estimators", "train --help", "", "apply"])
+@pytest.mark.parametrize(
+    "command", ["train --help", *(pytest.param(one, marks=pytest.mark.slow) for one in ("estimators", "", "apply"))]
+)
 def test_a_pipe_that_closes(command: str) -> None:
     """As that to ``head``: without a traceback or an error."""
     read, write = os.pipe()

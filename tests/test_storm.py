@@ -38,7 +38,16 @@ def test_good_arguments() -> None:
     assert taken > 0.7 * len(api.public())
 
 
-@pytest.mark.parametrize("storm", ["kills --times 20 --seed 5", "disks --times 15 --seed 1"])
+@pytest.mark.parametrize(
+    "storm",
+    [
+        "kills --times 2 --seed 5",
+        *(
+            pytest.param(many, marks=pytest.mark.slow)
+            for many in ("kills --times 20 --seed 5", "disks --times 15 --seed 1")
+        ),
+    ],
+)
 def test_a_few(storm: str) -> None:
     """By a process of its own, which forks before it has run anything."""
     command = [sys.executable, str(Path(api.__file__).parent), *storm.split()]

@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from laws import EVERY, Coin, OneLatent, Pixels, assert_mean, assert_same, gradients, gradients_of, seeded
+from laws import EVERY, EVERY_CLASS, Coin, OneLatent, Pixels, assert_mean, assert_same, gradients, gradients_of, seeded
 from pairs import PAIRS, SAMPLED, flow_vae, linear_gaussian, made
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -497,11 +497,12 @@ def named(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 
 @pytest.mark.filterwarnings("ignore:.*no closed-form KL:UserWarning")
 @pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
-@pytest.mark.parametrize("make", EVERY)
+@pytest.mark.parametrize("make", EVERY_CLASS)
 def test_every_pair(make: Make, factory: Factory) -> None:
     """One value in Pyro's scale by four ways, minus the sum of the bounds; and one gradient, of all parameters.
 
-    The laws of estimators say the same of small pairs; here of images, plain functions, a latent outside of the plate.
+    The laws of estimators say the same of small pairs, also of the variants of a class; here of images, plain
+    functions, a latent outside of the plate.
     """
     pair, batch = made(factory)
     estimator = make()

@@ -670,7 +670,15 @@ def linear_vae(eigenvalues: Tensor, latent_dim: int, scale: float, beta: float) 
 EIGENVALUES = torch.tensor([12.0, 5.0, 2.0, 0.8, 0.1, 0.05], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("beta", "scale", "count"), [(0.4, 1.0, 4), (1.0, 1.0, 3), (3.0, 1.0, 2), (0.3, 5.0, 1)])
+@pytest.mark.parametrize(
+    ("beta", "scale", "count"),
+    [
+        pytest.param(0.4, 1.0, 4, marks=pytest.mark.slow),
+        pytest.param(1.0, 1.0, 3, marks=pytest.mark.slow),
+        (3.0, 1.0, 2),
+        (0.3, 5.0, 1),
+    ],
+)
 def test_collapsed_units_of_the_linear_vae(beta: float, scale: float, count: int) -> None:
     """Units in use are eigenvalues above beta scale^2; with 5 latents, and by training."""
     optimum = linear_vae_optimum(EIGENVALUES, 5, scale, beta)

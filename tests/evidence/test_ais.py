@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import warnings
 from typing import Any
 
@@ -26,11 +25,7 @@ from pyro_vae.sampling.chains import check_acceptance
 from pyro_vae.sampling.joint import joint_of
 
 SCHEDULES = ("linear", "sigmoid", "adaptive")
-
-
-@pytest.fixture(autouse=True)
-def _short_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[ais.__module__], "_PILOT_STEPS", 60)
+NORMAL, POSITIVE = Normals(0.5, shift=0.2, scale=0.8), GammaPoisson()
 
 
 def traced(method: Any, *arguments: Any, num_leapfrog: int = 2, **options: Any) -> Any:
@@ -40,9 +35,17 @@ def traced(method: Any, *arguments: Any, num_leapfrog: int = 2, **options: Any) 
 # --- AIS
 
 
-@pytest.mark.parametrize("pair", [Normals(0.5, shift=0.2, scale=0.8), GammaPoisson()], ids=["normal", "positive"])
-@pytest.mark.parametrize("start", ["prior", "guide"])
-@pytest.mark.parametrize(("num_steps", "schedule"), [(1, "linear"), (2, "sigmoid"), (6, "adaptive")])
+@pytest.mark.parametrize(
+    ("pair", "start", "num_steps", "schedule"),  # each two of them together
+    [
+        (NORMAL, "prior", 1, "linear"),
+        (NORMAL, "guide", 2, "sigmoid"),
+        (NORMAL, "guide", 6, "adaptive"),
+        (POSITIVE, "guide", 1, "linear"),
+        (POSITIVE, "prior", 2, "sigmoid"),
+        (POSITIVE, "prior", 6, "adaptive"),
+    ],
+)
 def test_weights_are_unbiased_for_any_number_of_steps(pair: Any, start: Any, num_steps: int, schedule: Any) -> None:
     x = repeated(0.0, 2.0, times=600)
     result = traced(ais, pair, x, 2, num_steps, start=start, schedule=schedule)
@@ -147,7 +150,10 @@ def test_seed_and_the_callers_state() -> None:
     assert pyro.settings.get("validate_distributions_pyro")
 
 
-@pytest.mark.parametrize(("factory", "start"), [(hierarchy, "prior"), (hierarchy, "guide"), (two_arguments, "prior")])
+@pytest.mark.parametrize(
+    ("factory", "start"),
+    [pytest.param(hierarchy, "prior", marks=pytest.mark.slow), (hierarchy, "guide"), (two_arguments, "prior")],
+)
 def test_agrees_with_importance_sampling(factory: Any, start: Any) -> None:
     pair, batch = made(factory)
     result = traced(ais, pair, batch, 64, 40, num_leapfrog=3, start=start)

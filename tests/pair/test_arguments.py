@@ -66,7 +66,7 @@ def calls(data: Any) -> dict[str, Any]:
         "bound": lambda pair: SGVB_A().bound(pair, *batch),
         "terms": lambda pair: SGVB_A().terms(pair, *batch),
         "importance": lambda pair: evidence.importance(pair, data, 2, compile="eager"),
-        "ais": lambda pair: evidence.ais(pair, data, 4, 10, compile="eager"),
+        "ais": lambda pair: evidence.ais(pair, data, 2, 3, num_leapfrog=2, schedule="linear", compile="eager"),
         "encode": lambda pair: diagnostics.encode(pair, *batch),
         "rate_distortion": lambda pair: diagnostics.rate_distortion(pair, [batch]),
         "gradient_statistics": lambda pair: diagnostics.gradient_statistics(pair, data, [SGVB_A()], 4, compile="eager"),
@@ -88,9 +88,17 @@ GIVEN: dict[str, tuple[Any, Tensor]] = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of so few draws
-@pytest.mark.parametrize("call", calls(torch.zeros(1)))
-@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        (given, call)
+        for given in GIVEN
+        for call in calls(None)
+        if given in ("pixels", "lists") or call in ("fit", "bound")
+    ],
+)
 def test_all_see_the_same_numbers(given: str, call: str) -> None:
+    """Data of each kind by training and by a bound, and of two kinds by everything, which converts them alike."""
     data, expected = GIVEN[given]
     pair = Seeing()
     calls(data)[call](pair)
@@ -275,14 +283,14 @@ WRAPPED = {
     "list": list(BOTH),
     "dataset of (image, label)": Items(),
 }
-adam = functools.partial(torch.optim.Adam, lr=0.2)
+sgd = functools.partial(torch.optim.SGD, lr=2.0)
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
 def test_pairs_of_labels_train_with_them_however_they_are_wrapped(wrapped: str) -> None:
     means = torch.stack([X[y == Y].mean() for y in range(3)])
     for pair in (Classes(), Forwarding(Classes())):
-        fit(pair, WRAPPED[wrapped], epochs=400, optimizer=adam)
+        fit(pair, WRAPPED[wrapped], epochs=20, optimizer=sgd)
         torch.testing.assert_close(getattr(pair, "inner", pair).means.detach(), means, atol=1e-2, rtol=0)
 
 

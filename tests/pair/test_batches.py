@@ -238,7 +238,7 @@ def test_everything_takes_what_programs_take(name: str) -> None:
     torch.testing.assert_close(whole.log_prob, parts.log_prob, atol=0.2, rtol=0)
     exact = log_evidence(pair, *args, **kwargs)
     torch.testing.assert_close(whole.log_prob, exact, atol=0.3, rtol=0)
-    assert evidence.ais(pair, data, 2, 20, compile="eager").log_prob.shape == (N,)
+    assert evidence.ais(pair, data, 2, 20, num_leapfrog=2, compile="eager").log_prob.shape == (N,)
     code = diagnostics.encode(pair, *as_tuple(batch))["z"]
     assert torch.equal(code, trace.nodes["z"]["fn"].mean)
     assert diagnostics.reconstruct(pair, *as_tuple(batch)).shape == (N, D)

@@ -83,7 +83,7 @@ def test_bounds_are_those_of_pyro_and_evidence_says_what_it_is() -> None:
     expected = Trace_ELBO().loss(program.model, program.guide, GRAY)
     torch.manual_seed(1)
     assert pv.SGVB_A().bound(program, GRAY).sum().item() == pytest.approx(-expected, rel=1e-5)
-    for method in (pv.evidence.importance, functools.partial(pv.evidence.ais, num_steps=5)):
+    for method in (pv.evidence.importance, functools.partial(pv.evidence.ais, num_steps=5, num_leapfrog=2)):
         with pytest.warns(UserWarning, match="no log p.*'x' validate_args=False takes .* cross-entropy"):
             method(program, GRAY, compile="eager")
     with pyro.validation_enabled(True):

@@ -30,10 +30,12 @@ def fit(out: Path, **options):
     return pyro_vae.fit(pair, x, out=out, **given)
 
 
-def test_two_that_start_at_once() -> None:
+@pytest.mark.parametrize(
+    ("times", "count"), [(1, 2), *(pytest.param(*c, marks=pytest.mark.slow) for c in ((4, 2), (2, 5)))]
+)
+def test_two_that_start_at_once(times: int, count: int) -> None:
     """One of two trainings in a folder is refused, new folders are not shared, no result is lost."""
-    assert not any(starters.storm(times=4).values())
-    assert not any(starters.storm(times=2, count=5).values())
+    assert not any(starters.storm(times=times, count=count).values())
 
 
 def test_a_folder_is_held_for_the_life_of_a_run(tmp_path: Path) -> None:

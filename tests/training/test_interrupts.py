@@ -166,7 +166,9 @@ raise SystemExit(cli.main("train --model.hidden [4] --epochs 3 --compile eager -
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_the_status_of_a_command(tmp_path: Path, number: int, status: int) -> None:
     command = [sys.executable, "-c", SLOW, str(int(number))]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

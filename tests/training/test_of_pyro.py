@@ -368,7 +368,9 @@ class Auxiliary(Program):
 
 @pytest.mark.parametrize("method", ["importance", "ais"])
 def test_data_that_a_guide_observes_are_no_part_of_evidence(method: str) -> None:
-    options: Any = {"num_samples": 30} if method == "importance" else {"num_steps": 3, "start": "guide"}
+    options: Any = (
+        {"num_samples": 30} if method == "importance" else {"num_steps": 3, "num_leapfrog": 2, "start": "guide"}
+    )
     found = [getattr(pv.evidence, method)(made(), X, compile="eager", **options) for made in (Program, Auxiliary)]
     torch.testing.assert_close(found[1].log_prob, found[0].log_prob)
     fitted(Auxiliary(), estimator=Trace_ELBO())

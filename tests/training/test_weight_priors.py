@@ -143,8 +143,15 @@ def test_the_normal_prior_is_a_share_of_the_log_density(count: Any) -> None:
     torch.testing.assert_close(found, expected / (100 if count == "data" else 5))
 
 
-@pytest.mark.parametrize("mode", ["eager", "traced"])
-@pytest.mark.parametrize("prior", [WeightPrior(0.5), WeightPrior(0.5, "batch"), SpectralPrior(0.2, 6)])
+@pytest.mark.parametrize(
+    ("prior", "mode"),
+    [
+        (WeightPrior(0.5), "eager"),
+        (WeightPrior(0.5, "batch"), "traced"),
+        (SpectralPrior(0.2, 6), "eager"),
+        (SpectralPrior(0.2, 6), "traced"),
+    ],
+)
 def test_in_a_training_step(prior: WeightPenalty, mode: Any) -> None:
     """The loss and the gradients of a step gain those of the penalty, and the bound nothing, at each batch size."""
     torch.manual_seed(0)
