@@ -497,12 +497,13 @@ def named(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 
 @pytest.mark.filterwarnings("ignore:.*no closed-form KL:UserWarning")
 @pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
-@pytest.mark.parametrize("make", EVERY_CLASS)
+@pytest.mark.parametrize(
+    "make", [make if make in EVERY_CLASS else pytest.param(make, marks=pytest.mark.slow) for make in EVERY]
+)
 def test_every_pair(make: Make, factory: Factory) -> None:
     """One value in Pyro's scale by four ways, minus the sum of the bounds; and one gradient, of all parameters.
 
-    The laws of estimators say the same of small pairs, also of the variants of a class; here of images, plain
-    functions, a latent outside of the plate.
+    The laws of estimators say the same of small pairs; here of images, plain functions, a latent outside of the plate.
     """
     pair, batch = made(factory)
     estimator = make()
