@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from pyro_vae._tensors import check_dense
+
 
 class Keywords(dict[str, Any]):
     """The arguments of a batch that programs are given by name; the last of the batch."""
@@ -99,6 +101,8 @@ def num_rows(batch: Any) -> int:
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
         if isinstance(part, (Tensor, np.ndarray)):
+            if isinstance(part, Tensor) and part.is_nested:
+                check_dense(part, "an argument")
             if part.ndim:
                 return len(part)
         elif isinstance(part, (tuple, dict)):

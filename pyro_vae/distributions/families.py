@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence, register_kl
 
 from pyro_vae._pyro import remember, remembered, standard_gamma
-from pyro_vae.distributions.base import validated
+from pyro_vae.distributions.base import Sized, validated
 from pyro_vae.distributions.wrappers import bare
 
 LEAST = 1e-6
@@ -143,10 +143,8 @@ def log_gamma_draw(concentration: Tensor, shape: Any = None) -> Tensor:
     return standard_gamma(concentration + 1).log() - _exponential(concentration, shape) / concentration
 
 
-class _Drawn:
+class _Drawn(Sized):
     """A family is drawn by ``_draw``; ``sample`` is the same without a gradient."""
-
-    _extended_shape: Any
 
     def _draw(self, shape: torch.Size) -> Tensor:
         raise NotImplementedError
@@ -373,5 +371,9 @@ def _kl_kumaraswamy_kumaraswamy(q: Kumaraswamy, p: Kumaraswamy) -> Tensor:
 
 
 def check_bounds(whose: str, low: float, high: float) -> None:
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(f"the bounds of {whose} have to be finite, low below high; got low={low}, high={high}.")
+    dtype = torch.get_default_dtype()
+    most = torch.finfo(dtype).max
+    if not -most <= low < high <= most:
+        raise ValueError(
+            f"the bounds of {whose} have to be finite in {dtype}, low below high; got low={low}, high={high}."
+        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae._checks import checked, made
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer, preactivated
-from pyro_vae.networks.shapes import check_input, shape_of
+from pyro_vae.networks.shapes import applied, check_input, shape_of
 
 HiddenLayer = Callable[[Callable[[], nn.Linear]], list[nn.Module]]
 
@@ -37,7 +37,7 @@ class Convolutional(Network):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
         leading = x.shape[: -len(self.in_shape)]
-        return self.layers(x.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
+        return applied(self.layers, x.reshape(-1, *self.in_shape), "network").reshape(*leading, *self.out_shape)
 
 
 class ConvEncoder(Convolutional):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import checked, number, shown
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks.shapes import at_least_float32, in_shape_of
+from pyro_vae.networks.shapes import applied, at_least_float32, in_shape_of
 
 
 class Corruption(Remembered, nn.Module):
@@ -170,4 +170,4 @@ class Corrupted(Remembered, nn.Module):
             self.in_shape = in_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(self.corruption(x))
+        return applied(self.network, self.corruption(x))

@@ -12,13 +12,13 @@ from pyro_vae._checks import checked, made
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.base import Network
 from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
-from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
+from pyro_vae.networks.shapes import applied, check_input, in_shape_of, shape_of
 
 
 class _Dense(Network):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
-        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        return applied(self.layers, x.flatten(-len(self.in_shape)), "network").unflatten(-1, self.out_shape)
 
 
 class MLP(_Dense):
@@ -178,4 +178,4 @@ class Centered(Remembered, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
-        return self.network(x - self.mean)
+        return applied(self.network, x - self.mean)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import at_least_float32, event_dim_of, stacked
+from pyro_vae.networks import applied, at_least_float32, event_dim_of, stacked
 
 
 class Posterior(Remembered, nn.Module):
@@ -46,7 +46,7 @@ class Posterior(Remembered, nn.Module):
         Raises:
             ValueError: if it is none.
         """
-        output = at_least_float32(self.network(x))
+        output = at_least_float32(applied(self.network, x, type(self).__name__))
         if output.dim() != x.dim() - self.event_dim + 1 or not fits(output.shape[-1]):
             raise ValueError(
                 f"the network of a {type(self).__name__} has to give {wanted}; got {list(output.shape)} for x of shape "
@@ -62,4 +62,4 @@ class Posterior(Remembered, nn.Module):
     def _stacked(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, B, *latent_shape]``."""
         remedy = f", or say how many dimensions one datum has (event_dim={self.event_dim} here)"
-        return stacked(type(self).__name__, self.network(x), count, x.dim() - self.event_dim, remedy)
+        return stacked(type(self).__name__, applied(self.network, x, type(self).__name__), count, x.dim() - self.event_dim, remedy)

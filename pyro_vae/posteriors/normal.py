@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.posteriors.families import FamilyPosterior
 
@@ -53,6 +53,7 @@ class FullNormal(Posterior):
     Source: Kingma & Welling (2019), An introduction to variational autoencoders, section 2.5.1.
     """
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         size = _vector("FullNormal", latent_shape)
         return (size * (size + 3) // 2,)
@@ -102,6 +103,7 @@ class LowRankNormal(Posterior):
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (2 + self.rank, _vector("LowRankNormal", latent_shape))
 
