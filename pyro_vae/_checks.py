@@ -181,8 +181,11 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
             for value in given[name] if several else (given[name],):
                 if not kind.fits(value):
                     raise kind.error(f"{name} {kind.verb} {kind.text}; got {shown(value)}.")
-            own = plain(given[name]) if kind is _ANYTHING else _of_plain(given[name])
-            if own is not given[name]:
+            value = given[name]
+            own = plain(value) if kind is _ANYTHING else _of_plain(value)
+            if kind.whole and type(own) is not int and is_whole(own):
+                own = operator.index(own)
+            if own is not value:
                 given[name], changed = own, True
         return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
 
@@ -223,6 +226,7 @@ class _Kind(NamedTuple):
     fits: Callable[[Any], bool]
     error: type[Exception] = TypeError
     verb: str = "has to be"
+    whole: bool = False  # whether it is a whole number, and no tensor
 
 
 def is_whole(value: Any) -> bool:
@@ -310,7 +314,7 @@ _MODULE = _Kind("a torch module", lambda value: callable(value) and not isinstan
 _MAPPING = _Kind("a mapping", lambda value: isinstance(value, abc.Mapping))
 _PATH = _Kind("a path", lambda value: isinstance(value, (str, os.PathLike)) and "\0" not in str(value))
 _KINDS: dict[Any, _Kind] = {
-    int: _Kind("a whole number", is_whole, ValueError),
+    int: _Kind("a whole number", is_whole, ValueError, whole=True),
     float: _Kind("a number", is_number, ValueError),
     bool: _Kind("True or False", _is_flag),
     str: _Kind("a string", lambda value: isinstance(value, str)),
@@ -368,7 +372,8 @@ def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
         return _literal([*literals, None])
     known = [kind for kind in kinds if kind is not None]
     error = ValueError if any(kind.error is ValueError for kind in known) else TypeError
-    return _Kind(", or ".join(kind.text for kind in known), lambda value: any(k.fits(value) for k in known), error)
+    text, whole = ", or ".join(kind.text for kind in known), set(hints) <= {int, type(None)}
+    return _Kind(text, lambda value: any(k.fits(value) for k in known), error, whole=whole)
 
 
 def _literal(choices: Sequence[Any]) -> _Kind:

@@ -116,7 +116,7 @@ def compressed(x: Tensor) -> Tensor:
     Raises:
         ValueError: if a pixel is outside of [0, 1].
     """
-    if not (x.dim() and x.numel()):
+    if x.dim() < 2 or not x.numel():
         raise ValueError(f"images to be compressed are [N, *event]; got the shape {list(x.shape)}.")
     if not ((x >= 0) & (x <= 1)).all():
         raise ValueError(f"pixels to be compressed lie in [0, 1]; got values from {x.min():.3g} to {x.max():.3g}.")

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number, whole
+from pyro_vae._checks import checked, number, shown, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Binarization, Data, Split, load
@@ -318,6 +318,8 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 @checked
 def classified(pair: Any, data: Split) -> Tensor:
     """``[N]``: the most probable class of each datum under q(y | x), of gray pixels as they are."""
+    if not (isinstance(pair, nn.Module) and hasattr(pair, "classify")):
+        raise TypeError(f"pair has to classify data, as a SemiSupervisedVAE does; got {shown(pair)}.")
     return _of_all(pair, lambda x: pair.classify(x).logits.argmax(-1), data)
 
 

@@ -87,7 +87,7 @@ def expandable(fn: Any, batch_shape: Any) -> torch.Size:
 
 
 def validated(fn: Any, value: Tensor) -> Tensor:
-    """``value``, which has to be in the support of ``fn`` while validation is on.
+    """``value``, which has to be in the support of ``fn`` while validation is on; of truth values the numbers.
 
     Raises:
         ValueError: if it is not.
@@ -97,4 +97,11 @@ def validated(fn: Any, value: Tensor) -> Tensor:
         if not is_tensor(value):
             raise TypeError(f"a {type(fn).__name__} scores a dense tensor of real numbers; got {shown(value)}.")
         fn._validate_sample(value)
-    return value
+    return value.to(torch.get_default_dtype()) if value.dtype == torch.bool else value
+
+
+def chosen(logits: Tensor, size: torch.Size) -> Tensor:
+    """Draws ``[*size, *]`` of classes by their ``logits: [*, K]``, of which there may be none."""
+    if not size.numel():
+        return torch.empty((*size, *logits.shape[:-1]), dtype=torch.long, device=logits.device)
+    return torch.distributions.Categorical(logits=logits).sample(size)

@@ -249,7 +249,8 @@ class StudentT(_Drawn, dist.StudentT):
     def log_prob(self, value: Tensor) -> Tensor:
         kind, exact = remembered(validated(self, value)) or ("", value)
         df, scale = self.df.double(), self.scale.double()
-        size = (value.double() - self.loc).abs().clamp(min=torch.finfo(value.dtype).tiny).log()
+        dtype = value.dtype if value.is_floating_point() else df.dtype
+        size = (value.double() - self.loc).abs().clamp(min=torch.finfo(dtype).tiny).log()
         if kind == "log of size":  # of a draw so far out that loc is nothing beside it
             size = torch.where(value.abs() > 1e15, _exactly(size, exact.double()), size)
         log_norm = _log_gamma_half_step(df / 2) - 0.5 * (df * math.pi).log() - scale.log()

@@ -73,7 +73,7 @@ class LowRankNormal(Parametrized):
         with full_precision(loc):
             # |I + F F'| = |I + F' F|
             unit, exact = torch.eye(factor.shape[-1], dtype=torch.double, device=factor.device), factor.double()
-            self._capacitance_tril = torch.linalg.cholesky(unit + exact.mT @ exact)
+            self._capacitance_tril = torch.linalg.cholesky_ex(unit + exact.mT @ exact).L
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:

@@ -19,7 +19,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 
 from pyro_vae._checks import checked, is_number, is_tensor, shown
-from pyro_vae.distributions.base import Parametrized, Sized, broadcast, expandable, size_of, validated
+from pyro_vae.distributions.base import Parametrized, Sized, broadcast, chosen, expandable, size_of, validated
 
 _SHARPNESS = 12.0
 
@@ -93,7 +93,6 @@ class ContinuousBernoulli(Sized, dist.ContinuousBernoulli):
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = validated(self, value)
-        value = value.to(self.logits.dtype) if value.dtype == torch.bool else value
         small, near, size = self._parts()
         # Elsewhere p falls off as exp(-|l| d) with the distance d from the likelier end.
         distance = torch.where(self.logits > 0, 1 - value, value)
@@ -190,13 +189,6 @@ class _OnLevels(Parametrized):
         return (validated(self, value) * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1)
 
 
-def _chosen(logits: Tensor, size: torch.Size) -> Tensor:
-    """Draws ``[*size, *]`` of classes by their ``logits: [*, K]``, of which there may be none."""
-    if not size.numel():
-        return torch.empty((*size, *logits.shape[:-1]), dtype=torch.long, device=logits.device)
-    return torch.distributions.Categorical(logits=logits).sample(size)
-
-
 class QuantizedCategorical(_OnLevels):
     r"""Any distribution over the gray levels: :math:`P(x = k / (L - 1)) = \mathrm{softmax}(\mathrm{logits})_k`.
 
@@ -222,7 +214,7 @@ class QuantizedCategorical(_OnLevels):
         return chosen - self.logits.logsumexp(-1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        levels = _chosen(self.logits, size_of(sample_shape))
+        levels = chosen(self.logits, size_of(sample_shape))
         return levels.to(self.logits.dtype) / (self.num_levels - 1)
 
     @property
@@ -337,9 +329,9 @@ class DiscretizedLogisticMixture(_OnLevels):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             size = size_of(sample_shape)
-            chosen = _chosen(self.logits, size).unsqueeze(-1)
+            places = chosen(self.logits, size).unsqueeze(-1)
             draws = self.components.sample(size)
-            return draws.gather(-1, chosen).squeeze(-1)
+            return draws.gather(-1, places).squeeze(-1)
 
     @property
     def mean(self) -> Tensor:

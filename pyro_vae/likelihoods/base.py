@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, is_tensor, shown
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks import applied, at_least_float32, check_output, event_dim_of, stacked
 
@@ -37,6 +37,8 @@ class Likelihood(Remembered, nn.Module):
 
     def _leading(self, z: Tensor) -> int:
         """How many dimensions of z stand before those of one datum."""
+        if not is_tensor(z):
+            raise TypeError(f"a {type(self).__name__} takes a dense tensor of real numbers; got {shown(z)}.")
         return z.dim() - event_dim_of(self.network)
 
     def _output(self, z: Tensor) -> Tensor:

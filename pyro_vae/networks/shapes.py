@@ -77,24 +77,25 @@ def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
 
 def applied(network: Callable[..., Tensor], x: Tensor, whose: str | None = None) -> Tensor:
     """``network(x)``; where x is nothing that the network could take, an error says so, of ``whose`` network it is."""
+    if not is_tensor(x):
+        raise TypeError(f"a {whose or type(network).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
     try:
         return network(x)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except RuntimeError as error:
         check_fits(network, x, error, whose)
         raise
 
 
-def check_fits(network: Any, x: Any, error: Exception, whose: str | None = None) -> None:
+def check_fits(network: Any, x: Tensor, error: Exception, whose: str | None = None) -> None:
     """Says of an ``error`` of a network, or another module, that it comes of an x that the network cannot take.
 
     Raises:
-        TypeError: if x is no dense tensor of real numbers.
-        ValueError: if it has another dtype, or is at another place, than the parameters, or is of another size than a
-            linear network takes.
+        ValueError: if it has another dtype, or is at another place, than the parameters, is of another size than a linear
+            network takes, or empty.
     """
     name = whose or type(network).__name__
-    if not is_tensor(x):
-        raise TypeError(f"a {name} takes a dense tensor of real numbers; got {shown(x)}.") from error
+    if not x.numel():
+        raise ValueError(f"there are no data: a {name} was given a tensor of shape {list(x.shape)}.") from error
     first = next(iter(network.parameters()), None) if isinstance(network, nn.Module) else None
     if first is not None and (x.dtype, x.device) != (first.dtype, first.device):
         raise ValueError(

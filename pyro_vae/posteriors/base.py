@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import applied, at_least_float32, event_dim_of, stacked
+from pyro_vae.networks import applied, at_least_float32, check_fits, event_dim_of, stacked
 
 
 class Posterior(Remembered, nn.Module):
@@ -54,6 +55,14 @@ class Posterior(Remembered, nn.Module):
                 f"dimensions one datum has (event_dim={self.event_dim} here)."
             )
         return output
+
+    def _made(self, distribution: Callable[..., Any], x: Tensor, *args: Any, **parameters: Any) -> Any:
+        """A distribution of parameters; torch can look at none of no data."""
+        try:
+            return distribution(*args, **parameters)
+        except RuntimeError as error:
+            check_fits(self, x, error)
+            raise
 
     def _independent(self, q: dist.TorchDistribution, x: Tensor) -> dist.Distribution:
         """The dimensions of q that are none of ``[*, B]`` as one event."""

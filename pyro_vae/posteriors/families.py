@@ -51,7 +51,7 @@ class FamilyPosterior(Posterior):
             name: constrained(constraint, output + self.shift.get(name, 0.0)) + self.least.get(name, 0.0)
             for (name, constraint), output in zip(of.items(), outputs, strict=True)
         }
-        return self._independent(self.distribution(**parameters), x)
+        return self._independent(self._made(self.distribution, x, **parameters), x)
 
 
 def _posterior(family: Any) -> type[FamilyPosterior]:

@@ -74,7 +74,7 @@ class FullNormal(Posterior):
         row, column = torch.tril_indices(size, size, -1, device=output.device)
         lower = scale.new_zeros(*scale.shape[:-1], size * size).index_copy(-1, row * size + column, below / size)
         unit = lower.unflatten(-1, (size, size)) + torch.eye(size, dtype=scale.dtype, device=scale.device)
-        return distributions.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
+        return self._made(distributions.MultivariateNormal, x, loc, scale_tril=scale.unsqueeze(-1) * unit)
 
 
 class LowRankNormal(Posterior):
@@ -110,7 +110,7 @@ class LowRankNormal(Posterior):
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, log_variance, *columns = self._stacked(x, 2 + self.rank)
         _vector("LowRankNormal", loc.shape[x.dim() - self.event_dim :])
-        return distributions.LowRankNormal(loc, (log_variance / 2).exp(), torch.stack(columns, -1))
+        return self._made(distributions.LowRankNormal, x, loc, (log_variance / 2).exp(), torch.stack(columns, -1))
 
 
 def _vector(name: str, latent_shape: Sequence[int]) -> int:

@@ -97,7 +97,12 @@ class Step(Remembered, nn.Module):
                 f"got {'none' if context is None else list(context.shape)}. Build it with context_dim={given}, or give "
                 "it the context that it was built for."
             )
-        return Bijection(self, self.theta(context))
+        try:
+            return Bijection(self, self.theta(context))
+        except RuntimeError as error:
+            if context is not None:
+                check_fits(self, context, error)
+            raise
 
 
 class Bijection(Transform):
