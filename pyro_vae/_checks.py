@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 import numpy as np
 
-
 FLOAT32 = 3.4e38
 """About the largest number of float32, where one meets its tensors."""
 
@@ -89,8 +88,8 @@ def held(what: str, count: int) -> None:
     """
     if 4 * count > _memory():
         raise ValueError(
-            f"{what} would be {count:,} numbers, of {4 * count / 2**30:,.0f} GiB or more, and the memory of this machine "
-            f"has {_memory() / 2**30:,.0f} GiB. Give smaller sizes."
+            f"{what} would be {count:,} numbers, of {4 * count / 2**30:,.0f} GiB or more, and the memory of this "
+            f"machine has {_memory() / 2**30:,.0f} GiB. Give smaller sizes."
         )
 
 
@@ -163,7 +162,10 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
     def kinds() -> dict[str, _Kind]:
         """By parameter; made at the first call, when all names of the annotations are known."""
         hints = {name: _evaluated(p.annotation, function) for name, p in parameters.items()}
-        found = {name: _ANYTHING if name in but else _kind(hint) for name, hint in hints.items()}
+        found = {name: _kind(hint) for name, hint in hints.items()}
+        for name in but:
+            kind = found[name]
+            found[name] = _Kind("anything", lambda value: True, own=_index if kind and kind.own is _index else plain)
         return {name: kind for name, kind in found.items() if kind is not None}
 
     @functools.wraps(function)
@@ -181,11 +183,8 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
             for value in given[name] if several else (given[name],):
                 if not kind.fits(value):
                     raise kind.error(f"{name} {kind.verb} {kind.text}; got {shown(value)}.")
-            value = given[name]
-            own = plain(value) if kind is _ANYTHING else _of_plain(value)
-            if kind.whole and type(own) is not int and is_whole(own):
-                own = operator.index(own)
-            if own is not value:
+            own = kind.own(given[name])
+            if own is not given[name]:
                 given[name], changed = own, True
         return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
 
@@ -219,35 +218,6 @@ def shown(value: Any) -> str:
     return text if 0 < len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"
 
 
-class _Kind(NamedTuple):
-    """What an annotation tells of a value."""
-
-    text: str
-    fits: Callable[[Any], bool]
-    error: type[Exception] = TypeError
-    verb: str = "has to be"
-    whole: bool = False  # whether it is a whole number, and no tensor
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number of 64 bits; numpy's integers are, booleans are not."""
-    try:
-        return not isinstance(value, (bool, np.bool_)) and -(2**63) <= operator.index(value) < 2**63
-    except (TypeError, ValueError, RuntimeError):
-        return False
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is one number; a tensor of one number is."""
-    if isinstance(value, (bool, np.bool_, str, bytes, np.complexfloating)) or bool(getattr(value, "ndim", 0)):
-        return False
-    try:
-        float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return False
-    return True
-
-
 def plain(value: Any) -> Any:
     """A number of numpy, a fraction or a decimal as Python's own, as an integer of more than 64 bits is a float.
 
@@ -273,6 +243,47 @@ def _of_plain(value: Any) -> Any:
         return plain(value)
     own = [plain(item) for item in value]
     return type(value)(own) if any(map(operator.is_not, own, value)) else value
+
+
+def _index(value: Any) -> Any:
+    """A whole number as an int, also one in a tensor."""
+    return operator.index(value) if type(value) is not int and is_whole(value) else value
+
+
+def _listed(value: Any) -> Any:
+    """Numbers in a vector as a tuple, and those in a list or a tuple as Python's own."""
+    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
+        return tuple(value.tolist()) if value.ndim == 1 else value
+    return _of_plain(value)
+
+
+class _Kind(NamedTuple):
+    """What an annotation tells of a value, and Python's ``own`` number, or tuple of numbers, for one that fits."""
+
+    text: str
+    fits: Callable[[Any], bool]
+    error: type[Exception] = TypeError
+    verb: str = "has to be"
+    own: Callable[[Any], Any] = plain
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of 64 bits; numpy's integers are, booleans are not."""
+    try:
+        return not isinstance(value, (bool, np.bool_)) and -(2**63) <= operator.index(value) < 2**63
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one number; a tensor of one number is."""
+    if isinstance(value, (bool, np.bool_, str, bytes, np.complexfloating)) or bool(getattr(value, "ndim", 0)):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    return True
 
 
 def _is_of_torch(value: Any, name: str) -> bool:
@@ -308,13 +319,12 @@ def _is_sequence(value: Any, part: _Kind | None) -> bool:
     return fits and (part is None or all(map(part.fits, value)))
 
 
-_ANYTHING = _Kind("anything", lambda value: True)
 _TENSOR = _Kind("a dense tensor of real numbers", is_tensor)
 _MODULE = _Kind("a torch module", lambda value: callable(value) and not isinstance(value, type))
 _MAPPING = _Kind("a mapping", lambda value: isinstance(value, abc.Mapping))
 _PATH = _Kind("a path", lambda value: isinstance(value, (str, os.PathLike)) and "\0" not in str(value))
 _KINDS: dict[Any, _Kind] = {
-    int: _Kind("a whole number", is_whole, ValueError, whole=True),
+    int: _Kind("a whole number", is_whole, ValueError, own=_index),
     float: _Kind("a number", is_number, ValueError),
     bool: _Kind("True or False", _is_flag),
     str: _Kind("a string", lambda value: isinstance(value, str)),
@@ -344,15 +354,17 @@ def _kind(hint: Any) -> _Kind | None:
         return _one_of_kinds(of)
     if origin is Literal:
         return _literal(of)
-    if origin in (dict, abc.Mapping) and (part := _kind(of[1])) is not None:
-        text = f"{_MAPPING.text}, each value {part.text}"
-        return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(part.fits, value.values())))
+    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) is not None:
+        text, fits = f"{_MAPPING.text}, each value {each.text}", each.fits
+        return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(fits, value.values())))
     if hint in _KINDS or origin in _KINDS:
         return _KINDS[hint if hint in _KINDS else origin]
     if origin in (list, tuple, abc.Sequence):
         part = _kind(of[0]) if of and (len(of) == 1 or of[-1] is ...) else None
         text = f"a sequence{'' if part is None else f', each {part.text}'}"
-        return _Kind(text, lambda value: _is_sequence(value, part), TypeError if part is None else part.error)
+        error = TypeError if part is None else part.error
+        own = _listed if part in (_KINDS[int], _KINDS[float]) else _of_plain
+        return _Kind(text, lambda value: _is_sequence(value, part), error, own=own)
     if isinstance(origin or hint, type) and not getattr(hint, "_is_protocol", False):
         kind = origin or hint
         return _Kind(f"a {kind.__name__}", lambda value: isinstance(value, kind))
@@ -361,7 +373,7 @@ def _kind(hint: Any) -> _Kind | None:
 
 def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
     """That of a union; ``None`` of shapes, one size or several, which have a sentence of their own."""
-    if os.PathLike in map(get_origin, hints):  # a string is one, too
+    if any(get_origin(hint) is os.PathLike for hint in hints):  # a string is one, too
         hints = [hint for hint in hints if hint is not str]
     kinds = [_kind(hint) for hint in hints]
     if None in kinds or {int, Sequence[int]} <= set(hints):
@@ -372,8 +384,11 @@ def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
         return _literal([*literals, None])
     known = [kind for kind in kinds if kind is not None]
     error = ValueError if any(kind.error is ValueError for kind in known) else TypeError
-    text, whole = ", or ".join(kind.text for kind in known), set(hints) <= {int, type(None)}
-    return _Kind(text, lambda value: any(k.fits(value) for k in known), error, whole=whole)
+    owns = {kind.own for kind in known if kind.text != "None"}
+    own = owns.pop() if len(owns) == 1 else _of_plain
+    return _Kind(
+        ", or ".join(kind.text for kind in known), lambda value: any(k.fits(value) for k in known), error, own=own
+    )
 
 
 def _literal(choices: Sequence[Any]) -> _Kind:

@@ -318,9 +318,10 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 @checked
 def classified(pair: Any, data: Split) -> Tensor:
     """``[N]``: the most probable class of each datum under q(y | x), of gray pixels as they are."""
-    if not (isinstance(pair, nn.Module) and hasattr(pair, "classify")):
+    if not isinstance(pair, nn.Module) or not callable(getattr(pair, "classify", None)):
         raise TypeError(f"pair has to classify data, as a SemiSupervisedVAE does; got {shown(pair)}.")
-    return _of_all(pair, lambda x: pair.classify(x).logits.argmax(-1), data)
+    classify: Any = pair.classify
+    return _of_all(pair, lambda x: classify(x).logits.argmax(-1), data)
 
 
 def by_class(stack: Stacked, z: Tensor) -> Tensor:

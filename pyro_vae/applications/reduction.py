@@ -184,10 +184,10 @@ def neighbor_accuracy(
         num_neighbors: k; among equally frequent labels the smallest counts.
     """
     fitted, held = (_rows(codes), _array(labels)), (_rows(held_codes), _array(held_labels))
-    for rows, classes in (fitted, held):
-        if classes.shape != rows.shape[:1] or rows.shape[1] != fitted[0].shape[1]:
+    for points, classes in (fitted, held):
+        if classes.shape != points.shape[:1] or points.shape[1] != fitted[0].shape[1]:
             raise ValueError(
-                f"codes are [N, D], and labels a class for each of them, [N]; got the shapes {list(rows.shape)} and "
+                f"codes are [N, D], and labels a class for each of them, [N]; got the shapes {list(points.shape)} and "
                 f"{list(classes.shape)}."
             )
     if not 1 <= num_neighbors <= len(fitted[0]):

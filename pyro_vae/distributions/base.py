@@ -34,7 +34,9 @@ def size_of(shape: Any, name: str = "sample_shape") -> torch.Size:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         size = torch.Size((-1,))
     if min(size, default=0) < 0 or len(size) > 64:
-        raise ValueError(f"{name} is a shape, such as () or (10,), each a whole number of at least 0; got {shown(shape)}.")
+        raise ValueError(
+            f"{name} is a shape, such as () or (10,), each a whole number of at least 0; got {shown(shape)}."
+        )
     held(f"draws of {name} {tuple(size)}", math.prod(size))
     return size
 
@@ -81,7 +83,9 @@ def expandable(fn: Any, batch_shape: Any) -> torch.Size:
         ValueError: if it does not expand to that.
     """
     shape, own = size_of(batch_shape, "batch_shape"), fn.batch_shape
-    if len(shape) < len(own) or any(there not in (1, size) for there, size in zip(own[::-1], shape[::-1], strict=False)):
+    if len(shape) < len(own) or any(
+        there not in (1, size) for there, size in zip(own[::-1], shape[::-1], strict=False)
+    ):
         raise ValueError(f"a {type(fn).__name__} of batch shape {list(own)} does not expand to {list(shape)}.")
     return shape
 

@@ -47,7 +47,9 @@ class Likelihood(Remembered, nn.Module):
 
     def _stacked(self, z: Tensor, count: int, name: str | None = None) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, *event]``."""
-        return stacked(name or type(self).__name__, applied(self.network, z, type(self).__name__), count, self._leading(z))
+        return stacked(
+            name or type(self).__name__, applied(self.network, z, type(self).__name__), count, self._leading(z)
+        )
 
     def _last(self, z: Tensor, *sizes: int) -> Tensor:
         """The network's output ``[*, *sizes, *event]`` as ``[*, *event, *sizes]``."""

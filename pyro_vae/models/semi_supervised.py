@@ -191,7 +191,6 @@ class SemiSupervisedVAE(Remembered, PyroModule):
         classes = torch.arange(self.num_classes, device=y.device)
         return (y[..., None] == classes).to(self.of_y.weight.dtype)
 
-
     def _check_classes(self, y: Tensor, leading: torch.Size | None = None, beside: str = "") -> None:
         """Refuses what is no tensor of classes, or does not go with the ``leading`` dimensions of ``beside``."""
         if not is_tensor(y):

@@ -151,7 +151,9 @@ class VariationalGP(Remembered, PyroModule):
         sizes = (len(self.inputs), self.input_dim)
         if xi.shape[-1:] != sizes[1:] or s.shape[-2:] != sizes or t.dim() < 2 or t.shape[-2] != sizes[0]:
             shapes = ", ".join(str(list(part.shape)) for part in (xi, s, t))
-            raise ValueError(f"xi is [*, B, {sizes[1]}], s {list(sizes)} and t [B, {sizes[0]}, D]; got shapes {shapes}.")
+            raise ValueError(
+                f"xi is [*, B, {sizes[1]}], s {list(sizes)} and t [B, {sizes[0]}, D]; got shapes {shapes}."
+            )
         loc, scale = conditional(xi, s, t, self.log_lengthscale.exp(), self.log_variance.exp())
         return dist.Normal(loc, scale[..., None]).to_event(1)
 
@@ -159,8 +161,8 @@ class VariationalGP(Remembered, PyroModule):
     def reverse(self, x: Tensor, z: Tensor) -> tuple[Any, Any]:
         """r(xi | z, x) and r(f | z, x); the network gives the mean of f as seen from z, which is f but for noise."""
         count = len(self.event_shape)
-        sizes = zip(reversed(x.shape[:-count]), reversed(z.shape[:-1]), strict=False)
-        apart = any(one != other and 1 not in (one, other) for one, other in sizes)
+        both = zip(reversed(x.shape[:-count]), reversed(z.shape[:-1]), strict=False)
+        apart = any(one != other and 1 not in (one, other) for one, other in both)
         if apart or x.shape[-count:] != self.event_shape or z.shape[-1:] != (self.latent_dim,):
             raise ValueError(
                 f"x is [*, B, {', '.join(map(str, self.event_shape))}] and z [*, B, {self.latent_dim}]; got shapes "

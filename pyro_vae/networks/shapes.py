@@ -90,8 +90,8 @@ def check_fits(network: Any, x: Tensor, error: Exception, whose: str | None = No
     """Says of an ``error`` of a network, or another module, that it comes of an x that the network cannot take.
 
     Raises:
-        ValueError: if it has another dtype, or is at another place, than the parameters, is of another size than a linear
-            network takes, or empty.
+        ValueError: if it has another dtype, or is at another place, than the parameters, is of another size than a
+            linear network takes, or empty.
     """
     name = whose or type(network).__name__
     if not x.numel():

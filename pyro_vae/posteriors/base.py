@@ -71,4 +71,6 @@ class Posterior(Remembered, nn.Module):
     def _stacked(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, B, *latent_shape]``."""
         remedy = f", or say how many dimensions one datum has (event_dim={self.event_dim} here)"
-        return stacked(type(self).__name__, applied(self.network, x, type(self).__name__), count, x.dim() - self.event_dim, remedy)
+        return stacked(
+            type(self).__name__, applied(self.network, x, type(self).__name__), count, x.dim() - self.event_dim, remedy
+        )

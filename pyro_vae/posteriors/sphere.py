@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyro_vae._checks import checked
 from pyro_vae import distributions
+from pyro_vae._checks import checked
 from pyro_vae.posteriors.base import Posterior
 
 

@@ -57,7 +57,9 @@ class NormalizingFlow(dist.TransformedDistribution):
         self._drawn: tuple[Tensor, Tensor, list[Tensor], bool] | None = None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NormalizingFlow:
-        new = super().expand(expandable(self, batch_shape), self.__new__(type(self)) if _instance is None else _instance)
+        new = super().expand(
+            expandable(self, batch_shape), self.__new__(type(self)) if _instance is None else _instance
+        )
         new._drawn = self._drawn
         return new
 

@@ -87,7 +87,10 @@ def _of(name: str, owner: Any, methods: tuple[str, ...], good: dict[str, Any]) -
         function = getattr(owner, method, None)
         place = getattr(inspect.unwrap(function), "__module__", "") if callable(function) else ""
         if function is not None and place.startswith("pyro_vae"):
-            yield f"{name}.{method}", (function, {key: functools.partial(_itself, value) for key, value in good.items()})
+            yield (
+                f"{name}.{method}",
+                (function, {key: functools.partial(_itself, value) for key, value in good.items()}),
+            )
 
 
 def _itself(value: Any) -> Any:
@@ -131,7 +134,10 @@ def _functions() -> Iterator[tuple[str, Method]]:
             own |= {"y": torch.arange(8) % 2, "pair": SYSTEMS["SemiSupervisedVAE"](), "data": _labeled()}
         for name in names:
             function = getattr(importlib.import_module(f"pyro_vae.applications.{module}"), name)
-            yield f"applications.{module}.{name}", (function, {k: functools.partial(_itself, v) for k, v in own.items()})
+            yield (
+                f"applications.{module}.{name}",
+                (function, {k: functools.partial(_itself, v) for k, v in own.items()}),
+            )
     partly = importlib.import_module("pyro_vae.models.semi_supervised").partly_labeled
     y = torch.tensor([1, -1, 0, -1, 2])
     yield "models.partly_labeled", (partly, {"x": lambda: binary(6), "y": lambda: y, "num_classes": lambda: 3})
