@@ -88,7 +88,7 @@ def held(what: str, count: int) -> None:
     """
     if 4 * count > _memory():
         raise ValueError(
-            f"{what} would be {count:,} numbers, of {4 * count / 2**30:,.0f} GiB or more, and the memory of this "
+            f"{what} would be {count:,} numbers, of {4 * count // 2**30:,} GiB or more, and the memory of this "
             f"machine has {_memory() / 2**30:,.0f} GiB. Give smaller sizes."
         )
 
@@ -278,6 +278,8 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is one number; a tensor of one number is."""
     if isinstance(value, (bool, np.bool_, str, bytes, np.complexfloating)) or bool(getattr(value, "ndim", 0)):
+        return False
+    if _is_of_torch(value, "Tensor") and value.dtype not in _dtypes():
         return False
     try:
         float(value)

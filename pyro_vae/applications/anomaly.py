@@ -47,6 +47,8 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
     Source: An & Cho (2015), whose reconstruction probability is its first part.
     """
     whole(chunk=chunk)
+    if not x.numel() or not x.dim():
+        raise ValueError(f"x is data, [N, *event], N at least 1; got the shape {list(x.shape)}.")
     module, estimator = as_pair(pair), SGVB_A(num_samples)
     device = device_of(module)
     with evaluating(module), torch.no_grad(), torch.random.fork_rng():

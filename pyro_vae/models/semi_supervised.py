@@ -225,6 +225,7 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
             not of one length.
     """
     number(above=0, below=1, share=share)
+    share = float(share)
     _check_rows(x, y)
     check_labels(y, num_classes)
     known = (y != MISSING).nonzero()[:, 0]

@@ -161,8 +161,8 @@ class VariationalGP(Remembered, PyroModule):
     def reverse(self, x: Tensor, z: Tensor) -> tuple[Any, Any]:
         """r(xi | z, x) and r(f | z, x); the network gives the mean of f as seen from z, which is f but for noise."""
         count = len(self.event_shape)
-        both = zip(reversed(x.shape[:-count]), reversed(z.shape[:-1]), strict=False)
-        apart = any(one != other and 1 not in (one, other) for one, other in both)
+        leadings = zip(reversed(x.shape[:-count]), reversed(z.shape[:-1]), strict=False)
+        apart = any(one != other and 1 not in (one, other) for one, other in leadings)
         if apart or x.shape[-count:] != self.event_shape or z.shape[-1:] != (self.latent_dim,):
             raise ValueError(
                 f"x is [*, B, {', '.join(map(str, self.event_shape))}] and z [*, B, {self.latent_dim}]; got shapes "

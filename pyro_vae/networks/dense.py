@@ -178,4 +178,4 @@ class Centered(Remembered, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
-        return applied(self.network, x - self.mean)
+        return applied(self.network, (x.to(self.mean.dtype) if x.dtype == torch.bool else x) - self.mean)

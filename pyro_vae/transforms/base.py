@@ -87,7 +87,7 @@ class Step(Remembered, nn.Module):
         """
 
     def forward(self, context: Tensor | None = None) -> Bijection:
-        if context is not None and not (isinstance(context, Tensor) and is_tensor(context)):
+        if context is not None and not is_tensor(context):
             raise TypeError(f"the context of a {type(self).__name__} is a dense tensor; got {shown(context)}.")
         given = None if context is None else context.shape[-1] if context.dim() else 0
         if given != self.context_dim:
@@ -126,8 +126,8 @@ class Bijection(Transform):
 
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         r"""y = f(z) and :math:`\log |\det \partial y / \partial z|`."""
-        if not (isinstance(z, Tensor) and z.is_floating_point() and is_tensor(z)):
-            raise TypeError(f"a {type(self.step).__name__} step takes a dense tensor of floats; got {shown(z)}.")
+        if not is_tensor(z):
+            raise TypeError(f"a {type(self.step).__name__} step takes a dense tensor of numbers; got {shown(z)}.")
         self.forward_shape(z.shape)
         try:
             return (self.step.inverse_and_ladj if self.inverted else self.step.call_and_ladj)(z, self.theta)

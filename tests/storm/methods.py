@@ -16,7 +16,8 @@ from pyro import distributions as dist
 from registry import DISTRIBUTIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, SYSTEMS, TRANSFORMS
 
 import pyro_vae as pv
-from pyro_vae import data, distributions, priors
+from pyro_vae import data, distributions, networks, priors
+from pyro_vae.applications import restoration
 from pyro_vae.transforms import NormalizingFlow, Planar
 
 Make = Callable[[], Any]
@@ -63,6 +64,21 @@ def _all() -> Iterator[tuple[str, Method]]:
         good = {"x": batch[0], "y": torch.tensor([1, 0, 2, 0, 1]), "z": torch.zeros(5, 2), "temperature": 1.0}
         good |= {"xi": torch.zeros(5, 3), "s": torch.zeros(4, 2), "t": torch.zeros(4, 3), "args": batch}
         yield from _of(f"models.{kind}()", pair, _OF_SYSTEMS, good)
+    for corruption in (networks.Masking, networks.GaussianNoise, networks.SaltAndPepper):
+        yield f"networks.{corruption.__name__}()", (corruption(0.3), {"x": lambda: binary(6)})
+    for name, network in (
+        ("Centered", networks.Centered(networks.MLP(6, 2, ()), torch.zeros(6))),
+        ("Corrupted", networks.Corrupted(networks.MLP(6, 2, ()), networks.Masking(0.3))),
+    ):
+        yield f"networks.{name}()", (network, {"x": lambda: binary(6)})
+    for name, observation in (
+        ("MaskedObservation", restoration.MaskedObservation(torch.ones(6, dtype=torch.bool))),
+        ("GaussianObservation", restoration.GaussianObservation(0.1)),
+        ("GaussianObservation, blocks", restoration.GaussianObservation(0.1, 2)),
+        ("SaltAndPepperObservation", restoration.SaltAndPepperObservation(0.3)),
+    ):
+        seen = binary(1, 8, 8) if "blocks" in name else binary(6)
+        yield from _of(f"applications.restoration.{name}()", observation, ("degrade", "fill"), {"x": seen, "y": seen})
     x = binary(6)
     for kind, latent in POSTERIORS.items():
         yield f"posteriors.{kind}()", (latent.posterior(latent.shapes[0]), {"x": lambda: x})
