@@ -356,7 +356,7 @@ def _kind(hint: Any) -> _Kind | None:
         return _one_of_kinds(of)
     if origin is Literal:
         return _literal(of)
-    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) is not None:
+    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) in (_TENSOR, _KINDS[int], _KINDS[float]):
         text, fits = f"{_MAPPING.text}, each value {each.text}", each.fits
         return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(fits, value.values())))
     if hint in _KINDS or origin in _KINDS:

@@ -91,9 +91,12 @@ class MatrixNormal(Sized, TorchDistribution):
 
     @checked
     def __init__(self, loc: Tensor, row_tril: Tensor, column_tril: Tensor, validate_args: bool | None = None) -> None:
-        if min(loc.dim(), row_tril.dim(), column_tril.dim()) < 2:
+        factors = [(size, size) for size in loc.shape[-2:]]
+        if loc.dim() < 2 or not loc.numel() or [row_tril.shape[-2:], column_tril.shape[-2:]] != factors:
             shapes = ", ".join(str(list(part.shape)) for part in (loc, row_tril, column_tril))
-            raise ValueError(f"loc, row_tril and column_tril have to be matrices, [*, R, C]; got shapes {shapes}.")
+            raise ValueError(
+                f"loc, row_tril and column_tril have to be [*, R, C], [R, R], [C, C]; got shapes {shapes}."
+            )
         self.loc, self.row_tril, self.column_tril = loc, row_tril, column_tril
         super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
 

@@ -241,8 +241,10 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
 def _check_rows(x: Tensor, y: Tensor) -> None:
     if not is_tensor(x) or not x.dim():
         raise TypeError(f"x is a dense tensor of data, [B, *event]; got {shown(x)}.")
-    if not is_tensor(y) or y.shape != x.shape[:1]:
-        raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {shown(y)}.")
+    if not is_tensor(y):
+        raise TypeError(f"y is a tensor of labels, [B], -1 where one is missing; got {shown(y)}.")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}.")
 
 
 def check_labels(y: Tensor, num_classes: int) -> None:

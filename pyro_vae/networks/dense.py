@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, made

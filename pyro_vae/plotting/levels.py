@@ -22,7 +22,7 @@ _MANY = 10  # bars of a panel above which none has its numbers written above it
 
 
 @matplotlib.rc_context(STYLE)
-@checked(but=("pairs",))
+@checked
 def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The KL of each latent in nats, beside the share of its units that are used; a color for each pair.
 
