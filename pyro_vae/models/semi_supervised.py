@@ -20,6 +20,7 @@ from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
 from pyro_vae.networks import MLP, applied, at_least_float32, shape_of
+from pyro_vae.networks.layers import activated
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -116,9 +117,7 @@ class SemiSupervisedVAE(Remembered, PyroModule):
         self.posterior = with_network(
             posterior,
             (latent_dim,),
-            lambda shape: nn.Sequential(
-                made("activation", activation), network(hidden[0], shape, hidden[1:], activation)
-            ),
+            lambda shape: nn.Sequential(activated(activation), network(hidden[0], shape, hidden[1:], activation)),
             default=(2, latent_dim),
         )
         self.prior = made("a prior", prior, latent_dim)

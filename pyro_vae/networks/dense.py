@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made
+from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
+from pyro_vae.networks.layers import Normalization, activated, affine, hidden_layer, normalizer, preactivated
 from pyro_vae.networks.shapes import applied, check_input, in_shape_of, shape_of
 
 
@@ -140,7 +140,7 @@ class ResidualMLP(_Dense):
             layers.append(preactivated(*pair, activation, normalization, dropout=dropout))
         layers += [
             *normalizer(width, normalization),
-            made("activation", activation),
+            activated(activation),
             nn.Linear(width, size_out.numel()),
         ]
         super().__init__(size_in, size_out, layers)
