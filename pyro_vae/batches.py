@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyro_vae._tensors import check_dense
-
 
 class Keywords(dict[str, Any]):
     """The arguments of a batch that programs are given by name; the last of the batch."""
@@ -102,7 +100,7 @@ def num_rows(batch: Any) -> int:
             return int(part.batch_sizes[0])
         if isinstance(part, (Tensor, np.ndarray)):
             if isinstance(part, Tensor) and part.is_nested:
-                check_dense(part, "an argument")
+                raise TypeError("an argument is a nested tensor: give a padded one, and the lengths beside it.")
             if part.ndim:
                 return len(part)
         elif isinstance(part, (tuple, dict)):
