@@ -132,9 +132,7 @@ def test_numbers_are_pythons_own() -> None:
     """Once checked; and a tensor that torch cannot calculate with is refused, with its dtype."""
     given = asked(torch.tensor(3), Fraction(1, 2), np.bool_(True), np.array([1, 2]))[:4]
     assert repr(given) == "(3, 0.5, True, (1, 2))"
-    with pytest.raises(
-        TypeError, match=r"rest has to be a dense tensor .*; got Tensor of shape \[2\], of torch.uint16"
-    ):
+    with pytest.raises(TypeError, match=r"rest has to be a dense tensor .*; got Tensor .*uint16"):
         asked(3, 1.0, True, (), None, torch.ones(2, dtype=torch.uint16))
 
 
