@@ -11,11 +11,15 @@ import sys
 import warnings
 from collections import abc
 from collections.abc import Callable, Sequence
+from numbers import Number
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, overload
 
 import numpy as np
+
+FLOAT32 = 3.4e38
+"""About the largest number of float32, where one meets its tensors."""
 
 
 def whole(least: int = 1, **counts: Any) -> None:
@@ -76,6 +80,28 @@ def _range(least: float, most: float, above: float, below: float) -> str:
     return f" {' and '.join(said)}" if said else ""
 
 
+def held(what: str, count: int) -> None:
+    """Refuses so many numbers, of 32 bits or more, that no memory of this machine holds them.
+
+    Raises:
+        ValueError: naming ``what`` they are.
+    """
+    if 4 * count > _memory():
+        raise ValueError(
+            f"{what} would be {count:,} numbers, of {4 * count // 2**30:,} GiB or more, and the memory of this "
+            f"machine has {_memory() / 2**30:,.0f} GiB. Give smaller sizes."
+        )
+
+
+@functools.cache
+def _memory() -> float:
+    """The bytes of the machine's memory; infinite where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
 def one_of(choices: Sequence[Any], **values: Any) -> None:
     """Refuses what is none of ``choices`` (``get_args`` of a ``Literal``).
 
@@ -116,7 +142,8 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
 
     The kinds are wide, as Python programs are: a whole number is whatever has an index, a number whatever is a float, a
     sequence also an array or a tensor, and a module any callable. What has a range, or is a shape (one size or
-    several), the function looks at itself.
+    several), the function looks at itself. It is given Python's own numbers for numpy's, fractions and decimals, which
+    torch does not take everywhere.
 
     Args:
         function: what is decorated.
@@ -129,23 +156,26 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
     if function is None:
         return functools.partial(checked, but=but)
     signature = inspect.signature(function)
-    parameters = {
-        name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in but
-    }
+    parameters = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
 
     @functools.cache
     def kinds() -> dict[str, _Kind]:
         """By parameter; made at the first call, when all names of the annotations are known."""
         hints = {name: _evaluated(p.annotation, function) for name, p in parameters.items()}
-        return {name: kind for name, hint in hints.items() if (kind := _kind(hint)) is not None}
+        found = {name: _kind(hint) for name, hint in hints.items()}
+        for name in but:
+            kind = found[name]
+            found[name] = _Kind("anything", lambda value: True, own=_index if kind and kind.own is _index else plain)
+        return {name: kind for name, kind in found.items() if kind is not None}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:  # which the call itself says better: it names the function
-            given = {}
+            return function(*args, **kwargs)
+        given, changed = bound.arguments, False
         for name, kind in kinds().items():
             if name not in given or given[name] is parameters[name].default:
                 continue
@@ -153,7 +183,10 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
             for value in given[name] if several else (given[name],):
                 if not kind.fits(value):
                     raise kind.error(f"{name} {kind.verb} {kind.text}; got {shown(value)}.")
-        return function(*args, **kwargs)
+            own = kind.own(given[name])
+            if own is not given[name]:
+                given[name], changed = own, True
+        return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
 
     return call
 
@@ -174,6 +207,8 @@ def shown(value: Any) -> str:
         return f"{value[:60]!r}..., a text of {len(value):,} letters"
     if _is_of_torch(value, "Tensor") and value.is_nested:
         return "a nested tensor"
+    if _is_of_torch(value, "Tensor") and value.dtype not in _dtypes():
+        return f"{type(value).__name__} of shape {list(value.shape)}, of {value.dtype}"
     if (isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor")) and value.ndim:
         return f"{type(value).__name__} of shape {list(value.shape)}"
     try:
@@ -183,13 +218,53 @@ def shown(value: Any) -> str:
     return text if 0 < len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy, a fraction or a decimal as Python's own, as an integer of more than 64 bits is a float.
+
+    Anything else is given back as it is.
+    """
+    kind = type(value)
+    if kind in (float, bool, str):
+        return value
+    if kind is int:
+        return value if -(2**63) <= value < 2**63 or not is_number(value) else float(value)
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if not isinstance(value, Number) or not is_number(value):
+        return value
+    return plain(operator.index(value)) if hasattr(value, "__index__") else float(value)  # type: ignore[arg-type]
+
+
+def _of_plain(value: Any) -> Any:
+    """:func:`plain`, also of each in a list or a tuple."""
+    if type(value) not in (list, tuple):
+        return plain(value)
+    own = [plain(item) for item in value]
+    return type(value)(own) if any(map(operator.is_not, own, value)) else value
+
+
+def _index(value: Any) -> Any:
+    """A whole number as an int, also one in a tensor."""
+    return operator.index(value) if type(value) is not int and is_whole(value) else value
+
+
+def _listed(value: Any) -> Any:
+    """Numbers in a vector as a tuple, and those in a list or a tuple as Python's own."""
+    if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
+        return tuple(value.tolist()) if value.ndim == 1 else value
+    return _of_plain(value)
+
+
 class _Kind(NamedTuple):
-    """What an annotation tells of a value."""
+    """What an annotation tells of a value, and Python's ``own`` number, or tuple of numbers, for one that fits."""
 
     text: str
     fits: Callable[[Any], bool]
     error: type[Exception] = TypeError
     verb: str = "has to be"
+    own: Callable[[Any], Any] = plain
 
 
 def is_whole(value: Any) -> bool:
@@ -202,7 +277,9 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is one number; a tensor of one number is."""
-    if isinstance(value, (bool, np.bool_, str, bytes)) or bool(getattr(value, "ndim", 0)):
+    if isinstance(value, (bool, np.bool_, str, bytes, np.complexfloating)) or bool(getattr(value, "ndim", 0)):
+        return False
+    if _is_of_torch(value, "Tensor") and value.dtype not in _dtypes():
         return False
     try:
         float(value)
@@ -220,14 +297,22 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1))
 
 
-def _is_tensor(value: Any) -> bool:
+@functools.cache
+def _dtypes() -> frozenset[Any]:
+    """Those of real numbers that torch calculates with; it only keeps those of 8 or fewer bits, other unsigned ones."""
+    names = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
+    return frozenset(getattr(sys.modules["torch"], name) for name in names.split())
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a dense tensor of real numbers with which torch calculates."""
     dense = _is_of_torch(value, "Tensor") and not value.is_nested and value.layout == sys.modules["torch"].strided
-    return dense and not value.is_complex() and not value.is_meta
+    return dense and value.dtype in _dtypes() and not value.is_meta
 
 
 def _is_sequence(value: Any, part: _Kind | None) -> bool:
     if isinstance(value, np.ndarray) or _is_of_torch(value, "Tensor"):
-        if value.ndim == 0 or not (isinstance(value, np.ndarray) or _is_tensor(value)):
+        if value.ndim == 0 or not (isinstance(value, np.ndarray) or is_tensor(value)):
             return False
         if part in (None, _TENSOR):
             return True
@@ -236,18 +321,19 @@ def _is_sequence(value: Any, part: _Kind | None) -> bool:
     return fits and (part is None or all(map(part.fits, value)))
 
 
-_TENSOR = _Kind("a dense tensor of real numbers", _is_tensor)
+_TENSOR = _Kind("a dense tensor of real numbers", is_tensor)
 _MODULE = _Kind("a torch module", lambda value: callable(value) and not isinstance(value, type))
 _MAPPING = _Kind("a mapping", lambda value: isinstance(value, abc.Mapping))
+_PATH = _Kind("a path", lambda value: isinstance(value, (str, os.PathLike)) and "\0" not in str(value))
 _KINDS: dict[Any, _Kind] = {
-    int: _Kind("a whole number", is_whole, ValueError),
+    int: _Kind("a whole number", is_whole, ValueError, own=_index),
     float: _Kind("a number", is_number, ValueError),
     bool: _Kind("True or False", _is_flag),
     str: _Kind("a string", lambda value: isinstance(value, str)),
     type: _Kind("a class", callable),
     type(None): _Kind("None", lambda value: value is None),
-    os.PathLike: _Kind("a path", lambda value: isinstance(value, os.PathLike)),
-    Path: _Kind("a path", lambda value: isinstance(value, (str, os.PathLike))),
+    os.PathLike: _PATH,
+    Path: _PATH,
     abc.Callable: _Kind("a function, or another callable", callable),
     abc.Iterable: _Kind(
         "something to iterate over", lambda value: hasattr(value, "__iter__") and not isinstance(value, str)
@@ -266,16 +352,21 @@ def _kind(hint: Any) -> _Kind | None:
         return _kind(of[0])
     if isinstance(hint, type) and hint.__module__.startswith("torch") and hint.__name__ in ("Tensor", "Module"):
         return _TENSOR if hint.__name__ == "Tensor" else _MODULE
-    if hint in _KINDS or origin in _KINDS:
-        return _KINDS[hint if hint in _KINDS else origin]
     if origin in (Union, UnionType):
         return _one_of_kinds(of)
     if origin is Literal:
         return _literal(of)
+    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) in (_TENSOR, _KINDS[int], _KINDS[float]):
+        text, fits = f"{_MAPPING.text}, each value {each.text}", each.fits
+        return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(fits, value.values())))
+    if hint in _KINDS or origin in _KINDS:
+        return _KINDS[hint if hint in _KINDS else origin]
     if origin in (list, tuple, abc.Sequence):
         part = _kind(of[0]) if of and (len(of) == 1 or of[-1] is ...) else None
         text = f"a sequence{'' if part is None else f', each {part.text}'}"
-        return _Kind(text, lambda value: _is_sequence(value, part), TypeError if part is None else part.error)
+        error = TypeError if part is None else part.error
+        own = _listed if part in (_KINDS[int], _KINDS[float]) else _of_plain
+        return _Kind(text, lambda value: _is_sequence(value, part), error, own=own)
     if isinstance(origin or hint, type) and not getattr(hint, "_is_protocol", False):
         kind = origin or hint
         return _Kind(f"a {kind.__name__}", lambda value: isinstance(value, kind))
@@ -284,6 +375,8 @@ def _kind(hint: Any) -> _Kind | None:
 
 def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
     """That of a union; ``None`` of shapes, one size or several, which have a sentence of their own."""
+    if any(get_origin(hint) is os.PathLike for hint in hints):  # a string is one, too
+        hints = [hint for hint in hints if hint is not str]
     kinds = [_kind(hint) for hint in hints]
     if None in kinds or {int, Sequence[int]} <= set(hints):
         return None
@@ -293,7 +386,11 @@ def _one_of_kinds(hints: Sequence[Any]) -> _Kind | None:
         return _literal([*literals, None])
     known = [kind for kind in kinds if kind is not None]
     error = ValueError if any(kind.error is ValueError for kind in known) else TypeError
-    return _Kind(", or ".join(kind.text for kind in known), lambda value: any(k.fits(value) for k in known), error)
+    owns = {kind.own for kind in known if kind.text != "None"}
+    own = owns.pop() if len(owns) == 1 else _of_plain
+    return _Kind(
+        ", or ".join(kind.text for kind in known), lambda value: any(k.fits(value) for k in known), error, own=own
+    )
 
 
 def _literal(choices: Sequence[Any]) -> _Kind:

@@ -11,9 +11,11 @@ from pyro_vae._checks import shown
 
 
 def check_dense(t: Tensor, what: str) -> None:
-    """Raises a ``TypeError`` if a tensor is sparse, nested or complex, or has no values."""
+    """Raises a ``TypeError`` if a tensor is sparse, nested, complex or quantized, or has no values."""
     if t.is_complex():
         raise TypeError(f"{what} is complex ({t.dtype}); pass real numbers, e.g. the two parts as two channels.")
+    if t.is_quantized:
+        raise TypeError(f"{what} is quantized ({t.dtype}); pass real numbers: x.dequantize().")
     if t.is_meta:
         raise TypeError(f"{what} is on the meta device, where a tensor has no values; give it on the CPU or a GPU.")
     if t.is_nested or t.layout != torch.strided:

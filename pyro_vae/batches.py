@@ -99,6 +99,8 @@ def num_rows(batch: Any) -> int:
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
         if isinstance(part, (Tensor, np.ndarray)):
+            if isinstance(part, Tensor) and part.is_nested:
+                raise TypeError("an argument is a nested tensor: give a padded one, and the lengths beside it.")
             if part.ndim:
                 return len(part)
         elif isinstance(part, (tuple, dict)):

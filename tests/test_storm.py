@@ -6,6 +6,7 @@ import inspect
 import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ def test_wide_kinds(arguments: tuple[Any, ...]) -> None:
 def test_other_kinds_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         asked(*arguments)
+
+
+def test_numbers_are_pythons_own() -> None:
+    """Once checked; and a tensor that torch cannot calculate with is refused, with its dtype."""
+    given = asked(torch.tensor(3), Fraction(1, 2), np.bool_(True), np.array([1, 2]))[:4]
+    assert repr(given) == "(3, 0.5, True, (1, 2))"
+    with pytest.raises(TypeError, match=r"rest has to be a dense tensor .*; got Tensor .*uint16"):
+        asked(3, 1.0, True, (), None, torch.ones(2, dtype=torch.uint16))
 
 
 def test_what_is_missing_is_said_of_the_function() -> None:

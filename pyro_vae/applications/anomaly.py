@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import evidence
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import checked, number, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Data, Split, load
@@ -31,6 +31,7 @@ from pyro_vae.training import Cosine, fit
 METHODS = ("-ELBO", "-log p(x)", "likelihood ratio", "corrected for complexity", "PCA", "isolation forest")
 
 
+@checked
 def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, chunk: int = 16384) -> Tensor:
     r"""Minus the evidence lower bound by L draws, ``[N]`` in nats for ``x: [N, *event]``.
 
@@ -45,6 +46,9 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
 
     Source: An & Cho (2015), whose reconstruction probability is its first part.
     """
+    whole(chunk=chunk)
+    if not x.numel() or not x.dim():
+        raise ValueError(f"x is data, [N, *event], N at least 1; got the shape {list(x.shape)}.")
     module, estimator = as_pair(pair), SGVB_A(num_samples)
     device = device_of(module)
     with evaluating(module), torch.no_grad(), torch.random.fork_rng():
@@ -53,6 +57,7 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
     return -torch.cat(parts)
 
 
+@checked
 def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
     r"""Minus log p(x) by importance sampling, ``[N]`` in nats for ``x: [N, *event]``.
 
@@ -63,6 +68,7 @@ def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: A
     return -evidence.importance(pair, x, num_samples, **options).log_prob
 
 
+@checked
 def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
     r"""How much better a background model explains x, ``[N]`` in nats for ``x: [N, *event]``.
 
@@ -85,6 +91,7 @@ def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 5
     return strange - minus_log_evidence(background, x, num_samples, **options)
 
 
+@checked
 def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options: Any) -> Tensor:
     r"""How much longer the code of x is under the pair than under a general compressor, ``[N]`` in nats.
 
@@ -102,6 +109,7 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
     return minus_log_evidence(pair, x, num_samples, **options) - compressed(x)
 
 
+@checked
 def compressed(x: Tensor) -> Tensor:
     """The length of each image ``[N, *event]`` compressed by zlib, in nats: 8 log 2 for each byte, ``[N]``.
 
@@ -110,12 +118,15 @@ def compressed(x: Tensor) -> Tensor:
     Raises:
         ValueError: if a pixel is outside of [0, 1].
     """
+    if x.dim() < 2 or not x.numel():
+        raise ValueError(f"images to be compressed are [N, *event]; got the shape {list(x.shape)}.")
     if not ((x >= 0) & (x <= 1)).all():
         raise ValueError(f"pixels to be compressed lie in [0, 1]; got values from {x.min():.3g} to {x.max():.3g}.")
     levels = (255 * x).round().to(torch.uint8).flatten(1).cpu().numpy()
     return torch.tensor([8 * math.log(2) * len(zlib.compress(row.tobytes(), 9)) for row in levels])
 
 
+@checked
 def auroc(normal: Tensor, anomalous: Tensor) -> float:
     """The area under the receiver operating characteristic: P(anomalous score > normal score), ties counting half.
 
@@ -125,10 +136,14 @@ def auroc(normal: Tensor, anomalous: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
+    for scores in (normal, anomalous):
+        if scores.dim() != 1 or not len(scores) or not scores.isfinite().all():
+            raise ValueError(f"scores are a finite number for each datum, [N]; got shape {list(scores.shape)}.")
     scores = torch.cat([normal, anomalous]).double()
     return float(roc_auc_score(torch.arange(len(scores)) >= len(normal), scores))
 
 
+@checked(but=("rate",))
 def perturbed(split: Split, rate: float) -> Split:
     """Binary images of which each pixel is replaced by a fair coin with probability ``rate``, drawn anew each epoch.
 
@@ -150,6 +165,7 @@ def perturbed(split: Split, rate: float) -> Split:
     return Split(x, *others, labels=split.labels, binarization="dynamic", seed=split.seed, name=name)
 
 
+@checked
 def classes(split: Split) -> list[int]:
     """The classes of a labeled split, in their order.
 
@@ -168,6 +184,7 @@ def classes(split: Split) -> list[int]:
     return found
 
 
+@checked
 def without(split: Split, held_out: int) -> Split:
     """The data of all classes but one.
 

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from pyro_vae._checks import number, whole
+from pyro_vae._checks import checked, number, shown, whole
 from pyro_vae.applications import report
 from pyro_vae.compiled import Compile
 from pyro_vae.data import Binarization, Data, Split, load
@@ -276,6 +276,7 @@ def labels(
     return result
 
 
+@checked
 def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
     """Rows to be labeled, as many of each class, or one more where the number does not divide.
 
@@ -290,6 +291,8 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
     Raises:
         ValueError: if there are more labels asked for than there are data (of a class), or fewer than classes.
     """
+    if y.dim() != 1 or not len(y):
+        raise ValueError(f"y is a class for each datum, [N]; got the shape {list(y.shape)}.")
     classes, counts = torch.unique(y, return_counts=True)
     if not len(classes) <= num_labels <= len(y):
         raise ValueError(
@@ -312,9 +315,13 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
+@checked
 def classified(pair: Any, data: Split) -> Tensor:
     """``[N]``: the most probable class of each datum under q(y | x), of gray pixels as they are."""
-    return _of_all(pair, lambda x: pair.classify(x).logits.argmax(-1), data)
+    if not isinstance(pair, nn.Module) or not callable(getattr(pair, "classify", None)):
+        raise TypeError(f"pair has to classify data, as a SemiSupervisedVAE does; got {shown(pair)}.")
+    classify: Any = pair.classify
+    return _of_all(pair, lambda x: classify(x).logits.argmax(-1), data)
 
 
 def by_class(stack: Stacked, z: Tensor) -> Tensor:

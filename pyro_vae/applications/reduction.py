@@ -24,7 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, shown, whole
 from pyro_vae.applications import report
 from pyro_vae.batches import rows
 from pyro_vae.data import Data, Mixed, Split, Stream, as_data
@@ -166,6 +166,7 @@ def reduce(
     return result
 
 
+@checked
 def neighbor_accuracy(
     codes: np.ndarray | Tensor,
     labels: np.ndarray | Tensor,
@@ -182,10 +183,20 @@ def neighbor_accuracy(
         held_labels: ``[M]``.
         num_neighbors: k; among equally frequent labels the smallest counts.
     """
-    classifier = KNeighborsClassifier(num_neighbors).fit(_array(codes), _array(labels))
-    return float((classifier.predict(_array(held_codes)) == _array(held_labels)).mean())
+    fitted, held = (_rows(codes), _array(labels)), (_rows(held_codes), _array(held_labels))
+    for points, classes in (fitted, held):
+        if classes.shape != points.shape[:1] or points.shape[1] != fitted[0].shape[1]:
+            raise ValueError(
+                f"codes are [N, D], and labels a class for each of them, [N]; got the shapes {list(points.shape)} and "
+                f"{list(classes.shape)}."
+            )
+    if not 1 <= num_neighbors <= len(fitted[0]):
+        raise ValueError(f"num_neighbors has to be from 1 to {len(fitted[0])}, the fitted data; got {num_neighbors}.")
+    classifier = KNeighborsClassifier(num_neighbors).fit(*fitted)
+    return float((classifier.predict(held[0]) == held[1]).mean())
 
 
+@checked
 def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
     r"""How far neighbors among codes are neighbors among the data,
 
@@ -206,10 +217,13 @@ def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neig
     Source: Venna & Kaski (2001), equation 2.
     """
     first, second = _rows(x), _rows(codes)
+    if len(first) != len(second):
+        raise ValueError(f"x and codes are rows of the same data; got {len(first)} and {len(second)} of them.")
     _check_neighbors(num_neighbors, len(first))
     return float(manifold.trustworthiness(first, second, n_neighbors=num_neighbors))
 
 
+@checked
 def continuity(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors: int = 5) -> float:
     """How far neighbors among the data stay neighbors among the codes: :func:`trustworthiness` with their parts
     exchanged.
@@ -220,7 +234,14 @@ def continuity(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors
 
 
 def _array(values: np.ndarray | Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    """``[N, ...]``, finite numbers, or words."""
+    if isinstance(values, Tensor):
+        values = (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+    array = np.asarray(values)
+    finite = array.dtype.kind in "biuU" or (array.dtype.kind == "f" and np.isfinite(array).all())
+    if not (array.ndim and array.size and finite):
+        raise ValueError(f"data, codes and labels are arrays of finite numbers, one row each; got {shown(values)}.")
+    return array
 
 
 def _rows(values: np.ndarray | Tensor) -> np.ndarray:

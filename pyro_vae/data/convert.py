@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Collection, Iterable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -107,6 +107,8 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
         first = data[0] if len(data) else None
         return labeled(_read(data), names=list(first) if isinstance(first, dict) else None, **options)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, os.PathLike, Dataset, Iterator)):
+        if isinstance(data, Collection) and not len(data):
+            raise ValueError(f"the {type(data).__name__} has no batches; at least one is needed.")
         return Stream(DataLoader(_Batches(data), batch_size=None, collate_fn=_as_it_is), **options)
     hint = ""
     if isinstance(data, Iterator):
@@ -144,8 +146,9 @@ def _as_it_is(batch: Any) -> Any:
 def _are_numbers(data: Any) -> bool:
     """Whether these are lists of numbers, of any depth, by the first of them."""
     first = data
-    while isinstance(first, list) and first:
-        first = first[0]
+    for _ in range(64):  # numpy's dimensions, where a list may hold itself
+        if isinstance(first, list) and first:
+            first = first[0]
     return isinstance(data, list) and isinstance(first, (int, float, np.number))
 
 

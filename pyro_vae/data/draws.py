@@ -6,6 +6,7 @@ that draws from these, a loader or a callback, has them by a key as well (:class
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -24,7 +25,7 @@ STATIC, DYNAMIC, ORDER, SPLIT, LOADER, READ, RUN, CALLBACK, SCHEDULE, TRIAL, RAN
 
 def bits(*key: int) -> np.random.SFC64:
     """Random bits. They are fixed for good by the key, while a ``Generator``'s methods may change between releases."""
-    return np.random.SFC64(np.random.SeedSequence(key))
+    return np.random.SFC64(np.random.SeedSequence([operator.index(word) for word in key]))
 
 
 def permutation(n: int, *key: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from pyro_vae._checks import checked, one_of, shown, whole
-from pyro_vae._tensors import device_
+from pyro_vae._tensors import check_dense, device_
 from pyro_vae.batches import is_packed, joined, kind_of, leaves, mapped, moved, num_rows, rows, with_first
 from pyro_vae.data import draws
 from pyro_vae.data.arrays import check_pixels, dtypes, is_classes, is_integer, numbers, tensor
@@ -154,6 +154,7 @@ class Split:
         n = len(self)
         try:
             chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+            check_dense(chosen, "index of a batch")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"index of a batch is a slice or a vector of whole numbers; got {shown(index)}.") from error
         if chosen.numel() == 0:
@@ -414,6 +415,7 @@ class Stream:
 
     def to(self, device: torch.device | str) -> Stream:
         """The same stream, whose batches arrive on ``device``."""
+        device_(device=device)
         other = copy.copy(self)
         other.device = torch.device(device)
         return other

@@ -37,7 +37,7 @@ class Stored(Split):
 
     in_memory = False
 
-    @checked(but=("tensors", "seed"))
+    @checked(but=("seed",))
     def __init__(
         self,
         *tensors: Rows | Tensor,
@@ -53,16 +53,18 @@ class Stored(Split):
                 f'binarization "static" keeps its draws in memory, and {name!r} lies in a file. Use "dynamic", or load '
                 "it with in_memory=True."
             )
+        if not all(rows.dim() for rows in tensors):
+            raise ValueError(f"the arguments of {name!r} hold a row for each datum, [N, ...]; got one without rows.")
         alike = [torch.zeros_like(rows[:1]) for rows in tensors]  # of what holds for one datum and for all
         super().__init__(*alike, names=names, binarization=binarization, seed=seed, name=name)
         if alike[0].dtype in (torch.bool, torch.float16):  # which a Split has in float32, too
             first: Any = tensors[0]
-            tensors = (first.mapped(Tensor.float), *tensors[1:])
+            tensors = (first.float() if isinstance(first, Tensor) else first.mapped(Tensor.float), *tensors[1:])
         check_pixels(tensors[0], f"x of {name!r}")
         self.tensors = tensors  # type: ignore[assignment]
         self.labels = None if labels is None else tensor(labels, f"labels of {name!r}")
         self.missing, self.device = missing, torch.device("cpu")
-        lengths = {len(rows) for rows in (*tensors, *([] if labels is None else [labels]))}
+        lengths = {rows.shape[0] if rows.dim() else 1 for rows in (*tensors, self.labels) if rows is not None}
         if len(lengths) > 1:
             raise ValueError(
                 f"the arguments and labels of {name!r} have {sorted(lengths)} rows; expected as many each."

@@ -80,6 +80,8 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site:
     """
     local = local_latents(pair, *resized(batch, 1))
     values = dict(latents) if isinstance(latents, Mapping) else {next(iter(local)) if len(local) == 1 else "z": latents}
+    if scalar := [name for name, value in values.items() if not value.dim()]:
+        raise ValueError(f"latents have a value for each datum, [B, *event]; {scalar[0]!r} is one number.")
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch
     size = num_rows(examples) if examples else None

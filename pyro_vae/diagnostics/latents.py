@@ -274,7 +274,7 @@ def run_model(
         try:
             trace = poutine.trace(poutine.condition(model, data=dict(latents))).get_trace(*batch)
         except Exception as error:
-            if batch:
+            if batches.num_rows(batch):
                 raise
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(

@@ -63,6 +63,7 @@ def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0,
     if eigenvalues.dim() != 1 or not len(eigenvalues) or not bool((eigenvalues >= 0).all()):
         raise ValueError(f"eigenvalues are those of a covariance: [D], none negative; got {eigenvalues}.")
     number(above=0, scale=scale, beta=beta)
+    number(1e-100, 1e100, scale=scale, beta=beta)  # whose squares and quotients a float64 holds
     scale, beta = float(scale), float(beta)
     values = eigenvalues.detach().double().cpu().sort(descending=True).values
     size, noise = len(values), beta * scale**2

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence, register_kl
 
 from pyro_vae._pyro import remember, remembered, standard_gamma
-from pyro_vae.distributions.base import validated
+from pyro_vae.distributions.base import Sized, validated
 from pyro_vae.distributions.wrappers import bare
 
 LEAST = 1e-6
@@ -143,10 +143,8 @@ def log_gamma_draw(concentration: Tensor, shape: Any = None) -> Tensor:
     return standard_gamma(concentration + 1).log() - _exponential(concentration, shape) / concentration
 
 
-class _Drawn:
+class _Drawn(Sized):
     """A family is drawn by ``_draw``; ``sample`` is the same without a gradient."""
-
-    _extended_shape: Any
 
     def _draw(self, shape: torch.Size) -> Tensor:
         raise NotImplementedError
@@ -251,7 +249,8 @@ class StudentT(_Drawn, dist.StudentT):
     def log_prob(self, value: Tensor) -> Tensor:
         kind, exact = remembered(validated(self, value)) or ("", value)
         df, scale = self.df.double(), self.scale.double()
-        size = (value.double() - self.loc).abs().clamp(min=torch.finfo(value.dtype).tiny).log()
+        dtype = value.dtype if value.is_floating_point() else df.dtype
+        size = (value.double() - self.loc).abs().clamp(min=torch.finfo(dtype).tiny).log()
         if kind == "log of size":  # of a draw so far out that loc is nothing beside it
             size = torch.where(value.abs() > 1e15, _exactly(size, exact.double()), size)
         log_norm = _log_gamma_half_step(df / 2) - 0.5 * (df * math.pi).log() - scale.log()
@@ -373,5 +372,9 @@ def _kl_kumaraswamy_kumaraswamy(q: Kumaraswamy, p: Kumaraswamy) -> Tensor:
 
 
 def check_bounds(whose: str, low: float, high: float) -> None:
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(f"the bounds of {whose} have to be finite, low below high; got low={low}, high={high}.")
+    dtype = torch.get_default_dtype()
+    most = torch.finfo(dtype).max
+    if not -most <= low < high <= most:
+        raise ValueError(
+            f"the bounds of {whose} have to be finite in {dtype}, low below high; got low={low}, high={high}."
+        )

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, kl_divergence, register_kl
 
 from pyro_vae._checks import checked, shown
-from pyro_vae.distributions.base import validated
+from pyro_vae.distributions.base import Sized, expandable, size_of, validated
 from pyro_vae.distributions.normal import full_precision, to_independent
 
 
-class Rows(TorchDistribution):
+class Rows(Sized, TorchDistribution):
     """A matrix whose rows, one after another, follow the distribution of a vector.
 
     Its KL to an ``Independent`` Normal over matrices is that of the vector's, where that is registered.
@@ -45,13 +45,13 @@ class Rows(TorchDistribution):
         super().__init__(base.batch_shape, shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Rows:
-        return Rows(self.base.expand(torch.Size(batch_shape)), self.event_shape, validate_args=False)
+        return Rows(self.base.expand(expandable(self, batch_shape)), self.event_shape, validate_args=False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.base.rsample(torch.Size(sample_shape)).unflatten(-1, self.event_shape)
+        return self.base.rsample(size_of(sample_shape)).unflatten(-1, self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob(value.flatten(-2))
+        return self.base.log_prob(validated(self, value).flatten(-2))
 
     def entropy(self) -> Tensor:
         return self.base.entropy()
@@ -65,7 +65,7 @@ class Rows(TorchDistribution):
         return self.base.variance.unflatten(-1, self.event_shape)
 
 
-class MatrixNormal(TorchDistribution):
+class MatrixNormal(Sized, TorchDistribution):
     r"""The matrix-variate normal: rows and columns each have a covariance.
 
     .. math:: W = \mathrm{loc} + A E B^\top, \quad E_{rc} \sim \mathcal N(0, 1), \qquad
@@ -91,14 +91,17 @@ class MatrixNormal(TorchDistribution):
 
     @checked
     def __init__(self, loc: Tensor, row_tril: Tensor, column_tril: Tensor, validate_args: bool | None = None) -> None:
-        if min(loc.dim(), row_tril.dim(), column_tril.dim()) < 2:
+        factors = [(size, size) for size in loc.shape[-2:]]
+        if loc.dim() < 2 or not loc.numel() or [row_tril.shape[-2:], column_tril.shape[-2:]] != factors:
             shapes = ", ".join(str(list(part.shape)) for part in (loc, row_tril, column_tril))
-            raise ValueError(f"loc, row_tril and column_tril have to be matrices, [*, R, C]; got shapes {shapes}.")
+            raise ValueError(
+                f"loc, row_tril and column_tril have to be [*, R, C], [R, R], [C, C]; got shapes {shapes}."
+            )
         self.loc, self.row_tril, self.column_tril = loc, row_tril, column_tril
         super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MatrixNormal:
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        loc = self.loc.expand(expandable(self, batch_shape) + self.event_shape)
         new = MatrixNormal(loc, self.row_tril, self.column_tril, validate_args=False)
         new._validate_args = self._validate_args
         return new

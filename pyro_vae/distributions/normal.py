@@ -16,10 +16,10 @@ from torch.distributions import Independent, Normal, constraints, register_kl
 
 from pyro_vae._checks import checked
 from pyro_vae._pyro import factor
-from pyro_vae.distributions.base import Parametrized, validated
+from pyro_vae.distributions.base import Parametrized, Sized, validated
 
 
-class MultivariateNormal(dist.MultivariateNormal):
+class MultivariateNormal(Sized, dist.MultivariateNormal):
     r"""Pyro's Gaussian of any covariance, whose KL to an ``Independent`` Normal is in closed form.
 
     .. math::
@@ -35,7 +35,7 @@ class MultivariateNormal(dist.MultivariateNormal):
 
     def log_prob(self, value: Tensor) -> Tensor:
         with full_precision(self.loc):
-            return super().log_prob(value.to(self.loc.dtype))
+            return super().log_prob(validated(self, value).to(self.loc.dtype))
 
 
 class LowRankNormal(Parametrized):
@@ -73,7 +73,7 @@ class LowRankNormal(Parametrized):
         with full_precision(loc):
             # |I + F F'| = |I + F' F|
             unit, exact = torch.eye(factor.shape[-1], dtype=torch.double, device=factor.device), factor.double()
-            self._capacitance_tril = torch.linalg.cholesky(unit + exact.mT @ exact)
+            self._capacitance_tril = torch.linalg.cholesky_ex(unit + exact.mT @ exact).L
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:

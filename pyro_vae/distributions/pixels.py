@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all, clamp_probs
 
-from pyro_vae._checks import checked
-from pyro_vae.distributions.base import Parametrized, broadcast, validated
+from pyro_vae._checks import checked, is_number, is_tensor, shown
+from pyro_vae.distributions.base import Parametrized, Sized, broadcast, chosen, expandable, size_of, validated
 
 _SHARPNESS = 12.0
 
@@ -82,7 +82,7 @@ def _log_sinhc(logits: Tensor) -> Tensor:
     return torch.where(small, series, size / 2 + (-torch.expm1(-size)).log() - size.log())
 
 
-class ContinuousBernoulli(dist.ContinuousBernoulli):
+class ContinuousBernoulli(Sized, dist.ContinuousBernoulli):
     r"""The continuous Bernoulli on [0, 1], :math:`\log p(x) = l x - \log \frac{e^l - 1}{l}` with logits l.
 
     torch's own class goes over the probability :math:`\lambda = \sigma(l)`, which float32 rounds to 0 or 1 from
@@ -120,7 +120,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(small, series, 1 / size.square() - (-size).exp() / torch.expm1(-size).square())
 
     def cdf(self, value: Tensor) -> Tensor:
-        logits, value = broadcast_all(self.logits, value)
+        logits, value = broadcast_all(self.logits, self._floats(value))
         value = value.clamp(0, 1)
         rate = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
         # Of -|l|; the other side is its mirror image.
@@ -128,13 +128,27 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(logits > 0, 1 - low, low)
 
     def icdf(self, value: Tensor) -> Tensor:
-        logits, value = broadcast_all(self.logits, value)
+        logits, value = broadcast_all(self.logits, self._floats(value))
         near = logits.abs() < 1e-4
         rate = torch.where(near, 1.0, logits.abs())
         share = clamp_probs(torch.where(logits > 0, 1 - value, value))
         low = -torch.log1p(share * torch.expm1(-rate)) / rate
         series = value + torch.where(near, logits, 0.0) * value * (1 - value) / 2
         return torch.where(near, series, torch.where(logits > 0, 1 - low, low)).clamp(0, 1)
+
+    def _floats(self, value: Any) -> Any:
+        """A number, or a tensor of floats that broadcasts to the logits."""
+        if is_number(value) and not isinstance(value, Tensor):
+            return float(value)
+        if not is_tensor(value):
+            raise TypeError(f"a ContinuousBernoulli takes a number or a dense tensor of numbers; got {shown(value)}.")
+        try:
+            torch.broadcast_shapes(value.shape, self.logits.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"a value of shape {list(value.shape)} does not broadcast to the logits, {list(self.logits.shape)}."
+            ) from error
+        return value if value.is_floating_point() else value.to(self.logits.dtype)
 
     def entropy(self) -> Tensor:
         small, near, size = self._parts()
@@ -200,7 +214,7 @@ class QuantizedCategorical(_OnLevels):
         return chosen - self.logits.logsumexp(-1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        levels = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+        levels = chosen(self.logits, size_of(sample_shape))
         return levels.to(self.logits.dtype) / (self.num_levels - 1)
 
     @property
@@ -256,7 +270,7 @@ class DiscretizedLogistic(_OnLevels):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
+            shape = self._extended_shape(sample_shape)
             uniform = clamp_probs(torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device))
             return self._quantized(self.loc + self.scale * uniform.logit())
 
@@ -314,16 +328,17 @@ class DiscretizedLogisticMixture(_OnLevels):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            chosen = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape)).unsqueeze(-1)
-            draws = self.components.sample(sample_shape)
-            return draws.gather(-1, chosen).squeeze(-1)
+            size = size_of(sample_shape)
+            places = chosen(self.logits, size).unsqueeze(-1)
+            draws = self.components.sample(size)
+            return draws.gather(-1, places).squeeze(-1)
 
     @property
     def mean(self) -> Tensor:
         return (self.logits.softmax(-1) * self.components.mean).sum(-1)
 
 
-class OptimalNormal(TorchDistribution):
+class OptimalNormal(Sized, TorchDistribution):
     r"""A Gaussian whose one scale is the best for the values it scores: :math:`\mathrm{scale}^2` is their mean square
     error, over everything that a call of ``log_prob`` sees (event, data and particles),
 
@@ -367,7 +382,7 @@ class OptimalNormal(TorchDistribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> OptimalNormal:
-        loc = self.loc.expand(*batch_shape, *self.event_shape)
+        loc = self.loc.expand(*expandable(self, batch_shape), *self.event_shape)
         event_dim = len(self.event_shape)
         return OptimalNormal(loc, self.scale, event_dim, self.min_log_scale, self.seen, self._validate_args)
 
@@ -381,7 +396,7 @@ class OptimalNormal(TorchDistribution):
         return sum_rightmost(score, len(self.event_shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = self._extended_shape(sample_shape)
         return self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
 
     @property
@@ -421,7 +436,7 @@ class Poisson(Parametrized):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            return torch.poisson(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
+            return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
@@ -432,7 +447,7 @@ class Poisson(Parametrized):
         return self.mean
 
 
-class NegativeBinomial(dist.NegativeBinomial):
+class NegativeBinomial(Sized, dist.NegativeBinomial):
     r"""Counts, :math:`\log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} + r \log \sigma(-l) + x \log \sigma(l)`.
 
     r is ``total_count``, l the ``logits``. The terms are added in float64, as they cancel where counts are large, and

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_vae._checks import checked
 from pyro_vae.distributions import pixels
 from pyro_vae.likelihoods.base import Likelihood
 
@@ -46,6 +47,7 @@ class NegativeBinomial(Likelihood):
         ValueError: if the network does not give two stacked parameters.
     """
 
+    @checked
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *event_shape)
 

@@ -36,6 +36,7 @@ class Categorical(Likelihood):
     def extra_repr(self) -> str:
         return f"num_levels={self.num_levels}"
 
+    @checked
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (self.num_levels, *event_shape)
 
@@ -125,6 +126,7 @@ class MixtureOfDiscretizedLogistics(Likelihood):
             f"min_log_scale={self.min_log_scale}"
         )
 
+    @checked
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (3, self.num_components, *event_shape)
 

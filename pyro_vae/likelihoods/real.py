@@ -64,6 +64,7 @@ class LocationScale(Likelihood):
     def extra_repr(self) -> str:
         return f"scale={self.scale!r}, sigmoid_mean={self.sigmoid_mean}, min_log_scale={self.min_log_scale}"
 
+    @checked
     def network_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *event_shape) if self.scale is None else tuple(event_shape)
 

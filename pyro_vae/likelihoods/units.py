@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import checked, is_number, number, shown
+from pyro_vae._checks import checked, is_number, is_tensor, number, shown
 
 Nats = TypeVar("Nats", float, Tensor)
 
@@ -39,7 +39,7 @@ def bits_per_dim(log_prob: Nats, event_shape: Sequence[int], bin_width: float = 
     """
     if not isinstance(log_prob, Tensor):
         number(log_prob=log_prob)
-    elif log_prob.dtype == torch.bool or log_prob.layout != torch.strided:
+    elif log_prob.dtype == torch.bool or not is_tensor(log_prob):
         raise TypeError(f"log_prob is a number, or a dense tensor of numbers, in nats; got {log_prob.dtype}.")
     dim = math.prod(event_shape)
     if dim < 1:

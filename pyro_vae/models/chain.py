@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made
+from pyro_vae._checks import checked
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding
 from pyro_vae.networks import MLP, Centered, ConvDecoder, ConvEncoder, Normalization, shape_of
-from pyro_vae.networks.layers import normalizer
+from pyro_vae.networks.layers import activated, normalizer
 
 
 class ChainVAE:
@@ -103,7 +103,7 @@ class Chain:
     def trunk(self) -> nn.Module:
         """The hidden layers before z_1 alone, ``[*, *event_shape] -> [*, hidden[0]]``."""
         width = self.hidden[0]
-        last = [*normalizer(width, self.normalization), made("activation", self.activation)]
+        last = [*normalizer(width, self.normalization), activated(self.activation)]
         return nn.Sequential(self._recognizing(width, self.widths(0)[1:]), *last)
 
     def _recognizing(self, out_shape: int | Sequence[int], hidden: Sequence[int]) -> nn.Module:

@@ -100,7 +100,8 @@ class PixelCNN(nn.Module):
     ) -> None:
         number(0, below=1, dropout=dropout)
         super().__init__()
-        shape_of("num_codes, channels and num_layers of a PixelCNN", (num_codes, channels, num_layers))
+        sizes = (num_codes, channels, num_layers, kernel_size)
+        shape_of("num_codes, channels, num_layers and kernel_size of a PixelCNN", sizes)
         self.embedding = nn.Conv2d(num_codes, channels, 1, bias=False)
         self.layers = nn.ModuleList(
             _GatedLayer(channels, kernel_size, "B" if index else "A", dropout) for index in range(num_layers)

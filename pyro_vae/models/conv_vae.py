@@ -11,6 +11,7 @@ from pyro_vae._checks import checked, made
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import StepFactory, decoding, recognition
 from pyro_vae.networks import ConvDecoder, ConvEncoder, Normalization
+from pyro_vae.networks.layers import activated
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.vae import VAE
@@ -77,9 +78,7 @@ class ConvVAE(VAE):
             return ConvEncoder(event_shape, out_shape, channels, hidden, **options)
 
         def trunk() -> nn.Module:
-            return nn.Sequential(
-                ConvEncoder(event_shape, width, channels, None, **options), made("activation", activation)
-            )
+            return nn.Sequential(ConvEncoder(event_shape, width, channels, None, **options), activated(activation))
 
         def decoder(out_shape: tuple[int, ...]) -> nn.Module:
             return ConvDecoder(latent_dim, out_shape, tuple(reversed(channels)), hidden, **options)

@@ -126,6 +126,7 @@ class FullBayes(Remembered, PyroModule):
         """
         return Pair(self._predictive_model, self._predictive_guide, self)
 
+    @checked
     def sample_weights(self, seed: int = 0) -> Pair:
         """The pair with the weights of one draw from q(theta), the same at every run."""
         with torch.no_grad(), torch.random.fork_rng():

@@ -12,13 +12,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made, whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.chain import Chain, ChainVAE
 from pyro_vae.models.parts import decoding, image_shape
 from pyro_vae.networks import MLP, Centered, Convolutional, Normalization, residual_block, shape_of, stacked
-from pyro_vae.networks.layers import hidden_layer
+from pyro_vae.networks.layers import activated, hidden_layer
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
@@ -223,7 +223,7 @@ def _normal(loc: Tensor, log_variance: Tensor, event_dim: int) -> dist.Distribut
 def _head(seen: int, shape: _Map, latent_dim: int, activation: type[nn.Module]) -> nn.Module:
     """A network of feature maps with ``seen`` channels: loc and log variance of z, stacked."""
     size = 3 if max(shape[1:]) > 1 else 1
-    layers = [made("activation", activation), nn.Conv2d(seen, 2 * latent_dim, size, padding=size // 2)]
+    layers = [activated(activation), nn.Conv2d(seen, 2 * latent_dim, size, padding=size // 2)]
     return Convolutional((seen, *shape[1:]), (2, latent_dim, *shape[1:]), layers)
 
 
@@ -240,7 +240,7 @@ def _falling(below: _Map, shape: _Map, activation: type[nn.Module]) -> list[nn.M
     """Convolutions from the feature maps of one level to those of the level above."""
     layers: list[nn.Module] = []
     for stride, outer, inner in _steps(below, shape):
-        layers += [made("activation", activation)] if layers else []
+        layers += [activated(activation)] if layers else []
         layers.append(nn.Conv2d(outer, inner, 3, stride, 1) if stride <= 2 else nn.Conv2d(outer, inner, stride, stride))
     return layers
 
@@ -251,7 +251,7 @@ def _rising(shape: _Map, below: _Map, activation: type[nn.Module]) -> list[nn.Mo
     for stride, outer, inner in reversed(_steps(below, shape)):
         kernel = {1: (3, 1, 1), 2: (4, 2, 1)}.get(stride, (stride, stride, 0))  # size, stride, padding
         layer = nn.Conv2d if stride == 1 else nn.ConvTranspose2d
-        layers += [made("activation", activation), layer(inner, outer, *kernel)]
+        layers += [activated(activation), layer(inner, outer, *kernel)]
     return layers
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae._checks import made, whole
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
+from pyro_vae.networks.layers import activated
 from pyro_vae.pair.protocols import HasNetworkShape
 from pyro_vae.posteriors import Flow
 
@@ -167,7 +168,7 @@ class Dense:
         width = self.hidden[-1] if self.hidden else 0
 
         def trunk() -> nn.Module:
-            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), made("activation", self.activation))
+            return nn.Sequential(self.encoder((width,), self.hidden[:-1]), activated(self.activation))
 
         return recognition(posterior, self.latent_dim, self.encoder, trunk, width, **options)
 
@@ -185,9 +186,9 @@ def bottleneck(channels: int, inner_channels: int, activation: type[nn.Module]) 
     """A residual block of images ``[N, channels, H, W]``: a 3 x 3 convolution to ``inner_channels``, a 1 x 1 back."""
     return Residual(
         nn.Sequential(
-            made("activation", activation),
+            activated(activation),
             nn.Conv2d(channels, inner_channels, 3, padding=1),
-            made("activation", activation),
+            activated(activation),
             nn.Conv2d(inner_channels, channels, 1),
         )
     )

@@ -15,11 +15,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from pyro_vae._checks import checked, made, number
+from pyro_vae._checks import checked, is_tensor, made, number, shown
 from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, with_network
-from pyro_vae.networks import MLP, at_least_float32, shape_of
+from pyro_vae.networks import MLP, applied, at_least_float32, shape_of
+from pyro_vae.networks.layers import activated
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -116,9 +117,7 @@ class SemiSupervisedVAE(Remembered, PyroModule):
         self.posterior = with_network(
             posterior,
             (latent_dim,),
-            lambda shape: nn.Sequential(
-                made("activation", activation), network(hidden[0], shape, hidden[1:], activation)
-            ),
+            lambda shape: nn.Sequential(activated(activation), network(hidden[0], shape, hidden[1:], activation)),
             default=(2, latent_dim),
         )
         self.prior = made("a prior", prior, latent_dim)
@@ -138,6 +137,7 @@ class SemiSupervisedVAE(Remembered, PyroModule):
             label = pyro.sample("y", dist.Categorical(logits=self.of_y.weight.new_zeros(self.num_classes)))
             z = pyro.sample("z", self.prior())
             if self.training and x is not None and y is not None:
+                _check_rows(x, y)
                 log_q = (self.one_hot(y) * self.classify(x).logits).sum(-1)
                 pyro.factor("classification", self.alpha * log_q)
             return pyro.sample("x", self.conditional(z, label), obs=x)
@@ -153,7 +153,10 @@ class SemiSupervisedVAE(Remembered, PyroModule):
 
     def classify(self, x: Tensor) -> Any:
         """q(y | x), for ``x: [*, B, *event]``."""
-        return dist.Categorical(logits=at_least_float32(self.classifier(x)))
+        logits = at_least_float32(applied(self.classifier, x, "SemiSupervisedVAE"))
+        if not logits.numel():
+            raise ValueError(f"there are no data to classify: x has the shape {list(x.shape)}.")
+        return dist.Categorical(logits=logits)
 
     def labels(self, x: Tensor, y: Tensor | None = None) -> Any:
         """q(y | x), or a point mass at the label where it is known."""
@@ -168,20 +171,35 @@ class SemiSupervisedVAE(Remembered, PyroModule):
 
     def encode(self, x: Tensor, y: Tensor) -> Any:
         """q(z | x, y), for ``x: [B, *event]`` and classes ``y`` that go with ``[B]``."""
-        return self.posterior(self.of_x(x) + self.of_y(self.one_hot(y)))
+        of_x = applied(self.of_x, x, "SemiSupervisedVAE")
+        self._check_classes(y, of_x.shape[:-1], "x")
+        return self.posterior(of_x + self.of_y(self.one_hot(y)))
 
     def conditional(self, z: Tensor, y: Tensor) -> Any:
         """p(x | y, z), for ``z: [*, latent_dim]`` and classes ``y`` that go with ``[*]``."""
+        if not is_tensor(z) or z.shape[-1:] != (self.latent_dim,):
+            raise ValueError(f"z of a SemiSupervisedVAE is a tensor [*, {self.latent_dim}]; got {shown(z)}.")
+        self._check_classes(y, z.shape[:-1], "z")
         leading = torch.broadcast_shapes(z.shape[:-1], y.shape)
         one_hot = self.one_hot(y).to(z.dtype)
         return self.likelihood(torch.cat([z.expand(*leading, -1), one_hot.expand(*leading, -1)], -1))
 
     def one_hot(self, y: Tensor) -> Tensor:
         """``[*, K]``; zeros where the label is missing."""
+        self._check_classes(y)
         classes = torch.arange(self.num_classes, device=y.device)
         return (y[..., None] == classes).to(self.of_y.weight.dtype)
 
+    def _check_classes(self, y: Tensor, leading: torch.Size | None = None, beside: str = "") -> None:
+        """Refuses what is no tensor of classes, or does not go with the ``leading`` dimensions of ``beside``."""
+        if not is_tensor(y):
+            raise TypeError(f"y of a SemiSupervisedVAE is a tensor of whole numbers, a class each; got {shown(y)}.")
+        sizes = zip(reversed(y.shape), reversed(leading or ()), strict=False)
+        if any(one != other and 1 not in (one, other) for one, other in sizes):
+            raise ValueError(f"classes y of shape {list(y.shape)} do not go with {beside} of {list(leading or ())}.")
 
+
+@checked(but=("share",))
 def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -> TensorDataset:
     r"""Data of which few have a label, for ``fit``: labeled rows are repeated, so that every mini-batch holds some.
 
@@ -206,6 +224,7 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
             not of one length.
     """
     number(above=0, below=1, share=share)
+    share = float(share)
     _check_rows(x, y)
     check_labels(y, num_classes)
     known = (y != MISSING).nonzero()[:, 0]
@@ -219,6 +238,10 @@ def partly_labeled(x: Tensor, y: Tensor, num_classes: int, share: float = 0.5) -
 
 
 def _check_rows(x: Tensor, y: Tensor) -> None:
+    if not is_tensor(x) or not x.dim():
+        raise TypeError(f"x is a dense tensor of data, [B, *event]; got {shown(x)}.")
+    if not is_tensor(y):
+        raise TypeError(f"y is a tensor of labels, [B], -1 where one is missing; got {shown(y)}.")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y holds a label for each datum, [{len(x)}], -1 where it is missing; got {list(y.shape)}.")
 
@@ -234,4 +257,9 @@ def check_labels(y: Tensor, num_classes: int) -> None:
 
 
 def _weighed(weight: Tensor | None) -> Any:
-    return contextlib.nullcontext() if weight is None else poutine.scale(scale=weight)
+    if weight is not None and not is_tensor(weight):
+        raise TypeError(f"weight is a tensor [B], how much each datum counts; got {shown(weight)}.")
+    try:
+        return contextlib.nullcontext() if weight is None else poutine.scale(scale=weight)
+    except ValueError as error:
+        raise ValueError(f"weight is how much each datum counts, above 0; got {shown(weight)}.") from error

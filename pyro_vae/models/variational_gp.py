@@ -16,7 +16,7 @@ from pyro_vae._checks import checked, made
 from pyro_vae._recipes import Remembered
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense
-from pyro_vae.networks import MLP, Centered, at_least_float32, shape_of
+from pyro_vae.networks import MLP, Centered, applied, at_least_float32, shape_of
 from pyro_vae.pair import data_plate, pair_method
 from pyro_vae.priors import StandardNormal
 from pyro_vae.vae import given
@@ -139,20 +139,36 @@ class VariationalGP(Remembered, PyroModule):
 
     def variational_data(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs s ``[M, C]`` (``[B, M, C]`` where amortized), outputs t ``[B, M, D]`` and z's scale ``[B, D]``."""
-        output = at_least_float32(self.encoder(x))
+        output = at_least_float32(applied(self.encoder, x, "VariationalGP"))
         rows = output[..., : -self.latent_dim].unflatten(-1, (len(self.inputs), -1))
         scale = (output[..., -self.latent_dim :] / 2).exp()
         s = self.inputs + rows[..., self.latent_dim :] if self.amortized_inputs else self.inputs
         return s, rows[..., : self.latent_dim], scale
 
+    @checked
     def process(self, xi: Tensor, s: Tensor, t: Tensor) -> Any:
         """The process at ``xi: [*, B, C]``, given that it passes through the variational data."""
+        sizes = (len(self.inputs), self.input_dim)
+        if xi.shape[-1:] != sizes[1:] or s.shape[-2:] != sizes or t.dim() < 2 or t.shape[-2] != sizes[0]:
+            shapes = ", ".join(str(list(part.shape)) for part in (xi, s, t))
+            raise ValueError(
+                f"xi is [*, B, {sizes[1]}], s {list(sizes)} and t [B, {sizes[0]}, D]; got shapes {shapes}."
+            )
         loc, scale = conditional(xi, s, t, self.log_lengthscale.exp(), self.log_variance.exp())
         return dist.Normal(loc, scale[..., None]).to_event(1)
 
+    @checked
     def reverse(self, x: Tensor, z: Tensor) -> tuple[Any, Any]:
         """r(xi | z, x) and r(f | z, x); the network gives the mean of f as seen from z, which is f but for noise."""
-        x = x.flatten(-len(self.event_shape)).to(z.dtype)
+        count = len(self.event_shape)
+        leadings = zip(reversed(x.shape[:-count]), reversed(z.shape[:-1]), strict=False)
+        apart = any(one != other and 1 not in (one, other) for one, other in leadings)
+        if apart or x.shape[-count:] != self.event_shape or z.shape[-1:] != (self.latent_dim,):
+            raise ValueError(
+                f"x is [*, B, {', '.join(map(str, self.event_shape))}] and z [*, B, {self.latent_dim}]; got shapes "
+                f"{list(x.shape)} and {list(z.shape)}."
+            )
+        x = x.flatten(-count).to(z.dtype)
         leading = torch.broadcast_shapes(x.shape[:-1], z.shape[:-1])
         both = torch.cat([x.expand(*leading, -1), z.expand(*leading, -1)], -1)
         loc, log_variance = at_least_float32(self.auxiliary(both)).chunk(2, -1)

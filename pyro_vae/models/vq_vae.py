@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made, number
+from pyro_vae._checks import checked, number
 from pyro_vae.hierarchy import BottomUpEncoder
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.code_book import CodeBook, CodeLevel, CodesVAE
 from pyro_vae.models.parts import bottleneck, decoding, image_shape
 from pyro_vae.networks import Convolutional, shape_of
+from pyro_vae.networks.layers import activated
 
 
 class VQVAE(CodesVAE):
@@ -99,7 +100,7 @@ class VQVAE(CodesVAE):
         def blocks() -> list[nn.Module]:
             return [
                 *(bottleneck(channels, block_channels, activation) for _ in range(num_blocks)),
-                made("activation", activation),
+                activated(activation),
             ]
 
         encoders, levels = [], []
@@ -158,7 +159,7 @@ def _halvings(size_in: int, channels: int, stride: int, activation: type[nn.Modu
     """Convolutions that divide height and width by ``stride``, and one that keeps them."""
     layers: list[nn.Module] = []
     while stride > 1:
-        layers += [nn.Conv2d(size_in, channels, 4, stride=2, padding=1), made("activation", activation)]
+        layers += [nn.Conv2d(size_in, channels, 4, stride=2, padding=1), activated(activation)]
         size_in, stride = channels, stride // 2
     return [*layers, nn.Conv2d(size_in, channels, 3, padding=1)]
 
@@ -169,6 +170,6 @@ def _doublings(channels: int, size_out: int, stride: int, activation: type[nn.Mo
         return [nn.Conv2d(channels, size_out, 3, padding=1)]
     layers: list[nn.Module] = []
     while stride > 2:
-        layers += [nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1), made("activation", activation)]
+        layers += [nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1), activated(activation)]
         stride //= 2
     return [*layers, nn.ConvTranspose2d(channels, size_out, 4, stride=2, padding=1)]

@@ -27,6 +27,7 @@ class Network(Remembered, nn.Module):
         self.out_shape = out_shape
         self.layers = nn.Sequential(*layers)
 
+    @checked
     def start_at(self, output: Tensor) -> None:
         """Sets the last bias, so that the untrained network gives about ``output``, of the shape ``out_shape``.
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made
+from pyro_vae._checks import checked
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, Residual, affine, hidden_layer, normalizer, preactivated
-from pyro_vae.networks.shapes import check_input, shape_of
+from pyro_vae.networks.layers import Normalization, Residual, activated, affine, hidden_layer, normalizer, preactivated
+from pyro_vae.networks.shapes import applied, check_input, shape_of
 
 HiddenLayer = Callable[[Callable[[], nn.Linear]], list[nn.Module]]
 
@@ -37,7 +37,7 @@ class Convolutional(Network):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
         leading = x.shape[: -len(self.in_shape)]
-        return self.layers(x.reshape(-1, *self.in_shape)).reshape(*leading, *self.out_shape)
+        return applied(self.layers, x.reshape(-1, *self.in_shape), "network").reshape(*leading, *self.out_shape)
 
 
 class ConvEncoder(Convolutional):
@@ -155,7 +155,7 @@ class ResidualEncoder(Convolutional):
         layers = [affine(nn.Conv2d(image[0], channels[0], 3, padding=1), normalization)]
         for outer, inner in itertools.pairwise(shapes):
             layers.append(residual_block(outer[0], inner[0], activation, normalization, stride=2))
-        layers += [*normalizer(channels[-1], normalization, image=True), made("activation", activation)]
+        layers += [*normalizer(channels[-1], normalization, image=True), activated(activation)]
         super().__init__(image, size_out, [*layers, *_out_of_image(shapes[-1], hidden, size_out, layer)])
 
 
@@ -198,7 +198,7 @@ class ResidualDecoder(Convolutional):
             )
             first = _transposed(inner, outer)
             layers.append(preactivated(first, _same(outer[0]), activation, normalization, shortcut))
-        layers += [*normalizer(channels[-1], normalization, image=True), made("activation", activation)]
+        layers += [*normalizer(channels[-1], normalization, image=True), activated(activation)]
         super().__init__(size_in, size_out, [*layers, nn.Conv2d(channels[-1], image[0], 3, padding=1)])
 
 

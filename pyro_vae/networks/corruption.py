@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number, shown
+from pyro_vae._checks import checked, is_tensor, number, shown
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks.shapes import at_least_float32, in_shape_of
+from pyro_vae.networks.shapes import applied, at_least_float32, in_shape_of
 
 
 class Corruption(Remembered, nn.Module):
@@ -50,6 +50,8 @@ class Corruption(Remembered, nn.Module):
         """A draw of the corrupted ``x``, of the same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not is_tensor(x):
+            raise TypeError(f"a {type(self).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
         return self.corrupted(x) if self.training else x
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -133,7 +135,7 @@ class GaussianNoise(Corruption):
     most = math.inf
 
     def corrupted(self, x: Tensor) -> Tensor:
-        return x + self.level * torch.randn_like(x)
+        return x + self.level * torch.randn_like(at_least_float32(x) if not x.is_floating_point() else x)
 
 
 class Corrupted(Remembered, nn.Module):
@@ -170,4 +172,4 @@ class Corrupted(Remembered, nn.Module):
             self.in_shape = in_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(self.corruption(x))
+        return applied(self.network, self.corruption(x))

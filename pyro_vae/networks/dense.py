@@ -6,19 +6,20 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made
+from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Normalization, affine, hidden_layer, normalizer, preactivated
-from pyro_vae.networks.shapes import check_input, in_shape_of, shape_of
+from pyro_vae.networks.layers import Normalization, activated, affine, hidden_layer, normalizer, preactivated
+from pyro_vae.networks.shapes import applied, check_input, in_shape_of, shape_of
 
 
 class _Dense(Network):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
-        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        return applied(self.layers, x.flatten(-len(self.in_shape)), "network").unflatten(-1, self.out_shape)
 
 
 class MLP(_Dense):
@@ -139,7 +140,7 @@ class ResidualMLP(_Dense):
             layers.append(preactivated(*pair, activation, normalization, dropout=dropout))
         layers += [
             *normalizer(width, normalization),
-            made("activation", activation),
+            activated(activation),
             nn.Linear(width, size_out.numel()),
         ]
         super().__init__(size_in, size_out, layers)
@@ -178,4 +179,4 @@ class Centered(Remembered, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_shape)
-        return self.network(x - self.mean)
+        return applied(self.network, (x.to(self.mean.dtype) if x.dtype == torch.bool else x) - self.mean)

@@ -113,11 +113,23 @@ def preactivated(
     width = first.in_features if isinstance(first, nn.Linear) else first.in_channels
     branch = nn.Sequential(
         *normalizer(width, normalization, image),
-        made("activation", activation),
+        activated(activation),
         *hidden_layer(lambda: first, activation, normalization, dropout=dropout),
         affine(second, normalization),
     )
     return Residual(branch, shortcut)
+
+
+def activated(activation: type[nn.Module]) -> nn.Module:
+    """A layer of a class of non-linearities.
+
+    Raises:
+        TypeError: if ``activation`` makes none.
+    """
+    layer = made("activation", activation)
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"activation has to make a module, such as nn.ReLU does; got {shown(activation)}.")
+    return layer
 
 
 def hidden_layer(
@@ -133,10 +145,7 @@ def hidden_layer(
         ValueError: if ``dropout`` is not in [0, 1).
     """
     number(0, below=1, dropout=dropout)
-    activated = made("activation", activation)
-    if not isinstance(activated, nn.Module):
-        raise TypeError(f"activation has to make a module, such as nn.ReLU does; got {shown(activation)}.")
-    layers = [*normalized(make(), normalization), activated]
+    layers = [*normalized(make(), normalization), activated(activation)]
     if gated:
         layers = [Gated(nn.Sequential(*layers), nn.Sequential(*normalized(make(), normalization)))]
     return [*layers, nn.Dropout(dropout)] if dropout else layers

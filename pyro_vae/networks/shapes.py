@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import shown
+from pyro_vae._checks import is_tensor, shown
 from pyro_vae._pyro import uncompiled
 
 
@@ -64,15 +64,48 @@ def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
 
 
 def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
-    if not isinstance(x, Tensor):
+    if not is_tensor(x):
         raise TypeError(
-            f"{type(network).__name__} takes a tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
+            f"{type(network).__name__} takes a dense tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
         )
     if x.shape[-len(in_shape) :] != in_shape:
         raise ValueError(
             f"{type(network).__name__} was built for inputs of shape [*, {', '.join(map(str, in_shape))}]; "
             f"got {list(x.shape)}. Build it with in_shape={tuple(x.shape[-len(in_shape) :])}, or reshape the data."
         )
+
+
+def applied(network: Callable[..., Tensor], x: Tensor, whose: str | None = None) -> Tensor:
+    """``network(x)``; where x is nothing that the network could take, an error says so, of ``whose`` network it is."""
+    if not is_tensor(x):
+        raise TypeError(f"a {whose or type(network).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
+    try:
+        return network(x)
+    except RuntimeError as error:
+        check_fits(network, x, error, whose)
+        raise
+
+
+def check_fits(network: Any, x: Tensor, error: Exception, whose: str | None = None) -> None:
+    """Says of an ``error`` of a network, or another module, that it comes of an x that the network cannot take.
+
+    Raises:
+        ValueError: if it has another dtype, or is at another place, than the parameters, is of another size than a
+            linear network takes, or empty.
+    """
+    name = whose or type(network).__name__
+    if not x.numel():
+        raise ValueError(f"there are no data: a {name} was given a tensor of shape {list(x.shape)}.") from error
+    first = next(iter(network.parameters()), None) if isinstance(network, nn.Module) else None
+    if first is not None and (x.dtype, x.device) != (first.dtype, first.device):
+        raise ValueError(
+            f"the parameters of a {name} are of {first.dtype} on {first.device}; got a tensor of {x.dtype} on "
+            f"{x.device}. Convert the one or the other: x.to({first.dtype}), or the module's .to(...)."
+        ) from error
+    if isinstance(network, nn.Linear) and x.shape[-1:] != (network.in_features,):
+        raise ValueError(
+            f"the network of a {name} takes [*, {network.in_features}]; got the shape {list(x.shape)}."
+        ) from error
 
 
 def at_least_float32(parameter: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def batch_of(pair: Any, x: Any) -> Converted:
     if isinstance(x, (dict, PackedSequence)):
         batch: tuple[Any, ...] = (x,)
     else:
-        several = isinstance(x, tuple) and any(hasattr(leaf, "shape") or is_packed(leaf) for leaf in leaves(x))
+        several = isinstance(x, tuple) and any(hasattr(type(leaf), "shape") or is_packed(leaf) for leaf in leaves(x))
         batch = tuple(x) if several else (tensor(x, "x"),)
     if not batches.num_rows(batch):
         raise ValueError("there are no data: x is empty. Give x of shape [N, *event] with N at least 1.")

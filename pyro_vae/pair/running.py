@@ -98,7 +98,10 @@ def penalty(name: str, value: Tensor) -> None:
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise TypeError(f"a penalty is a name and a tensor of its plates; got {shown(name)} and {shown(value)}.")
     check_dense(value, f"the penalty {name!r}")
-    fn = Unit(value, has_rsample=True)
+    try:
+        fn = Unit(value, has_rsample=True)
+    except ValueError as error:  # while Pyro validates
+        raise ValueError(f"the penalty {name!r} is NaN in places; give numbers of at least 0, in nats.") from error
     infer: Any = {"is_auxiliary": True, PENALTY: True}
     pyro.sample(name, fn, obs=fn.sample(), infer=infer)
 
@@ -146,6 +149,8 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
     list(leaves(batch))  # which refuses what holds itself
     # A memory of its own for each argument tells which of them an observed tensor is, or is a view of.
     tensors, structure = flattened(batch)
+    for tensor in tensors:
+        check_dense(tensor, "an argument of the model")
     given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*unflattened(structure, iter(given)))
     found = list(given)

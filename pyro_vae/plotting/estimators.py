@@ -114,11 +114,8 @@ def _decades(axis: Any) -> None:
 
 def _table(rows: Any, quantities: Sequence[str]) -> dict[tuple[str, str], dict[str, float]]:
     """(estimator, group) -> numbers, NaN for None."""
-    if not isinstance(rows, Iterable) or not getattr(rows, "ndim", 1):
+    if not isinstance(rows, Iterable) or not getattr(rows, "ndim", 1) or hasattr(rows, "layout"):  # of a tensor
         raise TypeError(f"rows is a list of dictionaries, as as_rows() gives; got {shown(rows)}.")
-    rows = list(rows)
-    if not rows:
-        raise ValueError("rows is empty; give what gradient_statistics(...).as_rows() gives")
     if not 1 <= len(quantities) <= 3:
         raise ValueError(f"quantities are {len(quantities)}; expected 1 to 3, one for each panel")
     table = {}
@@ -127,6 +124,8 @@ def _table(rows: Any, quantities: Sequence[str]) -> dict[tuple[str, str], dict[s
         keys = [key for quantity in quantities for key in (quantity, f"{quantity}_error") if row.get(key) is not None]
         numbers = {key: float(real(row[key], key)) for key in keys}
         table[str(row["estimator"]), str(row["group"])] = numbers
+    if not table:
+        raise ValueError("rows is empty; give what gradient_statistics(...).as_rows() gives")
     return table
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, held
 from pyro_vae.plotting.arrays import Array, minus, positive, real, shaped
 from pyro_vae.plotting.style import SQUARE, STYLE, HouseFigure, write_file
 from pyro_vae.plotting.tiles import (
@@ -127,6 +127,7 @@ def manifold_grid(side: int, quantiles: ArrayLike | None = None) -> Array:
     Source: Kingma and Welling (2014), Figure 4.
     """
     side = positive(side, "side")
+    held("the grid", 2 * side * side)
     if quantiles is None:
         quantiles = [[NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]] * 2
     points = shaped(quantiles, "quantiles", (2, side), f"those of z_1 and of z_2, [2, {side}]")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from pyro_vae._checks import held
 from pyro_vae.plotting.arrays import Array, check_finite, positive, real
 from pyro_vae.plotting.style import SQUARE, HouseFigure
 
@@ -64,6 +65,7 @@ def tile(tiles: Array, rows: int, columns: int) -> Array:
     """[*, C, H, W] -> [rows * (H + gap) - gap, columns * (W + gap) - gap] (x 3); what is free is white."""
     channels, height, width = tiles.shape[-3:]
     tiles, space = tiles.reshape(-1, channels, height, width), gap(tiles.shape)
+    held("the picture", 2 * rows * columns * channels * (height + space) * (width + space))
     cells = np.ones((rows * columns, channels, height + space, width + space))
     cells[: len(tiles), :, :height, :width] = tiles
     cells = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 3, 1, 4, 2)

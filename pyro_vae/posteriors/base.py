@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import at_least_float32, event_dim_of, stacked
+from pyro_vae.networks import applied, at_least_float32, check_fits, event_dim_of, stacked
 
 
 class Posterior(Remembered, nn.Module):
@@ -46,7 +47,7 @@ class Posterior(Remembered, nn.Module):
         Raises:
             ValueError: if it is none.
         """
-        output = at_least_float32(self.network(x))
+        output = at_least_float32(applied(self.network, x, type(self).__name__))
         if output.dim() != x.dim() - self.event_dim + 1 or not fits(output.shape[-1]):
             raise ValueError(
                 f"the network of a {type(self).__name__} has to give {wanted}; got {list(output.shape)} for x of shape "
@@ -55,6 +56,14 @@ class Posterior(Remembered, nn.Module):
             )
         return output
 
+    def _made(self, distribution: Callable[..., Any], x: Tensor, *args: Any, **parameters: Any) -> Any:
+        """A distribution of parameters; torch can look at none of no data."""
+        try:
+            return distribution(*args, **parameters)
+        except RuntimeError as error:
+            check_fits(self, x, error)
+            raise
+
     def _independent(self, q: dist.TorchDistribution, x: Tensor) -> dist.Distribution:
         """The dimensions of q that are none of ``[*, B]`` as one event."""
         return q.to_event(len(q.batch_shape) - (x.dim() - self.event_dim))
@@ -62,4 +71,6 @@ class Posterior(Remembered, nn.Module):
     def _stacked(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The ``count`` parameters that the network gives, each ``[*, B, *latent_shape]``."""
         remedy = f", or say how many dimensions one datum has (event_dim={self.event_dim} here)"
-        return stacked(type(self).__name__, self.network(x), count, x.dim() - self.event_dim, remedy)
+        return stacked(
+            type(self).__name__, applied(self.network, x, type(self).__name__), count, x.dim() - self.event_dim, remedy
+        )

@@ -40,6 +40,7 @@ class FamilyPosterior(Posterior):
     least: ClassVar[dict[str, float]] = {}
     shift: ClassVar[dict[str, float]] = {}
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (len(self.distribution.arg_constraints), *latent_shape)
 
@@ -50,7 +51,7 @@ class FamilyPosterior(Posterior):
             name: constrained(constraint, output + self.shift.get(name, 0.0)) + self.least.get(name, 0.0)
             for (name, constraint), output in zip(of.items(), outputs, strict=True)
         }
-        return self._independent(self.distribution(**parameters), x)
+        return self._independent(self._made(self.distribution, x, **parameters), x)
 
 
 def _posterior(family: Any) -> type[FamilyPosterior]:
@@ -111,6 +112,7 @@ class StudentT(FamilyPosterior):
     def extra_repr(self) -> str:
         return f"df={self.df}"
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (3 if self.df is None else 2, *latent_shape)
 
@@ -148,6 +150,7 @@ class Uniform(Posterior):
     def extra_repr(self) -> str:
         return f"low={self.low}, high={self.high}"
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *latent_shape)
 

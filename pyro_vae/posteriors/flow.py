@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_vae._checks import checked
-from pyro_vae.networks import at_least_float32, out_shape_of
+from pyro_vae.networks import applied, at_least_float32, out_shape_of
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.transforms import NormalizingFlow, Step
 from pyro_vae.transforms.steps import Steps
@@ -71,11 +71,12 @@ class Flow(Posterior):
                 f"has one of out_shape={tuple(out_shape)}."
             )
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         """What the network of the base has to give."""
         return self.base.network_shape(latent_shape)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        context = at_least_float32(self.network(x))
+        context = at_least_float32(applied(self.network, x, type(self).__name__))
         transforms = self.transforms(context)
         return NormalizingFlow(self.base(context), transforms)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.posteriors.base import Posterior
 from pyro_vae.posteriors.families import FamilyPosterior
 
@@ -53,6 +53,7 @@ class FullNormal(Posterior):
     Source: Kingma & Welling (2019), An introduction to variational autoencoders, section 2.5.1.
     """
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         size = _vector("FullNormal", latent_shape)
         return (size * (size + 3) // 2,)
@@ -73,7 +74,7 @@ class FullNormal(Posterior):
         row, column = torch.tril_indices(size, size, -1, device=output.device)
         lower = scale.new_zeros(*scale.shape[:-1], size * size).index_copy(-1, row * size + column, below / size)
         unit = lower.unflatten(-1, (size, size)) + torch.eye(size, dtype=scale.dtype, device=scale.device)
-        return distributions.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
+        return self._made(distributions.MultivariateNormal, x, loc, scale_tril=scale.unsqueeze(-1) * unit)
 
 
 class LowRankNormal(Posterior):
@@ -102,13 +103,14 @@ class LowRankNormal(Posterior):
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         return (2 + self.rank, _vector("LowRankNormal", latent_shape))
 
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, log_variance, *columns = self._stacked(x, 2 + self.rank)
         _vector("LowRankNormal", loc.shape[x.dim() - self.event_dim :])
-        return distributions.LowRankNormal(loc, (log_variance / 2).exp(), torch.stack(columns, -1))
+        return self._made(distributions.LowRankNormal, x, loc, (log_variance / 2).exp(), torch.stack(columns, -1))
 
 
 def _vector(name: str, latent_shape: Sequence[int]) -> int:

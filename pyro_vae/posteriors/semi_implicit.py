@@ -156,10 +156,12 @@ class SemiImplicitNormal(Posterior):
     def extra_repr(self) -> str:
         return f"noise_dim={self.noise_dim}, num_mixtures={self.num_mixtures}"
 
+    @checked
     def head_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the head's output for one datum, for a latent of ``latent_shape``."""
         return (2, *latent_shape)
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of h, which the head takes besides the noise; it does not depend on the latent."""
         in_shape = in_shape_of(self.head)

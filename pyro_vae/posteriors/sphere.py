@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_vae import distributions
+from pyro_vae._checks import checked
 from pyro_vae.posteriors.base import Posterior
 
 
 class _Spherical(Posterior):
     distribution: ClassVar[Any]
 
+    @checked
     def network_shape(self, latent_shape: Sequence[int]) -> tuple[int, ...]:
         if len(latent_shape) != 1 or latent_shape[0] < 2:
             raise ValueError(

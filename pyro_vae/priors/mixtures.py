@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from pyro_vae._checks import checked, number
 from pyro_vae._recipes import Remembered
-from pyro_vae.distributions.base import Parametrized, validated
+from pyro_vae.distributions.base import Parametrized, chosen, size_of, validated
 from pyro_vae.distributions.wrappers import bare
 from pyro_vae.networks import shape_of
 from pyro_vae.pair.protocols import HasRunningStatistics
@@ -62,10 +62,9 @@ class Mixture(Parametrized):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            shape = (*sample_shape, *self.batch_shape)
+            shape = size_of(sample_shape) + self.batch_shape
             drawn = self.components.sample(shape)  # [*, K, *event]
-            chosen = torch.distributions.Categorical(logits=self.logits).sample(shape)
-            index = chosen.reshape(*shape, *(1 for _ in range(1 + len(self.event_shape))))
+            index = chosen(self.logits, shape).reshape(*shape, *(1 for _ in range(1 + len(self.event_shape))))
             axis = len(shape)
             return drawn.gather(axis, index.expand(*shape, 1, *self.event_shape)).squeeze(axis)
 
@@ -155,7 +154,7 @@ class VampPrior(Remembered, nn.Module):
             raise ValueError(f"the mean of the data has to be of the shape {list(shape)}; got {list(mean.shape)}.")
         self._tied = (posterior,)  # in a tuple, where nn.Module does not register it
         self.unit_interval = unit_interval
-        self.pseudo_inputs = nn.Parameter(mean + noise * torch.randn(count, *shape).to(mean))
+        self.pseudo_inputs = nn.Parameter(mean + float(noise) * torch.randn(count, *shape).to(mean))
 
     @property
     def posterior(self) -> Callable[[Tensor], Any]:

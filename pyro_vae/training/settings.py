@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Settings:
             callable_(scheduler=self.scheduler)
         whole(1, epochs=self.epochs, batch_size=self.batch_size)
         whole(0, seed=self.seed, **({} if self.patience is None else {"patience": self.patience}))
+        object.__setattr__(self, "seed", operator.index(self.seed))
         if self.num_data is not None:
             whole(1, num_data=self.num_data)
         number(0, checkpoint_every=self.checkpoint_every)
@@ -108,7 +110,7 @@ class Settings:
             device_(device=self.device)
         if not isinstance(self.weight_prior, WeightPenalty | None):
             raise TypeError(f"weight_prior has to be such as WeightPrior(), or None; got {shown(self.weight_prior)}.")
-        if not isinstance(self.out, str | os.PathLike | None):
+        if not isinstance(self.out, str | os.PathLike | None) or "\0" in str(self.out):
             raise TypeError(f"out has to be the path of a folder; got {shown(self.out)}.")
 
     def _check_optimizer(self) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from torch.nn import functional as F
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import is_tensor, shown, whole
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import at_least_float32
+from pyro_vae.networks import at_least_float32, check_fits
 
 
 class Step(Remembered, nn.Module):
@@ -87,6 +87,8 @@ class Step(Remembered, nn.Module):
         """
 
     def forward(self, context: Tensor | None = None) -> Bijection:
+        if context is not None and not is_tensor(context):
+            raise TypeError(f"the context of a {type(self).__name__} is a dense tensor; got {shown(context)}.")
         given = None if context is None else context.shape[-1] if context.dim() else 0
         if given != self.context_dim:
             needs = f"needs a context of shape [*, B, {self.context_dim}]"
@@ -95,7 +97,12 @@ class Step(Remembered, nn.Module):
                 f"got {'none' if context is None else list(context.shape)}. Build it with context_dim={given}, or give "
                 "it the context that it was built for."
             )
-        return Bijection(self, self.theta(context))
+        try:
+            return Bijection(self, self.theta(context))
+        except RuntimeError as error:
+            if context is not None:
+                check_fits(self, context, error)
+            raise
 
 
 class Bijection(Transform):
@@ -119,8 +126,14 @@ class Bijection(Transform):
 
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         r"""y = f(z) and :math:`\log |\det \partial y / \partial z|`."""
+        if not is_tensor(z):
+            raise TypeError(f"a {type(self.step).__name__} step takes a dense tensor of numbers; got {shown(z)}.")
         self.forward_shape(z.shape)
-        return (self.step.inverse_and_ladj if self.inverted else self.step.call_and_ladj)(z, self.theta)
+        try:
+            return (self.step.inverse_and_ladj if self.inverted else self.step.call_and_ladj)(z, self.theta)
+        except RuntimeError as error:
+            check_fits(self.step, z, error)
+            raise
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`z = f^{-1}(y)` and :math:`\log |\det \partial z / \partial y|`."""

@@ -13,7 +13,7 @@ from torch.distributions import ComposeTransform, Transform
 
 from pyro_vae import _pyro
 from pyro_vae._checks import checked, shown
-from pyro_vae.distributions.base import validated
+from pyro_vae.distributions.base import expandable, size_of, validated
 from pyro_vae.transforms.base import Bijection
 
 
@@ -57,16 +57,18 @@ class NormalizingFlow(dist.TransformedDistribution):
         self._drawn: tuple[Tensor, Tensor, list[Tensor], bool] | None = None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NormalizingFlow:
-        new = super().expand(batch_shape, self.__new__(type(self)) if _instance is None else _instance)
+        new = super().expand(
+            expandable(self, batch_shape), self.__new__(type(self)) if _instance is None else _instance
+        )
         new._drawn = self._drawn
         return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self._carried(self.base_dist.rsample(sample_shape))
+        return self._carried(self.base_dist.rsample(size_of(sample_shape)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            return self._carried(self.base_dist.sample(sample_shape))
+            return self._carried(self.base_dist.sample(size_of(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         base, ladjs = self._way_to(validated(self, value))

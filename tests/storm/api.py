@@ -30,6 +30,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch.distributions import Distribution
 
 import pyro_vae
+from storm.methods import methods
 from storm.values import BAD, CALLABLE, GOOD, good_of
 
 PACKAGE = Path(pyro_vae.__file__).parent
@@ -43,7 +44,8 @@ PLUMBING = {
     "pair": {"LocalParameters", "check_densities", "check_local", "data_frame", "isolated", "kept_modes", "evaluating",
              "computing_once", "latent_sites", "observed_sites", "random_sites", "support_of", "tracing_obstacle",
              "trained_parameters", "run", "modules_of", "device_of", "programs"},
-    "networks": {"HasInShape", "HasOutShape", "Normalization", "at_least_float32", "check_input", "check_output",
+    "networks": {"HasInShape", "HasOutShape", "Normalization", "applied", "at_least_float32", "check_fits",
+                 "check_input", "check_output",
                  "event_dim_of", "in_shape_of", "out_shape_of", "shape_of", "stacked", "residual_block", "Network",
                  "Convolutional", "BatchNorm"},
     "estimators": {"Facts", "Site", "log_mean_exp", "facts_table", "Gradient", "Bound"},
@@ -88,8 +90,7 @@ def public() -> dict[str, Callable[..., Any]]:
     estimator = pyro_vae.SGVB_A(2)
     for method in ("bound", "terms", "mean_bound", "log_weights", "loss", "loss_and_grads"):
         found[f"SGVB_A.{method}"] = getattr(estimator, method)
-    split = pyro_vae.data.Split(torch.rand(8, 6))
-    found |= {f"Split.{name}": getattr(split, name) for name in ("batch", "batches", "take", "to")}
+    found |= {name: method for name, (method, _) in methods().items()}
     return dict(sorted(found.items()))
 
 
@@ -112,7 +113,7 @@ def generated(count: int, seed: int) -> Iterator[Call]:
 
 
 #: Programs, and functions of tensors: what another function raises of their arguments is its own error.
-_PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method"}
+_PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method", "groups"}
 
 
 #: Good arguments that are given in place of defaults, which take long.
@@ -124,15 +125,16 @@ _SMALL = {
 
 def filled(call: Call, chance: random.Random, bad: int) -> Call:
     """The call with arguments, of which as many as ``bad`` are bad, and those of which no good one is known."""
-    own = good_of(call.name, call.function)
-    parameters = dict(inspect.signature(call.function).parameters)
+    known = methods().get(call.name)
+    own = good_of(call.name, call.function) if known is None else known[1]
+    parameters = dict(inspect.signature(signed(call.function)).parameters)
     options = next((key for key, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     if options is not None:
         del parameters[options]
         if call.name.startswith("estimators.") or hasattr(pyro_vae.estimators.names, call.name):
             for key in ("beta", "max_plate_nesting", "num_data"):
                 parameters[key] = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=1)
-    judged = [key for key in parameters if key != "args"]  # which Pyro hands to the programs as they are
+    judged = [key for key in parameters if key != "args" and key[0] != "_"]  # Pyro hands args on as they are
     chosen = chance.sample(judged, min(bad, len(judged)))
     args: list[Any] = []
     kwargs, said = {}, []
@@ -156,6 +158,11 @@ def filled(call: Call, chance: random.Random, bad: int) -> Call:
         else:
             args.append(value)
     return Call(call.name, call.function, tuple(args), kwargs, ", ".join(said))
+
+
+def signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What tells the arguments: of a module, its ``forward``."""
+    return function.forward if isinstance(function, torch.nn.Module) else function
 
 
 class Outcome(NamedTuple):
@@ -235,14 +242,15 @@ def _shown(error: BaseException) -> str:
 
 def is_sentence(call: Call, error: BaseException) -> bool:
     """Whether an error is one of the library's own: raised by it on purpose, and a sentence."""
-    if not isinstance(error, (ValueError, TypeError, FileNotFoundError, IndexError)):
+    if not isinstance(error, (ValueError, TypeError, FileNotFoundError, IndexError, pyro_vae.NonFiniteError)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     text, last = str(error).strip(), frames[-1]
-    if call.name.startswith("distributions.") and "torch/distributions" in last.filename and "Expected" in text:
-        return True  # of a family of torch's, by torch
-    own = str(PACKAGE) in last.filename and last.lineno is not None and _raises(last.filename, last.lineno)
-    return own and len(text.split()) >= 5
+    of_torch = "torch/distributions" in last.filename and (  # of parameters, which are what a network made of the data
+        "()" in call.name or call.name.startswith("distributions.")
+    )
+    ours = str(PACKAGE) in last.filename or of_torch
+    return ours and last.lineno is not None and _raises(last.filename, last.lineno) and len(text.split()) >= 5
 
 
 @functools.cache

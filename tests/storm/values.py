@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -60,12 +61,19 @@ BAD: dict[str, Make] = {
         repr(value): partial(lambda value: value, value)
         for value in (None, True, "", "x", b"x", -1, 0, 0.5, -0.5, 2**70)
     },
-    **{f"float {value}": partial(float, value) for value in ("nan", "inf", "-inf", "1e300", "-1e-300")},
+    **{f"float {value}": partial(float, value) for value in ("nan", "inf", "-inf", "1e300", "-1e-300", "1e-300")},
     **{f"{kind.__name__}()": kind for kind in (list, tuple, dict, set, object, Thing, Nameless)},
     "complex": lambda: 1j,
     "numpy nan": lambda: np.float64("nan"),
     "numpy -3": lambda: np.int64(-3),
     "numpy 2": lambda: np.int64(2),
+    "numpy float32": lambda: np.float32(1.5),
+    "numpy longdouble": lambda: np.longdouble(2),
+    "numpy ints": lambda: np.array([2, 3]),
+    "[numpy 2, fraction]": lambda: [np.int64(2), Fraction(1, 3)],
+    "decimal": lambda: Decimal("1.5"),
+    "decimal beyond floats": lambda: Decimal("1e999"),
+    "integer beyond floats": lambda: 10**400,
     "numpy strings": lambda: np.array(["a", "b"]),
     "numpy objects": lambda: np.array([None, 1], dtype=object),
     "numpy float64": lambda: np.ones((5, 6)),
@@ -122,6 +130,13 @@ BAD: dict[str, Make] = {
     "tensor bfloat16": lambda: torch.ones(5, 6, dtype=torch.bfloat16),
     "tensor float8": lambda: torch.ones(5, 6).to(torch.float8_e4m3fn),
     "tensor uint16": lambda: torch.ones(5, 6, dtype=torch.uint16),
+    "tensor uint64": lambda: torch.ones(5, 6, dtype=torch.uint64),
+    "tensor quantized": lambda: torch.quantize_per_tensor(torch.ones(5, 6), 0.1, 0, torch.quint8),
+    "tensor 0-d float8": lambda: torch.tensor(1.0).to(torch.float8_e4m3fn),
+    "tensor 0-d complex": lambda: torch.tensor(1j),
+    "tensor 1-d int": lambda: torch.tensor([2, 3]),
+    "tensor int8": lambda: torch.ones(5, 6, dtype=torch.int8),
+    "parameter 0-d": lambda: nn.Parameter(torch.tensor(0.5)),
     "tensor nested": lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
     "tensor 0-d int": lambda: torch.tensor(3),
     "tensor one row": lambda: torch.ones(1, 6),

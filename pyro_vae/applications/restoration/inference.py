@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number, whole
+from pyro_vae._checks import FLOAT32, checked, number, whole
 from pyro_vae._pyro import is_deterministic, particles
 from pyro_vae.applications.restoration.observations import Observation, Pixels
 from pyro_vae.compiled import Compile
@@ -149,7 +149,7 @@ def infer(
         raise ValueError(f"y is of shape [N, *event], N images; got {list(batch[0].shape)}.")
     whole(1, num_chains=num_chains, num_steps=num_steps, num_warmup=num_warmup, num_leapfrog=num_leapfrog)
     whole(0, num_samples=num_samples, seed=seed)
-    number(above=0, learning_rate=learning_rate)
+    number(above=0, most=FLOAT32, learning_rate=learning_rate)
 
     def restored(part: Chunk) -> dict[str, Tensor]:
         starts = _starts(observed, part.joint, num_chains, *part.batch)

@@ -113,6 +113,7 @@ class MaskedObservation(Observation):
         super().__init__()
         self.register_buffer("mask", torch.as_tensor(mask, dtype=torch.bool))
 
+    @checked
     def degrade(self, x: Tensor) -> Tensor:
         if self.mask.shape not in (x.shape, x.shape[1:]):
             raise ValueError(
@@ -121,9 +122,10 @@ class MaskedObservation(Observation):
             )
         return torch.where(self.mask.to(x.device), x, math.nan)
 
+    @checked
     def fill(self, y: Tensor) -> Tensor:
         """The mean of the observed pixels in the place of the others; 0.5 if there are none."""
-        mean = y.flatten(1).nanmean(1).nan_to_num(0.5)
+        mean = _floats(y).flatten(1).nanmean(1).nan_to_num(0.5)
         return torch.where(y.isnan(), mean.reshape(-1, *[1] * (y.dim() - 1)), y)
 
     def log_prob(self, pixels: Pixels, y: Tensor) -> Tensor:
@@ -165,15 +167,17 @@ class GaussianObservation(Observation):
     def extra_repr(self) -> str:
         return f"scale={self.scale}, factor={self.factor}"
 
+    @checked
     def degrade(self, x: Tensor) -> Tensor:
         if self.factor > 1 and (x.dim() < 3 or any(size % self.factor for size in x.shape[-2:])):
             raise ValueError(
                 f"data of shape {list(x.shape[1:])} cannot be cut into blocks of {self.factor} x {self.factor} "
                 "pixels; give a factor that divides height and width."
             )
-        averages = self._averages(x)
+        averages = self._averages(_floats(x))
         return averages + self.scale * torch.randn_like(averages)
 
+    @checked
     def fill(self, y: Tensor) -> Tensor:
         """Each value over all of its block."""
         return self._spread(y)
@@ -200,6 +204,8 @@ class GaussianObservation(Observation):
     def _spread(self, y: Tensor) -> Tensor:
         if self.factor == 1:
             return y
+        if y.dim() < 3:
+            raise ValueError(f"blocks of pixels are [*, H, W]; got the shape {list(y.shape)}.")
         return y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
 
@@ -229,10 +235,12 @@ class SaltAndPepperObservation(Observation):
     def extra_repr(self) -> str:
         return f"level={self.level}"
 
+    @checked
     def degrade(self, x: Tensor) -> Tensor:
-        hit, white = torch.rand_like(x) < self.level, torch.rand_like(x) < 0.5
+        hit, white = torch.rand_like(_floats(x)) < self.level, torch.rand_like(x) < 0.5
         return torch.where(hit, white.to(x.dtype), x)
 
+    @checked
     def fill(self, y: Tensor) -> Tensor:
         return y
 
@@ -248,3 +256,10 @@ class SaltAndPepperObservation(Observation):
         stayed = pixels.log_prob(y).clamp(min=least) + (math.log1p(-self.level) if self.level < 1 else 2 * least)
         atom = math.log(self.level / 2) if self.level > 0 else 3 * least
         return stayed, torch.where((y == 0) | (y == 1), atom, 3 * least).to(stayed).expand_as(stayed)
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Images ``[B, *event]`` of floats."""
+    if not x.is_floating_point() or x.dim() < 2:
+        raise ValueError(f"images are floats, [B, *event]; got {x.dtype} of shape {list(x.shape)}. Convert: x.float().")
+    return x
