@@ -108,9 +108,8 @@ class TrainingStep:
     ) -> None:
         """Has ``optimizer`` move the parameters in one graph with their gradients, where both can be.
 
-        That is where inductor compiles the step, and the optimizer is one of ``torch.optim`` that can calculate by
-        operators alone (Adam, AdamW, ...). :attr:`updated` says so of each step; where it is false, the caller has to
-        clip, to step and to average.
+        That is where inductor compiles the step, and the optimizer is torch's Adam, AdamW or SGD, without hooks.
+        :attr:`updated` says so of each step; where it is false, the caller has to clip, to step and to average.
 
         Args:
             optimizer: has the parameters.

@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae._pyro import is_hooked, note_stepped
 from pyro_vae.training.averaging import Weights
 
-#: Options of torch's optimizers that say how they calculate, and not what.
-_HOW = {"foreach": False, "fused": False, "capturable": False, "differentiable": True}
+State = dict[str, Tensor]
+
+
+class _Rule(NamedTuple):
+    """An optimizer's step for one parameter.
+
+    ``numbers`` are what it takes of the group's options and the number of the step, in Python: as operators they would
+    be computed anew for each weight. ``apply`` gives parameter and state after the step.
+    """
+
+    numbers: Callable[[Mapping[str, Any], float], Sequence[float]]
+    apply: Callable[[Tensor, Tensor, State, Mapping[str, Any], Sequence[Tensor]], tuple[Tensor, State]]
+
+
+def _adam_numbers(group: Mapping[str, Any], step: float) -> Sequence[float]:
+    first, second = (1 - beta**step for beta in group["betas"])
+    return [float(group["lr"]) / first, second**0.5, 1 - float(group["lr"]) * group["weight_decay"]]
+
+
+def _adam(
+    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Tensor]
+) -> tuple[Tensor, State]:
+    """Kingma & Ba (2015); with decoupled weight decay Loshchilov & Hutter (2019)."""
+    rate, root, shrunk = numbers
+    first, second = group["betas"]
+    if group["weight_decay"] and group["decoupled_weight_decay"]:
+        parameter = parameter * shrunk
+    elif group["weight_decay"]:
+        gradient = gradient + group["weight_decay"] * parameter
+    mean = state["exp_avg"] + (1 - first) * (gradient - state["exp_avg"])
+    square = second * state["exp_avg_sq"] + (1 - second) * gradient * gradient
+    after = {"step": state["step"] + 1, "exp_avg": mean, "exp_avg_sq": square}
+    if group["amsgrad"]:
+        square = after["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], square)
+    return parameter - rate * (mean / (square.sqrt() / root + group["eps"])), after
+
+
+def _sgd(
+    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Tensor]
+) -> tuple[Tensor, State]:
+    if group["weight_decay"]:
+        gradient = gradient + group["weight_decay"] * parameter
+    after = {}
+    if group["momentum"]:
+        kept = group["momentum"] * state["momentum_buffer"] + (1 - group["dampening"]) * gradient
+        after["momentum_buffer"] = kept
+        gradient = gradient + group["momentum"] * kept if group["nesterov"] else kept
+    return parameter - numbers[0] * gradient, after
+
+
+_RULES = {
+    torch.optim.Adam: _Rule(_adam_numbers, _adam),
+    torch.optim.AdamW: _Rule(_adam_numbers, _adam),
+    torch.optim.SGD: _Rule(lambda group, step: [float(group["lr"])], _sgd),
+}
+
+_INPUTS = ("params", "lr")  # of a group, which are no constants of a graph
 
 
 class Update:
@@ -42,22 +95,23 @@ class Update:
     ) -> None:
         names = {id(value): name for name, value in (*module.named_parameters(), *module.named_buffers())}
         self._optimizer, self._clip, self._weights = optimizer, clip, weights
+        self._rule = _RULES[type(optimizer)]
         self._parameters = [(parameter, names[id(parameter)]) for parameter in parameters]
+        groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+        self._groups = [groups.get(id(parameter)) for parameter in parameters]  # none of what the optimizer leaves out
         self._moving = [names[id(value)] for value in weights.moving]
-        device = self._parameters[0][0].device
-        self._rates = [torch.zeros((), dtype=torch.float64, device=device) for _ in optimizer.param_groups]
-        self._size, self._share = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self._numbers: list[Tensor] = []
         self.look()
         note_stepped(optimizer)
 
     @staticmethod
     def is_possible(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether it is one of torch's that calculates by operators on tensors alone, and nobody listens to it."""
-        kind = type(optimizer)
-        own = kind is getattr(torch.optim, kind.__name__, None) and not is_hooked(optimizer)
+        """Whether it is an optimizer of torch's that is known here, and nobody listens to it."""
         moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        known = moved <= {id(parameter) for parameter in parameters}
-        return own and known and "differentiable" in inspect.signature(kind).parameters
+        options = [value for group in optimizer.param_groups for key, value in group.items() if key not in _INPUTS]
+        tensors = any(isinstance(one, Tensor) for one in tree_leaves(options))
+        known = type(optimizer) in _RULES and moved <= {id(parameter) for parameter in parameters}
+        return known and not (tensors or is_hooked(optimizer) or any(p.is_complex() for p in parameters))
 
     def key(self) -> str:
         """What a graph with it has as constants: the optimizer's options, as they were at :meth:`look`."""
@@ -66,68 +120,54 @@ class Update:
     def look(self) -> None:
         """Takes in the optimizer's options."""
         groups = self._optimizer.param_groups
-        self._options = repr([[item for item in group.items() if item[0] not in ("params", "lr")] for group in groups])
+        self._options = repr([[item for item in group.items() if item[0] not in _INPUTS] for group in groups])
 
     def begin(self, step: int, size: float) -> None:
-        """Takes in the learning rates, the number of the step that comes, and what ``clip`` is given."""
-        for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
-            rate.fill_(group["lr"])
-        self._size.fill_(size)
-        self._share.fill_(self._weights.share(step))
+        """Takes in learning rates, the number of the step that comes, and what ``clip`` is given."""
+        device = self._parameters[0][0].device
+        states = [self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters]
+        steps = [state["step"] for state in states if "step" in state]
+        taken = iter(torch.stack(steps).tolist() if steps else ())  # at once, for each would be waited for
+        rows = [
+            [] if group is None else self._rule.numbers(group, next(taken, 0.0) + 1 if "step" in state else 1.0)
+            for group, state in zip(self._groups, states, strict=True)
+        ]
+        flat = [number for row in rows for number in row]
+        numbers = torch.tensor([size, self._weights.share(step), *flat], dtype=torch.float64)
+        self._sizes = [1, 1, *map(len, rows)]
+        self._numbers = [numbers.to(device), numbers.float().to(device)]
+        self._states = states
 
     def inputs(self) -> list[Tensor]:
         """What it reads and writes beside the module's own."""
-        held = [value for p, _ in self._parameters for value in self._optimizer.state.get(p, {}).values()]
-        return [
-            *self._rates,
-            self._size,
-            self._share,
-            *self._weights.averaged,
-            *(v for v in held if isinstance(v, Tensor)),
-        ]
+        held = [value for state in self._states for value in state.values() if isinstance(value, Tensor)]
+        return [*self._numbers, *self._weights.averaged, *held]
 
     def __call__(
         self, loss: Tensor, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], inputs: list[Tensor]
     ) -> None:
-        """Writes the parameters among ``values``, which go by their names, and ``inputs``.
-
-        Raises:
-            ValueError: if the optimizer keeps what is no tensor, or makes more state than it has.
-        """
+        """Writes the parameters among ``values``, which go by their names, and ``inputs``."""
         given = iter(inputs)
-        rates = [next(given).clone().requires_grad_() for _ in self._rates]  # as such they are operands of operators
-        size, share = next(given), next(given)
+        wide, narrow = ([part.unbind() for part in next(given).split(self._sizes)] for _ in range(2))
         averaged = [next(given) for _ in self._weights.averaged]
-        written: list[tuple[Tensor, Tensor]] = []  # what is, and what it becomes
-        leaves: dict[int, Tensor] = {}  # what stands for a parameter, by its id
-        optimizer = copy.copy(self._optimizer)
-        optimizer.state = defaultdict(dict)
-        for parameter, name in self._parameters:
-            leaf = leaves[id(parameter)] = values[name].clone()
+        leaves = []
+        for _, name in self._parameters:
+            leaf = values[name].clone()
             leaf.grad = gradients.get(name)
-            written.append((values[name], leaf))
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    held = next(given)
-                    value = held.double() if held.dim() == 0 else held.clone()  # of counts powers are taken
-                    written.append((held, value))
-                optimizer.state[leaf][key] = value
-        kept = {leaf: dict(state) for leaf, state in optimizer.state.items()}
-        optimizer.defaults = {**optimizer.defaults, **_HOW}
-        optimizer.param_groups = [
-            {**group, **_HOW, "lr": rate, "params": [leaves[id(parameter)] for parameter in group["params"]]}
-            for group, rate in zip(self._optimizer.param_groups, rates, strict=True)
-        ]
-        with torch.no_grad():
-            self._clip(list(leaves.values()), size)
-        optimizer.step()
-        with torch.no_grad():
-            for leaf, state in optimizer.state.items():
-                before = kept.get(leaf, {})
-                if leaf.grad is not None and any(value is not before.get(key) for key, value in state.items()):
-                    raise ValueError(f"{type(optimizer).__name__} keeps numbers of Python's")
-            finite = loss.isfinite()
-            for now, then in written:
+            leaves.append(leaf)
+        (size,), (share,) = wide[:2]
+        self._clip(leaves, size)
+        finite = loss.isfinite()
+        ours = zip(self._parameters, self._groups, leaves, self._states, wide[2:], narrow[2:], strict=True)
+        for (_, name), group, leaf, state, exact, short in ours:
+            held = {key: next(given) for key, value in state.items() if isinstance(value, Tensor)}
+            if group is None or leaf.grad is None:
+                continue
+            gradient = -leaf.grad if group["maximize"] else leaf.grad
+            numbers = exact if leaf.dtype == torch.float64 else short
+            after, states = self._rule.apply(values[name], gradient, held, group, numbers)
+            for now, then in ((values[name], after), *((held[key], value) for key, value in states.items())):
                 now.copy_(torch.where(finite, then, now))
-            for average, name in zip(averaged, self._moving if averaged else (), strict=True):
-                average.copy_(torch.where(finite, average + share * (values[name] - average), average))
+        for average, name in zip(averaged, self._moving if averaged else (), strict=True):
+            follows = average + share.to(average.dtype) * (values[name] - average)
+            average.copy_(torch.where(finite, follows, average))

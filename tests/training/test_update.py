@@ -53,10 +53,12 @@ WITHIN: dict[str, dict[str, Any]] = {
     "Adam": {},
     "Adam, amsgrad": {"optimizer": functools.partial(ADAM, amsgrad=True, weight_decay=0.1)},
     "AdamW, uphill": {"optimizer": functools.partial(torch.optim.AdamW, lr=1e-3, maximize=True)},
-    "NAdam": {"optimizer": functools.partial(torch.optim.NAdam, lr=1e-2)},
+    "SGD, damped": {
+        "optimizer": functools.partial(torch.optim.SGD, lr=1e-2, momentum=0.9, dampening=0.5, weight_decay=0.1)
+    },
     "SGD": {"optimizer": SGD},
     "SGD without a state": {"optimizer": functools.partial(torch.optim.SGD, lr=1e-2)},
-    "Rprop": {"optimizer": functools.partial(torch.optim.Rprop, lr=1e-2)},
+    "a rate that is a tensor": {"optimizer": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.01))},
     "groups in another order": {
         "optimizer": lambda p: torch.optim.AdamW([{"params": p[3:], "lr": 1e-3}, {"params": p[:3], "eps": 1e-3}])
     },
@@ -72,10 +74,8 @@ WITHIN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "double"),
-    [(case, double) for case in WITHIN for double in (False, True) if not (double and case == "NAdam")],
-)  # of which torch keeps a product in float32
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("case", WITHIN)
 def test_is_what_the_optimizer_does(case: str, double: bool, updated: list[bool]) -> None:
     options = WITHIN[case]
     ours = trained("inductor", double, **options)
@@ -104,8 +104,10 @@ def hooked(parameters: Any) -> torch.optim.Optimizer:
 
 
 OUTSIDE: dict[str, dict[str, Any]] = {
-    "a learning rate that is a number to operators": {"optimizer": functools.partial(torch.optim.RMSprop, lr=1e-3)},
-    "no option for it": {"optimizer": torch.optim.Adafactor},
+    "another of torch's": {"optimizer": functools.partial(torch.optim.RMSprop, lr=1e-3)},
+    "options that are tensors": {
+        "optimizer": lambda p: ADAM(p, betas=(torch.tensor(0.9), torch.tensor(0.99)), foreach=False)
+    },
     "of one's own": {"optimizer": Counting},
     "of Pyro's own": {"optimizer": pyro.optim.ClippedAdam({"lr": 1e-2})},
     "with a hook": {"optimizer": hooked},
