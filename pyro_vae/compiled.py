@@ -211,6 +211,11 @@ class Compiled:
         split = len(results) - len(trained)
         return _named(graph.names, results[:split]), results[split:], bool(own)
 
+    @property
+    def ran(self) -> str:
+        """How it has run: as :attr:`mode`, but for ``"traced"`` where inductor has compiled nothing."""
+        return "traced" if self.mode == "inductor" and not any(graph.fused for graph in self._all()) else self.mode
+
     def look(self) -> None:
         """Has the next use of each graph compared with the program."""
         for graph in self._all():

@@ -99,6 +99,11 @@ class TrainingStep:
         """How steps run: ``"inductor"``, ``"traced"`` or ``"eager"``."""
         return self._compiled.mode
 
+    @property
+    def ran(self) -> str:
+        """How steps have run (:attr:`~pyro_vae.compiled.Compiled.ran`)."""
+        return self._compiled.ran
+
     def follow(
         self,
         optimizer: torch.optim.Optimizer,

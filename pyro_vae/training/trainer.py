@@ -276,7 +276,7 @@ class Trainer:
                 self._end_epoch(data_per_second)
                 bar.set_postfix_str(self._bar_text())
                 self._stop_if_asked(signals)
-        self.run.mode = self.step.mode
+        self.run.mode = self.step.ran
         if not self._finite():
             raise NonFiniteError(
                 f"the parameters are not finite after the last step. Use a smaller learning rate.{self._kept}"
