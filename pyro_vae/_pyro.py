@@ -461,8 +461,9 @@ def is_hooked(optimizer: torch.optim.Optimizer) -> bool:
 
     hooks: list[Any] = [of_torch._global_optimizer_pre_hooks, of_torch._global_optimizer_post_hooks]
     hooks += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
-    step = vars(optimizer).get("step")  # that of a scheduler notes that it was called
-    return any(hooks) or not (step is None or hasattr(step, "_wrapped_by_lr_sched"))
+    step = vars(optimizer).get("step")  # that of a scheduler notes that it was called, and calls what was there
+    step = getattr(step, "__wrapped__", step) if hasattr(step, "_wrapped_by_lr_sched") else step
+    return any(hooks) or not (step is None or step is type(optimizer).step)
 
 
 def note_stepped(optimizer: torch.optim.Optimizer) -> None:

@@ -95,7 +95,7 @@ class Compiled:
         obstacle: why the module cannot be traced, if that is known beforehand.
 
     Attributes:
-        contents: of the module, as they were at the last run of a graph.
+        contents: of the module, as they were at the last run.
         mode: how it runs: ``"inductor"``, ``"traced"`` or ``"eager"``.
         tell: is called with what is waited for, a few words, and with none when that is over.
 
@@ -150,6 +150,7 @@ class Compiled:
             tensors, structure = flattened(inputs)
             tensors = [value.clone() if value.is_inference() else value for value in tensors]
             named = {name: value.clone() if value.is_inference() else value for name, value in named.items()}
+            self.contents.look()
             if self.mode != "eager":
                 try:
                     if (found := self._run(tensors, structure, named, follows)) is not None:
@@ -160,7 +161,9 @@ class Compiled:
                 names, values = _listed(self._module(*unflattened(structure, iter(tensors)), **named))
             if not self._differentiates:
                 return _named(names, values), [], False
-            values, gradients = _differentiated(values, [p for p in self._module.parameters() if p.requires_grad])
+            values, gradients = _differentiated(
+                values, [p for p in self.contents.parameters.values() if p.requires_grad]
+            )
             return _named(names, values), gradients, False
 
     def _run(
@@ -169,7 +172,6 @@ class Compiled:
         """As a graph; ``None`` where there is none and can be no further one."""
         trained: dict[str, Tensor] = {}
         fixed: dict[str, Tensor] = {}
-        self.contents.look()
         for name, parameter in self.contents.parameters.items():
             (trained if self._differentiates and parameter.requires_grad else fixed)[name] = parameter
         fixed.update(self.contents.buffers)
@@ -201,20 +203,17 @@ class Compiled:
             self.tell("compiling the programs")
             self._fuse(graph, [*trained, *fixed], flat, follows)
             self.tell("")
-        run, own = graph.run, []
-        if graph.num_followed is not None:
-            own = [] if follows is None else follows.inputs()
-            if len(own) != graph.num_followed:  # an optimizer whose state was taken away
-                run, own = graph.traced, []
+        own = follows.inputs() if follows is not None and graph.has_followed else []
         with torch.no_grad():
-            results = list(run(*flat, *own))
+            results = list(graph.run(*flat, *own))
         split = len(results) - len(trained)
-        return _named(graph.names, results[:split]), results[split:], bool(own)
+        return _named(graph.names, results[:split]), results[split:], graph.has_followed
 
     @property
     def ran(self) -> str:
         """How it has run: as :attr:`mode`, but for ``"traced"`` where inductor has compiled nothing."""
-        return "traced" if self.mode == "inductor" and not any(graph.fused for graph in self._all()) else self.mode
+        is_fused = any(counts[-1] for _, counts in self._counted())
+        return "traced" if self.mode == "inductor" and not is_fused else self.mode
 
     def look(self) -> None:
         """Has the next use of each graph compared with the program."""
@@ -339,7 +338,7 @@ class Compiled:
 
     def _fuse(self, graph: Graph, names: list[str], flat: list[Tensor], follows: Follows | None) -> None:
         """Has inductor compile a graph, with what follows its gradients where that can be traced."""
-        graph.fused, graph.num_followed, graph.follows = True, None, follows and follows.key()
+        graph.fused, graph.has_followed, graph.follows = True, False, follows and follows.key()
         nodes = graph.traced.graph.nodes
         if any(node.kwargs.get("generator") is not None for node in nodes):
             self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")
@@ -348,6 +347,7 @@ class Compiled:
             reason = f"inductor would take minutes for the {size} operators of a step, of which each loop adds its own"
             self._fall_back("traced", f"{reason}. compile='inductor' has it do so")
             return
+        whole, given = graph.traced, flat
         if follows is not None and self._differentiates:
             own = follows.inputs()
 
@@ -358,13 +358,12 @@ class Compiled:
                 follows(results[0], by_name, gradients, list(values[len(flat) :]))
                 return list(results)
 
-            with contextlib.suppress(Exception), same_draws(flat), _quiet():
-                graph.run = _by_inductor(traced(both, [*flat, *own]), [*flat, *own])
-                graph.num_followed = len(own)
-                return
+            with contextlib.suppress(Exception), same_draws(flat), _quiet():  # a state that is not there yet, say
+                whole, given, graph.has_followed = traced(both, [*flat, *own]), [*flat, *own], True
         try:
-            graph.run = _by_inductor(graph.traced, flat)
+            graph.run = _by_inductor(whole, given)
         except Exception as error:
+            graph.has_followed = False
             self._fall_back("traced", f"inductor failed ({_first_line(error)})")
 
 

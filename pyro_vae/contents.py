@@ -25,12 +25,15 @@ class Contents:
         self.parameters: dict[str, nn.Parameter] = dict(self._module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(self._module.named_buffers())
         self._parts = list(self._module.modules())
-        held: list[dict[str, Any]] = [vars(part)[kind] for part in self._parts for kind in _KINDS]
+        held: list[Any] = [getattr(part, kind) for part in self._parts for kind in _KINDS]
+        self._is_plain = all(isinstance(there, dict) for there in held)  # not so of a torch.jit.ScriptModule
         self._sizes = [(there, len(there)) for there in held]
-        self._held = [(there.get, key, value) for there in held for key, value in there.items()]
+        self._held = [(there.get, key, value) for there in held if self._is_plain for key, value in there.items()]
 
     def look(self) -> None:
         """Takes in what has changed."""
+        if not self._is_plain:
+            return self._find()
         for there, size in self._sizes:
             if len(there) != size:
                 return self._find()

@@ -48,7 +48,7 @@ class Graph:
     uses: int = 0
     fused: bool = False  # compiled by inductor
     follows: Any = None  # the key of what follows the gradients, when it was compiled
-    num_followed: int | None = None  # tensors of that, if it was compiled into it
+    has_followed: bool = False  # whether it was compiled into it
     was_fused: bool = False  # in the process before
     moved: bool = False  # Python values have been written since it was compared
     compared: int = 0  # the last use that was compared with the program

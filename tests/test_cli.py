@@ -417,9 +417,10 @@ def test_a_hierarchy_has_figures_and_the_usage_of_its_levels(capsys):
     assert figures() == set(drawn.split())
     printed, entry = evaluated(capsys, "--num-samples 20 --limit 100 --compile eager")
     lines = printed.splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["latent", "z1", "z2"]
+    assert lines[1] == "these are the first 100 of 250 test data; --limit takes another number"
+    assert [line.split()[0] for line in lines[2:5]] == ["latent", "z1", "z2"]
     assert [(row["site"], row["num_units"]) for row in entry["levels"]] == [("z1", 4), ("z2", 2)]
-    assert lines[2].split()[1] == f"{entry['levels'][0]['rate']:.2f}"
+    assert lines[3].split()[1] == f"{entry['levels'][0]['rate']:.2f}"
     assert "the latents of the data are z2, z1, and none was chosen" in fails(capsys, "apply reduce run")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -216,8 +218,7 @@ class Estimator(Trace_ELBO):
             self.check_scheduled(name, 1.0)
         who = type(self).__name__
         try:
-            # What is told as a bound is looked at also where Pyro's own validation is off.
-            with computing_once(), validation_enabled(claims != "none" or is_validation_enabled()):
+            with computing_once(), _looked_at() if claims != "none" else contextlib.nullcontext():
                 call = call if call.plan else call._replace(plan=self._plan(call))
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
@@ -494,6 +495,17 @@ class Estimator(Trace_ELBO):
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
             )
         return run.sum(beta=False)
+
+
+@contextlib.contextmanager
+def _looked_at() -> Iterator[None]:
+    """What is told as a bound is looked at also where Pyro's validation is off, of whose warnings there are none."""
+    if is_validation_enabled():
+        yield
+        return
+    with validation_enabled(True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found (auxiliary |non-auxiliary )?vars")
+        yield
 
 
 def call_of(pair: Any, batch: Sequence[Any]) -> Call:

@@ -71,6 +71,9 @@ def closed_kl(q: Any, p: Any) -> Tensor | None:
     if isinstance(base, Delta) and (isinstance(base.log_density, Tensor) or base.log_density != 0):
         return None  # it stands for a transformed variable, whose density its registered KL forgets
     try:
+        if q.batch_shape != p.batch_shape:  # outside of plates; some closed forms index their parameters
+            shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+            return torch.as_tensor(kl_divergence(q.expand(shape), p.expand(shape)))
         return torch.as_tensor(kl_divergence(q, p)).expand(q.batch_shape)
     except NotImplementedError:
         return None

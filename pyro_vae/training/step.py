@@ -128,23 +128,23 @@ class TrainingStep:
     def state(self) -> dict[str, Any]:
         """How the programs have run so far, for a checkpoint (:meth:`~pyro_vae.compiled.Compiled.state`)."""
         made = {function.__qualname__: compiled.state() for function, compiled in self._functions.items()}
-        options = None if self._update is None else self._update.key()
+        options = None if self._update is None else self._update.told
         return {"step": self._compiled.state(), "functions": {**self._awaited, **made}, "options": options}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up :meth:`state`."""
         self._compiled.load_state(state["step"])
         self._awaited = dict(state["functions"])
-        if self._update is not None and self._update.key() != state.get("options"):
+        if self._update is not None and self._update.told != state.get("options"):
             self._update = None  # as in the process before
 
     def look_at_options(self) -> None:
-        """Has the optimizer outside of the graph from here on, if options of it that are constants there have moved."""
-        if self._update is not None:
-            known = self._update.key()
-            self._update.look()
-            if self._update.key() != known:
-                self._update = None
+        """Has the optimizer outside of the graph from here on, if what is a constant there has moved.
+
+        These are its options but for learning rates, its groups, hooks, and which the parameters are.
+        """
+        if self._update is not None and not self._update.look():
+            self._update = None
 
     def tell_to(self, tell: Callable[[str], Any]) -> None:
         """Has ``tell`` called with what a step waits for, which takes seconds, and with nothing when that is over."""
@@ -194,9 +194,8 @@ class TrainingStep:
             update = self._update
             update.begin(step, size)
         values, gradients, self.updated = self._compiled.followed(update, *batch, **named)
-        trained, contents = iter(gradients), self._compiled.contents
-        contents.look()
-        for parameter in contents.parameters.values():
+        trained = iter(gradients)
+        for parameter in self._compiled.contents.parameters.values():
             parameter.grad = next(trained) if parameter.requires_grad else None
         terms: dict[str, dict[str, Tensor]] = {}
         loss, bound = values.pop("loss"), values.pop("bound", None)

@@ -94,13 +94,10 @@ class Update:
         weights: Weights,
     ) -> None:
         names = {id(value): name for name, value in (*module.named_parameters(), *module.named_buffers())}
-        self._optimizer, self._clip, self._weights = optimizer, clip, weights
-        self._rule = _RULES[type(optimizer)]
+        self._module, self._optimizer, self._clip, self._weights = module, optimizer, clip, weights
         self._parameters = [(parameter, names[id(parameter)]) for parameter in parameters]
-        groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-        self._groups = [groups.get(id(parameter)) for parameter in parameters]  # none of what the optimizer leaves out
         self._moving = [names[id(value)] for value in weights.moving]
-        self._numbers: list[Tensor] = []
+        self._step, self._size = 1, 1.0
         self.look()
         note_stepped(optimizer)
 
@@ -113,35 +110,55 @@ class Update:
         known = type(optimizer) in _RULES and moved <= {id(parameter) for parameter in parameters}
         return known and not (tensors or is_hooked(optimizer) or any(p.is_complex() for p in parameters))
 
-    def key(self) -> str:
-        """What a graph with it has as constants: the optimizer's options, as they were at :meth:`look`."""
-        return self._options
+    def look(self) -> bool:
+        """Takes in the optimizer's groups; whether parameters and options are what they were when this was made.
 
-    def look(self) -> None:
-        """Takes in the optimizer's options."""
+        A learning rate is read at each step.
+        """
         groups = self._optimizer.param_groups
-        self._options = repr([[item for item in group.items() if item[0] not in _INPUTS] for group in groups])
+        named = {id(parameter): name for parameter, name in self._parameters}
+        there = dict(self._module.named_parameters())
+        members = [[named.get(id(parameter)) for parameter in group["params"]] for group in groups]
+        options = [[item for item in group.items() if item[0] not in _INPUTS] for group in groups]
+        told = repr((members, options))
+        same = self.is_possible(self._optimizer, [parameter for parameter, _ in self._parameters])
+        same = same and all(there.get(name) is parameter for parameter, name in self._parameters)
+        same = same and told == getattr(self, "_told", told)
+        self._told = told
+        owners = {id(parameter): group for group in groups for parameter in group["params"]}
+        self._groups = [owners.get(id(parameter)) for parameter, _ in self._parameters]  # none of what is left out
+        return same
+
+    @property
+    def told(self) -> str:
+        """What a graph with it has as constants: the optimizer's options, as they were at :meth:`look`."""
+        return self._told
 
     def begin(self, step: int, size: float) -> None:
-        """Takes in learning rates, the number of the step that comes, and what ``clip`` is given."""
-        device = self._parameters[0][0].device
-        states = [self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters]
-        steps = [state["step"] for state in states if "step" in state]
-        taken = iter(torch.stack(steps).tolist() if steps else ())  # at once, for each would be waited for
-        rows = [
-            [] if group is None else self._rule.numbers(group, next(taken, 0.0) + 1 if "step" in state else 1.0)
-            for group, state in zip(self._groups, states, strict=True)
-        ]
-        flat = [number for row in rows for number in row]
-        numbers = torch.tensor([size, self._weights.share(step), *flat], dtype=torch.float64)
-        self._sizes = [1, 1, *map(len, rows)]
-        self._numbers = [numbers.to(device), numbers.float().to(device)]
-        self._states = states
+        """Takes in the number of the step that comes, and what ``clip`` is given."""
+        self._step, self._size = step, size
+
+    def key(self) -> Any:
+        """What a graph with it is made for: :attr:`told`, and which state there is."""
+        held = (self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters)
+        return self._told, [sorted(state) for state in held]
 
     def inputs(self) -> list[Tensor]:
-        """What it reads and writes beside the module's own."""
-        held = [value for state in self._states for value in state.values() if isinstance(value, Tensor)]
-        return [*self._numbers, *self._weights.averaged, *held]
+        """What it reads and writes beside the module's own: numbers, averages, the state of each parameter by name."""
+        device = self._parameters[0][0].device
+        self._states = [self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters]
+        steps = [state["step"] for state in self._states if "step" in state]
+        taken = iter(torch.stack(steps).tolist() if steps else ())  # at once, for each would be waited for
+        rule = _RULES[type(self._optimizer)]
+        rows = [
+            [] if group is None else rule.numbers(group, 1 + (next(taken) if "step" in state else 0))
+            for group, state in zip(self._groups, self._states, strict=True)
+        ]
+        self._sizes = [1, 1, *map(len, rows)]
+        flat = [self._size, self._weights.share(self._step), *(number for row in rows for number in row)]
+        numbers = torch.tensor(flat, dtype=torch.float64)
+        held = [state[key] for state in self._states for key in sorted(state) if isinstance(state[key], Tensor)]
+        return [numbers.to(device), numbers.float().to(device), *self._weights.averaged, *held]
 
     def __call__(
         self, loss: Tensor, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], inputs: list[Tensor]
@@ -157,15 +174,15 @@ class Update:
             leaves.append(leaf)
         (size,), (share,) = wide[:2]
         self._clip(leaves, size)
-        finite = loss.isfinite()
+        finite, rule = loss.isfinite(), _RULES[type(self._optimizer)]
         ours = zip(self._parameters, self._groups, leaves, self._states, wide[2:], narrow[2:], strict=True)
         for (_, name), group, leaf, state, exact, short in ours:
-            held = {key: next(given) for key, value in state.items() if isinstance(value, Tensor)}
+            held = {key: next(given) for key in sorted(state) if isinstance(state[key], Tensor)}
             if group is None or leaf.grad is None:
                 continue
             gradient = -leaf.grad if group["maximize"] else leaf.grad
             numbers = exact if leaf.dtype == torch.float64 else short
-            after, states = self._rule.apply(values[name], gradient, held, group, numbers)
+            after, states = rule.apply(values[name], gradient, held, group, numbers)
             for now, then in ((values[name], after), *((held[key], value) for key, value in states.items())):
                 now.copy_(torch.where(finite, then, now))
         for average, name in zip(averaged, self._moving if averaged else (), strict=True):

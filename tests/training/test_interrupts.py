@@ -138,6 +138,7 @@ def test_a_compiler_that_meets_the_same_ctrl_c(tmp_path: Path, monkeypatch: pyte
         raise RuntimeError("the C++ compiler was interrupted")
 
     monkeypatch.setattr(compiled, "compiled_by_inductor", fails)
+    monkeypatch.setattr(compiled, "_RUNS", 0)  # "auto" does not wait for a long training
     with pytest.raises(KeyboardInterrupt, match="training was interrupted"):
         fit(out=tmp_path, compile=compile)
     assert not checkpoint.exists(tmp_path / "checkpoint")

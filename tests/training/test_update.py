@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 import pyro.optim
@@ -173,3 +174,97 @@ def test_by_inductor() -> None:
     assert ours.mode == "inductor"
     for one, same in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
+
+
+def _reordered(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        state.update({key: state.pop(key) for key in sorted(state)})
+
+
+def _other_rate(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.load_state_dict(optimizer.state_dict())  # which replaces the groups
+    optimizer.param_groups[0]["lr"] = 0.1
+
+
+def _left_out(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0]["params"] = optimizer.param_groups[0]["params"][2:]
+
+
+def _replaced(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    layer = next(part for part in run.pair.modules() if isinstance(part, nn.Linear))
+    layer.bias = nn.Parameter(layer.bias.detach() + 1)
+
+
+def _moved(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    layer = next(part for part in run.pair.modules() if isinstance(part, nn.Linear))
+    layer.register_parameter("weight", layer._parameters.pop("weight"))  # behind the bias
+
+
+def _cleared(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+
+
+def _hooked(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.register_step_pre_hook(lambda one, *given: one.param_groups[0].update(lr=0.1))
+
+
+@pytest.mark.parametrize("mode", ["inductor", "eager"])
+@pytest.mark.parametrize(
+    "change", [_reordered, _other_rate, _left_out, _replaced, _moved, _cleared, _hooked], ids=lambda one: one.__name__
+)
+def test_what_a_callback_does_to_it(change: Any, mode: str, updated: list[bool]) -> None:
+    def run(mode: str) -> Run:
+        made: list[torch.optim.Optimizer] = []
+        optimizer = lambda parameters: made.append(ADAM(parameters)) or made[-1]  # noqa: E731
+
+        def call(run: Run) -> None:
+            if len(run.history) == 2:
+                change(run, made[0])
+
+        return trained(mode, double=True, optimizer=optimizer, callbacks=[call])
+
+    ours, theirs = run(mode), run("traced")
+    for one, other in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("scheduler", [functools.partial(Schedulers.ExponentialLR, gamma=0.5), Linear(1.0, 0.1)])
+def test_a_resumed_run_has_its_learning_rate(scheduler: Any, tmp_path: Any, updated: list[bool]) -> None:
+    stops = iter([False, True])  # behind the second epoch, once
+
+    def stop(run: Run) -> None:
+        if next(stops, False):
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"scheduler": scheduler, "double": True, "checkpoint_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        trained("inductor", out=tmp_path, callbacks=[stop], **options)
+    ours, whole = (
+        trained("inductor", out=tmp_path, resume=True, callbacks=[stop], **options),
+        trained("inductor", **options),
+    )
+    for one, other in zip(ours.pair.parameters(), whole.pair.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_step_of_its_own_below_a_scheduler(updated: list[bool]) -> None:
+    called: list[int] = []
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        made = ADAM(parameters)
+        step = made.step
+
+        def own(self: Any, closure: Any = None) -> Any:
+            called.append(1)
+            return step(closure)
+
+        made.step = types.MethodType(own, made)  # type: ignore[method-assign]
+        return made
+
+    trained("inductor", optimizer=optimizer, scheduler=functools.partial(Schedulers.ExponentialLR, gamma=0.5))
+    assert len(called) == 16
+
+
+def test_a_part_that_is_a_script_trains() -> None:
+    pair = MLPVAE((12,), 2, hidden=(8,), activation=lambda: torch.jit.script(nn.ReLU()))
+    fit(pair, torch.rand(40, 12).round(), epochs=1, progress=False, compile="traced")
