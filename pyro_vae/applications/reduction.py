@@ -283,10 +283,10 @@ def _chosen(pair: Any, site: str | None, batch: Sequence[Tensor]) -> str:
 def _codes(pair: Any, batch: Sequence[Tensor], site: str) -> np.ndarray:
     """``[N, D]``: E[z | x] of a latent."""
     parts = chunks(*batch, size=_CHUNK)
-    codes = _rows(torch.cat([encode(pair, *chunk)[site].float().cpu() for chunk in parts]))
-    if not np.isfinite(codes).all():
+    codes = torch.cat([encode(pair, *chunk)[site].float().cpu() for chunk in parts])
+    if not codes.isfinite().all():
         raise ValueError(f"E[{site} | x] is NaN or infinite for some data: the pair is not fitted, or has diverged.")
-    return codes
+    return _rows(codes)
 
 
 def _principal(
