@@ -488,6 +488,46 @@ def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
         load(path, **whole)
 
 
+def test_comments_are_neither_data_nor_names_of_another_header(tmp_path):
+    path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
+    for text, labels in (
+        ("# exported, 2024\nr,1\ns,2\n", "0"),
+        ("# exported, v2\n# id, 1e3\nr,1\ns,2\n", "id"),
+        ("# made by me\n1\n2\n", None),
+        ("# made by me\n# twice\n1\n2\n", None),
+        ("# made by me\nx\n1\n2\n", None),
+        ("# made by me, 2024\na,b\nr,1\ns,2\n", "a"),
+        ('# by me,"of old\n#id,b\nr,1\ns,2\n', "id"),
+        ('"a\nn",b\nr,1\ns,2\n', "0"),
+        ("#0,0\n1,0\n2,1\n", "1"),  # a row of which someone has made a comment
+    ):
+        path.write_text(text)
+        for in_memory in (True, False):
+            train = load(path, in_memory=in_memory, labels=labels, **whole).train
+            assert train.batch([0, 1])[0].tolist() == [[1.0], [2.0]] and len(train) == 2
+            assert train.labels is None or train.labels.tolist() == [0, 1]
+
+
+def test_labels_of_text_that_are_numbers_are_these(tmp_path):
+    path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
+    for words, labels in (
+        (["1.0", "10.0", "2.0"], [1, 10, 2]),
+        (["1.5", "10.5", "2.5"], [0, 2, 1]),
+        (["x", " x", "y "], [0, 0, 1]),
+        (["9007199254740993", "1", "2"], [9007199254740993, 1, 2]),
+        (["9" * 30, "9" * 29 + "8", "2"], [2, 1, 0]),
+    ):
+        path.write_text("a,y\n" + "".join(f"0,{word}\n" for word in words))
+        assert load(path, labels="y", **whole).train.labels.tolist() == labels
+
+
+def test_a_folder_of_a_test_set_alone_has_no_train_set(tmp_path):
+    for name in ("test-0", "test-1"):
+        parquet(tmp_path).rename(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"files of \['test'\]; a set of the name train was expected"):
+        load(tmp_path)
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     """/dev/full takes nothing."""
     monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
