@@ -268,8 +268,9 @@ def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"column {name!r} of {path} holds lists of several lengths. Pad them.") from error
     if values.dtype.kind not in "biuf":
+        what = "text" if values.dtype == object else values.dtype.name
         raise ValueError(
-            f"column {name!r} of {path} holds {values.dtype.name}, and numbers were expected. Leave it out, or number "
+            f"column {name!r} of {path} holds {what}, and numbers were expected. Leave it out, or number "
             f"its values; {CLASSES}"
         )
     return values

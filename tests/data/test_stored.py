@@ -468,6 +468,39 @@ def test_links_in_a_file_lead_to_no_other(tmp_path):
     assert torch.equal(x, torch.from_numpy(TABLE))
 
 
+def test_links_in_a_circle_are_no_arrays_and_empty_ones_are_told(tmp_path):
+    with h5py.File(tmp_path / "circle.h5", "w") as file:
+        file["x"], file["again"] = TABLE, h5py.SoftLink("/again")
+    assert len(load(tmp_path / "circle.h5", valid_size=0, test_size=0).train) == len(TABLE)
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["x"] = h5py.Empty("f8")
+    with pytest.raises(ValueError, match="x is empty"):
+        load(tmp_path / "empty.h5")
+
+
+def test_links_of_a_zarr_group_are_not_followed(tmp_path):
+    zarr.open_array(tmp_path / "secret", mode="w", shape=TABLE.shape, dtype="f8")[:] = TABLE
+    zarr.open_group(tmp_path / "x.zarr", mode="w")
+    (tmp_path / "x.zarr" / "x").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="x is no file or folder of it, but a link"):
+        load(tmp_path / "x.zarr")
+
+
+def test_the_codecs_of_numcodecs_are_known_by_both_names(tmp_path):
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w")
+    codecs = zarr.codecs.numcodecs
+    group.create_array("x", data=TABLE, filters=[codecs.Delta(dtype="f8")], compressors=[codecs.Zlib(level=1)])
+    assert len(load(tmp_path / "x.zarr", valid_size=0, test_size=0).train) == len(TABLE)
+
+
+def test_data_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):
+    npy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = load("x.npy", in_memory=False).train.tensors[0]
+    monkeypatch.chdir("/")
+    assert torch.equal(pickle.loads(pickle.dumps(rows))[:], rows[:])
+
+
 def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
     path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
     for text, options in (
