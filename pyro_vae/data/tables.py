@@ -98,7 +98,8 @@ def _head(path: Path, delimiter: str, labels: str | None) -> tuple[list[str], bo
     own = {labels, *(str(number) for number, name in enumerate(names) if name == labels)}  # the column of labels
     if all(_is_number(word) for number, word in enumerate(row) if str(number) not in own):
         return names or [str(number) for number in range(len(row))], bool(names), before
-    return [name.strip() for name in row] if line is not first else _names(line, delimiter), True, before + rows.line_num
+    names = _names(line, delimiter) if line is first else [name.strip() for name in row]
+    return names, True, before + rows.line_num
 
 
 def _names(line: str, delimiter: str) -> list[str]:

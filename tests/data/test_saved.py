@@ -43,7 +43,9 @@ def test_images_are_read_of_their_bytes_and_of_files_inside_of_the_folder(tmp_pa
     assert torch.equal(x[:, 0], torch.from_numpy(IMAGES[[*range(19), 0]]))
 
 
-@pytest.mark.parametrize("cell", ["{outside}", "../outside.png", "link.png", "nul\0.png", "long" * 999, "https://localhost:9/x.png"])
+@pytest.mark.parametrize(
+    "cell", ["{outside}", "../outside.png", "link.png", "nul\0.png", "long" * 999, "https://localhost:9/x.png"]
+)
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_elsewhere_is_not_opened(cell, in_memory, tmp_path):
     path = of_images(tmp_path, cell.format(outside=tmp_path / "outside.png"))

@@ -412,8 +412,7 @@ def test_a_table_of_labels_trains_a_pair_that_does_not_run_without_them(tmp_path
     for given in (data, data.with_labels()):
         torch.manual_seed(0)
         pair = Conditional()
-        told = pytest.warns(UserWarning, match="the labels of 'x' are y, the second") if given is data else nullcontext()
-        with told:
+        with pytest.warns(UserWarning, match="of 'x' are y, the second") if given is data else nullcontext():
             found.append(pv.fit(pair, given, epochs=1, batch_size=10, compile="eager", progress=False).bound)
     assert found[0] == found[1]
     with pytest.raises(ValueError, match=r"load\(...\).with_labels\(\).train.batch\(...\) gives both"):
@@ -540,7 +539,8 @@ def test_comments_are_neither_data_nor_names_of_another_header(tmp_path):
         path.write_text(text)
         for in_memory in (True, False):
             train = load(path, in_memory=in_memory, labels=labels, **whole).train
-            assert train.batch([0, 1])[0].tolist() == [[1.0], [2.0]] and len(train) == 2
+            assert train.batch([0, 1])[0].tolist() == [[1.0], [2.0]]
+            assert len(train) == 2
             assert train.labels is None or train.labels.tolist() == [0, 1]
 
 
