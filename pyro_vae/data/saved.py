@@ -103,8 +103,8 @@ def _file(folder: Path, name: str, path: Path) -> Path:
     """A file of a folder, which lies in the folder of the data set also behind links."""
     if (found := inside(folder / name, path)) is None:
         raise Refused(
-            f"{shown(name)} in {folder} is no file of {path}, but a link out of it or something else; nothing else is "
-            "read. If you know where it leads, copy the folder with what is linked: cp -rL."
+            f"{shown(name)} in {folder} is no file of {path}: it is missing, a link out of it, or none of data; "
+            "nothing else is read. If you know where it leads, copy the folder with what is linked: cp -rL."
         )
     return found
 
