@@ -115,6 +115,7 @@ def one_of(choices: Sequence[Any], **values: Any) -> None:
 
 def _is_among(choices: Sequence[Any], value: Any) -> bool:
     """Whether a value is one of the choices; one that only equals it, as 1 equals True, is not."""
+    value = bool(value) if isinstance(value, np.bool_) else value
     return any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices)
 
 
@@ -304,10 +305,15 @@ def _dtypes() -> frozenset[Any]:
     return frozenset(getattr(sys.modules["torch"], name) for name in names.split())
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a dense tensor of real numbers with which torch calculates."""
+def is_dense(value: Any) -> bool:
+    """Whether a value is a dense tensor of real numbers with which torch calculates, perhaps of their shape alone."""
     dense = _is_of_torch(value, "Tensor") and not value.is_nested and value.layout == sys.modules["torch"].strided
-    return dense and value.dtype in _dtypes() and not value.is_meta
+    return dense and value.dtype in _dtypes()
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a dense tensor of real numbers, which it has."""
+    return is_dense(value) and not value.is_meta
 
 
 def _is_sequence(value: Any, part: _Kind | None) -> bool:

@@ -256,7 +256,8 @@ def _hint(text: str) -> str:
     if "argument" in text and "positional" in text:
         return (
             " Model and guide take the same arguments, those of check: check(pair, x) runs guide(x) and model(x); "
-            "of data with labels, load(...).with_labels().train.batch(...) gives both."
+            "of data with labels, load(...).with_labels().train.batch(...) gives both, and "
+            "fit(pair, data.with_labels()) passes both."
         )
     if "Multiple" in text and "named" in text:
         return " Give each sample statement and each plate a name of its own."

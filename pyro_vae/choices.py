@@ -20,7 +20,7 @@ from pyro_vae.data import Data, prepared
 from pyro_vae.distributions.wrappers import bare, family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
-from pyro_vae.pair.arguments import Arguments, needs
+from pyro_vae.pair.arguments import Arguments, label_argument
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 from pyro_vae.runs.terminal import given
 
@@ -66,12 +66,11 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
 
 
 def _needs_labels(config: Namespace, data: Data) -> bool:
-    """Whether both programs take a second argument that has no default, and the data have labels for it."""
+    """Whether a program does not run without a second argument of labels, and the data have labels for it."""
     train: Any = data.train  # load gives no streams
     if train.labels is None or len(train.tensors) > 1:
         return False
-    pair = import_pair(config.model.class_path)
-    return all(needs(program, 2) for program in (pair.model, pair.guide))  # type: ignore[attr-defined]  # behind self
+    return label_argument(import_pair(config.model.class_path), 2) is not None  # behind self
 
 
 def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:

@@ -57,8 +57,11 @@ class Data:
         """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
         return x
 
-    def with_labels(self) -> Self:
+    def with_labels(self, name: str = "labels") -> Self:
         """The same data, whose labels are the last argument of model and guide.
+
+        Args:
+            name: by which they are passed, where the others are passed by name.
 
         Raises:
             ValueError: if a set has no labels.
@@ -73,7 +76,7 @@ class Data:
             if isinstance(split, Split) and split.labels is not None:
                 changed[part] = copy.copy(split)  # not the constructor: what is binarized once stays as it was drawn
                 changed[part].tensors = (*split.tensors, split.labels)
-                changed[part].names = None if split.names is None else (*split.names, "labels")
+                changed[part].names = None if split.names is None else (*split.names, name)
             elif split is not None:
                 raise ValueError(
                     f"the {part} set of {self.name!r} has no labels to pass. Give a .npz file with x and y, a table and"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,15 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 class Refused(ValueError):
     """A file that can be read, and is not."""
+
+
+def inside(file: Path, folder: Path) -> Path | None:
+    """Where a file lies, if that is in a folder, also behind links."""
+    try:
+        found = file.resolve()
+        return found if found.is_relative_to(folder.resolve()) and found.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # of a name that no file can have, and of links in a circle
+        return None
 
 
 def array_file(path: Path, in_memory: bool | None) -> Arrays:
@@ -181,12 +192,20 @@ def _hdf5_arrays(h5py: Any, file: Any) -> dict[str, Any]:
                 arrays[place] = found
             elif isinstance(found, h5py.Group) and found not in seen:  # which may hold itself
                 left.append(found)
-    # Only now, when no name leads to another file, links are followed.
-    return arrays | {place: found for place in linked if isinstance(found := file.get(place), h5py.Dataset)}
+    for place in linked:  # only now, when no name leads to another file
+        with contextlib.suppress(KeyError, OSError, RuntimeError):  # of links to nowhere, and in a circle
+            if isinstance(found := file[place], h5py.Dataset):
+                arrays[place] = found
+    return arrays
 
 
 def _zarr(path: Path, in_memory: bool | None) -> Arrays:
     zarr = package("zarr", f"{path} is a Zarr array")
+    for folder, folders, files in os.walk(path):
+        linked = [Path(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
+        for file in [*linked, *(Path(folder, name) for name in files)]:
+            if inside(file, path) is None:
+                raise ValueError(f"{file.relative_to(path)} is no file or folder of it, but a link or something else")
     found = zarr.open(path, mode="r")
     members = {"x": found} if isinstance(found, zarr.Array) else dict(found.members(max_depth=None))
 
@@ -205,7 +224,7 @@ def _check_codecs(name: str, described: Mapping[str, Any]) -> None:
     """Refuses an array, or the pieces inside of a shard, that are packed by what is not known."""
     given = [described.get(key) or () for key in ("codecs", "index_codecs", "filters")]
     for codec in [*(one for some in given for one in some), *filter(None, [described.get("compressor")])]:
-        word = codec.get("name", codec.get("id"))
+        word = str(codec.get("name", codec.get("id"))).removeprefix("numcodecs.")
         if word == "sharding_indexed":
             _check_codecs(name, codec["configuration"])
         elif word not in _CODECS:
@@ -214,6 +233,8 @@ def _check_codecs(name: str, described: Mapping[str, Any]) -> None:
 
 def _unpacked(array: Any, name: str, path: Path, in_memory: bool | None) -> Any:
     """All of an array that is read in parts."""
+    if array.shape is None:
+        raise ValueError(f"{name} is empty")
     if np.dtype(array.dtype).kind not in "biuf":
         raise ValueError(f"{name} is of dtype {array.dtype}, and numbers were expected")
     size = math.prod(array.shape) * np.dtype(array.dtype).itemsize

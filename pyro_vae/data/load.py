@@ -62,7 +62,8 @@ def load(
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
     - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
-      empty cell is NaN. Lines before it that begin with # are comments.
+      empty cell is NaN. Lines before it that begin with # are comments, the last of which names the columns where no
+      other line does.
     - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event]. Files
       of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
     - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits train, valid

@@ -36,7 +36,8 @@ class Held:
     """
 
     def __init__(self, path: str, handle: int | None = None) -> None:
-        self._path, self._is_named = path, handle is None
+        # A relative path is one of the folder in which the program is now.
+        self._path, self._is_named = os.path.abspath(path) if handle is None else path, handle is None
         self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)) if handle is None else handle
         weakref.finalize(self, os.close, self.handle)
 
@@ -85,7 +86,7 @@ class Held:
         return self
 
     def __reduce__(self) -> Any:
-        path = os.path.abspath(self._path) if self._is_named else f"/proc/{os.getpid()}/fd/{self.handle}"
+        path = self._path if self._is_named else f"/proc/{os.getpid()}/fd/{self.handle}"
         return _reopened, (path, self._state())
 
 

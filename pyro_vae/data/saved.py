@@ -13,7 +13,7 @@ import numpy as np
 
 from pyro_vae._checks import shown
 from pyro_vae.data.cut import Arrays, part_names
-from pyro_vae.data.files import Refused, pixels
+from pyro_vae.data.files import Refused, inside, pixels
 from pyro_vae.data.rows import package
 from pyro_vae.data.tables import AT_ONCE, Table, check_columns, numbered, of_columns, place_of, places_of_x
 
@@ -61,35 +61,52 @@ def saved_datasets(path: Path, labels: str | None, in_memory: bool | None) -> Ta
 
         def read(columns: list[str], one: Any = one, modes: Mapping[str, Any] = modes) -> Iterator[dict[str, Any]]:
             images = [name for name in columns if name in modes]
-            given, cells = one.with_format("numpy", columns=columns), one.with_format("arrow", columns=images)
+            cells = one.with_format("arrow", columns=columns)
             few = _IMAGES_AT_ONCE if images else AT_ONCE
             for start in range(0, len(one), few):
-                block = given.select_columns([name for name in columns if name not in modes])[start : start + few]
+                held = cells[start : start + few]
+                block = {name: _numbers(held[name]) for name in columns if name not in modes}
                 for name in images:
-                    held = cells[start : start + few][name].to_pylist()
-                    block[name] = _stacked([_image(cell, name, modes[name], path) for cell in held], path)
+                    found = [_image(cell, name, modes[name], path) for cell in held[name].to_pylist()]
+                    block[name] = _stacked(found, path)
                 yield block
 
         parts[part] = of_columns(path, columns, read, label, len(one), in_memory)
     return numbered(parts), places_of_x(columns, label)
 
 
+def _numbers(cells: Any) -> np.ndarray:
+    """A column of arrow's, in the dtype that it has there."""
+    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in cells.chunks])
+
+
 def _check_names(path: Path) -> None:
-    """Refuses a folder whose descriptions lead out of it."""
+    """Refuses a folder whose descriptions, or links, lead out of it."""
     named = [path]
-    if (listed := path / "dataset_dict.json").is_file():
-        splits = json.loads(listed.read_text(encoding="utf-8"))["splits"]
-        named = [path / _inside(split, listed) for split in splits]
+    if (path / "dataset_dict.json").exists():
+        listed = _file(path, "dataset_dict.json", path)
+        named = [path / _name(split, listed) for split in json.loads(listed.read_text(encoding="utf-8"))["splits"]]
     for folder in named:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        for file in state["_data_files"]:
-            _inside(file["filename"], folder / "state.json")
+        _file(folder, "dataset_info.json", path)
+        state = _file(folder, "state.json", path)
+        for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]:
+            _file(folder, _name(file["filename"], state), path)
 
 
-def _inside(name: Any, where: Path) -> str:
+def _name(name: Any, where: Path) -> str:
     if not isinstance(name, str) or _OTHER_PLACES.search(name):
         raise Refused(f"{where} names {shown(name)}, which is no file of its folder; nothing else is read.")
     return name
+
+
+def _file(folder: Path, name: str, path: Path) -> Path:
+    """A file of a folder, which lies in the folder of the data set also behind links."""
+    if (found := inside(folder / name, path)) is None:
+        raise Refused(
+            f"{shown(name)} in {folder} is no file of {path}: it is missing, a link out of it, or none of data; "
+            "nothing else is read. If you know where it leads, copy the folder with what is linked: cp -rL."
+        )
+    return found
 
 
 def _image(cell: Any, name: str, mode: str | None, path: Path) -> np.ndarray:
@@ -99,8 +116,8 @@ def _image(cell: Any, name: str, mode: str | None, path: Path) -> np.ndarray:
         return pixels(io.BytesIO(held["bytes"]), f"an image of column {name!r} of {path}", mode)
     if held["path"] is None:
         raise Refused(f"column {name!r} of {path} has a row without an image. Fill it, or drop the row.")
-    file = (path / held["path"]).resolve()
-    if not (file.is_relative_to(path.resolve()) and file.is_file()):
+    file = inside(path / held["path"], path)
+    if file is None:
         raise Refused(
             f"column {name!r} of {path} names the image {shown(held['path'])}, which is no file of that folder; "
             "nothing else is opened. If you know where it leads, have Hugging Face's datasets put it inside: "

@@ -32,37 +32,34 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
     An empty cell is NaN. Labels that are words are numbered in sorted order. Lines before the table that begin with #
-    are comments; inside of it # is a letter.
+    are comments, the last of which names the columns where no other line does; inside of it # is a letter.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        first, skipped = _first_row(path, delimiter)
+        names, named, skipped = _head(path, delimiter, labels)
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
-    named = not all(_is_number(word) for number, word in enumerate(first) if str(number) != labels)
-    names = (
-        [name.strip().removeprefix("# ") for name in first] if named else [str(number) for number in range(len(first))]
-    )
     label = place_of(labels, names)
     taken = [number for number in range(len(names)) if number != label]
-    if not taken and first:
+    if not taken and names:
         raise ValueError(f"{path} has no column but its labels; leave labels= out, or save x beside them.")
 
     where: dict[str, Any] = {"delimiter": delimiter, "ndmin": 2, "quotechar": '"', "comments": None}
-    whole: dict[str, Any] = {**where, "skiprows": skipped + named, "encoding": "utf-8-sig"}
+    whole: dict[str, Any] = {**where, "skiprows": skipped, "encoding": "utf-8-sig"}
     columns = None if label is None else taken
     try:
         x: Any
-        if kept_in_memory(path.stat().st_size, in_memory):
-            check_size(path.stat().st_size, str(path))
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*input contained no data")  # which is said below
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*input.*contained no data")  # of empty lines, and of what is said below
+            if kept_in_memory(path.stat().st_size, in_memory):
+                check_size(path.stat().st_size, str(path))
                 x = torch.from_numpy(_numbers_of(path, usecols=columns, **whole))
-        else:
-            x = Rows.of_blocks(_blocks(path, skipped + named, usecols=columns, **where))
-        if not x.numel():
-            raise Refused(f"{path} has no row of numbers{' below its names' if named else ''}. Save the table again.")
-        words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
+            else:
+                x = Rows.of_blocks(_blocks(path, skipped, usecols=columns, **where))
+            if not x.numel():
+                below = " below its names" if named else ""
+                raise Refused(f"{path} has no row of numbers{below}. Save the table again.")
+            words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
         if words is not None and (lacking := np.flatnonzero(np.char.strip(words[:, 0]) == "")).size:
             raise Refused(_no_label(path, int(lacking[0]), names[label or 0]))
         y = None if words is None else _classes(words[:, 0])
@@ -76,21 +73,38 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     return {"train": (x, y)}, places_of_x(names, label)
 
 
-def _first_row(path: Path, delimiter: str) -> tuple[list[str], int]:
-    """The first row of a table, and the number of lines before it: empty ones, and comments.
+def _head(path: Path, delimiter: str, labels: str | None) -> tuple[list[str], bool, int]:
+    """The names of the columns, whether the file gives them, and the number of lines before the numbers.
 
-    These begin with # and have another number of cells than the first line that does not; names behind a #, as of
-    numpy.savetxt, and labels that begin with # are of the table.
+    Lines that begin with # are comments. The last one names the columns, as numpy.savetxt writes it, where numbers
+    follow and it has as many cells, not all of them numbers. Where all lines begin with #, so do their labels.
     """
-    marked: list[tuple[list[str], int]] = []
+
+    first, last, before, marked = "", "", 0, 0
     with path.open(encoding="utf-8-sig", newline="") as file:
-        before, rows = 0, csv.reader(file, delimiter=delimiter)
-        for row in itertools.islice(rows, _COMMENTS):
-            if row and not row[0].startswith("#"):
-                return next((one for one in marked if len(one[0]) == len(row)), (row, before))
-            marked += [(row, before)] if row else []
-            before = rows.line_num
-    return marked[0] if marked else ([], 0)
+        for line in file:
+            if line.startswith("#"):
+                first, last, marked = first or line, line, marked if first else before
+            elif line.strip("\r\n"):
+                break
+            before += 1
+        else:
+            line, last, before = first, "", marked
+        rows = csv.reader(itertools.chain([line], file), delimiter=delimiter)
+        row = next(rows)
+    names = _names(last, delimiter)
+    if len(names) != len(row) or all(map(_is_number, names)):
+        names = []
+    own = {labels, *(str(number) for number, name in enumerate(names) if name == labels)}  # the column of labels
+    if all(_is_number(word) for number, word in enumerate(row) if str(number) not in own):
+        return names or [str(number) for number in range(len(row))], bool(names), before
+    names = _names(line, delimiter) if line is first else [name.strip() for name in row]
+    return names, True, before + rows.line_num
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """The cells of a line that may begin with #."""
+    return [name.strip() for name in next(csv.reader([line.removeprefix("#")], delimiter=delimiter))]
 
 
 def _numbers_of(source: Any, **options: Any) -> np.ndarray:
@@ -145,14 +159,18 @@ def _by_part(folder: Path) -> dict[str, list[Path]]:
     known = [name for same in PARTS.values() for name in same]
     files = parquet_files(folder)
     words = [next((name for name in known if re.match(rf"{name}(?![a-z])", file.name.lower())), "") for file in files]
-    if len(set(words)) == 1:
+    if not any(words):
         return {"train": files}
     parts = part_names(filter(None, words), folder)
-    if "train" not in parts or "" in words:
-        other = next(file.name for file, word in zip(files, words, strict=True) if not word or "train" not in parts)
+    if "" in words:
         raise Refused(
-            f"{folder} has files of a set, and {other}, of which that is not known. Begin the names of all with train, "
-            "valid or test, or of none."
+            f"{folder} has files of a set, and {files[words.index('')].name}, of which that is not known. Begin the "
+            "names of all with train, valid or test, or of none."
+        )
+    if "train" not in parts:
+        raise Refused(
+            f"{folder} has files of {sorted(set(words))}; a set of the name train was expected. Begin the names of "
+            "one set with train, or give each file by itself."
         )
     return {
         part: [file for file, word in zip(files, words, strict=True) if word == name] for part, name in parts.items()
@@ -161,7 +179,7 @@ def _by_part(folder: Path) -> dict[str, list[Path]]:
 
 def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files of a folder, in the order of their names."""
-    return sorted(folder.glob("*.parquet"))
+    return sorted(file for file in folder.glob("*.parquet") if file.is_file())
 
 
 def of_columns(
@@ -247,15 +265,23 @@ def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     """A column, ``[B]`` or of lists of one length, as numbers."""
     if values.dtype == object and len(values) and not isinstance(values[0], str):
         try:
-            values = np.stack([np.asarray(value, np.float64 if value is None else None) for value in values])
+            values = _stacked(values)
         except ValueError as error:
             raise ValueError(f"column {name!r} of {path} holds lists of several lengths. Pad them.") from error
     if values.dtype.kind not in "biuf":
+        what = "text" if values.dtype == object else values.dtype.name
         raise ValueError(
-            f"column {name!r} of {path} holds {values.dtype.name}, and numbers were expected. Leave it out, or number "
+            f"column {name!r} of {path} holds {what}, and numbers were expected. Leave it out, or number "
             f"its values; {CLASSES}"
         )
     return values
+
+
+def _stacked(values: np.ndarray) -> np.ndarray:
+    """Lists of lists of one length as one array."""
+    if values.dtype != object or not len(values) or isinstance(values[0], str):
+        return values
+    return np.stack([np.float64("nan") if value is None else _stacked(np.asarray(value)) for value in values])
 
 
 def places(names: Mapping[int, str]) -> dict[str, int]:
@@ -285,7 +311,6 @@ def column(word: str, columns: dict[str, int]) -> int:
 
 #: Rows of a table that are read at a time.
 AT_ONCE = 65_536
-_COMMENTS = 1_000  # lines before a table
 
 
 def _number(cell: str) -> float:
@@ -301,24 +326,34 @@ def _is_number(cell: str) -> bool:
 
 
 def _classes(words: np.ndarray) -> np.ndarray:
-    """Labels as whole numbers: those that they are, or the places of their words in sorted order."""
-    try:
-        numbers = words.astype(np.int64)
-    except (ValueError, TypeError):
-        return np.unique(words.astype(str), return_inverse=True)[1]
-    if words.dtype.kind == "f" and (numbers != words).any():  # 1.5 is no 1
-        return np.unique(words, return_inverse=True)[1]
-    return numbers
+    """Labels as whole numbers: those that they are, or the places of numbers or words in sorted order."""
+    if words.dtype.kind not in "biuf":
+        words = np.char.strip(words.astype(str))
+        for kind in (np.int64, np.float64):
+            try:
+                words = words.astype(kind)
+            except ValueError:
+                continue
+            except OverflowError:  # of more digits than either of them holds
+                pass
+            break
+    if words.dtype.kind != "U":
+        with np.errstate(invalid="ignore"):
+            numbers = words.astype(np.int64)
+        if words.dtype.kind != "f" or (numbers == words).all():  # 1.5 is no 1
+            return numbers
+    return np.unique(words, return_inverse=True)[1]
 
 
 def _wrong_cell(path: Path, delimiter: str, skipped: int, named: bool, names: list[str], label: int | None) -> str:
     """Where the first cell is that is no number."""
     with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(ValueError, csv.Error):
-        rows = csv.reader(file, delimiter=delimiter)
-        for row in (row for row in rows if row and rows.line_num > skipped):
+        rows = csv.reader(itertools.islice(file, skipped, None), delimiter=delimiter)
+        for row in filter(None, rows):
+            line = skipped + rows.line_num
             if len(row) != len(names):
-                return f"line {rows.line_num} has {len(row)} cells, and line {skipped + 1} has {len(names)}"
-            for number, cell in enumerate(row if rows.line_num > skipped + named else []):
+                return f"line {line} has {len(row)} cells, and line {skipped + (not named)} has {len(names)}"
+            for number, cell in enumerate(row):
                 if number != label and not _is_number(cell):
-                    return f"{shown(cell)} in line {rows.line_num}, column {names[number]!r}"
+                    return f"{shown(cell)} in line {line}, column {names[number]!r}"
     return ""

@@ -80,7 +80,7 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site:
     """
     local = local_latents(pair, *resized(batch, 1))
     values = dict(latents) if isinstance(latents, Mapping) else {next(iter(local)) if len(local) == 1 else "z": latents}
-    if scalar := [name for name, value in values.items() if not value.dim()]:
+    if scalar := [name for name, value in values.items() if name in local and not value.dim()]:
         raise ValueError(f"latents have a value for each datum, [B, *event]; {scalar[0]!r} is one number.")
     sizes = [len(value) for name, value in values.items() if name in local]
     examples = resized(batch, sizes[0]) if sizes else batch

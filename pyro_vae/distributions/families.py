@@ -158,6 +158,9 @@ class _Drawn(Sized):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(validated(self, value))  # type: ignore[misc]
+
 
 class Exponential(_Drawn, dist.Exponential):
     r""":math:`z = e / \mathrm{rate}` on :math:`(0, \infty)`, :math:`e = -\log(1 - u)`."""

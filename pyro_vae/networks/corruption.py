@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, is_tensor, number, shown
+from pyro_vae._checks import checked, is_dense, number, shown
 from pyro_vae._recipes import Remembered
 from pyro_vae.networks.shapes import applied, at_least_float32, in_shape_of
 
@@ -50,7 +50,7 @@ class Corruption(Remembered, nn.Module):
         """A draw of the corrupted ``x``, of the same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_tensor(x):
+        if not is_dense(x):
             raise TypeError(f"a {type(self).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
         return self.corrupted(x) if self.training else x
 

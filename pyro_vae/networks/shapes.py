@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import is_tensor, shown
+from pyro_vae._checks import is_dense, shown
 from pyro_vae._pyro import uncompiled
 
 
@@ -64,7 +64,7 @@ def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
 
 
 def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
-    if not is_tensor(x):
+    if not is_dense(x):
         raise TypeError(
             f"{type(network).__name__} takes a dense tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
         )
@@ -77,7 +77,7 @@ def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
 
 def applied(network: Callable[..., Tensor], x: Tensor, whose: str | None = None) -> Tensor:
     """``network(x)``; where x is nothing that the network could take, an error says so, of ``whose`` network it is."""
-    if not is_tensor(x):
+    if not is_dense(x):
         raise TypeError(f"a {whose or type(network).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
     try:
         return network(x)

@@ -426,15 +426,28 @@ def _taken(found: Signature, values: Sequence[Any]) -> tuple[int, bool]:
     return count, False
 
 
-def needs(program: Any, place: int) -> bool:
-    """Whether a program does not run without an argument at a place, from 0."""
-    taken = [p for p in (_signature(program) or {}).values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(taken) > place and taken[place].default is inspect.Parameter.empty
+#: How arguments of labels are called; any other, such as beta, is no place for them unless it is asked for.
+_LABELS = {"y", "ys", "c", "label", "labels", "target", "targets", "class_", "classes"}
 
 
-def need_labels(pair: Any) -> bool:
-    """Whether model and guide do not run without a second argument."""
-    return all(needs(program, 1) for program in _programs(pair))
+def label_argument(pair: Any, place: int = 1) -> str | None:
+    """The name of the argument at a place, where it is one of labels, which a program does not run without.
+
+    The other program needs it as well, or takes it.
+    """
+    name = None
+    for found in _parameters(pair):
+        parameters = [] if found is None else list(found.values())
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if found is None or (len(named) <= place and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+            continue
+        if len(named) <= place or named[place].name not in _LABELS:
+            return None
+        if named[place].default is inspect.Parameter.empty:
+            name = named[place].name
+        elif named[place].default is not None:
+            return None
+    return name
 
 
 def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Sequence[str]) -> None:

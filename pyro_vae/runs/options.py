@@ -179,7 +179,7 @@ def add_options(
         "--with_labels",
         type=bool | None,
         help="whether model and guide are given the labels of the data as their second argument; by default where "
-        "they do not run without one",
+        "they do not run without one that is called y, c, label, target or class",
     )
     parser.add_argument(
         "--site",

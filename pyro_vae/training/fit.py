@@ -14,11 +14,12 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from pyro_vae._checks import warn
 from pyro_vae._files import holding
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, as_data, draws
 from pyro_vae.pair import as_pair, device_of, kept_modes
-from pyro_vae.pair.arguments import need_labels, num_taken
+from pyro_vae.pair.arguments import label_argument, num_taken
 from pyro_vae.pair.turns import in_turn
 from pyro_vae.ranks import Ranks
 from pyro_vae.training.interrupts import Signals
@@ -76,7 +77,8 @@ def fit(
             data, or ``(train, valid)`` of these, see :func:`pyro_vae.data.as_data`; ``None`` for programs without
             arguments, which a loss of Pyro's trains. Only uint8 are pixels. However data are wrapped, the programs are
             given what they take (:mod:`pyro_vae.pair.arguments`), and a warning says what is left out. Labels are the
-            second argument of programs that do not run without one, and by ``data.with_labels()``. Batches of a
+            second argument by ``data.with_labels()``, and where a program does not run without one that is called y,
+            c, label, target or class (or several of these), of which a warning tells. Batches of a
             loader may hold what is no tensor, and be of several kinds in turn, ``(x,)`` and ``(x, y)``: each kind is
             checked before its first step. What is the same for all batches is bound beforehand:
             ``Pair(functools.partial(model, size=3), functools.partial(guide, size=3))``.
@@ -149,8 +151,9 @@ def trained(pair: Any, data: Any, settings: Settings) -> Run:
         _check_tuple(pair, data)
         with draws.Apart(draws.READ, settings.seed):  # what a data set draws while it is read
             data = as_data(data, missing=True)  # which the programs may ask for
-        if data.train.labels is not None and len(data.train.tensors) == 1 and need_labels(pair):
-            data = Data(data.name, data.train, data.valid).with_labels()
+        if data.train.labels is not None and len(data.train.tensors) == 1 and (name := label_argument(pair)):
+            data = Data(data.name, data.train, data.valid).with_labels(name)
+            warn(f"the labels of {data.name!r} are {name}, the second argument of model and guide.")
         place = device_of(pair) if device is None else torch.device(device)
         check_trainable(pair)
         pair.to(place)

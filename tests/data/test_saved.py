@@ -1,6 +1,7 @@
 """Folders of Hugging Face's datasets: what they name is read where it lies inside of them, and nowhere else."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -42,7 +43,9 @@ def test_images_are_read_of_their_bytes_and_of_files_inside_of_the_folder(tmp_pa
     assert torch.equal(x[:, 0], torch.from_numpy(IMAGES[[*range(19), 0]]))
 
 
-@pytest.mark.parametrize("cell", ["{outside}", "../outside.png", "link.png", "https://localhost:9/x.png"])
+@pytest.mark.parametrize(
+    "cell", ["{outside}", "../outside.png", "link.png", "nul\0.png", "long" * 999, "https://localhost:9/x.png"]
+)
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_elsewhere_is_not_opened(cell, in_memory, tmp_path):
     path = of_images(tmp_path, cell.format(outside=tmp_path / "outside.png"))
@@ -71,6 +74,48 @@ def test_nothing_else_of_the_folder_leads_out_of_it(tmp_path):
     )
     with pytest.raises(ValueError, match=r"column 'images' of .* is a List, whose cells may lie elsewhere"):
         load(tmp_path / "lists")
+
+
+def test_links_out_of_a_folder_and_pipes_are_not_read(tmp_path):
+    other, saved = tmp_path / "other", tmp_path / "saved"
+    for folder in (other, saved):
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1.0] * 4})}).save_to_disk(folder)
+    (arrow,) = (saved / "train").glob("*.arrow")
+    (others,) = (other / "train").glob("*.arrow")
+    for file, there in ((arrow, others), (saved / "train" / "state.json", other / "train" / "state.json")):
+        kept = file.rename(tmp_path / "kept")
+        file.symlink_to(there)
+        with pytest.raises(ValueError, match=rf"{file.name}' in .* is no file of .*; nothing else is read"):
+            load(saved)
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(ValueError, match=rf"{file.name}' in .* is no file of .*; nothing else is read"):
+            load(saved)
+        file.unlink()
+        kept.rename(file)
+    train = (saved / "train").rename(saved / "inside")
+    (saved / "train").symlink_to(train)
+    assert len(load(saved, **WHOLE).train) == 4
+    (saved / "train").unlink()
+    (saved / "train").symlink_to(other / "train")
+    with pytest.raises(ValueError, match=r"is no file of .*; nothing else is read"):
+        load(saved)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_columns_keep_their_dtype(in_memory, tmp_path):
+    seconds, gray = 1.7e9 + np.arange(6.0), np.arange(36, dtype=np.uint8).reshape(6, 2, 3)
+    nested = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+    for kind, x, dtype in (
+        (datasets.Value("float64"), seconds, torch.float64),
+        (datasets.Array2D((2, 3), "uint8"), gray, torch.uint8),
+        (nested, gray / 7, torch.float64),
+    ):
+        made = datasets.Dataset.from_dict({"x": x.tolist()}, features=datasets.Features({"x": kind}))
+        made.save_to_disk(tmp_path / "saved", num_shards=2)
+        train = load(tmp_path / "saved", in_memory=in_memory, **WHOLE).train
+        assert train.tensors[0].dtype == dtype
+        assert torch.equal(train.tensors[0][:].reshape(x.shape), torch.from_numpy(x))
 
 
 def test_sets_that_are_not_read_are_told_and_two_of_one_part_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import gc
 import pickle
 import subprocess
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -411,7 +412,8 @@ def test_a_table_of_labels_trains_a_pair_that_does_not_run_without_them(tmp_path
     for given in (data, data.with_labels()):
         torch.manual_seed(0)
         pair = Conditional()
-        found.append(pv.fit(pair, given, epochs=1, batch_size=10, compile="eager", progress=False).bound)
+        with pytest.warns(UserWarning, match="of 'x' are y, the second") if given is data else nullcontext():
+            found.append(pv.fit(pair, given, epochs=1, batch_size=10, compile="eager", progress=False).bound)
     assert found[0] == found[1]
     with pytest.raises(ValueError, match=r"load\(...\).with_labels\(\).train.batch\(...\) gives both"):
         pv.check(pair, *data.train.batch([0, 1]))
@@ -468,6 +470,39 @@ def test_links_in_a_file_lead_to_no_other(tmp_path):
     assert torch.equal(x, torch.from_numpy(TABLE))
 
 
+def test_links_in_a_circle_are_no_arrays_and_empty_ones_are_told(tmp_path):
+    with h5py.File(tmp_path / "circle.h5", "w") as file:
+        file["x"], file["again"] = TABLE, h5py.SoftLink("/again")
+    assert len(load(tmp_path / "circle.h5", valid_size=0, test_size=0).train) == len(TABLE)
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["x"] = h5py.Empty("f8")
+    with pytest.raises(ValueError, match="x is empty"):
+        load(tmp_path / "empty.h5")
+
+
+def test_links_of_a_zarr_group_are_not_followed(tmp_path):
+    zarr.open_array(tmp_path / "secret", mode="w", shape=TABLE.shape, dtype="f8")[:] = TABLE
+    zarr.open_group(tmp_path / "x.zarr", mode="w")
+    (tmp_path / "x.zarr" / "x").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="x is no file or folder of it, but a link"):
+        load(tmp_path / "x.zarr")
+
+
+def test_the_codecs_of_numcodecs_are_known_by_both_names(tmp_path):
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w")
+    codecs = zarr.codecs.numcodecs
+    group.create_array("x", data=TABLE, filters=[codecs.Delta(dtype="f8")], compressors=[codecs.Zlib(level=1)])
+    assert len(load(tmp_path / "x.zarr", valid_size=0, test_size=0).train) == len(TABLE)
+
+
+def test_data_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):
+    npy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = load("x.npy", in_memory=False).train.tensors[0]
+    monkeypatch.chdir("/")
+    assert torch.equal(pickle.loads(pickle.dumps(rows))[:], rows[:])
+
+
 def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
     path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
     for text, options in (
@@ -486,6 +521,47 @@ def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
     path.write_text("# one\na,b\n1,2\n# two\n3,4\n")
     with pytest.raises(ValueError, match="line 4 has 1 cells, and line 2 has 2"):
         load(path, **whole)
+
+
+def test_comments_are_neither_data_nor_names_of_another_header(tmp_path):
+    path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
+    for text, labels in (
+        ("# exported, 2024\nr,1\ns,2\n", "0"),
+        ("# exported, v2\n# id, 1e3\nr,1\ns,2\n", "id"),
+        ("# made by me\n1\n2\n", None),
+        ("# made by me\n# twice\n1\n2\n", None),
+        ("# made by me\nx\n1\n2\n", None),
+        ("# made by me, 2024\na,b\nr,1\ns,2\n", "a"),
+        ('# by me,"of old\n#id,b\nr,1\ns,2\n', "id"),
+        ('"a\nn",b\nr,1\ns,2\n', "0"),
+        ("#0,0\n1,0\n2,1\n", "1"),  # a row of which someone has made a comment
+    ):
+        path.write_text(text)
+        for in_memory in (True, False):
+            train = load(path, in_memory=in_memory, labels=labels, **whole).train
+            assert train.batch([0, 1])[0].tolist() == [[1.0], [2.0]]
+            assert len(train) == 2
+            assert train.labels is None or train.labels.tolist() == [0, 1]
+
+
+def test_labels_of_text_that_are_numbers_are_these(tmp_path):
+    path, whole = tmp_path / "x.csv", {"valid_size": 0, "test_size": 0}
+    for words, labels in (
+        (["1.0", "10.0", "2.0"], [1, 10, 2]),
+        (["1.5", "10.5", "2.5"], [0, 2, 1]),
+        (["x", " x", "y "], [0, 0, 1]),
+        (["9007199254740993", "1", "2"], [9007199254740993, 1, 2]),
+        (["9" * 30, "9" * 29 + "8", "2"], [2, 1, 0]),
+    ):
+        path.write_text("a,y\n" + "".join(f"0,{word}\n" for word in words))
+        assert load(path, labels="y", **whole).train.labels.tolist() == labels
+
+
+def test_a_folder_of_a_test_set_alone_has_no_train_set(tmp_path):
+    for name in ("test-0", "test-1"):
+        parquet(tmp_path).rename(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"files of \['test'\]; a set of the name train was expected"):
+        load(tmp_path)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):

@@ -248,6 +248,24 @@ def test_a_latent_that_the_data_share() -> None:
     assert decode(user, {"bias": bias}, x).shape == x.shape
 
 
+def test_a_latent_that_the_data_share_is_one_number() -> None:
+    def model(x: Tensor) -> None:
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + shift, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("shift", dist.Normal(0.3, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    z, x = torch.randn(4, 2), torch.randn(3, 2)
+    torch.testing.assert_close(decode(Pair(model, guide), {"z": z, "shift": torch.tensor(5.0)}, x), z + 5)
+    with pytest.raises(ValueError, match="'z' is one number"):
+        decode(Pair(model, guide), {"z": torch.tensor(5.0)}, x)
+
+
 @pytest.mark.parametrize(
     ("names", "chosen"),
     [

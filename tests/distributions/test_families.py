@@ -141,3 +141,9 @@ def test_positive_parameters_come_back() -> None:
 def test_other_generators_are_refused() -> None:
     with pytest.raises(ValueError, match="seed that"):
         families.Gamma(torch.ones(()), torch.ones(())).rsample(generator=torch.Generator())
+
+
+@pytest.mark.parametrize("family", [families.Laplace, families.Cauchy, families.Logistic])
+def test_truth_values_are_scored_as_numbers(family: Any) -> None:
+    law, value = family(torch.zeros(2), torch.ones(2)), torch.tensor([True, False])
+    assert torch.equal(law.log_prob(value), law.log_prob(value.float()))

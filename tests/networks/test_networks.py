@@ -604,3 +604,11 @@ def test_dropout_keeps_the_mean_of_hidden_units() -> None:
     kept = hidden != 0
     assert abs(kept.float().mean() - 0.75) < 4 * (0.75 * 0.25 / 1000) ** 0.5
     torch.testing.assert_close(hidden[kept], (network.layers[0](torch.ones(1)) / 0.75)[kept])
+
+
+@every_network
+def test_a_network_tells_its_shapes_on_the_meta_device(make: Any) -> None:
+    network = make()
+    x = torch.randn(3, *network.in_shape)
+    expected = network.eval()(x).shape
+    assert network.to("meta")(x.to("meta")).shape == expected

@@ -326,6 +326,46 @@ def test_labels_that_are_kept_for_figures_are_said_not_to_train() -> None:
     fit(Plain(), Split(X, labels=Y))
 
 
+class Needing(Classes):
+    def model(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+        self.run(x, y)
+
+    def guide(self, *args: Any) -> None:  # type: ignore[override]
+        pass
+
+
+class Optional(Needing):
+    def guide(self, x: Tensor, y: Any = None) -> None:  # type: ignore[override]
+        pass
+
+
+class Annealed(Needing):
+    """Its second argument is no place for labels, and has no default."""
+
+    def model(self, x: Tensor, beta: float) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
+class Guided(Needing):
+    def guide(self, *args: Any, **kwargs: Any) -> None:  # as those of Pyro's AutoGuides
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "names"), [(Needing, None), (Optional, None), (Guided, None), (Optional, ["x"]), (Guided, ["x"])]
+)
+def test_labels_go_to_a_program_that_does_not_run_without_them_and_that_is_said(make: Any, names: Any) -> None:
+    pair, data = make(), Split(X, labels=Y, names=names, name="digits")
+    with pytest.warns(UserWarning, match="the labels of 'digits' are y, the second argument"):
+        fit(pair, data, epochs=20, optimizer=sgd)
+    assert pair.means.detach()[2] > pair.means.detach()[0] + 5
+
+
+def test_no_argument_of_another_name_is_taken_for_that_of_labels() -> None:
+    with pytest.raises(pyro_vae.PairError, match=r"'beta'.*fit\(pair, data.with_labels\(\)\) passes both"):
+        fit(Annealed(), Split(X, labels=Y))
+
+
 def test_random_weights_hand_on_what_their_pair_takes() -> None:
     pair = FullBayes(MLPVAE((6,), 2, (4,), likelihood=pyro_vae.likelihoods.Poisson))
     with pytest.warns(UserWarning, match="FullBayes take the first"):

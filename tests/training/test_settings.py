@@ -7,6 +7,7 @@ import functools
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,12 @@ def test_they_are_the_keywords_of_fit() -> None:
 def test_refuses(error: type[Exception], given: dict[str, Any], message: str) -> None:
     with pytest.raises(error, match=message):
         settings(**given)
+
+
+def test_truth_values_of_numpy_are_truth_values() -> None:
+    assert not settings(progress=np.bool_(False)).progress
+    with pytest.raises(ValueError, match="progress is one of True, False; got 0"):
+        settings(progress=0)
 
 
 def test_a_gpu_that_is_not_there() -> None:
