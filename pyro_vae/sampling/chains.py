@@ -122,10 +122,12 @@ def over_chunks(
         nesting = check_evidence(title, found, num_rows(several))
         first = smallest(pair, *several, guide=drawn)
         joint = joint_of(pair, *first, max_plate_nesting=max(max_plate_nesting, nesting))
-        joint.check_repeatable(*first)
         if start == "guide":
             _check_guide(joint, *first)
-            joint.check_repeatable(*first, guide=True)
+        for part in chunks:  # in all of the data, for noise may be masked, or be that of a few
+            joint.check_repeatable(*rows(batch, part))
+            if start == "guide":
+                joint.check_repeatable(*rows(batch, part), guide=True)
         if check is not None:
             check(joint)
         obstacle = tracing_obstacle(pair)

@@ -444,6 +444,19 @@ def test_noise_of_the_guide_that_no_site_shows() -> None:
     assert ((found.log_prob - EXACT).abs() < 4 * found.standard_error).all()
 
 
+@pytest.mark.parametrize("chunk", [12, 4])
+def test_noise_that_not_every_datum_shows(chunk: int) -> None:
+    def model(x: Tensor, there: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + torch.randn(len(x)), 1.0).mask(there), obs=x)
+
+    pair = Pair(model, lambda x, there: near()(x))
+    with pytest.raises(ValueError, match="the model draws noise that no site shows"):
+        ais(pair, (X, torch.tensor([False, True, False])), 4, 10, chunk=chunk, compile="eager")
+    ais(pair, (X, torch.zeros(3).bool()), 4, 10, chunk=chunk, compile="eager")
+
+
 # Supports, points, plates
 
 
