@@ -212,6 +212,19 @@ def picklable(program: Any) -> None:
         vars(handler).pop("__annotations__", None)
 
 
+@contextmanager
+def whole_or_new(program: Any) -> Iterator[None]:
+    """Around a run of a program: an ``AutoGuide`` in it that is new stays so where its first run fails."""
+    parts = program.modules() if isinstance(program, nn.Module) else ()
+    new = [part for part in parts if isinstance(part, AutoGuide) and part.prototype_trace is None]
+    try:
+        yield
+    except Exception:
+        for part in new:
+            part.prototype_trace = None
+        raise
+
+
 class GuidedModels:
     """The models of the ``AutoGuide`` parts of a module, which they forget when they are copied or pickled.
 

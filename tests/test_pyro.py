@@ -541,6 +541,17 @@ def test_scheduler_of() -> None:
     assert _pyro.scheduler_of(optim.Adam({}), of_torch) is None
 
 
+def test_whole_or_new() -> None:
+    def model() -> None:
+        pyro.sample("z", dist.Bernoulli(0.5))
+
+    for guide in (autoguide.AutoDelta(model), autoguide.AutoNormal(model)):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="cannot handle discrete"), _pyro.whole_or_new(guide):
+                guide()
+        assert guide.prototype_trace is None
+
+
 def test_is_hooked() -> None:
     def made() -> torch.optim.Optimizer:
         return torch.optim.SGD([nn.Parameter(torch.zeros(1))])

@@ -20,7 +20,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar, cast
 
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae._checks import callable_, warn
-from pyro_vae._pyro import GuidedModels, picklable, running
+from pyro_vae._pyro import GuidedModels, picklable, running, whole_or_new
 from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
@@ -237,8 +237,10 @@ class Pair(nn.Module):
         return result
 
     def _run_alone(self, program: str, args: Any, kwargs: Any) -> Any:
-        with isolated(self, self._claim):
-            return self._programs[program == "guide"](*args, **kwargs)
+        run = self._programs[program == "guide"]
+        new = nullcontext() if program in self._ran else whole_or_new(run)
+        with isolated(self, self._claim), new:
+            return run(*args, **kwargs)
 
     def _announce(self, args: Any, kwargs: Any) -> None:
         """Runs both programs apart, so that neither uses a module before what was loaded of it is in its place.
