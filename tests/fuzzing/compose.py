@@ -433,7 +433,7 @@ class _Composer(Parts):
             if value.is_floating_point():
                 self.data[key] = value.float().mul(1000).round().div(1000).double()
         # Pyro's guides are of continuous latents, which a chain's states are not, and of plates that tell their size.
-        others = {"markov", "no size", "point guide", "mask padding"}
+        others = {"markov", "no size", "point guide", "mask padding", "auxiliary latent with a reverse model"}
         if has("autoguide") and not (others & set(self.used) or has("markov") or has("no size")):
             self.take("autoguide")
             recipe.guide = random_.choice(
