@@ -339,6 +339,7 @@ class Compiled:
     def _fuse(self, graph: Graph, names: list[str], flat: list[Tensor], follows: Follows | None) -> None:
         """Has inductor compile a graph, with what follows its gradients where that can be traced."""
         graph.fused, graph.has_followed, graph.follows = True, False, follows and follows.key()
+        graph.run = graph.traced  # where inductor refuses, also a second time
         nodes = graph.traced.graph.nodes
         if any(node.kwargs.get("generator") is not None for node in nodes):
             self._fall_back("traced", "inductor would draw from torch's own generator in place of the programs'")

@@ -83,7 +83,12 @@ class Update:
         parameters: those that are trained, in the order in which ``clip`` is given them.
         clip: is given what stands for the parameters, with their gradients, and a size, before the optimizer.
         weights: has the average of the weights, which follows.
+
+    Attributes:
+        told: what a graph with it has as constants: groups and options of the optimizer, as they were at :meth:`look`.
     """
+
+    told = ""
 
     def __init__(
         self,
@@ -123,16 +128,11 @@ class Update:
         told = repr((members, options))
         same = self.is_possible(self._optimizer, [parameter for parameter, _ in self._parameters])
         same = same and all(there.get(name) is parameter for parameter, name in self._parameters)
-        same = same and told == getattr(self, "_told", told)
-        self._told = told
+        same = same and told == (self.told or told)
+        self.told = told
         owners = {id(parameter): group for group in groups for parameter in group["params"]}
         self._groups = [owners.get(id(parameter)) for parameter, _ in self._parameters]  # none of what is left out
         return same
-
-    @property
-    def told(self) -> str:
-        """What a graph with it has as constants: the optimizer's options, as they were at :meth:`look`."""
-        return self._told
 
     def begin(self, step: int, size: float) -> None:
         """Takes in the number of the step that comes, and what ``clip`` is given."""
@@ -141,7 +141,7 @@ class Update:
     def key(self) -> Any:
         """What a graph with it is made for: :attr:`told`, and which state there is."""
         held = (self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters)
-        return self._told, [sorted(state) for state in held]
+        return self.told, [sorted(state) for state in held]
 
     def inputs(self) -> list[Tensor]:
         """What it reads and writes beside the module's own: numbers, averages, the state of each parameter by name."""

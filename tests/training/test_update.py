@@ -267,4 +267,23 @@ def test_a_step_of_its_own_below_a_scheduler(updated: list[bool]) -> None:
 
 def test_a_part_that_is_a_script_trains() -> None:
     pair = MLPVAE((12,), 2, hidden=(8,), activation=lambda: torch.jit.script(nn.ReLU()))
-    fit(pair, torch.rand(40, 12).round(), epochs=1, progress=False, compile="traced")
+    fit(pair, torch.rand(40, 12).round(), epochs=1, batch_size=20, progress=False, compile="traced")
+
+
+def test_a_second_compilation_that_fails(updated: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind it the graph that had the optimizer's step is not run without it."""
+    compile_, left = compiled_module.compiled_by_inductor, iter([True])
+
+    def once(graph: Any, flat: Any) -> Any:
+        if not next(left, False):
+            raise RuntimeError("no space is left")
+        return compile_(graph, flat)
+
+    monkeypatch.setattr(compiled_module, "compiled_by_inductor", once)
+    monkeypatch.setattr(compiled_module, "_RUNS", 0)
+    one_cycle = functools.partial(Schedulers.OneCycleLR, max_lr=0.01, total_steps=10)  # whose momentum moves
+    with pytest.warns(UserWarning, match="inductor failed"):
+        ours = trained("auto", double=True, scheduler=one_cycle, epochs=4)
+    theirs = trained("traced", double=True, scheduler=one_cycle, epochs=4)
+    for one, other in zip(ours.pair.parameters(), theirs.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
