@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import multiprocessing
 import random
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing import spawn
 from torch.utils.data import DataLoader, IterableDataset
 
 import pyro_vae as pv
@@ -26,23 +26,17 @@ X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 QUIET: dict[str, Any] = {"compile": "eager", "progress": False}
 
 
-def in_ranks(folder: Path, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work`` gives in each of two processes of a group."""
+def begin(rank: int, folder: Path, work: Callable[..., Any]) -> None:
+    torch.set_num_threads(1)
+    where = f"file://{folder / 'group'}"
+    distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+    torch.save(work(rank, folder), folder / f"told.{rank}")
+    distributed.destroy_process_group()
 
-    def begin(rank: int) -> None:
-        torch.set_num_threads(1)
-        where = f"file://{folder / 'group'}"
-        distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
-        torch.save(work(rank), folder / f"told.{rank}")
-        distributed.destroy_process_group()
 
-    processes = [multiprocessing.get_context("fork").Process(target=begin, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
-    (folder / "group").unlink(missing_ok=True)
+def in_ranks(folder: Path, work: Callable[..., Any]) -> list[Any]:
+    """What ``work`` gives in each of two processes of a group; new ones, as autograd does not go on in a fork."""
+    spawn(begin, (folder, work), nprocs=2)
     return [torch.load(folder / f"told.{rank}", weights_only=False) for rank in range(2)]
 
 
@@ -91,21 +85,22 @@ def trained(out: Path | None = None, stop: int = -1) -> dict[str, Tensor]:
     return dict(pair.state_dict())
 
 
-def test_ranks_have_noise_and_statistics_of_their_own_and_go_on_with_them(tmp_path):
-    def work(rank: int) -> Any:
-        whole, drawn = trained(), Normed.drawn
-        trained(tmp_path / "run", stop=6)
-        distributed.barrier()  # until the first has written
-        tensors, state = checkpoint.load(tmp_path / "run" / "checkpoint")
-        assert 0 < state["batches_done"] < 4
-        first, second = (of_one["statistics"] for of_one in checkpoint.unpack(state["ranks"], tensors))
-        assert not torch.equal(first[0], second[0])
-        opened = pv.load(tmp_path / "run", pair=Normed()).pair
-        distributed.barrier()
-        assert torch.equal(opened.encoder[1].running_mean, (first[2] + second[2]) / 2)
-        return whole, trained(tmp_path / "run"), drawn
+def interrupted(rank: int, folder: Path) -> Any:
+    whole, drawn = trained(), Normed.drawn
+    trained(folder / "run", stop=6)
+    distributed.barrier()  # until the first has written
+    tensors, state = checkpoint.load(folder / "run" / "checkpoint")
+    assert 0 < state["batches_done"] < 4
+    first, second = (of_one["statistics"] for of_one in checkpoint.unpack(state["ranks"], tensors))
+    assert not torch.equal(first[0], second[0])
+    opened = pv.load(folder / "run", pair=Normed()).pair
+    distributed.barrier()
+    assert torch.equal(opened.encoder[1].running_mean, (first[2] + second[2]) / 2)
+    return whole, trained(folder / "run"), drawn
 
-    (ours, ours_again, ours_drawn), (theirs, theirs_again, theirs_drawn) = in_ranks(tmp_path, work)
+
+def test_ranks_have_noise_and_statistics_of_their_own_and_go_on_with_them(tmp_path):
+    (ours, ours_again, ours_drawn), (theirs, theirs_again, theirs_drawn) = in_ranks(tmp_path, interrupted)
     for name, value in ours.items():
         for other in (theirs, ours_again, theirs_again):
             assert torch.equal(value, other[name]), name
@@ -129,16 +124,17 @@ class Tokens(nn.Module):
             pyro.sample("z", dist.Categorical(logits=self.logits(x)))
 
 
-def test_sparse_gradients_are_added_up_as_such(tmp_path):
-    def work(rank: int) -> dict[str, Tensor]:
-        torch.manual_seed(0)
-        pair, x = Tokens().double(), torch.randint(0, 9, (31,), generator=torch.Generator().manual_seed(0))
-        optimizer = functools.partial(torch.optim.SparseAdam, lr=0.01)
-        pv.fit(pair, x, estimator=pv.Enumeration(), optimizer=optimizer, epochs=3, batch_size=10, **QUIET)
-        return dict(pair.state_dict())
+def of_sparse_gradients(*_: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    pair, x = Tokens().double(), torch.randint(0, 9, (31,), generator=torch.Generator().manual_seed(0))
+    optimizer = functools.partial(torch.optim.SparseAdam, lr=0.01)
+    pv.fit(pair, x, estimator=pv.Enumeration(), optimizer=optimizer, epochs=3, batch_size=10, **QUIET)
+    return dict(pair.state_dict())
 
-    alone = work(0)
-    for together in in_ranks(tmp_path, work):
+
+def test_sparse_gradients_are_added_up_as_such(tmp_path):
+    alone = of_sparse_gradients()
+    for together in in_ranks(tmp_path, of_sparse_gradients):
         assert all(torch.allclose(together[name], value, rtol=0, atol=1e-12) for name, value in alone.items())
     for pair, x, optimizer in ((Tokens(), X[:, 0].long(), torch.optim.Adam), (Normed(), X, torch.optim.SparseAdam)):
         with pytest.raises(ValueError, match=rf"{optimizer.__name__} does not go with these gradients .* SGD and Ada"):
@@ -156,18 +152,19 @@ class Dealt(IterableDataset):
         return iter(X[distributed.get_rank() :: 2])
 
 
-def test_a_loader_that_gives_each_rank_other_data_is_refused_and_one_rank_warns(tmp_path):
-    def work(rank: int) -> Any:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            warn("what all see")
-        try:
-            pv.fit(Normed(), DataLoader(Dealt(), batch_size=10), epochs=1, batch_size=10, **QUIET)
-        except (ValueError, ConnectionError) as error:
-            return len(said), str(error)
-        return len(said), ""
+def of_other_data(*_: Any) -> Any:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn("what all see")
+    try:
+        pv.fit(Normed(), DataLoader(Dealt(), batch_size=10), epochs=1, batch_size=10, **QUIET)
+    except (ValueError, ConnectionError) as error:
+        return len(said), str(error)
+    return len(said), ""
 
-    (ours, _), (theirs, refusal) = in_ranks(tmp_path, work)
+
+def test_a_loader_that_gives_each_rank_other_data_is_refused_and_one_rank_warns(tmp_path):
+    (ours, _), (theirs, refusal) = in_ranks(tmp_path, of_other_data)
     assert (ours, theirs) == (1, 0)
     assert "rank 1 was given another run than the first rank (the hash of the first batches of loaders is" in refusal
     assert "each takes its slice of every batch itself" in refusal
