@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import mmap
+import itertools
+import math
 import os
 import queue
 import tempfile
@@ -67,16 +68,39 @@ class Held:
                 f"{_ROOM}"
             ) from error
 
-    def numbers(self, dtype: np.dtype[Any], shape: Sequence[int], offset: int) -> np.ndarray:
-        """The numbers of the file, mapped.
+    def rows(self, dtype: np.dtype[Any], shape: Sequence[int], offset: int, where: np.ndarray | slice) -> np.ndarray:
+        """Some rows of the numbers ``shape: [N, *event]`` that begin at ``offset``.
+
+        They are read and not mapped: of a mapped file, the system counts up to 2 MiB as resident for each row.
 
         Raises:
-            ValueError: if it has been cut off.
+            ValueError: if the file has been cut off, or cannot be read.
         """
-        try:
-            return np.ndarray(shape, dtype, mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ), offset)
-        except (TypeError, ValueError) as error:  # of numpy, and of an empty file
-            raise ValueError(f"{self._path} was cut off while it was in use. Load the data again.") from error
+        places = np.arange(*where.indices(shape[0])) if isinstance(where, slice) else _places(where, shape[0])
+        size = dtype.itemsize * math.prod(shape[1:])
+        if os.fstat(self.handle).st_size < offset + shape[0] * size:
+            raise self._cut_off()
+        found = np.empty((len(places), *shape[1:]), dtype)
+        if not found.size:
+            return found
+        left = found.reshape(-1).view(np.uint8).data
+        runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]  # rows that lie side by side
+        for begin, end in itertools.pairwise(runs):
+            self._fill(left[begin * size : end * size], offset + int(places[begin]) * size)
+        return found
+
+    def _fill(self, left: memoryview, start: int) -> None:
+        while left:
+            try:
+                count = _read_into(self.handle, left, start)
+            except OSError as error:
+                raise ValueError(f"{self._path} cannot be read any more ({error.strerror}).") from error
+            if not count:
+                raise self._cut_off()
+            left, start = left[count:], start + count
+
+    def _cut_off(self) -> ValueError:
+        return ValueError(f"{self._path} was cut off while it was in use. Load the data again.")
 
     def _state(self) -> tuple[int, int]:
         found = os.fstat(self.handle)
@@ -88,6 +112,28 @@ class Held:
     def __reduce__(self) -> Any:
         path = self._path if self._is_named else f"/proc/{os.getpid()}/fd/{self.handle}"
         return _reopened, (path, self._state())
+
+
+def _places(where: np.ndarray, count: int) -> np.ndarray:
+    if where.dtype == bool:
+        return np.arange(count)[where]
+    if ((where < -count) | (where >= count)).any():
+        raise IndexError(f"rows {where.min()} to {where.max()} are asked for, of {count}.")
+    return where.astype(np.int64) % count
+
+
+_seeking = threading.Lock()
+
+
+def _read_into(handle: int, left: memoryview, start: int) -> int:
+    """Reads what it can get, without moving the file's own position, which the processes of a fork share."""
+    if hasattr(os, "preadv"):
+        return os.preadv(handle, [left], start)
+    with _seeking:  # on Windows, where nothing forks
+        os.lseek(handle, start, os.SEEK_SET)
+        found = os.read(handle, len(left))
+    left[: len(found)] = found
+    return len(found)
 
 
 def _reopened(path: str, state: tuple[int, int]) -> Held:
@@ -111,8 +157,6 @@ _ROOM = (
 
 class Rows:
     """Numbers ``[N, *event]`` in a file, of which so many are in memory as are asked for.
-
-    They are mapped anew for each reading, so that what was read does not stay in memory.
 
     Args:
         file: in which the rows lie one behind the other.
@@ -199,11 +243,10 @@ class Rows:
 
     def __getitem__(self, index: Any) -> Tensor:
         """Some rows, in memory."""
-        rows = self._file.numbers(**self._of_file)
-        where = np.asarray(index) if isinstance(index, Tensor) else index
+        where = index if isinstance(index, slice) else np.asarray(index)
         if self._index is not None:
             where = self._index[where]
-        read = tensor(np.array(rows[where]), "what was read")
+        read = tensor(self._file.rows(**self._of_file, where=where), "what was read")
         for change in self._changes:
             read = change(read)
         return read
