@@ -56,7 +56,8 @@ def peak() -> float:
 
 def pair(seed: int) -> pv.VAE:
     torch.manual_seed(seed)
-    return pv.models.MLPVAE((COLUMNS,), LATENT, (256,), likelihood=functools.partial(pv.likelihoods.Gaussian))
+    likelihood = functools.partial(pv.likelihoods.Normal, scale="shared", sigmoid_mean=False)
+    return pv.models.MLPVAE((COLUMNS,), LATENT, (256,), likelihood=likelihood)
 
 
 def spread(split: Split, count: int, seed: int) -> Split:

@@ -35,6 +35,10 @@ class Likelihood(Remembered, nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """p(x | z), with batch shape ``[*]``, for ``z: [*, latent_dim]``."""
 
+    def doubt(self, x: Tensor) -> str | None:
+        """What a user should know before it is fitted to data like ``x: [B, *event]``; by default nothing."""
+        return None
+
     def _leading(self, z: Tensor) -> int:
         """How many dimensions of z stand before those of one datum."""
         if not is_tensor(z):

@@ -75,6 +75,17 @@ class LocationScale(Likelihood):
     def forward(self, z: Tensor) -> dist.Distribution:
         return self._event(self._pixels(*self._loc_and_scale(z)), z)
 
+    def doubt(self, x: Tensor) -> str | None:
+        if not self.sigmoid_mean or x.is_complex() or not x.numel():
+            return None
+        low, high, name = x.min().item(), x.max().item(), type(self).__name__
+        if low >= 0 and high <= 1:
+            return None
+        return (
+            f"the location of the {name} likelihood is a sigmoid, in [0, 1], and the first batch of x goes from "
+            f"{low:.4g} to {high:.4g}, which it cannot reach. Give {name}(..., sigmoid_mean=False)."
+        )
+
     def _loc_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of each pixel, ``[*, *event]``."""
         if self.scale is None:

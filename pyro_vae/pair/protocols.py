@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.networks.shapes import HasInShape as HasInShape
 from pyro_vae.networks.shapes import HasOutShape as HasOutShape
@@ -27,6 +27,14 @@ class ChecksBatch(Protocol):
 
     def check_batch(self, *batch: Any) -> None:
         """Raises a ``ValueError`` that says what is wrong with these arguments of model and guide."""
+
+
+@runtime_checkable
+class DoubtsData(Protocol):
+    """A likelihood that can tell data which it is hardly meant for; ``fit`` asks that of a pair that has one."""
+
+    def doubt(self, x: Tensor) -> str | None:
+        """What a user should know before it is fitted to data like ``x: [B, *event]``, if anything."""
 
 
 @runtime_checkable

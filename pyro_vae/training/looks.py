@@ -15,6 +15,7 @@ from pyro_vae.batches import leaves, num_rows
 from pyro_vae.estimators import TCVAE, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run
 from pyro_vae.pair.arguments import num_taken
+from pyro_vae.pair.protocols import DoubtsData
 from pyro_vae.pair.sites import inside
 
 Devices = Sequence[torch.device]  # GPUs whose random states a look leaves alone
@@ -81,6 +82,13 @@ def say_labels(pair: nn.Module, train: Any, batch: tuple[Any, ...]) -> None:
             "are kept for figures and not passed. If they are that argument, give data.with_labels() (data as load "
             "gives them), TensorDataset(x, labels), or on the command line --with-labels true.",
         )
+
+
+def say_doubts(pair: nn.Module, batch: tuple[Any, ...]) -> None:
+    """Says what the likelihood of the pair has to say of the data; of several it is not known whose x is."""
+    parts = [part for part in pair.modules() if isinstance(part, DoubtsData)]
+    if len(parts) == 1 and (doubt := parts[0].doubt(next(leaves(batch)))):
+        warn(doubt)
 
 
 def announced(pair: nn.Module, batch: tuple[Any, ...], devices: Devices) -> tuple[dict[int, str], int | None]:

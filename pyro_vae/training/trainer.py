@@ -71,6 +71,7 @@ class Trainer:
         check_apart(pair, estimator, settings.weight_prior, settings.batch_size, self.ranks, given)
         self._check_all(kinds.values())
         looks.say_labels(pair, data.train, batch)
+        looks.say_doubts(pair, batch)
         self.parameters = trained_parameters(pair)
         self.announced: dict[Any, set[int]] = {}  # parameters, by the kind of batch, where that matters
         of_pyro = isinstance(settings.optimizer, PyroOptim)

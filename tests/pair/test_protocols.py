@@ -16,6 +16,7 @@ from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal, fit, transf
 from pyro_vae.bayesian import BayesianLayer, bayesian_, bayesian_layers
 from pyro_vae.distributions import UniformLevels
 from pyro_vae.distributions.wrappers import bare, innermost
+from pyro_vae.likelihoods import Normal
 from pyro_vae.models import MLPVAE, CodePrior, FullBayes
 from pyro_vae.models.code_book import CodeBook
 from pyro_vae.networks import Centered, Corrupted, Masking, event_dim_of, in_shape_of, out_shape_of
@@ -32,6 +33,7 @@ def random_layer() -> BayesianLayer:
 HAVE: list[tuple[Any, Callable[[], Any], Callable[[], Any]]] = [
     (protocols.ChecksBatch, lambda: CodePrior, lambda: MLPVAE),
     (protocols.ChecksBuffer, lambda: Masking(0.5), lambda: nn.Dropout(0.5)),
+    (protocols.DoubtsData, lambda: Normal(nn.Linear(2, 2)), lambda: nn.Linear(2, 2)),
     (protocols.FollowsBatches, lambda: CodeBook(4, 2), lambda: nn.BatchNorm1d(2)),
     (protocols.HasContextDim, lambda: transforms.Planar(2), lambda: dist.transforms.Planar(2)),
     (protocols.HasInShape, lambda: MLP(6, 2), lambda: nn.Linear(6, 2)),

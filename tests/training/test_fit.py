@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from queue import SimpleQueue
 
 import numpy as np
@@ -854,3 +855,15 @@ def test_of_an_upper_bound_the_least_is_the_best(data, monkeypatch):
 def test_a_rate_below_zero_or_of_no_value_is_refused(data, schedule):
     with pytest.raises(ValueError, match=r"the schedule of the learning rate after .* at least 0; got (-|nan)"):
         fit(make(), data, epochs=4, scheduler=schedule)
+
+
+def test_data_that_a_sigmoid_mean_does_not_reach_are_told_of():
+    options = {"epochs": 1, "batch_size": 8, "compile": "eager", "progress": False}
+    x, vae = torch.randn(8, 3), functools.partial(pyro_vae.models.MLPVAE, (3,), 2, (4,))
+    with pytest.warns(UserWarning, match=r"of the Laplace likelihood is a sigmoid.*Give Laplace\(\.\.\., sigmoid_mean"):
+        pyro_vae.fit(vae(likelihood=pyro_vae.likelihoods.Laplace), x, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pyro_vae.fit(vae(likelihood=pyro_vae.likelihoods.Laplace), x.sigmoid(), **options)
+        reaches = functools.partial(pyro_vae.likelihoods.Laplace, sigmoid_mean=False)
+        pyro_vae.fit(vae(likelihood=reaches), x, **options)
