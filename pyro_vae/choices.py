@@ -121,7 +121,9 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
 
 def _is_of_two(fn: Any) -> bool:
     """Whether a likelihood is one of 0 and 1, perhaps also asked for at values between."""
-    return isinstance(unwrapped(fn), dist.Bernoulli) or getattr(bare(fn.support), "num_levels", 0) == 2
+    support = bare(fn.support)
+    is_binary = isinstance(unwrapped(fn), dist.Bernoulli) or support is constraints.boolean
+    return is_binary or getattr(support, "num_levels", 0) == 2
 
 
 def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:

@@ -38,6 +38,14 @@ class FollowsBatches(Protocol):
 
 
 @runtime_checkable
+class TakesLabels(Protocol):
+    """A class of pairs that run without labels, but are of labels; ``fit`` and the command line pass those of the data."""
+
+    #: The name of their argument.
+    takes_labels: str
+
+
+@runtime_checkable
 class HasPosteriorPredictive(Protocol):
     """A pair with random weights; ``pyro-vae evaluate`` asks it before importance sampling."""
 
