@@ -36,7 +36,8 @@ LABELS = {"truth": "the system itself", "lds": "linear dynamical system", "dmm":
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"count": 60, "linear": 2, "rows": 1, "kalman": 3, "test": 20, "draws": 10, "images": 200, "width": 8},
     "quick": {
-        "count": 2000, "linear": 60, "rows": 10, "kalman": 400, "test": 1000, "draws": 500, "images": None, "width": 100,
+        "count": 2000, "linear": 60, "rows": 10, "kalman": 400, "test": 1000, "draws": 500, "images": None,
+        "width": 100,
     },
     "full": {
         "count": 20_000, "linear": 200, "rows": 200, "kalman": 4000, "test": 10_000, "draws": 5000, "images": None,
@@ -60,7 +61,9 @@ class LinearSystem(nn.Module):
         self.A = nn.Parameter(0.9 * torch.eye(latent_dim))
         self.C = nn.Parameter(0.5 * torch.randn(size, latent_dim))
         self.m, self.c = nn.Parameter(torch.zeros(latent_dim)), nn.Parameter(torch.zeros(size))
-        self.logs = nn.ParameterDict({"Q": torch.zeros(latent_dim), "P": torch.zeros(latent_dim), "R": torch.zeros(size)})
+        self.logs = nn.ParameterDict(
+            {"Q": torch.zeros(latent_dim), "P": torch.zeros(latent_dim), "R": torch.zeros(size)}
+        )
 
     @classmethod
     def true(cls) -> LinearSystem:
@@ -295,9 +298,13 @@ def draw(runs: list[dict[str, Any]]) -> Any:
         rows = [row for row in runs if row["data"] == name]
         for at, row in enumerate(reversed(rows)):
             value, error = row["nll"]
-            ax.errorbar(value, at, xerr=2 * error, fmt="o", color=LINES[0], capsize=3, label="-log p(x)" if not at else "")
+            ax.errorbar(
+                value, at, xerr=2 * error, fmt="o", color=LINES[0], capsize=3, label="-log p(x)" if not at else ""
+            )
             if row.get("bound"):
-                ax.plot(row["bound"][0], at, "D", color=LINES[1], markersize=5, label="minus the bound" if not at else "")
+                ax.plot(
+                    row["bound"][0], at, "D", color=LINES[1], markersize=5, label="minus the bound" if not at else ""
+                )
         ax.set_yticks(range(len(rows)), [LABELS[row["kind"]] for row in reversed(rows)])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.set_xlabel("nats per step, lower is better")
@@ -320,13 +327,11 @@ def in_words(runs: list[dict[str, Any]], smoothed: dict[str, float]) -> str:
     """What it comes to."""
     of = {(row["data"], row["kind"]): row for row in runs}
     truth = of["linear", "truth"]["nll"][0]
-    apart = ", ".join(
-        f"{LABELS[kind]} {of['linear', kind]['nll'][0] - truth:+.3f}" for kind in ("lds", "dmm", "gru")
-    )
+    apart = ", ".join(f"{LABELS[kind]} {of['linear', kind]['nll'][0] - truth:+.3f}" for kind in ("lds", "dmm", "gru"))
     rows = {kind: of["rows", kind]["nll"] for kind in ("lds", "dmm", "gru")}
     told = ", ".join(f"{LABELS[kind]} {value:.3f} ({error:.3f})" for kind, (value, error) in rows.items())
     return (
-        f"On the linear system, nats per step above the system itself: {apart}. With the true model, the trained guide's "
+        f"On the linear system, nats per step above the system itself: {apart}. With the true model, a trained guide's "
         f"bound is {smoothed['gap_per_step']:.3f} nats a step below log p(x); smoothed means are off by "
         f"{smoothed['mean_error']:.3f} exact standard deviations (root mean square), scales by "
         f"{100 * smoothed['scale_error']:.1f} %. On rows of MNIST, nats per row (standard error): {told}."
@@ -335,7 +340,9 @@ def in_words(runs: list[dict[str, Any]], smoothed: dict[str, float]) -> str:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--smoke", action="store_const", dest="size", const="smoke", help="seconds, to see that it runs")
+    parser.add_argument(
+        "--smoke", action="store_const", dest="size", const="smoke", help="seconds, to see that it runs"
+    )
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
     linear, rows = linear_data(size["count"]), dataset("mnist", arguments, "static")
@@ -344,7 +351,9 @@ def main() -> None:
     x, lengths = linear.test.batch(slice(size["test"]))  # type: ignore[union-attr]
     runs: list[dict[str, Any]] = []
     with torch.no_grad():
-        runs.append({"data": "linear", "kind": "truth", "nll": per_step(LinearSystem.true().filter(x, lengths)[0], lengths)})
+        runs.append(
+            {"data": "linear", "kind": "truth", "nll": per_step(LinearSystem.true().filter(x, lengths)[0], lengths)}
+        )
 
     def kalman() -> list[float]:
         system = fit_kalman(linear.train, size["kalman"], arguments.seed)

@@ -39,8 +39,8 @@ from pyro_vae import (
 )
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import (
-    MLPVAE,
     GRUVAE,
+    MLPVAE,
     NVAE,
     VQVAE,
     Autoencoder,
@@ -194,9 +194,7 @@ SYSTEMS: dict[str, System] = {
         {"event_shape": IMAGE, "num_codes": 6, "code_dim": 4, "channels": 8, "num_blocks": 1, "block_channels": 4},
     ),
     "DeepMarkovModel": System(DeepMarkovModel, _SEQUENCE, lambda: (binary(4, 3), LENGTHS)),
-    "GRUVAE": System(
-        GRUVAE, {"event_shape": (4, 3), "latent_dim": 2, "rnn_dim": 6}, lambda: (binary(4, 3), LENGTHS)
-    ),
+    "GRUVAE": System(GRUVAE, {"event_shape": (4, 3), "latent_dim": 2, "rnn_dim": 6}, lambda: (binary(4, 3), LENGTHS)),
     "LabeledVAE": System(
         LabeledVAE,
         {"event_shape": (6,), "num_classes": 3, "latent_dim": 2, "hidden": (8,)},

@@ -16,8 +16,8 @@ from pyro_vae.distributions.base import Parametrized, chosen, size_of, validated
 class ClassNumber(Parametrized):
     r"""A class by its number, :math:`P(y = k) = \mathrm{softmax}(\mathrm{logits})_k` for k = 0, ..., K - 1.
 
-    Unlike torch's ``Categorical`` it draws numbers of the dtype of its parameters, as the other likelihoods do; integers
-    are scored as well.
+    Unlike torch's ``Categorical`` it draws numbers of the dtype of its parameters, as the other likelihoods do;
+    integers are scored as well.
 
     Args:
         logits: ``[*, K]``.

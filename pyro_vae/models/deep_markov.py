@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -242,7 +242,9 @@ class DeepMarkovModel(Remembered, PyroModule):
 
     def prior(self, num_steps: int, present: Tensor | None = None) -> MarkovNormal:
         """p(z), of paths of so many steps; ``present: [B, T]`` tells which there are."""
-        return MarkovNormal(*self.first(), num_steps, lambda previous, _: self.transition(previous), present)
+        transition = self.transition  # here, where Pyro hears of it: the path is scored when the program has ended
+        loc, scale = self.first()
+        return MarkovNormal(loc, scale, num_steps, lambda previous, _: transition(previous), present)
 
     def emit(self, z: Tensor, present: Tensor | None = None) -> Steps:
         """p(x | z), for paths ``z: [*, T, latent_dim]``."""
@@ -255,13 +257,16 @@ class DeepMarkovModel(Remembered, PyroModule):
         h = self.encoder(seen_by_networks(self.likelihood, only(steps, present), dims, dtype), present)
         num_steps, there = steps.shape[1], until_the_last(present)
         if self.before is None:
-            return MarkovNormal(*self.combiner(h), num_steps, None, there)
+            loc, scale = self.combiner(h)
+            return MarkovNormal(loc, scale, num_steps, None, there)
+
+        combiner = self.combiner
 
         def conditional(previous: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            return self.combiner(previous, h[:, t : t + previous.shape[-2]])
+            return combiner(previous, h[:, t : t + previous.shape[-2]])
 
-        first = self.combiner(self.before(), h[:, 0])
-        return MarkovNormal(*first, num_steps, conditional, there)
+        loc, scale = combiner(self.before(), h[:, 0])
+        return MarkovNormal(loc, scale, num_steps, conditional, there)
 
     # What a trained pair is asked
 

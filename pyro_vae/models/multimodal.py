@@ -37,8 +37,8 @@ class Modality(Remembered, nn.Module):
     Args:
         posterior: ``x_m -> q_m(z | x_m)``, see :mod:`pyro_vae.posteriors`. Of classes its network sees one-hot vectors.
         likelihood: ``z -> p(x_m | z)``, see :mod:`pyro_vae.likelihoods`.
-        weight: how much the likelihood counts in a loss, above 0. Papers raise that of a modality of few numbers (50 for
-            the label of an image); with another number than 1 the loss is no bound, while what is told as one is.
+        weight: how much the likelihood counts in a loss, above 0. Papers raise that of a modality of few numbers (50
+            for the label of an image); with another number than 1 the loss is no bound, while what is told as one is.
 
     Raises:
         ValueError: if ``weight`` is not above 0.
@@ -112,8 +112,8 @@ class MultimodalVAE(Remembered, PyroModule):
             than there are, or one has another number of data.
         TypeError: if a modality is none, or a product is not of diagonal Gaussians.
 
-    Source: Wu & Goodman (2018), Multimodal Generative Models for Scalable Weakly-Supervised Learning (product, subsets);
-        Shi, Siddharth, Paige & Torr (2019), Variational Mixture-of-Experts Autoencoders (mixture).
+    Source: Wu & Goodman (2018), Multimodal Generative Models for Scalable Weakly-Supervised Learning (product,
+        subsets); Shi, Siddharth, Paige & Torr (2019), Variational Mixture-of-Experts Autoencoders (mixture).
 
     >>> from pyro_vae import likelihoods
     >>> image = Modality(DiagonalNormal(MLP((1, 8, 8), (2, 4))), Bernoulli(MLP(4, (1, 8, 8))))
@@ -139,8 +139,8 @@ class MultimodalVAE(Remembered, PyroModule):
         for name, modality in modalities.items():
             if not isinstance(name, str) or not name.isidentifier() or name == "z" or name.startswith("z_"):
                 raise ValueError(
-                    f"the name of a modality is that of an argument, such as 'image', and neither 'z' nor 'z_...', which "
-                    f"are latents; got {shown(name)}."
+                    f"the name of a modality is that of an argument, such as 'image', and neither 'z' nor 'z_...', "
+                    f"which are latents; got {shown(name)}."
                 )
             if not isinstance(modality, Modality):
                 raise TypeError(f"the modality {name!r} has to be a Modality; got {shown(modality)}.")
@@ -282,7 +282,7 @@ class LabeledVAE(MultimodalVAE):
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid \mathrm{MLP}(z)), \quad y \sim \mathrm{Cat}(\mathrm{MLP}(z))
 
-    A label is a whole number 0, ..., K - 1, or -1 where it is missing. ``pyro-vae train`` passes the labels of the data.
+    A label is a whole number 0, ..., K - 1, or -1 where it is missing. ``fit`` passes the labels of the data.
 
     Args:
         event_shape: shape of x, for example (1, 28, 28).

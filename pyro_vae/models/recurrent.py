@@ -107,8 +107,8 @@ class Layout:
             wrong = lengths[~((lengths >= 1) & (lengths <= num_steps) & (lengths == lengths.floor()))]
             if len(wrong):
                 raise ValueError(
-                    f"{wrong[0].item():g} is no length of a sequence of x, which has {num_steps} steps: lengths are the "
-                    f"whole numbers 1 to {num_steps}. Pad x to the longest, and leave out sequences without a step."
+                    f"{wrong[0].item():g} is no length of a sequence of x, which has {num_steps} steps: lengths are "
+                    f"the whole numbers 1 to {num_steps}. Pad x to the longest, and leave out sequences without a step."
                 )
         return torch.arange(num_steps, device=x.device) < lengths.unsqueeze(-1)
 

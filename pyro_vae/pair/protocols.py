@@ -39,7 +39,7 @@ class FollowsBatches(Protocol):
 
 @runtime_checkable
 class TakesLabels(Protocol):
-    """A class of pairs that run without labels, but are of labels; ``fit`` and the command line pass those of the data."""
+    """A pair that runs without labels, but is of labels; ``fit`` and the command line pass those of the data."""
 
     #: The name of their argument.
     takes_labels: str

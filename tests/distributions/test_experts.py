@@ -21,7 +21,7 @@ def mixture(stratified: bool = True) -> tuple[MixtureOfExperts, torch.Tensor]:
 @pytest.mark.parametrize("wide", ["expanded", "sample_shape"])
 def test_each_expert_gives_its_share(wide: str) -> None:
     """Of 10 draws 3 and 7, for each datum; each draw by itself is of an expert by its weight."""
-    q, loc = mixture()
+    q, _ = mixture()
     counts = torch.zeros(10, dtype=torch.float64)
     for seed in range(300):
         torch.manual_seed(seed)

@@ -81,7 +81,7 @@ class Affine(nn.Module):
 
 
 class Messages(nn.Module):
-    """log p(x_t, ..., x_T | z_t) = -precision z^2 / 2 + weighed z + const, from the right, and whether t is the first."""
+    """log p(x_t, ..., x_T | z_t) = -precision z^2 / 2 + weighed z + const, and whether t is the first."""
 
     def forward(self, x: Tensor, present: Tensor | None) -> Tensor:
         c, a, q, shift = map(torch.from_numpy, (C, A, Q, SHIFT))
@@ -263,9 +263,7 @@ def test_a_padded_sequence_is_scored_as_it_is_alone(kind: int) -> None:
         )
         present = pair.layout.present(x, LENGTHS)
         both = (
-            (pair.emit(z, T, present), pair.emit(own, count))
-            if kind == 2
-            else (pair.emit(z, present), pair.emit(own))
+            (pair.emit(z, T, present), pair.emit(own, count)) if kind == 2 else (pair.emit(z, present), pair.emit(own))
         )
         torch.testing.assert_close(both[0].log_prob(x)[b], both[1].log_prob(alone)[0], rtol=1e-4, atol=1e-4)
 

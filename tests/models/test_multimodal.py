@@ -133,7 +133,9 @@ def test_a_guide_that_sees_more_has_the_higher_bound() -> None:
 def test_together_they_tell_more_than_each_apart() -> None:
     """The mean of log p(x, y) - log p(x) - log p(y) over data is I(x; y), which is not below 0."""
     values = data(20_000, seed=6)
-    each = {names: SGVB_A().bound(linear(), *(values.get(n) if n in names else None for n in SIZES)) for names in SUBSETS}
+    each = {
+        names: SGVB_A().bound(linear(), *(values.get(n) if n in names else None for n in SIZES)) for names in SUBSETS
+    }
     gain = each["x", "y"] - each["x",] - each["y",]
     halves = {names: marginal(names).covariance_matrix.logdet() / 2 for names in SUBSETS}
     information = halves["x",] + halves["y",] - halves["x", "y"]
