@@ -61,7 +61,7 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
         words.append(f"likelihood: {name}, chosen for {_KINDS[kind]}")
     if config.with_labels is None and _needs_labels(config, data):
         more.append("--with_labels=true")
-        words.append("labels: the second argument of model and guide, which do not run without one")
+        words.append("labels: the second argument of model and guide, which are of labels")
     return (parser.parse_args([*arguments, *more]) if more else config), words
 
 

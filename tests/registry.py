@@ -364,8 +364,8 @@ def _multivariate(loc: Any, scale_tril: Any) -> Any:
 
 
 def _path(loc: Any, scale: Any) -> Any:
-    """Of three steps."""
-    return distributions.MarkovNormal(loc, scale, 3, lambda z, t: (0.5 * z.sin(), 0.3 + 0.1 * z.square()))
+    """Of two steps."""
+    return distributions.MarkovNormal(loc, scale, 2, lambda z, t: (z.sin(), 0.4 + 0.1 * z.square()))
 
 
 def _experts(loc: Any, scale: Any) -> Any:

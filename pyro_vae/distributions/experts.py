@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, constraints
 
 from pyro_vae._checks import whole
-from pyro_vae.distributions.base import Sized, expandable
+from pyro_vae.distributions.base import Sized, expandable, validated
 from pyro_vae.distributions.wrappers import without_events
 
 
@@ -112,7 +112,7 @@ class MixtureOfExperts(Sized, TorchDistribution):
         if self.stratified:
             start = torch.rand(shape[len(left) :], **kind)
             count = math.prod(left)
-            place = torch.arange(count, **kind).reshape(*left, *(1 for _ in start.shape)) / max(count, 1)
+            place = torch.arange(count, **kind).reshape((*left, *(1 for _ in start.shape))) / max(count, 1)
             place = (place + start) % 1
         else:
             place = torch.rand(shape, **kind)
@@ -132,13 +132,14 @@ class MixtureOfExperts(Sized, TorchDistribution):
     def _picked(self, draws: list[Tensor]) -> Tensor:
         events = len(self.event_shape)
         leading = draws[0].shape[: draws[0].dim() - events]
-        chosen = self._chosen(leading).reshape(*leading, *(1 for _ in range(events)))
+        chosen = self._chosen(leading).reshape((*leading, *(1 for _ in range(events))))
         value = draws[0]
         for index, draw in enumerate(draws[1:], 1):
             value = torch.where(chosen == index, draw, value)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = validated(self, value)
         each = torch.stack([expert.log_prob(value) for expert in self.experts], -1)
         there = self.weights > 0
         log_weights = torch.where(there, self.weights, self.weights.new_ones(())).log()

@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions.base import Sized, expandable
+from pyro_vae.distributions.base import Sized, expandable, validated
 
 #: Parameters ``(loc, scale)`` of the steps behind ``previous: [*, S, L]``, the first of which is step t (from 0).
 Conditional = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -244,7 +244,7 @@ class MarkovNormal(_Sequence):
                 return loc, scale
         parts: list[tuple[Tensor, ...]] = [(self.loc.unsqueeze(-2), self.scale.unsqueeze(-2))]
         if self.num_steps > 1:
-            parts.append(torch.broadcast_tensors(*self.conditional(value[..., :-1, :], 1)))
+            parts.append(torch.broadcast_tensors(*self.conditional(self._only(value)[..., :-1, :], 1)))
         leading = torch.broadcast_shapes(*(part.shape[:-2] for part, _ in parts))
         loc, scale = (
             torch.cat([part.expand(*leading, *part.shape[-2:]) for part in each], -2)
@@ -253,8 +253,9 @@ class MarkovNormal(_Sequence):
         return loc, scale
 
     def log_prob(self, value: Tensor) -> Tensor:
-        each = dist.Normal(*self._parameters(value), validate_args=False).log_prob(value)
-        return self._only(each).sum((-2, -1))
+        loc, scale = self._parameters(value)
+        held = validated(self, self._only(value))
+        return self._only(dist.Normal(loc, scale, validate_args=False).log_prob(held)).sum((-2, -1))
 
     @property
     def center(self) -> Tensor:

@@ -260,12 +260,13 @@ class DeepMarkovModel(Remembered, PyroModule):
             loc, scale = self.combiner(h)
             return MarkovNormal(loc, scale, num_steps, None, there)
 
-        combiner = self.combiner
+        combiner, told = self.combiner, h.unbind(1)  # a slice at each step would have a gradient of the size of all
 
         def conditional(previous: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            return combiner(previous, h[:, t : t + previous.shape[-2]])
+            count = previous.shape[-2]
+            return combiner(previous, told[t].unsqueeze(1) if count == 1 else h[:, t : t + count])
 
-        loc, scale = combiner(self.before(), h[:, 0])
+        loc, scale = combiner(self.before(), told[0])
         return MarkovNormal(loc, scale, num_steps, conditional, there)
 
     # What a trained pair is asked

@@ -66,10 +66,10 @@ class GRU(Remembered, nn.Module):
         first = self.start if start is None else start
         assert first is not None
         h = first.expand(*seen.shape[:-2], -1)
-        times = range(x.shape[-2])
+        steps = list(enumerate(seen.unbind(-2)))  # a slice at each step would have a gradient of the size of all
         found = []
-        for t in reversed(times) if backward else times:
-            new = self.cell(seen[..., t, :], h)
+        for t, step in reversed(steps) if backward else steps:
+            new = self.cell(step, h)
             h = new if present is None else torch.where(present[..., t].unsqueeze(-1), new, h)
             found.append(h)
         return torch.stack(found[::-1] if backward else found, -2)
