@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "MMVAE": {"experts": "mixture", "subsets": "joint"},
 }
 SIZES: dict[str, dict[str, Any]] = {
-    "smoke": {"epochs": 1, "width": 16, "images": 300, "test": 50, "draws": 10},
+    "smoke": {"epochs": 2, "width": 16, "images": 300, "test": 50, "draws": 10},
     "quick": {"epochs": 30, "width": 512, "images": None, "test": 1000, "draws": 500},
     "full": {"epochs": 300, "width": 512, "images": None, "test": 10_000, "draws": 5000},
 }
@@ -203,7 +203,7 @@ def run(kind: str, data: Data, judge: nn.Module, arguments: Any) -> tuple[dict[s
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=size["epochs"],
-        batch_size=min(BATCH, len(images)),
+        batch_size=min(BATCH, len(images) // 3),
         clip_norm=1000.0,
         patience=size["epochs"],
     )

@@ -51,6 +51,11 @@ class Present(Sized, TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Present:
         return Present(self.base_dist.expand(expandable(self, batch_shape)), self.present)
 
+    @property
+    def whole(self) -> Any:
+        """The same of which all is there."""
+        return self.base_dist
+
     def _only(self, value: Tensor, otherwise: int = 0) -> Tensor:
         present = self.present.reshape(*self.present.shape, *(1 for _ in self.event_shape))
         return torch.where(present, value, value.new_full((), otherwise))
@@ -140,6 +145,11 @@ class Steps(_Sequence):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Steps:
         shape = expandable(self, batch_shape)
         return Steps(self.base_dist.expand((*shape, self.base_dist.batch_shape[-1])), axis=self.axis)
+
+    @property
+    def whole(self) -> Steps:
+        """The same of which all steps are there."""
+        return Steps(self.base_dist.whole, axis=self.axis) if isinstance(self.base_dist, Present) else self
 
     def filled(self, value: Tensor) -> Tensor:
         """The value, with one of the support at the steps that are not there."""
@@ -311,6 +321,11 @@ class Autoregressive(_Sequence):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
         context = self.context.expand(*expandable(self, batch_shape), -1)
         return Autoregressive(self.unrolled, context, self.num_steps, self.present, self.axis)
+
+    @property
+    def whole(self) -> Autoregressive:
+        """The same of which all steps are there."""
+        return Autoregressive(self.unrolled, self.context, self.num_steps, axis=self.axis)
 
     def filled(self, value: Tensor) -> Tensor:
         """The value, with 0 at the steps that are not there."""

@@ -65,6 +65,11 @@ def filled(fn: Any, value: Any) -> Any:
     return filled(fn.base_dist, value) if isinstance(fn, (Independent, MaskedDistribution)) else value
 
 
+def whole(fn: Any) -> Any:
+    """A distribution as it is where all is there."""
+    return fn.whole if isinstance(fn, (Present, Steps, Autoregressive)) else fn
+
+
 def bare(support: Any) -> Any:
     """The constraint on single numbers under ``to_event`` and mixtures."""
     while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):

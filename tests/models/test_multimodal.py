@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.utils.data import TensorDataset
 
 from pyro_vae import IWAE, MLP, SGVB_A, SGVB_B, DiagonalNormal, DReG, Gaussian, Pair, StandardNormal, check, evidence
+from pyro_vae import fit
 from pyro_vae import likelihoods as of
 from pyro_vae.models import LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
@@ -273,6 +275,22 @@ def test_weights_count_in_a_loss_and_not_in_a_bound() -> None:
     plain, weighed = (seeded(1, SGVB_A().loss, pair.model, pair.guide, *batch) for pair in pairs)
     terms = seeded(1, SGVB_A().terms, pairs[0], *batch)
     assert weighed - plain == pytest.approx(-49 * terms["y"].log_p.sum().item(), rel=1e-4)
+
+
+def test_batches_of_other_sizes_and_gaps_are_looked_at() -> None:
+    """Each by what it misses itself; what is off the support is said wherever it stands."""
+    pair, y = LabeledVAE((9,), 4, L, (5,)), LABEL.repeat(300)
+    x = IMAGE.flatten(1).repeat(300, 1)
+    y[700:] = -1
+    options = {"epochs": 1, "batch_size": 100, "progress": False, "compile": "eager"}
+    assert fit(pair, TensorDataset(x, y), **options).history
+    x[1400, 0] = 0.5
+    with pytest.raises(ValueError, match="'x' the data leave the support of the Bernoulli"):
+        fit(pair, TensorDataset(x, y), **options)
+    y[1450] = 4
+    x[1400, 0] = 0.0
+    with pytest.raises(ValueError, match="'y' the data leave the support of the ClassNumber"):
+        fit(pair, TensorDataset(x, y), **options)
 
 
 @pytest.mark.parametrize(
