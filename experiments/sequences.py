@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -247,6 +248,7 @@ def smoothing(arguments: Any, data: Any) -> dict[str, float]:
         return pair
 
     epochs = size["linear"]
+    warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # held on purpose
     trained = cached_fit(
         arguments.cache / "sequences" / f"smoothing-{arguments.size}-{epochs}-seed{arguments.seed}",
         of_truth,

@@ -30,10 +30,9 @@ from pyro_vae.distributions.pixels import (
     UniformLevels,
 )
 from pyro_vae.distributions.sphere import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
-from pyro_vae.distributions.steps import Autoregressive, MarkovNormal, Present, Steps
+from pyro_vae.distributions.steps import MarkovNormal
 
 __all__ = [
-    "Autoregressive",
     "Beta",
     "Cauchy",
     "ClassNumber",
@@ -57,11 +56,9 @@ __all__ = [
     "OptimalNormal",
     "Poisson",
     "PowerSpherical",
-    "Present",
     "QuantizedCategorical",
     "Rows",
     "SphereUniform",
-    "Steps",
     "StudentT",
     "Uniform",
     "UniformLevels",

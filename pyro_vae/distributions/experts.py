@@ -12,11 +12,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Normal, constraints
 
-from pyro_vae._checks import whole
-from pyro_vae.distributions.base import Sized, expandable, validated
+from pyro_vae._checks import checked, shown
+from pyro_vae._pyro import has_values
+from pyro_vae.distributions.base import Sized, expandable, size_of, validated
 from pyro_vae.distributions.wrappers import without_events
 
 
+@checked(but=("prior",))
 def product_of_experts(experts: Sequence[Any], present: Tensor, prior: Any) -> Any:
     r"""The normalized product of a Gaussian prior and of the Gaussian experts that are there; precisions add up.
 
@@ -31,11 +33,17 @@ def product_of_experts(experts: Sequence[Any], present: Tensor, prior: Any) -> A
 
     Raises:
         TypeError: if one of them is no diagonal Gaussian.
+        ValueError: if ``present`` does not tell of each expert.
 
     Source: Wu & Goodman (2018), Multimodal Generative Models for Scalable Weakly-Supervised Learning, section 2.
     """
-    events = len(prior.event_shape)
     loc, scale = _normal(prior, "the prior")
+    events = len(prior.event_shape)
+    if present.shape[-1:] != (len(experts),) or present.dtype != torch.bool:
+        raise ValueError(
+            f"present tells by booleans which of {len(experts)} experts are there, [*, {len(experts)}]; got "
+            f"{list(present.shape)} of {present.dtype}."
+        )
     precision, weighed = scale.square().reciprocal(), loc / scale.square()
     for index, expert in enumerate(experts):
         loc, scale = _normal(expert, f"expert {index + 1}")
@@ -72,11 +80,16 @@ class MixtureOfExperts(Sized, TorchDistribution):
         weights: ``[*, M]``, w, which sum to one; an expert of weight 0 is not there.
         stratified: whether several draws are; else each is drawn by itself.
 
+    Raises:
+        TypeError: if an expert is no distribution.
+        ValueError: if there is none, they differ in their event shapes, or there is not a weight for each.
+
     Source: Shi, Siddharth, Paige & Torr (2019), Variational Mixture-of-Experts Autoencoders, section 3.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as in torch)
 
+    @checked
     def __init__(
         self,
         experts: Sequence[Any],
@@ -84,7 +97,16 @@ class MixtureOfExperts(Sized, TorchDistribution):
         stratified: bool = True,
         validate_args: bool | None = None,
     ) -> None:
-        whole(1, experts=len(experts))
+        for expert in experts:
+            if not isinstance(expert, torch.distributions.Distribution):
+                raise TypeError(f"an expert has to be a distribution; got {shown(expert)}.")
+        events = {tuple(expert.event_shape) for expert in experts}
+        if len(events) != 1:
+            raise ValueError(f"a mixture is of experts of one event shape; got {len(experts)}, of {sorted(events)}.")
+        if weights.shape[-1:] != (len(experts),) or (has_values(weights) and not bool((weights >= 0).all())):
+            raise ValueError(
+                f"weights of {len(experts)} experts are [*, {len(experts)}], of at least 0; got {shown(weights)}."
+            )
         shape = torch.broadcast_shapes(weights.shape[:-1], *(expert.batch_shape for expert in experts))
         self.experts = [expert.expand(shape) for expert in experts]
         self.weights, self.stratified = weights, stratified
@@ -123,9 +145,11 @@ class MixtureOfExperts(Sized, TorchDistribution):
         return torch.minimum(chosen, last)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
+        sample_shape = size_of(sample_shape)
         return self._picked([expert.rsample(sample_shape) for expert in self.experts])
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
+        sample_shape = size_of(sample_shape)
         with torch.no_grad():
             return self._picked([expert.sample(sample_shape) for expert in self.experts])
 

@@ -15,7 +15,8 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions.base import Sized, expandable, validated
+from pyro_vae._checks import checked, whole
+from pyro_vae.distributions.base import Sized, broadcast, expandable, validated
 
 #: Parameters ``(loc, scale)`` of the steps behind ``previous: [*, S, L]``, the first of which is step t (from 0).
 Conditional = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -193,11 +194,15 @@ class MarkovNormal(_Sequence):
         num_steps: T.
         conditional: ``(previous: [*, S, L], t)`` to loc and scale of the steps t, ..., t + S - 1, counted from 0.
         present: ``[*, T]``, booleans, of each row the first ones; by default all steps are there.
+
+    Raises:
+        ValueError: if ``num_steps`` is below 1, or the shapes do not fit.
     """
 
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
+    @checked
     def __init__(
         self,
         loc: Tensor,
@@ -207,7 +212,19 @@ class MarkovNormal(_Sequence):
         present: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        whole(1, num_steps=num_steps)
+        self.loc, self.scale = broadcast(loc=loc, scale=scale)
+        wanted = ("L",) if conditional is not None else (num_steps, "L")
+        if self.loc.dim() < len(wanted) or (conditional is None and self.loc.shape[-2] != num_steps):
+            raise ValueError(
+                f"loc and scale of a MarkovNormal of {num_steps} steps have to be [*, {', '.join(map(str, wanted))}]; "
+                f"got {list(self.loc.shape)}."
+            )
+        if present is not None and (present.dtype != torch.bool or present.shape[-1:] != (num_steps,)):
+            raise ValueError(
+                f"present tells by booleans which of {num_steps} steps are there, [*, {num_steps}]; got "
+                f"{list(present.shape)} of {present.dtype}."
+            )
         self.num_steps, self.conditional, self.present = num_steps, conditional, present
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None  # with loc and scale of each step
         shape = self.loc.shape[: -1 if conditional is not None else -2]
@@ -263,8 +280,8 @@ class MarkovNormal(_Sequence):
         return loc, scale
 
     def log_prob(self, value: Tensor) -> Tensor:
+        held = validated(self, self._only(value) if isinstance(value, Tensor) else value)
         loc, scale = self._parameters(value)
-        held = validated(self, self._only(value))
         return self._only(dist.Normal(loc, scale, validate_args=False).log_prob(held)).sum((-2, -1))
 
     @property

@@ -79,7 +79,7 @@ class GRUVAE(Remembered, PyroModule):
         z \sim q(z \mid \mathrm{GRU}(x_1, \dots, x_T))
 
     The decoder starts from z and sees it at each step, beside the step before. x is one site with the density of the
-    whole sequence (:class:`~pyro_vae.distributions.Autoregressive`).
+    whole sequence (:class:`~pyro_vae.distributions.steps.Autoregressive`).
 
     Arguments are ``x: [B, *event_shape]``, padded to the longest sequence, and ``lengths: [B]``, whole numbers, or a
     mask ``[B, T]`` of booleans that is true for the first steps. Whatever stands in x behind the end, it contributes

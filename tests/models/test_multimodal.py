@@ -13,8 +13,20 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import TensorDataset
 
-from pyro_vae import IWAE, MLP, SGVB_A, SGVB_B, DiagonalNormal, DReG, Gaussian, Pair, StandardNormal, check, evidence
-from pyro_vae import fit
+from pyro_vae import (
+    IWAE,
+    MLP,
+    SGVB_A,
+    SGVB_B,
+    DiagonalNormal,
+    DReG,
+    Gaussian,
+    Pair,
+    StandardNormal,
+    check,
+    evidence,
+    fit,
+)
 from pyro_vae import likelihoods as of
 from pyro_vae.models import LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
