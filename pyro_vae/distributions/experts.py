@@ -111,7 +111,7 @@ class MixtureOfExperts(Sized, TorchDistribution):
         self.experts = [expert.expand(shape) for expert in experts]
         self.weights, self.stratified = weights, stratified
         self._own = len(shape)  # dimensions on the left of these are draws
-        super().__init__(shape, experts[0].event_shape, validate_args=False)
+        super().__init__(shape, experts[0].event_shape, validate_args=validate_args)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -122,7 +122,7 @@ class MixtureOfExperts(Sized, TorchDistribution):
         return self.experts[0].support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureOfExperts:
-        shape = expandable(self, batch_shape)
+        shape = torch.Size(map(int, expandable(self, batch_shape)))
         new = MixtureOfExperts([expert.expand(shape) for expert in self.experts], self.weights, self.stratified)
         new._own = self._own
         return new

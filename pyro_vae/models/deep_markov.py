@@ -228,8 +228,8 @@ class DeepMarkovModel(Remembered, PyroModule):
     def model(self, x: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """z_1 ~ p(z_1), z_t ~ p(z_t | z_(t-1)), x_t ~ p(x_t | z_t), for data ``x``, or one sequence that it draws."""
         with data_plate(x):
-            present = self.layout.present(x, lengths)
             num_steps = self.layout.num_steps if x is None else self.layout.steps(x).shape[1]
+            present = self.layout.present(x, lengths)
             z = pyro.sample("z", self.prior(num_steps, until_the_last(present)))
             return pyro.sample("x", self.emit(z, present), obs=x)
 

@@ -143,8 +143,8 @@ class GRUVAE(Remembered, PyroModule):
     def model(self, x: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """z ~ p(z), x_t ~ p(x_t | x_1, ..., x_(t-1), z), for data ``x``, or one sequence that it draws itself."""
         with data_plate(x):
-            present = self.layout.present(x, lengths, gaps=False)
             num_steps = self.layout.num_steps if x is None else self.layout.steps(x).shape[1]
+            present = self.layout.present(x, lengths, gaps=False)
             z = pyro.sample("z", distribution_of("prior", self.prior()))
             return pyro.sample("x", self.emit(z, num_steps, present), obs=x)
 

@@ -56,6 +56,8 @@ class Modality(Remembered, nn.Module):
         """x, and ``[B]`` which of its data are there."""
         if not isinstance(x, Tensor) or not (is_tensor(x) or not has_values(x)) or not x.dim():
             raise TypeError(f"{name} is a dense tensor of data, [B, *event], or None; got {shown(x)}.")
+        if not x.numel():
+            raise ValueError(f"there are no data: {name} is of shape {list(x.shape)}. Give [B, *event], B at least 1.")
         missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
         if isinstance(self.likelihood, Classes) or not (x.is_floating_point() or x.dtype == torch.bool):
             missing = missing | (x < 0)
@@ -246,6 +248,7 @@ class MultimodalVAE(Remembered, PyroModule):
     # What a trained pair is asked
 
     @torch.no_grad()
+    @checked(but=("values",))
     def generate(self, *values: Tensor | None, num_samples: int = 1, **named: Tensor | None) -> dict[str, Tensor]:
         """Draws of all modalities given those that are given, by name: ``[num_samples, B, *event]`` each.
 
@@ -257,6 +260,7 @@ class MultimodalVAE(Remembered, PyroModule):
         return {name: self._of(name).likelihood(z).sample() for name in self.names}
 
     @torch.no_grad()
+    @checked(but=("values",))
     def predict(self, name: str, *values: Tensor | None, num_samples: int = 100, **named: Tensor | None) -> Tensor:
         r"""The mean of a modality given others, ``[B, *event]``; of classes their probabilities, ``[B, *event, K]``.
 
