@@ -61,7 +61,7 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
         words.append(f"likelihood: {name}, chosen for {_KINDS[kind]}")
     if config.with_labels is None and _needs_labels(config, data):
         more.append("--with_labels=true")
-        words.append("labels: the second argument of model and guide, which do not run without one")
+        words.append("labels: the second argument of model and guide, which are of labels")
     return (parser.parse_args([*arguments, *more]) if more else config), words
 
 
@@ -121,7 +121,9 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
 
 def _is_of_two(fn: Any) -> bool:
     """Whether a likelihood is one of 0 and 1, perhaps also asked for at values between."""
-    return isinstance(unwrapped(fn), dist.Bernoulli) or getattr(bare(fn.support), "num_levels", 0) == 2
+    support = bare(fn.support)
+    is_binary = isinstance(unwrapped(fn), dist.Bernoulli) or support is constraints.boolean
+    return is_binary or getattr(support, "num_levels", 0) == 2
 
 
 def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:

@@ -39,6 +39,7 @@ from pyro_vae import (
 )
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import (
+    GRUVAE,
     MLPVAE,
     NVAE,
     VQVAE,
@@ -46,13 +47,17 @@ from pyro_vae.models import (
     CodePrior,
     ConvLadderVAE,
     ConvVAE,
+    DeepMarkovModel,
     FullBayes,
     HierarchicalVAE,
+    LabeledVAE,
     LadderVAE,
+    MultimodalVAE,
     SemiSupervisedVAE,
     VampVAE,
     VariationalGP,
 )
+from pyro_vae.models.multimodal import Modality
 from pyro_vae.testing.distributions import Points
 from pyro_vae.transforms import (
     Householder,
@@ -90,6 +95,10 @@ def uniform(*event_shape: int, size: int = 5) -> torch.Tensor:
 
 def counts(*event_shape: int, size: int = 5) -> torch.Tensor:
     return torch.randint(20, (size, *event_shape), generator=torch.Generator().manual_seed(6)).float()
+
+
+def classes(*event_shape: int, size: int = 5) -> torch.Tensor:
+    return torch.randint(5, (size, *event_shape), generator=torch.Generator().manual_seed(7)).float()
 
 
 # Systems
@@ -131,6 +140,22 @@ def code_prior(first: dict[str, Any] | None = None, **options: Any) -> CodePrior
     return CodePrior(codes, **options)
 
 
+def several(**options: Any) -> MultimodalVAE:
+    """Pixels, a class and counts."""
+
+    def modality(shape: int, likelihood: Any) -> Modality:
+        return Modality(DiagonalNormal(MLP(shape, (2, 2), (8,))), likelihood)
+
+    modalities = {
+        "image": modality(6, Bernoulli(MLP(2, 6, (8,)))),
+        "label": modality(3, likelihoods.Classes(MLP(2, 3, (8,)), 3)),
+        "profile": modality(2, likelihoods.Poisson(MLP(2, 2, (8,)))),
+    }
+    return MultimodalVAE(modalities, priors.StandardNormal(2), **options)
+
+
+LENGTHS = torch.tensor([4, 1, 3, 2, 4])
+_SEQUENCE = {"event_shape": (4, 3), "latent_dim": 2, "transition_dim": 6, "hidden": (8,), "rnn_dim": 6}
 SYSTEMS: dict[str, System] = {
     "MLPVAE": System(MLPVAE, {"event_shape": (6,), "latent_dim": 2, "hidden": (8,)}, vectors),
     "ConvVAE": System(ConvVAE, {"event_shape": IMAGE, "latent_dim": 3, "channels": (2, 4), "hidden": 8}),
@@ -168,6 +193,14 @@ SYSTEMS: dict[str, System] = {
         VQVAE,
         {"event_shape": IMAGE, "num_codes": 6, "code_dim": 4, "channels": 8, "num_blocks": 1, "block_channels": 4},
     ),
+    "DeepMarkovModel": System(DeepMarkovModel, _SEQUENCE, lambda: (binary(4, 3), LENGTHS)),
+    "GRUVAE": System(GRUVAE, {"event_shape": (4, 3), "latent_dim": 2, "rnn_dim": 6}, lambda: (binary(4, 3), LENGTHS)),
+    "LabeledVAE": System(
+        LabeledVAE,
+        {"event_shape": (6,), "num_classes": 3, "latent_dim": 2, "hidden": (8,)},
+        lambda: (binary(6), torch.tensor([1, -1, 0, -1, 2])),
+    ),
+    "MultimodalVAE": System(several, {}, lambda: (binary(6), torch.tensor([1, -1, 0, -1, 2]), counts(2))),
     "CodePrior": System(code_prior, {"channels": 4, "num_layers": 1}, idle=("levels.1.network",)),
 }
 BOTH = ("likelihood.network", "posterior.network")
@@ -210,6 +243,12 @@ SYSTEM_VARIANTS: dict[str, System] = {
         pair=SYSTEMS["LadderVAE"], networks=("levels.0.conditional.network",)
     ),
     "VQVAE, three levels": SYSTEMS["VQVAE"].but(strides=(1, 2, 2)),
+    "DeepMarkovModel, mean field": SYSTEMS["DeepMarkovModel"].but(
+        images, structured=False, event_shape=IMAGE, likelihood=Gaussian
+    ),
+    "GRUVAE, dropout": SYSTEMS["GRUVAE"].but(images, event_shape=IMAGE, dropout=0.3, hidden=(8,)),
+    "LabeledVAE, mixture": SYSTEMS["LabeledVAE"].but(experts="mixture", mean=binary(6).mean(0)),
+    "MultimodalVAE, subsets": SYSTEMS["MultimodalVAE"].but(subsets="all", experts="mixture of independent draws"),
 }
 
 
@@ -324,6 +363,17 @@ def _multivariate(loc: Any, scale_tril: Any) -> Any:
     return distributions.MultivariateNormal(loc, scale_tril=scale_tril)
 
 
+def _path(loc: Any, scale: Any) -> Any:
+    """Of two steps."""
+    return distributions.MarkovNormal(loc, scale, 2, lambda z, t: (z.sin(), 0.4 + 0.1 * z.square()))
+
+
+def _experts(loc: Any, scale: Any) -> Any:
+    """The first one of weight 0.3."""
+    experts = [dist.Normal(loc[..., m, :], scale[..., m, :]).to_event(1) for m in range(2)]
+    return distributions.MixtureOfExperts(experts, loc.new_tensor([0.3, 0.7]))
+
+
 _LOC_SCALE: tuple[Any, ...] = ("loc scale", (0.4, 1.7), (-0.3, 0.9))
 _AB: tuple[Any, ...] = ("concentration1 concentration0", (0.7, 1.7), (1.3, 1.1))
 _BAD: dict[str, Any] = {"bad": {"scale": -1.0, "loc": math.nan}}
@@ -376,6 +426,10 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
         **_to_normal(2, 2),
     ),
     "Rows": _family(lambda **of: _of.Rows(_multivariate(**of), (1, 2)), *_TRIL, **_to_normal(1, 2)),
+    "MarkovNormal": _family(_path, "loc scale", ([0.4, -0.3], [0.7, 0.4]), ([0.1, 0.2],)),
+    "MixtureOfExperts": _family(
+        _experts, "loc scale", ([[0.4, -0.3], [1.1, 0.9]], [[0.7, 0.4], [0.5, 0.9]]), ([[0.1, 0.2], [0.3, 0.4]],)
+    ),
     "ContinuousBernoulli": _family(
         *(lambda logits: _of.ContinuousBernoulli(logits=logits), "logits", (0.7,), (-3.0,)),
         extremes=[{"logits": value} for value in _LOGITS],
@@ -595,6 +649,7 @@ LIKELIHOODS: dict[str, Pixels] = {
     "StudentT": Pixels(likelihoods.StudentT, real, {"scale": 0.5}),
     "StudentT, a scale a pixel": Pixels(likelihoods.StudentT, real, {"sigmoid_mean": False, "df": 3.0}),
     "StudentT, shared": Pixels(likelihoods.StudentT, real, {"scale": "shared"}),
+    "Classes": Pixels(likelihoods.Classes, classes, {"num_classes": 5}, off=lambda x: x + 0.5),
     "Poisson": Pixels(likelihoods.Poisson, counts, off=lambda x: x + 0.5),
     "NegativeBinomial": Pixels(likelihoods.NegativeBinomial, counts, off=lambda x: x + 0.5),
 }

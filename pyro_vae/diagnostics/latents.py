@@ -18,6 +18,7 @@ from pyro_vae import batches
 from pyro_vae._checks import checked, whole
 from pyro_vae._pyro import is_subsample
 from pyro_vae._tensors import check_dense
+from pyro_vae.distributions.steps import MarkovNormal
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.arguments import Converted, argument_names, converted
@@ -147,7 +148,12 @@ class AtMean(Messenger):
 
 
 def _center(fn: Any) -> Tensor | None:
-    """The mean of a distribution, or its mode; of a flow the image of its base's mean; ``None`` where there is none."""
+    """The mean of a distribution, or its mode; of a flow the image of its base's mean; ``None`` where there is none.
+
+    Of a Markov chain it is the path of means.
+    """
+    if isinstance(unwrapped(fn), MarkovNormal):
+        return unwrapped(fn).center
     try:
         mean = fn.mean
         is_center = mean.isfinite().all() if fn.support.is_discrete else fn.support.check(mean).all()

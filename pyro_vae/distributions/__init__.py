@@ -1,5 +1,7 @@
 """Distributions that Pyro does not ship, or ships without what training asks of them."""
 
+from pyro_vae.distributions.classes import ClassNumber
+from pyro_vae.distributions.experts import MixtureOfExperts, product_of_experts
 from pyro_vae.distributions.families import (
     Beta,
     Cauchy,
@@ -28,10 +30,12 @@ from pyro_vae.distributions.pixels import (
     UniformLevels,
 )
 from pyro_vae.distributions.sphere import PowerSpherical, SphereUniform, VonMisesFisher, unit_vector
+from pyro_vae.distributions.steps import MarkovNormal
 
 __all__ = [
     "Beta",
     "Cauchy",
+    "ClassNumber",
     "ContinuousBernoulli",
     "Dirichlet",
     "DiscretizedLogistic",
@@ -44,7 +48,9 @@ __all__ = [
     "LogNormal",
     "Logistic",
     "LowRankNormal",
+    "MarkovNormal",
     "MatrixNormal",
+    "MixtureOfExperts",
     "MultivariateNormal",
     "NegativeBinomial",
     "OptimalNormal",
@@ -58,5 +64,6 @@ __all__ = [
     "UniformLevels",
     "VonMisesFisher",
     "Weibull",
+    "product_of_experts",
     "unit_vector",
 ]

@@ -8,8 +8,9 @@ from pyro.distributions import ExpandedDistribution, MaskedDistribution, ZeroInf
 from torch.distributions import Independent, TransformedDistribution, constraints
 
 from pyro_vae.distributions.particles import Particles
+from pyro_vae.distributions.steps import Autoregressive, Present, Steps
 
-_ONE_FAMILY = (Independent, ExpandedDistribution, MaskedDistribution)
+_ONE_FAMILY = (Independent, ExpandedDistribution, MaskedDistribution, Present, Steps)
 
 
 def without_events(fn: Any) -> Any:
@@ -53,6 +54,20 @@ def unmasked(fn: Any) -> Any:
         if base is not fn.base_dist:
             return base.expand(fn.batch_shape)
     return fn
+
+
+def filled(fn: Any, value: Any) -> Any:
+    """A value, with one of the support in the place of what a distribution does not look at, which may be anything."""
+    if isinstance(fn, Particles):
+        return fn.join([filled(part, one) for part, one in zip(fn.parts, fn.split(value), strict=True)], fn.event_dim)
+    if isinstance(fn, (Present, Steps, Autoregressive)):
+        return fn.filled(value)
+    return filled(fn.base_dist, value) if isinstance(fn, (Independent, MaskedDistribution)) else value
+
+
+def whole(fn: Any) -> Any:
+    """A distribution as it is where all is there."""
+    return fn.whole if isinstance(fn, (Present, Steps, Autoregressive)) else fn
 
 
 def bare(support: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae._checks import one_of
 from pyro_vae._pyro import has_values
-from pyro_vae.distributions.wrappers import family
+from pyro_vae.distributions.wrappers import family, innermost
 from pyro_vae.estimators.bounds import Bound, grouped
 from pyro_vae.estimators.facts import Axis
 from pyro_vae.estimators.run import Run, Site, summed_to
@@ -92,6 +92,20 @@ class Gradient(Axis, ABC):
     def evaluations(self, num_particles: int) -> tuple[int, int]:
         """Evaluations of the model and of the guide's networks for one gradient and one datum."""
         return num_particles, 1
+
+
+def check_independent(who: str, run: Run) -> None:
+    """Refuses draws of which one tells something of another, for what takes the score of each given the others.
+
+    Raises:
+        ValueError: if there are several of a stratified mixture of experts.
+    """
+    for name, site in run.latents.items() if run.num_particles > 1 else ():
+        if getattr(innermost(site.fn), "stratified", False):
+            raise ValueError(
+                f"{who} takes its draws for independent, but those of q({name}), a {family(site.fn)}, are stratified, "
+                "so that its gradient would be biased. Take stratified=False, or SGVB_A or IWAE."
+            )
 
 
 def possible(log_weights: Tensor) -> Tensor:
@@ -175,6 +189,11 @@ class Score(_OfELBO):
     def exact(self, run: Run) -> bool:
         return all(is_identically_zero(site.score) for site in run.drawn.values())
 
+    def check_sites(self, who: str, run: Run) -> None:
+        super().check_sites(who, run)
+        if self.baseline in ("auto", "leave_one_out") and not self.pathwise:
+            check_independent(who, run)
+
     def check(self, who: str, bound: Bound, num_particles: int) -> None:
         super().check(who, bound, num_particles)
         if self.baseline == "leave_one_out" and num_particles == 1:
@@ -240,6 +259,10 @@ class DoublyReparameterized(Gradient):
                     "depend; the doubly reparameterized gradient would be biased. Weigh all latents alike, or use the "
                     "pathwise gradient: IWAE."
                 )
+
+    def check_sites(self, who: str, run: Run) -> None:
+        super().check_sites(who, run)
+        check_independent(who, run)
 
     @staticmethod
     def shown(value: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.code_prior import CodePrior
 from pyro_vae.models.conv_vae import ConvVAE
+from pyro_vae.models.deep_markov import DeepMarkovModel
 from pyro_vae.models.full_bayes import FullBayes
+from pyro_vae.models.gru_vae import GRUVAE
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
 from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
+from pyro_vae.models.multimodal import LabeledVAE, MultimodalVAE
 from pyro_vae.models.nvae import NVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
@@ -14,6 +17,7 @@ from pyro_vae.models.variational_gp import VariationalGP
 from pyro_vae.models.vq_vae import VQVAE
 
 __all__ = [
+    "GRUVAE",
     "MLPVAE",
     "NVAE",
     "VQVAE",
@@ -21,9 +25,12 @@ __all__ = [
     "CodePrior",
     "ConvLadderVAE",
     "ConvVAE",
+    "DeepMarkovModel",
     "FullBayes",
     "HierarchicalVAE",
+    "LabeledVAE",
     "LadderVAE",
+    "MultimodalVAE",
     "SemiSupervisedVAE",
     "VampVAE",
     "VariationalGP",

@@ -38,6 +38,7 @@ from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import Pair, as_pair, modules_of
+from pyro_vae.pair.protocols import TakesLabels
 from pyro_vae.pair.running import device_of, run, trying
 from pyro_vae.pair.sites import observed_sites, random_sites, support_of
 from pyro_vae.pair.supports import Supports
@@ -435,6 +436,8 @@ def label_argument(pair: Any, place: int = 1) -> str | None:
 
     The other program needs it as well, or takes it.
     """
+    if isinstance(pair, TakesLabels):
+        return pair.takes_labels
     name = None
     for found in _parameters(pair):
         parameters = [] if found is None else list(found.values())

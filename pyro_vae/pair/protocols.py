@@ -46,6 +46,14 @@ class FollowsBatches(Protocol):
 
 
 @runtime_checkable
+class TakesLabels(Protocol):
+    """A pair that runs without labels, but is of labels; ``fit`` and the command line pass those of the data."""
+
+    #: The name of their argument.
+    takes_labels: str
+
+
+@runtime_checkable
 class HasPosteriorPredictive(Protocol):
     """A pair with random weights; ``pyro-vae evaluate`` asks it before importance sampling."""
 

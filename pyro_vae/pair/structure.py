@@ -17,7 +17,7 @@ from torch.distributions import ComposeTransform, IndependentTransform, Transfor
 from torch.distributions.constraints import is_dependent
 
 from pyro_vae._pyro import forgetful, has_values, is_deterministic, is_subsample, takes_anything
-from pyro_vae.distributions.wrappers import family, innermost, unwrapped
+from pyro_vae.distributions.wrappers import family, filled, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
 from pyro_vae.pair.sites import (
@@ -344,7 +344,7 @@ def value_problems(name: str, fn: Any, value: Tensor, missing: bool = False) -> 
 
     With ``missing`` what is not finite is masked.
     """
-    at = f"At the observed site {name!r}"
+    at, value = f"At the observed site {name!r}", filled(fn, value)  # whatever stands where nothing is
     if value.is_floating_point() and not missing and not torch.isfinite(value).all():
         yield (
             f"{at} {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers of the data are NaN or infinite. "
@@ -401,7 +401,8 @@ def purposes(model_trace: Trace) -> list[str]:
     found = []
     for name, site in observed_sites(model_trace).items():
         kind = family(site["fn"])
-        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site["fn"], site["value"])) is not None:
+        value = filled(site["fn"], site["value"])
+        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site["fn"], value)) is not None:
             score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
             found.append(
                 f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae._pyro import memory
 from pyro_vae.batches import kind_of, leaves, num_rows, rows
-from pyro_vae.distributions.wrappers import unmasked
+from pyro_vae.distributions.wrappers import unmasked, whole
 from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.running import run, trying
 from pyro_vae.pair.sites import observed_sites, support_of
@@ -78,7 +78,7 @@ class Supports:
             if value.shape != fn.shape() or site["mask"] is not None or unmasked(fn) is not fn:
                 continue  # said by check; or some of it is missing
             refuse(list(value_problems(name, fn, value)))
-            found.append(_Seen(name, fn, _place(value, fn, batch)))
+            found.append(_Seen(name, whole(fn), _place(value, fn, batch)))  # other batches have other gaps
         return found
 
 

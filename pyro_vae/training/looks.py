@@ -14,7 +14,7 @@ from pyro_vae._checks import warn
 from pyro_vae.batches import leaves, num_rows
 from pyro_vae.estimators import TCVAE, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run
-from pyro_vae.pair.arguments import num_taken
+from pyro_vae.pair.arguments import argument_names, num_taken
 from pyro_vae.pair.protocols import DoubtsData
 from pyro_vae.pair.sites import inside
 
@@ -74,7 +74,7 @@ def is_shuffled(pair: nn.Module, batch: tuple[Any, ...], num_batches: int | None
 
 def say_labels(pair: nn.Module, train: Any, batch: tuple[Any, ...]) -> None:
     """Says of labels, which a split keeps for figures, that they do not train a pair that could take them."""
-    if train.labels is None or len(train.tensors) > 1:
+    if train.labels is None or len(train.tensors) > 1 or argument_names(pair)[1:2] == ["lengths"]:
         return
     if num_taken(pair, (next(leaves(batch)), train.labels)) == (2, False):
         warn(

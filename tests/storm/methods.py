@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pairs import binary
 from pyro import distributions as dist
-from registry import DISTRIBUTIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, SYSTEMS, TRANSFORMS
+from registry import DISTRIBUTIONS, LENGTHS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, SYSTEMS, TRANSFORMS
 
 import pyro_vae as pv
 from pyro_vae import data, distributions, networks, priors
@@ -27,7 +27,7 @@ Method = tuple[Callable[..., Any], dict[str, Make]]
 _OF_DISTRIBUTIONS = ("log_prob", "sample", "rsample", "cdf", "icdf", "expand")
 _OF_SYSTEMS = (
     "model", "guide", "classify", "labels", "encode", "conditional", "one_hot", "process", "reverse",
-    "variational_data", "sample_weights", "softened",
+    "variational_data", "sample_weights", "softened", "sample", "smooth", "forecast", "predict",
 )  # fmt: skip
 _OF_SETS = ("batch", "batches", "take", "to", "num_batches")
 _APPLICATIONS = {
@@ -62,6 +62,7 @@ def _all() -> Iterator[tuple[str, Method]]:
     for kind, system in SYSTEMS.items():
         pair, batch = system(), system.batch()
         good = {"x": batch[0], "y": torch.tensor([1, 0, 2, 0, 1]), "z": torch.zeros(5, 2), "temperature": 1.0}
+        good |= {"lengths": LENGTHS, "num_steps": 2, "num_samples": 3, "num_particles": 3, "name": "label"}
         good |= {"xi": torch.zeros(5, 3), "s": torch.zeros(4, 2), "t": torch.zeros(4, 3), "args": batch}
         yield from _of(f"models.{kind}()", pair, _OF_SYSTEMS, good)
     for corruption in (networks.Masking, networks.GaussianNoise, networks.SaltAndPepper):
