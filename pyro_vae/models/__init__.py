@@ -5,6 +5,7 @@ from pyro_vae.models.code_prior import CodePrior
 from pyro_vae.models.conv_vae import ConvVAE
 from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
+from pyro_vae.models.incomplete_vae import IncompleteVAE
 from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
 from pyro_vae.models.nvae import NVAE
@@ -23,6 +24,7 @@ __all__ = [
     "ConvVAE",
     "FullBayes",
     "HierarchicalVAE",
+    "IncompleteVAE",
     "LadderVAE",
     "SemiSupervisedVAE",
     "VampVAE",

@@ -17,6 +17,7 @@ from torch.distributions import ComposeTransform, IndependentTransform, Transfor
 from torch.distributions.constraints import is_dependent
 
 from pyro_vae._pyro import forgetful, has_values, is_deterministic, is_subsample, takes_anything
+from pyro_vae.distributions.incomplete import known
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
@@ -342,8 +343,9 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
 def value_problems(name: str, fn: Any, value: Tensor, missing: bool = False) -> Iterator[str]:
     """What is wrong with data at an observed site: they are not finite, or outside of the likelihood's support.
 
-    With ``missing`` what is not finite is masked.
+    With ``missing`` what is not finite is masked. What a mask of the distribution itself leaves out is not looked at.
     """
+    value = known(fn, value)
     at = f"At the observed site {name!r}"
     if value.is_floating_point() and not missing and not torch.isfinite(value).all():
         yield (
@@ -400,8 +402,8 @@ def purposes(model_trace: Trace) -> list[str]:
     """
     found = []
     for name, site in observed_sites(model_trace).items():
-        kind = family(site["fn"])
-        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site["fn"], site["value"])) is not None:
+        fn, kind = site["fn"], family(site["fn"])
+        if takes_anything(unwrapped(fn)) and (span := _outside(fn, known(fn, site["value"]))) is not None:
             score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
             found.append(
                 f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "
