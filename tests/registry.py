@@ -194,7 +194,7 @@ SYSTEM_VARIANTS: dict[str, System] = {
         imputation="learned",
         see_mask=True,
         mean=binary(6).mean(0),
-    ),  # fmt: skip
+    ),
     "IncompleteVAE, self-masking": SYSTEMS["IncompleteVAE"].but(
         lambda: (real(6), uniform(6) < 0.6), missingness=networks.SelfMasking, likelihood=likelihoods.Normal
     ),

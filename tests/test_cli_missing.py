@@ -139,8 +139,8 @@ def test_what_apply_impute_refuses(capsys):
     trained(MODEL, SMALL, "--data table.csv --labels kind")
     np.save("other.npy", np.zeros((5, 7)))
     for words, said in (
-        ("--hidden 1", "hidden has to be a finite number"),
-        ("--num-samples 0", "num_samples has to be a whole number"),
+        ("--hidden 1", "--hidden has to be a finite number"),
+        ("--num-samples 0", "--num-samples has to be a whole number"),
         ("--file nowhere.csv", "There is no file or folder"),
         ("--file other.npy", "has data of shape [7], and the run [3]"),
     ):

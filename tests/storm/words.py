@@ -73,8 +73,8 @@ _OPTIONS = {
     "train": (
         "config data root split valid_size test_size image_size channels covariates labels missing download "
         "binarization standardize log_inputs with_labels with_mask site model estimator optimizer scheduler epochs "
-        "batch_size weight_prior beta schedules seed out resume compile precision device clip_norm average patience num_data "
-        "checkpoint_every progress trust"
+        "batch_size weight_prior beta schedules seed out resume compile precision device clip_norm average patience "
+        "num_data checkpoint_every progress trust"
     ),
     "evaluate": (
         "split method num_samples num_chains num_steps start schedule limit chunk seed compile precision progress trust"
@@ -101,8 +101,8 @@ TEXTS = ("config", "data", "root", "split", "covariates", "labels", "site", "mod
 _OPTIONAL = (
     "root split valid_size test_size image_size channels covariates labels binarization standardize log_inputs "
     "with_labels with_mask site estimator scheduler weight_prior beta schedules out device clip_norm average patience "
-    "num_data num_samples num_chains num_steps start schedule limit chunk precision width mask held_out num_train num_test "
-    "accuracy file hidden"
+    "num_data num_samples num_chains num_steps start schedule limit chunk precision width mask held_out num_train "
+    "num_test accuracy file hidden"
 )
 OPTIONAL = _OPTIONAL.split()
 STRANGE = ("x", "five", "[1, 2]", "{a: 1}", "1,5", "ü", "\u200b", "☃", "\udcff", "3 4", "0x", "'", "[", "{", "1e", "")
