@@ -111,14 +111,15 @@ def impute(
 
     def look(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         seen = run.model[name]
-        draws = missing_values(run, name)
-        means = draws if unobserved(run, name) else by_draw(run, seen, mean_of(seen.fn))
+        latent = unobserved(run, name) is not None
+        draws = missing_values(run, name) if latent or num_imputations else None  # which cost more than all else
+        means = draws if latent and draws is not None else by_draw(run, seen, mean_of(seen.fn))
         if means.shape[2:].numel() != given.shape[1:].numel():
             raise ValueError(
                 f"the model observes {name!r} of shape {list(means.shape[2:])}, and x is of {list(given.shape[1:])}: "
                 "its missing entries are none of the site's. Give site= the one that observes x."
             )
-        return {"x": means.flatten(2)}, {"x": draws.flatten(2)}
+        return {"x": means.flatten(2)}, {} if draws is None else {"x": draws.flatten(2)}
 
     options: dict[str, Any] = {"chunk": chunk, "seed": seed, "progress": progress}
     found = weighed("imputing", module, batch, look, num_samples, num_imputations, **options)

@@ -33,7 +33,7 @@ def observed_and_imputed(columns: Mapping[str, tuple[ArrayLike, ArrayLike]], kin
         raise ValueError("there is nothing to draw; give at least one column: {'age': (observed, imputed)}")
     across = min(4, len(columns))
     down = -(-len(columns) // across)
-    figure = HouseFigure(figsize=(1.7 * across + 1.4, 1.7 * down + 0.5), layout="constrained")
+    figure = HouseFigure(figsize=(max(1.9 * across, 4.0), 1.7 * down + 0.6), layout="constrained")
     handles: Any = ()
     for index, (name, sides) in enumerate(columns.items()):
         ax = figure.add_subplot(down, across, index + 1)
@@ -48,7 +48,9 @@ def observed_and_imputed(columns: Mapping[str, tuple[ArrayLike, ArrayLike]], kin
         for part, label, color in zip(parts, ("observed", f"imputed, {kind}"), (INK, LINES[1]), strict=True):
             ax.hist(part.clip(edges[0], edges[-1]), edges, label=label, color=color, **style)
         ax.set_title(minus(name) if not name.isdecimal() else f"column {name}")
-        ax.set_yticks([])
+        ax.tick_params(left=False, labelleft=False)
         handles = ax.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside right upper")
+    figure.legend(*handles, loc="outside upper left", ncols=2)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # or each drawing moves the axes a little
     return figure
