@@ -111,9 +111,10 @@ class IncompleteVAE(Remembered, PyroModule):
         if see_mask:
             seen_shape = torch.Size((2 * first, *others))
             seen_mean = None if mean is None else torch.cat([mean, torch.zeros_like(mean)])
-        sizes: Any = (latent_dim, hidden, activation, network)
-        self.posterior = Dense(seen_shape, *sizes, seen_mean).recognition(posterior)
-        self.likelihood = Dense(self.event_shape, *sizes, mean, decoder_hidden).decoding(likelihood)
+        seen = Dense(seen_shape, latent_dim, hidden, activation, network, seen_mean)
+        self.posterior = seen.recognition(posterior)
+        whole = Dense(self.event_shape, latent_dim, hidden, activation, network, mean, decoder_hidden)
+        self.likelihood = whole.decoding(likelihood)
         self.prior = made("a prior", prior, latent_dim)
         self.missingness = None if missingness is None else made("a missingness", missingness, self.event_shape)
         fill = torch.zeros(self.event_shape) if mean is None else mean.clone()

@@ -46,7 +46,7 @@ def observed_and_imputed(columns: Mapping[str, tuple[ArrayLike, ArrayLike]], kin
         edges = np.linspace(low, high if high > low else low + 1.0, 21)
         style: Any = {"density": True, "histtype": "stepfilled", "alpha": 0.45}
         for part, label, color in zip(parts, ("observed", f"imputed, {kind}"), (INK, LINES[1]), strict=True):
-            ax.hist(part.clip(edges[0], edges[-1]), edges, label=label, color=color, **style)
+            ax.hist(part.clip(edges[0], edges[-1]), edges.tolist(), label=label, color=color, **style)
         ax.set_title(minus(name) if not name.isdecimal() else f"column {name}")
         ax.tick_params(left=False, labelleft=False)
         handles = ax.get_legend_handles_labels()
