@@ -80,11 +80,11 @@ def _of_mask(config: Namespace, arguments: Sequence[str]) -> list[str]:
     place = mask_argument(kind)
     if place is None:
         return []
+    config, allowed = config.clone(), []
+    config.standardize = None  # which asks for the mask
     found = _loaded(config)
-    allowed = []
     if found is None and not _is_given(arguments, "missing"):
-        config, allowed = config.clone(), ["--missing=true"]
-        config.missing = True
+        config.missing, allowed = True, ["--missing=true"]
         found = _loaded(config)
     if found is None:
         return []  # of which the reason is said by who loads them

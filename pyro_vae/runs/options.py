@@ -272,19 +272,31 @@ def _load(name: str, *options: Any) -> Data:
     return load(name, **dict(zip(LOADED, options, strict=True)))
 
 
-@functools.lru_cache(maxsize=1)
-def _prepared(name: str, *options: Any) -> Data:
-    """The data of :data:`PREPARED`; those that were asked for last are kept."""
-    *loaded, binarization, standardize, with_labels, with_mask = options
+def _unmasked(name: str, *options: Any) -> Data:
+    """The data with their labels and in standardized columns, NaN where they are missing."""
+    *loaded, binarization, standardize, with_labels = options
     data = _load(name, *loaded)
     if with_labels:
         data = data.with_labels()
-    if standardize:
-        if binarization not in (None, "none"):
-            raise ValueError(
-                f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one."
-            )
-        data = prepared.Standardized.of(data)
+    if not standardize:
+        return data
+    if binarization not in (None, "none"):
+        raise ValueError(f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one.")
+    return prepared.Standardized.of(data)
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(name: str, *options: Any) -> Data:
+    """The data of :data:`PREPARED`; those that were asked for last are kept."""
+    *others, with_mask = options
+    *loaded, binarization, standardize, _ = others
+    if standardize and loaded[LOADED.index("missing")] and not with_mask:
+        raise ValueError(
+            "missing values are for programs that mask them, and standardized columns for the likelihoods of the "
+            "library. Fill or drop what is missing, or give --model IncompleteVAE, or one of your own with an argument "
+            "mask."
+        )
+    data = _unmasked(name, *others)
     if with_mask:
         data = data.with_mask()
     if binarization in (None, "none"):
@@ -308,8 +320,8 @@ def _see_logs(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 
 def _answer(question: Callable[[Any], Any], otherwise: Any, name: str, *options: Any) -> Any:
     try:
-        *others, _, log_inputs = options
-        data = _prepared(name, *others, False)  # without the mask, so that what is missing is NaN
+        *others, with_mask, log_inputs = options
+        data = _unmasked(name, *others) if with_mask else _prepared(name, *others, with_mask)
         return question(prepared.with_x(data, _log1p) if log_inputs else data)
     except (ValueError, TypeError, OSError):
         return otherwise  # the parser would bury the reason: the data are loaded once more, and tell it themselves

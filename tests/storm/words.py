@@ -235,6 +235,7 @@ CONTRADICTIONS = (
     (*TRAIN, "--data", "counts.npy", "--model.likelihood", "pyro_vae.Bernoulli", "/", "Bernoulli"),
     (*TRAIN, "--data", "nan.npy", "/", "nan"),
     (*TRAIN, "--standardize", "true", "--binarization", "dynamic", "/", "binarization"),
+    (*TRAIN, "--standardize", "true", "--missing", "true", "/", "missing"),
     (*TRAIN, "--data", "reals.npy", "--log-inputs", "true", "/", "log-inputs"),
     (*TRAIN, "--with-labels", "true", "/", "labels"),
     (*TRAIN, "--labels", "a", "/", "labels"),
