@@ -81,7 +81,7 @@ def impute(
     is observed of its row, and, if they are asked for, impute_1.csv, impute_2.csv, ..., drawn. Other data become
     impute.npy. How well that goes is told by entries that are hidden besides: of these the error is known, also of the
     mean of a column, of the nearest neighbors, and of regressions of each column on the others, which have the training
-    data of the run.
+    data of the run. Of rows that the run was trained on that tells nothing: hide entries of others.
 
     Args:
         pair: the fitted pair: one of data with missing entries, such as IncompleteVAE, or of whole data.
