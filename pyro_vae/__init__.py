@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vae import (
     bayesian,
+    conditioning,
     data,
     diagnostics,
     evidence,
@@ -15,6 +16,7 @@ from pyro_vae import (
     transforms,
 )
 from pyro_vae.check import PairError, check
+from pyro_vae.conditioning import impute, sample
 from pyro_vae.estimators import names as _estimators
 from pyro_vae.estimators.names import *  # noqa: F403
 from pyro_vae.hierarchy import BottomUpEncoder, BottomUpVAE, LatentLayer, TopDownVAE, concat
@@ -57,11 +59,13 @@ __all__ = [
     "bayesian",
     "check",
     "concat",
+    "conditioning",
     "data",
     "diagnostics",
     "evidence",
     "figures",
     "fit",
+    "impute",
     "likelihoods",
     "load",
     "models",
@@ -71,6 +75,7 @@ __all__ = [
     "posteriors",
     "priors",
     "runs",
+    "sample",
     "transforms",
 ]
 __all__ += _estimators.__all__

@@ -121,6 +121,11 @@ def takes_anything(fn: Any) -> bool:
     return vars(fn).get("_validate_args") is False
 
 
+def mask_of(fn: Any) -> Tensor | bool:
+    """The mask of a ``MaskedDistribution``, ``[*batch_shape]``, or one for all."""
+    return fn._mask
+
+
 # Messages
 
 

@@ -17,10 +17,12 @@ from torch.distributions import constraints
 
 from pyro_vae._pyro import GuidedModels, takes_anything, unvalidated
 from pyro_vae.data import Data, prepared
-from pyro_vae.distributions.wrappers import bare, family, unwrapped
+from pyro_vae.data.arrays import has_missing
+from pyro_vae.distributions.supports import bare
+from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
-from pyro_vae.pair.arguments import Arguments, label_argument
+from pyro_vae.pair.arguments import Arguments, label_argument, mask_argument, needs_argument
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 from pyro_vae.runs.terminal import given
 
@@ -44,11 +46,14 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
     """
     config = parser.parse_args(list(arguments))
     check_untyped(config)
-    more = _of_first_stage(config)
+    more, words = _of_first_stage(config), []
+    if masked := _of_mask(config, arguments):
+        more += masked
+        config = parser.parse_args([*arguments, *masked])
+        words.append("mask: the last argument of model and guide, true where x is observed")
     place = _place_of_likelihood(config)
     data = data_of(config)
     kind = prepared.kind_of(data.train)  # type: ignore[arg-type]  # load gives no streams
-    words = []
     if kind in _LIKELIHOODS and place and not _is_given(arguments, place) and config.binarization in (None, "none"):
         options, name = _LIKELIHOODS[kind]
         more += [f"--{place}{option}={value}" for option, value in options.items()]
@@ -63,6 +68,40 @@ def chosen(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace,
         more.append("--with_labels=true")
         words.append("labels: the second argument of model and guide, which are of labels")
     return (parser.parse_args([*arguments, *more]) if more else config), words
+
+
+def _of_mask(config: Namespace, arguments: Sequence[str]) -> list[str]:
+    """Options by which programs with an argument ``mask`` are given one, where some of x is missing, or they need it.
+
+    Empty cells are allowed then.
+    """
+    kind = import_pair(config.model.class_path)
+    if config.with_mask is not None or not all(hasattr(kind, name) for name in ("model", "guide")):
+        return []
+    place = mask_argument(kind)
+    if place is None:
+        return []
+    config, allowed = config.clone(), []
+    config.standardize = None  # which asks for the mask
+    found = _loaded(config)
+    if found is None and not _is_given(arguments, "missing"):
+        config.missing, allowed = True, ["--missing=true"]
+        found = _loaded(config)
+    if found is None:
+        return []  # of which the reason is said by who loads them
+    train: Any = found.train
+    if len(train.tensors) != place - 1:  # behind self
+        return []
+    some = any(split is not None and has_missing(split.tensors[0]) for split in (train, found.valid, found.test))
+    return [*allowed, "--with_mask=true"] if some or needs_argument(kind, place) else []
+
+
+def _loaded(config: Namespace) -> Any:
+    """The data of a configuration, ``None`` where they cannot be loaded."""
+    try:
+        return data_of(config)
+    except (ValueError, TypeError, OSError):
+        return None
 
 
 def _needs_labels(config: Namespace, data: Data) -> bool:
@@ -105,12 +144,13 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
             f"{data.constant:,} of {data.scale.numel():,} columns do not vary in the training set: their densities are "
             "as high as the likelihood's least scale allows, leave them out"
         )
-    for option in ("standardize", "log_inputs", "with_labels"):
+    for option in ("standardize", "log_inputs", "with_labels", "with_mask"):
         config[option] = bool(config[option])
     meant = fn is not None and takes_anything(unwrapped(fn))
     if support is not None and kind in ("real", "counts") and not (meant or isinstance(data, prepared.Standardized)):
-        x = _first(data)[0]
-        if not x.isnan().any() and not support.check(x).all():
+        x, *others = _first(data)
+        x = x[others[-1]] if config.with_mask else x[~x.isnan()]
+        if not support.check(x).all():
             raise ValueError(
                 f"{data.name!r} holds {_KINDS[kind]} from {x.min():.6g} to {x.max():.6g}, on which the likelihood "
                 f"{family(fn)} is not defined. Leave the likelihood out, and it follows the data, or choose one of "

@@ -189,7 +189,7 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
     )
     if isinstance(data, Standardized):
         ours = " and ".join(
-            f"{last[part] - data.log_scale:.2f}" for part in ("train", "valid") if last[part] is not None
+            f"{last[part] - data.mean_log_scale(part):.2f}" for part in ("train", "valid") if last[part] is not None
         )
         page.say(
             f"bounds, here and in the metrics, are of standardized columns; in the units of the data they are {ours}"
@@ -355,11 +355,10 @@ def evaluate(
     if not Ranks().first:
         return
     if isinstance(data, Standardized):
-        sides = {
-            name: getattr(result, name) - data.log_scale for name in ("log_prob", "upper") if hasattr(result, name)
-        }
+        log_scale = data.log_scale_of(*x).to(result.log_prob.dtype)
+        sides = {name: getattr(result, name) - log_scale for name in ("log_prob", "upper") if hasattr(result, name)}
         result = dataclasses.replace(result, **sides)
-        words, weights = f"{words}, in the units of the data", {**weights, "log_scale": data.log_scale}
+        words, weights = f"{words}, in the units of the data", {**weights, "log_scale": log_scale.mean().item()}
     result = dataclasses.replace(result, effort=result.effort + words, seconds=time.perf_counter() - started)
     entry = {
         "method": method,

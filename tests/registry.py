@@ -50,6 +50,7 @@ from pyro_vae.models import (
     DeepMarkovModel,
     FullBayes,
     HierarchicalVAE,
+    IncompleteVAE,
     LabeledVAE,
     LadderVAE,
     MultimodalVAE,
@@ -177,6 +178,11 @@ SYSTEMS: dict[str, System] = {
         {"event_shape": (6,), "latent_dims": (4, 3), "hidden": (8, 6), "normalization": "layer"},
         vectors,
     ),
+    "IncompleteVAE": System(
+        IncompleteVAE,
+        {"event_shape": (6,), "latent_dim": 2, "hidden": (8,)},
+        lambda: (binary(6), uniform(6) < 0.6),
+    ),
     "LadderVAE": System(
         LadderVAE,
         {"event_shape": (6,), "latent_dims": (4, 3), "hidden": (8, 6), "normalization": "batch"},
@@ -215,6 +221,15 @@ SYSTEM_VARIANTS: dict[str, System] = {
     "SemiSupervisedVAE, alpha": SYSTEMS["SemiSupervisedVAE"].but(alpha=0.1, mean=binary(6).mean(0)),
     "HierarchicalVAE, convolutions": SYSTEMS["HierarchicalVAE"].but(
         images, event_shape=IMAGE, latent_dims=(4, 3), hidden=(16, 8), channels=(4, 8), normalization="batch"
+    ),
+    "IncompleteVAE, NaN": SYSTEMS["IncompleteVAE"].but(
+        lambda: (torch.where(uniform(6) < 0.6, binary(6), math.nan),),
+        imputation="learned",
+        see_mask=True,
+        mean=binary(6).mean(0),
+    ),
+    "IncompleteVAE, self-masking": SYSTEMS["IncompleteVAE"].but(
+        lambda: (real(6), uniform(6) < 0.6), missingness=networks.SelfMasking, likelihood=likelihoods.Normal
     ),
     "LadderVAE, convolutions": SYSTEMS["LadderVAE"].but(
         images, event_shape=IMAGE, latent_dims=(4, 3), hidden=(16, 8), channels=(4, 8), normalization="layer"

@@ -512,6 +512,18 @@ def test_takes_anything() -> None:
         assert not pyro.infer.util.is_validation_enabled()
 
 
+def test_mask_of() -> None:
+    mask = torch.tensor([True, False])
+    for fn in (
+        dist.Normal(0.0, torch.ones(2)).mask(mask),
+        dist.Normal(0.0, torch.ones(3, 2)).mask(mask).expand([3, 2]),
+    ):
+        found = _pyro.mask_of(fn)
+        assert isinstance(found, torch.Tensor)
+        assert torch.equal(found, mask.expand(fn.batch_shape))
+    assert _pyro.mask_of(dist.Normal(0.0, torch.ones(2)).mask(False)) is False
+
+
 def test_validates() -> None:
     with pyro.validation_enabled(True):
         assert _pyro.validates()

@@ -72,11 +72,17 @@ def tensor(value: Any, what: str) -> Tensor:
 
 
 def extremes(x: Any) -> tuple[float, float]:
-    """The least and the greatest of numbers ``[N, *event]``, which may lie in a file; NaN of none."""
-    if not x.numel():
+    """The least and the greatest of numbers ``[N, *event]``, in memory or in a file, where not NaN; NaN of none."""
+    parts = (part[~part.isnan()] if part.isnan().any() else part for part in x.split(4096)) if x.numel() else ()
+    found = [part.aminmax() for part in parts if part.numel()]
+    if not found:
         return math.nan, math.nan
-    found = [part.aminmax() for part in x.split(4096)]
     return float(torch.stack([one.min for one in found]).min()), float(torch.stack([one.max for one in found]).max())
+
+
+def has_missing(x: Any) -> bool:
+    """Whether some of numbers ``[N, *event]``, which may lie in a file, are NaN."""
+    return x.dtype.is_floating_point and any(bool(part.isnan().any()) for part in x.split(4096))
 
 
 def numbers(x: Tensor, binarization: str, what: str, missing: bool = False) -> Tensor:

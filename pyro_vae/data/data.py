@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import dtypes, extremes
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Split, Stream
 
 if TYPE_CHECKING:
@@ -84,6 +85,36 @@ class Data:
                 )
         return dataclasses.replace(self, **changed)
 
+    def with_mask(self, name: str = "mask") -> Self:
+        """The same data, whose last argument is the mask of x, ``[N, *event]``: true where x is not NaN.
+
+        What is missing of x is 0 then, so that programs meet no NaN.
+
+        Args:
+            name: by which the mask is passed, where the others are passed by name.
+
+        Raises:
+            ValueError: if a set is a stream, whose loader gives its arguments itself.
+
+        >>> x = torch.tensor([[1.0, float("nan")], [2.0, 3.0]])
+        >>> [argument.tolist() for argument in Data("two", Split(x, missing=True)).with_mask().train.batch([0])]
+        [[[1.0, 0.0]], [[True, False]]]
+        """
+        changed: dict[str, Any] = {}
+        for part, split in (("train", self.train), ("valid", self.valid), ("test", self.test)):
+            if isinstance(split, Split):
+                x: Any = split.tensors[0]
+                both = [x.mapped(change) if isinstance(x, Rows) else change(x) for change in (_filled, _observed)]
+                changed[part] = copy.copy(split)  # as in with_labels
+                changed[part].tensors = (both[0], *split.tensors[1:], both[1])
+                changed[part].names = None if split.names is None else (*split.names, name)
+            elif split is not None:
+                raise ValueError(
+                    f"the {part} set of {self.name!r} is a stream, whose loader gives all arguments. Have it give the "
+                    "mask as well: (x.nan_to_num(), ~x.isnan())."
+                )
+        return dataclasses.replace(self, **changed)
+
     def held(self, n: int) -> Split:
         """The first n data of the test set, or of the validation or training set where there is none, in memory."""
         return (self.test or self.valid or self.train).take(n)
@@ -108,3 +139,11 @@ class Data:
         kind = "images" if len(shape) == 3 else "data"
         size = " x ".join(str(n) for n in shape) if shape else "1"
         return f"{self.name}: {', '.join(counts)} {kind} of {size}, binarization {self.train.binarization}"
+
+
+def _filled(rows: Tensor) -> Tensor:
+    return torch.where(rows.isnan(), 0, rows)
+
+
+def _observed(rows: Tensor) -> Tensor:
+    return ~rows.isnan()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,16 +18,20 @@ from pyro_vae.data.sets import Split
 
 
 def kind_of(split: Split) -> Literal["binary", "gray", "counts", "real"]:
-    """What x is: 0 and 1; gray pixels, which are uint8, images in [0, 1] or levels k / 255; counts; or real numbers."""
+    """What x is: 0 and 1; gray pixels, which are uint8, images in [0, 1] or levels k / 255; counts; or real numbers.
+
+    What is missing tells nothing.
+    """
     x = split.tensors[0]
     if x.dtype == torch.uint8:
         return "binary" if all(bool(((part == 0) | (part == 255)).all()) for part in x.split(4096)) else "gray"
     low, high = extremes(x)
-    if all(bool((part == part.round()).all()) for part in x.split(4096)):
+    if all(bool(((part == part.round()) | part.isnan()).all()) for part in x.split(4096)):
         return "real" if low < 0 else "binary" if high <= 1 else "counts"
     if low < 0 or high > 1:
         return "real"
-    on_levels = all(bool(((255 * part - (255 * part).round()).abs() < 0.01).all()) for part in x.split(4096))
+    off = (bool(((255 * part - (255 * part).round()).abs() >= 0.01).any()) for part in x.split(4096))
+    on_levels = not any(off)
     return "gray" if x.dim() == 4 or on_levels else "real"
 
 
@@ -36,10 +41,16 @@ def with_x(data: Data, change: Callable[[Tensor], Tensor], binarization: Binariz
     for part in ("train", "valid", "test"):
         split = getattr(data, part)
         if split is not None:
-            options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name}
+            options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name, "missing": True}
             x = change(split.tensors[0]) if split.in_memory else split.tensors[0].mapped(change)
             splits[part] = type(split)(x, *split.tensors[1:], binarization=binarization, **options)
     return Data(data.name, **splits)
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, ...]:
+    """Count, sum, greatest and least of each column, of what is not missing."""
+    high, low = rows.nan_to_num(-math.inf).amax(0), rows.nan_to_num(math.inf).amin(0)
+    return (~rows.isnan()).sum(0), rows.nan_to_num().sum(0), high, low
 
 
 def _standardized(rows: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -51,8 +62,8 @@ class Standardized(Data):
     r"""Data whose columns are standardized, :math:`u = (x - \mathrm{loc}) / \mathrm{scale}`.
 
     Attributes:
-        loc, scale: mean and standard deviation of each column of the training set, ``[*event]``, float64; the scale of
-            a column that does not vary is 1.
+        loc, scale: mean and standard deviation of each column of the training set, ``[*event]``, float64, of what is
+            not missing of it; the scale of a column that does not vary is 1.
         constant: how many columns do not vary.
     """
 
@@ -64,11 +75,12 @@ class Standardized(Data):
     def of(cls, data: Data) -> Standardized:
         """The data with standardized columns."""
         x: Any = data.train.tensors[0]  # type: ignore[union-attr]  # load gives no streams
-        rows = [(part.double().sum(0), part.amax(0), part.amin(0)) for part in x.split(4096)]
-        total, high, low = (torch.stack(found) for found in zip(*rows, strict=True))
-        varies, loc = high.amax(0) > low.amin(0), total.sum(0) / len(x)
-        squares = torch.stack([((part.double() - loc) ** 2).sum(0) for part in x.split(4096)]).sum(0)
-        scale = torch.where(varies, (squares / len(x)).sqrt(), 1.0)
+        rows = [_moments(part.double()) for part in x.split(4096)]
+        count, total, high, low = (torch.stack(found) for found in zip(*rows, strict=True))
+        count = count.sum(0).clamp(min=1)
+        varies, loc = high.amax(0) > low.amin(0), total.sum(0) / count
+        squares = torch.stack([((part.double() - loc) ** 2).nan_to_num().sum(0) for part in x.split(4096)]).sum(0)
+        scale = torch.where(varies, (squares / count).sqrt(), 1.0)
         standard = with_x(data, functools.partial(_standardized, loc=loc, scale=scale))
         return cls(
             data.name,
@@ -80,10 +92,28 @@ class Standardized(Data):
             constant=int((~varies).sum()),
         )
 
+    def standardized(self, split: Split) -> Split:
+        """Other data of the same columns, in the units of these."""
+        standard = with_x(Data(split.name, split), functools.partial(_standardized, loc=self.loc, scale=self.scale))
+        return standard.train  # type: ignore[return-value]  # of a split one is made
+
     @property
     def log_scale(self) -> float:
-        """What log p(u) is above log p(x), in nats: the sum of the log scales."""
+        """What log p(u) is above log p(x) of whole data, in nats: the sum of the log scales."""
         return self.scale.log().sum().item()
+
+    def log_scale_of(self, *batch: Tensor) -> Tensor:
+        """``[B]``: :attr:`log_scale` of the entries of each datum that are observed, of arguments of a program."""
+        x, *others = batch
+        masks = [other for other in others if other.dtype == torch.bool and other.shape == x.shape]
+        observed = masks[-1] if masks else ~x.isnan()
+        return (observed * self.scale.log().to(x.device)).flatten(1).sum(1)
+
+    def mean_log_scale(self, part: Literal["train", "valid", "test"] = "train") -> float:
+        """The mean of :meth:`log_scale_of` over a set."""
+        split: Any = getattr(self, part)
+        found = [self.log_scale_of(*batch) for batch in split.batches(4096)]
+        return torch.cat(found).mean().item()
 
     def original(self, u: Tensor) -> Tensor:
         """u or its means, ``[*, *event]``, in the units of x."""

@@ -110,10 +110,14 @@ class Split:
         return labels if labels is not None and is_classes(labels) else None
 
     def mean(self) -> Tensor:
-        """The mean of x, ``[*event]``, float32, before any dynamic binarization; pixels in [0, 1]."""
+        """The mean of x, ``[*event]``, float32, before any dynamic binarization; pixels in [0, 1].
+
+        It is that of the entries that are not NaN; 0 where there are none.
+        """
         x = self.tensors[0]
-        total = torch.stack([part.double().sum(0) for part in x.split(4096)]).sum(0)
-        return (total / (len(x) * (255 if x.dtype == torch.uint8 else 1))).float()
+        total = torch.stack([part.double().nan_to_num().sum(0) for part in x.split(4096)]).sum(0)
+        count = torch.stack([(~part.isnan()).sum(0) for part in x.split(4096)]).sum(0).clamp(min=1)
+        return (total / (count * (255 if x.dtype == torch.uint8 else 1))).float()
 
     def gray(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """x of some data before dynamic binarization, ``[B, *event]``, float32; of uint8 a 255th."""

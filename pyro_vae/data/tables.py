@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import difflib
+import io
 import itertools
 import re
 import warnings
@@ -105,6 +106,32 @@ def _head(path: Path, delimiter: str, labels: str | None) -> tuple[list[str], bo
 def _names(line: str, delimiter: str) -> list[str]:
     """The cells of a line that may begin with #."""
     return [name.strip() for name in next(csv.reader([line.removeprefix("#")], delimiter=delimiter))]
+
+
+def filled_text(path: Path, values: Sequence[Sequence[float]], labels: str | None, covariates: str | None) -> str:
+    """A .csv or .tsv file with a number in each empty cell of x, ``values: [N, D]`` being all of x; else as it is.
+
+    Args:
+        path: of the file.
+        values: the rows of x in the file's order.
+        labels, covariates: names of columns that are no part of x, as of :func:`pyro_vae.data.load`.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    names, _, skipped = _head(path, delimiter, labels)
+    there = places(dict(enumerate(names)))
+    others = {column(word.strip(), there) for word in (covariates or "").split(",") if word.strip()}
+    others |= set() if labels is None else {column(labels, there)}
+    own = [number for number in range(len(names)) if number not in others]
+    written = io.StringIO()
+    rows = csv.writer(written, delimiter=delimiter, lineterminator="\n")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        written.writelines(itertools.islice(file, skipped))
+        for cells, numbers in zip(filter(None, csv.reader(file, delimiter=delimiter)), values, strict=True):
+            for number, value in zip(own, numbers, strict=True):
+                if cells[number].strip().lower() in ("", "nan"):
+                    cells[number] = f"{value:.7g}"
+            rows.writerow(cells)
+    return written.getvalue()
 
 
 def _numbers_of(source: Any, **options: Any) -> np.ndarray:

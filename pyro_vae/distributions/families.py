@@ -24,7 +24,7 @@ from torch.distributions import constraints, kl_divergence, register_kl
 
 from pyro_vae._pyro import remember, remembered, standard_gamma
 from pyro_vae.distributions.base import Sized, validated
-from pyro_vae.distributions.wrappers import bare
+from pyro_vae.distributions.supports import bare
 
 LEAST = 1e-6
 """The least positive parameter that :func:`constrained` gives."""
@@ -251,7 +251,7 @@ class StudentT(_Drawn, dist.StudentT):
 
     def log_prob(self, value: Tensor) -> Tensor:
         kind, exact = remembered(validated(self, value)) or ("", value)
-        df, scale = self.df.double(), self.scale.double()
+        df, scale = _once(self.df).double(), self.scale.double()
         dtype = value.dtype if value.is_floating_point() else df.dtype
         size = (value.double() - self.loc).abs().clamp(min=torch.finfo(dtype).tiny).log()
         if kind == "log of size":  # of a draw so far out that loc is nothing beside it
@@ -259,6 +259,14 @@ class StudentT(_Drawn, dist.StudentT):
         log_norm = _log_gamma_half_step(df / 2) - 0.5 * (df * math.pi).log() - scale.log()
         score = log_norm - 0.5 * (df + 1) * F.softplus(2 * (size - scale.log()) - df.log())  # of log(1 + y^2 / df)
         return score.to(self.loc.dtype)
+
+
+def _once(parameter: Tensor) -> Tensor:
+    """With size 1 along what repeats one number, as where it is one for all, so that functions of it are taken once."""
+    for dim, stride in enumerate(parameter.stride()):
+        if stride == 0 and parameter.shape[dim] > 1:
+            parameter = parameter.narrow(dim, 0, 1)
+    return parameter
 
 
 def _log_gamma_half_step(a: Tensor) -> Tensor:

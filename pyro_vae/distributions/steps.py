@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from pyro_vae._checks import checked, whole
 from pyro_vae.distributions.base import Sized, broadcast, expandable, validated
+from pyro_vae.distributions.supports import some_value
 
 #: Parameters ``(loc, scale)`` of the steps behind ``previous: [*, S, L]``, the first of which is step t (from 0).
 Conditional = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -57,16 +58,13 @@ class Present(Sized, TorchDistribution):
         """The same of which all is there."""
         return self.base_dist
 
-    def _only(self, value: Tensor, otherwise: int = 0) -> Tensor:
+    def _only(self, value: Tensor, otherwise: Tensor | None = None) -> Tensor:
         present = self.present.reshape(*self.present.shape, *(1 for _ in self.event_shape))
-        return torch.where(present, value, value.new_full((), otherwise))
+        return torch.where(present, value, value.new_zeros(()) if otherwise is None else otherwise)
 
     def filled(self, value: Tensor) -> Tensor:
         """The value, with one of the support where nothing is."""
-        support = self.support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        return self._only(value, int(isinstance(support, constraints.greater_than)))
+        return self._only(value, some_value(self.base_dist, value))
 
     def log_prob(self, value: Tensor) -> Tensor:
         log_prob = self.base_dist.log_prob(self.filled(value))

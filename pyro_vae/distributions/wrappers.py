@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, ZeroInflatedDistribution
-from torch.distributions import Independent, TransformedDistribution, constraints
+from torch.distributions import Independent, TransformedDistribution
 
 from pyro_vae.distributions.particles import Particles
 from pyro_vae.distributions.steps import Autoregressive, Present, Steps
@@ -56,25 +56,9 @@ def unmasked(fn: Any) -> Any:
     return fn
 
 
-def filled(fn: Any, value: Any) -> Any:
-    """A value, with one of the support in the place of what a distribution does not look at, which may be anything."""
-    if isinstance(fn, Particles):
-        return fn.join([filled(part, one) for part, one in zip(fn.parts, fn.split(value), strict=True)], fn.event_dim)
-    if isinstance(fn, (Present, Steps, Autoregressive)):
-        return fn.filled(value)
-    return filled(fn.base_dist, value) if isinstance(fn, (Independent, MaskedDistribution)) else value
-
-
 def whole(fn: Any) -> Any:
     """A distribution as it is where all is there."""
     return fn.whole if isinstance(fn, (Present, Steps, Autoregressive)) else fn
-
-
-def bare(support: Any) -> Any:
-    """The constraint on single numbers under ``to_event`` and mixtures."""
-    while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):
-        support = support.base_constraint
-    return support
 
 
 def family(fn: Any) -> str:

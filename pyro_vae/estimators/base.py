@@ -480,7 +480,11 @@ class Estimator(Trace_ELBO):
         return total / count + shared / number / (given or count)
 
     def log_weights(self, pair: Any, *batch: Any) -> Tensor:
-        """``[num_particles, B]``: log p(x, z) - log q(z | x) of each draw, at beta = 1, in nats.
+        """``[num_particles, B]``: log p(x, z) - log q(z | x) of each draw, in nats, see :meth:`weighted`."""
+        return self.weighted(pair, *batch)[0]
+
+    def weighted(self, pair: Any, *batch: Any) -> tuple[Tensor, Run]:
+        """``(log_weights, run)``: the log-weights ``[num_particles, B]`` at beta = 1, and the run that has drawn.
 
         Raises:
             ValueError: if a term was integrated in closed form, so that there is no weight for each draw.
@@ -494,7 +498,7 @@ class Estimator(Trace_ELBO):
             raise ValueError(
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
             )
-        return run.sum(beta=False)
+        return run.sum(beta=False), run
 
 
 @contextlib.contextmanager

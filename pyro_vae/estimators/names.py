@@ -199,6 +199,9 @@ class MIWAE(Estimator):
 
     .. math:: \mathcal L_{M,K}(x) = \frac 1 M \sum_{m=1}^M \log \frac 1 K \sum_{k=1}^K w_{m,k}
 
+    (The VAE of missing data that is called MIWAE too, of Mattei & Frellsen 2019, is
+    :class:`pyro_vae.models.IncompleteVAE`.)
+
     Args:
         num_groups: M.
         samples_per_group: K.

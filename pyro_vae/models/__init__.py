@@ -7,6 +7,7 @@ from pyro_vae.models.deep_markov import DeepMarkovModel
 from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.gru_vae import GRUVAE
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
+from pyro_vae.models.incomplete_vae import IncompleteVAE
 from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
 from pyro_vae.models.multimodal import LabeledVAE, MultimodalVAE
@@ -28,6 +29,7 @@ __all__ = [
     "DeepMarkovModel",
     "FullBayes",
     "HierarchicalVAE",
+    "IncompleteVAE",
     "LabeledVAE",
     "LadderVAE",
     "MultimodalVAE",

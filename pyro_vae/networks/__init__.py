@@ -8,7 +8,7 @@ Of vectors: :class:`MLP`, :class:`GatedMLP`, :class:`ResidualMLP`. Of images: :c
 ``normalization="batch"``, ``"layer"`` or ``"weight"``.
 
 What a network sees in training can be corrupted: :class:`Corrupted` with :class:`Masking`, :class:`SaltAndPepper` or
-:class:`GaussianNoise`.
+:class:`GaussianNoise`. :class:`SelfMasking` tells of what is missing.
 """
 
 from pyro_vae.networks.base import Network
@@ -25,6 +25,7 @@ from pyro_vae.networks.dense import MLP, Centered, GatedMLP, ResidualMLP
 from pyro_vae.networks.initial import data_dependent_init, normal_init
 from pyro_vae.networks.layers import BatchNorm, Gated, Normalization, Residual
 from pyro_vae.networks.masked import MaskedConv2d
+from pyro_vae.networks.missing import SelfMasking
 from pyro_vae.networks.shapes import (
     HasInShape,
     HasOutShape,
@@ -63,6 +64,7 @@ __all__ = [
     "ResidualEncoder",
     "ResidualMLP",
     "SaltAndPepper",
+    "SelfMasking",
     "applied",
     "at_least_float32",
     "check_fits",

@@ -453,6 +453,22 @@ def label_argument(pair: Any, place: int = 1) -> str | None:
     return name
 
 
+def mask_argument(pair: Any) -> int | None:
+    """The place of the argument of both programs that is called ``mask``; ``None`` where they have none there.
+
+    Of a class ``self`` counts.
+    """
+    orders = [_order(found or {}) for found in _parameters(pair)]
+    places = {order.index("mask") if "mask" in order else None for order in orders}
+    return places.pop() if len(places) == 1 else None
+
+
+def needs_argument(pair: Any, place: int) -> bool:
+    """Whether a program does not run without an argument by position."""
+    named = [list((found or {}).values())[place : place + 1] for found in _parameters(pair)]
+    return any(one.default is inspect.Parameter.empty for parameters in named for one in parameters)
+
+
 def _say_left_out(pair: nn.Module, count: int, values: Sequence[Any], names: Sequence[str]) -> None:
     shapes = [_shape(value) if isinstance(value, Tensor) else repr(value) for value in values]
     taken = "the first" if count == 1 else f"the first {count}"

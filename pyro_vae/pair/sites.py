@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
-from pyro_vae.distributions.wrappers import bare
+from pyro_vae.distributions.supports import bare
 
 DATA_PLATE = "data"
 PENALTY = "pyro_vae_penalty"  # the mark of a factor that lowers a guide's bound

@@ -17,7 +17,8 @@ from torch.distributions import ComposeTransform, IndependentTransform, Transfor
 from torch.distributions.constraints import is_dependent
 
 from pyro_vae._pyro import forgetful, has_values, is_deterministic, is_subsample, takes_anything
-from pyro_vae.distributions.wrappers import family, filled, innermost, unwrapped
+from pyro_vae.distributions.incomplete import known
+from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels
 from pyro_vae.pair.running import PairRun
 from pyro_vae.pair.sites import (
@@ -342,9 +343,10 @@ def _data_problems(name: str, site: Any) -> Iterator[str]:
 def value_problems(name: str, fn: Any, value: Tensor, missing: bool = False) -> Iterator[str]:
     """What is wrong with data at an observed site: they are not finite, or outside of the likelihood's support.
 
-    With ``missing`` what is not finite is masked.
+    With ``missing`` what is not finite is masked. What a mask of the distribution itself leaves out is not looked at.
     """
-    at, value = f"At the observed site {name!r}", filled(fn, value)  # whatever stands where nothing is
+    value = known(fn, value)
+    at = f"At the observed site {name!r}"
     if value.is_floating_point() and not missing and not torch.isfinite(value).all():
         yield (
             f"{at} {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers of the data are NaN or infinite. "
@@ -400,9 +402,8 @@ def purposes(model_trace: Trace) -> list[str]:
     """
     found = []
     for name, site in observed_sites(model_trace).items():
-        kind = family(site["fn"])
-        value = filled(site["fn"], site["value"])
-        if takes_anything(unwrapped(site["fn"])) and (span := _outside(site["fn"], value)) is not None:
+        fn, kind = site["fn"], family(site["fn"])
+        if takes_anything(unwrapped(fn)) and (span := _outside(fn, known(fn, site["value"]))) is not None:
             score = "the negative cross-entropy" if kind == "Bernoulli" else "a score"
             found.append(
                 f"at the observed site {name!r} validate_args=False takes values in [{span[0]:.4g}, {span[1]:.4g}] "

@@ -20,6 +20,7 @@ from pyro_vae.plotting.estimators import gradients
 from pyro_vae.plotting.latents import active_units, latent_scatter, planes
 from pyro_vae.plotting.levels import levels, site_name
 from pyro_vae.plotting.lines import lines
+from pyro_vae.plotting.missing import observed_and_imputed
 from pyro_vae.plotting.mosaics import (
     animation,
     classes_and_styles,
@@ -49,6 +50,7 @@ __all__ = [
     "lines",
     "manifold",
     "manifold_grid",
+    "observed_and_imputed",
     "planes",
     "reconstructions",
     "resampled",

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pyro_vae._checks import checked, number
 from pyro_vae._recipes import Remembered
 from pyro_vae.distributions.base import Parametrized, chosen, size_of, validated
-from pyro_vae.distributions.wrappers import bare
+from pyro_vae.distributions.supports import bare
 from pyro_vae.networks import shape_of
 from pyro_vae.pair.protocols import HasRunningStatistics
 

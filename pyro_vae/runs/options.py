@@ -38,7 +38,7 @@ _OF_FILES = (
     "in_memory",
 )
 LOADED = ("root", "split", *_OF_FILES, "download")
-PREPARED = (*LOADED, "binarization", "standardize", "with_labels")
+PREPARED = (*LOADED, "binarization", "standardize", "with_labels", "with_mask")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
 
@@ -182,6 +182,13 @@ def add_options(
         "they do not run without one that is called y, c, label, target or class",
     )
     parser.add_argument(
+        "--with_mask",
+        type=bool | None,
+        help="whether the last argument of model and guide is a mask of x, true where it is observed, and x 0 where it "
+        "is missing; by default where they have an argument that is called mask and some of x is missing (empty cells, "
+        "NaN), which is then allowed, or do not run without it",
+    )
+    parser.add_argument(
         "--site",
         type=str | None,
         help="which of several sites that the model observes is shown in the figures; by default that of the name of "
@@ -265,24 +272,33 @@ def _load(name: str, *options: Any) -> Data:
     return load(name, **dict(zip(LOADED, options, strict=True)))
 
 
-@functools.lru_cache(maxsize=1)
-def _prepared(name: str, *options: Any) -> Data:
-    """The data of :data:`PREPARED`; those that were asked for last are kept."""
+def _unmasked(name: str, *options: Any) -> Data:
+    """The data with their labels and in standardized columns, NaN where they are missing."""
     *loaded, binarization, standardize, with_labels = options
     data = _load(name, *loaded)
     if with_labels:
         data = data.with_labels()
-    if standardize:
-        if loaded[LOADED.index("missing")]:
-            raise ValueError(
-                "missing values are for programs of your own that mask them, and standardized columns for the "
-                "likelihoods of the library. Fill or drop what is missing, or give --model my_file.MyPair."
-            )
-        if binarization not in (None, "none"):
-            raise ValueError(
-                f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one."
-            )
-        return prepared.Standardized.of(data)
+    if not standardize:
+        return data
+    if binarization not in (None, "none"):
+        raise ValueError(f"--standardize is of real numbers, and --binarization {binarization} of pixels. Keep one.")
+    return prepared.Standardized.of(data)
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(name: str, *options: Any) -> Data:
+    """The data of :data:`PREPARED`; those that were asked for last are kept."""
+    *others, with_mask = options
+    *loaded, binarization, standardize, _ = others
+    if standardize and loaded[LOADED.index("missing")] and not with_mask:
+        raise ValueError(
+            "missing values are for programs that mask them, and standardized columns for the likelihoods of the "
+            "library. Fill or drop what is missing, or give --model IncompleteVAE, or one of your own with an argument "
+            "mask."
+        )
+    data = _unmasked(name, *others)
+    if with_mask:
+        data = data.with_mask()
     if binarization in (None, "none"):
         return data
     return prepared.with_x(data, Tensor.detach, binarization)
@@ -304,8 +320,8 @@ def _see_logs(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 
 def _answer(question: Callable[[Any], Any], otherwise: Any, name: str, *options: Any) -> Any:
     try:
-        *others, log_inputs = options
-        data = _prepared(name, *others)
+        *others, with_mask, log_inputs = options
+        data = _unmasked(name, *others) if with_mask else _prepared(name, *others, with_mask)
         return question(prepared.with_x(data, _log1p) if log_inputs else data)
     except (ValueError, TypeError, OSError):
         return otherwise  # the parser would bury the reason: the data are loaded once more, and tell it themselves

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal, fit, transforms
 from pyro_vae.bayesian import BayesianLayer, bayesian_, bayesian_layers
 from pyro_vae.distributions import UniformLevels
-from pyro_vae.distributions.wrappers import bare, innermost
+from pyro_vae.distributions.supports import bare
+from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.likelihoods import Normal
 from pyro_vae.models import MLPVAE, CodePrior, FullBayes
 from pyro_vae.models.code_book import CodeBook

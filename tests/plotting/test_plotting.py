@@ -108,6 +108,9 @@ FIGURES = {
     ),
     "lines": lambda: plotting.lines(LINE_PANELS, x="K", y="bound (nats)", published=PAPER, log="x", title="t"),
     "restorations": lambda: plotting.restorations([{"original": GRAY[:3]}, {"noisy": GRAY[:3], "ours": GRAY[:3]}]),
+    "observed_and_imputed": lambda: plotting.observed_and_imputed(
+        {str(column): (GRAY[column, 0], GRAY[column, 1] + 0.1) for column in range(9)}
+    ),
     "planes": lambda: plotting.planes(
         {"a": CODES, "b": -CODES}, np.arange(28) % 4, axes={name: ("x", "y") for name in "ab"}
     ),
@@ -766,6 +769,8 @@ REFUSALS = [
     (lambda: plotting.resampled(BLOCKS, GRAY[:1], ["a", "b", "c"]), r"originals are .*expected one for each block"),
     (lambda: plotting.resampled(BLOCKS, GRAY[:2], ["a"]), "rows names 1 rows, but images have 3"),
     (lambda: plotting.restorations([]), "there are no rows"),
+    (lambda: plotting.observed_and_imputed({}), "nothing to draw"),
+    (lambda: plotting.observed_and_imputed({"a": ([], [1.0])}), "0 observed and 1 imputed"),
     (lambda: plotting.restorations([{"a": GRAY, "b": GRAY[:2]}]), "of one shape"),
     (lambda: planes({}), "nothing to draw"),
     (lambda: planes({"a": CODES, "b": CODES[1:]}), "the same N"),

@@ -35,9 +35,9 @@ from storm.values import BAD, CALLABLE, GOOD, good_of
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROOMS = (
-    "", "applications", "applications.restoration", "bayesian", "data", "diagnostics", "distributions", "estimators",
-    "evidence", "likelihoods", "models", "networks", "pair", "plotting", "posteriors", "priors", "training",
-    "transforms",
+    "", "applications", "applications.restoration", "bayesian", "conditioning", "data", "diagnostics", "distributions",
+    "estimators", "evidence", "likelihoods", "models", "networks", "pair", "plotting", "posteriors", "priors",
+    "training", "transforms",
 )  # fmt: skip
 #: Plumbing between the rooms, which users do not call: what reads traces, and protocols.
 PLUMBING = {

@@ -149,6 +149,7 @@ def _begun(command: str) -> tuple[str, ...]:
     if command in ("apply anomaly", "apply labels"):
         return (*command.split(), "--data", "labeled.npz", "--epochs", "1", "--progress", "false")
     runs_of = {"plot": ("run",), "apply restore": ("images", "--num-images", "2"), "apply reduce": ("images",)}
+    runs_of["apply impute"] = ("images", "--limit", "2")
     return (*command.split(), *runs_of.get(command, ()))
 
 

@@ -72,9 +72,9 @@ EVALUATE = ("evaluate", "run", "--limit", "2", "--compile", "eager", "--progress
 _OPTIONS = {
     "train": (
         "config data root split valid_size test_size image_size channels covariates labels missing download "
-        "binarization standardize log_inputs with_labels site model estimator optimizer scheduler epochs batch_size "
-        "weight_prior beta schedules seed out resume compile precision device clip_norm average patience num_data "
-        "checkpoint_every progress trust"
+        "binarization standardize log_inputs with_labels with_mask site model estimator optimizer scheduler epochs "
+        "batch_size weight_prior beta schedules seed out resume compile precision device clip_norm average patience "
+        "num_data checkpoint_every progress trust"
     ),
     "evaluate": (
         "split method num_samples num_chains num_steps start schedule limit chunk seed compile precision progress trust"
@@ -84,6 +84,7 @@ _OPTIONS = {
     "apply restore": (
         "task method level mask missing factor num_images num_steps num_samples num_chains out seed progress trust"
     ),
+    "apply impute": ("file labels covariates hidden num_samples num_imputations limit out seed progress trust"),
     "apply anomaly": (
         "data held_out num_train num_test latent_dim hidden epochs batch_size num_samples rate compile out seed "
         "progress"
@@ -96,12 +97,12 @@ _OPTIONS = {
 }
 OPTIONS = {command: options.split() for command, options in _OPTIONS.items()}
 TEXTS = ("config", "data", "root", "split", "covariates", "labels", "site", "model", "estimator", "optimizer",
-         "scheduler", "weight_prior", "schedules", "out", "device", "mask")  # fmt: skip
+         "scheduler", "weight_prior", "schedules", "out", "device", "mask", "file")  # fmt: skip
 _OPTIONAL = (
     "root split valid_size test_size image_size channels covariates labels binarization standardize log_inputs "
-    "with_labels site estimator scheduler weight_prior beta schedules out device clip_norm average patience num_data "
-    "num_samples num_chains num_steps start schedule limit chunk precision width mask held_out num_train num_test "
-    "accuracy"
+    "with_labels with_mask site estimator scheduler weight_prior beta schedules out device clip_norm average patience "
+    "num_data num_samples num_chains num_steps start schedule limit chunk precision width mask held_out num_train "
+    "num_test accuracy file hidden"
 )
 OPTIONAL = _OPTIONAL.split()
 STRANGE = ("x", "five", "[1, 2]", "{a: 1}", "1,5", "ü", "\u200b", "☃", "\udcff", "3 4", "0x", "'", "[", "{", "1e", "")
@@ -140,6 +141,14 @@ RANGES: dict[str, dict[str, tuple[str, ...]]] = {
         "num_chains": ("0", "-1"),
         "seed": ("-1",),
         "mask": ("nowhere.npy", "x.npy", "text.npy", "diagonal"),
+    },
+    "apply impute": {
+        "hidden": ("1", "-0.1", "nan"),
+        "num_samples": ("0", "-1"),
+        "num_imputations": ("-1",),
+        "limit": ("0", "-1"),
+        "seed": ("-1",),
+        "file": ("nowhere.csv", "text.npy", "reals.npy"),
     },
     "apply anomaly": {
         "held_out": ("-1", "77"),

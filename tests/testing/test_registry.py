@@ -21,7 +21,7 @@ ROOMS: list[tuple[ModuleType, dict[str, Any], set[str]]] = [
     (
         networks, registry.NETWORKS,
         {"BatchNorm", "Centered", "Convolutional", "Corrupted", "Corruption", "Gated", "GaussianNoise", "HasInShape",
-         "HasOutShape", "MaskedConv2d", "Masking", "Network", "Residual", "SaltAndPepper"},
+         "HasOutShape", "MaskedConv2d", "Masking", "Network", "Residual", "SaltAndPepper", "SelfMasking"},
     ),
 ]  # fmt: skip
 

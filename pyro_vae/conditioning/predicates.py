@@ -1,0 +1,123 @@
+"""Draws of the prior where a predicate of the sites holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyro_vae._checks import shown
+from pyro_vae.batches import num_rows
+from pyro_vae.conditioning.result import Draws, check_effective
+from pyro_vae.diagnostics.latents import by_datum, resized, run_model
+from pyro_vae.pair import data_frame, latent_sites, programs
+from pyro_vae.pair.plans import plan_of
+from pyro_vae.pair.running import reading
+from pyro_vae.pair.sites import inside, random_sites
+
+#: ``{name: [n, *event]} -> [n]``, booleans or log-weights.
+Predicate = Callable[[dict[str, Tensor]], Tensor]
+
+_AT_ONCE = 4096  # draws of the prior in one run
+
+
+def everything(sites: dict[str, Tensor]) -> Tensor:
+    """The predicate that holds always."""
+    return torch.ones(len(next(iter(sites.values()))), dtype=torch.bool)
+
+
+def of_predicate(
+    module: nn.Module, num_samples: int, batch: Any, predicate: Predicate, max_draws: int, seed: int
+) -> Draws:
+    """See :func:`pyro_vae.conditioning.sample`."""
+    parts: list[dict[str, Tensor]] = []
+    weights = torch.empty(0, dtype=torch.float64)
+    drawn, effective = 0, 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while drawn < max_draws and effective < num_samples:
+            sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn))
+            count = len(next(iter(sites.values())))
+            found = _log_weights(predicate(dict(sites)), count)
+            chosen = found > -math.inf
+            weights = torch.cat([weights, found[chosen]])
+            parts.append({name: value[chosen] for name, value in sites.items()})
+            drawn += count
+            if len(weights):
+                effective = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp().item()
+        if not len(weights):
+            raise ValueError(
+                f"none of {drawn:,} draws of the prior satisfies the predicate. Give one that is less narrow, or that "
+                "tells log-weights, or allow more draws (max_draws)."
+            )
+        check_effective(effective, drawn, num_samples)
+        if bool((weights == weights[0]).all()):  # none counts more: each is kept once
+            index = torch.arange(num_samples)
+        else:
+            index = torch.multinomial(weights.softmax(0), num_samples, replacement=True)
+    kept = {name: torch.cat([part[name] for part in parts])[index] for name in parts[0]}
+    return Draws(kept, torch.tensor(effective), "prior", drawn)
+
+
+def _log_weights(told: Any, count: int) -> Tensor:
+    """What a predicate tells of ``count`` draws, as log-weights."""
+    if not isinstance(told, Tensor):
+        raise TypeError(f"a predicate gives a tensor [{count}], of booleans or log-weights; got {shown(told)}.")
+    if told.shape != (count,):
+        raise ValueError(
+            f"a predicate gives a number for each of the {count} draws that it is given; got the shape "
+            f"{list(told.shape)}. Reduce other dimensions, as by .all(-1) or .sum(-1)."
+        )
+    told = told.detach().cpu()
+    found = torch.where(told, 0.0, -math.inf).double() if told.dtype == torch.bool else told.double()
+    if not bool((found < math.inf).all()):
+        raise ValueError(
+            f"the log-weights of a predicate are NaN or infinite for {int((~(found < math.inf)).sum())} of {count} "
+            "draws. Minus infinity is the weight 0."
+        )
+    return found
+
+
+def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
+    """Draws of the model, ``{name: [n, *event]}``: each latent of a datum, and what it observes."""
+    if num_rows(batch):
+        trace = run_model(module, resized(batch, count), {}, draw_shared=True)
+        plate = data_frame(trace, count)
+        sites = {name: s for name, s in latent_sites(trace).items() if plate is None or inside(s, plate)}
+        found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}
+    else:
+        with reading(module):
+            model, _ = programs(module)
+            try:
+                trace = plan_of(model, model, batch, {}).trace(poutine.uncondition(model), batch, {}, count)
+            except Exception as error:
+                what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ValueError(
+                    f"the model does not run without data ({what}): pass an example batch, as in sample(pair, 100, x, "
+                    "where=...)."
+                ) from error
+        plate = data_frame(trace)
+        found = {name: _of_particles(site, count, plate) for name, site in latent_sites(trace).items()}
+    _refuse_factors(trace)
+    return {name: value.detach().cpu() for name, value in found.items()}
+
+
+def _of_particles(site: Any, count: int, plate: Any) -> Tensor:
+    """The draws of ``count`` particles of one datum, ``[n, *other plates, *event]``."""
+    value = site["value"] if plate is None else site["value"].select(plate.dim - site["fn"].event_dim, 0)
+    return value.expand(count, *value.shape[1:])
+
+
+def _refuse_factors(trace: Trace) -> None:
+    for name, site in random_sites(trace).items():
+        if isinstance(site["fn"], Unit):
+            raise ValueError(
+                f"{name!r} is a factor, which weighs what the model draws, so that its draws are not of p(x, z). Leave "
+                "it out of the model, and tell its value by where=, a function of the sites that gives log-weights."
+            )

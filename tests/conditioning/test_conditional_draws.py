@@ -1,0 +1,215 @@
+"""Conditional draws against closed forms: linear Gaussian pairs, and discrete ones by enumeration."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from incomplete import FactorAnalysis, conditional, data, of_linear
+from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, two_arguments
+from torch import Tensor
+
+from pyro_vae import Pair, sample
+from pyro_vae.models import MLPVAE, SemiSupervisedVAE
+
+S = 2000
+
+
+def close(draws: Tensor, mean: Tensor, covariance: Tensor, worth: float = S) -> None:
+    """Moments of draws ``[S, D]`` that are worth so many independent ones."""
+    scale = covariance.diagonal().sqrt()
+    assert ((draws.mean(0) - mean).abs() <= 5 * scale / math.sqrt(worth)).all()
+    found = draws.T.cov().reshape_as(covariance)
+    assert ((found - covariance).abs() <= 7 * torch.outer(scale, scale) / math.sqrt(worth)).all()
+
+
+@pytest.mark.parametrize("method", ["auto", "chains", "prior"])
+def test_linear_gaussian_given_all(method: Any) -> None:
+    """z given x, by the guide, by chains and by the prior."""
+    pair, x, _ = linear_gaussian()
+    x = x[:2]
+    found = sample(pair, S, where={"x": x}, method=method, max_draws=2_000_000, chunk=200_000)
+    posterior: Any = pair.posterior(x)
+    assert found["z"].shape == (S, 2, 2)
+    assert torch.equal(found["x"], x.expand(S, *x.shape))
+    assert found.method == {"auto": "guide"}.get(method, method)
+    for n in range(2):
+        worth = min(float(found.effective_sample_size[n]), S)
+        close(found["z"][:, n], posterior.loc[n].detach(), posterior.covariance_matrix[n].detach(), worth / 2)
+    assert f"{S:,} draws of z, x" in str(found)
+
+
+@pytest.mark.parametrize("method", ["auto", "prior"])
+def test_linear_gaussian_given_a_part(method: Any) -> None:
+    """The rest of x given a part of it, of a pair of whole data."""
+    pair, _, _ = linear_gaussian()
+    x, mask = data()
+    x, mask = x[2:4], mask[2:4]
+    found = sample(pair, S, where={"x": x}, method=method, max_draws=2_000_000, chunk=200_000)
+    assert found.method == {"auto": "chains"}.get(method, method)
+    assert torch.equal(found["x"][:, mask], x[mask].expand(S, -1))
+    if found.r_hat is not None:
+        assert found.r_hat.max() < 1.05
+    for n in range(2):
+        worth = min(float(found.effective_sample_size[n]), S)
+        close(found["x"][:, n, ~mask[n]], *conditional(*of_linear(pair), x[n], mask[n]), worth / 2)
+
+
+def test_a_pair_of_missing_data() -> None:
+    pair, (x, mask) = FactorAnalysis(widened=1.2), data()
+    found = sample(pair, S, where={"x": x[2:]})
+    assert found.method == "guide"
+    for n in range(3):
+        close(found["x"][:, n, ~mask[2 + n]], *conditional(*pair.marginal(), x[2 + n], mask[2 + n]), S / 2)
+
+
+def test_given_latents() -> None:
+    """Of a latent that is given what lies below follows by the model: x ~ N(W z + b, s^2)."""
+    pair, x, _ = linear_gaussian()
+    z = torch.tensor([[0.5, -1.0], [2.0, 0.0]]).double()
+    found = sample(pair, S, x, where={"z": z})
+    assert found.method == "prior"
+    expected = (z @ pair.W.T + pair.b).detach()
+    for n in range(2):
+        close(found["x"][:, n], expected[n], pair.s**2 * torch.eye(4).double())
+    # A VAE draws a datum itself, and needs none.
+    vae = MLPVAE((4,), 2, (8,))
+    assert sample(vae, 7, where={"z": torch.zeros(3, 2)})["x"].shape == (7, 3, 4)
+
+
+def test_of_a_hierarchy() -> None:
+    torch.manual_seed(0)
+    found = sample(Hierarchy(), 50, binary(7), where={"z2": torch.zeros(3, 2)})
+    assert {name: value.shape for name, value in found.sites.items()} == {
+        "z1": (50, 3, 3), "x": (50, 3, 7), "z2": (50, 3, 2),
+    }  # fmt: skip
+
+
+P_Y = torch.tensor([0.2, 0.5, 0.3])
+P_X = torch.tensor([[0.9, 0.2], [0.4, 0.6], [0.1, 0.7]])
+
+
+def coin() -> Pair:
+    """y ~ Cat, x_d | y ~ Bernoulli, of plain functions; the guide knows nothing."""
+
+    def model(x: Tensor | None = None) -> None:
+        with pyro.plate("data", 1 if x is None else len(x)):
+            y = pyro.sample("y", dist.Categorical(P_Y))
+            pyro.sample("x", dist.Bernoulli(P_X[y]).to_event(1), obs=x)
+
+    def guide(x: Tensor | None = None) -> None:
+        with pyro.plate("data", 1 if x is None else len(x)):
+            pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+
+    return Pair(model, guide)
+
+
+@pytest.mark.parametrize("method", ["auto", "guide", "prior"])
+def test_discrete_by_enumeration(method: Any) -> None:
+    x = torch.tensor([[1.0, 0.0], [0.0, math.nan]])
+    found = sample(coin(), S, where={"x": x}, method=method)
+    likelihood = torch.stack([P_X[:, 0] * (1 - P_X[:, 1]), 1 - P_X[:, 0]])
+    posterior = P_Y * likelihood / (P_Y * likelihood).sum(-1, keepdim=True)
+    error = 5 * math.sqrt(0.25 / S)
+    for n in range(2):
+        share = torch.bincount(found["y"][:, n], minlength=3) / S
+        assert ((share - posterior[n]).abs() < error).all()
+    assert abs(found["x"][:, 1, 1].mean() - posterior[1] @ P_X[:, 1]) < error
+    assert set(found["x"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_predicates_by_enumeration() -> None:
+    """Accepted draws are of p(. | predicate), weighed ones of p times the weight."""
+    both = P_Y[:, None] * (1 - (1 - P_X).prod(-1, keepdim=True))  # p(y, some x = 1)
+    found = sample(coin(), S, where=lambda sites: sites["x"].sum(-1) > 0)
+    share = torch.bincount(found["y"], minlength=3) / S
+    assert ((share - both[:, 0] / both.sum()).abs() < 5 * math.sqrt(0.25 / S)).all()
+    weights = torch.tensor([1.0, 0.5, 2.0])
+    found = sample(coin(), S, where=lambda sites: weights[sites["y"]].log())
+    share = torch.bincount(found["y"], minlength=3) / S
+    assert ((share - P_Y * weights / (P_Y @ weights)).abs() < 7 * math.sqrt(0.25 / S)).all()
+    assert found.effective_sample_size >= S
+
+
+def test_predicates_of_a_linear_gaussian_pair() -> None:
+    """A log-weight that is the density of one more observation: then draws are given that one."""
+    pair, x, _ = linear_gaussian()
+    mean, covariance = of_linear(pair)
+    variance = 0.3
+    found = sample(pair, S, x, where=lambda sites: -0.5 * (sites["x"][:, 0] - 1.0) ** 2 / variance)
+    gain = covariance[:, 0] / (covariance[0, 0] + variance)
+    expected, spread = mean + gain * (1.0 - mean[0]), covariance - torch.outer(gain, covariance[0])
+    close(found["x"], expected, spread, S / 3)
+    nothing = sample(pair, S, x)
+    close(nothing["x"], mean, covariance)
+    close(nothing["z"], torch.zeros(2).double(), torch.eye(2).double())
+
+
+def test_pairs_of_users() -> None:
+    """Plain functions, objects, weights that are random, labels beside x."""
+    pair, (x,) = functions()
+    found = sample(pair, 40, x, where=lambda sites: sites["x"][:, 0] > 0)
+    assert bool((found["x"][:, 0] > 0).all())
+    half = x.clone()
+    half[:, :3] = math.nan
+    assert sample(pair, 40, where={"x": half[:2]})["x"].isfinite().all()
+    own, (x,) = plain_object()
+    assert set(sample(own, 10, x, where=lambda sites: sites["x"].sum(-1) > 1).sites) == {"z", "x"}
+    with pytest.raises(ValueError, match="stands outside the data plate"):
+        sample(own, 10, where={"x": x})
+    labeled, (x, y) = two_arguments()
+    found = sample(labeled, 20, x, y, where={"x": x})
+    assert found["z"].shape == (20, 5, 4 // 2)
+    torch.manual_seed(0)
+    semi = SemiSupervisedVAE((6,), 3, 2, (8,))
+    found = sample(semi, 30, where={"y": torch.tensor([0, 2])})
+    assert found["x"].shape == (30, 2, 6)
+    assert torch.equal(found["y"], torch.tensor([0, 2]).expand(30, 2))
+
+
+def bad(**options: Any) -> Any:
+    pair, x, _ = linear_gaussian()
+    return lambda: sample(pair, 100, x, **options)
+
+
+Z = torch.zeros(2, 2).double()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (bad(where=lambda sites: sites["x"][:, 0] > 1e3), ValueError, "none of 100,000 draws of the prior satisfies"),
+        (bad(where=lambda sites: sites["x"][:, 0] > -1e3, max_draws=50), ValueError, "below the 100 draws"),
+        (bad(where=lambda sites: 50 * sites["x"][:, 0], max_draws=5000), ValueError, "effective sample size of 5,000"),
+        (bad(where=lambda sites: sites["x"] > 0), ValueError, r"for each of the 4096 draws.*\[4096, 4\]"),
+        (bad(where=lambda sites: True), TypeError, "a predicate gives a tensor"),
+        (bad(where=lambda sites: sites["x"][:, 0] * math.nan), ValueError, "are NaN or infinite"),
+        (bad(where=3), TypeError, "where is a dictionary"),
+        (bad(where={}), TypeError, "where is a dictionary"),
+        (bad(where={"w": Z}), ValueError, "no site 'w'; it has z, x"),
+        (bad(where={"z": Z[:, :1]}), ValueError, r"values of the site 'z' are \[N, 2\]; got \[2, 1\]"),
+        (bad(where={"z": Z, "x": torch.zeros(3, 4).double()}), ValueError, "as many conditions each"),
+        (bad(where={"z": Z}, method="guide"), ValueError, "the guide tells of the latents given x"),
+        (bad(where=lambda sites: sites["x"][:, 0] > 0, method="chains"), ValueError, "predicates weigh draws of the"),
+        (bad(where={"x": torch.full((1, 4), 30.0).double()}, method="prior", max_draws=2000), ValueError, "chains"),
+        (bad(where={"x": data()[0][2:]}, method="guide", max_draws=2000), ValueError, "of 2,000 weighed draws is"),
+        (bad(num_samples=0), TypeError, "num_samples"),
+    ],
+)
+def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_states_are_kept_and_seeds_tell() -> None:
+    pair, x, _ = linear_gaussian()
+    state = torch.get_rng_state()
+    for where in ({"x": x}, {"z": Z}, lambda sites: sites["x"][:, 0] > 0):
+        one, same, other = (sample(pair, 20, x, where=where, seed=seed) for seed in (1, 1, 2))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(value, same[name]) for name, value in one.sites.items())
+        assert any(not torch.equal(value, other[name]) for name, value in one.sites.items())

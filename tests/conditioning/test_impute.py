@@ -1,0 +1,186 @@
+"""Missing entries against closed forms: of linear Gaussian pairs, and of one latent on a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from incomplete import FactorAnalysis, conditional, data, log_evidence, of_linear
+from pairs import functions, linear_gaussian
+from torch import Tensor
+
+from pyro_vae import Pair, conditioning, evidence, likelihoods
+from pyro_vae.conditioning import PartlyObserved, impute
+from pyro_vae.models import MLPVAE, IncompleteVAE
+
+K = 4000
+
+
+def masking_nan(pair: FactorAnalysis) -> Pair:
+    """The same pair, whose programs see by themselves what is missing."""
+
+    def apart(program: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: program(x.nan_to_num(), ~x.isnan())
+
+    return Pair(apart(pair.model), apart(pair.guide), pair)
+
+
+@pytest.mark.parametrize("widened", [1.0, 1.4])
+def test_linear_gaussian(widened: float) -> None:
+    """Means, draws and log p(x_obs) are exact, with an exact guide at every draw of z."""
+    pair, (x, mask) = FactorAnalysis(widened=widened), data()
+    found = impute(pair, x, K, 2000)
+    moments = pair.marginal()
+    expected = log_evidence(*moments, x, mask)
+    assert torch.equal(found.mask, mask)
+    assert torch.equal(found.mean[mask], x[mask])
+    assert (found.draws[:, mask] == x[mask]).all()
+    if widened == 1.0:
+        torch.testing.assert_close(found.log_prob, expected)
+        torch.testing.assert_close(found.effective_sample_size, torch.full((5,), float(K)).double())
+    else:
+        assert ((found.effective_sample_size > K / 4) & (found.effective_sample_size < K)).all()
+        torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=5 / math.sqrt(K / 4))
+    for n, (row, seen) in enumerate(zip(x, mask, strict=True)):
+        if seen.all():
+            continue
+        mean, covariance = conditional(*moments, row, seen)
+        scale = covariance.diagonal().sqrt()
+        error = 5 * scale / found.effective_sample_size[n].sqrt()
+        assert ((found.mean[n, ~seen] - mean).abs() <= error).all()
+        drawn = found.draws[:, n, ~seen]
+        assert ((drawn.mean(0) - mean).abs() <= error + 5 * scale / math.sqrt(2000)).all()
+        torch.testing.assert_close(drawn.T.cov().reshape_as(covariance), covariance, rtol=0.2, atol=0.2)
+
+
+def test_ways_to_say_what_is_missing() -> None:
+    """NaN, a mask, and programs that look for NaN themselves give the same numbers; so does any chunk their means."""
+    pair, (x, mask) = FactorAnalysis(), data()
+    found = impute(pair, x, 200)
+    garbage = torch.where(mask, x, torch.full_like(x, 1e9))
+    for other in (impute(pair, (garbage, mask), 200), impute(masking_nan(pair), x, 200)):
+        assert torch.equal(other.mean, found.mean)
+        assert torch.equal(other.log_prob, found.log_prob)
+    small = impute(FactorAnalysis(widened=1.2), x, K, 3, chunk=37)
+    assert small.draws.shape == (3, *x.shape)
+    torch.testing.assert_close(small.mean, impute(FactorAnalysis(widened=1.2), x, K).mean, rtol=0, atol=0.25)
+
+
+def test_a_pair_of_whole_data() -> None:
+    """log p(x_obs), means and the posterior of a pair that knows of no missing entries."""
+    pair, _, _ = linear_gaussian()
+    x, mask = data()
+    found = impute(pair, x, 20_000)
+    moments = of_linear(pair)
+    observed = PartlyObserved(pair)
+    exact = log_evidence(*moments, x, mask)
+    told = evidence.importance(observed, x, 20_000)
+    assert ((told.log_prob - exact).abs() < 5 * told.standard_error + 1e-9).all()
+    annealed = evidence.ais(observed, x, 16, 200)
+    assert ((annealed.log_prob - exact).abs() < 5 * annealed.standard_error + 1e-9).all()
+    for n in range(2, 5):
+        mean, covariance = conditional(*moments, x[n], mask[n])
+        error = 5 * covariance.diagonal().sqrt() / found.effective_sample_size[n].sqrt()
+        assert ((found.mean[n, ~mask[n]] - mean).abs() <= error).all()
+
+
+GRID = torch.linspace(-6, 6, 2001)[:, None]
+KINDS: dict[str, Callable[..., Any]] = {
+    "Bernoulli": likelihoods.Bernoulli,
+    "StudentT": lambda network: likelihoods.StudentT(network, sigmoid_mean=False),
+    "Poisson": likelihoods.Poisson,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_likelihoods_on_a_grid(kind: str) -> None:
+    """One latent, of which the posterior is known on a grid."""
+    torch.manual_seed(2)
+    vae = IncompleteVAE((5,), 1, (6,), likelihood=KINDS[kind]).eval()
+    with torch.no_grad():
+        for parameter in vae.likelihood.parameters():
+            parameter.mul_(3)
+    x = torch.tensor([[1.0, 0.0, math.nan, 1.0, math.nan], [math.nan, 1.0, 1.0, math.nan, 0.0]])
+    mask = ~x.isnan()
+    with torch.no_grad():
+        p = vae.likelihood(GRID)
+        scores = p.base_dist.log_prob(x.nan_to_num()[:, None]) * mask[:, None]
+        posterior = (scores.sum(-1) + dist.Normal(0.0, 1.0).log_prob(GRID[:, 0])).softmax(-1)
+        expected = torch.einsum("bg,gd->bd", posterior, p.mean)
+    found = impute(vae, x, 20_000, 4000)
+    error = 5 / found.effective_sample_size.sqrt()[:, None] * (1 + expected)
+    assert ((found.mean - expected).abs() <= error)[~mask].all()
+    if kind == "Bernoulli":
+        assert set(found.draws.unique().tolist()) == {0.0, 1.0}
+    if kind != "StudentT":  # whose draws have a heavy tail
+        assert ((found.draws.mean(0) - expected).abs() <= error + 5 * (expected / 4000).sqrt())[~mask].all()
+
+
+def test_pyros_partial_observations() -> None:
+    """A latent called x_unobserved, as Pyro's ``obs_mask`` makes it, is what is missing."""
+    W = torch.tensor([1.0, 0.5])
+
+    def model(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("columns", 2, dim=-1):
+                pyro.sample("x", dist.Normal(z * W, 0.5), obs=x, obs_mask=mask)
+
+    def guide(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+
+    x = torch.tensor([[0.8, math.nan], [math.nan, math.nan], [0.3, 0.4]])
+    found = impute(Pair(model, guide), x, 40_000, site="x_observed")
+    slope = 0.5 * 1.0 / (1 + 0.25)
+    torch.testing.assert_close(found.mean[:2, 1], torch.tensor([0.8 * slope, 0.0]), rtol=0, atol=0.03)
+
+
+def test_what_is_refused() -> None:
+    pair, (x, mask) = FactorAnalysis(), data()
+    for bad, error, words in (
+        ((x.nan_to_num(), mask.long()), TypeError, "mask is a tensor of booleans"),
+        ((x.nan_to_num(), mask[:, :2]), ValueError, "of the shape of x"),
+        (x[:0], ValueError, "no data"),
+    ):
+        with pytest.raises(error, match=words):
+            impute(pair, bad)
+    with pytest.raises(ValueError, match="num_imputations"):
+        impute(pair, x, num_imputations=-1)
+    images, batch = functions()
+    with pytest.raises(ValueError, match="no site 'y'"):
+        impute(images, batch[0], site="y")
+
+
+def test_a_poor_guide_is_told() -> None:
+    pair, (x, _) = FactorAnalysis(widened=30.0), data()
+    with pytest.warns(UserWarning, match="effective sample size is below 5"):
+        impute(pair, x, 300)
+
+
+def test_states_are_kept_and_seeds_tell() -> None:
+    pair, (x, _) = FactorAnalysis(widened=1.3), data()
+    state = torch.get_rng_state()
+    one, same, other = (impute(pair, x, 100, 3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.draws, same.draws)
+    assert not torch.equal(one.draws, other.draws)
+    assert "missing entries of 20" in str(one)
+
+
+def test_images_and_vectors() -> None:
+    """x may be observed flat, as a user's pair of images does; integers are pixels."""
+    vae = MLPVAE((9,), 2, (4,))
+    flat = Pair(lambda x: vae.model(x.flatten(1)), lambda x: vae.guide(x.flatten(1)), vae)
+    images = (torch.rand(3, 1, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    images[:, :, 2] = math.nan
+    found = impute(flat, images, 50, 2)
+    assert found.mean.shape == (3, 1, 3, 3)
+    assert torch.equal(found.mean[:, :, :2], images[:, :, :2])
+    assert found.mean.isfinite().all()
+    assert conditioning.impute(vae, images.flatten(1), 50).mean.isfinite().all()
