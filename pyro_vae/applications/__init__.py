@@ -12,7 +12,13 @@ from typing import Any
 
 from pyro_vae._checks import one_of
 
-_PLACES = {"anomaly": "anomaly", "restore": "restoration", "reduce": "reduction", "labels": "labels"}
+_PLACES = {
+    "anomaly": "anomaly",
+    "restore": "restoration",
+    "reduce": "reduction",
+    "labels": "labels",
+    "segment": "segment",
+}
 
 
 def names() -> list[str]:

@@ -2,12 +2,14 @@
 
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.code_prior import CodePrior
+from pyro_vae.models.conditional_vae import ConditionalVAE
 from pyro_vae.models.conv_vae import ConvVAE
 from pyro_vae.models.full_bayes import FullBayes
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
 from pyro_vae.models.ladder_vae import ConvLadderVAE, LadderVAE
 from pyro_vae.models.mlp_vae import MLPVAE
 from pyro_vae.models.nvae import NVAE
+from pyro_vae.models.probabilistic_unet import ProbabilisticUNet
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vamp_vae import VampVAE
 from pyro_vae.models.variational_gp import VariationalGP
@@ -19,11 +21,13 @@ __all__ = [
     "VQVAE",
     "Autoencoder",
     "CodePrior",
+    "ConditionalVAE",
     "ConvLadderVAE",
     "ConvVAE",
     "FullBayes",
     "HierarchicalVAE",
     "LadderVAE",
+    "ProbabilisticUNet",
     "SemiSupervisedVAE",
     "VampVAE",
     "VariationalGP",
