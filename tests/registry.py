@@ -273,7 +273,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ResidualEncoder, no hidden layer": partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), None),
     "ResidualDecoder": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 6),
     "ResidualDecoder, no hidden layer": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 0),
-    "UNet": partial(networks.UNet, MAPS, (3, *MAPS[1:]), (3, 4)),
+    "UNet": partial(networks.UNet, MAPS, (2, *MAPS[1:]), (3, 4)),
 }
 
 

@@ -58,7 +58,7 @@ def segment(
     *,
     num_samples: int = 16,
     num_images: int = 200,
-    least: float = 0.5,
+    overlap: float = 0.5,
     out: str | None = None,
     seed: int = 0,
 ) -> SegmentationScores:
@@ -78,7 +78,7 @@ def segment(
         data: maps, and the images that they are of.
         num_samples: maps that are drawn for each image, at least 2.
         num_images: how many images.
-        least: intersection over union of a mode and the draw nearest to it from which on it is covered.
+        overlap: intersection over union of a mode and the draw nearest to it from which on it is covered.
         out: folder for segment.json and segment.png.
         seed: of the draws.
 
@@ -91,12 +91,12 @@ def segment(
     whole(2, num_samples=num_samples)
     whole(num_images=num_images)
     whole(0, seed=seed)
-    number(0, 1, least=least)
+    number(0, 1, overlap=overlap)
     annotations, images = annotated(data.held(_MOST_ANNOTATORS * num_images), num_images)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = draw_maps(pair, num_samples, annotations, images)
-    found = scores(drawn, annotations, least)
+    found = scores(drawn, annotations, overlap)
     print(told({"draws": found}))
     if out is not None:
         figure = figure_of(drawn, annotations, images)
@@ -139,13 +139,13 @@ def draw_maps(pair: Any, num_samples: int, annotations: list[Tensor], images: Te
 
 
 @checked
-def scores(drawn: Tensor, annotations: list[Tensor], least: float = 0.5) -> SegmentationScores:
+def scores(drawn: Tensor, annotations: list[Tensor], overlap: float = 0.5) -> SegmentationScores:
     """What :class:`SegmentationScores` says.
 
     Args:
         drawn: ``[N, S, H, W]``, S maps of each image.
         annotations: of each image the maps ``[A, H, W]`` of its annotators.
-        least: see :func:`coverage`.
+        overlap: see :func:`coverage`.
     """
     if not is_tensor(drawn) or drawn.dim() != 4 or not drawn.numel() or len(drawn) != len(annotations):
         raise ValueError(
@@ -157,7 +157,7 @@ def scores(drawn: Tensor, annotations: list[Tensor], least: float = 0.5) -> Segm
     for maps, of_annotators in zip(drawn, annotations, strict=True):
         ious.append(iou(majority(maps), of_annotators, num_classes).mean())
         energies.append(energy_distance(maps, of_annotators, num_classes))
-        covered.append(coverage(maps, of_annotators, num_classes, least))
+        covered.append(coverage(maps, of_annotators, num_classes, overlap))
     return SegmentationScores(
         len(drawn),
         drawn.shape[1],
@@ -219,22 +219,22 @@ def energy_distance(drawn: Tensor, annotations: Tensor, num_classes: int) -> Ten
 
 
 @checked
-def coverage(drawn: Tensor, annotations: Tensor, num_classes: int, least: float = 0.5) -> Tensor:
+def coverage(drawn: Tensor, annotations: Tensor, num_classes: int, overlap: float = 0.5) -> Tensor:
     """The share of the annotators' modes, their different maps, that are drawn.
 
     A draw is of the mode that is nearest to it by :func:`iou`, and a mode is covered if a draw is of it whose
-    intersection over union is at least ``least``.
+    intersection over union is at least ``overlap``.
 
     Args:
         drawn: ``[S, H, W]``.
         annotations: ``[A, H, W]``.
         num_classes: see :func:`iou`.
-        least: in [0, 1].
+        overlap: in [0, 1].
     """
-    number(0, 1, least=least)
+    number(0, 1, overlap=overlap)
     modes = annotations.unique(dim=0)
     nearest = iou(drawn[:, None], modes, num_classes).max(1)
-    covered = nearest.indices[nearest.values >= least].unique()
+    covered = nearest.indices[nearest.values >= overlap].unique()
     return torch.tensor(len(covered) / len(modes), dtype=torch.float64)
 
 
@@ -276,5 +276,8 @@ def figure_of(drawn: Tensor, annotations: list[Tensor], images: Tensor) -> Any:
     annotators = {f"annotation {row + 1}": torch.stack([column[row] for column in columns]) for row in range(most)}
     maps = {f"draw {row + 1}": plotting.colored(drawn[:, row]) for row in range(min(_ROWS, drawn.shape[1]))}
     pixels = gray(images).float()
+    low, high = (float(value) for value in pixels.aminmax())
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low)
     shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
     return plotting.restorations([{"image": shown}, annotators, maps])

@@ -24,6 +24,9 @@ def test_it_is_a_distribution_over_maps() -> None:
     pair = small(event_shape=(1, 2), condition_shape=(1, 1, 2))
     for parameter in pair.likelihood.parameters():
         parameter.data.mul_(2)
+    last = pair.posterior.posterior.network.layers[-1]
+    torch.nn.init.zeros_(last.weight)  # q = N(0, 1.3^2), so that weights of importance are bounded
+    last.bias.data = torch.tensor([0.0, 0.0, 0.5, 0.5])
     maps = torch.tensor(list(product(range(3), repeat=2))).reshape(9, 1, 2)
     images = torch.rand(2, 1, 1, 2)
     batch = (maps.repeat(2, 1, 1), images.repeat_interleave(9, 0))
