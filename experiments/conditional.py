@@ -33,7 +33,7 @@ from pyro_vae.networks import Numbers
 #: Negative conditional log-likelihoods in nats, https://pyro.ai/examples/cvae.html: a network alone, and the CVAE.
 PUBLISHED = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"epochs": 30, "num_data": None, "num_test": 10_000, "num_prior_test": 1000, "samples": (100, 5000)},
+    "full": {"epochs": 20, "num_data": None, "num_test": 10_000, "num_prior_test": 1000, "samples": (100, 2000)},
     "quick": {"epochs": 1, "num_data": 1000, "num_test": 100, "num_prior_test": 100, "samples": (10, 50)},
 }
 HIDDEN, ALONE, LATENT = (500, 500), (1000, 1000), 50
@@ -78,11 +78,11 @@ def trained(name: str, make: Any, data: Data, arguments: Any) -> Any:
         data,
         seed=arguments.seed,
         estimator=SGVB_A(),
-        optimizer=adam(1e-3),
+        optimizer=adam(2e-3),
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=size["epochs"],
-        batch_size=100,
+        batch_size=min(200, len(data.train)),
         patience=8,
         progress=False,
     )

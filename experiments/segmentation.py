@@ -31,10 +31,10 @@ from pyro_vae.models import ProbabilisticUNet
 from pyro_vae.networks import Numbers, UNet
 
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"epochs": 20, "num_data": None, "num_images": 400},
+    "full": {"epochs": 12, "num_data": None, "num_images": 400},
     "quick": {"epochs": 1, "num_data": 250, "num_images": 20},
 }
-CHANNELS, WIDER, CLASSES, LATENT, DRAWS = (16, 32, 64), (20, 40, 80), 3, 6, 16
+CHANNELS, WIDER, CLASSES, LATENT, DRAWS = (16, 32, 64), (16, 32, 100), 3, 6, 16
 
 
 class Maps(nn.Module):
@@ -69,7 +69,7 @@ def trained(name: str, make: Any, data: Data, arguments: Any) -> Any:
         scheduler=Cosine(warmup=0.02),
         average=0.99,
         epochs=SIZES[arguments.size]["epochs"],
-        batch_size=100,
+        batch_size=50,
         patience=8,
         progress=False,
     )
