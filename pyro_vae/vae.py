@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import checked, is_tensor, shown
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import Corrupted
+from pyro_vae.networks import Corrupted, in_shape_of
 from pyro_vae.pair import data_plate, once, pair_method
 
 
@@ -146,7 +146,13 @@ class CVAE(Remembered, PyroModule):
             raise ValueError(
                 f"c holds a condition for each datum, and there are {len(x)} data; got c of the shape {list(c.shape)}."
             )
-        return c if self.condition is None else once(self.condition, c)
+        if self.condition is None:
+            return c
+        shape = in_shape_of(self.condition) if isinstance(self.condition, nn.Module) else None
+        if shape is not None and c.dim() != 1 + len(shape):
+            wanted = ", ".join(map(str, ("B", *shape)))
+            raise ValueError(f"c is a tensor [{wanted}], a condition for each datum; got the shape {list(c.shape)}.")
+        return once(self.condition, c)
 
 
 def given(x: Tensor | None) -> Tensor:

@@ -140,5 +140,5 @@ class Data:
 
 def _second(split: Any) -> Any:
     """The second tensor of a set, or else its labels; ``None`` of a stream, which would have to draw a batch."""
-    tensors = () if isinstance(split, Stream) else getattr(split, "tensors", ())
+    tensors: Any = () if isinstance(split, Stream) else getattr(split, "tensors", ())
     return tensors[1] if len(tensors) > 1 else getattr(split, "labels", None)

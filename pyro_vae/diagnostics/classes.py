@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import checked, whole
-from pyro_vae.batches import repeated, rows
+from pyro_vae._tensors import check_dense
+from pyro_vae.batches import leaves, repeated, rows
 from pyro_vae.data.arrays import is_classes
 from pyro_vae.diagnostics.codes import sample
 from pyro_vae.diagnostics.latents import InPlaceOfAPrior, run_model
@@ -66,6 +67,9 @@ def class_argument(pair: Any, *batch: Any) -> int | None:
 
     ``None`` where there is none. The caller's random state is left as it was.
     """
+    for value in leaves(batch):
+        if isinstance(value, Tensor):
+            check_dense(value, "an argument of the model")
     places = [place for place, value in enumerate(batch) if place and isinstance(value, Tensor) and is_classes(value)]
     names = argument_names(as_pair(pair))
     first = rows(batch, slice(2))

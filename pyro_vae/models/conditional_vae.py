@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, is_whole, made, shown
+from pyro_vae._checks import checked, made, shown
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense, StepFactory, decoding, with_network
 from pyro_vae.networks import MLP, Joined, Numbers, OneHot, shape_of
@@ -125,7 +125,7 @@ def condition_of(who: str, condition_shape: int | Sequence[int], mean: Tensor | 
     Raises:
         ValueError: if there is no condition, or labels have a mean.
     """
-    if is_whole(condition_shape):
+    if not isinstance(condition_shape, Sequence):
         if mean is not None:
             raise ValueError(f"condition_mean is of conditions that are numbers, and c are labels; got {shown(mean)}.")
         return OneHot(condition_shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae._checks import checked, whole
 from pyro_vae._recipes import Remembered
-from pyro_vae.models.parts import image_shape, with_network
+from pyro_vae.models.parts import with_network
 from pyro_vae.networks import (
     ConvEncoder,
     Convolutional,
@@ -81,12 +81,12 @@ class ProbabilisticUNet(CVAE):
         event = shape_of("event_shape", event_shape)
         whole(latent_dim=latent_dim)
         whole(2, num_classes=num_classes)
-        if isinstance(condition_shape, int) or len(event) != 2 or tuple(condition_shape[1:]) != tuple(event):
+        image = shape_of("condition_shape", condition_shape)
+        if len(image) != 3 or image[1:] != event:
             raise ValueError(
                 "a ProbabilisticUNet gives maps of event_shape (height, width) for images of condition_shape "
-                f"(channels, height, width); got {tuple(event)} and {condition_shape!r}."
+                f"(channels, height, width); got {tuple(event)} and {tuple(image)}."
             )
-        image = image_shape("a ProbabilisticUNet", condition_shape)
 
         def encoded(in_channels: int) -> Any:
             def encoder(out_shape: tuple[int, ...]) -> nn.Module:

@@ -28,6 +28,7 @@ class OneHot(Remembered, nn.Module):
             [1., 0., 0.]])
     """
 
+    in_shape = torch.Size(())  # of one label
     one: Tensor
 
     @checked

@@ -324,7 +324,7 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-@checked(but=("images", "names"))
+@checked(but=("images",))
 def classes(images: ArrayLike, names: Sequence[Any], *, label: str = "class $c$") -> Figure:
     """A row for each class, a column for each draw.
 
@@ -339,7 +339,6 @@ def classes(images: ArrayLike, names: Sequence[Any], *, label: str = "class $c$"
     """
     tiles = as_grid(images, "images", "K, S", "class by draw")
     count, draws = tiles.shape[:2]
-    names = list(names)
     if len(names) != count:
         raise ValueError(f"names are {len(names)}, but images have {count} rows: [K, S, ...]")
     mosaic = tile(tiles, count, draws)

@@ -174,10 +174,13 @@ x = torch.rand(5, 6).round()
     [
         (LABELED, torch.tensor([0, 1]), r"c holds a condition for each datum, and there are 5 data; got .* \[2\]"),
         (LABELED, torch.tensor(1), r"there are 5 data; got c of the shape \[\]"),
+        (LABELED, torch.tensor([[0], [1], [2], [0], [1]]), r"c is a tensor \[B\], .*; got the shape \[5, 1\]"),
+        (TENSORS, torch.rand(5, 5, 2), r"c is a tensor \[B, 2\], .*; got the shape \[5, 5, 2\]"),
         (LABELED, torch.tensor([0, 1, 2, 3, 0]), "3 is no class of 3: they are the whole numbers 0 to 2"),
         (LABELED, torch.tensor([0, 1, 2, -1, 0]), "-1 is no class of 3"),
         (LABELED, torch.tensor([0, 1, 2, 0.5, 0]), "0.5 is no class of 3"),
         (LABELED, torch.tensor([0, 1, 2, float("nan"), 0]), "nan is no class of 3"),
+        (TENSORS, torch.rand(5), r"c is a tensor \[B, 2\]"),
         (TENSORS, torch.rand(5, 3), r"built for inputs of shape \[\*, 2\]; got \[5, 3\]"),
         (TENSORS, torch.rand(4, 2), r"there are 5 data; got c of the shape \[4, 2\]"),
     ],

@@ -78,7 +78,7 @@ def test_pixels_of_images_are_parts_of_255() -> None:
     ("options", "message"),
     [
         ({"condition_shape": (1, 4, 6)}, r"event_shape \(height, width\) .* got \(4, 5\) and \(1, 4, 6\)"),
-        ({"condition_shape": 3}, r"for images of condition_shape .*; got \(4, 5\) and 3"),
+        ({"condition_shape": 3}, r"for images of condition_shape .*; got \(4, 5\) and \(3,\)"),
         ({"event_shape": (1, 4, 5)}, r"maps of event_shape \(height, width\)"),
         ({"num_classes": 1}, "num_classes has to be a whole number of at least 2"),
     ],
