@@ -1,8 +1,8 @@
 """Segmentation of ambiguous images: a probabilistic U-Net beside a plain one of as many parameters (Kohl et al. 2018).
 
 The data are ``ambiguous-digits``: two overlapping digits of MNIST, one darker than the other, before a Frey face under
-noise, each with the maps of five annotators who disagree by a known rule (two see the brighter digit in front, one the
-darker one, one sees the brighter digit alone, one the darker one alone), so that the distribution over maps is known.
+noise, each with the maps of five annotators, all as probable, who disagree by a known rule: who is in front (two of
+them), which digit alone is the object (two), or both are one object.
 
 Measured on the test images, with 16 draws of each: the mean intersection over union of the annotators' maps and a
 single map, of the classes that most draws have; the generalized energy distance of draws and annotators, with

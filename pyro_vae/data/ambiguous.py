@@ -14,8 +14,8 @@ def ambiguous_digits(digits: Arrays, faces: np.ndarray, seed: int = 0) -> Arrays
     """Two overlapping digits of different brightness before a dark face, under noise: maps and images.
 
     Classes are 0, the background, 1, the brighter digit, and 2, the darker one. Each image is there five times, once
-    for each annotator: two see both digits, the brighter one in front; one sees the darker one in front; one sees the
-    brighter digit alone, and one the darker one alone. So are the probabilities of these maps 2, 1, 1 and 1 fifths.
+    for each annotator, all as probable: one sees the brighter digit in front of the darker one, one the darker one in
+    front, one the brighter digit alone, one the darker one alone, and one takes both for one object, of class 1.
 
     Args:
         digits: the MNIST images of each split, uint8 [N, 1, 28, 28].
@@ -35,11 +35,12 @@ def ambiguous_digits(digits: Arrays, faces: np.ndarray, seed: int = 0) -> Arrays
         one, other = digits[part][0][random.integers(len(digits[part][0]), size=(2, count)), 0]
         bright, dark = _shifted(one, shift) / 255, _shifted(other, -shift) / 255
         levels = random.uniform((0.85, 0.5), (1.0, 0.65), (count, 2))[..., None, None]
-        image = np.maximum(np.maximum(0.4 * face, bright * levels[:, 0]), dark * levels[:, 1])
-        image = np.clip(image + random.normal(0, 0.08, image.shape), 0, 1)
+        image = np.maximum(np.maximum(0.3 * face, bright * levels[:, 0]), dark * levels[:, 1])
+        image = np.clip(image + random.normal(0, 0.05, image.shape), 0, 1)
         front, behind = bright >= 0.5, dark >= 0.5
-        both = np.where(front, 1, 2 * behind)
-        maps = np.stack([both, both, np.where(behind, 2, front), np.where(front, 1, 0), 2 * behind], 1)
+        maps = np.stack(
+            [np.where(front, 1, 2 * behind), np.where(behind, 2, front), 1 * front, 2 * behind, 1 * (front | behind)], 1
+        )
         images = np.round(255 * image).astype(np.uint8)[:, None].repeat(ANNOTATORS, 0)
         found[part] = ((maps.reshape(-1, 28, 28).astype(np.int64), images), None)
     return found

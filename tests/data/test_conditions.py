@@ -90,13 +90,15 @@ def test_annotators_disagree_by_the_rule():
         assert maps.shape == (count * ANNOTATORS, 28, 28)
         assert images.shape == (count * ANNOTATORS, 1, 28, 28)
         one, two, three, four, five = maps.reshape(count, ANNOTATORS, 28, 28).swapaxes(0, 1)
-        front, behind = four == 1, five == 2
+        front, behind = three == 1, four == 2
         overlap = front & behind
         assert overlap.any((1, 2)).all()
-        assert np.array_equal(one, two)
         assert np.array_equal(one, np.where(front, 1, 2 * behind))
-        assert np.array_equal(three[overlap], np.full(overlap.sum(), 2))
-        assert np.array_equal(three[~overlap], one[~overlap])
+        assert np.array_equal(two[overlap], np.full(overlap.sum(), 2))
+        assert np.array_equal(two[~overlap], one[~overlap])
+        assert np.array_equal(three, 1 * front)
+        assert np.array_equal(four, 2 * behind)
+        assert np.array_equal(five, 1 * (front | behind))
         assert (images.reshape(count, ANNOTATORS, -1) == images.reshape(count, ANNOTATORS, -1)[:, :1]).all()
         level = images[::ANNOTATORS, 0]
         assert level[front].mean() > level[behind & ~front].mean() > level[~(front | behind)].mean()
