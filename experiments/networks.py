@@ -1,12 +1,17 @@
-"""The networks of Kingma & Welling (2013), which several experiments train."""
+"""The networks of Kingma & Welling (2013), and a network alone, which several experiments train."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
-from pyro_vae import MLP, VAE, Bernoulli, DiagonalNormal, Gaussian, StandardNormal
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae import MLP, VAE, Bernoulli, DiagonalNormal, Gaussian, StandardNormal, pair_method
 from pyro_vae.networks import normal_init
+from pyro_vae.pair import data_plate
 
 HIDDEN = {"mnist": 500, "frey": 200}  # units, Figure 2
 
@@ -28,3 +33,29 @@ def likelihood(name: str, event_shape: torch.Size, latent_dim: int, hidden: tupl
     if name == "mnist":
         return Bernoulli(MLP(latent_dim, event_shape, hidden, nn.Tanh), support="unit_interval")
     return Gaussian(MLP(latent_dim, (2, *event_shape), hidden, nn.Tanh), scale=None)
+
+
+class Plain(PyroModule):
+    r"""A network alone, as a pair without latents, :math:`x \sim p(x \mid c)`, trained by maximum likelihood.
+
+    Args:
+        likelihood: ``c -> p(x | c)``.
+    """
+
+    def __init__(self, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    @pair_method
+    def model(self, x: Tensor | None, c: Tensor) -> Any:
+        """x ~ p(x | c)."""
+        with data_plate(c if x is None else x):
+            return pyro.sample("x", self.likelihood(c), obs=x)
+
+    @pair_method
+    def guide(self, x: Tensor | None, c: Tensor) -> None:
+        """There is no latent."""
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

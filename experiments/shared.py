@@ -25,15 +25,18 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """The options of every experiment; ``size`` is ``"quick"`` or ``"full"``."""
+def options(description: str | None, smoke: bool = False) -> argparse.ArgumentParser:
+    """The options of every experiment; ``size`` is ``"quick"`` or ``"full"``.
+
+    With ``smoke`` the full size is the default, and the one whose results are committed; the quick one is a smoke test.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = parser.add_mutually_exclusive_group()
-    size: dict[str, Any] = {"dest": "size", "action": "store_const", "default": "quick"}
-    sizes.add_argument(
-        "--quick", const="quick", help="minutes on two cores (the default; the committed results)", **size
-    )
-    sizes.add_argument("--full", const="full", help="the paper's own schedule", **size)
+    size: dict[str, Any] = {"dest": "size", "action": "store_const", "default": "full" if smoke else "quick"}
+    committed = "minutes on two cores (the default; the committed results)"
+    quick, full = ("a smoke test", committed) if smoke else (committed, "the paper's own schedule")
+    sizes.add_argument("--quick", const="quick", help=quick, **size)
+    sizes.add_argument("--full", const="full", help=full, **size)
     parser.add_argument("--root", default=None, help="folder of the data (default: the variable PYRO_VAE_DATA)")
     parser.add_argument(
         "--cache", type=Path, default=HERE / "cache", help="folder of the runs, taken up where they are"

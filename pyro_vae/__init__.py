@@ -26,13 +26,14 @@ from pyro_vae.pair import Pair, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.training import Cosine, Cyclical, Linear, NonFiniteError, Run, SpectralPrior, WeightPrior, fit
-from pyro_vae.vae import VAE
+from pyro_vae.vae import CVAE, VAE
 
 if TYPE_CHECKING:
     from pyro_vae import applications, figures, plotting, runs
     from pyro_vae.runs import load
 
 __all__ = [
+    "CVAE",
     "MLP",
     "VAE",
     "Bernoulli",

@@ -15,10 +15,13 @@ from pyro_vae import diagnostics, plotting
 from pyro_vae._checks import warn
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data, Split
+from pyro_vae.data.quadrants import Quadrants
 
 _MOST_CODES = 5000
 _SHOWN = 10  # data whose reconstructions are drawn
 _MOST_ROWS = 8  # of a mosaic of levels
+_MOST_CLASSES = 20  # rows of classes
+_DRAWS, _COMPLETED = 50, 4  # completions whose mean is drawn, and of which so many are drawn themselves
 
 
 def draw(
@@ -32,10 +35,11 @@ def draw(
 ) -> list[Path]:
     """Draws what applies to the pair and the data, and saves it as PNG files.
 
-    Learning curves; where an image is observed reconstructions, samples from the prior and, with continuous latents,
-    interpolations between data. With one continuous latent, a vector: traversals of its most active units through the
-    quantiles of the prior, or its 2-D manifold; the codes by label; the active units. Units that are constrained
-    jointly, as on a sphere, cannot be moved one by one: they have neither traversals nor a manifold. With other
+    Learning curves; where an image is observed reconstructions, samples from the prior (a row for each class, where the
+    model is given classes) and, with continuous latents, interpolations between data; completions of images of which
+    quadrants are given. With one continuous latent, a vector: traversals of its most active units through the quantiles
+    of the prior, or its 2-D manifold; the codes by label; the active units. Units that are constrained jointly, as on a
+    sphere, cannot be moved one by one: they have neither traversals nor a manifold. With other
     latents, such as a hierarchy z1, ..., zL, or a discrete one: the usage of each level (``levels``); for images
     samples with upper levels held at those of a datum (``levels_held``), and with one level drawn, those above held and
     those below at their means (``levels_drawn``). Where there is no prior, as in an autoencoder, there are no samples,
@@ -74,11 +78,26 @@ def draw(
         sheets.add("reconstructions", lambda: pictures.reconstructions(rows(batch, slice(_SHOWN))))
         if drawable:
             sheets.add("samples", lambda: pictures.samples(batch))
+            if sheets.told("classes", lambda: diagnostics.class_argument(pair, *batch)) is not None:
+                sheets.add("classes", lambda: pictures.classes(batch))
+    if isinstance(data, Quadrants) and drawable:
+        sheets.add("completions", lambda: _completions(pair, data, rows(batch, slice(_SHOWN)), site))
     spaces = sheets.told("figures of latents", lambda: _spaces(pair, batch))
     if spaces:
         _latents(sheets, pair, held, batch, pictures, spaces, bool(drawable))
     sheets.say()
     return sheets.paths
+
+
+def _completions(pair: Any, data: Quadrants, batch: tuple[Any, ...], site: str | None) -> Any:
+    """What is given, draws of the rest, their mean, and the truth."""
+    x, c = batch
+    draws = diagnostics.sample(pair, _DRAWS * len(x), *batch, site=site).unflatten(0, (_DRAWS, len(x))).cpu()
+    draws = draws.clamp(0, 1)
+    shown = {f"draw {number + 1}": data.completed(drawn, c) for number, drawn in enumerate(draws[:_COMPLETED])}
+    given = data.completed(torch.full_like(draws[0], 0.5), c)
+    mean = data.completed(draws.mean(0), c)
+    return plotting.restorations([{"given": given}, {"mean": mean, **shown}, {"truth": data.completed(x, c)}])
 
 
 class _Sheets:
@@ -269,6 +288,13 @@ class _Pictures:
 
     def samples(self, batch: tuple[Any, ...]) -> Any:
         return plotting.samples(self(diagnostics.sample(self.pair, 100, *batch, site=self.site)))
+
+    def classes(self, batch: tuple[Any, ...]) -> Any:
+        place = diagnostics.class_argument(self.pair, *batch)
+        assert place is not None
+        names = batch[place].unique()[:_MOST_CLASSES]
+        drawn = diagnostics.sample_by_class(self.pair, _SHOWN, *batch, classes=names, site=self.site)
+        return plotting.classes(self.rows(drawn), names.tolist())
 
     def resampled(
         self, batch: tuple[Any, ...], held: Sequence[dict[str, Any]], labels: Sequence[str], title: str

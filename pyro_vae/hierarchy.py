@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
 from pyro_vae._recipes import Remembered
+from pyro_vae.networks import side_by_side
 from pyro_vae.pair import data_plate, once, pair_method
 from pyro_vae.vae import distribution_of, given
 
@@ -143,15 +143,7 @@ def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
         h: likewise, with more or fewer leading dimensions.
         dim: the first dimension of one datum, counted from the right.
     """
-    if h is None:
-        return evidence
-    try:
-        leading = torch.broadcast_shapes(evidence.shape[:dim], h.shape[:dim])
-        return torch.cat([part.expand(*leading, *part.shape[dim:]) for part in (evidence, h)], dim)
-    except (RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"evidence and h have to differ in dimension {dim} alone; got {list(evidence.shape)} and {list(h.shape)}."
-        ) from error
+    return evidence if h is None else side_by_side(evidence, h, dim)
 
 
 class TopDownVAE(Remembered, PyroModule):

@@ -1,4 +1,4 @@
-"""The variational autoencoder with one latent."""
+"""The variational autoencoder with one latent, and that of data which come with a condition."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, is_tensor, shown
 from pyro_vae._recipes import Remembered
-from pyro_vae.networks import Corrupted
-from pyro_vae.pair import data_plate, pair_method
+from pyro_vae.networks import Corrupted, in_shape_of
+from pyro_vae.pair import data_plate, once, pair_method
 
 
 class VAE(Remembered, PyroModule):
@@ -71,6 +71,88 @@ class VAE(Remembered, PyroModule):
         x = given(x)
         with data_plate(x):
             return pyro.sample("z", distribution_of("posterior", self.posterior(x)))
+
+
+class CVAE(Remembered, PyroModule):
+    r"""The pair of one latent of data that come with a condition c: labels, numbers or images, which are not modeled.
+
+    .. math:: z \sim p(z \mid c), \quad x \sim p(x \mid z, c), \qquad z \sim q(z \mid x, c)
+
+    Bounds and evidences are of log p(x | c). Model and guide take (x, c), as the data give them; ``model(None, c)``
+    draws a datum for each condition.
+
+    Args:
+        prior: ``c -> p(z | c)``, such as a class of :mod:`pyro_vae.posteriors`.
+        posterior: ``(x, c) -> q(z | x, c)``, such as one in :class:`~pyro_vae.networks.Joined`.
+        likelihood: ``(z, c) -> p(x | z, c)``, such as a class of :mod:`pyro_vae.likelihoods` in ``Joined``.
+        condition: makes of c what the three are given, once for all: :class:`~pyro_vae.networks.OneHot` of labels,
+            :class:`~pyro_vae.networks.Numbers` of tensors, or a network; by default c as it is.
+
+    Raises:
+        ValueError: if the guide is run without data, or there is not one condition for each datum.
+        TypeError: if a part gives no distribution, or c is no tensor.
+
+    Source: Sohn, Lee & Yan (2015), Learning structured output representation using deep conditional generative models.
+
+    >>> import torch
+    >>> from pyro_vae import MLP, Bernoulli, DiagonalNormal
+    >>> from pyro_vae.networks import Joined, OneHot
+    >>> cvae = CVAE(
+    ...     DiagonalNormal(MLP(10, (2, 3))),
+    ...     Joined(DiagonalNormal(MLP(784 + 10, (2, 3))), 784),
+    ...     Joined(Bernoulli(MLP(3 + 10, 784)), 3),
+    ...     condition=OneHot(10),
+    ... )
+    >>> cvae.model(None, torch.arange(10)).shape
+    torch.Size([10, 784])
+    """
+
+    @checked
+    def __init__(
+        self,
+        prior: Callable[[Tensor], dist.Distribution],
+        posterior: Callable[[Tensor, Tensor], dist.Distribution],
+        likelihood: Callable[[Tensor, Tensor], dist.Distribution],
+        condition: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.posterior = posterior
+        self.likelihood = likelihood
+        self.condition = condition
+
+    @pair_method
+    def model(self, x: Tensor | None, c: Tensor) -> Tensor:
+        """z ~ p(z | c), x ~ p(x | z, c), for the data ``x: [B, *event]``, or those that it draws itself, one for each
+        condition ``c: [B, ...]``."""
+        with data_plate(c if x is None else x):
+            given_c = self._seen(x, c)
+            z = pyro.sample("z", distribution_of("prior", self.prior(given_c)))
+            return pyro.sample("x", distribution_of("likelihood", self.likelihood(z, given_c)), obs=x)
+
+    @pair_method
+    def guide(self, x: Tensor, c: Tensor) -> Tensor:
+        """z ~ q(z | x, c)."""
+        if x is None:
+            raise ValueError("q(z | x, c) needs data: run the guide as guide(x, c), with x of shape [B, *event].")
+        with data_plate(x):
+            return pyro.sample("z", distribution_of("posterior", self.posterior(x, self._seen(x, c))))
+
+    def _seen(self, x: Tensor | None, c: Tensor) -> Tensor:
+        """What the parts are given of c."""
+        if not is_tensor(c):
+            raise TypeError(f"c is a tensor that holds a condition for each datum, [B, ...]; got {shown(c)}.")
+        if x is not None and c.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"c holds a condition for each datum, and there are {len(x)} data; got c of the shape {list(c.shape)}."
+            )
+        if self.condition is None:
+            return c
+        shape = in_shape_of(self.condition) if isinstance(self.condition, nn.Module) else None
+        if shape is not None and c.dim() != 1 + len(shape):
+            wanted = ", ".join(map(str, ("B", *shape)))
+            raise ValueError(f"c is a tensor [{wanted}], a condition for each datum; got the shape {list(c.shape)}.")
+        return once(self.condition, c)
 
 
 def given(x: Tensor | None) -> Tensor:

@@ -45,6 +45,7 @@ from pyro_vae.models import (
     VQVAE,
     Autoencoder,
     CodePrior,
+    ConditionalVAE,
     ConvLadderVAE,
     ConvVAE,
     DeepMarkovModel,
@@ -54,6 +55,7 @@ from pyro_vae.models import (
     LabeledVAE,
     LadderVAE,
     MultimodalVAE,
+    ProbabilisticUNet,
     SemiSupervisedVAE,
     VampVAE,
     VariationalGP,
@@ -100,6 +102,11 @@ def counts(*event_shape: int, size: int = 5) -> torch.Tensor:
 
 def classes(*event_shape: int, size: int = 5) -> torch.Tensor:
     return torch.randint(5, (size, *event_shape), generator=torch.Generator().manual_seed(7)).float()
+
+
+def whole(num: int, *event_shape: int, size: int = 5) -> torch.Tensor:
+    """Classes, the whole numbers below ``num``."""
+    return torch.randint(num, (size, *event_shape), generator=torch.Generator().manual_seed(7))
 
 
 # Systems
@@ -208,6 +215,16 @@ SYSTEMS: dict[str, System] = {
     ),
     "MultimodalVAE": System(several, {}, lambda: (binary(6), torch.tensor([1, -1, 0, -1, 2]), counts(2))),
     "CodePrior": System(code_prior, {"channels": 4, "num_layers": 1}, idle=("levels.1.network",)),
+    "ConditionalVAE": System(
+        ConditionalVAE,
+        {"event_shape": (6,), "condition_shape": 3, "latent_dim": 2, "hidden": (8,)},
+        lambda: (binary(6), torch.tensor([1, 2, 0, 1, 2])),
+    ),
+    "ProbabilisticUNet": System(
+        ProbabilisticUNet,
+        {"event_shape": (6, 7), "condition_shape": (2, 6, 7), "num_classes": 3, "latent_dim": 2, "channels": (2, 4)},
+        lambda: (whole(3, 6, 7), real(2, 6, 7)),
+    ),
 }
 BOTH = ("likelihood.network", "posterior.network")
 # Options by which a system's programs are others; ``tests/models`` has what else they do.
@@ -219,6 +236,15 @@ SYSTEM_VARIANTS: dict[str, System] = {
     "ConvVAE, flow": SYSTEMS["ConvVAE"].but(gated=True, transforms=[transforms.Planar], num_transforms=2),
     "VariationalGP, amortized": SYSTEMS["VariationalGP"].but(amortized_inputs=True, mean=binary(6).mean(0)),
     "SemiSupervisedVAE, alpha": SYSTEMS["SemiSupervisedVAE"].but(alpha=0.1, mean=binary(6).mean(0)),
+    "ConditionalVAE, image": SYSTEMS["ConditionalVAE"].but(
+        lambda: (binary(6), uniform(1, 3, 4)),
+        condition_shape=(1, 3, 4),
+        mean=binary(6).mean(0),
+        condition_mean=uniform(1, 3, 4).mean(0),
+        transforms=[transforms.Planar],
+    ),
+    "ConditionalVAE, one prior": SYSTEMS["ConditionalVAE"].but(prior=priors.StandardNormal),
+    "ProbabilisticUNet, batch": SYSTEMS["ProbabilisticUNet"].but(normalization="batch"),
     "HierarchicalVAE, convolutions": SYSTEMS["HierarchicalVAE"].but(
         images, event_shape=IMAGE, latent_dims=(4, 3), hidden=(16, 8), channels=(4, 8), normalization="batch"
     ),
@@ -301,6 +327,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ResidualEncoder, no hidden layer": partial(networks.ResidualEncoder, MAPS, (2, 4), (3, 4), None),
     "ResidualDecoder": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 6),
     "ResidualDecoder, no hidden layer": partial(networks.ResidualDecoder, 4, (2, *MAPS), (4, 3), 0),
+    "UNet": partial(networks.UNet, MAPS, (2, *MAPS[1:]), (3, 4)),
 }
 
 

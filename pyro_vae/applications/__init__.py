@@ -18,6 +18,7 @@ _PLACES = {
     "impute": "imputation",
     "reduce": "reduction",
     "labels": "labels",
+    "segment": "segment",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import dtypes, extremes
+from pyro_vae.data.arrays import dtypes, extremes, is_classes
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Split, Stream
 
@@ -53,6 +53,34 @@ class Data:
     def event_shape(self) -> torch.Size:
         """The shape of one x, e.g. (1, 28, 28)."""
         return self.train.event_shape
+
+    @property
+    def condition_shape(self) -> int | tuple[int, ...] | None:
+        """Of the second argument of model and guide, or else of the labels, which can be one.
+
+        The number of classes where it is a whole number for each datum, otherwise the shape of one; ``None`` where
+        there is neither.
+
+        >>> from pyro_vae.data import load
+        >>> load("digits").condition_shape
+        10
+        """
+        second = _second(self.train)
+        if second is None:
+            return None
+        if not is_classes(second[:1]):  # which may lie in a file
+            return tuple(second.shape[1:])
+        parts = [_second(split) for split in (self.train, self.valid, self.test) if split is not None]
+        return 1 + max(int(extremes(part)[1]) for part in parts if part is not None)
+
+    @property
+    def condition_mean(self) -> Tensor | None:
+        """The mean of what :attr:`condition_shape` is of, float32, where it is numbers; pixels in [0, 1]."""
+        second = _second(self.train)
+        if second is None or is_classes(second[:1]):
+            return None
+        total = torch.stack([part.double().sum(0) for part in second.split(4096)]).sum(0)
+        return (total / (len(second) * (255 if second.dtype == torch.uint8 else 1))).float()
 
     def original(self, x: Tensor) -> Tensor:
         """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
@@ -147,3 +175,9 @@ def _filled(rows: Tensor) -> Tensor:
 
 def _observed(rows: Tensor) -> Tensor:
     return ~rows.isnan()
+
+
+def _second(split: Any) -> Any:
+    """The second tensor of a set, or else its labels; ``None`` of a stream, which would have to draw a batch."""
+    tensors: Any = () if isinstance(split, Stream) else getattr(split, "tensors", ())
+    return tensors[1] if len(tensors) > 1 else getattr(split, "labels", None)

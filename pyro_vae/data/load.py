@@ -6,18 +6,20 @@ import difflib
 import functools
 import operator
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pyro_vae._checks import checked, shown, whole
+from pyro_vae._checks import checked, one_of, shown, whole
 from pyro_vae.data.arrays import tensor
 from pyro_vae.data.cut import cut
 from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
 from pyro_vae.data.named import NAMES, named
+from pyro_vae.data.quadrants import Quadrants, divided, missing_pixels
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.saved import saved_datasets
 from pyro_vae.data.sets import Split
@@ -25,7 +27,7 @@ from pyro_vae.data.stored import Stored
 from pyro_vae.data.tables import column, parquet_files, parquet_table, places, text_table
 
 
-@checked(but=("seed", "valid_size", "test_size"))
+@checked(but=("seed", "valid_size", "test_size", "quadrants"))
 def load(
     name_or_path: str | os.PathLike[str],
     root: str | os.PathLike[str] | None = None,
@@ -41,6 +43,7 @@ def load(
     weights: str | None = None,
     labels: str | None = None,
     missing: bool = False,
+    quadrants: int | None = None,
     in_memory: bool | None = None,
     download: bool = True,
 ) -> Data:
@@ -53,6 +56,10 @@ def load(
       to validate, and the 10,000 test images. Read from ``root/<torchvision's class>/raw``, unpacked or as the
       published .gz files (``root`` may be read-only); else downloaded by torchvision.
     - ``"frey"``: the 1,965 Frey faces, 28 x 20, in the order of the film.
+    - ``"ambiguous-digits"``: maps of classes, int64 [N, 28, 28], and as the second argument of model and guide the
+      images that they are of, uint8 [N, 1, 28, 28]: 3,000 / 300 / 400 images made of MNIST and the Frey faces, each
+      with the maps of five annotators who disagree by a known rule
+      (:func:`~pyro_vae.data.ambiguous.ambiguous_digits`).
     - ``"celeba"``: 202,599 faces in color, the central 148 x 148 pixels resized to 64 x 64; the published
       162,770 / 19,867 / 19,962. Read from ``root/celeba`` (``list_eval_partition.txt`` and the unpacked folder
       ``img_align_celeba``, as torchvision lays them out) in minutes, into 2.3 GiB; never downloaded.
@@ -103,6 +110,9 @@ def load(
             guide, [N], as ``poutine.scale(scale=weights)`` takes it: finite numbers of at least 0.
         missing: whether x and covariates may hold NaN, for values that are missing, where programs mask these
             themselves.
+        quadrants: of images, how many quadrants of each are given: 1, the lower left one; 2, the left half; 3, all but
+            the lower right one. x is then what is missing, [N, D], and the second argument of model and guide the rest,
+            [N, C, H, W], 0 where pixels are missing.
         in_memory: whether a file of your own is read as a whole; if not, each batch is read as it is needed
             (:class:`~pyro_vae.data.stored.Stored`), in the same order and with the same numbers. Tables, HDF5 and Zarr
             arrays are unpacked to a temporary file for that. By default so are data of more than 1 GiB.
@@ -117,6 +127,8 @@ def load(
     """
     whole(0, seed=seed)
     seed = operator.index(seed)
+    if quadrants is not None:
+        one_of((1, 2, 3), quadrants=quadrants)
     text = os.fspath(name_or_path)
     name = _key(text)
     sizes = {"valid_size": valid_size, "test_size": test_size}
@@ -125,6 +137,7 @@ def load(
     options["in_memory"] = in_memory
     of_table = {*sizes, "covariates", "weights", "labels", "missing", "in_memory"}
     columns: dict[str, int] | None = None
+    hidden = None if quadrants is None else functools.partial(missing_pixels, quadrants=quadrants)
 
     if name in NAMES and not isinstance(name_or_path, os.PathLike):
         _refuse(options, {"frey": {"split"}, "celeba": {"image_size"}}.get(name, set()), f"the data set {name!r}")
@@ -159,7 +172,7 @@ def load(
         parts = cut(parts, valid_size, test_size, seed, text)
     splits = {
         part: (Stored if isinstance(x, Rows) else Split)(
-            *_arguments(x, covariates, weights, columns, missing),
+            *_arguments(x, covariates, weights, columns, missing, hidden),
             labels=y,
             missing=missing,
             binarization=binarization,
@@ -168,13 +181,27 @@ def load(
         )
         for i, (part, (x, y)) in enumerate(parts.items())
     }  # a seed for each: no two splits share their draws
-    return Data(name, **splits)
+    if hidden is None:
+        return Data(name, **splits)
+    return Quadrants(name, **splits, missing=hidden(*splits["train"].tensors[1].shape[-2:]))
 
 
 def _arguments(
-    x: Any, covariates: str | None, weights: str | None, columns: dict[str, int] | None, missing: bool
+    x: Any,
+    covariates: str | None,
+    weights: str | None,
+    columns: dict[str, int] | None,
+    missing: bool,
+    hidden: Callable[[int, int], Tensor] | None,
 ) -> tuple[Any, ...]:
-    """x, those of its columns that are covariates, and the one of weights."""
+    """x, those of its columns that are covariates, and the one of weights; of images the hidden pixels and the rest."""
+    if hidden is not None and (isinstance(x, tuple) or len(x.shape) != 4):
+        what = "other arguments beside them" if isinstance(x, tuple) else f"the shape {list(x.shape)}"
+        raise ValueError(f"quadrants are of images alone, [N, C, H, W]; these data have {what}.")
+    if isinstance(x, tuple):  # a set that has its arguments
+        return x
+    if hidden is not None:
+        return _taken(x, divided(hidden(*x.shape[-2:])))
     asked = ", ".join(f"{n}={v!r}" for n, v in (("covariates", covariates), ("weights", weights)) if v is not None)
     if not asked:
         return (x,)
@@ -193,7 +220,12 @@ def _arguments(
         taken.append(functools.partial(_covariates, places=chosen, words=str(covariates), missing=missing))
     if weight:
         taken.append(functools.partial(_weights, place=weight[0], word=str(weights)))
-    return tuple(x.mapped(take) if isinstance(x, Rows) else take(tensor(x, "the table")) for take in taken)
+    return _taken(x, taken)
+
+
+def _taken(x: Any, parts: Sequence[Callable[[Tensor], Tensor]]) -> tuple[Any, ...]:
+    """What is made of some rows of the data, by each of the functions."""
+    return tuple(x.mapped(take) if isinstance(x, Rows) else take(tensor(x, "the data")) for take in parts)
 
 
 def _columns(rows: Tensor, places: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The data sets that have a name: digits, the MNIST family, the Frey faces, CelebA."""
+"""The data sets that have a name: digits, the MNIST family, the Frey faces, CelebA, and ambiguous digits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from pyro_vae._checks import whole
 from pyro_vae._files import appending
+from pyro_vae.data.ambiguous import ambiguous_digits
 from pyro_vae.data.arrays import check_size
 from pyro_vae.data.cut import Arrays, cut
 from pyro_vae.data.files import read_image
 
-NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey", "celeba")
+NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey", "celeba", "ambiguous-digits")
 
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
@@ -37,6 +38,9 @@ def named(
     folder = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
     if name == "digits":
         return _digits(seed)
+    if name == "ambiguous-digits":
+        faces = _frey(folder, None, seed, download)
+        return ambiguous_digits(_mnist("mnist", folder, download), np.concatenate([x for x, _ in faces.values()])[:, 0])
     if name == "celeba":
         return _celeba(folder, 64 if image_size is None else image_size)
     return _frey(folder, split, seed, download) if name == "frey" else _mnist(name, folder, download)

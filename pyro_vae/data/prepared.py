@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def with_x(data: Data, change: Callable[[Tensor], Tensor], binarization: Binariz
             options: dict[str, Any] = {"labels": split.labels, "seed": split.seed, "name": split.name, "missing": True}
             x = change(split.tensors[0]) if split.in_memory else split.tensors[0].mapped(change)
             splits[part] = type(split)(x, *split.tensors[1:], binarization=binarization, **options)
-    return Data(data.name, **splits)
+    return dataclasses.replace(data, **splits)
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, ...]:

@@ -1,5 +1,6 @@
 """What a pair does with data, and what its gradients are worth."""
 
+from pyro_vae.diagnostics.classes import class_argument, sample_by_class
 from pyro_vae.diagnostics.codes import (
     decode,
     encode,
@@ -40,6 +41,7 @@ __all__ = [
     "RateDistortion",
     "active_units",
     "chunks",
+    "class_argument",
     "decode",
     "encode",
     "gradient_statistics",
@@ -57,5 +59,6 @@ __all__ = [
     "reconstruction_mse",
     "resample",
     "sample",
+    "sample_by_class",
     "support",
 ]

@@ -202,6 +202,83 @@ class ResidualDecoder(Convolutional):
         super().__init__(size_in, size_out, [*layers, nn.Conv2d(channels[-1], image[0], 3, padding=1)])
 
 
+class UNet(Convolutional):
+    r"""Images to maps of the same height and width, ``[*, C, H, W] -> [*, F, H, W]``, which keep what is fine.
+
+    Down by convolutions of stride 2 and up again by repeated pixels; at each size what came down stands beside what
+    comes up:
+
+    .. math:: h_l = \mathrm{conv}(\mathrm{conv}(h_{l-1})), \qquad g_l = \mathrm{conv}([h_l, \mathrm{up}(g_{l+1})]),
+        \qquad y = W g_1
+
+    Args:
+        in_shape: ``(C, H, W)``.
+        out_shape: ``(F, H, W)``, or ``(2, F, H, W)`` for two parameters a pixel.
+        channels: of the 3 x 3 convolutions at each size, from the whole image inwards; each but the first halves
+            height and width (rounded up).
+        activation: class of the non-linearity behind each convolution but the last, which is 1 x 1.
+        normalization: see :class:`~pyro_vae.networks.ConvEncoder`.
+
+    Raises:
+        ValueError: if input and output are no images of one height and width, there are no ``channels``,
+            ``normalization`` is something else, or the input has another event shape.
+
+    Source: Ronneberger, Fischer & Brox (2015), U-Net: Convolutional Networks for Biomedical Image Segmentation, with
+        padded convolutions.
+
+    >>> import torch
+    >>> UNet((1, 28, 28), (3, 28, 28))(torch.rand(7, 5, 1, 28, 28)).shape
+    torch.Size([7, 5, 3, 28, 28])
+    """
+
+    @checked
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (16, 32, 64),
+        activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
+    ) -> None:
+        image, size_out = _image_shape("in_shape", in_shape), shape_of("out_shape", out_shape)
+        target, widths = _stacked_image(size_out), shape_of("channels", channels)
+        if target[1:] != image[1:]:
+            raise ValueError(
+                f"a UNet gives maps of the height and width of its images, {tuple(image[1:])}; got out_shape "
+                f"{tuple(size_out)}."
+            )
+        sizes = [shape[1:] for shape in _halved(image, widths)]
+        layer = functools.partial(hidden_layer, activation=activation, normalization=normalization)
+
+        def convolution(width_in: int, width: int, stride: int = 1) -> list[nn.Module]:
+            return layer(functools.partial(nn.Conv2d, width_in, width, 3, stride=stride, padding=1))
+
+        level: nn.Module | None = None
+        for place in reversed(range(len(widths))):
+            width = widths[place]
+            first = convolution(widths[place - 1], width, 2) if place else convolution(image[0], width)
+            down = nn.Sequential(*first, *convolution(width, width))
+            if level is None:
+                level = down
+            else:
+                below = nn.Sequential(level, nn.Upsample(size=sizes[place]))
+                level = _Level(down, below, nn.Sequential(*convolution(width + widths[place + 1], width)))
+        assert level is not None
+        super().__init__(image, size_out, [level, nn.Conv2d(widths[0], target[0], 1)])
+
+
+class _Level(nn.Module):
+    """One size of a U-Net: what came down beside what the smaller sizes make of it."""
+
+    def __init__(self, down: nn.Module, below: nn.Module, up: nn.Module) -> None:
+        super().__init__()
+        self.down, self.below, self.up = down, below, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.down(x)
+        return self.up(torch.cat([h, self.below(h)], 1))
+
+
 def residual_block(
     width: int,
     width_out: int,

@@ -23,6 +23,7 @@ from pyro_vae.plotting.lines import lines
 from pyro_vae.plotting.missing import observed_and_imputed
 from pyro_vae.plotting.mosaics import (
     animation,
+    classes,
     classes_and_styles,
     image_grid,
     interpolations,
@@ -35,11 +36,14 @@ from pyro_vae.plotting.mosaics import (
     traversals,
 )
 from pyro_vae.plotting.style import save
+from pyro_vae.plotting.tiles import colored
 
 __all__ = [
     "active_units",
     "animation",
+    "classes",
     "classes_and_styles",
+    "colored",
     "densities",
     "gradients",
     "image_grid",

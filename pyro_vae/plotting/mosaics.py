@@ -324,6 +324,31 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+@checked(but=("images",))
+def classes(images: ArrayLike, names: Sequence[Any], *, label: str = "class $c$") -> Figure:
+    """A row for each class, a column for each draw.
+
+    Args:
+        images: [K, S, C, H, W] or [K, S, H, W], values in [0, 1]: class by draw; what ``diagnostics.sample_by_class``
+            gives.
+        names: [K], those of the classes.
+        label: what the rows are.
+
+    Raises:
+        ValueError, TypeError: as :func:`image_grid`, and if there are not K names.
+    """
+    tiles = as_grid(images, "images", "K, S", "class by draw")
+    count, draws = tiles.shape[:2]
+    if len(names) != count:
+        raise ValueError(f"names are {len(names)}, but images have {count} rows: [K, S, ...]")
+    mosaic = tile(tiles, count, draws)
+    ax = show(mosaic)
+    label_rows(ax, [str(name) for name in names], tiles.shape)
+    ax.set_ylabel(label)
+    return fitted(ax, mosaic, count, draws)
+
+
+@matplotlib.rc_context(STYLE)
 def classes_and_styles(
     samples: ArrayLike, originals: ArrayLike, analogies: ArrayLike, *, classes: Sequence[Any]
 ) -> Figure:

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from pyro_vae._checks import held
 from pyro_vae.plotting.arrays import Array, check_finite, positive, real
-from pyro_vae.plotting.style import SQUARE, HouseFigure
+from pyro_vae.plotting.style import CLASSES, INK, SQUARE, HouseFigure
 
 
 def as_images(value: Any, name: str) -> Array:
@@ -144,3 +145,19 @@ def fitted(ax: Axes, mosaic: Array, rows: int, columns: int, least: float = 0.0)
     text = max(ax.title.get_window_extent().width, ax.xaxis.label.get_window_extent().width) / figure.dpi
     figure.set_size_inches(max(wide, text) + 0.12, high + 0.12)
     return figure
+
+
+def colored(maps: Any) -> Array:
+    """Maps of classes as images: whole numbers [*, H, W] of at least 0 -> [*, 3, H, W], the class 0 nearly black.
+
+    Raises:
+        ValueError: if these are no such numbers, or no maps.
+        TypeError: if they are not numbers.
+    """
+    array = real(maps, "maps")
+    if array.ndim < 2 or not array.size or (array < 0).any() or (array != array.round()).any():
+        raise ValueError(f"maps are classes [*, H, W], whole numbers of at least 0; got the shape {list(array.shape)}")
+    palette = np.array([to_rgb(color) for color in (INK, *CLASSES)])
+    numbers = array.astype(np.int64)
+    numbers = np.where(numbers > 0, 1 + (numbers - 1) % len(CLASSES), 0)
+    return np.moveaxis(palette[numbers], -1, -3)

@@ -23,7 +23,7 @@ from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.running import reading
 from pyro_vae.runs.explained import file_explained
-from pyro_vae.runs.options import CONFIG, EVALUATION, add_options, build_pair, data_of, nearest, read
+from pyro_vae.runs.options import CONFIG, EVALUATION, Shapes, add_options, build_pair, data_of, nearest, read
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
 from pyro_vae.training.identity import changed
@@ -84,7 +84,7 @@ def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
     out = Path(folder)
     if not os.path.isfile(out / CONFIG):
         raise _no_run(out, f"pyro-vae train has written no {CONFIG} there, which names its data")
-    _, config, fetched = _parsed(out, trust, (), _event_shape(out))
+    _, config, fetched = _parsed(out, trust, (), _shapes(out))
     data = _with_data(out, fetched, lambda: data_of(config))
     if checkpoint.exists(out / "checkpoint"):
         state = checkpoint.load(out / "checkpoint")[1]
@@ -136,7 +136,7 @@ def _as_written(out: Path) -> Iterator[None]:
 
 
 def _parsed(
-    out: Path, trust: bool, within: tuple[Path, ...], event_shape: list[int] | None
+    out: Path, trust: bool, within: tuple[Path, ...], shapes: Shapes | None
 ) -> tuple[ArgumentParser, Namespace, bool]:
     """The parser of a run's configuration, what it reads, and whether data may be fetched."""
     path = out / CONFIG
@@ -144,7 +144,7 @@ def _parsed(
     fetched = trust and options.get("download", True)
     parser = ArgumentParser(exit_on_error=False)
     open_pair = lambda first: _load(Path(first), None, trust, (*within, Path(os.path.realpath(out)))).pair  # noqa: E731
-    add_options(parser, model, open_pair, event_shape)
+    add_options(parser, model, open_pair, shapes)
     try:
         config = parser.parse_object({**options, "download": fetched})
     except ArgumentError as error:
@@ -157,28 +157,32 @@ def _parsed(
 
 def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
     """The pair of a run of the command line, with new weights."""
-    shape = _event_shape(out)
-    parser, config, fetched = _parsed(out, trust, within, shape)
-    if shape is None:  # a run of before its checkpoint told it
-        shape = list(_with_data(out, fetched, lambda: data_of(config)).event_shape)
+    shapes = _shapes(out)
+    parser, config, fetched = _parsed(out, trust, within, shapes)
+    if shapes is None:  # a run of before its checkpoint told it
+        shapes = Shapes(_with_data(out, fetched, lambda: data_of(config)).event_shape)
     try:
-        return build_pair(parser, config, shape).model
+        return build_pair(parser, config, shapes.event_shape).model
     except (MemoryError, RuntimeError) as error:
         raise ValueError(f"the pair of {out / CONFIG} cannot be built: {str(error).splitlines()[0]}") from error
 
 
-def _event_shape(out: Path) -> list[int] | None:
-    """The shape of a datum that a run was trained on, where its checkpoint tells it."""
+def _shapes(out: Path) -> Shapes | None:
+    """The shapes of the data that a run was trained on, where its checkpoint tells them."""
     if not checkpoint.exists(out / "checkpoint"):
         return None
     tensors, state = checkpoint.load(out / "checkpoint")
     if "opening" not in state:
         return None
     with _as_written(out):
-        shape = checkpoint.unpack(state["opening"], tensors)["event_shape"]
-        if shape is not None and not (all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) < _NUMBERS):
-            raise TypeError(f"{shape} is no shape of a datum")
-    return shape
+        told = checkpoint.unpack(state["opening"], tensors)
+        event, condition = told["event_shape"], told.get("condition_shape")
+        for shape in (event, [condition] if type(condition) is int else condition):
+            if shape is not None and not (
+                all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) < _NUMBERS
+            ):
+                raise TypeError(f"{shape} is no shape of a datum")
+    return None if event is None else Shapes(event, tuple(condition) if isinstance(condition, list) else condition)
 
 
 def _with_data(out: Path, fetched: bool, give: Callable[[], Data]) -> Data:

@@ -9,7 +9,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -35,12 +35,20 @@ _OF_FILES = (
     "weights",
     "labels",
     "missing",
+    "quadrants",
     "in_memory",
 )
 LOADED = ("root", "split", *_OF_FILES, "download")
 PREPARED = (*LOADED, "binarization", "standardize", "with_labels", "with_mask")
 DATA_OPTIONS = (*PREPARED, "log_inputs")
 FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in ("pair", "data", "callbacks")]
+
+
+class Shapes(NamedTuple):
+    """What a run tells of its data: the shape of a datum, and Data.condition_shape."""
+
+    event_shape: Sequence[int]
+    condition_shape: int | tuple[int, ...] | None = None
 
 
 def close(name: str, names: Iterable[str]) -> list[str]:
@@ -143,7 +151,7 @@ def add_options(
     parser: ArgumentParser,
     model: type,
     open_pair: Callable[[str], nn.Module],
-    event_shape: Sequence[int] | None = None,
+    shapes: Shapes | None = None,
 ) -> None:
     """The options of a run: of the data, of the pair, of the runs of pairs inside of it, and of ``fit``.
 
@@ -151,7 +159,7 @@ def add_options(
         parser: gets them.
         model: the class of the pair.
         open_pair: gives the trained pair of a run folder.
-        event_shape: of the data, of a run whose weights are known; without it the data are looked at.
+        shapes: of the data, of a run whose weights are known; without them the data are looked at.
     """
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_argument(
@@ -195,7 +203,7 @@ def add_options(
         "the first argument, or else the only one of its shape",
     )
     parameters, trained = inspect.signature(model).parameters, trained_pairs(model)
-    answers = _ANSWERS if event_shape is None else _known_answers(event_shape)
+    answers = _ANSWERS if shapes is None else _known_answers(shapes)
     answered = {name: answer for name, answer in answers.items() if name in parameters}
     parser.add_subclass_arguments(
         model,
@@ -330,12 +338,21 @@ def _answer(question: Callable[[Any], Any], otherwise: Any, name: str, *options:
 _ANSWERS = {  # arguments of a pair that the data answer
     "event_shape": functools.partial(_answer, lambda data: tuple(data.event_shape), (1,)),
     "mean": functools.partial(_answer, lambda data: data.train.mean(), torch.zeros(1)),
+    "condition_shape": functools.partial(_answer, lambda data: data.condition_shape or (), ()),
+    "condition_mean": functools.partial(_answer, lambda data: data.condition_mean, None),
 }
 
 
-def _known_answers(event_shape: Sequence[int]) -> dict[str, Callable[..., Any]]:
-    """Those of data of a shape; their mean stands in the weights."""
-    return {"event_shape": lambda *_: tuple(event_shape), "mean": lambda *_: torch.zeros(tuple(event_shape))}
+def _known_answers(shapes: Shapes) -> dict[str, Callable[..., Any]]:
+    """Those of data of known shapes; their means stand in the weights."""
+    event, condition = tuple(shapes.event_shape), shapes.condition_shape
+    mean = torch.zeros(condition) if isinstance(condition, tuple) and condition else None
+    return {
+        "event_shape": lambda *_: event,
+        "mean": lambda *_: torch.zeros(event),
+        "condition_shape": lambda *_: condition or (),
+        "condition_mean": lambda *_: mean,
+    }
 
 
 def _trained_pair(model: str, argument: str, open_pair: Callable[[str], nn.Module], run: str) -> nn.Module:

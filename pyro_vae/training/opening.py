@@ -25,7 +25,11 @@ def opening(pair: nn.Module, data: Data, batch: tuple[Any, ...]) -> dict[str, An
     a batch.
     """
     train, told = data.train, recipe(pair)
-    found: dict[str, Any] = {"event_shape": list(train.event_shape) if isinstance(train, Split) else None}
+    found: dict[str, Any] = {"event_shape": None}
+    if isinstance(train, Split):
+        condition = data.condition_shape
+        shape = list(condition) if isinstance(condition, tuple) else condition
+        found = {"event_shape": list(train.event_shape), "condition_shape": shape}
     if all(isinstance(value, Tensor) for value in batch):
         found["arguments"] = [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in batch]
     if "unknown" in told:

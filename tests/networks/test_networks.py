@@ -26,6 +26,7 @@ from pyro_vae.networks import (
     ResidualDecoder,
     ResidualEncoder,
     ResidualMLP,
+    UNet,
     at_least_float32,
     data_dependent_init,
     normal_init,
@@ -612,3 +613,15 @@ def test_a_network_tells_its_shapes_on_the_meta_device(make: Any) -> None:
     x = torch.randn(3, *network.in_shape)
     expected = network.eval()(x).shape
     assert network.to("meta")(x.to("meta")).shape == expected
+
+
+def test_a_unet_keeps_height_and_width() -> None:
+    """Of any sizes, at every depth; and a pixel of the output follows its own pixel and, by way down and up, far ones."""
+    network = UNet((1, 7, 5), (2, 3, 7, 5), (2, 3, 4, 5))
+    x = torch.randn(1, 7, 5, requires_grad=True)
+    network(x)[0, 0, 3, 2].backward()
+    assert x.grad is not None
+    assert (x.grad[0] != 0).all()
+    assert x.grad[0].abs().flatten().argmax() == 3 * 5 + 2
+    with pytest.raises(ValueError, match=r"of the height and width of its images, \(7, 5\); got out_shape \(2, 7, 6\)"):
+        UNet((1, 7, 5), (2, 7, 6))

@@ -77,6 +77,7 @@ def prepared(folder: Path) -> None:
     np.save("counts.npy", chance.integers(0, 300, (60, 6)))
     np.save("images.npy", (chance.random((600, 1, 8, 8)) < 0.5).astype(np.float32))
     np.savez("labeled.npz", x=chance.integers(0, 256, (600, 8, 8), dtype=np.uint8), y=np.arange(600) % 3)
+    np.savez("maps.npz", x=chance.integers(0, 2, (60, 4, 6)), y=chance.random((60, 1, 4, 6), dtype=np.float32))
     np.save("nan.npy", np.full((60, 6), np.nan, np.float32))
     np.save("objects.npy", np.array([None, 1], dtype=object), allow_pickle=True)
     np.save("words.npy", np.array(["a", "b"]))
@@ -87,6 +88,8 @@ def prepared(folder: Path) -> None:
         assert cli.main([*TRAIN, *SMALL, "--out", "run"]) == 0
         assert cli.main([*TRAIN, "--out", "trusted", "--model", "mine.Mine"]) == 0
         assert cli.main([*TRAIN, "--out", "images", "--data", "images.npy"]) == 0
+        unet = ("--model", "ProbabilisticUNet", "--model.channels", "[2, 3]")
+        assert cli.main([*TRAIN, "--out", "maps", "--data", "maps.npz", *unet]) == 0
     Path("empty").mkdir()
     Path("noted").mkdir()
     Path("noted/config.yaml").mkdir()
@@ -148,8 +151,13 @@ def _begun(command: str) -> tuple[str, ...]:
         return EVALUATE
     if command in ("apply anomaly", "apply labels"):
         return (*command.split(), "--data", "labeled.npz", "--epochs", "1", "--progress", "false")
-    runs_of = {"plot": ("run",), "apply restore": ("images", "--num-images", "2"), "apply reduce": ("images",)}
-    runs_of["apply impute"] = ("images", "--limit", "2")
+    runs_of = {
+        "plot": ("run",),
+        "apply restore": ("images", "--num-images", "2"),
+        "apply reduce": ("images",),
+        "apply impute": ("images", "--limit", "2"),
+        "apply segment": ("maps",),
+    }
     return (*command.split(), *runs_of.get(command, ()))
 
 
@@ -260,7 +268,7 @@ def missing(chance: random.Random) -> Line:
     way = chance.random()
     if way < 0.6:
         return Line("without a value", (*_begun(command), _dashed(option)), (_dashed(option),))
-    command = chance.choice(("evaluate", "plot", "apply restore", "apply reduce"))
+    command = chance.choice(("evaluate", "plot", "apply restore", "apply reduce", "apply segment"))
     if way < 0.8:
         return Line("without a run", tuple(command.split()), ("run",))
     word = chance.choice(("words", "ü", "3", "-3", "-x", ""))
@@ -292,7 +300,7 @@ def no_config(chance: random.Random) -> Line:
 
 
 def no_run(chance: random.Random) -> Line:
-    command = chance.choice(("evaluate", "plot", "apply restore", "apply reduce"))
+    command = chance.choice(("evaluate", "plot", "apply restore", "apply reduce", "apply segment"))
     run = chance.choice(
         ("nowhere", "empty", "noted", "x.npy", "no checkpoint", "no configuration", "cut", "emptied", "moved",
          "changed", "ru", "", "ü", "/", "a" * 300, "no results")

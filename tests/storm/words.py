@@ -71,7 +71,7 @@ SMALL = ("--model.hidden", "[4]", "--model.latent_dim", "2")
 EVALUATE = ("evaluate", "run", "--limit", "2", "--compile", "eager", "--progress", "false")
 _OPTIONS = {
     "train": (
-        "config data root split valid_size test_size image_size channels covariates labels missing download "
+        "config data root split valid_size test_size image_size channels covariates labels missing quadrants download "
         "binarization standardize log_inputs with_labels with_mask site model estimator optimizer scheduler epochs "
         "batch_size weight_prior beta schedules seed out resume compile precision device clip_norm average patience "
         "num_data checkpoint_every progress trust"
@@ -94,6 +94,7 @@ _OPTIONS = {
         "data num_labels num_data num_features latent_dim hidden alpha share feature_epochs epochs batch_size lr "
         "compile out seed progress"
     ),
+    "apply segment": "num_samples num_images overlap out seed trust",
 }
 OPTIONS = {command: options.split() for command, options in _OPTIONS.items()}
 TEXTS = ("config", "data", "root", "split", "covariates", "labels", "site", "model", "estimator", "optimizer",
@@ -102,13 +103,14 @@ _OPTIONAL = (
     "root split valid_size test_size image_size channels covariates labels binarization standardize log_inputs "
     "with_labels with_mask site estimator scheduler weight_prior beta schedules out device clip_norm average patience "
     "num_data num_samples num_chains num_steps start schedule limit chunk precision width mask held_out num_train "
-    "num_test accuracy file hidden"
+    "num_test accuracy quadrants file hidden"
 )
 OPTIONAL = _OPTIONAL.split()
 STRANGE = ("x", "five", "[1, 2]", "{a: 1}", "1,5", "ü", "\u200b", "☃", "\udcff", "3 4", "0x", "'", "[", "{", "1e", "")
 #: Numbers that cannot be meant; the rest of the options has none.
 RANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
+        "quadrants": ("0", "4", "-1"),
         "epochs": ("0", "-5", "99999999999999999999"),
         "batch_size": ("0", "-1", "61", "1000000"),
         "seed": ("-1",),
@@ -170,6 +172,12 @@ RANGES: dict[str, dict[str, tuple[str, ...]]] = {
         "accuracy": ("true",),
         "seed": ("-1",),
         "site": ("zz",),
+    },
+    "apply segment": {
+        "num_samples": ("0", "1", "-1"),
+        "num_images": ("0", "-1"),
+        "overlap": ("-0.1", "1.1", "nan"),
+        "seed": ("-1",),
     },
     "apply labels": {
         "num_labels": ("0", "-1", "10000000"),

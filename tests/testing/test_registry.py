@@ -20,8 +20,9 @@ ROOMS: list[tuple[ModuleType, dict[str, Any], set[str]]] = [
     (transforms, registry.TRANSFORMS, {"Bijection", "NormalizingFlow", "Parameters", "Step"}),
     (
         networks, registry.NETWORKS,
-        {"BatchNorm", "Centered", "Convolutional", "Corrupted", "Corruption", "Gated", "GaussianNoise", "HasInShape",
-         "HasOutShape", "MaskedConv2d", "Masking", "Network", "Residual", "SaltAndPepper", "SelfMasking"},
+        {"BatchNorm", "Centered", "Convolutional", "Corrupted", "Corruption", "Numbers", "Gated", "GaussianNoise",
+         "HasInShape", "HasOutShape", "Joined", "MaskedConv2d", "Masking", "Network", "OneHot", "Residual",
+         "SaltAndPepper", "SelfMasking"},
     ),
 ]  # fmt: skip
 
