@@ -616,7 +616,7 @@ def test_a_network_tells_its_shapes_on_the_meta_device(make: Any) -> None:
 
 
 def test_a_unet_keeps_height_and_width() -> None:
-    """Of any sizes, at every depth; and a pixel of the output follows its own pixel and, by way down and up, far ones."""
+    """Of any sizes, at every depth; a pixel of the output follows its own pixel and, by way down and up, far ones."""
     network = UNet((1, 7, 5), (2, 3, 7, 5), (2, 3, 4, 5))
     x = torch.randn(1, 7, 5, requires_grad=True)
     network(x)[0, 0, 3, 2].backward()
