@@ -34,7 +34,7 @@ class PartlyObserved(nn.Module):
             default 0.
 
     Raises:
-        ValueError: while it runs, if the entries of x are not independent.
+        ValueError: while it runs, if the entries of x are not independent, or x is not one observed site.
     """
 
     fill: Tensor
@@ -48,8 +48,10 @@ class PartlyObserved(nn.Module):
     def model(self, x: Tensor, *others: Any) -> Any:
         """z ~ p(z), x_obs ~ p(x_obs | z); ``others`` are what the pair takes besides x."""
         model, _ = programs(self.pair)
-        with _Entries(~x.isnan()):
-            return model(self.filled(x), *others)
+        with _Entries(~x.isnan()) as entries:
+            returned = model(self.filled(x), *others)
+        entries.check()
+        return returned
 
     def guide(self, x: Tensor, *others: Any) -> Any:
         """z ~ q(z | x), x with the ``fill`` in it."""
@@ -62,16 +64,27 @@ class PartlyObserved(nn.Module):
 
 
 class _Entries(Messenger):
-    """Scores the observed entries alone, where as many numbers are observed as the mask has."""
+    """Scores the observed entries alone of the one site that has as many numbers as the mask, which is x."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.mask = mask
+        self.mask, self.met = mask, []
 
     def _pyro_sample(self, msg: Any) -> None:
         value = msg["value"]
         if msg["is_observed"] and not is_deterministic(msg) and value.numel() == self.mask.numel():
             msg["fn"] = observing(msg["fn"], self.mask.reshape(value.shape))
+            self.met.append(msg["name"])
+
+    def check(self) -> None:
+        """Whether it was one site."""
+        if len(self.met) != 1:
+            found = f"{' and '.join(map(repr, self.met))} have" if self.met else "none has"
+            raise ValueError(
+                f"missing entries of x are left out of the observed site that has as many numbers as x, and {found}. "
+                "Give the programs an argument called mask, and leave the entries out there: "
+                "x ~ fn.mask(mask).to_event(...), with some number in their place."
+            )
 
 
 def incomplete(pair: Any, x: Any) -> tuple[nn.Module, Converted, Tensor]:

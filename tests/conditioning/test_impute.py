@@ -12,7 +12,7 @@ import pytest
 import torch
 from incomplete import FactorAnalysis, conditional, data, log_evidence, of_linear
 from pairs import functions, linear_gaussian
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import Pair, conditioning, evidence, likelihoods
 from pyro_vae.conditioning import PartlyObserved, impute
@@ -184,3 +184,21 @@ def test_images_and_vectors() -> None:
     assert torch.equal(found.mean[:, :, :2], images[:, :, :2])
     assert found.mean.isfinite().all()
     assert conditioning.impute(vae, images.flatten(1), 50).mean.isfinite().all()
+
+
+@pytest.mark.parametrize("parts", [2, 1], ids=["x in two sites", "another site of as many numbers"])
+def test_entries_that_are_not_those_of_one_site_are_refused(parts):
+    class Odd(nn.Module):
+        def model(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                for part, value in enumerate(x.split(1, -1) if parts == 2 else (x, 2 * x)):
+                    pyro.sample(f"x{part}", dist.Normal(z[:, None], 1.0).to_event(1), obs=value)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    x = torch.tensor([[0.5, float("nan")], [1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"that has as many numbers as x, and (none has|'x0' and 'x1' have)"):
+        impute(Odd(), x)
