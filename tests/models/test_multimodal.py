@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from typing import Any
 
 import pyro.distributions as dist
@@ -28,8 +29,10 @@ from pyro_vae import (
     fit,
 )
 from pyro_vae import likelihoods as of
-from pyro_vae.models import LabeledVAE, MultimodalVAE
+from pyro_vae.data import load
+from pyro_vae.models import GRUVAE, LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
+from pyro_vae.pair.arguments import label_argument
 from pyro_vae.testing.comparing import gradients, seeded
 
 L, SIZES, SCALES = 2, {"x": 4, "y": 3}, {"x": 0.6, "y": 0.9}
@@ -303,6 +306,20 @@ def test_batches_of_other_sizes_and_gaps_are_looked_at() -> None:
     x[1400, 0] = 0.0
     with pytest.raises(ValueError, match="'y' the data leave the support of the ClassNumber"):
         fit(pair, TensorDataset(x, y), **options)
+
+
+def test_fit_and_the_command_line_pass_labels() -> None:
+    """Which are no lengths of sequences."""
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 600, "progress": False, "compile": "eager"}
+    assert label_argument(LabeledVAE, 2) == "y"
+    pair, data = LabeledVAE((1, 8, 8), 10, L, (5,)), load("digits", binarization="static")
+    before = pair._of("y").likelihood.network.layers[-1].weight.clone()
+    with pytest.warns(UserWarning, match="the labels of 'digits' are y, the second argument"):
+        fit(pair, data, **options)
+    assert not torch.equal(pair._of("y").likelihood.network.layers[-1].weight, before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(GRUVAE((1, 8, 8), 2, 4), data, **options)
 
 
 @pytest.mark.parametrize(
