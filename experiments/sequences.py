@@ -37,7 +37,7 @@ LABELS = {"truth": "the system itself", "lds": "linear dynamical system", "dmm":
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"count": 60, "linear": 2, "rows": 1, "kalman": 3, "test": 20, "draws": 10, "images": 200, "width": 8},
     "quick": {
-        "count": 2000, "linear": 60, "rows": 10, "kalman": 400, "test": 1000, "draws": 500, "images": None,
+        "count": 4000, "linear": 60, "rows": 10, "kalman": 400, "test": 500, "draws": 500, "images": None,
         "width": 100,
     },
     "full": {

@@ -161,9 +161,9 @@ class DeepMarkovModel(Remembered, PyroModule):
 
     The path z is one site, ``[B, T, latent_dim]``, with a density of its own
     (:class:`~pyro_vae.distributions.MarkovNormal`), and no T sites: its name does not depend on T; the model scores all
-    transitions at once, where T sites take one after the other, in half of the operators of a compiled step; estimators
-    that score a draw anew need no further run of the guide; and what is padded has no density that evidence would have
-    to weigh. The price: a KL of each step in closed form is not known, :class:`~pyro_vae.SGVB_B` samples it.
+    transitions at once, where T sites take one after the other; estimators that score a draw anew need no further run
+    of the guide; and what is padded has no density that evidence would have to weigh. The price: a KL
+    of each step in closed form is not known, :class:`~pyro_vae.SGVB_B` samples it.
 
     The bound bends towards paths that are not used; the paper raises the weight of the KL with training:
     ``fit(pair, data, beta=Linear(0.01, 1.0, duration=0.3))``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from typing import Any
 
 import pyro.distributions as dist
@@ -28,8 +29,10 @@ from pyro_vae import (
     fit,
 )
 from pyro_vae import likelihoods as of
-from pyro_vae.models import LabeledVAE, MultimodalVAE
+from pyro_vae.data import load
+from pyro_vae.models import GRUVAE, LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
+from pyro_vae.pair.arguments import label_argument
 from pyro_vae.testing.comparing import gradients, seeded
 
 L, SIZES, SCALES = 2, {"x": 4, "y": 3}, {"x": 0.6, "y": 0.9}
@@ -171,15 +174,15 @@ def test_the_mixture_bounds_the_evidence_and_reaches_it(experts: Any) -> None:
     iwae, error = each.mean(0), each.std(0) / 40**0.5
     assert (elbo < iwae).all()
     assert (iwae < both + 5 * error).all()
-    found = evidence.importance(pair, tuple(X.values()), 40_000, chunk=4000, compile="eager", progress=False)
+    found = evidence.importance(pair, tuple(X.values()), 10_000, chunk=2000, compile="eager", progress=False)
     assert ((found.log_prob - both).abs() < 5 * found.standard_error + 1e-3).all()
     q = pair.encode(*X.values())
-    z = torch.stack([q.expand([2, 6]).sample() for _ in range(4000)])
+    z = torch.stack([q.expand([2, 6]).sample() for _ in range(2000)])
     weights = pair.prior().log_prob(z) - q.log_prob(z)
     for name in SIZES:
         weights = weights + pair._of(name).likelihood(z).log_prob(X[name])
     draws = weights.exp().mean(1)
-    assert ((draws.mean(0) - both.exp()).abs() < 5 * draws.std(0) / 4000**0.5).all()
+    assert ((draws.mean(0) - both.exp()).abs() < 5 * draws.std(0) / 2000**0.5).all()
     for names in (("x",), ("y",)):  # the expert alone, which is no posterior: it lacks the prior
         value = IWAE(500).bound(pair, *(X[name] if name in names else None for name in SIZES))
         torch.testing.assert_close(value, log_p(X, names), atol=0.4, rtol=0.0)
@@ -303,6 +306,20 @@ def test_batches_of_other_sizes_and_gaps_are_looked_at() -> None:
     x[1400, 0] = 0.0
     with pytest.raises(ValueError, match="'y' the data leave the support of the ClassNumber"):
         fit(pair, TensorDataset(x, y), **options)
+
+
+def test_fit_and_the_command_line_pass_labels() -> None:
+    """Which are no lengths of sequences."""
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 600, "progress": False, "compile": "eager"}
+    assert label_argument(LabeledVAE, 2) == "y"
+    pair, data = LabeledVAE((1, 8, 8), 10, L, (5,)), load("digits", binarization="static")
+    before = pair._of("y").likelihood.network.layers[-1].weight.clone()
+    with pytest.warns(UserWarning, match="the labels of 'digits' are y, the second argument"):
+        fit(pair, data, **options)
+    assert not torch.equal(pair._of("y").likelihood.network.layers[-1].weight, before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(GRUVAE((1, 8, 8), 2, 4), data, **options)
 
 
 @pytest.mark.parametrize(

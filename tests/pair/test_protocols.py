@@ -18,7 +18,7 @@ from pyro_vae.distributions import UniformLevels
 from pyro_vae.distributions.supports import bare
 from pyro_vae.distributions.wrappers import innermost
 from pyro_vae.likelihoods import Normal
-from pyro_vae.models import MLPVAE, CodePrior, FullBayes
+from pyro_vae.models import MLPVAE, CodePrior, FullBayes, LabeledVAE
 from pyro_vae.models.code_book import CodeBook
 from pyro_vae.networks import Centered, Corrupted, Masking, event_dim_of, in_shape_of, out_shape_of
 from pyro_vae.pair import protocols
@@ -46,6 +46,7 @@ HAVE: list[tuple[Any, Callable[[], Any], Callable[[], Any]]] = [
     (protocols.HasRandomWeights, random_layer, lambda: nn.Linear(2, 3)),
     (protocols.HasRunningStatistics, lambda: nn.BatchNorm1d(3), lambda: nn.LayerNorm(3)),
     (protocols.SamplesWeights, lambda: FullBayes(MLPVAE((6,), 2)), lambda: MLPVAE((6,), 2)),
+    (protocols.TakesLabels, lambda: LabeledVAE, lambda: MLPVAE),
 ]
 
 
