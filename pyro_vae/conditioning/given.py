@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Unit
 from pyro.ops.stats import effective_sample_size
@@ -40,7 +41,7 @@ class Held(nn.Module):
 
     So latents are drawn from their priors, and weigh p(given | latents). Arguments are ``{name: [*plates, *event]}``,
     NaN where an entry of the sites ``partly`` is not given, and the model's own, of whose observations the shape alone
-    matters.
+    matters. What is not given of a site z is a latent ``z_unobserved`` (whose other entries are in no other term).
     """
 
     def __init__(self, pair: nn.Module, partly: Collection[str] = ()) -> None:
@@ -66,9 +67,10 @@ class _Holding(Messenger):
             return
         value = self.given.get(msg["name"])
         if value is not None:
-            msg["value"], msg["is_observed"] = value, True
             if msg["name"] in self.partly:
-                msg["fn"] = observing(msg["fn"], ~value.isnan())
+                known, rest = ~value.isnan(), pyro.sample(f"{msg['name']}_unobserved", msg["fn"])
+                value, msg["fn"] = torch.where(known, value, rest), observing(msg["fn"], known)
+            msg["value"], msg["is_observed"] = value, True
         elif msg["is_observed"] and not isinstance(msg["fn"], Unit):  # a factor weighs
             msg["value"], msg["is_observed"], msg["done"] = None, False, False
 
@@ -194,7 +196,7 @@ class Condition:
     def _completed(self, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The draws of all sites, with what is given in its place."""
         num_samples = len(next(iter(drawn.values()))) if drawn else 1
-        found = {name: value for name, value in drawn.items() if name not in self.given}
+        found = {name: value for name, value in drawn.items() if name in self.sites and name not in self.given}
         for name, value in self.given.items():
             whole = value.expand(num_samples, *value.shape)
             found[name] = torch.where(value.isnan(), drawn[name].to(value.dtype), value) if name in drawn else whole
@@ -206,7 +208,8 @@ class Condition:
         steps = max(_LEAST, -(-num_samples // _CHAINS))
         options: dict[str, Any] = {"seed": seed, "progress": progress, "start": start, "compile": "traced"}
         found = posterior_draws(pair, batch, steps, _CHAINS, _WARM_UP, chunk=min(chunk, 4096), **options)
-        worth = [_effective(_data_first(value, self.sites[n], self.plate, 2)) for n, value in found.latents.items()]
+        sites = {name: self.sites[name.removesuffix("_unobserved")] for name in found.latents}
+        worth = [_effective(_data_first(value, sites[n], self.plate, 2)) for n, value in found.latents.items()]
         effective = torch.stack(worth).amin(0)
         index = torch.linspace(0, steps * _CHAINS - 1, num_samples).round().long()
         # Draws lie chain by chain for each step, so that neighbors are of different chains.
@@ -214,10 +217,12 @@ class Condition:
         model, _ = programs(pair)
         with reading(pair, seed):
             trace = plan_of(model, model, batch, {}).trace(model, batch, {}, num_samples, values=latents)
-            drawn = {name: _data_first(value, self.sites[name], self.plate, 1) for name, value in latents.items()}
+            drawn = {name: _data_first(value, sites[name], self.plate, 1) for name, value in latents.items()}
             for name in self._partly():
                 node: Any = trace.nodes[name]
-                drawn[name] = _data_first(node["fn"].sample(), self.sites[name], self.plate, 1)
+                rest = latents.get(f"{name}_unobserved")
+                rest = node["fn"].sample() if rest is None else rest
+                drawn[name] = _data_first(rest, self.sites[name], self.plate, 1)
         return Draws(self._completed(drawn), effective, "chains", steps * _CHAINS, found.r_hat)
 
 

@@ -164,6 +164,8 @@ class IncompleteVAE(Remembered, PyroModule):
 
     def mask_of(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``[B, *event]``, true where x is observed: the mask that is given, or where x is not NaN."""
+        if not is_dense(x):
+            raise TypeError(f"x of an IncompleteVAE is a dense tensor of real numbers; got {shown(x)}.")
         if x.shape[1:] != self.event_shape:
             raise ValueError(
                 f"an IncompleteVAE of event_shape {tuple(self.event_shape)} takes x of shape [B, "

@@ -81,6 +81,27 @@ def test_given_latents() -> None:
     assert sample(vae, 7, where={"z": torch.zeros(3, 2)})["x"].shape == (7, 3, 4)
 
 
+@pytest.mark.parametrize("method", ["prior", "chains"])
+@pytest.mark.parametrize("with_x", [False, True])
+def test_given_a_part_of_a_latent(method: Any, with_x: bool) -> None:
+    """One unit of z is held: x ~ N(w_0 z_0 + b, w_1 w_1' + s^2), and z_1 given x as well."""
+    pair, x, _ = linear_gaussian()
+    held, W = 0.5, pair.W.detach()
+    where = {"z": torch.tensor([[held, math.nan]]).double(), **({"x": x[:1]} if with_x else {})}
+    found = sample(pair, S, x, where=where, method=method, max_draws=2_000_000, chunk=200_000)
+    worth = min(float(found.effective_sample_size), S) / 2
+    assert (found["z"][..., 0] == held).all()
+    assert set(found.sites) == {"z", "x"}
+    mean, eye = held * W[:, 0] + pair.b.detach(), pair.s**2 * torch.eye(4).double()
+    precision = 1 + W[:, 1] @ W[:, 1] / pair.s**2
+    if with_x:
+        loc = W[:, 1] @ (x[0] - mean) / pair.s**2 / precision
+        close(found["z"][:, 0, 1:], loc[None], (1 / precision)[None, None], worth)
+    else:
+        close(found["x"][:, 0], mean, torch.outer(W[:, 1], W[:, 1]) + eye, worth)
+        close(found["z"][:, 0, 1:], torch.zeros(1).double(), torch.eye(1).double(), worth)
+
+
 def test_of_a_hierarchy() -> None:
     torch.manual_seed(0)
     found = sample(Hierarchy(), 50, binary(7), where={"z2": torch.zeros(3, 2)})

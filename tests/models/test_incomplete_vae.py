@@ -17,7 +17,7 @@ from scipy import integrate
 from torch import Tensor
 
 from pyro_vae import IWAE, SGVB_A, SGVB_B, DReG, check, evidence, likelihoods, networks
-from pyro_vae.conditioning import impute
+from pyro_vae.conditioning import impute, sample
 from pyro_vae.distributions.incomplete import Incomplete, known, observing
 from pyro_vae.models import MLPVAE, IncompleteVAE
 from pyro_vae.testing.comparing import gradients, seeded
@@ -156,6 +156,9 @@ def test_not_at_random() -> None:
         assert found.mean[n, 1].item() == pytest.approx(first, abs=error)
         assert found.draws[:, n, 1].mean().item() == pytest.approx(first, abs=error + 5 * scale / math.sqrt(4000))
         assert first > loc[0].item() + 0.1  # what is missing is high
+        drawn = sample(vae, 2000, where={"x": x[n : n + 1]}, seed=n)
+        error = 5 * scale * math.sqrt(1 / 2000 + 1 / drawn.effective_sample_size.item())
+        assert drawn["x"][:, 0, 1].mean().item() == pytest.approx(first, abs=error)
     seen = (1 - missing(x[2, 0].item(), 0)) * (1 - missing(x[2, 1].item(), 1))
     whole = log_evidence(mean, covariance, x[2:], mask[2:]).item() + math.log(seen)
     assert told.log_prob[2].item() == pytest.approx(whole, abs=5 * told.standard_error[2].item())
@@ -192,6 +195,7 @@ MASK = torch.ones(5, 6, dtype=torch.bool)
         ((binary(6), MASK.float()), TypeError, "torch.float32"),
         ((binary(6), MASK[:, :3]), ValueError, r"of each entry of x, \[5, 6\].*\[5, 3\]"),
         ((binary(6), MASK[0]), ValueError, r"got the shape \[6\]"),
+        ((binary(6).to_sparse(),), TypeError, "x of an IncompleteVAE is a dense tensor"),
         ((binary(5),), ValueError, r"takes x of shape \[B, 6\]; got \[5, 5\]"),
     ],
 )

@@ -204,7 +204,9 @@ def test_every_argument_of_a_part(place: str, kind: type) -> None:
 def of_functions() -> dict[str, list[Any]]:
     """The options that are no part, with values for each."""
     hints = {**get_type_hints(inspect.unwrap(pyro_vae.data.load)), **get_type_hints(pyro_vae.fit)}
-    hints |= dict.fromkeys(("standardize", "log_inputs", "with_labels"), bool | None) | {"site": str | None}
+    hints |= dict.fromkeys(("standardize", "log_inputs", "with_labels", "with_mask"), bool | None) | {
+        "site": str | None
+    }
     names = (*DATA_OPTIONS, "site", *FIT_OPTIONS)
     return {name: [*values(name, hints[name], False, {**MAKERS, "beta": [LINEAR]})] for name in names}
 

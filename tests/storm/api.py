@@ -114,7 +114,7 @@ def generated(count: int, seed: int) -> Iterator[Call]:
 
 
 #: Programs, and functions of tensors: what another function raises of their arguments is its own error.
-_PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method", "groups"}
+_PROGRAMS = {"model", "guide", "function", "estimator", "svi_loss", "method", "groups", "where"}
 
 
 #: Good arguments that are given in place of defaults, which take long.

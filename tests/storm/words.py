@@ -150,7 +150,7 @@ RANGES: dict[str, dict[str, tuple[str, ...]]] = {
         "num_imputations": ("-1",),
         "limit": ("0", "-1"),
         "seed": ("-1",),
-        "file": ("nowhere.csv", "text.npy", "reals.npy"),
+        "file": ("nowhere.csv", "reals.npy"),
     },
     "apply anomaly": {
         "held_out": ("-1", "77"),
