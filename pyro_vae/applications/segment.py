@@ -248,7 +248,7 @@ def consensus(drawn: Tensor, num_classes: int) -> Tensor:
 
 
 def _pairwise(maps: Tensor, others: Tensor, num_classes: int) -> Tensor:
-    """``[S, A]``: :func:`iou` of each of ``maps: [S, H, W]`` with each of ``others: [A, H, W]``, by products of rows."""
+    """``[S, A]``: :func:`iou` of each of ``maps: [S, H, W]`` with each of ``others: [A, H, W]``, by matrix products."""
     whole(2, num_classes=num_classes)
     if maps.dim() != 3 or others.dim() != 3 or maps.shape[1:] != others.shape[1:]:
         raise ValueError(f"maps are [S, H, W] of one size; got {list(maps.shape)} and {list(others.shape)}.")
