@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pyro_vae import plotting
 from pyro_vae.applications.segment import (
+    _pairwise,
     annotated,
+    consensus,
     coverage,
     energy_distance,
     iou,
-    majority,
     scores,
     segment,
     told,
@@ -74,9 +75,23 @@ def test_coverage_of_modes() -> None:
     assert coverage(near[None], torch.stack([A]), 3, 0.8) == 0
 
 
-def test_majority() -> None:
-    assert torch.equal(majority(torch.stack([A, B, B])), B)
-    assert torch.equal(majority(torch.stack([A, B])), torch.tensor([[0, 1, 0], [2, 0, 0]]))  # the lower of two
+def test_consensus_is_the_draw_nearest_to_all() -> None:
+    assert torch.equal(consensus(torch.stack([A, B, B]), 3), B)
+    near = A.clone()
+    near[0, 0] = 0
+    drawn = torch.stack([0 * A, near, A, B, near])
+    means = iou(drawn[:, None], drawn, 3).mean(1)
+    assert torch.equal(consensus(drawn, 3), drawn[means.argmax()])
+    assert means.argmax() == 1
+
+
+def test_pairs_as_products_are_those_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn, others = (torch.randint(4, (size, 3, 2), generator=generator) for size in (40, 30))
+    expected = iou(drawn[:, None], others, 5)
+    torch.testing.assert_close(_pairwise(drawn, others, 5), expected, rtol=1e-12, atol=1e-12)
+    assert expected.max() > 0.9
+    assert (expected == 0.25).any()  # the class that no map has
 
 
 class Annotators(PyroModule):
@@ -127,7 +142,7 @@ def test_a_pair_that_knows_the_annotators(tmp_path: Path, capsys: Any) -> None:
     assert (found.num_images, found.num_samples, found.num_annotations) == (20, 200, 3)
     assert abs(found.energy) < 4.5 * found.energy_error < 0.02
     assert found.coverage == 1
-    expected = torch.stack([iou(majority(of), of, 3).mean() for of in maps])
+    expected = torch.stack([iou(consensus(of, 3), of, 3).mean() for of in maps])
     assert found.iou == pytest.approx(expected.mean().item(), abs=0.02)
     stored = json.loads((tmp_path / "segment.json").read_text())
     assert stored["energy"] == found.energy

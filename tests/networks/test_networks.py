@@ -616,12 +616,13 @@ def test_a_network_tells_its_shapes_on_the_meta_device(make: Any) -> None:
 
 
 def test_a_unet_keeps_height_and_width() -> None:
-    """Of any sizes, at every depth; a pixel of the output follows its own pixel and, by way down and up, far ones."""
-    network = UNet((1, 7, 5), (2, 3, 7, 5), (2, 3, 4, 5))
-    x = torch.randn(1, 7, 5, requires_grad=True)
-    network(x)[0, 0, 3, 2].backward()
+    """Of any sizes; a pixel of the output follows its own place most, and by way of the small sizes also far ones."""
+    network = UNet((1, 15, 13), (2, 3, 15, 13), (8, 8, 8))
+    x = torch.randn(16, 1, 15, 13, requires_grad=True)
+    network(x)[:, 0, 0, 7, 6].sum().backward()
     assert x.grad is not None
-    assert (x.grad[0] != 0).all()
-    assert x.grad[0].abs().flatten().argmax() == 3 * 5 + 2
+    slope = x.grad.abs().mean((0, 1))
+    assert slope[6:9, 5:8].mean() > 3 * slope.mean() > 0
+    assert slope[1, 1] > 0
     with pytest.raises(ValueError, match=r"of the height and width of its images, \(7, 5\); got out_shape \(2, 7, 6\)"):
         UNet((1, 7, 5), (2, 7, 6))
