@@ -7,8 +7,8 @@
           are, and that it is the high ones.
   images  MNIST, binarized once, half of the pixels missing in training and in test
 
-All imputers see the same table with its holes, and no entry that is missing is used to choose anything. The pair is one
-setting for all tables, chosen on masks of other seeds than those of the results, by observed entries that were hidden.
+All imputers see the same table with its holes. The pair is one setting for all tables, chosen on masks of two other seeds
+than those of the results, by the error of the entries that these leave out.
 
 It is trained by IWAE(10), and imputes E[x_mis | x_obs] by 2,000 importance samples.
 """
@@ -37,7 +37,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.models import IncompleteVAE
 
 TABLES = ("breast_cancer", "wine", "diabetes", "iris", "digits")
-SEEDS = (1, 2, 3, 4, 5)  # the pair was chosen on 101, 102 and 103
+SEEDS = (1, 2, 3, 4, 5)  # the pair was chosen on 101 and 102
 MASKED = ("breast_cancer", "wine", "diabetes", "iris")
 PAIR: dict[str, Any] = {"latent_dim": 10, "hidden": (64,), "steps": 1500, "lr": 5e-3, "particles": 10}
 SIZES: dict[str, dict[str, Any]] = {

@@ -68,7 +68,8 @@ class _Entries(Messenger):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.mask, self.met = mask, []
+        self.mask = mask
+        self.met: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         value = msg["value"]
