@@ -38,18 +38,18 @@ _LEAST = 100  # draws of a chain
 class Held(nn.Module):
     """The pair of a model some of whose sites have values, whichever the model observes; its guide draws nothing.
 
-    So latents are drawn from their priors, and weigh p(given | latents). Arguments are ``{name: [*plates, *event]}``,
-    NaN where an entry of the sites ``partly`` is not given, and the model's own, of whose observations the shape alone
-    matters.
+    So latents are drawn from their priors, and weigh p(given | latents). Arguments are ``{name: [N, *other plates,
+    *event]}``, NaN where an entry of the sites ``partly`` is not given, and the model's own, of whose observations the
+    shape alone matters. ``plate_dim`` is the dimension of the data's plate.
     """
 
-    def __init__(self, pair: nn.Module, partly: Collection[str] = ()) -> None:
+    def __init__(self, pair: nn.Module, partly: Collection[str] = (), plate_dim: int = -1) -> None:
         super().__init__()
-        self.pair, self.partly = pair, tuple(partly)
+        self.pair, self.partly, self.plate_dim = pair, tuple(partly), plate_dim
 
     def model(self, given: Mapping[str, Tensor], *batch: Any) -> None:
         """The model, with the given sites at their values and all others drawn."""
-        with _Holding(given, self.partly):
+        with _Holding(given, self.partly, self.plate_dim):
             programs(self.pair)[0](*batch)
 
     def guide(self, given: Mapping[str, Tensor], *batch: Any) -> None:
@@ -57,15 +57,16 @@ class Held(nn.Module):
 
 
 class _Holding(Messenger):
-    def __init__(self, given: Mapping[str, Tensor], partly: Collection[str]) -> None:
+    def __init__(self, given: Mapping[str, Tensor], partly: Collection[str], plate_dim: int) -> None:
         super().__init__()
-        self.given, self.partly = given, partly
+        self.given, self.partly, self.plate_dim = given, partly, plate_dim
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) or is_deterministic(msg):
             return
         value = self.given.get(msg["name"])
         if value is not None:
+            value = value.movedim(0, self.plate_dim - msg["fn"].event_dim)
             msg["value"], msg["is_observed"] = value, True
             if msg["name"] in self.partly:
                 msg["fn"] = observing(msg["fn"], ~value.isnan())
@@ -148,10 +149,12 @@ class Condition:
         masks = mask_argument(self.pair) is not None
         observed = {name for name, site in self.sites.items() if site["is_observed"]} - ({"mask"} if masks else set())
         of_data = observed == set(self.given) and observed <= set(argument_names(self.pair))
+        of_data = of_data and all(self._as_passed(name) for name in self.given)
         if method == "guide" and not of_data:
             raise ValueError(
-                f"the guide tells of the latents given {' and '.join(sorted(observed))}, and {', '.join(self.given)} "
-                "was given. Take method='prior', or 'chains' where all others are continuous."
+                f"the guide tells of the latents given {' and '.join(sorted(observed))}, as the programs are passed "
+                f"them, and {', '.join(self.given)} was given. Take method='prior', or 'chains' where all others are "
+                "continuous."
             )
         if method == "auto":
             method = "prior"
@@ -163,8 +166,8 @@ class Condition:
             place = mask_argument(self.pair)
             pair, batch, _ = incomplete(self.pair, tuple(args[:place] if place == len(args) - 1 else args))
         else:
-            pair = Held(self.pair, self._partly())
-            batch = batch_of(pair, ({name: self._laid(name, value) for name, value in self.given.items()}, *self.batch))
+            pair = Held(self.pair, self._partly(), self.plate.dim)
+            batch = batch_of(pair, (self.given, *self.batch))
         if method == "chains":
             return self._by_chains(pair, batch, num_samples, "guide" if of_data else "prior", **options)
         found = weighed(
@@ -182,9 +185,12 @@ class Condition:
         hidden = [site for name, site in self.sites.items() if name not in self.given]
         return any(site["fn"].support.is_discrete for site in hidden)
 
-    def _laid(self, name: str, value: Tensor) -> Tensor:
-        """``[N, *other plates, *event]`` as the site has it."""
-        return value.movedim(0, self.plate.dim - self.sites[name]["fn"].event_dim)
+    def _as_passed(self, name: str) -> bool:
+        """Whether the site observes the argument of its name as it is, so that its value is the argument's."""
+        value, seen = self.given[name].nan_to_num(), self.sites[name]["value"]
+        if name not in self._partly():
+            value = value.movedim(0, self.plate.dim - self.sites[name]["fn"].event_dim)
+        return seen.numel() == value.numel() and torch.equal(seen.reshape(value.shape).to(value), value)
 
     def _look(self, run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         given = {name: missing_values(run, name) for name in self._partly()}
