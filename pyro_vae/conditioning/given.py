@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,8 @@ class Condition:
                 "100, x, where=...)."
             ) from error
         sites, plate = random_sites(trace), data_frame(trace, size)
+        if num_rows(batch) not in (0, 1, size):
+            _check_examples(zip(argument_names(pair), args, strict=False), given, sites, num_rows(batch), size)
         for name, value in given.items():
             if name not in sites:
                 raise ValueError(f"the model has no site {name!r}; it has {', '.join(sites)}.")
@@ -242,6 +244,21 @@ def _with_examples(pair: nn.Module, args: Sequence[Any], sites: Mapping[str, Any
         value = sites[name]["value"]
         found[place : place + 1] = [value.new_zeros(size, *value.shape[1:])]
     return found
+
+
+def _check_examples(
+    args: Iterable[tuple[str, Any]], given: Mapping[str, Tensor], sites: Mapping[str, Any], count: int, size: int
+) -> None:
+    """Refuses arguments of another number of data than there are conditions, but those that the model observes."""
+    observed = [site["value"] for site in sites.values() if site["is_observed"]]
+    for name, arg in args:
+        if not isinstance(arg, Tensor) or not arg.dim() or name in given:
+            continue
+        if not any(value.numel() == arg.numel() and torch.equal(value.reshape(arg.shape), arg) for value in observed):
+            raise ValueError(
+                f"values of sites are of {size} conditions, and the argument {name!r} of the model, which it does not "
+                f"observe, holds {count} data: which of them belongs to a condition is not known. Give {size}, or one."
+            )
 
 
 def _data_first(value: Tensor, site: Any, plate: Any, leading: int = 0) -> Tensor:

@@ -52,7 +52,7 @@ def sample(
         pair: the pair, of plain functions, a class or a module.
         num_samples: draws, S.
         batch: arguments of the model, where it needs others than what is given to run; of what it observes the shape
-            alone matters.
+            alone matters; of others there are as many data as conditions, or one.
         where: what is given.
         method: see above.
         max_draws: draws at most, for each condition.

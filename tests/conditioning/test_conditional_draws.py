@@ -213,3 +213,25 @@ def test_states_are_kept_and_seeds_tell() -> None:
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(value, same[name]) for name, value in one.sites.items())
         assert any(not torch.equal(value, other[name]) for name, value in one.sites.items())
+
+
+def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
+    """They are neither cut nor repeated: c of another datum would be taken. Examples of what is observed may be."""
+
+    def model(x: Tensor | None, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(c, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
+
+    pair, c = Pair(model, guide), torch.tensor([0.0, 4.0, 8.0])
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=rf"{count} conditions, and the argument 'c' .* holds 3 data"):
+            sample(pair, 10, torch.zeros(3), c, where={"x": torch.ones(count)})
+    drawn = sample(pair, 1000, torch.zeros(1), c[1:2], where={"x": torch.ones(2)})["z"].mean(0)
+    torch.testing.assert_close(drawn, torch.tensor([2.5, 2.5]), rtol=0, atol=0.12)
+    assert sample(linear_gaussian()[0], 10, torch.zeros(7, 4).double(), where={"z": torch.zeros(3, 2).double()})[
+        "x"
+    ].shape == (10, 3, 4)
