@@ -19,6 +19,7 @@ from pyro_vae.conditioning.incomplete import incomplete
 from pyro_vae.conditioning.result import Draws, Method, check_effective
 from pyro_vae.conditioning.weighing import by_draw, missing_values, weighed
 from pyro_vae.data.arrays import has_missing, tensor
+from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics.latents import resized
 from pyro_vae.distributions.incomplete import observing
 from pyro_vae.estimators.run import Run
@@ -189,7 +190,7 @@ class Condition:
 
     def _as_passed(self, name: str) -> bool:
         """Whether the site observes the argument of its name as it is, so that its value is the argument's."""
-        value, seen = self.given[name].nan_to_num(), self.sites[name]["value"]
+        value, seen = gray(self.given[name]).nan_to_num(), self.sites[name]["value"]
         if name not in self._partly():
             value = value.movedim(0, self.plate.dim - self.sites[name]["fn"].event_dim)
         return seen.numel() == value.numel() and torch.equal(seen.reshape(value.shape).to(value), value)

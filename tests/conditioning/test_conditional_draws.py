@@ -235,3 +235,8 @@ def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
     assert sample(linear_gaussian()[0], 10, torch.zeros(7, 4).double(), where={"z": torch.zeros(3, 2).double()})[
         "x"
     ].shape == (10, 3, 4)
+
+
+def test_bytes_are_pixels_for_the_guide_too() -> None:
+    vae, x = MLPVAE((4,), 2, (8,)), torch.tensor([[0, 255, 255, 0]], dtype=torch.uint8)
+    assert sample(vae, 10, where={"x": x}).method == "guide"
