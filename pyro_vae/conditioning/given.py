@@ -22,6 +22,7 @@ from pyro_vae.data.arrays import has_missing, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics.latents import resized
 from pyro_vae.distributions.incomplete import observing
+from pyro_vae.distributions.steps import Present
 from pyro_vae.estimators.run import Run
 from pyro_vae.evidence.hmc import posterior_draws
 from pyro_vae.pair import data_frame, programs
@@ -65,6 +66,8 @@ class _Holding(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) or is_deterministic(msg):
             return
+        if isinstance(msg["fn"], Present):  # what is missing in example data
+            msg["fn"] = msg["fn"].whole
         value = self.given.get(msg["name"])
         if value is not None:
             value = value.movedim(0, self.plate_dim - msg["fn"].event_dim)

@@ -14,7 +14,7 @@ from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, t
 from torch import Tensor
 
 from pyro_vae import Pair, sample
-from pyro_vae.models import MLPVAE, SemiSupervisedVAE
+from pyro_vae.models import MLPVAE, LabeledVAE, SemiSupervisedVAE
 
 S = 2000
 
@@ -240,3 +240,15 @@ def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
 def test_bytes_are_pixels_for_the_guide_too() -> None:
     vae, x = MLPVAE((4,), 2, (8,)), torch.tensor([[0, 255, 255, 0]], dtype=torch.uint8)
     assert sample(vae, 10, where={"x": x}).method == "guide"
+
+
+def test_of_examples_that_are_missing_the_shape_alone_matters() -> None:
+    """A modality that the example batch has not is drawn, and where its value is given it counts."""
+    vae = LabeledVAE((4,), 3, 2, (8,)).eval()
+    nothing = torch.full((3, 4), math.nan), torch.full((3,), -1)
+    something = torch.zeros(3, 4), torch.zeros(3)
+    for where in ({"y": torch.tensor([0.0, 1.0, 2.0])}, {"x": torch.eye(3, 4)}, lambda sites: sites["y"] == 1):
+        one, other = (sample(vae, 50, *batch, where=where) for batch in (nothing, something))
+        assert one["x"].any()
+        for name in ("x", "y", "z"):
+            torch.testing.assert_close(one[name], other[name], check_dtype=False)
