@@ -86,8 +86,8 @@ MINE = """
 
 
 def test_a_conditional_pair_of_ones_own(capsys):
-    written("my_file.py", MINE)
-    trained("--data digits --model my_file.Mine", draw=True)
+    written("my_conditional.py", MINE)
+    trained("--data digits --model my_conditional.Mine", draw=True)
     assert {"classes", "samples", "reconstructions"} <= figures()
     assert "NLL" in evaluated(capsys, "--trust --num-samples 20 --limit 20")[0]
 

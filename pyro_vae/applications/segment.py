@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_vae import diagnostics, plotting
 from pyro_vae._checks import checked, is_tensor, number, shown, whole
@@ -61,6 +62,7 @@ def segment(
     overlap: float = 0.5,
     out: str | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> SegmentationScores:
     """Draws maps of images by a fitted pair, and compares them with those of the annotators.
 
@@ -81,6 +83,7 @@ def segment(
         overlap: intersection over union of a mode and the draw nearest to it from which on it is covered.
         out: folder for segment.json and segment.png.
         seed: of the draws.
+        progress: show a progress bar.
 
     Raises:
         ValueError: if an argument is out of its range, or the data are no maps of images.
@@ -95,7 +98,7 @@ def segment(
     annotations, images = annotated(data.held(_MOST_ANNOTATORS * num_images), num_images)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        drawn = draw_maps(pair, num_samples, annotations, images)
+        drawn = draw_maps(pair, num_samples, annotations, images, progress)
     found = scores(drawn, annotations, overlap)
     print(told({"draws": found}))
     if out is not None:
@@ -127,12 +130,12 @@ def annotated(held: Split, num_images: int) -> tuple[list[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def draw_maps(pair: Any, num_samples: int, annotations: list[Tensor], images: Tensor) -> Tensor:
+def draw_maps(pair: Any, num_samples: int, annotations: list[Tensor], images: Tensor, progress: bool = False) -> Tensor:
     """``[N, S, H, W]``: maps of images ``[N, C, H, W]``; of the annotators' maps only the shape matters."""
     examples = torch.stack([maps[0] for maps in annotations])
-    found = []
-    for start in range(0, len(images), max(1, _CHUNK // num_samples)):
-        batch = rows((examples, images), slice(start, start + max(1, _CHUNK // num_samples)))
+    found, size = [], max(1, _CHUNK // num_samples)
+    for start in tqdm(range(0, len(images), size), desc="maps", disable=not progress):
+        batch = rows((examples, images), slice(start, start + size))
         maps = diagnostics.sample(pair, num_samples * len(batch[0]), *batch)
         found.append(maps.unflatten(0, (num_samples, -1)).transpose(0, 1))
     return torch.cat(found).cpu().long()

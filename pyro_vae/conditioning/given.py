@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from pyro_vae.conditioning.incomplete import incomplete
 from pyro_vae.conditioning.result import Draws, Method, check_effective
 from pyro_vae.conditioning.weighing import by_draw, missing_values, weighed
 from pyro_vae.data.arrays import has_missing, tensor
+from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics.latents import resized
 from pyro_vae.distributions.incomplete import observing
+from pyro_vae.distributions.steps import Present
 from pyro_vae.estimators.run import Run
 from pyro_vae.evidence.hmc import posterior_draws
 from pyro_vae.pair import data_frame, programs
@@ -39,18 +41,19 @@ _LEAST = 100  # draws of a chain
 class Held(nn.Module):
     """The pair of a model some of whose sites have values, whichever the model observes; its guide draws nothing.
 
-    So latents are drawn from their priors, and weigh p(given | latents). Arguments are ``{name: [*plates, *event]}``,
-    NaN where an entry of the sites ``partly`` is not given, and the model's own, of whose observations the shape alone
-    matters. What is not given of a site z is a latent ``z_unobserved`` (whose other entries are in no other term).
+    So latents are drawn from their priors, and weigh p(given | latents). Arguments are ``{name: [N, *other plates,
+    *event]}``, NaN where an entry of the sites ``partly`` is not given, and the model's own, of whose observations the
+    shape alone matters. ``plate_dim`` is the dimension of the data's plate. What is not given of a site z is a latent
+    ``z_unobserved`` (whose other entries are in no other term).
     """
 
-    def __init__(self, pair: nn.Module, partly: Collection[str] = ()) -> None:
+    def __init__(self, pair: nn.Module, partly: Collection[str] = (), plate_dim: int = -1) -> None:
         super().__init__()
-        self.pair, self.partly = pair, tuple(partly)
+        self.pair, self.partly, self.plate_dim = pair, tuple(partly), plate_dim
 
     def model(self, given: Mapping[str, Tensor], *batch: Any) -> None:
         """The model, with the given sites at their values and all others drawn."""
-        with _Holding(given, self.partly):
+        with _Holding(given, self.partly, self.plate_dim):
             programs(self.pair)[0](*batch)
 
     def guide(self, given: Mapping[str, Tensor], *batch: Any) -> None:
@@ -58,15 +61,18 @@ class Held(nn.Module):
 
 
 class _Holding(Messenger):
-    def __init__(self, given: Mapping[str, Tensor], partly: Collection[str]) -> None:
+    def __init__(self, given: Mapping[str, Tensor], partly: Collection[str], plate_dim: int) -> None:
         super().__init__()
-        self.given, self.partly = given, partly
+        self.given, self.partly, self.plate_dim = given, partly, plate_dim
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) or is_deterministic(msg):
             return
+        if isinstance(msg["fn"], Present):  # what is missing in example data
+            msg["fn"] = msg["fn"].whole
         value = self.given.get(msg["name"])
         if value is not None:
+            value = value.movedim(0, self.plate_dim - msg["fn"].event_dim)
             if msg["name"] in self.partly:
                 known, rest = ~value.isnan(), pyro.sample(f"{msg['name']}_unobserved", msg["fn"])
                 value, msg["fn"] = torch.where(known, value, rest), observing(msg["fn"], known)
@@ -130,6 +136,8 @@ class Condition:
                 "100, x, where=...)."
             ) from error
         sites, plate = random_sites(trace), data_frame(trace, size)
+        if num_rows(batch) not in (0, 1, size):
+            _check_examples(zip(argument_names(pair), args, strict=False), given, sites, num_rows(batch), size)
         for name, value in given.items():
             if name not in sites:
                 raise ValueError(f"the model has no site {name!r}; it has {', '.join(sites)}.")
@@ -150,10 +158,12 @@ class Condition:
         masks = mask_argument(self.pair) is not None
         observed = {name for name, site in self.sites.items() if site["is_observed"]} - ({"mask"} if masks else set())
         of_data = observed == set(self.given) and observed <= set(argument_names(self.pair))
+        of_data = of_data and all(self._as_passed(name) for name in self.given)
         if method == "guide" and not of_data:
             raise ValueError(
-                f"the guide tells of the latents given {' and '.join(sorted(observed))}, and {', '.join(self.given)} "
-                "was given. Take method='prior', or 'chains' where all others are continuous."
+                f"the guide tells of the latents given {' and '.join(sorted(observed))}, as the programs are passed "
+                f"them, and {', '.join(self.given)} was given. Take method='prior', or 'chains' where all others are "
+                "continuous."
             )
         if method == "auto":
             method = "prior"
@@ -165,8 +175,8 @@ class Condition:
             place = mask_argument(self.pair)
             pair, batch, _ = incomplete(self.pair, tuple(args[:place] if place == len(args) - 1 else args))
         else:
-            pair = Held(self.pair, self._partly())
-            batch = batch_of(pair, ({name: self._laid(name, value) for name, value in self.given.items()}, *self.batch))
+            pair = Held(self.pair, self._partly(), self.plate.dim)
+            batch = batch_of(pair, (self.given, *self.batch))
         if method == "chains":
             return self._by_chains(pair, batch, num_samples, "guide" if of_data else "prior", **options)
         found = weighed(
@@ -184,9 +194,12 @@ class Condition:
         hidden = [site for name, site in self.sites.items() if name not in self.given]
         return any(site["fn"].support.is_discrete for site in hidden)
 
-    def _laid(self, name: str, value: Tensor) -> Tensor:
-        """``[N, *other plates, *event]`` as the site has it."""
-        return value.movedim(0, self.plate.dim - self.sites[name]["fn"].event_dim)
+    def _as_passed(self, name: str) -> bool:
+        """Whether the site observes the argument of its name as it is, so that its value is the argument's."""
+        value, seen = gray(self.given[name]).nan_to_num(), self.sites[name]["value"]
+        if name not in self._partly():
+            value = value.movedim(0, self.plate.dim - self.sites[name]["fn"].event_dim)
+        return seen.numel() == value.numel() and torch.equal(seen.reshape(value.shape).to(value), value)
 
     def _look(self, run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         given = {name: missing_values(run, name) for name in self._partly()}
@@ -241,6 +254,21 @@ def _with_examples(pair: nn.Module, args: Sequence[Any], sites: Mapping[str, Any
         value = sites[name]["value"]
         found[place : place + 1] = [value.new_zeros(size, *value.shape[1:])]
     return found
+
+
+def _check_examples(
+    args: Iterable[tuple[str, Any]], given: Mapping[str, Tensor], sites: Mapping[str, Any], count: int, size: int
+) -> None:
+    """Refuses arguments of another number of data than there are conditions, but those that the model observes."""
+    observed = [site["value"] for site in sites.values() if site["is_observed"]]
+    for name, arg in args:
+        if not isinstance(arg, Tensor) or not arg.dim() or name in given:
+            continue
+        if not any(value.numel() == arg.numel() and torch.equal(value.reshape(arg.shape), arg) for value in observed):
+            raise ValueError(
+                f"values of sites are of {size} conditions, and the argument {name!r} of the model, which it does not "
+                f"observe, holds {count} data: which of them belongs to a condition is not known. Give {size}, or one."
+            )
 
 
 def _data_first(value: Tensor, site: Any, plate: Any, leading: int = 0) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import checked, warn, whole
-from pyro_vae.conditioning.incomplete import incomplete
+from pyro_vae.conditioning.incomplete import check_same, incomplete
 from pyro_vae.conditioning.weighing import by_draw, mean_of, missing_values, unobserved, weighed
-from pyro_vae.diagnostics import observed_site
+from pyro_vae.diagnostics import observed_site, observed_values
 from pyro_vae.estimators.run import Run
 
 _POOR = 5.0  # effective samples, below which an imputation rests on a handful of draws
@@ -90,7 +90,7 @@ def impute(
     Raises:
         TypeError: if the mask is not of booleans.
         ValueError: if a number is out of its range, there are no data, mask and x differ in shape, the model observes x
-            in another size, or as :func:`pyro_vae.evidence.importance`.
+            in another size, order or unit, or as :func:`pyro_vae.evidence.importance`.
 
     Warns:
         UserWarning: where for more than one datum in a hundred the effective sample size is below 5.
@@ -108,6 +108,9 @@ def impute(
     module, batch, mask = incomplete(pair, x)
     given = batch[0].cpu()
     name = observed_site(module, *batch, site=site)
+    values = observed_values(module, *batch, site=name).cpu()
+    if values.numel() == given.numel():
+        check_same(name, values, given, mask)
 
     def look(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         seen = run.model[name]
@@ -119,7 +122,8 @@ def impute(
                 f"the model observes {name!r} of shape {list(means.shape[2:])}, and x is of {list(given.shape[1:])}: "
                 "its missing entries are none of the site's. Give site= the one that observes x."
             )
-        return {"x": means.flatten(2)}, {} if draws is None else {"x": draws.flatten(2)}
+        rows = {"x": means.reshape(*means.shape[:2], -1)}  # of numbers [B] too
+        return rows, {} if draws is None else {"x": draws.reshape(*draws.shape[:2], -1)}
 
     options: dict[str, Any] = {"chunk": chunk, "seed": seed, "progress": progress}
     found = weighed("imputing", module, batch, look, num_samples, num_imputations, **options)

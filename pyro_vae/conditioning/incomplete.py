@@ -9,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._pyro import is_deterministic
+from pyro_vae._pyro import has_values, is_deterministic
 from pyro_vae.data.arrays import tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics import sample as means_of_prior
@@ -34,7 +34,8 @@ class PartlyObserved(nn.Module):
             default 0.
 
     Raises:
-        ValueError: while it runs, if the entries of x are not independent, or x is not one observed site.
+        ValueError: while it runs, if the entries of x are not independent, or x is not one observed site, of the same
+            numbers in the same order.
     """
 
     fill: Tensor
@@ -48,8 +49,9 @@ class PartlyObserved(nn.Module):
     def model(self, x: Tensor, *others: Any) -> Any:
         """z ~ p(z), x_obs ~ p(x_obs | z); ``others`` are what the pair takes besides x."""
         model, _ = programs(self.pair)
-        with _Entries(~x.isnan()) as entries:
-            returned = model(self.filled(x), *others)
+        filled = self.filled(x)
+        with _Entries(filled, ~x.isnan()) as entries:
+            returned = model(filled, *others)
         entries.check()
         return returned
 
@@ -66,19 +68,19 @@ class PartlyObserved(nn.Module):
 class _Entries(Messenger):
     """Scores the observed entries alone of the one site that has as many numbers as the mask, which is x."""
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, filled: Tensor, mask: Tensor) -> None:
         super().__init__()
-        self.mask = mask
-        self.met: list[str] = []
+        self.filled, self.mask = filled, mask
+        self.met: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         value = msg["value"]
         if msg["is_observed"] and not is_deterministic(msg) and value.numel() == self.mask.numel():
             msg["fn"] = observing(msg["fn"], self.mask.reshape(value.shape))
-            self.met.append(msg["name"])
+            self.met[msg["name"]] = value
 
     def check(self) -> None:
-        """Whether it was one site."""
+        """Whether it was one site, and x."""
         if len(self.met) != 1:
             found = f"{' and '.join(map(repr, self.met))} have" if self.met else "none has"
             raise ValueError(
@@ -86,6 +88,21 @@ class _Entries(Messenger):
                 "Give the programs an argument called mask, and leave the entries out there: "
                 "x ~ fn.mask(mask).to_event(...), with some number in their place."
             )
+        for name, value in self.met.items():
+            check_same(name, value, self.filled, self.mask)
+
+
+def check_same(name: str, observed: Tensor, x: Tensor, mask: Tensor) -> None:
+    """Whether a site observes x itself, entry by entry, so that the entries that are missing are the site's.
+
+    Raises:
+        ValueError: if it observes them in another order, or other numbers.
+    """
+    if has_values(observed) and has_values(mask) and not torch.equal(observed.reshape(x.shape).to(x)[mask], x[mask]):
+        raise ValueError(
+            f"missing entries of x are those of what the model observes, but {name!r} observes other numbers than x, "
+            "or in another order. Transform x before it is passed, and not in the model."
+        )
 
 
 def incomplete(pair: Any, x: Any) -> tuple[nn.Module, Converted, Tensor]:

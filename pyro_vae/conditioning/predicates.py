@@ -10,12 +10,14 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import shown
 from pyro_vae.batches import num_rows
 from pyro_vae.conditioning.result import Draws, check_effective
 from pyro_vae.diagnostics.latents import by_datum, resized, run_model
+from pyro_vae.distributions.steps import Present
 from pyro_vae.pair import data_frame, latent_sites, programs
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
@@ -87,9 +89,17 @@ def _log_weights(told: Any, count: int) -> Tensor:
 def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
     """Draws of the model, ``{name: [n, *event]}``: each latent of a datum, and what it observes."""
     if num_rows(batch):
-        trace = run_model(module, resized(batch, count), {}, draw_shared=True)
+        with _Whole():
+            trace = run_model(module, resized(batch, count), {}, draw_shared=True)
         plate = data_frame(trace, count)
-        sites = {name: s for name, s in latent_sites(trace).items() if plate is None or inside(s, plate)}
+        drawn = {name: site for name, site in random_sites(trace).items() if not isinstance(site["fn"], Unit)}
+        if plate is not None and (shared := [name for name, site in drawn.items() if not inside(site, plate)]):
+            raise ValueError(
+                f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share "
+                "one draw of it, and draws of several runs are needed. Hold it: poutine.condition(model, "
+                "data={...}); or leave out the example data, where the model runs without."
+            )
+        sites = latent_sites(trace)
         found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}
     else:
         with reading(module):
@@ -106,6 +116,14 @@ def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
         found = {name: _of_particles(site, count, plate) for name, site in latent_sites(trace).items()}
     _refuse_factors(trace)
     return {name: value.detach().cpu() for name, value in found.items()}
+
+
+class _Whole(Messenger):
+    """Draws what is missing in example data too, of which the shape alone matters."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and isinstance(msg["fn"], Present):
+            msg["fn"] = msg["fn"].whole
 
 
 def _of_particles(site: Any, count: int, plate: Any) -> Tensor:

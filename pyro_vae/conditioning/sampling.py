@@ -45,14 +45,14 @@ def sample(
       else: where latents are given, or not all that the model observes. Predicates take it always.
 
     Weighed draws are made until their effective sample size is ``num_samples``, for each condition; where
-    ``max_draws`` do not suffice, they are refused. Random variables that all data share, such as weights, are drawn
-    from the guide for a predicate, and refused with given values.
+    ``max_draws`` do not suffice, they are refused. Random variables that all data share, such as weights, are
+    refused; hold them by ``poutine.condition``.
 
     Args:
         pair: the pair, of plain functions, a class or a module.
         num_samples: draws, S.
         batch: arguments of the model, where it needs others than what is given to run; of what it observes the shape
-            alone matters.
+            alone matters; of others there are as many data as conditions, or one.
         where: what is given.
         method: see above.
         max_draws: draws at most, for each condition.

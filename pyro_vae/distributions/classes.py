@@ -44,11 +44,12 @@ class ClassNumber(Parametrized):
         return self.logits.softmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = validated(self, value).clamp(0, self.num_classes - 1)
+        value = validated(self, value)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
-        index = value.expand(shape).long().unsqueeze(-1)
+        number = value.expand(shape).nan_to_num().clamp(0, self.num_classes - 1).long()
         logits = self.logits.expand(*shape, self.num_classes)
-        return logits.gather(-1, index).squeeze(-1) - self.logits.logsumexp(-1)
+        log_prob = logits.gather(-1, number.unsqueeze(-1)).squeeze(-1) - self.logits.logsumexp(-1)
+        return torch.where(value == number, log_prob, -torch.inf)  # of what is no class, where nothing validates
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return chosen(self.logits, size_of(sample_shape)).to(self.logits.dtype)

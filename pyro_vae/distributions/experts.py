@@ -63,6 +63,11 @@ def _normal(fn: Any, what: str) -> tuple[Tensor, Tensor]:
     return base.loc, base.scale
 
 
+def _are_shares(weights: Tensor) -> bool:
+    ones = (weights.sum(-1) - 1).abs() < 1e-2  # also of half precision
+    return bool(((weights >= 0).all(-1) & ones).all())
+
+
 class MixtureOfExperts(Sized, TorchDistribution):
     r"""The mixture of the experts that are there, all alike, :math:`q(z) = \sum_m w_m \, q_m(z)`.
 
@@ -82,7 +87,8 @@ class MixtureOfExperts(Sized, TorchDistribution):
 
     Raises:
         TypeError: if an expert is no distribution.
-        ValueError: if there is none, they differ in their event shapes, or there is not a weight for each.
+        ValueError: if there is none, they differ in their event shapes, or there is not a weight for each, of at
+            least 0, or they do not sum to one.
 
     Source: Shi, Siddharth, Paige & Torr (2019), Variational Mixture-of-Experts Autoencoders, section 3.
     """
@@ -103,9 +109,10 @@ class MixtureOfExperts(Sized, TorchDistribution):
         events = {tuple(expert.event_shape) for expert in experts}
         if len(events) != 1:
             raise ValueError(f"a mixture is of experts of one event shape; got {len(experts)}, of {sorted(events)}.")
-        if weights.shape[-1:] != (len(experts),) or (has_values(weights) and not bool((weights >= 0).all())):
+        if weights.shape[-1:] != (len(experts),) or (has_values(weights) and not _are_shares(weights)):
             raise ValueError(
-                f"weights of {len(experts)} experts are [*, {len(experts)}], of at least 0; got {shown(weights)}."
+                f"weights of {len(experts)} experts are [*, {len(experts)}], of at least 0, and sum to 1; got "
+                f"{shown(weights)}. Divide by weights.sum(-1, keepdim=True)."
             )
         shape = torch.broadcast_shapes(weights.shape[:-1], *(expert.batch_shape for expert in experts))
         self.experts = [expert.expand(shape) for expert in experts]

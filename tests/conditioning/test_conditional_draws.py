@@ -14,7 +14,7 @@ from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, t
 from torch import Tensor
 
 from pyro_vae import Pair, sample
-from pyro_vae.models import MLPVAE, SemiSupervisedVAE
+from pyro_vae.models import MLPVAE, LabeledVAE, SemiSupervisedVAE
 
 S = 2000
 
@@ -234,3 +234,55 @@ def test_states_are_kept_and_seeds_tell() -> None:
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(value, same[name]) for name, value in one.sites.items())
         assert any(not torch.equal(value, other[name]) for name, value in one.sites.items())
+
+
+def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
+    """They are neither cut nor repeated: c of another datum would be taken. Examples of what is observed may be."""
+
+    def model(x: Tensor | None, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(c, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
+
+    pair, c = Pair(model, guide), torch.tensor([0.0, 4.0, 8.0])
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=rf"{count} conditions, and the argument 'c' .* holds 3 data"):
+            sample(pair, 10, torch.zeros(3), c, where={"x": torch.ones(count)})
+    drawn = sample(pair, 1000, torch.zeros(1), c[1:2], where={"x": torch.ones(2)})["z"].mean(0)
+    torch.testing.assert_close(drawn, torch.tensor([2.5, 2.5]), rtol=0, atol=0.12)
+    assert sample(linear_gaussian()[0], 10, torch.zeros(7, 4).double(), where={"z": torch.zeros(3, 2).double()})[
+        "x"
+    ].shape == (10, 3, 4)
+
+
+def test_bytes_are_pixels_for_the_guide_too() -> None:
+    vae, x = MLPVAE((4,), 2, (8,)), torch.tensor([[0, 255, 255, 0]], dtype=torch.uint8)
+    assert sample(vae, 10, where={"x": x}).method == "guide"
+
+
+def test_of_examples_that_are_missing_the_shape_alone_matters() -> None:
+    """A modality that the example batch has not is drawn, and where its value is given it counts."""
+    vae = LabeledVAE((4,), 3, 2, (8,)).eval()
+    nothing = torch.full((3, 4), math.nan), torch.full((3,), -1)
+    something = torch.zeros(3, 4), torch.zeros(3)
+    for where in ({"y": torch.tensor([0.0, 1.0, 2.0])}, {"x": torch.eye(3, 4)}, lambda sites: sites["y"] == 1):
+        one, other = (sample(vae, 50, *batch, where=where) for batch in (nothing, something))
+        assert one["x"].any()
+        for name in ("x", "y", "z"):
+            torch.testing.assert_close(one[name], other[name], check_dtype=False)
+
+
+def test_a_predicate_of_draws_that_share_a_latent_is_refused():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="the site 'w' stands outside of the data plate.*Hold it"):
+        sample(Pair(model, guide), 10, torch.zeros(4), where=lambda sites: sites["x"] > -99)

@@ -202,3 +202,59 @@ def test_entries_that_are_not_those_of_one_site_are_refused(parts):
     x = torch.tensor([[0.5, float("nan")], [1.0, 2.0]])
     with pytest.raises(ValueError, match=r"that has as many numbers as x, and (none has|'x0' and 'x1' have)"):
         impute(Odd(), x)
+
+
+def observing_as(change: Callable[[Tensor], Tensor]) -> Pair:
+    """x = z W + noise, two columns, of which the model observes what it makes of its argument."""
+    W = torch.tensor([1.0, -2.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("columns", 2, dim=-2):
+                pyro.sample("x", dist.Normal(z * W[:, None], 1.0), obs=change(x))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0 * x.sum(-1), 1.0))
+
+    return Pair(model, guide)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.T, lambda x: x.T.flip(0)], ids=["transposed", "flipped too"])
+def test_x_in_another_order_is_refused_and_drawn_by_the_sites_own_entries(change: Any) -> None:
+    """The mask of x would fall on other entries than those that are missing."""
+    x = torch.tensor([[1.0, math.nan], [math.nan, math.nan], [0.5, 1.0]])
+    pair = observing_as(change)
+    with pytest.raises(ValueError, match="observes other numbers than x, or in another order"):
+        impute(pair, x, 100)
+    drawn = conditioning.sample(pair, 1000, where={"x": x})  # by site, whatever the programs make of an argument
+    expected = torch.tensor([0.5, 0.0, (0.5 - 2.0) / 6])
+    torch.testing.assert_close(drawn["z"].mean(0).flatten(), expected, rtol=0, atol=0.15)
+
+
+def test_values_are_the_sites_and_not_the_arguments() -> None:
+    """A model that observes x / 10 is conditioned on the value of its site, by each method, and imputes no x."""
+    pair, x = observing_as(lambda x: x.T / 10), torch.tensor([[1.0, 2.0]])
+    for method in ("auto", "prior"):
+        drawn = conditioning.sample(pair, 2000, where={"x": x}, method=method)["z"]
+        torch.testing.assert_close(drawn.mean(), torch.tensor((1.0 - 4.0) / 6), rtol=0, atol=0.05)
+    with pytest.raises(ValueError, match="as the programs are passed"):
+        conditioning.sample(pair, 100, where={"x": x}, method="guide")
+    masking = Pair(lambda x, mask: pair.model(x), lambda x, mask: pair.guide(x))
+    with pytest.raises(ValueError, match="observes other numbers than x"):
+        impute(masking, x, 100)
+
+
+def test_numbers_one_a_datum() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    found = impute(Pair(model, guide), torch.tensor([1.0, math.nan]), 1000, 3)
+    assert found.draws.shape == (3, 2)
+    torch.testing.assert_close(found.log_prob[0], dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)))

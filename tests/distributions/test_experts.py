@@ -47,3 +47,10 @@ def test_means_and_gradients_are_unbiased() -> None:
     (slope,) = torch.autograd.grad(value.mean(), loc)
     expected = WEIGHTS * ((1 - (at / 30).tanh().square()) / 30).mean(0)
     assert (slope - expected).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [0.3, 0.3], [1.5, -0.5]])
+def test_weights_are_shares(weights: list[float]) -> None:
+    """Others make no density: with weights of 1 each it would integrate to 2."""
+    with pytest.raises(ValueError, match="sum to 1"):
+        MixtureOfExperts([dist.Normal(0.0, 1.0), dist.Normal(1.0, 1.0)], torch.tensor(weights))

@@ -234,6 +234,8 @@ def test_the_constraint_does_not_hide_its_module() -> None:
     of_modules = {
         name
         for module in (
+            distributions.classes,
+            distributions.experts,
             distributions.families,
             distributions.matrix,
             distributions.normal,
@@ -243,4 +245,5 @@ def test_the_constraint_does_not_hide_its_module() -> None:
         for name, value in vars(module).items()
         if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert of_modules == {name for name in distributions.__all__ if name[0].isupper()}
+    exported = {name for name in distributions.__all__ if name[0].isupper()}
+    assert of_modules == exported - {"MarkovNormal"}  # of the steps, whose other classes are its parts

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae import IWAE, MLP, SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Gaussian, StandardNormal, fit
 from pyro_vae.diagnostics import reconstruct
+from pyro_vae.distributions.classes import ClassNumber
 from pyro_vae.distributions.pixels import OptimalNormal
 from pyro_vae.evidence import importance
 from pyro_vae.likelihoods import (
@@ -337,3 +338,10 @@ def test_the_optimal_scale_is_the_best_shared_one() -> None:
     reached = shared(z).log_prob(x).sum()
     torch.testing.assert_close(reached, best)
     assert torch.autograd.grad(reached, shared.log_scale)[0].abs() < 1e-4
+
+
+def test_what_is_no_class_has_no_probability() -> None:
+    """Where nothing validates, as in a training step of one graph, it is not taken for the class next to it."""
+    fn = ClassNumber(torch.zeros(5, 4), validate_args=False)
+    found = fn.log_prob(torch.tensor([3.0, 4.0, -1.0, 1.5, float("nan")]))
+    torch.testing.assert_close(found, torch.tensor([-math.log(4), *[-math.inf] * 4]))

@@ -68,7 +68,9 @@ def public(room: Any, base: type = nn.Module) -> list[type]:
     return [kind for kind in map(room.__dict__.get, room.__all__) if isinstance(kind, type) and issubclass(kind, base)]
 
 
-MODELS = [kind for kind in public(pyro_vae.models) if "first" not in inspect.signature(kind).parameters]
+MODELS = [
+    kind for kind in public(pyro_vae.models) if not {"first", "modalities"} & {*inspect.signature(kind).parameters}
+]
 OPTIMIZERS = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adafactor]
 RATES = [rates.StepLR, rates.MultiStepLR, rates.CosineAnnealingLR, rates.ReduceLROnPlateau]
 SCHEDULES = [pyro_vae.Linear, pyro_vae.Cyclical, pyro_vae.Cosine]
