@@ -7,8 +7,8 @@
           are, and that it is the high ones.
   images  MNIST, binarized once, half of the pixels missing in training and in test
 
-All imputers see the same table with its holes. The pair is one setting for all tables, chosen on masks of two other seeds
-than those of the results, by the error of the entries that these leave out.
+All imputers see the same table with its holes. The pair is one setting for all tables, chosen on masks of two other
+seeds than those of the results, by the error of the entries that these leave out.
 
 It is trained by IWAE(10), and imputes E[x_mis | x_obs] by 2,000 importance samples.
 """
