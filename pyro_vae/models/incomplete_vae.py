@@ -55,7 +55,8 @@ class IncompleteVAE(Remembered, PyroModule):
              {q(z_k \mid x_\mathrm{obs})}
 
     The missing entries are a latent then, ``x_unobserved`` (of the shape of x; its entries where x is observed are in
-    no other term), which the guide draws from p(x | z) as the model does.
+    no other term), which the guide draws from p(x | z) as the model does. Where the likelihood is discrete they have no
+    pathwise gradient: ``SGVB_A(M)`` and ``VIMCO(K)`` train it, and IWAE and DReG refuse it.
 
     (The estimator :class:`pyro_vae.MIWAE` is something else, the bound of Rainforth et al. 2018, which has the name
     too.)
