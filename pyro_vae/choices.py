@@ -149,8 +149,10 @@ def data_for(pair: nn.Module, config: Namespace) -> tuple[Data, list[str]]:
     meant = fn is not None and takes_anything(unwrapped(fn))
     if support is not None and kind in ("real", "counts") and not (meant or isinstance(data, prepared.Standardized)):
         x, *others = _first(data)
-        x = x[others[-1]] if config.with_mask else x[~x.isnan()]
-        if not support.check(x).all():
+        there = others[-1] if config.with_mask else ~x.isnan()
+        # Of rows with gaps the single numbers can be looked at, and not what they are together, such as a total.
+        x = x if there.all() else x[there]
+        if (there.all() or not bare(support).event_dim) and not support.check(x).all():
             raise ValueError(
                 f"{data.name!r} holds {_KINDS[kind]} from {x.min():.6g} to {x.max():.6g}, on which the likelihood "
                 f"{family(fn)} is not defined. Leave the likelihood out, and it follows the data, or choose one of "

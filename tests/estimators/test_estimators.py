@@ -498,7 +498,8 @@ def named(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 @pytest.mark.filterwarnings("ignore:.*no closed-form KL:UserWarning")
 @pytest.mark.parametrize("factory", [*PAIRS, *SAMPLED])
 @pytest.mark.parametrize(
-    "make", [make if make in EVERY_CLASS else pytest.param(make, marks=pytest.mark.slow) for make in EVERY]
+    "make",
+    [make if make in EVERY_CLASS else pytest.param(*make.values, id=make.id, marks=pytest.mark.slow) for make in EVERY],
 )
 def test_every_pair(make: Make, factory: Factory) -> None:
     """One value in Pyro's scale by four ways, minus the sum of the bounds; and one gradient, of all parameters.
