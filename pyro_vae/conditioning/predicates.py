@@ -95,9 +95,9 @@ def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
         drawn = {name: site for name, site in random_sites(trace).items() if not isinstance(site["fn"], Unit)}
         if plate is not None and (shared := [name for name, site in drawn.items() if not inside(site, plate)]):
             raise ValueError(
-                f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share "
-                "one draw of it, and draws of several runs are needed. Hold it: poutine.condition(model, "
-                "data={...}); or leave out the example data, where the model runs without."
+                f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share one draw of "
+                "it, and draws of several runs are needed. Leave out the example data, where the model runs without, "
+                "or write a number in its place in the programs (poutine.condition does not hold it here)."
             )
         sites = latent_sites(trace)
         found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}

@@ -46,7 +46,7 @@ def sample(
 
     Weighed draws are made until their effective sample size is ``num_samples``, for each condition; where
     ``max_draws`` do not suffice, they are refused. Random variables that all data share, such as weights, are
-    refused; hold them by ``poutine.condition``.
+    refused; without example data a predicate is given a draw of them each.
 
     Args:
         pair: the pair, of plain functions, a class or a module.

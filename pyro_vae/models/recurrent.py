@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import is_tensor, shown
+from pyro_vae._checks import is_dense, shown
 from pyro_vae._pyro import has_values
 from pyro_vae.likelihoods import Classes, Normal
 from pyro_vae.models.parts import with_network
@@ -61,7 +61,7 @@ class Layout:
         """
         sizes: list[Any] = list(self.event_shape)
         sizes[self.axis] = "T"
-        if not is_dense_of(x):
+        if not is_dense(x):
             raise TypeError(f"x of a {self.who} is a dense tensor [B, {', '.join(map(str, sizes))}]; got {shown(x)}.")
         found = list(x.shape[1:])
         fits = len(found) == len(sizes) and found[self.axis] > 0
@@ -89,7 +89,7 @@ class Layout:
         if x is None:
             raise ValueError(f"lengths are those of data, and this {self.who} was given none. Give x as well.")
         count, num_steps = len(x), x.shape[1 + self.axis]
-        if not is_dense_of(lengths):
+        if not is_dense(lengths):
             raise TypeError(
                 f"lengths of a {self.who} are a tensor [{count}] of whole numbers, or [{count}, {num_steps}] of "
                 f"booleans; got {shown(lengths)}."
@@ -123,11 +123,6 @@ class Layout:
                 f"a {self.who} draws each step given those before it, so that none of these can be missing; the mask "
                 "has gaps. Take a DeepMarkovModel, or cut the sequences at their first gap."
             )
-
-
-def is_dense_of(value: Any) -> bool:
-    """Whether this is a tensor of numbers, perhaps without values."""
-    return isinstance(value, Tensor) and (is_tensor(value) or not has_values(value))
 
 
 def until_the_last(present: Tensor | None) -> Tensor | None:
