@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from networks import Plain, num_parameters
-from shared import adam, cached_fit, cached_json, finish, options, table, training_seconds
+from shared import cached_json, cached_to_its_best, finish, options, table, training_seconds
 from torch import Tensor, nn
 
-from pyro_vae import CVAE, MLP, SGVB_A, Bernoulli, Cosine, diagnostics, evidence, plotting
+from pyro_vae import CVAE, MLP, SGVB_A, Bernoulli, diagnostics, evidence, plotting
 from pyro_vae.data import Data, load
 from pyro_vae.data.prepared import with_x
 from pyro_vae.models import ConditionalVAE
@@ -70,22 +70,8 @@ def conditional(data: Data) -> ConditionalVAE:
 
 
 def trained(name: str, make: Any, data: Data, arguments: Any) -> Any:
-    """A run; a network alone overfits soon, and each goes back to its best epoch on the validation set."""
-    size = SIZES[arguments.size]
-    return cached_fit(
-        arguments.cache / "conditional" / f"{name}-{arguments.size}-seed{arguments.seed}",
-        lambda: make(data),
-        data,
-        seed=arguments.seed,
-        estimator=SGVB_A(),
-        optimizer=adam(2e-3),
-        scheduler=Cosine(warmup=0.02),
-        average=0.99,
-        epochs=size["epochs"],
-        batch_size=min(200, len(data.train)),
-        patience=8,
-        progress=False,
-    )
+    settings = {"epochs": SIZES[arguments.size]["epochs"], "batch_size": min(200, len(data.train))}
+    return cached_to_its_best("conditional", name, lambda: make(data), data, arguments, **settings)
 
 
 def from_prior(pair: ConditionalVAE) -> CVAE:

@@ -15,16 +15,16 @@ A run on two quiet cores takes about 25 minutes; --quick is a smoke test of few 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from networks import Plain, num_parameters
-from shared import adam, cached_fit, finish, options, training_seconds
+from shared import cached_to_its_best, finish, options, training_seconds
 from torch import Tensor, nn
 
-from pyro_vae import SGVB_A, Cosine
 from pyro_vae.applications.segment import SegmentationScores, annotated, draw_maps, figure_of, scores, told
 from pyro_vae.data import Data, load
 from pyro_vae.models import ProbabilisticUNet
@@ -59,23 +59,6 @@ def probabilistic(data: Data) -> ProbabilisticUNet:
     return ProbabilisticUNet(data.event_shape, image, CLASSES, LATENT, CHANNELS)
 
 
-def trained(name: str, make: Any, data: Data, arguments: Any) -> Any:
-    return cached_fit(
-        arguments.cache / "segmentation" / f"{name}-{arguments.size}-seed{arguments.seed}",
-        lambda: make(data),
-        data,
-        seed=arguments.seed,
-        estimator=SGVB_A(),
-        optimizer=adam(2e-3),
-        scheduler=Cosine(warmup=0.02),
-        average=0.99,
-        epochs=SIZES[arguments.size]["epochs"],
-        batch_size=50,
-        patience=8,
-        progress=False,
-    )
-
-
 def main() -> None:
     arguments = options(__doc__, smoke=True).parse_args()
     size, data = SIZES[arguments.size], load("ambiguous-digits", arguments.root)
@@ -87,7 +70,10 @@ def main() -> None:
     runs: dict[str, Any] = {}
     figures = {}
     for name, make, count in (("probabilistic U-Net", probabilistic, DRAWS), ("plain U-Net", plain, 1)):
-        run = trained(name.replace(" ", "-"), make, data, arguments)
+        settings = {"epochs": size["epochs"], "batch_size": 50}
+        run = cached_to_its_best(
+            "segmentation", name.replace(" ", "-"), functools.partial(make, data), data, arguments, **settings
+        )
         with torch.random.fork_rng():
             torch.manual_seed(arguments.seed)
             drawn = draw_maps(run.pair.eval(), count, annotations, images)

@@ -64,6 +64,25 @@ def cached_fit(folder: Path, make_pair: Callable[[], Any], data: Any, *, seed: i
     return pyro_vae.fit(make_pair(), data, seed=seed, out=folder, resume=True, **arguments)
 
 
+def cached_to_its_best(
+    experiment: str, name: str, make_pair: Callable[[], Any], data: Data, arguments: Any, **settings: Any
+) -> pyro_vae.Run:
+    """A run of a pair or of a network alone beside it, which goes back to its best epoch on the validation set."""
+    return cached_fit(
+        arguments.cache / experiment / f"{name}-{arguments.size}-seed{arguments.seed}",
+        make_pair,
+        data,
+        seed=arguments.seed,
+        estimator=pyro_vae.SGVB_A(),
+        optimizer=adam(2e-3),
+        scheduler=pyro_vae.Cosine(warmup=0.02),
+        average=0.99,
+        patience=8,
+        progress=False,
+        **settings,
+    )
+
+
 def cached_json(path: Path, compute: Callable[[], Any]) -> Any:
     """What ``compute()`` gives, kept as JSON in ``path``: a second call reads it."""
     if not path.exists():
