@@ -71,8 +71,8 @@ def load(
     - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
       empty cell is NaN. Lines before it that begin with # are comments, the last of which names the columns where no
       other line does.
-    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, [N, *event]. Files
-      of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
+    - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, ``[N, *event]``.
+      Files of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
     - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits train, valid
       (or validation) and test; a column of images is x, and one of class labels is labels. Images are read of the bytes
       and the files that the folder holds. (Parquet, HDF5, Zarr and these need packages of their own: ``pip install

@@ -31,10 +31,10 @@ class Split:
     """One set of data in memory: N data, spread over tensors whose first dimension is the datum; the first is x.
 
     Args:
-        tensors: x: [N, *event] and any further tensors [N, ...]; together they are the arguments of model and guide.
-            Tensors, arrays or lists of numbers, of any shape; images are [N, C, H, W]. uint8 x are pixels and become
-            float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and float64;
-            bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
+        tensors: ``x: [N, *event]`` and any further tensors ``[N, ...]``; together they are the arguments of model and
+            guide. Tensors, arrays or lists of numbers, of any shape; images are [N, C, H, W]. uint8 x are pixels and
+            become float32 x / 255 in a batch. Other integers are numbers and stay what they are, as do float32 and
+            float64; bool becomes float32 0/1, and half precision float32. The further tensors keep their dtype.
         labels: [N, ...], for scatter plots and nearest neighbors; passed to programs by :meth:`Data.with_labels`.
         missing: whether x may hold NaN, for values that are missing, where programs mask these themselves.
         names: of the tensors, where batches are to be dictionaries: arguments that are passed by name.
@@ -235,7 +235,7 @@ class _KnowsEpochs(Protocol):
 class Stream:
     """Data larger than memory: a ``DataLoader`` with the same ``batches`` as a :class:`Split`.
 
-    The loader gives x: [B, *event], or a tuple or list (x, ...), which are the arguments of model and guide, or a
+    The loader gives ``x: [B, *event]``, or a tuple or list (x, ...), which are the arguments of model and guide, or a
     dictionary of arguments by name; a list of sequences of several lengths is one argument. x, the first tensor, is
     treated as in :class:`Split`: uint8 becomes float32 x / 255, other numbers stay what they are, and ``"dynamic"``
     binarizes. All else is handed on as the loader gives it: labels, ``None``, lists, numbers, packed sequences

@@ -25,8 +25,8 @@ class Stored(Split):
     looked at as it is read; ``take`` gives data in memory.
 
     Args:
-        tensors: x, :class:`~pyro_vae.data.rows.Rows` [N, *event], and any further arguments of model and guide, rows or
-            tensors [N, ...].
+        tensors: x, :class:`~pyro_vae.data.rows.Rows` ``[N, *event]``, and any further arguments of model and guide,
+            rows or tensors [N, ...].
         labels: [N, ...], in memory.
         missing, names, seed, name: as of :class:`Split`.
         binarization: ``"none"`` or ``"dynamic"``; ``"static"`` needs a Split.

@@ -205,7 +205,7 @@ class MIWAE(Estimator):
     Args:
         num_groups: M.
         samples_per_group: K.
-        gradient, options, and what it raises: as of :class:`IWAE`.
+        gradient, options: as of :class:`IWAE`, and what it raises too.
 
     Source: Rainforth et al. (2018).
     """
@@ -259,7 +259,7 @@ class PIWAE(Estimator):
     Args:
         num_groups: M.
         samples_per_group: K.
-        options, and what it raises: as of :class:`IWAE`.
+        options: as of :class:`IWAE`, and what it raises too.
 
     Source: Rainforth et al. (2018).
     """

@@ -210,7 +210,7 @@ class Balanced(Penalized):
     all would have a weight of zero.
 
     Args:
-        num_particles, options, and what it raises: as of :class:`SGVB_B`.
+        num_particles, options: as of :class:`SGVB_B`, and what it raises too.
 
     Source: Vahdat & Kautz (2020), appendix A; Vahdat et al. (2018), DVAE++, appendix H.
     """

@@ -169,7 +169,7 @@ class DeepMarkovModel(Remembered, PyroModule):
     ``fit(pair, data, beta=Linear(0.01, 1.0, duration=0.3))``.
 
     Args:
-        event_shape: (T, D) of a sequence, or (T, *step_shape); an image, (C, H, W), is read row by row.
+        event_shape: (T, D) of a sequence, or ``(T, *step_shape)``; an image, (C, H, W), is read row by row.
         latent_dim: size of z_t.
         transition_dim: width of the hidden layers of the transition.
         hidden: widths of the hidden layers of the emission.

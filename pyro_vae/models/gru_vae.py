@@ -91,7 +91,7 @@ class GRUVAE(Remembered, PyroModule):
     evaluation mode nothing is dropped.
 
     Args:
-        event_shape: (T, D) of a sequence, or (T, *step_shape); an image, (C, H, W), is read row by row.
+        event_shape: (T, D) of a sequence, or ``(T, *step_shape)``; an image, (C, H, W), is read row by row.
         latent_dim: size of z.
         rnn_dim: size of the states of both recurrent networks.
         hidden: widths of the hidden layers of p(x_t | state).

@@ -31,7 +31,7 @@ class MLP(_Dense):
         hidden: width of each hidden layer; empty for a linear map.
         activation: class of the non-linearity :math:`\phi` after each hidden layer.
         normalization: of :math:`W x + b` in the hidden layers: ``"batch"`` (over all leading dimensions, particles
-            too), ``"layer"`` (each datum over its units), ``"weight"`` (each row of W is g v / |v|; see
+            too), ``"layer"`` (each datum over its units), ``"weight"`` (each row of W is ``g v / |v|``; see
             :func:`~pyro_vae.networks.data_dependent_init`), or ``None``.
         dropout: probability with which a hidden unit is dropped in training.
 

@@ -19,7 +19,7 @@ _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generator | None = None) -> nn.Module:
     """Draws every weight from N(0, scale^2) and sets every bias to 0, in place, as Kingma & Welling (2013) did.
 
-    Under weight normalization it is the weight g v / |v| that is drawn. What is neither (the gain of another
+    Under weight normalization it is the weight ``g v / |v|`` that is drawn. What is neither (the gain of another
     normalization, a scale) stays as it is.
 
     Returns:
