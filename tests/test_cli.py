@@ -590,9 +590,10 @@ def test_module_and_import():
     assert "usage: pyro-vae" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_commands_of_the_readme_exist():
-    readme = (Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    commands = set(re.findall(r"pyro-vae (\w+)", readme))
+def test_the_commands_of_the_readme_and_its_page_exist():
+    root = Path(cli.__file__).parent.parent
+    pages = [root / "README.md", root / "docs" / "howto" / "command_line.md"]
+    commands = {name for page in pages for name in re.findall(r"pyro-vae (\w+)", page.read_text(encoding="utf-8"))}
     assert {"train", "evaluate", "plot", "estimators"} <= commands
     assert commands <= {"train", "evaluate", "plot", "apply", "estimators"}
 

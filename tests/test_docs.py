@@ -1,0 +1,114 @@
+"""The pages of the site: their Python runs as it stands, their commands are such, and the rooms that they name exist.
+
+``sphinx-build -W -n docs docs/_build`` looks at the rest: links, names, papers, formulas.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import pyro_vae
+from pyro_vae import cli, runs
+from pyro_vae.runs.terminal import Parser, spelled
+
+PACKAGE = Path(pyro_vae.__file__).parent
+DOCS = PACKAGE.parent / "docs"
+MADE = ("_build", "tutorials", "catalogue", "reference", "results")  # by docs/generate.py
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.relative_to(DOCS).parts[0] not in MADE]
+NAMES = [str(path.relative_to(DOCS)) for path in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
+
+
+OF_PYTHON = [(name, page) for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "python")]
+OF_LAWS = [(name, page) for name, page in OF_PYTHON if "class Test" in page.read_text(encoding="utf-8")]
+OF_COMMANDS = [(name, page) for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "console")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "page"), OF_PYTHON, ids=[name for name, _ in OF_PYTHON])
+def test_the_python_of_a_page_runs_in_order(name, page, monkeypatch, tmp_path):
+    """As it stands, each page by itself, in an empty folder; but that what asks for no epochs gets one."""
+    fit = pyro_vae.fit
+    monkeypatch.setattr(pyro_vae, "fit", lambda pair, data, **more: fit(pair, data, **{"epochs": 1, **more}))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name, "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "page"), OF_LAWS, ids=[name for name, _ in OF_LAWS])
+def test_the_laws_of_a_page_hold(name, page, tmp_path):
+    """The page as a test file."""
+    (tmp_path / "test_page.py").write_text("\n\n".join(blocks(page, "python")), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    assert " passed" in found.stdout
+
+
+MY_FILE = """
+import pyro_vae as pv
+
+class MyPair(pv.models.MLPVAE): pass
+class Masked(pv.models.IncompleteVAE): pass
+class CVAE(pv.models.ConditionalVAE): pass
+"""
+
+
+@pytest.mark.parametrize(("name", "page"), OF_COMMANDS, ids=[name for name, _ in OF_COMMANDS])
+def test_the_commands_of_a_page_are_such(name, page, monkeypatch, tmp_path):
+    """Each line is taken by the parser of its command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_file.py").write_text(MY_FILE)
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        command, *words = spelled(shlex.split(line.split("-m pyro_vae ")[-1].removeprefix("pyro-vae ")))
+        if "--config" not in words:  # which is to be there
+            parse(command, words)
+
+
+def parse(command: str, words: list[str]) -> None:
+    if command == "train":
+        parser = Parser(prog="pyro-vae train")
+        runs.add_options(parser, cli._model(words, True), lambda run: run)
+    elif command == "apply":
+        name, *words = words
+        function = cli.applications.function(name)
+        parser = cli._parser_of(f"apply {name}", function, cli._takes_a_run(function))
+    else:
+        parser = cli._parser_of(
+            command, {"evaluate": cli.evaluate, "plot": cli.plot, "estimators": cli.estimators}[command]
+        )
+    parser.parse_args(words)
+
+
+def test_the_rooms_of_the_reference_are_there():
+    rows = re.findall(r"^\| (\[`.*?`\]) \|", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rooms = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(rooms) > 20
+    for name in rooms:
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_lines_are_at_most_120_characters_long(page):
+    """But for rows of tables, which cannot be broken."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    long = [line for line in lines if len(line) > 120 and not line.startswith("|")]
+    assert not long, long
