@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import sphinxcontrib.bibtex.plugin
+from sphinx.util.fileutil import copy_asset
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
@@ -49,12 +56,14 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 bibtex_bibfiles = ["references.bib"]
-bibtex_reference_style = "author_year"
+bibtex_reference_style = "round"
 bibtex_default_style = "plain"
 
 html_theme = "furo"
 html_title = "pyro_vae"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
+mathjax_path = "mathjax/tex-chtml.js"
 html_extra_path = ["llms.txt"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
@@ -62,6 +71,35 @@ html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
 
+def round_brackets() -> BracketStyle:
+    return BracketStyle(left="(", right=")")
+
+
+@dataclass
+class Round(AuthorYearReferenceStyle):
+    """Kingma and Welling (2013)."""
+
+    bracket_parenthetical: BracketStyle = field(default_factory=round_brackets)
+    bracket_textual: BracketStyle = field(default_factory=round_brackets)
+    bracket_author: BracketStyle = field(default_factory=round_brackets)
+    bracket_label: BracketStyle = field(default_factory=round_brackets)
+    bracket_year: BracketStyle = field(default_factory=round_brackets)
+
+
+sphinxcontrib.bibtex.plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "round", Round)
+
+
+def copy_mathjax(app, error):
+    """The site needs no other one: what it uses of MathJax, from the package that has it as files."""
+    if error is None and app.builder.format == "html":
+        spec = importlib.util.find_spec("sphinx-mathjax-offline")
+        there = Path(spec.submodule_search_locations[0]) / "static" / "mathjax"
+        for part in ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts"):
+            place = app.outdir / "_static" / "mathjax" / part
+            copy_asset(there / part, place if (there / part).is_dir() else place.parent)
+
+
 def setup(app):
     generate.write(DOCS)
     names.setup(app)
+    app.connect("build-finished", copy_mathjax)

@@ -86,6 +86,7 @@ ROOMS: dict[str, str] = {
     "distributions": "What Pyro does not ship",
     "networks": "Tensor to tensor",
     "models": "Parts of the systems",
+    "models.chain": "The chain of latents of the hierarchies",
     "models.multimodal": "Several kinds of data",
     "bayesian": "Random weights",
     "bayesian.priors": "p(theta)",

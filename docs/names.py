@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from docutils import nodes
 from sphinx.util import logging
+from sphinx.util.inspect import stringify_signature
 
 log = logging.getLogger(__name__)
 ROOT = "pyro_vae"
@@ -189,6 +190,19 @@ def process(app, what, name, obj, options, lines):
     lines[start:end] = [f"**Source:** {cited(text, name)}", ""]
 
 
+def signature(app, what, name, obj, options, given, returned):
+    """A class is made by its ``__init__``, whatever ``__new__`` notes of that."""
+    if what != "class" or "__init__" not in {word for base in obj.__mro__[:-1] for word in vars(base)}:
+        return None
+    try:
+        made = inspect.signature(obj.__init__)
+    except (TypeError, ValueError):
+        return None
+    own = made.replace(parameters=list(made.parameters.values())[1:], return_annotation=made.empty)
+    return stringify_signature(own, unqualified_typehints=True), None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", resolve, priority=900)
     app.connect("autodoc-process-docstring", process, priority=100)
