@@ -124,7 +124,7 @@ ROOMS: dict[str, str] = {
 
 def write(docs: Path) -> None:
     """All of them; a page that is as it was keeps its time, so that it is not built again."""
-    os.environ.setdefault("COLUMNS", "100")
+    os.environ["COLUMNS"] = "88"  # of the help of commands
     pages = dict(
         (name, text) for kind in (tutorials, catalogue, reference, command_line, results) for name, text in kind()
     )
@@ -180,6 +180,9 @@ def escaped(text: str) -> str:
 def first_sentence(value: Any) -> str:
     """The first paragraph of a docstring up to its first full stop, which is markup as it stands."""
     paragraph = " ".join(inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0].split())
+    paragraph = re.sub(
+        r":(?:meth|attr):`~?(?:[\w.]+\.)?(\w+)`", r"``\1``", paragraph
+    )  # of the class, which is elsewhere
     return re.split(r"(?<=[a-z)`\]])\. (?=[A-Z])", paragraph, maxsplit=1)[0].rstrip(":")
 
 
@@ -321,7 +324,10 @@ def reference() -> Pages:
         names = public(module)
         again = [name for name in names if id(getattr(module, name)) in seen and not plain_value(getattr(module, name))]
         seen |= {id(getattr(module, name)) for name in names}
-        text = title(f"pyro_vae.{room}") + f"*{escaped(what)}*\n\n.. automodule:: pyro_vae.{room}\n   :members:\n"
+        text = title(f"pyro_vae.{room}") + f"*{escaped(what)}*\n\n"
+        if len(names) > 4:
+            text += f".. py:currentmodule:: pyro_vae.{room}\n\n{listed(module, names)}"
+        text += f".. automodule:: pyro_vae.{room}\n   :members:\n"
         if own is not None:
             text += "   :undoc-members:\n" if room == "testing" else ""
         text += f"   :exclude-members: {', '.join(again)}\n" if again else ""
@@ -333,6 +339,16 @@ def reference() -> Pages:
     rows = [[f":doc:`pyro_vae.{room} <{room}>`", escaped(what)] for room, what in ROOMS.items()]
     yield "reference/rooms.rst", title("All rooms") + table(["room", "what is in it"], rows) + contents(ROOMS)
     yield "reference/names.rst", top_level()
+
+
+def listed(module: ModuleType, names: Iterable[str]) -> str:
+    """What is on a page, a line each: functions first, then classes."""
+    values = [(name, getattr(module, name)) for name in names]
+    values = [(name, value) for name, value in values if inspect.isfunction(value) or inspect.isclass(value)]
+    values.sort(key=lambda named: inspect.isclass(named[1]))
+    role = {True: "class", False: "func"}
+    rows = [[f":{role[inspect.isclass(value)]}:`{name}`", first_sentence(value)] for name, value in values]
+    return table(["name", "what it is"], rows, "30 70") if rows else ""
 
 
 def plain_value(value: Any) -> bool:

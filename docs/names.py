@@ -54,12 +54,15 @@ def member(owner: Any, name: str) -> Any:
     return found
 
 
+def named_in(found: Any) -> Any:
+    """Of a module that is named as what it is for, such as ``pyro_vae.check``, that."""
+    return getattr(found, found.__name__.split(".")[-1], found) if inspect.ismodule(found) else found
+
+
 def meant(target: str, module: str | None, owner: str | None, kind: str = "") -> Any:
     """What a name in a docstring of ``module.owner`` means there; a module where that is asked for, and no function."""
     found = _meant(target, module, owner)
-    if inspect.ismodule(found) and kind != "mod":  # pyro_vae.check, a module and the function in it
-        return getattr(found, target.split(".")[-1], found)
-    return found
+    return found if kind == "mod" else named_in(found)
 
 
 def _meant(target: str, module: str | None, owner: str | None) -> Any:
@@ -116,7 +119,8 @@ def documented(env) -> dict[int, str]:
     if not hasattr(env, "_pyro_vae_objects"):
         found: dict[int, str] = {}
         for name, entry in env.get_domain("py").objects.items():
-            if not entry.aliased and (value := imported(name)) is not None and not isinstance(value, (int, str, float)):
+            value = imported(name) if entry.objtype == "module" else named_in(imported(name))
+            if not entry.aliased and value is not None and not isinstance(value, (int, str, float)):
                 found.setdefault(id(value), name)
         env._pyro_vae_objects = found
     return env._pyro_vae_objects
@@ -199,7 +203,8 @@ def signature(app, what, name, obj, options, given, returned):
     except (TypeError, ValueError):
         return None
     own = made.replace(parameters=list(made.parameters.values())[1:], return_annotation=made.empty)
-    return stringify_signature(own, unqualified_typehints=True), None
+    text = stringify_signature(own, unqualified_typehints=True)
+    return re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text), None
 
 
 def setup(app):
