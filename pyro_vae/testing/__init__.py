@@ -4,9 +4,11 @@ Each suite is a class whose tests need one method, ``make``. A test of a part of
 
     from pyro_vae.testing import PairLaws
 
+    BATCH = (torch.rand(5, 784),)  # the same for each pair that is made
+
     class TestMyPair(PairLaws):
         def make(self):
-            return MyPair(), (torch.rand(5, 784),)
+            return MyPair(), BATCH
 
 and ``pytest`` runs every law over it; the docstring of a law says what it asserts and why. A law that does not apply
 (Hamiltonian Monte Carlo of a discrete latent) is skipped and says so.

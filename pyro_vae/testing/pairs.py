@@ -57,7 +57,10 @@ class PairLaws:
     idle: tuple[str, ...] = ()
 
     def make(self) -> tuple[Any, tuple[Any, ...]]:
-        """A new pair (required) with weights by torch's generator, and arguments of its programs for 3 or more data."""
+        """A new pair (required) with weights by torch's generator, and arguments of its programs for 3 or more data.
+
+        The arguments are the same at each call: laws compare pairs of other weights on them.
+        """
         raise NotImplementedError
 
     # What the laws share
