@@ -143,8 +143,8 @@ class Condition:
                 raise ValueError(f"the model has no site {name!r}; it has {', '.join(sites)}.")
             if plate is None or not inside(sites[name], plate):
                 raise ValueError(
-                    f"the site {name!r} stands in no plate of the data, so that all conditions share it. Write "
-                    "its value in its place in the programs (poutine.condition does not hold it here)."
+                    f"the site {name!r} stands in no plate of the data, so that all conditions share it. Hold it "
+                    "by poutine.condition, and hide it by poutine.block, in model and guide."
                 )
             shape = _data_first(sites[name]["value"], sites[name], plate).shape[1:]
             if value.shape[1:] != shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
@@ -131,6 +132,18 @@ def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plat
         return PairRun(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace)
 
 
+class Drawing(UnconditionMessenger):
+    """Makes a draw of what a program observes, as ``poutine.uncondition``, but of the sites that are ``held``."""
+
+    def __init__(self, held: Collection[str] = ()) -> None:
+        super().__init__()
+        self.held = held
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.held:
+            super()._pyro_sample(msg)
+
+
 def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], Trace]:
     """Draws latents and data from the model: (z, x) ~ p(z) p(x | z). Of the observed arguments only the shape matters.
 
@@ -173,7 +186,8 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
         if index is None:
             raise ValueError(
                 f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
-                "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed."
+                "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed; hide "
+                "a site that poutine.condition holds by poutine.block."
             )
         if site["value"].shape != observed.shape:
             raise ValueError(

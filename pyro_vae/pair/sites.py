@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
+from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, memory, was_observed
+from pyro_vae.batches import leaves
 from pyro_vae.distributions.supports import bare
 
 DATA_PLATE = "data"
@@ -81,6 +83,17 @@ def observed_sites(trace: Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and site["is_observed"] and not is_deterministic(site)
     }
+
+
+def held_sites(trace: Trace, batch: Iterable[Any], size: float | None = None) -> set[str]:
+    """The sites that the model itself gives a value that all data share, as by ``poutine.condition``.
+
+    They are observed outside of the data plate, and none of the arguments ``batch``; a factor is none.
+    """
+    plate, data = data_frame(trace, size), {memory(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
+    observed = {} if plate is None else observed_sites(trace)
+    found = {name for name, site in observed.items() if not inside(site, plate) and memory(site["value"]) not in data}
+    return {name for name in found if not isinstance(observed[name]["fn"], Unit)}
 
 
 def is_auxiliary_data(site: Any) -> bool:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from incomplete import FactorAnalysis, conditional, data, of_linear
 from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, two_arguments
+from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import Pair, sample
+from pyro_vae import Pair, diagnostics, evidence, sample
 from pyro_vae.models import MLPVAE, LabeledVAE, SemiSupervisedVAE
+from pyro_vae.pair.running import simulate
 
 S = 2000
 
@@ -191,6 +193,46 @@ def test_pairs_of_users() -> None:
     found = sample(semi, 30, where={"y": torch.tensor([0, 2])})
     assert found["x"].shape == (30, 2, 6)
     assert torch.equal(found["y"], torch.tensor([0, 2]).expand(30, 2))
+
+
+def shift_model(x: Tensor | None = None) -> None:
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 3 if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z + shift, 0.5).to_event(1), obs=x)
+
+
+def shift_guide(x: Tensor | None = None) -> None:
+    pyro.sample("shift", dist.Normal(0.0, 0.1))
+    if x is not None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * (x - 4.0), 0.4).to_event(1))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_all_data_share_is_held_by_condition(hidden: bool) -> None:
+    """x ~ N(z + shift, 1/4) at shift = 4, in all that draws of the model; log p(x | shift) where it is hidden."""
+    value = {"shift": torch.tensor(4.0)}
+    held: Any = [poutine.condition(program, data=value) for program in (shift_model, shift_guide)]
+    if hidden:
+        held = [poutine.block(program, hide=["shift"]) for program in held]
+    pair, x = Pair(*held), torch.randn(50, 2) + 4
+    mean, covariance = torch.full((2,), 4.0), 1.25 * torch.eye(2)
+    torch.manual_seed(1)
+    close(diagnostics.sample(pair, S, x), mean, torch.eye(2))  # E[x | z]
+    close(sample(pair, S, x)["x"], mean, covariance)
+    close(sample(pair, S)["x"], mean, covariance)
+    z = torch.tensor([[0.5, -1.0], [2.0, 0.0]])
+    if hidden:
+        found = sample(pair, S, x, where={"z": z})["x"]
+        close(found[:, 1], z[1] + 4, 0.25 * torch.eye(2))
+        exact = dist.MultivariateNormal(mean, covariance).log_prob(x)
+        assert torch.allclose(evidence.importance(pair, x, 2000).log_prob, exact, atol=0.15)
+    else:
+        with pytest.raises(ValueError, match=r"by poutine.condition, hide it by poutine.block"):
+            sample(pair, S, x, where={"z": z})
+        with pytest.raises(ValueError, match=r"'shift' observes a tensor that is no argument.*poutine.block"):
+            simulate(pair.model, x)
 
 
 def bad(**options: Any) -> Any:
