@@ -146,7 +146,8 @@ class Condition:
                     f"the site {name!r} stands in no plate of the data, so that all conditions share it. Hold it "
                     "by poutine.condition, and hide it by poutine.block, in model and guide."
                 )
-            shape = _data_first(sites[name]["value"], sites[name], plate).shape[1:]
+            seen = torch.broadcast_shapes(sites[name]["fn"].shape(), sites[name]["value"].shape)
+            shape = _data_first(torch.empty(seen, device="meta"), sites[name], plate).shape[1:]
             if value.shape[1:] != shape:
                 raise ValueError(
                     f"values of the site {name!r} are [N, {', '.join(map(str, shape))}]; got {list(value.shape)}."

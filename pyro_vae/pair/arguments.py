@@ -284,9 +284,9 @@ def batch_by_batch(batches: Any) -> Iterator[Sequence[Any]]:
     if isinstance(batches, (Tensor, np.ndarray, dict, str, bytes)) or not hasattr(batches, "__iter__"):
         raise TypeError(f"batches are the arguments of model and guide, batch by batch: [(x,)]; got {shown(batches)}.")
     for batch in batches:
-        if not isinstance(batch, (tuple, list)):
+        if not isinstance(batch, (tuple, list, dict, Tensor, np.ndarray)):
             raise TypeError(f"a batch is a tuple of the arguments of model and guide, (x,); got {shown(batch)}.")
-        yield batch
+        yield batch if isinstance(batch, (tuple, list)) else (batch,)
 
 
 _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? but \d+ (was|were) given")

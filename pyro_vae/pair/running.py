@@ -15,7 +15,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
-from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
+from pyro_vae._pyro import failing_without_shapes, is_deterministic, memory, unvalidated, was_observed
 from pyro_vae._tensors import check_dense
 from pyro_vae.batches import flattened, leaves, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
@@ -40,7 +40,7 @@ def kept_modes(pair: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(pair: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, for all parts of a pair."""
-    with kept_modes(pair):
+    with kept_modes(pair), failing_without_shapes():
         for module in modules_of(pair):
             module.eval()
         yield

@@ -255,6 +255,7 @@ Z = torch.zeros(2, 2).double()
         (bad(where=3), TypeError, "where is a dictionary"),
         (bad(where={}), TypeError, "where is a dictionary"),
         (bad(where={"w": Z}), ValueError, "no site 'w'; it has z, x"),
+        (bad(where={"x": torch.zeros(4).double()}), ValueError, r"values of the site 'x' are \[N, 4\]; got \[4\]"),
         (bad(where={"z": Z[:, :1]}), ValueError, r"values of the site 'z' are \[N, 2\]; got \[2, 1\]"),
         (bad(where={"z": Z, "x": torch.zeros(3, 4).double()}), ValueError, "as many conditions each"),
         (bad(where={"z": Z}, method="guide"), ValueError, "the guide tells of the latents given x"),

@@ -152,6 +152,8 @@ def test_what_is_refused() -> None:
             impute(pair, bad)
     with pytest.raises(ValueError, match="num_imputations"):
         impute(pair, x, num_imputations=-1)
+    with pytest.raises(ValueError, match=r"takes x of shape \[B, 3\]; got \[4\]\.$"):  # without Pyro's table of shapes
+        impute(IncompleteVAE((3,), 2, (8,)), torch.zeros(4))
     images, batch = functions()
     with pytest.raises(ValueError, match="no site 'y'"):
         impute(images, batch[0], site="y")
