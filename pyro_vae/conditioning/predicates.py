@@ -19,9 +19,12 @@ from pyro_vae.conditioning.result import Draws, check_effective
 from pyro_vae.diagnostics.latents import by_datum, resized, run_model
 from pyro_vae.distributions.steps import Present
 from pyro_vae.pair import data_frame, latent_sites, programs
+from pyro_vae.pair.arguments import converted
+from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside, random_sites
+from pyro_vae.pair.trials import condition_problems, reading_problems
 
 #: ``{name: [n, *event]} -> [n]``, booleans or log-weights.
 Predicate = Callable[[dict[str, Tensor]], Tensor]
@@ -44,7 +47,7 @@ def of_predicate(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         while drawn < max_draws and effective < num_samples:
-            sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn))
+            sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn), look=not parts)
             count = len(next(iter(sites.values())))
             found = _log_weights(predicate(dict(sites)), count)
             chosen = found > -math.inf
@@ -86,7 +89,7 @@ def _log_weights(told: Any, count: int) -> Tensor:
     return found
 
 
-def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
+def _prior(module: nn.Module, batch: Any, count: int, look: bool) -> dict[str, Tensor]:
     """Draws of the model, ``{name: [n, *event]}``: each latent of a datum, and what it observes."""
     if num_rows(batch):
         with _Whole():
@@ -99,6 +102,11 @@ def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
                 "it, and draws of several runs are needed. Leave out the example data, where the model runs without, "
                 "or write a number in its place in the programs (poutine.condition does not hold it here)."
             )
+        if look:
+            with reading(module):
+                model, examples = programs(module)[0], converted(module, resized(batch, count), any_data=True)
+                refuse(reading_problems(model, trace, examples, lambda _, site: site["fn"].sample()))
+                refuse(condition_problems(model, trace, examples, count))
         sites = latent_sites(trace)
         found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}
     else:
