@@ -46,6 +46,7 @@ from pyro_vae import (
     ReweightedWakeSleep,
     ScoreFunction,
     WakeSleep,
+    evidence,
 )
 from pyro_vae.estimators import (
     Estimator,
@@ -318,3 +319,5 @@ def test_straight_through_draws_are_scored_by_what_they_were_rounded_from(hot: b
     for estimator in (PIWAE(2, 2), ScoreFunction(2, pathwise=False), ReweightedWakeSleep(2), DReG(2), sticking):
         with pytest.raises(ValueError, match=r"are scored by what they were rounded from.*SGVB_A or IWAE"):
             estimator.bound(pair, x)
+    with pytest.raises(ValueError, match=r"'z' is a Relaxed\w*StraightThrough, which is discrete"):
+        evidence.hmc(pair, x, 10, 2, 10)  # whose chains would move over what is not rounded, another model
