@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -181,8 +181,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 "it as a distribution that is drawn or observed, or use what weighs draws of the guide alone: "
                 "ReweightedWakeSleep, evidence.importance, evidence.ais."
             )
-        places = (i for i, value in enumerate(given) if memory(value) == memory(observed))
-        index = next(places, None)
+        index = argument_of(observed, given)
         if index is None:
             raise ValueError(
                 f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
@@ -194,8 +193,18 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
                 f"{list(site['value'].shape)}. Give data of that shape."
             )
-        view = observed.size(), observed.stride(), observed.storage_offset()
-        found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)
+        found[index] = put(found[index], observed, site["value"])
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
     return unflattened(structure, iter(found)), trace
+
+
+def argument_of(observed: Tensor, given: Sequence[Tensor]) -> int | None:
+    """Which of some tensors, each with a memory of its own, an observed one is, or is a view of."""
+    return next((i for i, value in enumerate(given) if memory(value) == memory(observed)), None)
+
+
+def put(argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
+    """The argument with a value in the place of that view of it which is observed."""
+    view = observed.size(), observed.stride(), observed.storage_offset()
+    return torch.as_strided_scatter(argument, value.to(observed.dtype), *view)

@@ -317,3 +317,72 @@ def test_of_examples_that_are_missing_the_shape_alone_matters() -> None:
         assert one["x"].any()
         for name in ("x", "y", "z"):
             torch.testing.assert_close(one[name], other[name], check_dtype=False)
+
+
+def test_what_follows_data_by_the_argument_is_refused() -> None:
+    """x_2 ~ N(z + x_1, 1) with the x_1 of the example: draws of x_2 would follow that, not the x_1 drawn."""
+
+    def model(x: Tensor) -> None:
+        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((2 * x[:, 0] - x[:, 1]) / 3, 1.0))
+
+    pair, x = Pair(model, guide), torch.full((1, 2), 5.0)
+    for where in ({"z": torch.ones(1)}, {"x": torch.tensor([[math.nan, 2.0]])}, lambda sites: sites["z"] > 0):
+        with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+            sample(pair, 10, x, where=where)
+    with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+        evidence.bdmc(pair, x.expand(4, 2), 2, 10)
+    for method in ("guide", "prior"):  # given all of x: z | x ~ N((x_1 + x_2 - x_1) / 3, 1 / 3)
+        found = sample(pair, S, where={"x": torch.tensor([[1.0, 3.0]])}, method=method)["z"]
+        torch.testing.assert_close(found.mean(), torch.tensor(1.0), rtol=0, atol=5 / math.sqrt(3 * S) * 1.5)
+
+
+def test_predicates_are_of_one_condition() -> None:
+    """Draws under several would be of none of them; of what the model observes rows may differ."""
+
+    def model(x: Tensor | None, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(c, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
+
+    pair = Pair(model, guide)
+    with pytest.raises(ValueError, match=r"p\(z\) differs between the rows of the arguments"):
+        sample(pair, 10, torch.zeros(2), torch.tensor([0.0, 9.0]), where=lambda sites: sites["x"] > 0)
+    for x in (torch.zeros(1), torch.tensor([1.0, -1.0])):
+        c = torch.tensor([4.0]).expand(len(x))
+        found = sample(pair, 1000, x, c, where=lambda sites: sites["x"] > -99)["z"]
+        torch.testing.assert_close(found.mean(), torch.tensor(4.0), rtol=0, atol=0.16)
+
+
+def test_bytes_are_pixels_or_classes_wherever_they_stand() -> None:
+    """By each method, and in each order: a class by its number, and a pixel as a part of 255."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Categorical(logits=torch.stack([0 * z, z, 2 * z], -1)), obs=y)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.5).expand([len(x)]))
+
+    z = torch.linspace(-8, 8, 4001)
+    log_p = dist.Normal(0.0, 1.0).log_prob(z) + 2 * dist.Normal(z, 1.0).log_prob(torch.ones(()))
+    log_p = log_p + torch.stack([0 * z, z, 2 * z], -1).log_softmax(-1)[:, 2]
+    expected = (log_p.softmax(0) * z).sum()
+    x, y = torch.full((1, 2), 255, dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)
+    for where in ({"x": x, "y": y}, {"y": y, "x": x}):
+        found = sample(Pair(model, guide), S, where=where, method="prior")
+        torch.testing.assert_close(found["z"].mean(), expected, rtol=0, atol=0.07)
+        assert (found["x"] == 1).all()
+        assert (found["y"] == 2).all()
