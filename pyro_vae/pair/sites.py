@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,9 +67,24 @@ def _sized(frame: Any, trace: Trace) -> Any:
     if frame.size >= 0:
         return frame
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and inside(site, frame)]
-    shapes = [site["fn"].batch_shape for site in sites if not is_subsample(site)]
+    shapes = [batch_shape(site) for site in sites if not is_subsample(site)]
     size = max(shape[frame.dim] if len(shape) >= -frame.dim else 1 for shape in shapes)
     return frame._replace(size=size, full_size=size)
+
+
+def batch_shape(site: Any) -> torch.Size:
+    """The shape of a site's plates; of one without a size the data tell it, where the distribution is one for all."""
+    fn = site["fn"]
+    shape = fn.batch_shape
+    unsized = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame.size < 0]
+    if site["is_observed"] and isinstance(site["value"], Tensor) and unsized:
+        of_data = site["value"].shape[: site["value"].dim() - fn.event_dim]
+        told = [1] * -min(unsized)
+        for dim in unsized:
+            told[dim] = of_data[dim] if len(of_data) >= -dim else 1
+        with contextlib.suppress(RuntimeError):  # of shapes that do not go together, which is another problem
+            shape = torch.broadcast_shapes(shape, told)
+    return shape
 
 
 def inside(site: Any, plate: Any) -> bool:
