@@ -11,7 +11,8 @@ Told are, of test data:
 
 - the accuracy of the label that is the likeliest given other modalities, beside a classifier of the same encoder that
   is trained on labels alone; and how often that classifier finds the label, or that of the datum, in what is generated
-  from another modality, beside how often it does in test images themselves;
+  from another modality, beside how often it does in test images themselves, and in those that a conditional VAE of the
+  image given the label draws;
 - the bound and log p of all modalities and of each alone. Theory: the mean of log p(x) of all is at least the sum of
   those of each (what is between is what they tell of each other); and a guide that sees more of what the model has has
   the higher bound, if it is the right posterior: L(image, label, profile; q(z | S)) rises with S.
@@ -32,10 +33,10 @@ from drawing import rows_of_images, styled
 from shared import adam, cached_fit, cached_json, dataset, finish, options, table, training_seconds
 from torch import Tensor, nn
 
-from pyro_vae import MLP, SGVB_A, SGVB_B, Bernoulli, Cosine, DiagonalNormal, Pair, StandardNormal, evidence
+from pyro_vae import MLP, SGVB_A, SGVB_B, Bernoulli, Cosine, DiagonalNormal, Pair, StandardNormal, diagnostics, evidence
 from pyro_vae.data import Data, Split
 from pyro_vae.likelihoods import Classes, NegativeBinomial
-from pyro_vae.models import MultimodalVAE
+from pyro_vae.models import ConditionalVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
 from pyro_vae.plotting.style import LINES, SQUARE, HouseFigure
 
@@ -116,6 +117,43 @@ def classifier(name: str, data: Data, arguments: Any) -> tuple[nn.Module, float]
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(kept, path)
     return network, hits(network, data.test, place).mean().item()
+
+
+def conditional(data: Data, judge: nn.Module, arguments: Any) -> dict[str, Any]:
+    """A ConditionalVAE of the image given the label, of the same widths: how often the judge finds the label."""
+    size = SIZES[arguments.size]
+
+    def pairs_of(split: Any) -> Split:
+        return Split(*split.tensors[:2], name=split.name)
+
+    alone = Data("mnist", *(pairs_of(getattr(data, part)) for part in ("train", "valid", "test")))
+    width, images = size["width"], alone.train.tensors[0]  # type: ignore[union-attr]
+    mean = images.float().mean(0)
+    folder = arguments.cache / "modalities" / f"conditional-{arguments.size}-{size['epochs']}-seed{arguments.seed}"
+    trained = cached_fit(
+        folder,
+        lambda: ConditionalVAE(SHAPE, 10, LATENT, (width, width), mean=mean),
+        alone,
+        seed=arguments.seed,
+        optimizer=adam(1e-3),
+        scheduler=Cosine(warmup=0.02),
+        average=0.99,
+        epochs=size["epochs"],
+        batch_size=min(BATCH, len(images) // 3),
+        patience=size["epochs"],
+    )
+
+    def judged() -> list[float]:
+        x, y = alone.test.batch(slice(None))  # type: ignore[union-attr]
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(arguments.seed)
+            drawn = diagnostics.sample(trained.pair.eval(), len(x), x, y).bernoulli()
+            return share(judge(drawn).argmax(-1) == y)
+
+    return {
+        "image given label": cached_json(folder / "judged.json", judged),
+        "seconds": training_seconds(trained.history)[-1],
+    }
 
 
 @torch.no_grad()
@@ -289,6 +327,7 @@ def main() -> None:
         "label given image": of_image, "label given profile": of_profile, "image given label": of_image,
         "image given profile": of_image,
     }  # fmt: skip
+    beside = conditional(data, judge.eval(), arguments)
     runs, pairs = [], {}
     for kind in KINDS:
         found, pairs[kind] = run(kind, data, judge.eval(), arguments)
@@ -302,11 +341,12 @@ def main() -> None:
         (
             task,
             *(percent(row["accuracy"][task]) for row in runs),
+            percent(beside[task]) if task in beside else None,
             f"{100 * ceilings[task]:.1f}" if task in ceilings else None,
         )
         for task in tasks
     ]
-    print(table(("right labels, % (error)", *KINDS, "classifier"), rows))
+    print(table(("right labels, % (error)", *KINDS, "conditional VAE", "classifier"), rows))
 
     def nats(value: list[float]) -> str:
         return f"{value[0]:.1f} ({value[1]:.1f})"
@@ -316,7 +356,7 @@ def main() -> None:
         print(f"\n{table(header, [(name, *(nats(row[key][name]) for row in runs)) for name in runs[0][key]])}")
     print(f"\n{in_words(runs, ceilings)}")
     figures = {"modalities": draw(runs, ceilings), "modalities_images": draw_images(pairs, data, arguments.seed)}
-    finish(arguments, "modalities", {"runs": runs, "classifier": ceilings}, figures)
+    finish(arguments, "modalities", {"runs": runs, "conditional": beside, "classifier": ceilings}, figures)
 
 
 if __name__ == "__main__":

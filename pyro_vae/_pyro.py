@@ -162,6 +162,17 @@ def without_shapes(message: str) -> str:
     return re.split(r"\n? *Trace Shapes:", message, maxsplit=1)[0]
 
 
+@contextmanager
+def failing_without_shapes() -> Iterator[None]:
+    """What is raised inside of programs says what it said there, without that table."""
+    try:
+        yield
+    except Exception as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (without_shapes(error.args[0]), *error.args[1:])
+        raise
+
+
 # Parameters and modules
 
 

@@ -76,6 +76,8 @@ def _of_mask(config: Namespace, arguments: Sequence[str]) -> list[str]:
     Empty cells are allowed then.
     """
     kind = import_pair(config.model.class_path)
+    if config.with_mask and not _is_given(arguments, "missing") and _loaded(config) is None:
+        return ["--missing=true"]
     if config.with_mask is not None or not all(hasattr(kind, name) for name in ("model", "guide")):
         return []
     place = mask_argument(kind)

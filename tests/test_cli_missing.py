@@ -125,6 +125,8 @@ def test_programs_of_a_user_are_given_the_mask(capsys):
     np.save("whole.npy", np.random.default_rng(0).normal(size=(50, 3)))
     trained("--model own_masked.Mine --data whole.npy", out="whole")
     assert configured("whole")["with_mask"] is True
+    trained("--model own_masked.Mine --data table.csv --labels kind --with-mask true", out="typed")
+    assert configured("typed")["missing"] is True
     trained(MODEL, SMALL, "--data whole.npy", out="plain")  # which needs none
     assert configured("plain")["with_mask"] is False
     capsys.readouterr()
@@ -143,5 +145,8 @@ def test_what_apply_impute_refuses(capsys):
         ("--file other.npy", "has data of shape [7], and the run [3]"),
     ):
         assert said in fails(capsys, f"apply impute run --progress false {words}"), words
+    Path("other.csv").write_text("b,a,c\n1,,2\n")
+    said = fails(capsys, "apply impute run --progress false --file other.csv")
+    assert "other.csv has the columns b, a, c, and the run a, b, c. Give the columns of the run" in said
     np.save("whole.npy", np.zeros((5, 3)))
     assert "nothing is missing of whole.npy" in fails(capsys, "apply impute run --progress false --file whole.npy")

@@ -164,6 +164,11 @@ def _of_file(file: str, data: Data, labels: str | None, covariates: str | None) 
             f"{file} has data of shape {list(loaded.event_shape)}, and the run {list(data.event_shape)}. Give the "
             "columns of the run, in their order; labels= and covariates= name those that are no part of x."
         )
+    if None not in (loaded.columns, data.columns) and loaded.columns != data.columns:
+        raise ValueError(
+            f"{file} has the columns {', '.join(loaded.columns or ())}, and the run {', '.join(data.columns or ())}. "
+            "Give the columns of the run, in their order."
+        )
     split: Any = loaded.train
     if isinstance(data, Standardized):
         split = data.standardized(split)

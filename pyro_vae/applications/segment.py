@@ -23,6 +23,7 @@ _COLUMNS = 8  # images of the figure
 _ROWS = 6  # their draws, and annotators, that are shown at most
 _CHUNK = 2000  # maps that are drawn at once
 _MOST_ANNOTATORS = 50
+_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of shares of the draws, from which on a pixel is of a class
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class SegmentationScores:
         num_images: how many images.
         num_samples: maps that were drawn for each.
         num_annotations: maps of annotators for each, on average.
-        iou: mean intersection over union of the annotators' maps and a single map, the draw that is nearest to all
-            draws, see :func:`consensus`.
+        iou: mean intersection over union of the annotators' maps and a single map that is nearest to all draws, see
+            :func:`consensus`.
         iou_error: its standard error.
         energy: generalized energy distance of the draws and the annotators, see :func:`energy_distance`.
         energy_error: its standard error.
@@ -71,9 +72,9 @@ def segment(
     there several times; equal images are taken as one. For each z is drawn from p(z | image), and the map is that of
     the most probable classes.
 
-    The table has the mean intersection over union of the annotators' maps and a single map, the draw that is nearest to
-    all draws; the generalized energy distance of the draws and the annotators; and the share of the annotators' modes
-    that are covered by the draws.
+    The table has the mean intersection over union of the annotators' maps and a single map, that nearest to all draws;
+    the generalized energy distance of the draws and the annotators; and the share of the annotators' modes that are
+    covered by the draws.
 
     Args:
         pair: the fitted pair.
@@ -243,11 +244,17 @@ def coverage(drawn: Tensor, annotations: Tensor, num_classes: int, overlap: floa
 
 @checked
 def consensus(drawn: Tensor, num_classes: int) -> Tensor:
-    """``[H, W]``: of maps ``[S, H, W]`` the one with the highest mean :func:`iou` with all of them.
+    """``[H, W]``: of many maps the one with the highest mean :func:`iou` with maps ``[S, H, W]`` that were drawn.
 
-    It is the single map to give where one is asked for: the draws stand for the annotators.
+    It is the single map to give where one is asked for: the draws stand for the annotators. It is one of the draws, or
+    one that has at each pixel the most frequent class but the background, where this one has a share of the draws
+    above some level (a union weighs a pixel that is missing less than its half).
     """
-    return drawn[_pairwise(drawn, drawn, num_classes).mean(1).argmax()]
+    shares = torch.stack([drawn == label for label in range(1, num_classes)]).double().mean(1)
+    most = shares.max(0)
+    choices = [torch.where(most.values > level, most.indices + 1, 0) for level in _LEVELS]
+    maps = torch.cat([drawn, torch.stack(choices).to(drawn.dtype)])
+    return maps[_pairwise(maps, drawn, num_classes).mean(1).argmax()]
 
 
 def _pairwise(maps: Tensor, others: Tensor, num_classes: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -13,6 +13,7 @@ from pyro.ops.stats import effective_sample_size
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae._pyro import is_deterministic, is_subsample
 from pyro_vae.batches import num_rows
@@ -28,10 +29,11 @@ from pyro_vae.estimators.run import Run
 from pyro_vae.evidence.hmc import posterior_draws
 from pyro_vae.pair import data_frame, programs
 from pyro_vae.pair.arguments import argument_names, arguments, batch_of, mask_argument
-from pyro_vae.pair.gate import trial
+from pyro_vae.pair.gate import refuse, trial
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
-from pyro_vae.pair.sites import inside, random_sites
+from pyro_vae.pair.sites import inside, random_sites, support_of
+from pyro_vae.pair.trials import reading_problems
 
 _CHAINS = 8  # of each condition
 _WARM_UP = 300
@@ -89,13 +91,15 @@ class Condition:
         pair: whose sites they are.
         given: ``[N, *event]`` by site, NaN where an entry is not given.
         batch: arguments of the model, without NaN.
-        sites: of a run of the model.
+        trace: a run of the model.
+        sites: its random variables.
         plate: the data's.
     """
 
     pair: nn.Module
     given: dict[str, Tensor]
     batch: tuple[Any, ...]
+    trace: Trace
     sites: dict[str, Any]
     plate: Any
 
@@ -143,15 +147,17 @@ class Condition:
                 raise ValueError(f"the model has no site {name!r}; it has {', '.join(sites)}.")
             if plate is None or not inside(sites[name], plate):
                 raise ValueError(
-                    f"the site {name!r} stands in no plate of the data, so that all conditions share it. Write "
-                    "its value in its place in the programs (poutine.condition does not hold it here)."
+                    f"the site {name!r} stands in no plate of the data, so that all conditions share it. Hold it "
+                    "by poutine.condition, and hide it by poutine.block, in model and guide."
                 )
-            shape = _data_first(sites[name]["value"], sites[name], plate).shape[1:]
+            seen = torch.broadcast_shapes(sites[name]["fn"].shape(), sites[name]["value"].shape)
+            shape = _data_first(torch.empty(seen, device="meta"), sites[name], plate).shape[1:]
             if value.shape[1:] != shape:
                 raise ValueError(
                     f"values of the site {name!r} are [N, {', '.join(map(str, shape))}]; got {list(value.shape)}."
                 )
-        return cls(pair, given, tuple(args), sites, plate)
+        given = {name: _numbers(value, sites[name]) for name, value in given.items()}
+        return cls(pair, given, tuple(args), trace, sites, plate)
 
     def draws(self, num_samples: int, method: Method, max_draws: int, **options: Any) -> Draws:
         """See :func:`pyro_vae.conditioning.sample`."""
@@ -175,6 +181,7 @@ class Condition:
             place = mask_argument(self.pair)
             pair, batch, _ = incomplete(self.pair, tuple(args[:place] if place == len(args) - 1 else args))
         else:
+            self._check_read()
             pair = Held(self.pair, self._partly(), self.plate.dim)
             batch = batch_of(pair, (self.given, *self.batch))
         if method == "chains":
@@ -185,6 +192,21 @@ class Condition:
         others = "" if self._has_discrete() else ", or take method='chains'"
         check_effective(found.effective_sample_size.min().item(), found.num_samples, num_samples, others)
         return Draws(self._completed(found.draws), found.effective_sample_size, method, found.num_samples)
+
+    def _check_read(self) -> None:
+        """Refuses a model that takes a distribution from example data, in the place of what it draws of them."""
+        model, _ = programs(self.pair)
+        with reading(self.pair):
+            batch = arguments(self.pair, *self.batch, any_data=True)
+            refuse(reading_problems(model, self.trace, batch, self._other))
+
+    def _other(self, name: str, site: Any) -> Tensor:
+        """Data in the place of those of a site that are not given."""
+        drawn = site["fn"].sample().expand(site["value"].shape)
+        if name not in self.given:
+            return cast(Tensor, drawn)
+        missing = self.given[name].movedim(0, self.plate.dim - site["fn"].event_dim).isnan()
+        return torch.where(missing, drawn, site["value"])
 
     def _partly(self) -> list[str]:
         """The sites of which some entries are not given."""
@@ -241,6 +263,13 @@ class Condition:
 
 def _run(pair: nn.Module, args: Sequence[Any]) -> Trace:
     return trial(pair, *arguments(pair, *args, any_data=True), guide=False).model_trace
+
+
+def _numbers(value: Tensor, site: Any) -> Tensor:
+    """A value of uint8 as pixels, or as whole numbers where the site draws such."""
+    counts = (constraints.integer_interval, type(constraints.nonnegative_integer))
+    is_whole = value.dtype == torch.uint8 and isinstance(support_of(site["fn"]), counts)
+    return value.long() if is_whole else gray(value)
 
 
 def _with_examples(pair: nn.Module, args: Sequence[Any], sites: Mapping[str, Any], size: int) -> list[Any]:

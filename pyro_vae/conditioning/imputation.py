@@ -68,7 +68,8 @@ def impute(
         z_k \sim q(z \mid x_\mathrm{obs})
 
     with :math:`\tilde w_k = w_k / \sum_l w_l`. That is the imputation of the least expected squared error under the
-    model; of a Bernoulli it is a probability. Multiple imputations are draws of p(x_mis | x_obs): one of the z_k in
+    model; of a Bernoulli it is a probability, of a class the mean of its number (draws are classes), and where p(x | z)
+    has no mean, as Cauchy's, that of its mode. Multiple imputations are draws of p(x_mis | x_obs): one of the z_k in
     proportion to its weight, and x_mis from p(x | z_k) there (sampling-importance-resampling).
 
     The pair is one of programs with an argument ``mask``, true where x is observed, such as

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._pyro import has_values, is_deterministic
+from pyro_vae._pyro import has_values, is_deterministic, without_modes
 from pyro_vae.data.arrays import tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics import sample as means_of_prior
 from pyro_vae.distributions.incomplete import observing
 from pyro_vae.pair import as_pair, programs
 from pyro_vae.pair.arguments import Converted, batch_of, mask_argument
+from pyro_vae.pair.gate import refuse
+from pyro_vae.pair.running import trying
+from pyro_vae.pair.trials import reading_problems
 
 _PRIOR = 256  # draws whose mean stands for what is missing
 
@@ -34,8 +38,8 @@ class PartlyObserved(nn.Module):
             default 0.
 
     Raises:
-        ValueError: while it runs, if the entries of x are not independent, or x is not one observed site, of the same
-            numbers in the same order.
+        ValueError: while it runs, if the entries of x are not independent, x is not one observed site, of the same
+            numbers in the same order, or what the model says of a site depends on an entry that is missing.
     """
 
     fill: Tensor
@@ -45,6 +49,7 @@ class PartlyObserved(nn.Module):
         super().__init__()
         self.pair = as_pair(pair)
         self.register_buffer("fill", torch.zeros(()) if fill is None else fill.detach().clone())
+        self._looked: Tensor | None = None  # which entries were missing when they were looked at
 
     def model(self, x: Tensor, *others: Any) -> Any:
         """z ~ p(z), x_obs ~ p(x_obs | z); ``others`` are what the pair takes besides x."""
@@ -53,12 +58,30 @@ class PartlyObserved(nn.Module):
         with _Entries(filled, ~x.isnan()) as entries:
             returned = model(filled, *others)
         entries.check()
+        missing = x.isnan()
+        if has_values(x) and missing.any() and not (self._looked is not None and torch.equal(missing, self._looked)):
+            self._look(filled, missing, *others)
+            self._looked = missing
         return returned
 
     def guide(self, x: Tensor, *others: Any) -> Any:
         """z ~ q(z | x), x with the ``fill`` in it."""
         _, guide = programs(self.pair)
         return guide(self.filled(x), *others)
+
+    def _look(self, filled: Tensor, missing: Tensor, *others: Any) -> None:
+        """Whether what stands in the place of missing entries is in no distribution of the model."""
+        model, _ = programs(self.pair)
+
+        def other(name: str, site: Any) -> Tensor:
+            value = site["value"]
+            if value.numel() != missing.numel():
+                return cast(Tensor, value)
+            return torch.where(missing.reshape(value.shape), site["fn"].sample(), value)
+
+        with without_modes(), poutine.block(), trying(self.pair):
+            trace = poutine.trace(model).get_trace(filled, *others)
+            refuse(reading_problems(model, trace, (filled, *others), other))
 
     def filled(self, x: Tensor) -> Tensor:
         """x ``[B, *event]`` without NaN."""

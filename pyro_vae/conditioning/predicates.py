@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -16,12 +15,14 @@ from torch import Tensor, nn
 from pyro_vae._checks import shown
 from pyro_vae.batches import num_rows
 from pyro_vae.conditioning.result import Draws, check_effective
-from pyro_vae.diagnostics.latents import by_datum, resized, run_model
+from pyro_vae.diagnostics.latents import by_datum, opened, resized, run_model
 from pyro_vae.distributions.steps import Present
 from pyro_vae.pair import data_frame, latent_sites, programs
+from pyro_vae.pair.gate import refuse, trial
 from pyro_vae.pair.plans import plan_of
-from pyro_vae.pair.running import reading
-from pyro_vae.pair.sites import inside, random_sites
+from pyro_vae.pair.running import Drawing, reading
+from pyro_vae.pair.sites import held_sites, inside, random_sites
+from pyro_vae.pair.trials import condition_problems, reading_problems
 
 #: ``{name: [n, *event]} -> [n]``, booleans or log-weights.
 Predicate = Callable[[dict[str, Tensor]], Tensor]
@@ -44,7 +45,7 @@ def of_predicate(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         while drawn < max_draws and effective < num_samples:
-            sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn))
+            sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn), look=not parts)
             count = len(next(iter(sites.values())))
             found = _log_weights(predicate(dict(sites)), count)
             chosen = found > -math.inf
@@ -86,26 +87,35 @@ def _log_weights(told: Any, count: int) -> Tensor:
     return found
 
 
-def _prior(module: nn.Module, batch: Any, count: int) -> dict[str, Tensor]:
+def _prior(module: nn.Module, batch: Any, count: int, look: bool) -> dict[str, Tensor]:
     """Draws of the model, ``{name: [n, *event]}``: each latent of a datum, and what it observes."""
     if num_rows(batch):
+        batch = resized(batch, count)
         with _Whole():
-            trace = run_model(module, resized(batch, count), {}, draw_shared=True)
+            trace = run_model(module, batch, {}, draw_shared=True)
         plate = data_frame(trace, count)
-        drawn = {name: site for name, site in random_sites(trace).items() if not isinstance(site["fn"], Unit)}
+        with opened(module, batch, any_data=True) as (_, examples):
+            held = held_sites(trial(module, *examples, guide=False).model_trace, examples, count)
+        drawn = {n: s for n, s in random_sites(trace).items() if n not in held and not isinstance(s["fn"], Unit)}
         if plate is not None and (shared := [name for name, site in drawn.items() if not inside(site, plate)]):
             raise ValueError(
                 f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share one draw of "
                 "it, and draws of several runs are needed. Leave out the example data, where the model runs without, "
-                "or write a number in its place in the programs (poutine.condition does not hold it here)."
+                "or hold it by poutine.condition, and hide it by poutine.block, in model and guide."
             )
+        if look:
+            with reading(module):
+                model = programs(module)[0]
+                refuse(reading_problems(model, trace, examples, lambda _, site: site["fn"].sample()))
+                refuse(condition_problems(model, trace, examples, count))
         sites = latent_sites(trace)
         found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}
     else:
         with reading(module):
             model, _ = programs(module)
             try:
-                trace = plan_of(model, model, batch, {}).trace(poutine.uncondition(model), batch, {}, count)
+                held = held_sites(trial(module, *batch, guide=False).model_trace, batch)
+                trace = plan_of(model, model, batch, {}).trace(Drawing(held)(model), batch, {}, count)
             except Exception as error:
                 what = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ValueError(

@@ -52,7 +52,7 @@ def sample(
         pair: the pair, of plain functions, a class or a module.
         num_samples: draws, S.
         batch: arguments of the model, where it needs others than what is given to run; of what it observes the shape
-            alone matters; of others there are as many data as conditions, or one.
+            alone matters; of others there are as many data as conditions, or one, and for predicates one.
         where: what is given.
         method: see above.
         max_draws: draws at most, for each condition.
@@ -63,7 +63,7 @@ def sample(
     Raises:
         ValueError: if a site is none of the pair's, values have other shapes or numbers of data, no draw satisfies the
             predicate, the effective sample size stays below ``num_samples``, the method does not apply, or the model
-            has a factor.
+            has a factor, or takes a distribution from data that it observes and are not given.
         TypeError: if ``where`` is something else, or a predicate gives no tensor.
 
     >>> import torch, pyro_vae as pv

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 from tqdm import tqdm
 
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.distributions.particles import Particles
+from pyro_vae.distributions.wrappers import family, unmasked, unwrapped
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.estimators.run import Run, Site
 from pyro_vae.evidence.result import check_log_prob
@@ -168,6 +170,9 @@ def mean_of(fn: Any) -> Tensor:
     """
     if isinstance(fn, Particles):
         return fn.join([mean_of(part) for part in fn.parts], fn.event_dim)
+    fn = unmasked(fn)
+    if isinstance(base := unwrapped(fn), Categorical):  # of which torch knows no mean
+        return (base.probs * torch.arange(base.probs.shape[-1]).to(base.probs)).sum(-1).expand(fn.shape())
     for center in ("mean", "mode"):
         try:
             value = getattr(fn, center)
@@ -176,8 +181,8 @@ def mean_of(fn: Any) -> Tensor:
         if value.isfinite().all():
             return value
     raise ValueError(
-        f"p(x | z), a {type(fn).__name__}, has neither a finite mean nor a mode, so that a missing entry has none. Ask "
-        "for draws alone."
+        f"p(x | z), a {family(fn)}, has neither a finite mean nor a mode, so that a missing entry has none. Draw it by "
+        "pyro_vae.sample(pair, where={'x': x})."
     )
 
 

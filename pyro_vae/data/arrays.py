@@ -54,21 +54,44 @@ def tensor(value: Any, what: str) -> Tensor:
         unsigned = value.dtype in (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do little
         return value.detach().long() if unsigned else value.detach()
     if isinstance(value, (list, tuple)) and value and all(isinstance(row, Tensor) for row in value):
+        if len({row.shape for row in value}) > 1:
+            raise ValueError(
+                f"{what} is a list of tensors that differ in shape. Several arguments are a tuple, (x, y)."
+            )
         return torch.stack([row.detach() for row in value])
+    if isinstance(value, np.ma.MaskedArray) and value.dtype.kind in "biuf" and np.ma.is_masked(value):
+        value = np.ma.filled(value.astype(np.result_type(value.dtype, np.float32)), np.nan)  # what is masked is missing
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
-        raise TypeError(f"{what} is a {type(value).__name__}; a tensor, an array or a list of numbers was expected.")
+        hint = " Give x.toarray(), which is dense." if hasattr(value, "toarray") else ""
+        kind = type(value).__name__
+        raise TypeError(f"{what} is a {kind}; a tensor, an array or a list of numbers was expected.{hint}")
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{what} is a list whose rows differ in shape. Pad or cut them to one shape.") from error
+    if array.dtype == object:
+        array = _of_objects(value, array)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{what} is an array of dtype {array.dtype}; numbers were expected (bool, integer or float).")
+        hint = " Leave out columns of text, or number their values." if array.dtype.kind in "OUST" else ""
+        raise TypeError(
+            f"{what} is an array of dtype {array.dtype}; numbers were expected (bool, integer or float).{hint}"
+        )
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     elif array.dtype.kind == "u" and array.dtype.itemsize > 1:  # of which torch can do little
         array = array.astype(np.int64)
     # torch takes neither foreign byte order, nor negative strides, nor (without a warning) read-only memory
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _of_objects(value: Any, array: np.ndarray) -> np.ndarray:
+    """Numbers that numpy has as objects: None and NA, which are NaN, beside them, or columns of several kinds."""
+    try:
+        found = value.to_numpy(na_value=np.nan) if hasattr(value, "to_numpy") else array
+        is_text = any(isinstance(one, (str, bytes)) for one in found.flat)
+        return array if is_text else found.astype(np.float64)
+    except (TypeError, ValueError):  # of what is no number
+        return array
 
 
 def extremes(x: Any) -> tuple[float, float]:

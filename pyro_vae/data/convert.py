@@ -64,11 +64,12 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
         return Data(split.name, split)
     if len(data) not in (2, 3) or data[0] is None:
         raise TypeError(f"a tuple of data is (train, valid) or (train, valid, test); this one has {len(data)} parts.")
-    shapes = [list(part.shape) for part in data if isinstance(part, (Tensor, np.ndarray))]
+    shapes = [list(part.shape) for part in data if hasattr(part, "__array__") and hasattr(part, "shape")]
     if len(shapes) == len(data) == 2 and _rows_of_others(*shapes):
         raise ValueError(
             f"a tuple of data is (train, valid), but these have shapes {shapes[0]} and {shapes[1]}. If they are two "
-            "arguments of model and guide, such as data and labels, give one TensorDataset(x, y)."
+            "arguments of model and guide, such as data and labels, give one TensorDataset(x, y), or a dictionary of "
+            "them by the names of these arguments."
         )
     named = enumerate(zip(PARTS, data, strict=False))  # a seed for each: no two splits share their draws
     splits = [None if d is None else _as_split(d, binarization, i, part, missing) for i, (part, d) in named]
@@ -91,6 +92,11 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
     options: dict[str, Any] = {"binarization": binarization, "seed": seed, "name": name, "missing": missing}
     if data is None and missing:
         data = DataLoader(cast(Any, [()]), batch_size=None, collate_fn=tuple)
+    if hasattr(data, "with_format") and isinstance(data, dict):
+        raise TypeError(
+            f"data are a {type(data).__name__} of {', '.join(map(repr, data))}. Give one of them, or a tuple of those "
+            "to train on and to validate by: (sets['train'], sets['test'])."
+        )
     if hasattr(data, "with_format") and hasattr(data, "column_names"):  # of Hugging Face's
         check_size(data.num_rows * len(data.column_names) * 8, f"the {type(data).__name__}")
         data = data.with_format("numpy")[:]
@@ -101,7 +107,7 @@ def _as_split(data: Any, binarization: Binarization, seed: int, name: str, missi
             f"{name} is a mapped array of {data.nbytes / 2**30:.1f} GiB, which a Split would read into memory. Give "
             f"load({str(data.filename)!r}, in_memory=False), which reads each batch as it is needed."
         )
-    if _are_numbers(data) or hasattr(data, "__array__"):
+    if _are_numbers(data) or hasattr(data, "__array__") or hasattr(data, "toarray"):
         return Split(tensor(data, name), **options)
     if isinstance(data, (Dataset, list)) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
         first = data[0] if len(data) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class Data:
     """Named data: a set to train on, and perhaps one to choose by (valid) and one to report (test).
 
+    Attributes:
+        columns: of a table that names them, the names of the columns of x; else ``None``.
+
     Raises:
         ValueError: if the splits' event shapes differ, or one has pixels of 0 to 255 and another other numbers.
     """
@@ -30,6 +33,7 @@ class Data:
     train: Split | Stream | Mixed
     valid: Split | Stream | Mixed | None = None
     test: Split | Stream | Mixed | None = None
+    columns: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for part, split in (("valid", self.valid), ("test", self.test)):

@@ -24,7 +24,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.saved import saved_datasets
 from pyro_vae.data.sets import Split
 from pyro_vae.data.stored import Stored
-from pyro_vae.data.tables import column, parquet_files, parquet_table, places, text_table
+from pyro_vae.data.tables import column, names_of_x, parquet_files, parquet_table, places, text_table
 
 
 @checked(but=("seed", "valid_size", "test_size", "quadrants"))
@@ -68,9 +68,9 @@ def load(
 
     - ``.npy``: [N, D], [N, C, H, W], or [N, H, W], which becomes [N, 1, H, W] where the values are of gray images:
       uint8, bool, or floats in [0, 1]. Other numbers, [N, T, F], stay as they are.
-    - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and an
-      empty cell is NaN. Lines before it that begin with # are comments, the last of which names the columns where no
-      other line does.
+    - ``.csv``, ``.tsv``: a table of numbers, [N, D]; a first line that is not of numbers names the columns, and a
+      cell that is empty, or NA, is NaN. Lines before it that begin with # are comments, the last of which names the
+      columns where no other line does.
     - ``.parquet``, a file or a folder of such: likewise; one column of lists of one length is x, ``[N, *event]``.
       Files of a folder whose names begin with train, valid or test (``train-0.parquet``) are the splits.
     - a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written: likewise, with its splits train, valid
@@ -170,7 +170,7 @@ def load(
                 f"({' '.join(IMAGE_SUFFIXES)}). Save the data as an array with numpy.save."
             )
         parts = cut(parts, valid_size, test_size, seed, text)
-    splits = {
+    splits: dict[str, Any] = {
         part: (Stored if isinstance(x, Rows) else Split)(
             *_arguments(x, covariates, weights, columns, missing, hidden),
             labels=y,
@@ -182,7 +182,7 @@ def load(
         for i, (part, (x, y)) in enumerate(parts.items())
     }  # a seed for each: no two splits share their draws
     if hidden is None:
-        return Data(name, **splits)
+        return Data(name, **splits, columns=names_of_x(columns, covariates, weights))
     return Quadrants(name, **splits, missing=hidden(*splits["train"].tensors[1].shape[-2:]))
 
 

@@ -88,6 +88,7 @@ class Standardized(Data):
             standard.train,
             standard.valid,
             standard.test,
+            columns=data.columns,
             loc=loc,
             scale=scale,
             constant=int((~varies).sum()),

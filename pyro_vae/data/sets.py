@@ -319,8 +319,12 @@ class Stream:
             counted = None if isinstance(sampler, WeightedRandomSampler) else sampler
         if not isinstance(counted, Sized):
             return None
-        indices = getattr(counted, "indices", counted)
-        size = len(set(indices)) if counted is sampler and isinstance(indices, (list, tuple, range)) else len(counted)
+        indices: Any = getattr(counted, "indices", counted)
+        try:
+            repeats = counted is sampler and isinstance(indices, (list, tuple, range))
+            size = len(set(indices)) if repeats else len(counted)
+        except TypeError:  # of a ChainDataset of streams
+            return None
         if counted is sampler and isinstance(loader.dataset, Sized) and size > len(loader.dataset):
             return None
         if isinstance(sampler, SequentialSampler) and loader.drop_last and loader.batch_size:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._checks import shown
+from pyro_vae._checks import shown, warn
 from pyro_vae.data.arrays import check_size, tensor
 from pyro_vae.data.cut import PARTS, Arrays, part_names
 from pyro_vae.data.files import Refused
@@ -26,14 +26,15 @@ Table = tuple[Arrays, dict[str, int]]  # and where in x columns are, by name and
 CLASSES = (
     "labels= takes the name of a column of labels, also of words, and load(...).with_labels() gives them to programs."
 )
+_EMPTY = ("", "NA")  # cells of what is missing, the latter as R writes them
 _LABELS = -1  # the place of the column of labels, which is none of x
 
 
 def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
-    An empty cell is NaN. Labels that are words are numbered in sorted order. Lines before the table that begin with #
-    are comments, the last of which names the columns where no other line does; inside of it # is a letter.
+    A cell that is empty, or NA, is NaN. Labels that are words are numbered in sorted order. Lines before the table that
+    begin with # are comments, the last of which names the columns where no other line does; inside of it # is a letter.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
@@ -60,6 +61,8 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
             if not x.numel():
                 below = " below its names" if named else ""
                 raise Refused(f"{path} has no row of numbers{below}. Save the table again.")
+            if doubt := _doubt(names, named, x[:1]):
+                warn(f"{path} {doubt}, and is taken as data. Write it by to_csv(index=False), of columns with names.")
             words = None if label is None else np.loadtxt(path, usecols=[label], dtype=str, **whole)
         if words is not None and (lacking := np.flatnonzero(np.char.strip(words[:, 0]) == "")).size:
             raise Refused(_no_label(path, int(lacking[0]), names[label or 0]))
@@ -103,6 +106,14 @@ def _head(path: Path, delimiter: str, labels: str | None) -> tuple[list[str], bo
     return names, True, before + rows.line_num
 
 
+def _doubt(names: Sequence[str], named: bool, first: Any) -> str:
+    """What of a table may be what pandas writes beside the data: its index, or the numbers of its columns."""
+    if named and not names[0]:
+        return "has a first column without a name, which may be the index that pandas writes"
+    counts = not named and len(names) > 2 and first.tolist() == [list(range(first.shape[1]))]
+    return "has a first line that may be the numbers which pandas gives columns" if counts else ""
+
+
 def _names(line: str, delimiter: str) -> list[str]:
     """The cells of a line that may begin with #."""
     return [name.strip() for name in next(csv.reader([line.removeprefix("#")], delimiter=delimiter))]
@@ -128,7 +139,7 @@ def filled_text(path: Path, values: Sequence[Sequence[float]], labels: str | Non
         written.writelines(itertools.islice(file, skipped))
         for cells, numbers in zip(filter(None, csv.reader(file, delimiter=delimiter)), values, strict=True):
             for number, value in zip(own, numbers, strict=True):
-                if cells[number].strip().lower() in ("", "nan"):
+                if cells[number].strip() in _EMPTY or cells[number].strip().lower() == "nan":
                     cells[number] = f"{value:.7g}"
             rows.writerow(cells)
     return written.getvalue()
@@ -165,11 +176,11 @@ def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Tab
     except (OSError, ValueError) as error:  # of which those of pyarrow are
         raise ValueError(f"{path} could not be read as a Parquet table ({error}). Write it again.") from error
 
-    names = files["train"][0].schema_arrow.names
+    names = _columns(files["train"][0].schema_arrow, labels)
     label, parts = place_of(labels, names), {}
     for part, some in files.items():
         for file in some:
-            check_columns(path, names, file.schema_arrow.names)
+            check_columns(path, names, _columns(file.schema_arrow, labels))
 
         def read(columns: list[str], some: list[Any] = some) -> Iterator[dict[str, np.ndarray]]:
             for file in some:
@@ -179,6 +190,17 @@ def parquet_table(path: Path, labels: str | None, in_memory: bool | None) -> Tab
         count = sum(file.metadata.num_rows for file in some)
         parts[part] = of_columns(path, names, read, label, count, in_memory)
     return numbered(parts), places_of_x(names, label)
+
+
+def _columns(schema: Any, labels: str | None) -> list[str]:
+    """The names of the columns of a Parquet file, without those that hold the index of a table of pandas."""
+    try:
+        told = schema.pandas_metadata
+    except ValueError:  # of a damaged file
+        told = None
+    index = told.get("index_columns") if isinstance(told, dict) else None
+    names = [name for name in schema.names if not isinstance(index, list) or name not in index or name == labels]
+    return names or list(schema.names)
 
 
 def _by_part(folder: Path) -> dict[str, list[Path]]:
@@ -269,6 +291,15 @@ def places_of_x(names: list[str], label: int | None) -> dict[str, int]:
     return found if label is None else {str(label): _LABELS, names[label]: _LABELS, **found}
 
 
+def names_of_x(columns: Mapping[str, int] | None, *others: str | None) -> tuple[str, ...] | None:
+    """The names of the columns of x, without ``others`` that are further arguments; ``None`` where they have none."""
+    found = {place: name for name, place in (columns or {}).items() if place != _LABELS}  # a name is behind its number
+    if columns is None or all(name.isdecimal() for name in found.values()):
+        return None
+    left_out = {column(word.strip(), dict(columns)) for some in others if some for word in some.split(",")}
+    return tuple(name for place, name in sorted(found.items()) if place not in left_out)
+
+
 def check_columns(path: Path, names: list[str], others: list[str]) -> None:
     """Refuses another part of a table that has other columns."""
     if different := set(names) ^ set(others):
@@ -341,7 +372,7 @@ AT_ONCE = 65_536
 
 
 def _number(cell: str) -> float:
-    return float(cell.strip() or "nan")
+    return float("nan" if cell.strip() in _EMPTY else cell)
 
 
 def _is_number(cell: str) -> bool:

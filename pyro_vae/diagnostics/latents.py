@@ -22,8 +22,8 @@ from pyro_vae.distributions.steps import MarkovNormal
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.arguments import Converted, argument_names, converted
-from pyro_vae.pair.running import reading
-from pyro_vae.pair.sites import inside
+from pyro_vae.pair.running import Drawing, reading
+from pyro_vae.pair.sites import held_sites, inside
 
 Batches = Iterable[Sequence[Any]]
 
@@ -288,13 +288,14 @@ def run_model(
             ) from error
         size = batches.num_rows(batch) if batch else None
         check_size(data_frame(trace, size), size)
-        sites = {name: site for name, site in observed_sites(trace).items() if name not in latents}
+        held = held_sites(trace, batch, size) - latents.keys()
+        sites = {name: site for name, site in observed_sites(trace).items() if name not in {*latents, *held}}
         observed = {name: site["value"] for name, site in sites.items() if not isinstance(site["fn"], Unit)}
         if shared := shared_latents(trace):
             with nullcontext() if draw_shared else AtMean():
                 posterior = latent_sites(poutine.trace(guide).get_trace(*batch))
             latents.update({name: posterior[name]["value"] for name in shared if name in posterior})
-        free = poutine.trace(poutine.condition(poutine.uncondition(model), data=dict(latents)))
+        free = poutine.trace(poutine.condition(Drawing(held)(model), data=dict(latents)))
         with AtMean(centered) as means:
             trace = free.get_trace(*batch)
         if not means.drawn and not (shared and draw_shared):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyro.distributions import ExpandedDistribution, MaskedDistribution, ZeroInflatedDistribution
+from pyro.distributions import (
+    ExpandedDistribution,
+    MaskedDistribution,
+    RelaxedBernoulliStraightThrough,
+    RelaxedOneHotCategoricalStraightThrough,
+    ZeroInflatedDistribution,
+)
 from torch.distributions import Independent, TransformedDistribution
 
 from pyro_vae.distributions.particles import Particles
@@ -59,6 +65,11 @@ def unmasked(fn: Any) -> Any:
 def whole(fn: Any) -> Any:
     """A distribution as it is where all is there."""
     return fn.whole if isinstance(fn, (Present, Steps, Autoregressive)) else fn
+
+
+def is_rounded(fn: Any) -> bool:
+    """Whether draws are rounded, and carry with them what they are scored by, which other tensors lack."""
+    return isinstance(unwrapped(fn), (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough))
 
 
 def family(fn: Any) -> str:

@@ -94,14 +94,19 @@ class Gradient(Axis, ABC):
         return num_particles, 1
 
 
-def check_independent(who: str, run: Run) -> None:
+def check_independent(who: str, run: Run, scored: bool = False) -> None:
     """Refuses draws of which one tells something of another, for what takes the score of each given the others.
+
+    Args:
+        who: does so, for the messages.
+        run: of the pair.
+        scored: whether it takes no score of what is reparameterized.
 
     Raises:
         ValueError: if there are several of a stratified mixture of experts.
     """
     for name, site in run.latents.items() if run.num_particles > 1 else ():
-        if getattr(innermost(site.fn), "stratified", False):
+        if getattr(innermost(site.fn), "stratified", False) and not (scored and site.fn.has_rsample):
             raise ValueError(
                 f"{who} takes its draws for independent, but those of q({name}), a {family(site.fn)}, are stratified, "
                 "so that its gradient would be biased. Take stratified=False, or SGVB_A or IWAE."
@@ -191,8 +196,8 @@ class Score(_OfELBO):
 
     def check_sites(self, who: str, run: Run) -> None:
         super().check_sites(who, run)
-        if self.baseline in ("auto", "leave_one_out") and not self.pathwise:
-            check_independent(who, run)
+        if self.baseline in ("auto", "leave_one_out"):
+            check_independent(who, run, scored=self.pathwise)
 
     def check(self, who: str, bound: Bound, num_particles: int) -> None:
         super().check(who, bound, num_particles)
@@ -310,6 +315,10 @@ class LeaveOneOut(Gradient):
                 f"{who}: LeaveOneOut() needs at least 2 samples in each group; got {num_particles} in "
                 f"{bound.num_groups} groups."
             )
+
+    def check_sites(self, who: str, run: Run) -> None:
+        super().check_sites(who, run)
+        check_independent(who, run, scored=True)
 
     def surrogate(self, bound: Bound, run: Run) -> Tensor:
         log_weights = possible(run.sum())

@@ -22,7 +22,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from pyro_vae._pyro import PARTICLES, has_values
-from pyro_vae.distributions.wrappers import family, without_events
+from pyro_vae.distributions.wrappers import family, is_rounded, without_events
 from pyro_vae.pair import latent_sites
 from pyro_vae.pair.particles import Around, Plan
 from pyro_vae.pair.sites import plate_nesting, scale_of_plates
@@ -413,6 +413,8 @@ def traced(
         with _Detached(who, latent_sites(drawn)) if detached else contextlib.nullcontext():
             replayed = _with_values(drawn, seen)
             model_trace = plan.trace(model, args, kwargs, count, replayed=replayed, around=around(drawn))
+    if not plain or scored:
+        _check_rounded(who, drawn)
     nesting = max(plan.nesting, plate_nesting(model_trace, drawn)) if count is None else plan.nesting + 1
     if is_validation_enabled():
         check_model_guide_match(model_trace, drawn, nesting)
@@ -424,6 +426,20 @@ def traced(
             if site["type"] == "sample":
                 check_site_shape(site, nesting)
     return model_trace, guide_trace, seen, _scores(who, call, plan, count, drawn) if scored else {}
+
+
+def _check_rounded(who: str, drawn: Trace) -> None:
+    """Refuses draws that carry what they are scored by, which other tensors of the same values lack.
+
+    Raises:
+        ValueError: if there are some.
+    """
+    for name, site in latent_sites(drawn).items():
+        if is_rounded(site["fn"]):
+            raise ValueError(
+                f"{who} scores other tensors than the guide draws, and those of q({name}), a "
+                f"{family(site['fn'])}, are scored by what they were rounded from. Use SGVB_A or IWAE."
+            )
 
 
 def _scores(who: str, call: Call, plan: Plan, count: int | None, drawn: Trace) -> dict[str, Tensor]:

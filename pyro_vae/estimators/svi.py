@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 
 import pyro
 import torch
-from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -54,6 +54,8 @@ class SVILoss(Estimator):
         if isinstance(svi_loss, (type, nn.Module)):
             what = f"the class {svi_loss.__name__}" if isinstance(svi_loss, type) else f"a {type(svi_loss).__name__}"
             raise TypeError(f"estimator is {what}; give the loss itself, as Trace_ELBO() or SGVB_A().")
+        if isinstance(svi_loss, SVI):
+            raise TypeError("estimator is an SVI; give what it has as its loss, as Trace_ELBO() or SGVB_A().")
         if not isinstance(svi_loss, ELBO):
             callable_(estimator=svi_loss)
             _check_takes_programs(svi_loss)
@@ -128,16 +130,18 @@ class SVILoss(Estimator):
         return Objective(value / size, None, {})
 
     def try_on(self, pair: Any, *batch: Any) -> None:
-        copy.copy(self).objective(*programs(as_pair(pair)), *converted(pair, batch, any_data=True))
+        with torch.enable_grad():  # without which a loss of one's own may be refused by the ELBOs that it calls
+            copy.copy(self).objective(*programs(as_pair(pair)), *converted(pair, batch, any_data=True))
 
     def mean_loss(self, pair: Any, batches: Iterable[Sequence[Any]]) -> float:
         """The loss of data that are not trained on, as of ``SVI.evaluate_loss``, per datum."""
         convert, module = Arguments(pair, any_data=True), as_pair(pair)
         total, count = 0.0, 0
-        run = getattr(self.svi_loss, "loss", None) or self._differentiated()
+        loss_alone = getattr(self.svi_loss, "loss", None)
+        run = loss_alone or self._differentiated()
         for given in batch_by_batch(batches):
             batch = given if isinstance(given, Converted) else convert(*given)
-            with torch.no_grad():
+            with torch.set_grad_enabled(loss_alone is None):
                 loss, _, size = self._evaluate(run, (*programs(module), *batch), {})
             total, count = total + float(loss) / size * num_told(batch), count + num_told(batch)
         if count == 0:

@@ -76,9 +76,9 @@ class LocationScale(Likelihood):
         return self._event(self._pixels(*self._loc_and_scale(z)), z)
 
     def doubt(self, x: Tensor) -> str | None:
-        if not self.sigmoid_mean or x.is_complex() or not x.numel():
+        if not self.sigmoid_mean or x.is_complex() or not (seen := x[~x.isnan()]).numel():
             return None
-        low, high, name = x.min().item(), x.max().item(), type(self).__name__
+        low, high, name = seen.min().item(), seen.max().item(), type(self).__name__
         if low >= 0 and high <= 1:
             return None
         return (

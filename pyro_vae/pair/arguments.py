@@ -188,7 +188,10 @@ class Arguments:
                 sites = observed_sites(run(self.pair, *values).model_trace)
         except Exception:  # said by those who run it
             return
+        others = [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)][1:]
         for name, site in sites.items():
+            if any(_is_of(leaf, site["value"]) for leaf in others):
+                continue
             support: Any = support_of(site["fn"])
             counts = (constraints.integer_interval, type(constraints.nonnegative_integer))
             if isinstance(support, counts) and getattr(support, "upper_bound", 2) != 1:
@@ -284,9 +287,9 @@ def batch_by_batch(batches: Any) -> Iterator[Sequence[Any]]:
     if isinstance(batches, (Tensor, np.ndarray, dict, str, bytes)) or not hasattr(batches, "__iter__"):
         raise TypeError(f"batches are the arguments of model and guide, batch by batch: [(x,)]; got {shown(batches)}.")
     for batch in batches:
-        if not isinstance(batch, (tuple, list)):
+        if not isinstance(batch, (tuple, list, dict, Tensor, np.ndarray)):
             raise TypeError(f"a batch is a tuple of the arguments of model and guide, (x,); got {shown(batch)}.")
-        yield batch
+        yield batch if isinstance(batch, (tuple, list)) else (batch,)
 
 
 _TOO_MANY = re.compile(r"takes (from \d+ to |up to )?\d+ positional arguments? but \d+ (was|were) given")
@@ -304,6 +307,11 @@ def _with_tensors(value: Any, what: str, is_x: bool = False) -> Any:
         return tensor(leaf, what) if isinstance(leaf, np.ndarray) else leaf
 
     return mapped(change, value)
+
+
+def _is_of(argument: Tensor, observed: Tensor) -> bool:
+    """Whether what a site observes are the numbers of an argument."""
+    return argument.numel() == observed.numel() and torch.equal(argument.reshape(observed.shape).to(observed), observed)
 
 
 def _is_of_tensors(value: Any) -> bool:

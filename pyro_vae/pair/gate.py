@@ -25,7 +25,7 @@ from torch.distributions import biject_to
 from pyro_vae._checks import warn
 from pyro_vae._pyro import has_values, is_subsample, is_unseen, unvalidated
 from pyro_vae.batches import moved, num_rows, rows
-from pyro_vae.distributions.wrappers import family, innermost, unmasked
+from pyro_vae.distributions.wrappers import family, innermost, is_rounded, unmasked
 from pyro_vae.pair.pair import modules_of, programs
 from pyro_vae.pair.running import PairRun, device_of, run
 from pyro_vae.pair.sites import (
@@ -401,7 +401,7 @@ def check_continuous(name: str, fn: Any) -> None:
         ValueError: if it is discrete, or no bijection to its support is known.
     """
     try:
-        if fn.support.is_discrete:
+        if fn.support.is_discrete or is_rounded(fn):
             raise ValueError(
                 f"the chains of AIS, BDMC, HMC and MonteCarloEM move over continuous latents, but {name!r} is a "
                 f"{family(fn)}, which is discrete. For log p(x) use evidence.importance; to train, the default of fit, "

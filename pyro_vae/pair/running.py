@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
-from pyro_vae._pyro import is_deterministic, memory, unvalidated, was_observed
+from pyro_vae._pyro import failing_without_shapes, is_deterministic, memory, unvalidated, was_observed
 from pyro_vae._tensors import check_dense
 from pyro_vae.batches import flattened, leaves, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
@@ -39,7 +40,7 @@ def kept_modes(pair: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(pair: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, for all parts of a pair."""
-    with kept_modes(pair):
+    with kept_modes(pair), failing_without_shapes():
         for module in modules_of(pair):
             module.eval()
         yield
@@ -131,6 +132,18 @@ def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plat
         return PairRun(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace)
 
 
+class Drawing(UnconditionMessenger):
+    """Makes a draw of what a program observes, as ``poutine.uncondition``, but of the sites that are ``held``."""
+
+    def __init__(self, held: Collection[str] = ()) -> None:
+        super().__init__()
+        self.held = held
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.held:
+            super()._pyro_sample(msg)
+
+
 def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], Trace]:
     """Draws latents and data from the model: (z, x) ~ p(z) p(x | z). Of the observed arguments only the shape matters.
 
@@ -168,20 +181,30 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 "it as a distribution that is drawn or observed, or use what weighs draws of the guide alone: "
                 "ReweightedWakeSleep, evidence.importance, evidence.ais."
             )
-        places = (i for i, value in enumerate(given) if memory(value) == memory(observed))
-        index = next(places, None)
+        index = argument_of(observed, given)
         if index is None:
             raise ValueError(
                 f"{name!r} observes a tensor that is no argument of the model, nor a view of one, so what the model "
-                "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed."
+                "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed; hide "
+                "a site that poutine.condition holds by poutine.block."
             )
         if site["value"].shape != observed.shape:
             raise ValueError(
                 f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
                 f"{list(site['value'].shape)}. Give data of that shape."
             )
-        view = observed.size(), observed.stride(), observed.storage_offset()
-        found[index] = torch.as_strided_scatter(found[index], site["value"].to(observed.dtype), *view)
+        found[index] = put(found[index], observed, site["value"])
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
     return unflattened(structure, iter(found)), trace
+
+
+def argument_of(observed: Tensor, given: Sequence[Tensor]) -> int | None:
+    """Which of some tensors, each with a memory of its own, an observed one is, or is a view of."""
+    return next((i for i, value in enumerate(given) if memory(value) == memory(observed)), None)
+
+
+def put(argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
+    """The argument with a value in the place of that view of it which is observed."""
+    view = observed.size(), observed.stride(), observed.storage_offset()
+    return torch.as_strided_scatter(argument, value.to(observed.dtype), *view)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +12,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
+from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, memory, was_observed
+from pyro_vae.batches import leaves
 from pyro_vae.distributions.supports import bare
 
 DATA_PLATE = "data"
@@ -64,9 +67,24 @@ def _sized(frame: Any, trace: Trace) -> Any:
     if frame.size >= 0:
         return frame
     sites: Any = [site for site in trace.nodes.values() if site["type"] == "sample" and inside(site, frame)]
-    shapes = [site["fn"].batch_shape for site in sites if not is_subsample(site)]
+    shapes = [batch_shape(site) for site in sites if not is_subsample(site)]
     size = max(shape[frame.dim] if len(shape) >= -frame.dim else 1 for shape in shapes)
     return frame._replace(size=size, full_size=size)
+
+
+def batch_shape(site: Any) -> torch.Size:
+    """The shape of a site's plates; of one without a size the data tell it, where the distribution is one for all."""
+    fn = site["fn"]
+    shape = fn.batch_shape
+    unsized = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame.size < 0]
+    if site["is_observed"] and isinstance(site["value"], Tensor) and unsized:
+        of_data = site["value"].shape[: site["value"].dim() - fn.event_dim]
+        told = [1] * -min(unsized)
+        for dim in unsized:
+            told[dim] = of_data[dim] if len(of_data) >= -dim else 1
+        with contextlib.suppress(RuntimeError):  # of shapes that do not go together, which is another problem
+            shape = torch.broadcast_shapes(shape, told)
+    return shape
 
 
 def inside(site: Any, plate: Any) -> bool:
@@ -81,6 +99,17 @@ def observed_sites(trace: Trace) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and site["is_observed"] and not is_deterministic(site)
     }
+
+
+def held_sites(trace: Trace, batch: Iterable[Any], size: float | None = None) -> set[str]:
+    """The sites that the model itself gives a value that all data share, as by ``poutine.condition``.
+
+    They are observed outside of the data plate, and none of the arguments ``batch``; a factor is none.
+    """
+    plate, data = data_frame(trace, size), {memory(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
+    observed = {} if plate is None else observed_sites(trace)
+    found = {name for name, site in observed.items() if not inside(site, plate) and memory(site["value"]) not in data}
+    return {name for name in found if not isinstance(observed[name]["fn"], Unit)}
 
 
 def is_auxiliary_data(site: Any) -> bool:

@@ -24,6 +24,7 @@ from pyro_vae.pair.running import PairRun
 from pyro_vae.pair.sites import (
     DATA_PLATE,
     PENALTY,
+    batch_shape,
     data_frame,
     data_frames,
     inside,
@@ -331,7 +332,7 @@ def _named(support: tuple[str, Tensor, Tensor]) -> str:
 
 def _data_problems(name: str, site: Any) -> Iterator[str]:
     fn, value, at = site["fn"], site["value"], f"At the observed site {name!r}"
-    if value.shape != _shape_for(value, fn):
+    if value.shape != _shape_for(site):
         yield (
             f"{at} the data have shape {list(value.shape)}, but the likelihood is over {list(fn.shape())}. Give the "
             "decoder an output of the data's event shape, or reshape the data."
@@ -377,9 +378,10 @@ def value_problems(name: str, fn: Any, value: Tensor, missing: bool = False) -> 
     )
 
 
-def _shape_for(value: Tensor, fn: Any) -> torch.Size:
-    """The shape that a distribution has, with the length of the data where it takes sequences of any length."""
-    shape, inner = list(fn.shape()), innermost(fn)
+def _shape_for(site: Any) -> torch.Size:
+    """The shape of a site's distribution, with the length of the data where it takes sequences of any length."""
+    fn, value = site["fn"], site["value"]
+    shape, inner = [*batch_shape(site), *fn.event_shape], innermost(fn)
     if getattr(inner, "duration", 1) is None and value.dim() == len(shape):  # as Pyro's hidden Markov models
         shape[-inner.event_dim] = value.shape[-inner.event_dim]
     return torch.Size(shape)

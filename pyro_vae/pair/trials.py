@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae.batches import num_rows, rows
-from pyro_vae.distributions.wrappers import innermost
+from pyro_vae.batches import flattened, num_rows, rows, unflattened
+from pyro_vae.distributions.wrappers import innermost, unmasked, whole
 from pyro_vae.pair.gate import has_autoguide
 from pyro_vae.pair.pair import programs
-from pyro_vae.pair.running import evaluating, run, trying
-from pyro_vae.pair.sites import latent_sites, random_sites, same
+from pyro_vae.pair.running import argument_of, evaluating, put, run, trying
+from pyro_vae.pair.sites import latent_sites, random_sites, same, support_of
 from pyro_vae.pair.structure import is_point
 
 _FEW = 64  # numbers of a map whose determinant is taken
@@ -156,3 +157,80 @@ def _other_point(alone: list[str]) -> str:
         "are not functions of it with the log_density that they tell. Sample it in the model under the same name, from "
         f"a reverse model r({alone[0]} | z, x); or draw what is a function of it from a TransformedDistribution."
     )
+
+
+# Data that a model reads
+
+
+def reading_problems(
+    model: Callable[..., Any], drawn: Trace, batch: Sequence[Any], other: Callable[[str, Any], Tensor]
+) -> list[str]:
+    """Whether a model takes a distribution from data that it observes; a sentence if it does.
+
+    Then what it draws in the place of these, or of entries that are missing, is not of p(x, z): what follows is told
+    those that were given. At the same latents each density has to be the same with other data.
+
+    Args:
+        model: the program.
+        drawn: a run of it, with its latents.
+        batch: its arguments.
+        other: of an observed site, by its name, other data of the shape of its value.
+    """
+    tensors, structure = flattened(batch)
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+        first = _met(model, drawn, structure, given)
+        found = {name: argument_of(site["value"], given) for name, site in first.items() if site["is_observed"]}
+        read = {name: index for name, index in found.items() if index is not None}
+        discrete = any(getattr(support_of(first[name]["fn"]), "is_discrete", True) for name in read)
+        for _ in range((_TRIES if discrete else 1) if read else 0):  # few values are easily drawn twice
+            changed = list(given)
+            for name, index in read.items():
+                changed[index] = put(changed[index], first[name]["value"], other(name, first[name]))
+            for name in _differing(first, _met(model, drawn, structure, changed)):
+                return [
+                    f"The model takes p({name}) from data that it observes, and not from what pyro.sample returns, "
+                    "so that what it draws in their place is not of p(x, z). Go on from what pyro.sample returns, "
+                    "or write a sequence as one distribution, as the decoder of models.GRUVAE does."
+                ]
+    return []
+
+
+def condition_problems(model: Callable[..., Any], drawn: Trace, batch: Sequence[Any], size: int) -> list[str]:
+    """Whether a model takes a distribution from rows of its arguments that differ; a sentence if it does.
+
+    Args:
+        model, drawn, batch: as of :func:`reading_problems`.
+        size: of how many data the arguments are.
+    """
+    tensors, structure = flattened(batch)
+    rolled = [tensor.roll(1, 0) if tensor.shape[:1] == (size,) else tensor for tensor in tensors]
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        first, second = (_met(model, drawn, structure, one) for one in (tensors, rolled))
+        return [
+            f"What is drawn is of one condition, but p({name}) differs between the rows of the arguments. Give one "
+            "row, or rows that are alike but for what the model observes."
+            for name in _differing(first, second)
+        ][:1]
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """The sites that have other densities in a second run."""
+    for name, site in first.items():
+        if name not in second or not same(*(_log_prob(one["fn"], site["value"]) for one in (site, second[name]))):
+            yield name
+
+
+def _log_prob(fn: Any, value: Tensor) -> Tensor:
+    """At a value, wherever it is masked or missing; 0 where the distribution cannot score one."""
+    try:
+        return cast(Tensor, whole(unmasked(fn)).log_prob(value))
+    except (NotImplementedError, KeyError):  # as of Pyro's planar flow
+        return torch.zeros(())
+
+
+def _met(model: Callable[..., Any], drawn: Trace, structure: Any, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """The random variables of a run at the latents of another."""
+    torch.manual_seed(0)  # of what the model draws unseen
+    trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*unflattened(structure, iter(tensors)))
+    return {name: site for name, site in random_sites(trace).items() if not isinstance(site["fn"], Unit)}

@@ -31,8 +31,10 @@ from pyro_vae.pair.gate import (
     check_local,
     check_repeatable,
     check_subsampled,
+    refuse,
 )
 from pyro_vae.pair.plans import plan_of
+from pyro_vae.pair.trials import reading_problems
 
 Start = Literal["prior", "guide"]
 
@@ -165,9 +167,11 @@ class Joint:
         """``(batch, u)``: the arguments with data drawn from the model, and the latents of these, ``u: [1, N, D]``.
 
         Raises:
-            ValueError: if what the model observes is no argument, see :func:`pyro_vae.pair.simulate`.
+            ValueError: if what the model observes is no argument, see :func:`pyro_vae.pair.simulate`, or the model
+                takes a distribution from it.
         """
         drawn, trace = simulate(self._model, *batch)
+        refuse(reading_problems(self._model, trace, batch, lambda _, site: site["fn"].sample()))
         return drawn, self.of(trace)
 
     def check_repeatable(self, *batch: Any, guide: bool = False) -> None:

@@ -434,11 +434,12 @@ class Trainer:
                 run.best_epoch = state.epoch
             run.stopped_early = state.epoch - (run.best_epoch or 0) >= max(settings.patience, 1)
         self.recorder.write(entry)
-        # What they draw is none of this run's, nor is the mode in which they leave the pair.
-        apart = draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda)
-        with kept_modes(self.pair), state.python.kept_draws(), state.loaders.kept_draws(), apart:
-            for callback in settings.callbacks:
-                callback(run)
+        if settings.callbacks:
+            # What they draw is none of this run's, nor is the mode in which they leave the pair.
+            apart = draws.Apart(draws.CALLBACK, settings.seed, state.epoch, devices=self._cuda)
+            with kept_modes(self.pair), state.python.kept_draws(), state.loaders.kept_draws(), apart:
+                for callback in settings.callbacks:
+                    callback(run)
         if self.ranks.agree(self._is_due() and self.ranks.first, self.device) and state.epoch < settings.epochs:
             self._save()
 

@@ -75,7 +75,7 @@ def test_coverage_of_modes() -> None:
     assert coverage(near[None], torch.stack([A]), 3, 0.8) == 0
 
 
-def test_consensus_is_the_draw_nearest_to_all() -> None:
+def test_consensus_is_the_map_nearest_to_all_draws() -> None:
     assert torch.equal(consensus(torch.stack([A, B, B]), 3), B)
     near = A.clone()
     near[0, 0] = 0
@@ -83,6 +83,9 @@ def test_consensus_is_the_draw_nearest_to_all() -> None:
     means = iou(drawn[:, None], drawn, 3).mean(1)
     assert torch.equal(consensus(drawn, 3), drawn[means.argmax()])
     assert means.argmax() == 1
+    # Of three draws that each miss another pixel of an object of three, the vote misses none.
+    bars = torch.stack([torch.tensor([[0, 1, 1]]), torch.tensor([[1, 0, 1]]), torch.tensor([[1, 1, 0]])])
+    assert torch.equal(consensus(bars, 2), torch.ones(1, 3, dtype=bars.dtype))
 
 
 def test_pairs_as_products_are_those_one_by_one() -> None:

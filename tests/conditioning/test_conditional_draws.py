@@ -11,10 +11,12 @@ import pytest
 import torch
 from incomplete import FactorAnalysis, conditional, data, of_linear
 from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, two_arguments
+from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import Pair, sample
+from pyro_vae import Pair, diagnostics, evidence, sample
 from pyro_vae.models import MLPVAE, LabeledVAE, SemiSupervisedVAE
+from pyro_vae.pair.running import simulate
 
 S = 2000
 
@@ -193,6 +195,46 @@ def test_pairs_of_users() -> None:
     assert torch.equal(found["y"], torch.tensor([0, 2]).expand(30, 2))
 
 
+def shift_model(x: Tensor | None = None) -> None:
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 3 if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z + shift, 0.5).to_event(1), obs=x)
+
+
+def shift_guide(x: Tensor | None = None) -> None:
+    pyro.sample("shift", dist.Normal(0.0, 0.1))
+    if x is not None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * (x - 4.0), 0.4).to_event(1))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_all_data_share_is_held_by_condition(hidden: bool) -> None:
+    """x ~ N(z + shift, 1/4) at shift = 4, in all that draws of the model; log p(x | shift) where it is hidden."""
+    value = {"shift": torch.tensor(4.0)}
+    held: Any = [poutine.condition(program, data=value) for program in (shift_model, shift_guide)]
+    if hidden:
+        held = [poutine.block(program, hide=["shift"]) for program in held]
+    pair, x = Pair(*held), torch.randn(50, 2) + 4
+    mean, covariance = torch.full((2,), 4.0), 1.25 * torch.eye(2)
+    torch.manual_seed(1)
+    close(diagnostics.sample(pair, S, x), mean, torch.eye(2))  # E[x | z]
+    close(sample(pair, S, x)["x"], mean, covariance)
+    close(sample(pair, S)["x"], mean, covariance)
+    z = torch.tensor([[0.5, -1.0], [2.0, 0.0]])
+    if hidden:
+        found = sample(pair, S, x, where={"z": z})["x"]
+        close(found[:, 1], z[1] + 4, 0.25 * torch.eye(2))
+        exact = dist.MultivariateNormal(mean, covariance).log_prob(x)
+        assert torch.allclose(evidence.importance(pair, x, 2000).log_prob, exact, atol=0.15)
+    else:
+        with pytest.raises(ValueError, match=r"by poutine.condition, hide it by poutine.block"):
+            sample(pair, S, x, where={"z": z})
+        with pytest.raises(ValueError, match=r"'shift' observes a tensor that is no argument.*poutine.block"):
+            simulate(pair.model, x)
+
+
 def bad(**options: Any) -> Any:
     pair, x, _ = linear_gaussian()
     return lambda: sample(pair, 100, x, **options)
@@ -213,6 +255,7 @@ Z = torch.zeros(2, 2).double()
         (bad(where=3), TypeError, "where is a dictionary"),
         (bad(where={}), TypeError, "where is a dictionary"),
         (bad(where={"w": Z}), ValueError, "no site 'w'; it has z, x"),
+        (bad(where={"x": torch.zeros(4).double()}), ValueError, r"values of the site 'x' are \[N, 4\]; got \[4\]"),
         (bad(where={"z": Z[:, :1]}), ValueError, r"values of the site 'z' are \[N, 2\]; got \[2, 1\]"),
         (bad(where={"z": Z, "x": torch.zeros(3, 4).double()}), ValueError, "as many conditions each"),
         (bad(where={"z": Z}, method="guide"), ValueError, "the guide tells of the latents given x"),
@@ -274,3 +317,72 @@ def test_of_examples_that_are_missing_the_shape_alone_matters() -> None:
         assert one["x"].any()
         for name in ("x", "y", "z"):
             torch.testing.assert_close(one[name], other[name], check_dtype=False)
+
+
+def test_what_follows_data_by_the_argument_is_refused() -> None:
+    """x_2 ~ N(z + x_1, 1) with the x_1 of the example: draws of x_2 would follow that, not the x_1 drawn."""
+
+    def model(x: Tensor) -> None:
+        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((2 * x[:, 0] - x[:, 1]) / 3, 1.0))
+
+    pair, x = Pair(model, guide), torch.full((1, 2), 5.0)
+    for where in ({"z": torch.ones(1)}, {"x": torch.tensor([[math.nan, 2.0]])}, lambda sites: sites["z"] > 0):
+        with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+            sample(pair, 10, x, where=where)
+    with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+        evidence.bdmc(pair, x.expand(4, 2), 2, 10)
+    for method in ("guide", "prior"):  # given all of x: z | x ~ N((x_1 + x_2 - x_1) / 3, 1 / 3)
+        found = sample(pair, S, where={"x": torch.tensor([[1.0, 3.0]])}, method=method)["z"]
+        torch.testing.assert_close(found.mean(), torch.tensor(1.0), rtol=0, atol=5 / math.sqrt(3 * S) * 1.5)
+
+
+def test_predicates_are_of_one_condition() -> None:
+    """Draws under several would be of none of them; of what the model observes rows may differ."""
+
+    def model(x: Tensor | None, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(c, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
+
+    pair = Pair(model, guide)
+    with pytest.raises(ValueError, match=r"p\(z\) differs between the rows of the arguments"):
+        sample(pair, 10, torch.zeros(2), torch.tensor([0.0, 9.0]), where=lambda sites: sites["x"] > 0)
+    for x in (torch.zeros(1), torch.tensor([1.0, -1.0])):
+        c = torch.tensor([4.0]).expand(len(x))
+        found = sample(pair, 1000, x, c, where=lambda sites: sites["x"] > -99)["z"]
+        torch.testing.assert_close(found.mean(), torch.tensor(4.0), rtol=0, atol=0.16)
+
+
+def test_bytes_are_pixels_or_classes_wherever_they_stand() -> None:
+    """By each method, and in each order: a class by its number, and a pixel as a part of 255."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Categorical(logits=torch.stack([0 * z, z, 2 * z], -1)), obs=y)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.5).expand([len(x)]))
+
+    z = torch.linspace(-8, 8, 4001)
+    log_p = dist.Normal(0.0, 1.0).log_prob(z) + 2 * dist.Normal(z, 1.0).log_prob(torch.ones(()))
+    log_p = log_p + torch.stack([0 * z, z, 2 * z], -1).log_softmax(-1)[:, 2]
+    expected = (log_p.softmax(0) * z).sum()
+    x, y = torch.full((1, 2), 255, dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)
+    for where in ({"x": x, "y": y}, {"y": y, "x": x}):
+        found = sample(Pair(model, guide), S, where=where, method="prior")
+        torch.testing.assert_close(found["z"].mean(), expected, rtol=0, atol=0.07)
+        assert (found["x"] == 1).all()
+        assert (found["y"] == 2).all()

@@ -152,6 +152,8 @@ def test_what_is_refused() -> None:
             impute(pair, bad)
     with pytest.raises(ValueError, match="num_imputations"):
         impute(pair, x, num_imputations=-1)
+    with pytest.raises(ValueError, match=r"takes x of shape \[B, 3\]; got \[4\]\.$"):  # without Pyro's table of shapes
+        impute(IncompleteVAE((3,), 2, (8,)), torch.zeros(4))
     images, batch = functions()
     with pytest.raises(ValueError, match="no site 'y'"):
         impute(images, batch[0], site="y")
@@ -258,3 +260,79 @@ def test_numbers_one_a_datum() -> None:
     found = impute(Pair(model, guide), torch.tensor([1.0, math.nan]), 1000, 3)
     assert found.draws.shape == (3, 2)
     torch.testing.assert_close(found.log_prob[0], dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)))
+
+
+def test_what_follows_missing_entries_by_the_argument_is_refused() -> None:
+    """x_2 ~ N(z + x_1, 1) with the x_1 that was passed: where that is missing, it would be a number in its place."""
+
+    def model(x: Tensor) -> None:
+        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.5).expand([len(x)]))
+
+    pair, nan = Pair(model, guide), math.nan
+    found = impute(pair, torch.tensor([[1.0, nan], [2.0, 0.0]]), 40_000)  # x_1 is known where it is looked at
+    torch.testing.assert_close(found.mean[0, 1], torch.tensor(1.5), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        found.log_prob[0], dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)), rtol=0, atol=0.05
+    )
+    for x in ([[1.0, nan], [nan, 2.0]], [[nan, nan], [1.0, 1.0]]):
+        with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+            impute(pair, torch.tensor(x), 100)
+        with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
+            evidence.importance(conditioning.PartlyObserved(pair), torch.tensor(x), 100)
+
+    def regression(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x), 2]).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Normal(x.sum(-1), 1.0), obs=y)
+
+    def encoder(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"takes p\(y\) from data that it observes"):
+        impute(Pair(regression, encoder), (torch.tensor([[1.0, nan]]), torch.zeros(1)), 100)
+
+
+def test_classes_have_the_mean_of_their_numbers() -> None:
+    """E[x_2 | x_1] of classes by enumeration, and not the mean of the most probable ones."""
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5)).long()
+            pyro.sample("x", dist.Categorical(p[z].unsqueeze(-2).expand(*z.shape, 2, 3)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(0.5).expand([len(x)]))
+
+    found = impute(Pair(model, guide), torch.tensor([[0.0, math.nan]]), 40_000, 4000)
+    expected = torch.tensor([5.0, 1.0]) / 6 @ p @ torch.arange(3.0)
+    torch.testing.assert_close(found.mean[0, 1], expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.draws[:, 0, 1].mean(), expected, rtol=0, atol=0.07)
+
+
+def test_without_a_mean_it_is_the_mode() -> None:
+    """Of Student's t with one degree of freedom, E[z | x_1] by quadrature."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.StudentT(1.0, z.unsqueeze(-1).expand(*z.shape, 2)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.5).expand([len(x)]))
+
+    z = torch.linspace(-9, 9, 4001)
+    log_p = dist.Normal(0.0, 1.0).log_prob(z) + dist.StudentT(1.0, z).log_prob(torch.tensor(2.0))
+    found = impute(Pair(model, guide), torch.tensor([[2.0, math.nan]]), 40_000)
+    torch.testing.assert_close(found.mean[0, 1], (log_p.softmax(0) * z).sum(), rtol=0, atol=0.03)

@@ -17,14 +17,18 @@ from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
+import pandas
 import pytest
+import scipy.sparse
 import torch
+from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from torch.utils.data import (
     BatchSampler,
+    ChainDataset,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -143,6 +147,27 @@ def test_lists_and_tables_are_arrays():
     assert as_data([3, 1, 2]).train.batch([0])[0].tolist() == [3]
     with pytest.raises(ValueError, match="rows differ in shape"):
         as_data([[1.0], [2.0, 3.0]])
+
+
+def test_what_is_masked_or_na_is_missing():
+    """And no number that lies below a mask, or that makes objects of all others."""
+    nan, expected = float("nan"), [[1.0, 2.0], [3.0, float("nan")]]
+    frame = pandas.DataFrame({"a": [1, 3], "b": [2, None]})
+    for given_ in (
+        np.ma.masked_greater(np.array([[1.0, 2.0], [3.0, 1e20]]), 10),
+        np.ma.masked_greater(np.array([[1, 2], [3, 99]]), 10),
+        [[1.0, 2.0], [3.0, None]],
+        frame.astype("Float64"),
+        frame.convert_dtypes(),
+        frame.astype(object).where(frame.notna(), None),
+    ):
+        found = Split(given_, missing=True).batch([0, 1])[0].double()
+        assert torch.equal(found.nan_to_num(-1), torch.tensor(expected).double().nan_to_num(-1))
+        with pytest.raises(ValueError, match="not finite"):
+            Split(given_)
+    assert as_data(np.ma.masked_less(np.array([[1, 2]]), 0)).train.tensors[0].dtype == torch.int64  # nothing is masked
+    with pytest.raises(TypeError, match=r"dtype object.*columns of text"):
+        as_data(pandas.DataFrame({"a": [1.0, nan], "b": ["1", "2"]}))
 
 
 def test_read_only_and_reversed_arrays_are_taken_without_a_warning(recwarn):
@@ -497,6 +522,7 @@ def test_a_stream_without_length():
     stream = Stream(DataLoader(Rows(), batch_size=4))
     assert stream.num_batches() is stream.num_data is None
     assert [len(x) for (x,) in stream.batches()] == [4, 4, 2]
+    assert Stream(DataLoader(ChainDataset([Rows(), Rows()]), batch_size=4)).num_data is None
     assert Data("rows", stream).describe() == "rows: train streamed images of 1 x 4 x 5, binarization none"
 
 
@@ -615,6 +641,13 @@ def test_an_iterable_of_batches_is_a_stream():
         (Mapped([torch.rand(3), torch.rand(4)]), ValueError, r"item 1 .* shapes \[\[4\]\].*item 0 has \[\[3\]\]"),
         (Mapped([]), ValueError, "empty"),
         (Mapped(["a"]), TypeError, "item 0 of the dataset holds a str"),
+        (scipy.sparse.csr_matrix(np.eye(3)), TypeError, r"is a csr_matrix.*x\.toarray\(\)"),
+        (DatasetDict(train=1, test=2), TypeError, r"a DatasetDict of 'train', 'test'. Give one of them, or a tuple"),
+        (
+            (pandas.DataFrame(np.eye(3)), pandas.Series([0, 1, 2])),
+            ValueError,
+            r"shapes \[3, 3\] and \[3\].*TensorDataset\(x, y\), or a dictionary of them by the names",
+        ),
     ],
 )
 def test_refusals_of_as_data(given_, error, match):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -39,6 +41,32 @@ def test_masks(table: Path) -> None:
     assert Data("pixels", pixels).with_mask().train.batch([0])[1].all()
     with pytest.raises(ValueError, match="is a stream, whose loader gives all arguments"):
         Data("loader", Stream(DataLoader([torch.zeros(2)]))).with_mask()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_pandas_writes_beside_the_data_is_told(in_memory: bool, tmp_path: Path) -> None:
+    path, frame = tmp_path / "x.csv", pandas.DataFrame(np.random.default_rng(0).normal(size=(20, 3)))
+    for options, words in (
+        ({}, "first line that may be"),
+        ({"header": ["a", "b", "c"]}, "first column without a name"),
+    ):
+        frame.to_csv(path, index="header" in options, **options)
+        with pytest.warns(UserWarning, match=words):
+            load(path, in_memory=in_memory)
+    frame.to_csv(path, index=False, header=["a", "b", "c"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path, in_memory=in_memory)
+
+
+def test_na_is_an_empty_cell(tmp_path: Path) -> None:
+    """As R writes what is missing."""
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n1,NA\nNA,4\n")
+    for in_memory in (True, False):
+        (x,) = load(path, missing=True, in_memory=in_memory, valid_size=0, test_size=0).train.batch(slice(None))
+        assert torch.equal(x.nan_to_num(-1), torch.tensor([[1.0, -1.0], [-1.0, 4.0]]).double())
+    assert filled_text(path, [[1.0, 2.0], [3.0, 4.0]], None, None) == "a,b\n1,2\n3,4\n"
 
 
 def test_standardized_by_what_is_observed() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import datasets
 import h5py
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyro
@@ -245,6 +246,17 @@ def test_labels_are_neither_rounded_nor_made_up(tmp_path):
         pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": pa.array(given)}), path)
         with pytest.raises(ValueError, match="has no label in row 1, column 'y'"):
             load(path, labels="y", **whole)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_index_of_a_table_of_pandas_is_no_column(in_memory, tmp_path):
+    path, options = tmp_path / "x.parquet", {"valid_size": 0, "test_size": 0, "in_memory": in_memory}
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
+    for index in (None, pandas.Index([7, 8, 9]), pandas.Index(["u", "v", "w"], name="id")):
+        (frame if index is None else frame.set_index(index)).to_parquet(path)
+        (x,) = load(path, **options).train.batch(slice(None))
+        assert x.tolist() == frame.to_numpy().tolist()
+    assert load(path, labels="id", **options).train.labels.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -14,6 +14,7 @@ from pairs import PAIRS, linear_gaussian, made, plain_object, two_arguments
 from programs import program, standard
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pyro_vae import SGVB_A, SGVB_B, VAE, Bernoulli, DiagonalNormal, Pair, StandardNormal, diagnostics
 from pyro_vae.diagnostics import (
@@ -122,6 +123,8 @@ def test_rate_and_distortion(make: Callable[[], Any]) -> None:
     z = LOC + 0.5 * torch.randn(20_000, 4, 2)
     distortion = -dist.Bernoulli(logits=Logits()(z)).log_prob(X).sum(-1).mean().item()
     assert result.distortion == pytest.approx(distortion, abs=0.05)
+    for loader in (DataLoader(X, batch_size=4), DataLoader([{"x": x} for x in X], batch_size=4)):  # as fit takes them
+        assert rate_distortion(pair, loader).rate == pytest.approx(rate, rel=1e-5)
     with pytest.raises(ValueError, match="no data"):
         rate_distortion(pair, [])
 

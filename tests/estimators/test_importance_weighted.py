@@ -33,7 +33,21 @@ from pyro.infer import RenyiELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae import CIWAE, IWAE, MIWAE, PIWAE, SGVB_A, VIMCO, DReG, Pair, Renyi, ReweightedWakeSleep, WakeSleep
+from pyro_vae import (
+    CIWAE,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    SGVB_A,
+    VIMCO,
+    DReG,
+    Pair,
+    Renyi,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+    evidence,
+)
 from pyro_vae.estimators import (
     Estimator,
     ImportanceWeighted,
@@ -277,3 +291,33 @@ def test_piwae_of_a_guide_that_is_not_trained() -> None:
     assert_same(gradients_of(PIWAE(2, 2), pair, x), model)
     with torch.no_grad():
         assert PIWAE(2, 2).objective(*programs(pair), x).loss.isfinite()
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_straight_through_draws_are_scored_by_what_they_were_rounded_from(hot: bool) -> None:
+    """A copy of a draw lacks it, so that PIWAE told of a bound far above log p(x)."""
+    temperature = torch.tensor(0.7)
+
+    def program(logits: float, observed: bool) -> Callable[[Tensor], None]:
+        def run(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                where = torch.tensor([0.0, logits]).expand(len(x), 2)
+                fn: Any = dist.RelaxedOneHotCategoricalStraightThrough(temperature, logits=where)
+                if not hot:
+                    fn = dist.RelaxedBernoulliStraightThrough(temperature, logits=where).to_event(1)
+                z = pyro.sample("z", fn)
+                if observed:
+                    pyro.sample("x", dist.Normal(z[..., 0] + 2 * z[..., 1], 1.0), obs=x)
+
+        return run
+
+    pair, x = Pair(program(0.0, True), program(0.5, False)), torch.tensor([0.5, 2.0])
+    values = torch.tensor([1.0, 2.0] if hot else [0.0, 1.0, 2.0, 3.0])
+    log_p = dist.Normal(values, 1.0).log_prob(x[:, None]).logsumexp(-1) - math.log(len(values))
+    torch.testing.assert_close(IWAE(4000).bound(pair, x), log_p, rtol=0, atol=0.1)
+    sticking = SGVB_A(2, sticking_the_landing=True)
+    for estimator in (PIWAE(2, 2), ScoreFunction(2, pathwise=False), ReweightedWakeSleep(2), DReG(2), sticking):
+        with pytest.raises(ValueError, match=r"are scored by what they were rounded from.*SGVB_A or IWAE"):
+            estimator.bound(pair, x)
+    with pytest.raises(ValueError, match=r"'z' is a Relaxed\w*StraightThrough, which is discrete"):
+        evidence.hmc(pair, x, 10, 2, 10)  # whose chains would move over what is not rounded, another model

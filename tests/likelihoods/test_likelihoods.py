@@ -345,3 +345,10 @@ def test_what_is_no_class_has_no_probability() -> None:
     fn = ClassNumber(torch.zeros(5, 4), validate_args=False)
     found = fn.log_prob(torch.tensor([3.0, 4.0, -1.0, 1.5, float("nan")]))
     torch.testing.assert_close(found, torch.tensor([-math.log(4), *[-math.inf] * 4]))
+
+
+def test_what_is_missing_is_not_said_to_be_out_of_reach() -> None:
+    likelihood, nan = Gaussian(MLP(2, (2, 3))), float("nan")
+    assert likelihood.doubt(torch.tensor([[0.0, nan, 1.0]])) is None
+    assert likelihood.doubt(torch.tensor([[nan]])) is None
+    assert "goes from -3 to 1" in str(likelihood.doubt(torch.tensor([[-3.0, nan, 1.0]])))

@@ -7,6 +7,7 @@ import math
 import warnings
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -19,10 +20,12 @@ from pyro_vae import (
     MLP,
     SGVB_A,
     SGVB_B,
+    VIMCO,
     DiagonalNormal,
     DReG,
     Gaussian,
     Pair,
+    ScoreFunction,
     StandardNormal,
     check,
     evidence,
@@ -30,6 +33,7 @@ from pyro_vae import (
 )
 from pyro_vae import likelihoods as of
 from pyro_vae.data import load
+from pyro_vae.distributions import MixtureOfExperts
 from pyro_vae.models import GRUVAE, LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
 from pyro_vae.pair.arguments import label_argument
@@ -195,6 +199,23 @@ def test_stratified_draws_refuse_gradients_of_independent_ones() -> None:
     assert DReG(1).bound(linear(experts="mixture"), *X.values()).isfinite().all()
     with pytest.raises(ValueError, match=r"DReG takes its draws for independent.*stratified=False"):
         DReG(2).bound(linear(experts="mixture"), *X.values())
+    classes = [dist.Categorical(torch.tensor(p)) for p in ([0.5, 0.2, 0.3], [0.1, 0.6, 0.3])]
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Categorical(torch.ones(3))).float(), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", MixtureOfExperts([one.expand([len(x)]) for one in classes], torch.full((len(x), 2), 0.5)))
+
+    discrete, x = Pair(model, guide), torch.zeros(4)
+    for estimator in (VIMCO(2), ScoreFunction(2)):
+        with pytest.raises(ValueError, match=r"takes its draws for independent.*stratified=False"):
+            estimator.bound(discrete, x)
+    for estimator in (SGVB_A(2), ScoreFunction(1), ScoreFunction(2, baseline="batch")):
+        assert estimator.bound(discrete, x).isfinite().all()
+    assert VIMCO(2).bound(linear(experts="mixture"), *X.values()).isfinite().all()  # reparameterized: no score
 
 
 # Subsets

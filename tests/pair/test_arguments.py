@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 import pyro_vae
 from pyro_vae import SGVB_A, Pair, check, diagnostics, evidence
 from pyro_vae.data import Split
-from pyro_vae.models import MLPVAE, FullBayes
+from pyro_vae.models import MLPVAE, FullBayes, LabeledVAE
 from pyro_vae.pair.arguments import Arguments, arguments, batch_of
 
 N = 40
@@ -444,3 +444,13 @@ def test_the_precision_of_a_guide_that_makes_its_parameters_later() -> None:
     pair = Pair(model, AutoDiagonalNormal(model))
     given = arguments(pair, torch.randn(6, 2).double(), torch.randn(6).double())
     assert [value.dtype for value in given] == [torch.float32, torch.float32]
+
+
+def test_pixels_of_bytes_stand_beside_labels_that_are_observed() -> None:
+    """Only x are pixels: a class that another argument gives says nothing against bytes."""
+    vae = LabeledVAE((4,), 3, 2, (8,)).eval()
+    x, y = torch.tensor([[0, 255, 255, 0]] * 5, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1])
+    torch.manual_seed(0)
+    found = SGVB_A().bound(vae, x, y)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, SGVB_A().bound(vae, x / 255, y))

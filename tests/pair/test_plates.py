@@ -202,3 +202,36 @@ def test_as_many_columns_as_data(columns: bool, size: int, width: int) -> None:
     runs = [fit(table(name, columns), x, estimator=SGVB_A(), epochs=1, batch_size=3) for name in ("rows", "data")]
     assert runs[0].history[-1]["loss"] == runs[1].history[-1]["loss"]
     assert SGVB_A(num_data=size).bound(table("rows", columns), x[:3]).shape == (3,)
+
+
+def test_one_distribution_of_all_data_in_a_plate_without_a_size() -> None:
+    """f ~ Beta(10, 10), x_i ~ Bernoulli(f): of Pyro's tutorial on SVI, where the data alone tell how many there are."""
+    x = torch.tensor([1.0] * 6 + [0.0] * 4)
+
+    def model(x: Tensor) -> None:
+        f = pyro.sample("f", dist.Beta(10.0, 10.0))
+        with pyro.plate("data_plate"):
+            pyro.sample("x", dist.Bernoulli(f), obs=x)
+
+    def guide(x: Tensor) -> None:
+        a = pyro.param("a", torch.tensor(15.0), constraint=dist.constraints.positive)
+        pyro.sample("f", dist.Beta(a, 14.0))
+
+    pair = Pair(model, guide)
+    check(pair, x)
+    torch.manual_seed(0)
+    expected = Trace_ELBO().loss(pair.model, pair.guide, x)
+    torch.manual_seed(0)
+    assert SGVB_A().loss(pair.model, pair.guide, x) == pytest.approx(expected, rel=1e-5)
+    beta = torch.distributions.Beta(16.0, 14.0)
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    exact = log_beta(16, 14) - log_beta(10, 10)
+    rate = torch.distributions.kl_divergence(torch.distributions.Beta(15.0, 14.0), beta).item()
+    torch.manual_seed(0)
+    found = SGVB_A(20_000).loss(pair.model, pair.guide, x)
+    assert found == pytest.approx(rate - exact, abs=0.01)
+    with pytest.raises(ValueError, match="stands outside the data plate"):
+        importance(pair, x)

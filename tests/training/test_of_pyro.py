@@ -127,6 +127,7 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "a subclass": Twice,
     "an ELBO": Bare,
     "a function": lambda: function,
+    "a function that asks for a gradient": lambda: TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss,
 }
 
 
@@ -219,6 +220,11 @@ def test_a_loss_claims_no_bound() -> None:
         (Trace_ELBO()(Program().decoder, Program().encoder), TypeError, "ELBOModule"),
         (JitTrace_ELBO(), ValueError, r"torch.jit.*give Trace_ELBO\(\)"),
         (3, TypeError, "estimator"),
+        (
+            SVI(None, None, optim.Adam({"lr": 1e-3}), Trace_ELBO()),
+            TypeError,
+            "estimator is an SVI; give what it has as its",
+        ),
     ],
 )
 def test_what_is_no_loss_is_refused(estimator: Any, error: Any, sentence: str) -> None:
