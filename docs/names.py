@@ -114,16 +114,31 @@ def reference(app, node, contnode, page, anchor):
     return make_refnode(app.builder, node["refdoc"], page, anchor, contnode)
 
 
+@lru_cache(maxsize=1)
 def documented(env) -> dict[int, str]:
     """The names under which objects have a page, by the objects' ids."""
-    if not hasattr(env, "_pyro_vae_objects"):
-        found: dict[int, str] = {}
-        for name, entry in env.get_domain("py").objects.items():
-            value = imported(name) if entry.objtype == "module" else named_in(imported(name))
-            if not entry.aliased and value is not None and not isinstance(value, (int, str, float)):
-                found.setdefault(id(value), name)
-        env._pyro_vae_objects = found
-    return env._pyro_vae_objects
+    found: dict[int, str] = {}
+    for name, entry in env.get_domain("py").objects.items():
+        value = imported(name) if entry.objtype == "module" else named_in(imported(name))
+        if not entry.aliased and value is not None and not isinstance(value, (int, str, float)):
+            found.setdefault(id(value), name)
+    return found
+
+
+def check(app, env):
+    """Warns of what is public and on no page."""
+    import generate
+
+    rooms = {name.split(".")[0] for name in generate.ROOMS}
+    for path in Path(generate.pyro_vae.__file__).parent.glob("[a-z]*/__init__.py"):
+        if path.parent.name not in rooms | {"sampling"}:
+            log.warning("ROOMS of docs/generate.py has no page of pyro_vae.%s", path.parent.name)
+    for room in ("", *generate.ROOMS):
+        module = importlib.import_module(f"{ROOT}.{room}".rstrip("."))
+        for name in generate.public(module):
+            value = getattr(module, name)
+            if (inspect.isclass(value) or inspect.isfunction(value)) and id(value) not in documented(env):
+                log.warning("%s.%s is public, and on no page", module.__name__, name)
 
 
 # Papers
@@ -210,4 +225,5 @@ def signature(app, what, name, obj, options, given, returned):
 def setup(app):
     app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", resolve, priority=900)
+    app.connect("env-check-consistency", check)
     app.connect("autodoc-process-docstring", process, priority=100)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -81,6 +82,16 @@ def test_the_commands_of_a_page_are_such(name, page, monkeypatch, tmp_path):
         command, *words = spelled(shlex.split(line.split("-m pyro_vae ")[-1].removeprefix("pyro-vae ")))
         if "--config" not in words:  # which is to be there
             parse(command, words)
+
+
+def test_the_commands_of_the_catalogue_are_such(monkeypatch):
+    """Each system that the command line makes is named in one that its parser takes."""
+    monkeypatch.syspath_prepend(DOCS)
+    systems = importlib.import_module("generate").SYSTEMS
+    assert len(systems) > 15
+    for name, known in systems.items():
+        if not known.python_only and "--first" not in known.options:  # a run that is to be there
+            parse("train", spelled(["--model", f"pyro_vae.models.{name}", *shlex.split(known.options)]))
 
 
 def parse(command: str, words: list[str]) -> None:
