@@ -332,6 +332,8 @@ def reference() -> Pages:
             text += "   :undoc-members:\n" if room == "testing" else ""
         text += f"   :exclude-members: {', '.join(again)}\n" if again else ""
         text += "\n"
+        lazy = [name for name in names if name not in vars(module)]  # imported when it is asked for
+        text += "".join(documented("class", room, name) for name in lazy)
         if room in ("estimators", "models"):
             page = "estimators" if room == "estimators" else "systems"
             text += f"Each of the {page} has a page of its own: :doc:`../catalogue/{page}`.\n"

@@ -29,6 +29,7 @@ def by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, .
 
 
 def is_packed(value: Any) -> bool:
+    """Whether a value is a packed sequence."""
     return isinstance(value, PackedSequence)
 
 

@@ -64,6 +64,12 @@ def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
 
 
 def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
+    """Refuses what is no dense tensor ``[*, *in_shape]``, which the network was built for.
+
+    Raises:
+        TypeError: if x is no dense tensor.
+        ValueError: if its last dimensions are others.
+    """
     if not is_dense(x):
         raise TypeError(
             f"{type(network).__name__} takes a dense tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
