@@ -241,6 +241,7 @@ SYSTEM_VARIANTS: dict[str, System] = {
         condition_shape=(1, 3, 4),
         mean=binary(6).mean(0),
         condition_mean=uniform(1, 3, 4).mean(0),
+        condition_scale=0.5 + uniform(1, 3, 4).mean(0),
         transforms=[transforms.Planar],
     ),
     "ConditionalVAE, one prior": SYSTEMS["ConditionalVAE"].but(prior=priors.StandardNormal),

@@ -86,6 +86,23 @@ class Data:
         total = torch.stack([part.double().sum(0) for part in second.split(4096)]).sum(0)
         return (total / (len(second) * (255 if second.dtype == torch.uint8 else 1))).float()
 
+    @property
+    def condition_scale(self) -> Tensor | None:
+        """The standard deviations of the numbers that :attr:`condition_shape` is of, where these are columns, float32.
+
+        ``None`` where they are no columns or lie in [0, 1], as pixels do; of a constant one it is 1.
+        """
+        second = _second(self.train)
+        if second is None or second.dim() != 2 or second.dtype == torch.uint8 or is_classes(second[:1]):
+            return None
+        low, high = extremes(second)
+        if low >= 0 and high <= 1:
+            return None
+        mean = torch.stack([part.double().sum(0) for part in second.split(4096)]).sum(0) / len(second)
+        squares = torch.stack([(part.double() - mean).square().sum(0) for part in second.split(4096)]).sum(0)
+        scale = (squares / len(second)).sqrt().float()
+        return torch.where(scale > 0, scale, 1.0)
+
     def original(self, x: Tensor) -> Tensor:
         """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""
         return x

@@ -33,11 +33,12 @@ _LABELS = -1  # the place of the column of labels, which is none of x
 def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
     """A .csv or .tsv file: its numbers ``[N, D]``, labels, and where in x columns are, by name and number in the file.
 
-    A cell that is empty, or NA, is NaN. Labels that are words are numbered in sorted order. Lines before the table that
+    Cells of a .csv file are between commas, or between semicolons where its first line has no comma. A cell that is
+    empty, or NA, is NaN. Labels that are words are numbered in sorted order. Lines before the table that
     begin with # are comments, the last of which names the columns where no other line does; inside of it # is a letter.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
+        delimiter = _delimiter(path)
         names, named, skipped = _head(path, delimiter, labels)
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers ({error}). Save it as UTF-8.") from error
@@ -75,6 +76,14 @@ def text_table(path: Path, labels: str | None, in_memory: bool | None) -> Table:
             f"{path} is no table of numbers ({wrong}). Leave out columns of text, or number their values; {CLASSES}"
         ) from error
     return {"train": (x, y)}, places_of_x(names, label)
+
+
+def _delimiter(path: Path) -> str:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = next((line for line in file if line.strip("\r\n") and not line.startswith("#")), "")
+    return ";" if ";" in first and "," not in first else ","
 
 
 def _head(path: Path, delimiter: str, labels: str | None) -> tuple[list[str], bool, int]:
@@ -127,7 +136,7 @@ def filled_text(path: Path, values: Sequence[Sequence[float]], labels: str | Non
         values: the rows of x in the file's order.
         labels, covariates: names of columns that are no part of x, as of :func:`pyro_vae.data.load`.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = _delimiter(path)
     names, _, skipped = _head(path, delimiter, labels)
     there = places(dict(enumerate(names)))
     others = {column(word.strip(), there) for word in (covariates or "").split(",") if word.strip()}

@@ -415,7 +415,9 @@ class Estimator(Trace_ELBO):
     def try_on(self, pair: Any, *batch: Any) -> None:
         """One run as in training, for the sentences in which it refuses a pair that it cannot train."""
         with torch.no_grad():
-            self._each(self._run(call_of(pair, batch)))
+            run = self._run(call_of(pair, batch))
+            self._each(run)
+            self.gradient.check_once(run)
 
     def _claimed(
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False

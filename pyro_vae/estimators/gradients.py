@@ -71,6 +71,9 @@ class Gradient(Axis, ABC):
     def check(self, who: str, bound: Bound, num_particles: int) -> None:
         """Raises a ``ValueError`` if it cannot be combined with a bound."""
 
+    def check_once(self, run: Run) -> None:
+        """Raises a ``ValueError`` if a pair cannot be trained, where only further runs tell; asked before training."""
+
     def check_sites(self, who: str, run: Run) -> None:
         """Raises a ``ValueError`` if a latent cannot be differentiated in this way, or is not scored anew as it was."""
         for name, site in run.drawn.items() if self.reparameterized else ():

@@ -20,6 +20,8 @@ from pyro_vae.estimators.facts import Facts
 from pyro_vae.estimators.gradients import Gradient
 from pyro_vae.estimators.run import Call, Run, sites_of, summed_to
 from pyro_vae.pair import simulate
+from pyro_vae.pair.gate import refuse
+from pyro_vae.pair.trials import reading_problems
 from pyro_vae.sampling import hamiltonian
 from pyro_vae.sampling.joint import Joint, Start
 
@@ -83,6 +85,13 @@ class Phases(Apart):
                 "Draw it in the guide, or use ReweightedWakeSleep, which weighs draws from the prior."
             )
 
+    def check_once(self, run: Run) -> None:
+        if self.guide != "wake":
+            model, _, args, kwargs = run.call[:4]
+            model = functools.partial(model, **kwargs)
+            _, trace = simulate(model, *args)
+            refuse(reading_problems(model, trace, args, lambda _, site: site["fn"].sample()))
+
     def evaluations(self, num_particles: int) -> tuple[int, int]:
         asleep = self.guide != "wake"
         return num_particles + asleep, 1 + asleep
@@ -128,8 +137,9 @@ class WakeSleep(Estimator):
 
     Raises:
         ValueError: if beta is given, a random variable stands outside the data plate, a distribution of the guide
-            cannot score a given value, as Pyro's planar flow cannot, or a dream cannot be given to the guide, because
-            the observed site is none of the arguments.
+            cannot score a given value, as Pyro's planar flow cannot, a dream cannot be given to the guide, because the
+            observed site is none of the arguments, or (asked by ``check`` and ``fit``) what the model draws in the
+            place of data is no dream, because it takes a distribution from data that it observes.
 
     Source: Hinton, Dayan, Frey & Neal (1995).
     """

@@ -47,10 +47,12 @@ class ConditionalVAE(CVAE):
         likelihood: makes p(x | z, c) of the decoder, a class of :mod:`pyro_vae.likelihoods` or a function.
         mean: mean of the training data, of shape ``event_shape``, see :class:`~pyro_vae.models.MLPVAE`.
         condition_mean: mean of the conditions, where they are no labels: all networks see c about it.
+        condition_scale: of the conditions, in units of which all networks see them.
 
     Raises:
-        ValueError: if there is no condition, or a mean is of another shape; and as :class:`~pyro_vae.models.MLPVAE`.
-            When run: if c has not one condition of the shape, or label of the classes, for each datum.
+        ValueError: if there is no condition, or a mean or scale is of another shape; and as
+            :class:`~pyro_vae.models.MLPVAE`. When run: if c has not one condition of the shape, or label of the
+            classes, for each datum.
 
     Source: Sohn, Lee & Yan (2015), Learning structured output representation using deep conditional generative models,
         section 4.1, without the recurrent connection.
@@ -79,9 +81,10 @@ class ConditionalVAE(CVAE):
         likelihood: Callable[[nn.Module], nn.Module] = Bernoulli,
         mean: Tensor | None = None,
         condition_mean: Tensor | None = None,
+        condition_scale: Tensor | None = None,
     ) -> None:
         event = shape_of("event_shape", event_shape)
-        condition = condition_of("ConditionalVAE", condition_shape, condition_mean)
+        condition = condition_of("ConditionalVAE", condition_shape, condition_mean, condition_scale)
         size = condition.num_classes if isinstance(condition, OneHot) else condition.in_shape.numel()
         beside = torch.zeros(size)
         if mean is not None and mean.shape != event:
@@ -119,19 +122,24 @@ class SameForAll(nn.Module):
         return self.prior()
 
 
-def condition_of(who: str, condition_shape: int | Sequence[int], mean: Tensor | None = None) -> OneHot | Numbers:
+def condition_of(
+    who: str, condition_shape: int | Sequence[int], mean: Tensor | None = None, scale: Tensor | None = None
+) -> OneHot | Numbers:
     """What makes vectors of conditions: of labels, where ``condition_shape`` is their number, or of tensors.
 
     Raises:
-        ValueError: if there is no condition, or labels have a mean.
+        ValueError: if there is no condition, or labels have a mean or scale.
     """
     if not isinstance(condition_shape, Sequence):
-        if mean is not None:
-            raise ValueError(f"condition_mean is of conditions that are numbers, and c are labels; got {shown(mean)}.")
+        for name, given in {"mean": mean, "scale": scale}.items():
+            if given is not None:
+                raise ValueError(
+                    f"condition_{name} is of conditions that are numbers, and c are labels; got {shown(given)}."
+                )
         return OneHot(condition_shape)
     if not len(condition_shape):
         raise ValueError(
             f"a {who} is given a condition beside each datum, and there is none. Give condition_shape, a number of "
             "classes or a shape; on the command line, data with labels, or with --covariates or --quadrants."
         )
-    return Numbers(condition_shape, mean)
+    return Numbers(condition_shape, mean, scale=scale)

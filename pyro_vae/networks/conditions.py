@@ -56,7 +56,7 @@ class OneHot(Remembered, nn.Module):
 
 
 class Numbers(Remembered, nn.Module):
-    """Numbers of any shape as vectors, ``[*, *in_shape] -> [*, D]``, or as they stand, about a fixed mean.
+    """Numbers of any shape as vectors, ``[*, *in_shape] -> [*, D]``, or as they stand, less a mean and by a scale.
 
     uint8 are pixels, and become parts of 255; other integers and booleans are numbers.
 
@@ -64,15 +64,24 @@ class Numbers(Remembered, nn.Module):
         in_shape: event shape of the input.
         mean: ``[*in_shape]``, which is subtracted; kept with the weights.
         flat: whether they become vectors.
+        scale: ``[*in_shape]``, by which they are divided then; kept with the weights.
 
     Raises:
-        ValueError: if ``mean`` is not finite or of another shape, or the input is of another.
+        ValueError: if ``mean`` is not finite or of another shape, ``scale`` also if it is not positive, or the input is
+            of another shape.
     """
 
     mean: Tensor
+    scale: Tensor
 
     @checked
-    def __init__(self, in_shape: int | Sequence[int], mean: Tensor | None = None, flat: bool = True) -> None:
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        mean: Tensor | None = None,
+        flat: bool = True,
+        scale: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.in_shape = shape_of("in_shape", in_shape)
         self.flat = flat
@@ -80,6 +89,12 @@ class Numbers(Remembered, nn.Module):
         if given.shape != self.in_shape or not given.isfinite().all():
             raise ValueError(f"the mean has to be finite and of the shape {list(self.in_shape)}; got {shown(mean)}.")
         self.register_buffer("mean", given.clone())
+        given = torch.ones(self.in_shape) if scale is None else scale
+        if given.shape != self.in_shape or not (given.isfinite() & (given > 0)).all():
+            raise ValueError(
+                f"the scale has to be positive, finite and of the shape {list(self.in_shape)}; got {shown(scale)}."
+            )
+        self.register_buffer("scale", given.clone())
 
     def extra_repr(self) -> str:
         return f"in_shape={tuple(self.in_shape)}, flat={self.flat}"
@@ -88,7 +103,7 @@ class Numbers(Remembered, nn.Module):
         check_input(self, c, self.in_shape)
         if not c.is_floating_point():
             c = c.to(self.mean.dtype) / (255 if c.dtype == torch.uint8 else 1)
-        c = c - self.mean
+        c = (c - self.mean) / self.scale
         return c.flatten(-len(self.in_shape)) if self.flat else c
 
 

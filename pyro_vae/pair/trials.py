@@ -168,7 +168,7 @@ def reading_problems(
     """Whether a model takes a distribution from data that it observes; a sentence if it does.
 
     Then what it draws in the place of these, or of entries that are missing, is not of p(x, z): what follows is told
-    those that were given. At the same latents each density has to be the same with other data.
+    those that were given. Where every site has the same value, each density has to be the same with other data.
 
     Args:
         model: the program.
@@ -183,11 +183,12 @@ def reading_problems(
         found = {name: argument_of(site["value"], given) for name, site in first.items() if site["is_observed"]}
         read = {name: index for name, index in found.items() if index is not None}
         discrete = any(getattr(support_of(first[name]["fn"]), "is_discrete", True) for name in read)
+        held = poutine.condition(model, data={name: first[name]["value"] for name in read})
         for _ in range((_TRIES if discrete else 1) if read else 0):  # few values are easily drawn twice
             changed = list(given)
             for name, index in read.items():
                 changed[index] = put(changed[index], first[name]["value"], other(name, first[name]))
-            for name in _differing(first, _met(model, drawn, structure, changed)):
+            for name in _differing(first, _met(held, drawn, structure, changed)):
                 return [
                     f"The model takes p({name}) from data that it observes, and not from what pyro.sample returns, "
                     "so that what it draws in their place is not of p(x, z). Go on from what pyro.sample returns, "

@@ -340,6 +340,7 @@ _ANSWERS = {  # arguments of a pair that the data answer
     "mean": functools.partial(_answer, lambda data: data.train.mean(), torch.zeros(1)),
     "condition_shape": functools.partial(_answer, lambda data: data.condition_shape or (), ()),
     "condition_mean": functools.partial(_answer, lambda data: data.condition_mean, None),
+    "condition_scale": functools.partial(_answer, lambda data: data.condition_scale, None),
 }
 
 
@@ -347,11 +348,13 @@ def _known_answers(shapes: Shapes) -> dict[str, Callable[..., Any]]:
     """Those of data of known shapes; their means stand in the weights."""
     event, condition = tuple(shapes.event_shape), shapes.condition_shape
     mean = torch.zeros(condition) if isinstance(condition, tuple) and condition else None
+    scale = None if mean is None else torch.ones_like(mean)
     return {
         "event_shape": lambda *_: event,
         "mean": lambda *_: torch.zeros(event),
         "condition_shape": lambda *_: condition or (),
         "condition_mean": lambda *_: mean,
+        "condition_scale": lambda *_: scale,
     }
 
 

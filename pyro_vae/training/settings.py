@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.optim.multi import MultiOptimizer
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, number, one_of, shown, whole
@@ -121,6 +122,11 @@ class Settings:
                 f"optimizer is a torch optimizer of parameters that it was given, {kind}(...). The pair's may be more, "
                 f"since programs make some when they first run: give what makes one of them, optimizer=lambda "
                 f"parameters: torch.optim.{kind}(parameters, lr=1e-3)."
+            )
+        if isinstance(optimizer, MultiOptimizer):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__} of pyro.optim.multi, which takes its steps from losses "
+                "itself. Give a class of torch.optim, or a PyroOptim such as pyro.optim.Adam({'lr': 1e-3})."
             )
         if getattr(optimizer, "__module__", "").startswith("pyro.optim") and not isinstance(optimizer, PyroOptim):
             name = getattr(optimizer, "__name__", type(optimizer).__name__)

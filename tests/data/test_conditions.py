@@ -73,6 +73,11 @@ def test_what_a_conditional_pair_is_built_for():
     torch.testing.assert_close(given.condition_mean, numbers.mean(0))
     pixels = torch.randint(0, 256, (9, 3), dtype=torch.uint8)
     torch.testing.assert_close(as_data(TensorDataset(x, pixels)).condition_mean, (pixels / 255).mean(0))
+    columns = torch.cat([torch.rand(9, 2) * 1000 - 300, torch.ones(9, 1)], -1)
+    scale = as_data(TensorDataset(x, columns)).condition_scale
+    torch.testing.assert_close(scale, torch.cat([columns[:, :2].std(0, correction=0), torch.ones(1)]))
+    for other in (numbers, pixels, torch.rand(9, 3), y):
+        assert as_data(TensorDataset(x, other)).condition_scale is None
     assert as_data(x).condition_shape is None
     assert as_data(torch.utils.data.DataLoader(TensorDataset(x, y))).condition_shape is None
 

@@ -522,6 +522,7 @@ def test_a_hash_is_a_letter_but_in_comments_before_a_table(tmp_path):
         ("#1,1,2\n#2,3,4\n", {"labels": "0"}),
         ("a,b,y\n1,2,#1\n3,4,#2\n", {"labels": "y"}),
         ("# made by hand\n\n# on paper\na,b,y\n1,2,u\n3,4,v\n", {"labels": "y"}),
+        ("# of a spreadsheet, here\na;b;y\n1;2;u, w\n3;4;v\n", {"labels": "y"}),
         ("# by numpy.savetxt\n# a,b\n1,2\n3,4\n", {}),
     ):
         path.write_text(text)

@@ -14,7 +14,7 @@ from laws import Chain, Coin, OneLatent, Own, assert_mean, assert_same, gradient
 from pairs import PAIRS, made
 from torch import Tensor, nn
 
-from pyro_vae import IWAE, SGVB_A, VIMCO, Pair, ReweightedWakeSleep, ScoreFunction, WakeSleep
+from pyro_vae import IWAE, SGVB_A, VIMCO, Pair, ReweightedWakeSleep, ScoreFunction, WakeSleep, check, fit
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import programs
 
@@ -221,3 +221,41 @@ def test_keyword_arguments_are_dreamt_with() -> None:
 def test_refuses(make: Callable[[], Estimator], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def forced(x: Tensor) -> None:
+    """x2 ~ N(z + x1, 1), with x1 of the argument, or of what is drawn in its place."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        pyro.sample("x1", dist.Normal(z, 1.0), obs=x[:, 0])
+        pyro.sample("x2", dist.Normal(z + x[:, 0], 1.0), obs=x[:, 1])
+
+
+def free(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        first = pyro.sample("x1", dist.Normal(z, 1.0), obs=x[:, 0])
+        pyro.sample("x2", dist.Normal(z + first, 1.0), obs=x[:, 1])
+
+
+def of_both(x: Tensor) -> None:
+    slope = pyro.param("slope", torch.tensor(0.5))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(slope * x.mean(-1), 0.7))
+
+
+@pytest.mark.parametrize("estimator", [WakeSleep(), ReweightedWakeSleep(2, guide="both")], ids=["WS", "RWS"])
+def test_dreams_that_follow_given_data_are_refused(estimator: Any) -> None:
+    """A second pixel that is drawn from the first one of the data is no draw of p(x)."""
+    x = torch.randn(6, 2)
+    words = r"takes p\(x2\) from data that it observes"
+    for ask in (lambda: check(Pair(forced, of_both), x, estimator=estimator), lambda: fit_one(forced, x, estimator)):
+        with pytest.raises(ValueError, match=words):
+            ask()
+    check(Pair(free, of_both), x, estimator=estimator)
+    fit_one(free, x, estimator)
+    fit_one(forced, x, ReweightedWakeSleep(2))  # which dreams of nothing
+
+
+def fit_one(model: Any, x: Tensor, estimator: Any) -> None:
+    fit(Pair(model, of_both), x, estimator=estimator, epochs=1, batch_size=6, compile="eager", progress=False)

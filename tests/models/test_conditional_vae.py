@@ -137,6 +137,8 @@ def test_pixels_of_a_condition_are_parts_of_255() -> None:
     torch.testing.assert_close(pair.condition(pixels), pair.condition(pixels / 255))
     torch.testing.assert_close(pair.condition(pixels / 255).reshape(5, 1, 2, 2) + pair.condition.mean, pixels / 255)
     assert torch.equal(Numbers(2)(torch.tensor([[True, False]])), torch.tensor([[1.0, 0.0]]))
+    ages = Numbers(2, torch.tensor([40.0, 0.0]), scale=torch.tensor([20.0, 0.5]))
+    assert torch.equal(ages(torch.tensor([[60.0, 1.0]])), torch.tensor([[1.0, 2.0]]))
 
 
 def test_parts_of_ones_own_and_a_network_of_the_condition() -> None:
@@ -221,6 +223,8 @@ def test_a_wrong_class_in_a_graph_stops_training() -> None:
         ({"condition_shape": 0}, "num_classes has to be a whole number of at least 1"),
         ({"condition_mean": torch.zeros(3)}, "condition_mean is of conditions that are numbers, and c are labels"),
         ({"condition_shape": (2,), "condition_mean": torch.zeros(3)}, r"finite and of the shape \[2\]"),
+        ({"condition_scale": torch.ones(3)}, "condition_scale is of conditions that are numbers, and c are labels"),
+        ({"condition_shape": (2,), "condition_scale": torch.zeros(2)}, "the scale has to be positive, finite"),
         ({"mean": torch.zeros(5)}, r"of their shape event_shape=\(6,\); got \[5\]"),
     ],
 )

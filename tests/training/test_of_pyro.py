@@ -301,6 +301,7 @@ def test_a_run_goes_on_with_them(name: str, tmp_path: Any) -> None:
     ("options", "sentence"),
     [
         ({"optimizer": torch.optim.Adam(Program().parameters())}, r"optimizer=lambda parameters: torch.optim.Adam\("),
+        ({"optimizer": optim.multi.Newton(trust_radii={"z": 1.0})}, "Newton of pyro.optim.multi, which"),
         ({"optimizer": optim.Adam}, r"pyro.optim.Adam\(\{'lr': 1e-3\}\)"),
         ({"optimizer": lambda parameters: None}, "NoneType"),
         (
