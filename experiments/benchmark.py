@@ -18,7 +18,7 @@ import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,19 @@ from shared import machine, table
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B
+from pyro_vae.estimators import Estimator
 from pyro_vae.models import MLPVAE
 from pyro_vae.training import TrainingStep
 from pyro_vae.training.averaging import Weights
 
 Row = Callable[[], Any]
+Rows = Callable[[Tensor], dict[str, Callable[[], Row]]]
+RIVALS = {
+    "hand-written PyTorch, torch.compile": "x hand-written, compiled",
+    "SVI.step(TraceMeanField_ELBO), validation off": "x SVI.step",
+    "NumPyro, epoch under jit": "x NumPyro",
+    "JAX, epoch under jit": "x JAX",
+}
 PIXELS, HIDDEN, LATENT = 784, 400, 20
 
 
@@ -96,10 +104,10 @@ def svi(pair: Any, x: Tensor, elbo: type, validate: bool) -> Row:
     return run
 
 
-def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
+def ours(pair: nn.Module, x: Tensor, mode: Any, estimator: Estimator | None = None) -> Row:
     parameters = list(pair.parameters())
     optimizer = torch.optim.Adam(parameters, fused=True)
-    step = TrainingStep(pair, SGVB_B(), compile=mode)
+    step = TrainingStep(pair, SGVB_B() if estimator is None else estimator, compile=mode)
     step.follow(optimizer, parameters, Weights(pair, (), None))
     steps = itertools.count(1)
 
@@ -110,6 +118,32 @@ def ours(pair: nn.Module, x: Tensor, mode: Any) -> Row:
                 optimizer.step()
             objective.loss.item()
 
+    return run
+
+
+def jitted(loss: Any, parameters: Any, x: Tensor) -> Row:
+    """Adam on a loss in JAX, ``loss(parameters, key, x)``: an epoch of steps under one jit; the time is per step."""
+    import jax
+    import jax.numpy as jnp
+    from numpyro.optim import Adam
+
+    steps, data, optimizer = 20, jnp.asarray(x.numpy()), Adam(1e-3)
+    state = [(optimizer.init(jax.tree.map(jnp.asarray, parameters)), jax.random.PRNGKey(0))]
+
+    @jax.jit
+    def epoch(state: Any, data: Any) -> Any:
+        def step(state: Any, _: Any) -> Any:
+            inner, (key, now) = state[0], jax.random.split(state[1])
+            value, gradient = jax.value_and_grad(loss)(optimizer.get_params(inner), now, data)
+            return (optimizer.update(gradient, inner, value=value), key), value
+
+        return jax.lax.scan(step, state, None, length=steps)
+
+    def run() -> None:
+        state[0], losses = epoch(state[0], data)
+        losses.block_until_ready()
+
+    run.steps = steps  # type: ignore[attr-defined]
     return run
 
 
@@ -220,9 +254,7 @@ def rows(x: Tensor) -> dict[str, Callable[[], Row]]:
     }
 
 
-def _serve(
-    rows: Callable[[Tensor], dict[str, Callable[[], Row]]], name: str, size: int, threads: int, pipe: Any
-) -> None:
+def _serve(rows: Rows, name: str, size: int, threads: int, pipe: Any) -> None:
     """One row in a process of its own: warmed up, then as many steps as are asked for, until none are."""
     torch.set_num_threads(threads)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -248,9 +280,7 @@ def _serve(
         pipe.send((time.perf_counter() - started) / (calls * steps) * 1e3)
 
 
-def measure(
-    rows: Callable[[Tensor], dict[str, Callable[[], Row]]], size: int, threads: int, rounds: int, repeats: int
-) -> dict[str, list[float]]:
+def measure(rows: Rows, size: int, threads: int, rounds: int, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a step in each of the rounds.
 
     Each row has a process, since the threads of JAX and of OpenMP spin, and would take each other's cores.
@@ -277,28 +307,32 @@ def measure(
     return times
 
 
-def benchmark(name: str, description: str | None, rows: Callable[[Tensor], dict[str, Callable[[], Row]]]) -> None:
-    """The command of a benchmark: times its rows on random pixels and prints a table."""
+def benchmark(name: str, description: str | None, pairs: dict[str, tuple[Rows, Sequence[int]]]) -> None:
+    """The command of a benchmark: of each pair its rows and batch sizes, timed on random pixels; prints tables."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 1024])
+    if len(pairs) > 1:
+        parser.add_argument("--pair", nargs="+", choices=pairs, default=list(pairs))
+    parser.add_argument("--batch-size", type=int, nargs="+", default=None, help="default: each pair's own")
     parser.add_argument("--rounds", type=int, default=15, help="rounds over all rows")
     parser.add_argument("--repeats", type=int, default=20, help="steps of a row in each round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     arguments = parser.parse_args()
     results = []
-    for batch_size in arguments.batch_size:
-        every = measure(rows, batch_size, arguments.threads, arguments.rounds, arguments.repeats)
-        times = {name: statistics.median(values) for name, values in every.items()}
-        hand = times["hand-written PyTorch, torch.compile"]
-        step = times["SVI.step(TraceMeanField_ELBO), validation off"]
-        body = [
-            (name, f"{min(every[name]):.2f}", f"{ms:.2f}", f"{ms / hand:.2f}", f"{ms / step:.2f}")
-            for name, ms in times.items()
-        ]
-        print(f"\nbatch {batch_size}, {arguments.threads} threads, {arguments.rounds} rounds\n")
-        print(table(("row", "ms a step, least", "median", "x hand-written, compiled", "x SVI.step"), body), flush=True)
-        results.append({"batch_size": batch_size, "threads": arguments.threads, "ms": times, "rounds": every})
+    for pair in getattr(arguments, "pair", pairs):
+        rows, batch_sizes = pairs[pair]
+        for batch_size in arguments.batch_size or batch_sizes:
+            every = measure(rows, batch_size, arguments.threads, arguments.rounds, arguments.repeats)
+            times = {row: statistics.median(values) for row, values in every.items()}
+            rivals = {heading: row for row, heading in RIVALS.items() if row in times}
+            body = [
+                (row, f"{min(every[row]):.2f}", f"{ms:.2f}", *(f"{ms / times[rival]:.2f}" for rival in rivals.values()))
+                for row, ms in times.items()
+            ]
+            print(f"\n{pair}, batch {batch_size}, {arguments.threads} threads, {arguments.rounds} rounds\n")
+            print(table(("row", "ms a step, least", "median", *rivals), body), flush=True)
+            entry = {"batch_size": batch_size, "threads": arguments.threads, "ms": times, "rounds": every}
+            results.append({"pair": pair, **entry} if len(pairs) > 1 else entry)
     if arguments.json is not None:
         text = json.dumps({"experiment": name, "results": results, "machine": machine()}, indent=1)
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -306,4 +340,4 @@ def benchmark(name: str, description: str | None, rows: Callable[[Tensor], dict[
 
 
 if __name__ == "__main__":
-    benchmark("benchmark", __doc__, rows)
+    benchmark("benchmark", __doc__, {"784-400-20": (rows, (128, 1024))})
