@@ -72,7 +72,9 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site:
         pair: the pair.
         latents: a tensor for each latent site, or the tensor of the only one.
         batch: arguments of the model; their rows are repeated, or cut, to the number of latents. Of what the model
-            observes only the shape matters, and one datum is enough.
+            observes only the shape matters, and one datum is enough. But a model that goes on from the argument itself,
+            and not from what ``pyro.sample`` returns (teacher forcing; a label that is observed), is told the example:
+            then this is E[x | z, example].
         site: of the sites that the model observes, see :func:`observed_site`.
 
     Raises:
