@@ -129,7 +129,8 @@ class WakeSleep(Estimator):
 
     The wake phase raises the ELBO, which is its value; the sleep phase fits the guide to dreams of the model, by the
     KL from the posterior to the guide, so that together they are the gradient of no single function. A dream is a
-    draw of all random variables of the model, one for each datum of the batch. Latents may be discrete.
+    draw of all random variables of the model, one for each datum of the batch. Latents may be discrete. Parameters that
+    guide and model share follow the sum of both gradients, which is neither.
 
     Args:
         num_particles: draws of the guide for each datum in the wake phase.
