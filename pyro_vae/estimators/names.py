@@ -350,8 +350,8 @@ class ReweightedWakeSleep(Estimator):
               \text{sleep guide:} \; \nabla_\phi \, \mathbb E_{p(x, z)} \log q(z \mid x)
 
     with :math:`\tilde w_k = w_k / \sum_j w_j`. The model's gradient is that of :class:`IWAE`, whose bound is the value.
-    Latents may be discrete. Parameters that guide and model share, as of a ladder, follow the sum of both gradients, which
-    is neither.
+    Latents may be discrete. Parameters that guide and model share, as of a ladder, follow the sum of both gradients,
+    which is neither.
 
     Args:
         num_particles: importance samples for each datum, K, at least 2 (with one the weights are constant).
