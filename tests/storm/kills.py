@@ -154,8 +154,10 @@ def _child(configuration: Configuration, out: Path, kill: Kill | None, answer: P
         code = 3
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     except BaseException as error:
-        code = 5 if isinstance(error, (ValueError, TypeError, FloatingPointError)) else 4
-        found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        code, trace = 5 if isinstance(error, (ValueError, TypeError, FloatingPointError)) else 4, traceback.format_exc()
+        if kill is not None and kill.size is not None and "File size limit exceeded" in trace:
+            code = 3  # the limit has met inductor's compiler, of which the run says that it failed
+        found = {"error": f"{type(error).__name__}: {error}", "trace": trace}
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     answer.write_bytes(pickle.dumps(found))
     os._exit(code)
