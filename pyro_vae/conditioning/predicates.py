@@ -94,20 +94,8 @@ def _prior(module: nn.Module, batch: Any, count: int, look: bool) -> dict[str, T
         with _Whole():
             trace = run_model(module, batch, {}, draw_shared=True)
         plate = data_frame(trace, count)
-        with opened(module, batch, any_data=True) as (_, examples):
-            held = held_sites(trial(module, *examples, guide=False).model_trace, examples, count)
-        drawn = {n: s for n, s in random_sites(trace).items() if n not in held and not isinstance(s["fn"], Unit)}
-        if plate is not None and (shared := [name for name, site in drawn.items() if not inside(site, plate)]):
-            raise ValueError(
-                f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share one draw of "
-                "it, and draws of several runs are needed. Leave out the example data, where the model runs without, "
-                "or hold it by poutine.condition, and hide it by poutine.block, in model and guide."
-            )
         if look:
-            with reading(module):
-                model = programs(module)[0]
-                refuse(reading_problems(model, trace, examples, lambda _, site: site["fn"].sample()))
-                refuse(condition_problems(model, trace, examples, count))
+            _look(module, batch, trace, plate, count)
         sites = latent_sites(trace)
         found = {name: by_datum(site, site["value"], plate, count) for name, site in sites.items()}
     else:
@@ -126,6 +114,22 @@ def _prior(module: nn.Module, batch: Any, count: int, look: bool) -> dict[str, T
         found = {name: _of_particles(site, count, plate) for name, site in latent_sites(trace).items()}
     _refuse_factors(trace)
     return {name: value.detach().cpu() for name, value in found.items()}
+
+
+def _look(module: nn.Module, batch: Any, trace: Trace, plate: Any, count: int) -> None:
+    """Refuses draws that are not independent ones of one condition."""
+    with opened(module, batch, any_data=True) as (_, examples):
+        model = programs(module)[0]
+        held = held_sites(trial(module, *examples, guide=False).model_trace, examples, count)
+        drawn = {n: s for n, s in random_sites(trace).items() if n not in held and not isinstance(s["fn"], Unit)}
+        if plate is not None and (shared := [name for name, site in drawn.items() if not inside(site, plate)]):
+            raise ValueError(
+                f"the site {shared[0]!r} stands outside of the data plate, so that all data of a run share one draw of "
+                "it, and draws of several runs are needed. Leave out the example data, where the model runs without, "
+                "or hold it by poutine.condition, and hide it by poutine.block, in model and guide."
+            )
+        refuse(reading_problems(model, trace, examples))
+        refuse(condition_problems(model, trace, examples, count))
 
 
 class _Whole(Messenger):

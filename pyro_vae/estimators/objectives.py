@@ -90,7 +90,7 @@ class Phases(Apart):
             model, _, args, kwargs = run.call[:4]
             model = functools.partial(model, **kwargs)
             _, trace = simulate(model, *args)
-            refuse(reading_problems(model, trace, args, lambda _, site: site["fn"].sample()))
+            refuse(reading_problems(model, trace, args))
 
     def evaluations(self, num_particles: int) -> tuple[int, int]:
         asleep = self.guide != "wake"

@@ -163,7 +163,10 @@ def _other_point(alone: list[str]) -> str:
 
 
 def reading_problems(
-    model: Callable[..., Any], drawn: Trace, batch: Sequence[Any], other: Callable[[str, Any], Tensor]
+    model: Callable[..., Any],
+    drawn: Trace,
+    batch: Sequence[Any],
+    other: Callable[[str, Any], Tensor] = lambda _, site: site["fn"].sample(),
 ) -> list[str]:
     """Whether a model takes a distribution from data that it observes; a sentence if it does.
 
@@ -174,7 +177,7 @@ def reading_problems(
         model: the program.
         drawn: a run of it, with its latents.
         batch: its arguments.
-        other: of an observed site, by its name, other data of the shape of its value.
+        other: of an observed site, by its name, other data of the shape of its value; draws by default.
     """
     tensors, structure = flattened(batch)
     with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):

@@ -171,7 +171,7 @@ class Joint:
                 takes a distribution from it.
         """
         drawn, trace = simulate(self._model, *batch)
-        refuse(reading_problems(self._model, trace, batch, lambda _, site: site["fn"].sample()))
+        refuse(reading_problems(self._model, trace, batch))
         return drawn, self.of(trace)
 
     def check_repeatable(self, *batch: Any, guide: bool = False) -> None:

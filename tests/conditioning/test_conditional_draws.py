@@ -280,8 +280,8 @@ def test_states_are_kept_and_seeds_tell() -> None:
         assert any(not torch.equal(value, other[name]) for name, value in one.sites.items())
 
 
-def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
-    """They are neither cut nor repeated: c of another datum would be taken. Examples of what is observed may be."""
+def of_a_condition() -> Pair:
+    """z ~ N(c, 1), x ~ N(z, 1), with the posterior as the guide."""
 
     def model(x: Tensor | None, c: Tensor) -> None:
         with pyro.plate("data", len(c)):
@@ -291,7 +291,13 @@ def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
         with pyro.plate("data", len(c)):
             pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
 
-    pair, c = Pair(model, guide), torch.tensor([0.0, 4.0, 8.0])
+    return Pair(model, guide)
+
+
+def test_arguments_beside_the_values_are_of_as_many_conditions() -> None:
+    """They are neither cut nor repeated: c of another datum would be taken. Examples of what is observed may be."""
+
+    pair, c = of_a_condition(), torch.tensor([0.0, 4.0, 8.0])
     for count in (2, 4):
         with pytest.raises(ValueError, match=rf"{count} conditions, and the argument 'c' .* holds 3 data"):
             sample(pair, 10, torch.zeros(3), c, where={"x": torch.ones(count)})
@@ -346,15 +352,7 @@ def test_what_follows_data_by_the_argument_is_refused() -> None:
 def test_predicates_are_of_one_condition() -> None:
     """Draws under several would be of none of them; of what the model observes rows may differ."""
 
-    def model(x: Tensor | None, c: Tensor) -> None:
-        with pyro.plate("data", len(c)):
-            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(c, 1.0)), 1.0), obs=x)
-
-    def guide(x: Tensor, c: Tensor) -> None:
-        with pyro.plate("data", len(c)):
-            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
-
-    pair = Pair(model, guide)
+    pair = of_a_condition()
     with pytest.raises(ValueError, match=r"p\(z\) differs between the rows of the arguments"):
         sample(pair, 10, torch.zeros(2), torch.tensor([0.0, 9.0]), where=lambda sites: sites["x"] > 0)
     for x in (torch.zeros(1), torch.tensor([1.0, -1.0])):
