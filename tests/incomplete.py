@@ -72,3 +72,11 @@ def data(dim: int = 4, size: int = 5) -> tuple[Tensor, Tensor]:
     mask[0], mask[1], mask[2:, 0] = True, False, True
     mask[2:, -1] = False
     return torch.where(mask, x, torch.nan), mask
+
+
+def follows_the_argument(x: Tensor) -> None:
+    """x_2 ~ N(z + x_1, 1) with the x_1 that was passed, and not what is drawn in its place."""
+    before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)

@@ -187,3 +187,22 @@ def _with_channel(rows: Tensor) -> Tensor:
 def _is_share(x: Any) -> bool:
     low, high = extremes(x)
     return low >= 0 and high <= 1
+
+
+def moments(x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each number of ``x: [N, *event]``, in memory or in a file, where not NaN, ``[*event]`` each.
+
+    The mean and the standard deviation, in float64, and whether it varies; where not, the deviation is 1.
+    """
+    rows = [_sums(part.double()) for part in x.split(4096)]
+    count, total, high, low = (torch.stack(found) for found in zip(*rows, strict=True))
+    count = count.sum(0).clamp(min=1)
+    varies, loc = high.amax(0) > low.amin(0), total.sum(0) / count
+    squares = torch.stack([((part.double() - loc) ** 2).nan_to_num().sum(0) for part in x.split(4096)]).sum(0)
+    return loc, torch.where(varies, (squares / count).sqrt(), 1.0), varies
+
+
+def _sums(rows: Tensor) -> tuple[Tensor, ...]:
+    """Count, sum, greatest and least of each column, of what is not missing."""
+    high, low = rows.nan_to_num(-math.inf).amax(0), rows.nan_to_num(math.inf).amin(0)
+    return (~rows.isnan()).sum(0), rows.nan_to_num().sum(0), high, low

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import dtypes, extremes, is_classes
+from pyro_vae.data.arrays import dtypes, extremes, is_classes, moments
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.sets import Split, Stream
 
@@ -98,10 +98,7 @@ class Data:
         low, high = extremes(second)
         if low >= 0 and high <= 1:
             return None
-        mean = torch.stack([part.double().sum(0) for part in second.split(4096)]).sum(0) / len(second)
-        squares = torch.stack([(part.double() - mean).square().sum(0) for part in second.split(4096)]).sum(0)
-        scale = (squares / len(second)).sqrt().float()
-        return torch.where(scale > 0, scale, 1.0)
+        return moments(second)[1].float()
 
     def original(self, x: Tensor) -> Tensor:
         """x or its means, ``[*, *event]``, in the units that were given: as they are, unless they are standardized."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import extremes
+from pyro_vae.data.arrays import extremes, moments
 from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.sets import Split
@@ -48,12 +47,6 @@ def with_x(data: Data, change: Callable[[Tensor], Tensor], binarization: Binariz
     return dataclasses.replace(data, **splits)
 
 
-def _moments(rows: Tensor) -> tuple[Tensor, ...]:
-    """Count, sum, greatest and least of each column, of what is not missing."""
-    high, low = rows.nan_to_num(-math.inf).amax(0), rows.nan_to_num(math.inf).amin(0)
-    return (~rows.isnan()).sum(0), rows.nan_to_num().sum(0), high, low
-
-
 def _standardized(rows: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return ((rows.double() - loc) / scale).float()
 
@@ -76,12 +69,7 @@ class Standardized(Data):
     def of(cls, data: Data) -> Standardized:
         """The data with standardized columns."""
         x: Any = data.train.tensors[0]  # type: ignore[union-attr]  # load gives no streams
-        rows = [_moments(part.double()) for part in x.split(4096)]
-        count, total, high, low = (torch.stack(found) for found in zip(*rows, strict=True))
-        count = count.sum(0).clamp(min=1)
-        varies, loc = high.amax(0) > low.amin(0), total.sum(0) / count
-        squares = torch.stack([((part.double() - loc) ** 2).nan_to_num().sum(0) for part in x.split(4096)]).sum(0)
-        scale = torch.where(varies, (squares / count).sqrt(), 1.0)
+        loc, scale, varies = moments(x)
         standard = with_x(data, functools.partial(_standardized, loc=loc, scale=scale))
         return cls(
             data.name,

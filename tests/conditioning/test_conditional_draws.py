@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from incomplete import FactorAnalysis, conditional, data, of_linear
+from incomplete import FactorAnalysis, conditional, data, follows_the_argument, of_linear
 from pairs import Hierarchy, binary, functions, linear_gaussian, plain_object, two_arguments
 from pyro import poutine
 from torch import Tensor
@@ -328,17 +328,11 @@ def test_of_examples_that_are_missing_the_shape_alone_matters() -> None:
 def test_what_follows_data_by_the_argument_is_refused() -> None:
     """x_2 ~ N(z + x_1, 1) with the x_1 of the example: draws of x_2 would follow that, not the x_1 drawn."""
 
-    def model(x: Tensor) -> None:
-        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
-
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal((2 * x[:, 0] - x[:, 1]) / 3, 1.0))
 
-    pair, x = Pair(model, guide), torch.full((1, 2), 5.0)
+    pair, x = Pair(follows_the_argument, guide), torch.full((1, 2), 5.0)
     for where in ({"z": torch.ones(1)}, {"x": torch.tensor([[math.nan, 2.0]])}, lambda sites: sites["z"] > 0):
         with pytest.raises(ValueError, match=r"takes p\(x\) from data that it observes"):
             sample(pair, 10, x, where=where)

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from incomplete import FactorAnalysis, conditional, data, log_evidence, of_linear
+from incomplete import FactorAnalysis, conditional, data, follows_the_argument, log_evidence, of_linear
 from pairs import functions, linear_gaussian
 from torch import Tensor, nn
 
@@ -265,17 +265,11 @@ def test_numbers_one_a_datum() -> None:
 def test_what_follows_missing_entries_by_the_argument_is_refused() -> None:
     """x_2 ~ N(z + x_1, 1) with the x_1 that was passed: where that is missing, it would be a number in its place."""
 
-    def model(x: Tensor) -> None:
-        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], 1)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
-
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.5).expand([len(x)]))
 
-    pair, nan = Pair(model, guide), math.nan
+    pair, nan = Pair(follows_the_argument, guide), math.nan
     found = impute(pair, torch.tensor([[1.0, nan], [2.0, 0.0]]), 40_000)  # x_1 is known where it is looked at
     torch.testing.assert_close(found.mean[0, 1], torch.tensor(1.5), rtol=0, atol=0.05)
     torch.testing.assert_close(
