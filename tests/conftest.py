@@ -45,13 +45,18 @@ def _seconds_saved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
-def _nothing_global():
-    """A test starts from a seed and leaves validation as it was."""
+def _nothing_global(tmp_path_factory: pytest.TempPathFactory):
+    """A test starts from a seed, leaves validation as it was, and no module of a file that it wrote: another test may
+    write one of that name."""
     torch.manual_seed(0)
     pyro.clear_param_store()
-    before = Distribution._validate_args
+    before, imported = Distribution._validate_args, set(sys.modules)
     yield
     assert Distribution._validate_args == before, "a test left torch's validation of distributions changed"
+    written = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - imported:
+        if str(vars(sys.modules[name]).get("__file__", "")).startswith(written):
+            del sys.modules[name]
 
 
 @pytest.fixture
