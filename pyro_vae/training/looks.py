@@ -14,8 +14,8 @@ from pyro_vae._checks import warn
 from pyro_vae.batches import leaves, num_rows
 from pyro_vae.estimators import TCVAE, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run
-from pyro_vae.pair.arguments import argument_names, num_taken
 from pyro_vae.pair.protocols import DoubtsData
+from pyro_vae.pair.signatures import argument_names, num_taken
 from pyro_vae.pair.sites import inside
 
 Devices = Sequence[torch.device]  # GPUs whose random states a look leaves alone
