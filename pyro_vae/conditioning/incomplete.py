@@ -10,7 +10,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._pyro import has_values, is_deterministic, without_modes
+from pyro_vae._pyro import is_deterministic
+from pyro_vae._torch import has_values, without_modes
 from pyro_vae.data.arrays import tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics import sample as means_of_prior

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
 from pyro_vae._checks import checked
-from pyro_vae._pyro import factor
+from pyro_vae._torch import factor
 from pyro_vae.distributions.base import Parametrized, Sized, validated
 
 

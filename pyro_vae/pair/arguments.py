@@ -29,8 +29,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pyro_vae import batches
 from pyro_vae._checks import shown, warn
-from pyro_vae._pyro import has_values
 from pyro_vae._tensors import check_dense
+from pyro_vae._torch import has_values
 from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.arrays import check_pixels, is_integer, tensor
 from pyro_vae.data.draws import gray
