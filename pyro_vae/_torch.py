@@ -196,6 +196,10 @@ class _Reads(TorchDispatchMode):
         self.found: list[Any] = []
         self._drawn: dict[int, Tensor] = {}  # what follows from random numbers, by identity, and so kept
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # for which torch would import its compiler at the first operator, a second or more
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         drawn = torch.Tag.nondeterministic_seeded in func.tags
         drawn = drawn or any(id(leaf) in self._drawn for leaf in tree_leaves((args, kwargs)))

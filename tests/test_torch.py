@@ -216,6 +216,17 @@ def test_draws_read_in_python() -> None:
         assert reads, read
 
 
+def test_draws_are_read_without_the_compiler() -> None:
+    """Which torch imports, for a second or more, where it wraps the mode that looks."""
+    assert not hasattr(_torch._Reads.__torch_dispatch__, "__wrapped__")
+    net = torch.compile(nn.Linear(2, 1), backend="eager")
+    with _torch.draws_read_in_python() as reads:
+        assert net(torch.randn(3, 2)).shape == (3, 1)
+        assert not reads
+        net(torch.randn(3, 2)).sum().item()
+    assert reads
+
+
 def test_is_hooked() -> None:
     def made() -> torch.optim.Optimizer:
         return torch.optim.SGD([nn.Parameter(torch.zeros(1))])
