@@ -19,9 +19,9 @@ size, so that a small gradient alone does not stop it; one below the noise or be
 
 --quick trains on 10,000 images with 200 hidden units for 16 epochs, --full on 50,000 with 500 for 2,000 (1e8 samples).
 Bounds are L^B at the last weights, over all training images of the run and over the validation images. The poster
-published no numbers of these; its bounds at 1e8 samples stand beside N_z = 10 and 20 of the full run. One seed:
-differences of a nat are not to be trusted. Seconds are of training, without validation, on a machine that may have had
-else to do.
+published no numbers of these; its bounds at 1e8 samples, by L^B and so without the prior (lower_bound.py), stand beside
+N_z = 10 and 20 of the full run. One seed: differences of a nat are not to be trusted. Seconds are of training, without
+validation, on a machine that may have had else to do.
 """
 
 from __future__ import annotations

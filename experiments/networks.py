@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -29,10 +30,11 @@ def published_pair(name: str, event_shape: torch.Size, latent_dim: int, hidden: 
 
 
 def likelihood(name: str, event_shape: torch.Size, latent_dim: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Bernoulli on gray MNIST; Gaussian with sigmoid mean and a scale a pixel on Frey."""
+    """Bernoulli on gray MNIST; Gaussian with sigmoid mean and a scale a pixel, without a floor, on Frey."""
     if name == "mnist":
         return Bernoulli(MLP(latent_dim, event_shape, hidden, nn.Tanh), support="unit_interval")
-    return Gaussian(MLP(latent_dim, (2, *event_shape), hidden, nn.Tanh), scale=None)
+    network = MLP(latent_dim, (2, *event_shape), hidden, nn.Tanh)
+    return Gaussian(network, scale=None, min_log_scale=-math.inf)
 
 
 class Plain(PyroModule):

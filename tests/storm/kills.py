@@ -159,7 +159,9 @@ def _child(configuration: Configuration, out: Path, kill: Kill | None, answer: P
             code = 3  # the limit has met inductor's compiler, of which the run says that it failed
         found = {"error": f"{type(error).__name__}: {error}", "trace": trace}
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    answer.write_bytes(pickle.dumps(found))
+    written = answer.with_name(f"{answer.name}.part")  # a late kill may come here as well
+    written.write_bytes(pickle.dumps(found))
+    written.replace(answer)
     os._exit(code)
 
 
