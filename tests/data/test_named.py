@@ -18,10 +18,7 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, everything, needs, parts_of, same
-from torch.utils.data import (
-    DataLoader,
-    Subset,
-)
+from torch.utils.data import DataLoader, Subset
 
 from pyro_vae import data
 from pyro_vae.data import as_data, load

@@ -11,16 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae import (
-    IWAE,
-    SGVB_A,
-    SGVB_B,
-    VIMCO,
-    DReG,
-    Pair,
-    ReweightedWakeSleep,
-    ScoreFunction,
-)
+from pyro_vae import IWAE, SGVB_A, SGVB_B, VIMCO, DReG, Pair, ReweightedWakeSleep, ScoreFunction
 from pyro_vae.evidence import ais, hmc, importance
 
 X = torch.tensor([0.5, -1.0, 2.0])

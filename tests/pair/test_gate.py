@@ -17,12 +17,7 @@ import torch
 from gated import EXACT, X, assert_evidence, mean_of, near, pair_of, whole
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import (
-    AutoDelta,
-    AutoGuideList,
-    AutoNormal,
-    AutoStructured,
-)
+from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal, AutoStructured
 from torch import Tensor, nn
 from torch.distributions import biject_to
 

@@ -12,25 +12,10 @@ import pytest
 import torch
 from gated import EXACT, LOWER, X, assert_evidence, mean_of, near, pair_of, whole
 from pyro import poutine
-from pyro.infer.autoguide import (
-    AutoDiagonalNormal,
-    AutoLaplaceApproximation,
-    AutoNormal,
-)
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoLaplaceApproximation, AutoNormal
 from torch import Tensor, nn
 
-from pyro_vae import (
-    IWAE,
-    SGVB_A,
-    VIMCO,
-    Enumeration,
-    Pair,
-    ReweightedWakeSleep,
-    ScoreFunction,
-    WakeSleep,
-    check,
-    fit,
-)
+from pyro_vae import IWAE, SGVB_A, VIMCO, Enumeration, Pair, ReweightedWakeSleep, ScoreFunction, WakeSleep, check, fit
 from pyro_vae.diagnostics import levels, rate_distortion
 from pyro_vae.estimators import Estimator
 from pyro_vae.evidence import ais, importance

@@ -14,14 +14,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import (
-    IWAE,
-    SGVB_A,
-    VIMCO,
-    DReG,
-    Pair,
-    ReweightedWakeSleep,
-)
+from pyro_vae import IWAE, SGVB_A, VIMCO, DReG, Pair, ReweightedWakeSleep
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.pair import programs

@@ -21,18 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
-from pyro_vae import (
-    IWAE,
-    SGVB_A,
-    SGVB_B,
-    TCVAE,
-    Capacity,
-    Cosine,
-    Linear,
-    NonFiniteError,
-    WeightPrior,
-    compiled,
-)
+from pyro_vae import IWAE, SGVB_A, SGVB_B, TCVAE, Capacity, Cosine, Linear, NonFiniteError, WeightPrior, compiled
 from pyro_vae.estimators import DoublyReparameterized, Estimator
 from pyro_vae.models import MLPVAE, FullBayes, HierarchicalVAE
 from pyro_vae.networks import GaussianNoise, Masking, SaltAndPepper

@@ -15,14 +15,7 @@ from small import LEVEL, SHAPE, adam, assert_same_state, fit, images, make, norm
 from torch import nn
 from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, MultiStepLR, SequentialLR, StepLR
 
-from pyro_vae import (
-    SGVB_A,
-    Capacity,
-    Cosine,
-    Linear,
-    MonteCarloEM,
-    WeightPrior,
-)
+from pyro_vae import SGVB_A, Capacity, Cosine, Linear, MonteCarloEM, WeightPrior
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE
 from pyro_vae.networks import Masking
