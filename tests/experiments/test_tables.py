@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -100,3 +101,13 @@ def test_a_changed_page_is_told_and_written_anew(capsys, monkeypatch, tmp_path):
     tables.main([])
     assert tables.main(["--check"]) == 0
     assert page.read_text() == PAGES[0]
+
+
+@pytest.mark.parametrize("script", ["manifold", "samples_and_batch"])
+def test_published_numbers_are_those_of_the_script(script):
+    """Which holds them too, and is not imported, since that needs torch."""
+    text = (ROOT / "experiments" / f"{script}.py").read_text(encoding="utf-8")
+    held = ast.literal_eval(re.findall(r"^PUBLISHED = (.*)$", text, re.MULTILINE)[0])
+    held = {str(key): value for key, value in held.get("mnist", held).items()}
+    for key, value in tables.Tables()._read("published")[script].items():
+        assert held.get(key, held.get(f"{key}.0")) == value
