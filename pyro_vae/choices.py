@@ -22,7 +22,8 @@ from pyro_vae.distributions.supports import bare
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
-from pyro_vae.pair.arguments import Arguments, label_argument, mask_argument, needs_argument
+from pyro_vae.pair.arguments import Arguments
+from pyro_vae.pair.signatures import label_argument, mask_argument, needs_argument
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 from pyro_vae.runs.terminal import given
 

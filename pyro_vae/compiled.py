@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae._checks import one_of, warn
-from pyro_vae._pyro import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory, traced
+from pyro_vae._pyro import traced
+from pyro_vae._torch import as_parameter, compiled_by_inductor, cpp_compilers, depends_on_values, memory
 from pyro_vae.batches import flattened, packed_sizes, unflattened
 from pyro_vae.contents import Contents
 from pyro_vae.frozen import PythonState

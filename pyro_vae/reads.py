@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pyro_vae._pyro import has_values, memory, repeatable, without_modes, writes
+from pyro_vae._torch import has_values, memory, repeatable, without_modes, writes
 from pyro_vae.frozen import LIBRARIES
 
 aten = torch.ops.aten

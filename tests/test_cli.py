@@ -38,7 +38,7 @@ def main(*parts):
 def undrawn(*parts):
     """The status of a command that makes no figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_draw", lambda *where: None)
+        patch.setattr(cli.training, "draw", lambda *where: None)
         return main(*parts)
 
 
@@ -591,7 +591,7 @@ def test_module_and_import():
 
 
 def test_the_commands_of_the_readme_and_its_page_exist():
-    root = Path(cli.__file__).parent.parent
+    root = Path(cli.__file__).parent.parent.parent
     pages = [root / "README.md", root / "docs" / "howto" / "command_line.md"]
     commands = {name for page in pages for name in re.findall(r"pyro-vae (\w+)", page.read_text(encoding="utf-8"))}
     assert {"train", "evaluate", "plot", "estimators"} <= commands

@@ -131,7 +131,7 @@ def test_evaluate_says_which_data_it_has_seen_and_that_they_have_changed(capsys,
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     np.save("x.npy", x)
     trained("--data x.npy --in-memory false", SMALL)
-    monkeypatch.setattr(cli, "_FIRST", 20)
+    monkeypatch.setattr(cli.evaluation, "_FIRST", 20)
     for options, size in (("", 20), ("--limit 7", 7), ("--limit 30", 30)):
         printed, entry = evaluated(capsys, "--num-samples 5", options)
         said = f"these are the first {size} of 30 test data; --limit takes another number"

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import pyro_vae
-from pyro_vae import cli, runs
+from pyro_vae import applications, cli, runs
+from pyro_vae.cli.functions import parser_of, takes_a_run
 from pyro_vae.runs.terminal import Parser, spelled
 
 PACKAGE = Path(pyro_vae.__file__).parent
@@ -97,15 +98,13 @@ def test_the_commands_of_the_catalogue_are_such(monkeypatch):
 def parse(command: str, words: list[str]) -> None:
     if command == "train":
         parser = Parser(prog="pyro-vae train")
-        runs.add_options(parser, cli._model(words, True), lambda run: run)
+        runs.add_options(parser, cli.training._model(words, True), lambda run: run)
     elif command == "apply":
         name, *words = words
-        function = cli.applications.function(name)
-        parser = cli._parser_of(f"apply {name}", function, cli._takes_a_run(function))
+        function = applications.function(name)
+        parser = parser_of(f"apply {name}", function, takes_a_run(function))
     else:
-        parser = cli._parser_of(
-            command, {"evaluate": cli.evaluate, "plot": cli.plot, "estimators": cli.estimators}[command]
-        )
+        parser = parser_of(command, {"evaluate": cli.evaluate, "plot": cli.plot, "estimators": cli.estimators}[command])
     parser.parse_args(words)
 
 

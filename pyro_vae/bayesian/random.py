@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pyro_vae._checks import checked
-from pyro_vae._pyro import BatchNorm, is_running, make_root
+from pyro_vae._pyro import is_running, make_root
 from pyro_vae._tensors import module_
+from pyro_vae._torch import BatchNorm
 from pyro_vae.bayesian.layers import LAYERS, BayesianLayer
 from pyro_vae.bayesian.posteriors import MeanField
 from pyro_vae.bayesian.priors import IsotropicNormal

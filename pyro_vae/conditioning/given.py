@@ -28,10 +28,11 @@ from pyro_vae.distributions.steps import Present
 from pyro_vae.estimators.run import Run
 from pyro_vae.evidence.hmc import posterior_draws
 from pyro_vae.pair import data_frame, programs
-from pyro_vae.pair.arguments import argument_names, arguments, batch_of, mask_argument
+from pyro_vae.pair.arguments import arguments, batch_of
 from pyro_vae.pair.gate import refuse, trial
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.signatures import argument_names, mask_argument
 from pyro_vae.pair.sites import inside, random_sites, support_of
 from pyro_vae.pair.trials import reading_problems
 

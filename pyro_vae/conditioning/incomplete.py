@@ -10,15 +10,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._pyro import has_values, is_deterministic, without_modes
+from pyro_vae._pyro import is_deterministic
+from pyro_vae._torch import has_values, without_modes
 from pyro_vae.data.arrays import tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.diagnostics import sample as means_of_prior
 from pyro_vae.distributions.incomplete import observing
 from pyro_vae.pair import as_pair, programs
-from pyro_vae.pair.arguments import Converted, batch_of, mask_argument
+from pyro_vae.pair.arguments import Converted, batch_of
 from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.running import trying
+from pyro_vae.pair.signatures import mask_argument
 from pyro_vae.pair.trials import reading_problems
 
 _PRIOR = 256  # draws whose mean stands for what is missing

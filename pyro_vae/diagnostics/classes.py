@@ -15,7 +15,7 @@ from pyro_vae.data.arrays import is_classes
 from pyro_vae.diagnostics.codes import sample
 from pyro_vae.diagnostics.latents import InPlaceOfAPrior, run_model
 from pyro_vae.pair import as_pair
-from pyro_vae.pair.arguments import argument_names
+from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import random_sites
 
 

@@ -21,8 +21,9 @@ from pyro_vae._tensors import check_dense
 from pyro_vae.distributions.steps import MarkovNormal
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
-from pyro_vae.pair.arguments import Converted, argument_names, converted
+from pyro_vae.pair.arguments import Converted, converted
 from pyro_vae.pair.running import Drawing, reading
+from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import held_sites, inside
 
 Batches = Iterable[Sequence[Any]]

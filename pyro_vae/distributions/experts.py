@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, constraints
 
 from pyro_vae._checks import checked, shown
-from pyro_vae._pyro import has_values
+from pyro_vae._torch import has_values
 from pyro_vae.distributions.base import Sized, expandable, size_of, validated
 from pyro_vae.distributions.wrappers import without_events
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence, register_kl
 
-from pyro_vae._pyro import remember, remembered, standard_gamma
+from pyro_vae._torch import remember, remembered, standard_gamma
 from pyro_vae.distributions.base import Sized, validated
 from pyro_vae.distributions.supports import bare
 

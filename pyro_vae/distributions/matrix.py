@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal, constraints, kl_divergence,
 
 from pyro_vae._checks import checked, shown
 from pyro_vae.distributions.base import Sized, expandable, size_of, validated
-from pyro_vae.distributions.normal import full_precision, to_independent
+from pyro_vae.distributions.normal import full_precision, log_diagonal, to_independent
 
 
 class Rows(Sized, TorchDistribution):
@@ -123,7 +123,7 @@ class MatrixNormal(Sized, TorchDistribution):
     def half_log_det(self) -> Tensor:
         """Half the log-determinant of the covariance of vec(W)."""
         rows, columns = self.event_shape
-        return columns * _log_diagonal(self.row_tril) + rows * _log_diagonal(self.column_tril)
+        return columns * log_diagonal(self.row_tril) + rows * log_diagonal(self.column_tril)
 
     def entropy(self) -> Tensor:
         entropy = self.half_log_det() + self.event_shape.numel() / 2 * (1 + math.log(2 * math.pi))
@@ -139,10 +139,6 @@ class MatrixNormal(Sized, TorchDistribution):
     def variance(self) -> Tensor:
         rows, columns = self.row_tril.square().sum(-1), self.column_tril.square().sum(-1)
         return (rows[:, None] * columns).expand_as(self.loc)
-
-
-def _log_diagonal(tril: Tensor) -> Tensor:
-    return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 @register_kl(Rows, Independent)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
 from pyro_vae._checks import checked
-from pyro_vae._pyro import factor
+from pyro_vae._torch import factor
 from pyro_vae.distributions.base import Parametrized, Sized, validated
 
 
@@ -93,8 +93,7 @@ class LowRankNormal(Parametrized):
         return score.to(self.loc.dtype) - self._half_log_det()
 
     def _half_log_det(self) -> Tensor:
-        correction = self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return (self.scale.double().log().sum(-1) + correction).to(self.loc.dtype)
+        return (self.scale.double().log().sum(-1) + log_diagonal(self._capacitance_tril)).to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
         return self._half_log_det() + self.event_shape[0] / 2 * (1 + math.log(2 * math.pi))
@@ -115,11 +114,15 @@ def full_precision(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
+def log_diagonal(tril: Tensor) -> Tensor:
+    """The log-determinant of a triangular matrix."""
+    return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 @register_kl(MultivariateNormal, Independent)
 def _full_to_independent(q: MultivariateNormal, p: Independent) -> Tensor:
     scale_tril = factor(q)
-    half_log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return to_independent(q.loc, scale_tril.square().sum(-1), half_log_det, p)
+    return to_independent(q.loc, scale_tril.square().sum(-1), log_diagonal(scale_tril), p)
 
 
 @register_kl(LowRankNormal, Independent)

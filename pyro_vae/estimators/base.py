@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.util import is_validation_enabled, torch_item, validation_enabled
+from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from pyro_vae._checks import callable_, checked, data_size, number, shown, whole
 from pyro_vae._pyro import validates
 from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
+from pyro_vae.estimators.claims import Claims, check_bounds, check_run, looked_at
 from pyro_vae.estimators.facts import Facts, facts_of
 from pyro_vae.estimators.gradients import Gradient, Pathwise
 from pyro_vae.estimators.run import Call, Number, Objective, Run, Site, SiteTerms, Term, sites_of, traced
@@ -30,11 +29,9 @@ from pyro_vae.pair.particles import Plan
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sites import plate_nesting
 from pyro_vae.pair.structure import guide_problems
-from pyro_vae.pair.trials import mask_problems, point_problems
 from pyro_vae.pair.turns import in_turn
 
 At = Mapping[str, Number]
-Claims = Literal["none", "local", "all"]
 
 
 class Estimator(Trace_ELBO):
@@ -218,7 +215,7 @@ class Estimator(Trace_ELBO):
             self.check_scheduled(name, 1.0)
         who = type(self).__name__
         try:
-            with computing_once(), _looked_at() if claims != "none" else contextlib.nullcontext():
+            with computing_once(), looked_at(claims):
                 call = call if call.plan else call._replace(plan=self._plan(call))
                 model_trace, guide_trace, seen, scores = self._traces(call)
         except (RuntimeError, ValueError) as error:
@@ -250,23 +247,8 @@ class Estimator(Trace_ELBO):
             self.gradient.detached,
             self._bound.linear,
         )
-        if claims != "none":
-            gate.check_data(run.model.values())
-        if claims != "none" or self.gradient.detached or not self._bound.linear:
-            gate.check_points(who, model_trace, guide_trace, run.frame if claims == "local" else None)
-        if self.gradient.needs_support or self.needs_support:
-            gate.check_support(who, model_trace, guide_trace)
-        if self.per_datum:
-            gate.check_densities(who, model_trace)
-            if not self._bound.linear:
-                gate.check_subsampled(who, model_trace, guide_trace, size=size)
-            for site in (*run.model.values(), *run.guide.values()):
-                if not run.inside(site):
-                    raise ValueError(
-                        f"{who} weighs each datum by itself, but {site.name!r} stands outside the data "
-                        "plate and belongs to all of them. Use SGVB_A, SGVB_B or ScoreFunction; or of a FullBayes "
-                        "pair.posterior_predictive(), whose weights are drawn, not weighed."
-                    )
+        supported = self.gradient.needs_support or self.needs_support
+        check_run(who, run, model_trace, guide_trace, claims, per_datum=self.per_datum, supported=supported)
         self._check(run)
         return dataclasses.replace(run, terms=self._terms(run))
 
@@ -425,10 +407,7 @@ class Estimator(Trace_ELBO):
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
         with in_turn():
             run = self._run(call_of(pair, batch), at, num_data, "local" if local else "all")
-        if any(site.mask is not None and not site.observed for site in (*run.model.values(), *run.guide.values())):
-            gate.refuse(mask_problems(as_pair(pair), *run.call.args))
-        if any(name not in run.model and not site.observed for name, site in run.guide.items()):
-            gate.refuse(point_problems(as_pair(pair), *run.call.args))
+        check_bounds(pair, run)
         return run.unweighed()
 
     def bound(self, pair: Any, *batch: Any, at: At | None = None, num_data: float | None = None) -> Tensor:
@@ -501,17 +480,6 @@ class Estimator(Trace_ELBO):
                 f"{type(self).__name__} integrates a KL in closed form; take importance weights from SGVB_A."
             )
         return run.sum(beta=False), run
-
-
-@contextlib.contextmanager
-def _looked_at() -> Iterator[None]:
-    """What is told as a bound is looked at also where Pyro's validation is off, of whose warnings there are none."""
-    if is_validation_enabled():
-        yield
-        return
-    with validation_enabled(True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found (auxiliary |non-auxiliary )?vars")
-        yield
 
 
 def call_of(pair: Any, batch: Sequence[Any]) -> Call:

@@ -16,7 +16,8 @@ from pyro.poutine.runtime import InferDict
 from pyro.util import check_traceenum_requirements
 from torch import Tensor
 
-from pyro_vae._pyro import EnumeratedAfter, has_values, mismatch, unpacked, without_shapes
+from pyro_vae._pyro import EnumeratedAfter, mismatch, unpacked, without_shapes
+from pyro_vae._torch import has_values
 from pyro_vae.batches import leaves
 from pyro_vae.distributions.wrappers import family, unmasked
 from pyro_vae.estimators.base import Estimator, call_of

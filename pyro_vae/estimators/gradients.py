@@ -14,7 +14,7 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from pyro_vae._checks import one_of
-from pyro_vae._pyro import has_values
+from pyro_vae._torch import has_values
 from pyro_vae.distributions.wrappers import family, innermost
 from pyro_vae.estimators.bounds import Bound, grouped
 from pyro_vae.estimators.facts import Axis

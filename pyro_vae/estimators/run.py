@@ -21,7 +21,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
-from pyro_vae._pyro import PARTICLES, has_values
+from pyro_vae._pyro import PARTICLES
+from pyro_vae._torch import has_values
 from pyro_vae.distributions.wrappers import family, is_rounded, without_events
 from pyro_vae.pair import latent_sites
 from pyro_vae.pair.particles import Around, Plan

@@ -17,7 +17,8 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._pyro import PARTICLES, enumeration_dim, has_values, model_factors
+from pyro_vae._pyro import PARTICLES, enumeration_dim, model_factors
+from pyro_vae._torch import has_values
 from pyro_vae.estimators.run import Number, Run, Site, SiteTerms, Term
 
 MOST = 4096  # combinations of values that are laid side by side

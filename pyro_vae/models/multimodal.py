@@ -14,8 +14,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, is_tensor, made, number, one_of, shown, whole
-from pyro_vae._pyro import has_values
 from pyro_vae._recipes import Remembered
+from pyro_vae._torch import has_values
 from pyro_vae.distributions.experts import MixtureOfExperts, product_of_experts
 from pyro_vae.distributions.steps import Present
 from pyro_vae.likelihoods import Bernoulli, Classes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import is_dense, shown
-from pyro_vae._pyro import has_values
+from pyro_vae._torch import has_values
 from pyro_vae.likelihoods import Classes, Normal
 from pyro_vae.models.parts import with_network
 from pyro_vae.networks import MLP, shape_of

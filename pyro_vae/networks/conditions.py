@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked, is_tensor, shown, whole
-from pyro_vae._pyro import has_values
 from pyro_vae._recipes import Remembered
+from pyro_vae._torch import has_values
 from pyro_vae.networks.shapes import check_input, shape_of
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pyro_vae._checks import checked, number
-from pyro_vae._pyro import weight_norm_gain
 from pyro_vae._tensors import module_
+from pyro_vae._torch import weight_norm_gain
 
 _ROUNDING = 1e-10  # variance below which outputs of order 1 are constant
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import is_dense, shown
-from pyro_vae._pyro import uncompiled
+from pyro_vae._torch import uncompiled
 
 
 @runtime_checkable

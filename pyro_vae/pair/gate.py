@@ -23,7 +23,8 @@ from torch import nn
 from torch.distributions import biject_to
 
 from pyro_vae._checks import warn
-from pyro_vae._pyro import has_values, is_subsample, is_unseen, unvalidated
+from pyro_vae._pyro import is_subsample, is_unseen, unvalidated
+from pyro_vae._torch import has_values
 from pyro_vae.batches import moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, is_rounded, unmasked
 from pyro_vae.pair.pair import modules_of, programs

@@ -17,7 +17,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from pyro_vae._pyro import announced, empty_store, has_values, remember_unconstrained
+from pyro_vae._pyro import announced, empty_store, remember_unconstrained
+from pyro_vae._torch import has_values
 
 LOCAL = "pyro_params"
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import BatchNorm, draws_read_in_python, has_values, is_subsample
+from pyro_vae._pyro import is_subsample
+from pyro_vae._torch import BatchNorm, draws_read_in_python, has_values
 from pyro_vae.batches import kind_of, leaves, num_rows
 from pyro_vae.distributions.particles import Looped
 from pyro_vae.frozen import LIBRARIES

@@ -105,24 +105,6 @@ class HasNetworkShape(Protocol):
 
 
 @runtime_checkable
-class HasLatentDim(Protocol):
-    """A step of a flow that is built for a size of the latent, which a flow compares with its other steps'."""
-
-    @property
-    def latent_dim(self) -> int:
-        """D of z."""
-
-
-@runtime_checkable
-class HasContextDim(Protocol):
-    """A step of a flow whose parameters may depend on a context; a flow that has none to give refuses it."""
-
-    @property
-    def context_dim(self) -> int | None:
-        """Size of the context; ``None`` where its parameters are its own."""
-
-
-@runtime_checkable
 class HasNumLevels(Protocol):
     """A support of quantized values; asked for the message on data off the levels, and where bits are counted."""
 

@@ -15,8 +15,9 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 
 from pyro_vae._checks import callable_, shown, whole
-from pyro_vae._pyro import failing_without_shapes, is_deterministic, memory, unvalidated, was_observed
+from pyro_vae._pyro import failing_without_shapes, is_deterministic, unvalidated, was_observed
 from pyro_vae._tensors import check_dense
+from pyro_vae._torch import memory
 from pyro_vae.batches import flattened, leaves, unflattened
 from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.plans import plan_of

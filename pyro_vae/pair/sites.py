@@ -12,7 +12,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, memory, was_observed
+from pyro_vae._pyro import PARTICLES, is_deterministic, is_subsample, was_observed
+from pyro_vae._torch import memory
 from pyro_vae.batches import leaves
 from pyro_vae.distributions.supports import bare
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
-from pyro_vae._pyro import forgetful, has_values, is_deterministic, is_subsample, takes_anything
+from pyro_vae._pyro import is_deterministic, is_subsample, takes_anything
+from pyro_vae._torch import forgetful, has_values
 from pyro_vae.distributions.incomplete import known
 from pyro_vae.distributions.wrappers import family, innermost, unwrapped
 from pyro_vae.pair.protocols import HasNumLevels

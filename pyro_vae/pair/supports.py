@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pyro_vae._pyro import memory
+from pyro_vae._torch import memory
 from pyro_vae.batches import kind_of, leaves, num_rows, rows
 from pyro_vae.distributions.wrappers import unmasked, whole
 from pyro_vae.pair.gate import refuse

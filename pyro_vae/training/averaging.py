@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._pyro import lerp_
+from pyro_vae._torch import lerp_
 
 
 class Weights:

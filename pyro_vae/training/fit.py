@@ -19,7 +19,7 @@ from pyro_vae._files import holding
 from pyro_vae.compiled import Compile, Precision
 from pyro_vae.data import Data, as_data, draws
 from pyro_vae.pair import as_pair, device_of, kept_modes
-from pyro_vae.pair.arguments import label_argument, num_taken
+from pyro_vae.pair.signatures import label_argument, num_taken
 from pyro_vae.pair.turns import in_turn
 from pyro_vae.ranks import Ranks
 from pyro_vae.training.interrupts import Signals

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +14,52 @@ from torch import nn
 
 from pyro_vae._checks import warn
 from pyro_vae.batches import leaves, num_rows
-from pyro_vae.estimators import TCVAE, Estimator, SVILoss
+from pyro_vae.check import report_on
+from pyro_vae.estimators import SGVB_A, TCVAE, Enumeration, Estimator, SVILoss
 from pyro_vae.pair import data_frame, evaluating, latent_sites, modules_of, random_sites, run
-from pyro_vae.pair.arguments import argument_names, num_taken
-from pyro_vae.pair.protocols import DoubtsData
+from pyro_vae.pair.arguments import Converted
+from pyro_vae.pair.protocols import ChecksBatch, DoubtsData
+from pyro_vae.pair.signatures import argument_names, num_taken
 from pyro_vae.pair.sites import inside
+from pyro_vae.pair.supports import Supports
+from pyro_vae.training.default import Chosen, chosen
 
 Devices = Sequence[torch.device]  # GPUs whose random states a look leaves alone
+
+
+def checked(
+    pair: nn.Module,
+    kinds: Sequence[Converted],
+    asked: Estimator | None,
+    supports: Supports | None,
+    valid: bool,
+    devices: Devices,
+) -> Chosen:
+    """A copy of the estimator that was asked for, or the ELBO that suits the pair, checked by a batch of each kind."""
+    asked = copy.copy(asked)
+    with torch.random.fork_rng(devices):
+        reports = []
+        for batch in kinds:
+            if isinstance(pair, ChecksBatch):
+                pair.check_batch(*batch)
+            reports.append(report_on(pair, batch, asked, supports))
+        batch, report = kinds[0], reports[0]
+        for note in {note: None for found in reports for note in found.notes}:
+            if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
+                warn(note)
+        bounded = valid and not isinstance(asked, SVILoss)
+        if bounded and any(site.guide == "Delta" for site in report.sites):
+            with evaluating(pair):  # of a point there may be no bound to be told
+                SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
+                    pair, [batch], num_data=math.inf
+                )
+        found = Chosen(asked, "") if asked else chosen(pair, kinds, reports)
+        if valid and isinstance(found.estimator, Enumeration):
+            with evaluating(pair):  # of a sum over all data there is none, either
+                found.estimator.mean_bound(pair, [batch], num_data=math.inf)
+    if found.why:
+        warn(found.why)
+    return found
 
 
 def num_data(

@@ -13,10 +13,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pyro_vae._checks import warn
+from pyro_vae._torch import BatchNorm
 from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator, MonteCarloEM, Objective, SVILoss
 from pyro_vae.estimators.penalties import Penalized
@@ -208,7 +208,7 @@ def check_apart(
 
 def _statistics(pair: nn.Module, weights: Weights) -> list[Tensor]:
     """Of batch norms, as they are and in the moving average of the weights."""
-    norms = [module for module in pair.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in pair.modules() if isinstance(module, BatchNorm)]
     found = [b for module in norms for b in (module.running_mean, module.running_var) if b is not None]
     return found + weights.averages_of(found)
 

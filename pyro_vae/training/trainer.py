@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,18 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import made, number, warn
+from pyro_vae._checks import made, number
 from pyro_vae._files import check_held
-from pyro_vae.batches import described, kind_of, num_told
-from pyro_vae.check import report_on
+from pyro_vae.batches import kind_of, num_told
 from pyro_vae.compiled import resolved
-from pyro_vae.data import Data, Mixed, Stream, draws
-from pyro_vae.estimators import SGVB_A, Enumeration, Estimator, SVILoss
+from pyro_vae.data import Data, draws
+from pyro_vae.estimators import SVILoss
 from pyro_vae.frozen import PythonState
-from pyro_vae.pair import evaluating, kept_modes, trained_parameters
-from pyro_vae.pair.arguments import Arguments, Converted
-from pyro_vae.pair.protocols import ChecksBatch
-from pyro_vae.pair.supports import Supports
+from pyro_vae.pair import kept_modes, trained_parameters
+from pyro_vae.pair.arguments import Converted
 from pyro_vae.training import checkpoint, looks, optimizers, trials
 from pyro_vae.training.averaging import Weights
-from pyro_vae.training.default import Chosen, chosen
+from pyro_vae.training.coming import AT_ONCE, Coming
 from pyro_vae.training.identity import check_same_of_ranks, check_same_run, configuration
 from pyro_vae.training.interrupts import Signals
 from pyro_vae.training.opening import opening
@@ -42,8 +37,6 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State
 from pyro_vae.training.step import TrainingStep
 
-_AT_ONCE = 1000  # held-out data, and data that are looked at
-_LOOKED = 4  # batches of a loader in which its kinds are looked for
 _SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
@@ -55,21 +48,18 @@ class Trainer:
         self.ranks = TrainingRanks()
         counted = PythonState(pair)
         self.pair, self.data, self.settings, self.device = pair, data, settings, device
-        self.arguments = Arguments(pair, device, any_data=True)  # whose supports check looks at, and then _check_all
-        self.streams = {id(part): part for part in self._sets() if isinstance(part, Stream)}
-        given = [stream.loader for stream in self.streams.values()]
+        self.coming = Coming(pair, data, settings, device)
+        given = [stream.loader for stream in self.coming.streams.values()]
         loaders = PythonState(given)
         begun = loaders.kept(every=True)
-        self.looked: dict[int, list[Any]] = {}  # what streams begin with
-        kinds = self._first_of_each_kind()
-        batch = next(iter(kinds.values()))
+        kinds = self.coming.first_of_each_kind()
+        batch = kinds[0]
         pair.train()
-        self.kinds = set(kinds)  # of batches, which have been checked
-        self.supports = None if isinstance(settings.estimator, SVILoss) else Supports(pair, runs=False)
         self.ranks.begin(pair)
-        estimator = self._checked(list(kinds.values()))
+        supports, valid = self.coming.supports, data.valid is not None
+        estimator, why = looks.checked(pair, kinds, settings.estimator, supports, valid, self._cuda)
         check_apart(pair, estimator, settings.weight_prior, settings.batch_size, self.ranks, given)
-        self._check_all(kinds.values())
+        self.coming.look_at_all(kinds)
         looks.say_labels(pair, data.train, batch)
         looks.say_doubts(pair, batch)
         self.parameters = trained_parameters(pair)
@@ -96,7 +86,7 @@ class Trainer:
             num_data=looks.num_data(pair, batch, settings.num_data or data.train.num_data, estimator, self._cuda),
         )
         out = None if settings.out is None else Path(settings.out)
-        self.run = Run(pair, out=out, mode=self.step.mode, notes=self.notes)
+        self.run = Run(pair, out=out, mode=self.step.mode, notes=[why] if why else [])
         self.folder = None if out is None else out / "checkpoint"
         weights = Weights(pair, self.schedules.buffers.values(), settings.average)
         self.step.follow(optimizer, self.parameters, weights, self._clip)
@@ -110,9 +100,9 @@ class Trainer:
             self.ranks.start_noise(settings.seed)
         if self.folder is not None or not self.ranks.alone:
             with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
-                looked = self.looked if repeats else {}
+                looked = self.coming.looked if repeats else {}
                 self.configuration = configuration(settings, self.data, looked, self.state, self.schedules)
-            check_same_of_ranks(self.configuration, self.looked, self.ranks)
+            check_same_of_ranks(self.configuration, self.coming.looked, self.ranks)
         if self.folder is not None:
             self._take_up(self.folder, batch, names)
             loaders.take_up(self.state.begun or begun)
@@ -142,7 +132,7 @@ class Trainer:
             self.ranks.go_on(states, self.pair, state.weights, (state.steps, settings.seed + state.steps), self._cuda)
             return
         state.check_kept(folder)
-        begun = [(self.streams[key], batches) for key, batches in self.looked.items()]
+        begun = [(self.coming.streams[key], batches) for key, batches in self.coming.looked.items()]
         trials.check_repeats(begun, settings.batch_size, settings.seed, folder)
 
         def made_of(parameters: list[nn.Parameter]) -> Any:
@@ -159,93 +149,6 @@ class Trainer:
         if asked is None or isinstance(asked, Schedule):
             return made_.scheduler
         return made("scheduler", asked, made_.optimizer)
-
-    def _first_of_each_kind(self) -> dict[Any, Converted]:
-        """The first batch of each kind among the first of the data, as the programs are given it.
-
-        Raises:
-            ValueError: if the validation data begin with a batch of another kind.
-        """
-        train, size, seed = self.data.train, self.settings.batch_size, self.settings.seed
-        parts = train.parts if isinstance(train, Mixed) else [train]
-        few = _LOOKED if isinstance(train, Stream) else 1
-        looked: list[Any] = []
-        for part in parts:
-            raws = [*itertools.islice(part.batches(size, epoch=0, seed=seed), few)]
-            self.looked.update({id(part): raws} if isinstance(part, Stream) else {})
-            looked += raws
-        holed = [part for part in self._sets() if part.in_memory and any(t.isnan().any() for t in part.tensors)]
-        for raw in (raw for part in holed for raw in part.batches(_AT_ONCE)):  # the first batch may hold no NaN
-            self.arguments(*raw)
-        self.arguments.finite |= not holed and train.in_memory
-        found: dict[Any, Converted] = {}
-        for raw in looked:
-            batch = self.arguments(*raw)
-            found.setdefault(kind_of(batch), batch)
-        if self.data.valid is not None:
-            raw = next(iter(self.data.valid.batches(size, epoch=0, seed=seed)), ())
-            if isinstance(self.data.valid, Stream):
-                self.looked.setdefault(id(self.data.valid), [raw])
-            batch = self.arguments(*raw)
-            if raw and kind_of(batch) not in found:
-                ours = described(next(iter(found.values())))
-                raise ValueError(
-                    f"the validation data are of another kind than the training data: {described(batch)} and {ours}. "
-                    "Give both the same arguments."
-                )
-        return found
-
-    def _checked(self, kinds: list[Converted]) -> Estimator:
-        """A copy of the estimator that was asked for, or the ELBO that suits the pair."""
-        asked = copy.copy(self.settings.estimator)
-        with torch.random.fork_rng(self._cuda):
-            reports = []
-            for batch in kinds:
-                if isinstance(self.pair, ChecksBatch):
-                    self.pair.check_batch(*batch)
-                reports.append(report_on(self.pair, batch, asked, self.supports))
-            batch, report = kinds[0], reports[0]
-            for note in {note: None for found in reports for note in found.notes}:
-                if "is not trained" in note:  # which SVI would train, or which is fixed on purpose
-                    warn(note)
-            bounded = self.data.valid is not None and not isinstance(asked, SVILoss)
-            if bounded and any(site.guide == "Delta" for site in report.sites):
-                with evaluating(self.pair):  # of a point there may be no bound to be told
-                    SGVB_A(max_plate_nesting=1 if asked is None else asked.room).mean_bound(
-                        self.pair, [batch], num_data=math.inf
-                    )
-            found = Chosen(asked, "") if asked else chosen(self.pair, kinds, reports)
-            if self.data.valid is not None and isinstance(found.estimator, Enumeration):
-                with evaluating(self.pair):  # of a sum over all data there is none, either
-                    found.estimator.mean_bound(self.pair, [batch], num_data=math.inf)
-        if found.why:
-            warn(found.why)
-        self.notes = [found.why] if found.why else []
-        return found.estimator
-
-    def _check_all(self, kinds: Iterable[Converted]) -> None:
-        """Looks at all data in memory, as :func:`check` has looked at a batch of each kind."""
-        for batch in kinds:
-            self._look_at_values(batch)
-        for part in [one for one in self._sets() if one.in_memory and one.binarization == "none"]:
-            for raw in part.batches(_AT_ONCE):
-                self._look_at_values(self.arguments(*raw))
-        if all(part.in_memory for part in self._sets()):
-            self.supports = None  # nothing comes that has not been seen
-
-    def _sets(self) -> list[Any]:
-        """All sets to train on and to validate by."""
-        given = [part for part in (self.data.train, self.data.valid) if part is not None]
-        return [part for one in given for part in getattr(one, "parts", [one])]
-
-    def _look_at_values(self, batch: Converted) -> Converted:
-        """``batch``, refused if it leaves the support of a likelihood, where that is still to be looked at.
-
-        A loss of SVI asks nothing of it.
-        """
-        if self.supports is not None:
-            self.supports(batch)
-        return batch
 
     def _optimizer(self, names: dict[int, str]) -> optimizers.Made:
         if not self.parameters:
@@ -298,10 +201,8 @@ class Trainer:
         state.begin_epoch()
         since = started
         for batch in self.data.train.batches(self.settings.batch_size, shuffle=self.shuffled, **place):
-            arguments, mode = self.arguments(*batch), self.step.mode
-            self._look_at(arguments)
-            self._look_at_values(arguments)
-            self._train_batch(arguments, signals)
+            mode = self.step.mode
+            self._train_batch(self.coming.checked(batch, state.estimator, self.parameters), signals)
             if signals.received and self.step.mode != mode:  # a compiler met the same Ctrl-C: this step is another's
                 signals.end()
             bar.update()
@@ -317,33 +218,10 @@ class Trainer:
         state.seconds += ended - since
         return (state.samples - samples) / max(ended - started, 1e-9)
 
-    def _look_at(self, batch: Converted) -> None:
-        """Has the first batch of a kind checked before it is trained on, as the first of all is.
-
-        Raises:
-            ValueError: if it fails its check, or makes parameters that the optimizer does not know.
-        """
-        kind = kind_of(batch)
-        if kind in self.kinds:
-            return
-        self.kinds.add(kind)
-        modes = self.pair.training
-        with torch.random.fork_rng(self._cuda):
-            report_on(self.pair, batch, self.state.estimator, self.supports)
-        self.pair.train(modes)
-        known = {id(parameter) for parameter in self.parameters}
-        new = [name for name, p in self.pair.named_parameters() if p.requires_grad and id(p) not in known]
-        if new:
-            raise ValueError(
-                f"a batch of another kind makes the parameter {new[0]!r}, which those before did not have and the "
-                "optimizer does not know. Announce it for all batches: put its pyro.param or pyro.module before the "
-                "branch."
-            )
-
     def _train_batch(self, batch: tuple[Tensor, ...], signals: Signals) -> None:
         state, size = self.state, num_told(batch)
         batch = self.ranks.slice_of(batch)
-        state.several_kinds = state.several_kinds or len(self.kinds) > 1
+        state.several_kinds = state.several_kinds or len(self.coming.kinds) > 1
         place = self._place_of_batch()
         self.schedules.move(place)
         if isinstance(self.settings.scheduler, Schedule):
@@ -451,8 +329,8 @@ class Trainer:
         if self.data.valid is None:
             return None
         loaders = self.state.loaders.kept(every=True)  # so that it is the same data after every epoch
-        given = self.data.valid.batches(_AT_ONCE, epoch=0, seed=self.settings.seed)
-        batches = (self._look_at_values(self.arguments(*batch)) for batch in given)
+        given = self.data.valid.batches(AT_ONCE, epoch=0, seed=self.settings.seed)
+        batches = map(self.coming.converted, given)
         with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()

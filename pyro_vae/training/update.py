@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae._pyro import is_hooked, note_stepped
+from pyro_vae._torch import is_hooked, note_stepped
 from pyro_vae.training.averaging import Weights
 
 State = dict[str, Tensor]

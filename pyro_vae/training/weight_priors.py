@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_vae._checks import number, one_of, whole
-from pyro_vae._pyro import BatchNorm, Convolution
+from pyro_vae._torch import BatchNorm, Convolution
 from pyro_vae.pair.protocols import HasRandomWeights
 
 Count = Literal["data", "batch"]

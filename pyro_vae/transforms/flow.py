@@ -11,7 +11,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform
 
-from pyro_vae import _pyro
+from pyro_vae import _torch
 from pyro_vae._checks import checked, shown
 from pyro_vae.distributions.base import expandable, size_of, validated
 from pyro_vae.transforms.base import Bijection
@@ -118,6 +118,6 @@ def _parts(transforms: Iterable[Transform]) -> list[Transform]:
 def _call_and_ladj(transform: Transform, value: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(transform, Bijection):
         return transform.call_and_ladj(value)
-    with _pyro.forgetful(transform):
+    with _torch.forgetful(transform):
         result = transform(value)
         return result, transform.log_abs_det_jacobian(value, result)

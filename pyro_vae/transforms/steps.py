@@ -10,7 +10,7 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 
-from pyro_vae import _pyro
+from pyro_vae import _torch
 from pyro_vae.transforms.base import Step
 
 
@@ -78,7 +78,7 @@ class _Plain(nn.Module):
                 f"a plain transform among the steps of a flow has no parameters, as they would not be trained; got "
                 f"one in a {type(transform).__name__}. Give the module itself (a prior's Flow can invert it)."
             )
-        with _pyro.forgetful(transform):
+        with _torch.forgetful(transform):
             self.transform = copy.deepcopy(transform)
 
     def extra_repr(self) -> str:
@@ -86,6 +86,6 @@ class _Plain(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Plain:
         super()._apply(fn, recurse)
-        for part in _pyro.parts_of(self.transform):
+        for part in _torch.parts_of(self.transform):
             vars(part).update({name: fn(value) for name, value in vars(part).items() if isinstance(value, Tensor)})
         return self

@@ -146,12 +146,13 @@ def test_does_not_depend_on_the_subsample_size(estimator: Estimator, size: int, 
             pyro.sample("z", right.posterior(x[index]))
 
     torch.manual_seed(0)
-    bounds = torch.stack([estimator.bound(Pair(model, guide), x) for _ in range(25)])
+    pair = Pair(model, guide)
+    bounds = torch.stack([estimator.bound(pair, x) for _ in range(25)])
     distances = (bounds[..., None] - exact).abs()
     assert distances.amin(-1).max() < 1e-8
     assert distances.flatten(0, 1).amin(0).max() < 1e-8  # every datum comes up
     loss = seeded(3, estimator.loss, model, guide, x)
-    assert loss == pytest.approx(-5 * seeded(3, estimator.bound, Pair(model, guide), x).mean().item(), rel=1e-10)
+    assert loss == pytest.approx(-5 * seeded(3, estimator.bound, pair, x).mean().item(), rel=1e-10)
 
 
 @pytest.mark.parametrize("make", EVERY)

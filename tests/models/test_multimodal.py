@@ -36,7 +36,7 @@ from pyro_vae.data import load
 from pyro_vae.distributions import MixtureOfExperts
 from pyro_vae.models import GRUVAE, LabeledVAE, MultimodalVAE
 from pyro_vae.models.multimodal import Modality
-from pyro_vae.pair.arguments import label_argument
+from pyro_vae.pair.signatures import label_argument
 from pyro_vae.testing.comparing import gradients, seeded
 
 L, SIZES, SCALES = 2, {"x": 4, "y": 3}, {"x": 0.6, "y": 0.9}

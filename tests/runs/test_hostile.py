@@ -82,7 +82,7 @@ def test_a_run_that_names_itself(sentence) -> None:
 
 def test_a_pair_of_ones_own_where_it_is_typed_or_trusted(sentence, monkeypatch) -> None:
     """Typed it trains; in a file it needs trust, and the refusal names it and says so."""
-    monkeypatch.setattr(cli, "_draw", lambda *where: None)
+    monkeypatch.setattr(cli.training, "draw", lambda *where: None)
     small = ("--model.latent_dim", "2", "--model.hidden", "[4]", "--epochs", "1", "--compile", "eager")
     assert cli.main(("train", "--model", "evil_module.Pair", *small, "--out", "run")) == 0
     said = sentence("evaluate", "run", "--limit", "2")

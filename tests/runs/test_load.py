@@ -276,7 +276,7 @@ def test_a_newer_format_and_folders_of_no_run(tmp_path: Path, monkeypatch: pytes
 def test_a_run_of_the_command_line_without_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Standardized columns, a chosen likelihood; the second stage of two runs; moved to another place."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_draw", lambda *where: None)
+    monkeypatch.setattr(cli.training, "draw", lambda *where: None)
     random = np.random.default_rng(0)
     np.save("reals.npy", 100 * random.normal(size=(60, 4)))
     options = "--epochs 2 --batch-size 8 --compile eager --progress false --model.hidden [6] --out run"

@@ -403,14 +403,14 @@ def storm(count: int, seed: int, seconds: float = SECONDS) -> list[tuple[Line, O
     before, path = os.getcwd(), list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        drawn, cli._draw = cli._draw, lambda *where: None  # figures take longer than all else
+        drawn, cli.training.draw = cli.training.draw, lambda *where: None  # figures take longer than all else
         try:
             prepared(Path(folder))
             os.mkfifo("pipe.npy")
-            cli._draw = drawn
+            cli.training.draw = drawn
             return [(line, outcome(line, seconds)) for line in generated(count, seed)]
         finally:
-            cli._draw = drawn
+            cli.training.draw = drawn
             os.chdir(before)
             sys.path[:] = path
             runs.options._load.cache_clear()

@@ -1,8 +1,9 @@
-"""What :mod:`test_ranks` starts, alone or by torchrun: a training without noise in float64."""
+"""What :mod:`test_ranks` starts by torchrun, or calls: trainings without noise in float64."""
 
 import json
 import os
 import sys
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -29,15 +30,22 @@ class Mixture(nn.Module):
             pyro.sample("z", dist.Categorical(logits=self.logits(x)))
 
 
-def main(out: str, asked: dict) -> None:
+def main(trainings: list[dict]) -> None:
+    """One after the other; ``to`` is where each tells what came of it, and the rest goes to ``fit``."""
     torch.set_num_threads(1)
     if "RANK" in os.environ:
         distributed.init_process_group("gloo")
     rank = int(os.environ.get("RANK", "0"))
+    for asked in trainings:
+        train(rank, **asked)
+    if "RANK" in os.environ:
+        distributed.destroy_process_group()
+
+
+def train(rank: int, to: str, apart: float = 0.0, **asked: Any) -> None:
     torch.manual_seed(rank)  # the weights of the first go for all
     pair = Mixture().double()
-    x = torch.randn(101, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    x += rank * asked.pop("apart", 0.0)
+    x = torch.randn(101, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + rank * apart
     run = pv.fit(
         pair, (x, x[:20]), estimator=pv.Enumeration(), batch_size=25, clip_norm=1.0, compile="eager", resume=True,
         progress=False, **asked,
@@ -45,9 +53,8 @@ def main(out: str, asked: dict) -> None:
     evidence = pv.evidence.importance(pair, x[:11], num_samples=2000, compile="eager")
     history = [entry[key] for entry in run.history for key in ("train", "loss", "valid", "samples")]
     told = {"weights": dict(pair.state_dict()), "history": history, "evidence": evidence.log_prob}
-    torch.save(told, f"{out}.{rank}")
-    if "RANK" in os.environ:
-        distributed.destroy_process_group()
+    torch.save(told, f"{to}.{rank}")
 
 
-main(sys.argv[1], json.loads(sys.argv[2]))
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

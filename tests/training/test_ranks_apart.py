@@ -99,14 +99,6 @@ def interrupted(rank: int, folder: Path) -> Any:
     return whole, trained(folder / "run"), drawn
 
 
-def test_ranks_have_noise_and_statistics_of_their_own_and_go_on_with_them(tmp_path):
-    (ours, ours_again, ours_drawn), (theirs, theirs_again, theirs_drawn) = in_ranks(tmp_path, interrupted)
-    for name, value in ours.items():
-        for other in (theirs, ours_again, theirs_again):
-            assert torch.equal(value, other[name]), name
-    assert not any(a == b for a, b in zip(ours_drawn, theirs_drawn, strict=True))
-
-
 class Tokens(nn.Module):
     """Of embeddings with sparse gradients alone."""
 
@@ -132,15 +124,6 @@ def of_sparse_gradients(*_: Any) -> dict[str, Tensor]:
     return dict(pair.state_dict())
 
 
-def test_sparse_gradients_are_added_up_as_such(tmp_path):
-    alone = of_sparse_gradients()
-    for together in in_ranks(tmp_path, of_sparse_gradients):
-        assert all(torch.allclose(together[name], value, rtol=0, atol=1e-12) for name, value in alone.items())
-    for pair, x, optimizer in ((Tokens(), X[:, 0].long(), torch.optim.Adam), (Normed(), X, torch.optim.SparseAdam)):
-        with pytest.raises(ValueError, match=rf"{optimizer.__name__} does not go with these gradients .* SGD and Ada"):
-            pv.fit(pair.double(), x % 9, optimizer=optimizer, batch_size=9, **QUIET)
-
-
 class Dealt(IterableDataset):
     """Each rank is given other data, and no pass is like another."""
 
@@ -163,8 +146,38 @@ def of_other_data(*_: Any) -> Any:
     return len(said), ""
 
 
-def test_a_loader_that_gives_each_rank_other_data_is_refused_and_one_rank_warns(tmp_path):
-    (ours, _), (theirs, refusal) = in_ranks(tmp_path, of_other_data)
+def all_of_it(rank: int, folder: Path) -> Any:
+    return interrupted(rank, folder), of_sparse_gradients(), of_other_data()
+
+
+def test_two_ranks(tmp_path):
+    """They have noise and statistics of their own and go on with them, add up sparse gradients as such, and refuse a
+    loader that gives each other data; one of them warns. In one pair of processes, which take seconds to begin."""
+    ours, theirs = in_ranks(tmp_path, all_of_it)
+    have_noise_and_statistics_of_their_own_and_go_on_with_them(ours[0], theirs[0])
+    sparse_gradients_are_added_up_as_such(ours[1], theirs[1])
+    a_loader_that_gives_each_rank_other_data_is_refused_and_one_rank_warns(ours[2], theirs[2])
+
+
+def have_noise_and_statistics_of_their_own_and_go_on_with_them(ours: Any, theirs: Any) -> None:
+    (ours, ours_again, ours_drawn), (theirs, theirs_again, theirs_drawn) = ours, theirs
+    for name, value in ours.items():
+        for other in (theirs, ours_again, theirs_again):
+            assert torch.equal(value, other[name]), name
+    assert not any(a == b for a, b in zip(ours_drawn, theirs_drawn, strict=True))
+
+
+def sparse_gradients_are_added_up_as_such(*both: Any) -> None:
+    alone = of_sparse_gradients()
+    for together in both:
+        assert all(torch.allclose(together[name], value, rtol=0, atol=1e-12) for name, value in alone.items())
+    for pair, x, optimizer in ((Tokens(), X[:, 0].long(), torch.optim.Adam), (Normed(), X, torch.optim.SparseAdam)):
+        with pytest.raises(ValueError, match=rf"{optimizer.__name__} does not go with these gradients .* SGD and Ada"):
+            pv.fit(pair.double(), x % 9, optimizer=optimizer, batch_size=9, **QUIET)
+
+
+def a_loader_that_gives_each_rank_other_data_is_refused_and_one_rank_warns(ours: Any, theirs: Any) -> None:
+    (ours, _), (theirs, refusal) = ours, theirs
     assert (ours, theirs) == (1, 0)
     assert "rank 1 was given another run than the first rank (the hash of the first batches of loaders is" in refusal
     assert "each takes its slice of every batch itself" in refusal
