@@ -144,7 +144,8 @@ Pages = Iterator[tuple[str, str]]
 
 def tutorials() -> Pages:
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        yield f"tutorials/{notebook.name}", notebook.read_text(encoding="utf-8")
+        text = notebook.read_text(encoding="utf-8")
+        yield f"tutorials/{notebook.name}", text.replace("](../docs/", "](../")  # links from their folder
 
 
 # reStructuredText, in which the docstrings are written
