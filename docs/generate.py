@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import parts
+
 import pyro_vae
 from pyro_vae import applications, cli, models
 from pyro_vae.estimators import ESTIMATORS, Facts
@@ -214,9 +216,8 @@ def public(module: ModuleType) -> list[str]:
 def catalogue() -> Pages:
     yield from estimator_pages()
     yield from system_pages()
-    parts = [("priors", "Priors"), ("posteriors", "Posteriors"), ("likelihoods", "Likelihoods")]
-    for room, name in [*parts, ("transforms", "Steps of flows"), ("networks", "Networks")]:
-        yield f"catalogue/{room}.rst", part_page(room, name)
+    for room in parts.ROOMS:
+        yield from part_pages(room)
 
 
 def estimator_pages() -> Pages:
@@ -292,22 +293,35 @@ def system_pages() -> Pages:
     yield "catalogue/systems.rst", text + contents(f"systems/{name}" for name in order)
 
 
-def part_page(room: str, name: str) -> str:
+def part_pages(room: str) -> Pages:
     module = importlib.import_module(f"pyro_vae.{room}")
-    kinds = [(part, getattr(module, part)) for part in public(module)]
-    rows = [
-        [
-            f":class:`{part}`",
-            "the same as :class:`Normal`" if part != kind.__name__ else first_sentence(kind),
-            inherited_source(kind, part),
-        ]
-        for part, kind in kinds
-        if inspect.isclass(kind) and not inspect.isabstract(kind)
-    ]
-    text = title(name) + f"What there is; the whole of it is in the :doc:`reference <../reference/{room}>`.\n\n"
-    return (
-        f"{text}.. py:currentmodule:: pyro_vae.{room}\n\n{table(['class', 'what it is', 'source'], rows, '25 45 30')}"
-    )
+    whole = " ".join(inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
+    rows = []
+    for name in parts.names(room):
+        kind = getattr(module, name)
+        rows.append([f":doc:`{name} <{room}/{name}>`", what_it_is(kind), inherited_source(kind, name)])
+        page = title(name) + f".. py:currentmodule:: pyro_vae.{room}\n\n{whole} All: :doc:`../{room}`.\n\n"
+        told = list(parts.facts(room, name))
+        if not source(kind, name) and (said := inherited_source(kind, name)):
+            told.append(("Source", said))
+        page += table(["", "what is known"], told, "25 75") if told else ""
+        page += code(parts.shown(room, name), "python")
+        options = parts.command(room, name)
+        page += code(f"pyro-vae train {options}") if options else ""
+        yield f"catalogue/{room}/{name}.rst", page + documented("class", room, name)
+    text = title(parts.ROOMS[room]) + f".. py:currentmodule:: pyro_vae.{room}\n\n{whole}\n\n"
+    text += f"What parts are made of, and functions beside them: :doc:`reference <../reference/{room}>`.\n\n"
+    text += table(["class", "what it is", "source"], rows, "20 50 30")
+    yield f"catalogue/{room}.rst", text + contents(f"{room}/{name}" for name in parts.names(room))
+
+
+def what_it_is(value: Any) -> str:
+    """The first sentence of a docstring, with the first formula where the sentence has none."""
+    sentence, text = first_sentence(value), inspect.cleandoc(value.__doc__ or "")
+    if ":math:" in sentence or not (found := re.search(r"^\.\. math::(.*?)(?:\n\S|\n\n\S|\Z)", text, re.S | re.M)):
+        return sentence
+    formula = re.split(r",?\s*\\q?quad|\\\\$", " ".join(found[1].split()))[0].strip().rstrip(",")
+    return f"{sentence.rstrip('.')}: :math:`{formula}`"
 
 
 def documented(kind: str, room: str, name: str) -> str:
@@ -319,6 +333,7 @@ def documented(kind: str, room: str, name: str) -> str:
 
 def reference() -> Pages:
     seen = {id(kind) for kind in ESTIMATORS} | {id(getattr(models, name)) for name in models.__all__}
+    seen |= {id(parts.kind(room, name)) for room in parts.ROOMS for name in parts.names(room)}
     for room, what in ROOMS.items():
         module = importlib.import_module(f"pyro_vae.{room}")
         own = getattr(module, "__all__", None)
@@ -335,8 +350,8 @@ def reference() -> Pages:
         text += "\n"
         lazy = [name for name in names if name not in vars(module)]  # imported when it is asked for
         text += "".join(documented("class", room, name) for name in lazy)
-        if room in ("estimators", "models"):
-            page = "estimators" if room == "estimators" else "systems"
+        if room in ("estimators", "models", *parts.ROOMS):
+            page = "systems" if room == "models" else room
             text += f"Each of the {page} has a page of its own: :doc:`../catalogue/{page}`.\n"
         yield f"reference/{room}.rst", text
     rows = [[f":doc:`pyro_vae.{room} <{room}>`", escaped(what)] for room, what in ROOMS.items()]
