@@ -236,6 +236,7 @@ def estimator_pages() -> Pages:
         told = [[heads[column], escaped(getattr(facts, column))] for column in columns]
         told.append(["Source", source(kind, name) or inherited_source(kind, name)])
         page = title(name) + table(["", "what is known"], told, "25 75")
+        page += code(parts.shown("estimators", name), "python")
         page += code(f"pyro-vae train --estimator pyro_vae.{name}{typed(kind)}")
         yield f"catalogue/estimators/{name}.rst", page + documented("class", "estimators", name)
     text = title("Estimators")
@@ -251,9 +252,7 @@ def estimator_pages() -> Pages:
 
 def typed(kind: type) -> str:
     """The options that an estimator cannot do without, as they are typed."""
-    given = zip(inspect.signature(kind).parameters.values(), kind._small, strict=False)
-    needed = [(parameter.name, value) for parameter, value in given if parameter.default is parameter.empty]
-    return "".join(f" --estimator.{name} {value}" for name, value in needed)
+    return "".join(f" --estimator.{name} {value}" for name, value in parts.needed(kind))
 
 
 def system_pages() -> Pages:

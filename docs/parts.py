@@ -65,6 +65,12 @@ posterior = pv.posteriors.Flow(base, [pv.transforms.{name}(8) for _ in range(4)]
 """,
     "networks": "",
     "distributions": "",
+    "estimators": """
+vae = pv.models.MLPVAE((1, 28, 28), latent_dim=2, hidden=(100,))
+x = torch.rand(5, 1, 28, 28).round()
+estimator = pv.{name}({needed})  # pv.fit(vae, x, estimator=estimator) trains by it
+print(estimator.bound(vae, x).shape)  # nats for each datum
+""",
 }
 
 EXAMPLES: dict[str, dict[str, str]] = {
@@ -211,6 +217,15 @@ q = network(torch.rand(5, 1, 28, 28), torch.eye(10)[:5])
 print(q.rsample().shape)
 """,
     },
+    "estimators": {
+        "Enumeration": """
+vae = pv.models.SemiSupervisedVAE((1, 28, 28), num_classes=10, latent_dim=2, hidden=(100,))
+x = torch.rand(5, 1, 28, 28).round()
+y = torch.full((5,), -1)  # no label is known
+estimator = pv.Enumeration()  # pv.fit(vae, TensorDataset(x, y), estimator=estimator) trains by it
+print(estimator.bound(vae, x, y).shape)  # nats for each datum
+""",
+    },
     "distributions": {
         "Exponential": "p = pv.distributions.Exponential(torch.tensor(2.0))",
         "Cauchy": "p = pv.distributions.Cauchy(torch.tensor(0.0), torch.tensor(1.0))",
@@ -318,8 +333,16 @@ def example(room: str, name: str) -> str:
     if "{shape}" in text:
         shape = kind(room, name)(nn.Identity()).network_shape((LATENT,) if room == "posteriors" else IMAGE)
         text = text.replace("{shape}", str(shape[0] if len(shape) == 1 else tuple(shape)))
+    if "{needed}" in text:
+        text = text.replace("{needed}", ", ".join(str(value) for _, value in needed(kind(room, name))))
     text = text.replace("{name}", name).strip("\n")
     return text + DRAWN.rstrip("\n") if room == "distributions" else text
+
+
+def needed(estimator: Any) -> list[tuple[str, Any]]:
+    """What an estimator cannot do without, with small values."""
+    given = zip(inspect.signature(estimator).parameters.values(), estimator._small, strict=False)
+    return [(parameter.name, value) for parameter, value in given if parameter.default is parameter.empty]
 
 
 def imports(text: str) -> str:

@@ -71,6 +71,9 @@ class Flow(Remembered, nn.Module):
 class MaskedAutoregressiveFlow(Flow):
     r"""A masked autoregressive flow of K steps on a standard normal, whose scoring takes one pass for each step.
 
+    .. math:: \epsilon = f_K \circ \dots \circ f_1(z), \quad f(z)_d = \sigma_d z_d + (1 - \sigma_d) m_d, \quad
+        (m_d, \sigma_d) = \mathrm{MADE}(z_{<d}), \quad \epsilon \sim \mathcal N(0, I)
+
     Args:
         latent_dim: size of z.
         num_transforms: K.
