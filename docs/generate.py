@@ -44,31 +44,34 @@ class Known:
     """What the code of a system does not say of itself."""
 
     options: str = ""  # of pyro-vae train, behind --model NAME; none where its class cannot be made by the command line
-    experiments: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()  # sections of experiments/README.md
+    label: str = ""  # how their tables call it
     python_only: str = ""  # why not by the command line
 
 
 SYSTEMS: dict[str, Known] = {
     "MLPVAE": Known("--data mnist", ("defaults", "lower-bound", "flows", "priors", "beta", "sigma")),
-    "ConvVAE": Known("--data mnist", ("priors", "nvae")),
+    "ConvVAE": Known("--data mnist", ("nvae", "priors"), "ConvVAE"),
     "VampVAE": Known("--data mnist", ("priors",)),
     "VariationalGP": Known("--data mnist"),
     "Autoencoder": Known("--data mnist --model.latent_dim 10", ("autoencoder",)),
     "SemiSupervisedVAE": Known(experiments=("applications",), python_only="`pyro-vae apply labels` trains it"),
     "FullBayes": Known("--model.pair pyro_vae.models.MLPVAE --model.noise flipout --data mnist", ("full-bayes",)),
     "HierarchicalVAE": Known("--data mnist", ("hierarchies",)),
-    "LadderVAE": Known("--model.latent_dims '[16, 8, 4]' --model.hidden '[200, 100, 50]'", ("hierarchies",)),
+    "LadderVAE": Known(
+        "--model.latent_dims '[16, 8, 4]' --model.hidden '[200, 100, 50]'", ("hierarchies",), "ladder, L = 5"
+    ),
     "ConvLadderVAE": Known("--data mnist", ("hierarchies", "speed-of-a-ladder")),
-    "NVAE": Known("--data mnist", ("nvae",)),
-    "VQVAE": Known("--data mnist", ("vq-vae",)),
-    "CodePrior": Known("--first runs/mnist-1 --data mnist", ("vq-vae",)),
+    "NVAE": Known("--data mnist", ("nvae",), "NVAE"),
+    "VQVAE": Known("--data mnist", ("vq-vae",), "codes, uniform prior"),
+    "CodePrior": Known("--first runs/mnist-1 --data mnist", ("vq-vae",), "codes, PixelCNN prior"),
     "ConditionalVAE": Known("--data mnist", ("conditional-vae",)),
     "ProbabilisticUNet": Known("--model.num_classes 3 --data ambiguous-digits", ("segmentation",)),
     "IncompleteVAE": Known(
         "--data table.csv --estimator pyro_vae.IWAE --estimator.num_particles 20", ("missing-values",)
     ),
-    "DeepMarkovModel": Known("--data sequences.npy", ("sequences",)),
-    "GRUVAE": Known("--data sequences.npy", ("sequences",)),
+    "DeepMarkovModel": Known("--data sequences.npy", ("sequences",), "deep Markov model"),
+    "GRUVAE": Known("--data sequences.npy", ("sequences",), "GRU-VAE"),
     "LabeledVAE": Known("--data mnist", ("modalities",)),
     "MultimodalVAE": Known(experiments=("modalities",), python_only="its modalities are made in Python"),
 }
@@ -161,7 +164,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "a
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in [header, *rows]:
         for index, cell in enumerate(row):
-            text = " ".join(cell.split())
+            text = " ".join(cell.split()) if cell != "-" else "\\-"  # which is no list
             lines.append(f"   {'* -' if index == 0 else '  -'} {text}".rstrip())
     return "\n".join(lines) + "\n\n"
 
@@ -270,16 +273,14 @@ def system_pages() -> Pages:
         else:
             page += code(f"pyro-vae train --model pyro_vae.models.{name} {known.options}".rstrip())
         page += documented("class", "models", name)
-        if known.experiments:
-            page += title("Measured", "-")
-            told = [
-                [f"{escaped(row[0])} (:doc:`section <../../results/{slug}>`)", escaped(row[1]), escaped(row[2])]
-                for slug in known.experiments
-                for row in measured.get(slug, [])
-            ]
-            bare = [slug for slug in known.experiments if not measured.get(slug)]
-            page += table(["experiment", "published", "ours"], told) if told else ""
-            page += "".join(f"Set-up and command: :doc:`../../results/{slug}`.\n\n" for slug in bare)
+        page += title("Measured", "-")
+        told = [
+            [f"{escaped(row[0])} (:doc:`section <../../results/{slug}>`)", escaped(row[1]), escaped(row[2])]
+            for slug in known.experiments
+            for row in measured.get(slug, [])
+        ]
+        page += table(["experiment", "published", "ours"], told) if told else "By no experiment.\n\n"
+        page += "".join(of_section(slug, known.label) for slug in known.experiments if known.label)
         yield f"catalogue/systems/{name}.rst", page
     text = title("Systems")
     text += (
@@ -290,6 +291,22 @@ def system_pages() -> Pages:
     )
     text += table(["system", "what it is", "source"], rows, "20 45 35")
     yield "catalogue/systems.rst", text + contents(f"systems/{name}" for name in order)
+
+
+def of_section(slug: str, label: str) -> str:
+    """The rows of a section's tables that have the label, and what is published beside them."""
+    section = next(text for heading, text in sections() if anchor(heading) == slug)
+    text = ""
+    for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+        cells = [line.replace("**", "").strip()[1:-1].split("|") for line in block.splitlines()]
+        header, _, *rows = [[cell.strip() for cell in row] for row in cells]
+        first = ""
+        for row in rows:
+            first = row[0] = row[0] or first
+        found = [row for row in rows if label in row or any(cell.startswith("published") for cell in row)]
+        if any(label in row for row in found):
+            text += table([escaped(cell) for cell in header], [[escaped(cell) for cell in row] for row in found])
+    return text
 
 
 def part_pages(room: str) -> Pages:
@@ -423,24 +440,28 @@ def measurements() -> dict[str, list[list[str]]]:
     return rows
 
 
-def results() -> Pages:
-    """Each section of ``experiments/README.md`` as a page with its figures."""
+def sections() -> list[tuple[str, str]]:
+    """The sections of ``experiments/README.md`` with their headings; what stands before them has none."""
     text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     marks = [match.start() for match in re.finditer(r"^## ", text, re.MULTILINE)]
     marks = [mark for mark in marks if not any(f.start() < mark < f.end() for f in FENCE.finditer(text))]
-    intro, *sections = [text[start:end] for start, end in zip([0, *marks], [*marks, len(text)], strict=True)]
-    slugs = {anchor(section.splitlines()[0].removeprefix("## ")) for section in sections}
+    intro, *found = [text[start:end] for start, end in zip([0, *marks], [*marks, len(text)], strict=True)]
+    return [("", intro), *((part.partition("\n")[0].removeprefix("## "), part.partition("\n")[2]) for part in found)]
+
+
+def results() -> Pages:
+    """Each section of ``experiments/README.md`` as a page with its figures."""
+    (_, intro), *found = sections()
+    slugs = {anchor(heading) for heading, _ in found}
     yield "results/experiments.md", links(intro.replace("# Experiments", "# The scripts", 1), slugs)
-    for section in sections:
-        heading, _, body = section.partition("\n")
+    for heading, body in found:
         figures = dict.fromkeys(re.findall(r"results/([\w.]+\.(?:png|gif))", body))
         shown = "".join(
             f"\n![{name}](../../experiments/results/{name})\n"
             for name in figures
             if (ROOT / "experiments" / "results" / name).is_file()
         )
-        page = f"# {heading.removeprefix('## ')}\n{body.rstrip()}\n{shown}"
-        yield f"results/{anchor(heading.removeprefix('## '))}.md", links(page, slugs)
+        yield f"results/{anchor(heading)}.md", links(f"# {heading}\n{body.rstrip()}\n{shown}", slugs)
 
 
 def links(text: str, slugs: set[str]) -> str:

@@ -422,7 +422,9 @@ def facts(room: str, name: str) -> Iterator[tuple[str, str]]:
         yield "z", space(scope["q"])
         if "network" in scope:
             shape = ", ".join(map(str, scope["posterior"].network_shape((LATENT,))))
-            yield "Its network gives", f"``[*, B, {shape}]`` for a latent of {LATENT}"
+            family = getattr(scope["posterior"], "distribution", None)
+            order = f": {', '.join(family.arg_constraints)}" if family else ""
+            yield "Its network gives", f"``[*, B, {shape}]`` for a latent of {LATENT}{order}"
         yield "KL in closed form", links(room, name) or "to no prior; it is sampled"
     elif room == "likelihoods":
         likelihood, p = scope["likelihood"], scope["p"]
