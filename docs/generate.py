@@ -406,7 +406,7 @@ def command_line() -> Pages:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             cli.main([*words, "--help"])
-        return out.getvalue().replace(str(Path.home()), "~")
+        return out.getvalue().replace(str(Path.home()), "~").replace(" \b", "")
 
     text = title("Command line")
     text += (

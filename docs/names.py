@@ -214,6 +214,8 @@ def process(app, what, name, obj, options, lines):
         lines += given_to_base(obj)
     if what in ("property", "attribute", "data"):
         lines[:0] = ["..", ""]  # or napoleon takes a sentence up to its colon for a type
+    # A number that is called K is no item of a list.
+    lines[:] = [re.sub(r"^( +[\w*, ]+: )(?=[A-Za-z]\.(?: |$))", r"\1\\", line) for line in lines]
     start = next((i for i, line in enumerate(lines) if line.lstrip().startswith("Source:")), None)
     if start is None:
         return
