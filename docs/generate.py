@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import parts
+
 import pyro_vae
 from pyro_vae import applications, cli, models
 from pyro_vae.estimators import ESTIMATORS, Facts
@@ -42,31 +44,34 @@ class Known:
     """What the code of a system does not say of itself."""
 
     options: str = ""  # of pyro-vae train, behind --model NAME; none where its class cannot be made by the command line
-    experiments: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()  # sections of experiments/README.md
+    label: str = ""  # how their tables call it
     python_only: str = ""  # why not by the command line
 
 
 SYSTEMS: dict[str, Known] = {
     "MLPVAE": Known("--data mnist", ("defaults", "lower-bound", "flows", "priors", "beta", "sigma")),
-    "ConvVAE": Known("--data mnist", ("priors", "nvae")),
+    "ConvVAE": Known("--data mnist", ("nvae", "priors"), "ConvVAE"),
     "VampVAE": Known("--data mnist", ("priors",)),
     "VariationalGP": Known("--data mnist"),
     "Autoencoder": Known("--data mnist --model.latent_dim 10", ("autoencoder",)),
     "SemiSupervisedVAE": Known(experiments=("applications",), python_only="`pyro-vae apply labels` trains it"),
     "FullBayes": Known("--model.pair pyro_vae.models.MLPVAE --model.noise flipout --data mnist", ("full-bayes",)),
     "HierarchicalVAE": Known("--data mnist", ("hierarchies",)),
-    "LadderVAE": Known("--model.latent_dims '[16, 8, 4]' --model.hidden '[200, 100, 50]'", ("hierarchies",)),
+    "LadderVAE": Known(
+        "--model.latent_dims '[16, 8, 4]' --model.hidden '[200, 100, 50]'", ("hierarchies",), "ladder, L = 5"
+    ),
     "ConvLadderVAE": Known("--data mnist", ("hierarchies", "speed-of-a-ladder")),
-    "NVAE": Known("--data mnist", ("nvae",)),
-    "VQVAE": Known("--data mnist", ("vq-vae",)),
-    "CodePrior": Known("--first runs/mnist-1 --data mnist", ("vq-vae",)),
+    "NVAE": Known("--data mnist", ("nvae",), "NVAE"),
+    "VQVAE": Known("--data mnist", ("vq-vae",), "codes, uniform prior"),
+    "CodePrior": Known("--first runs/mnist-1 --data mnist", ("vq-vae",), "codes, PixelCNN prior"),
     "ConditionalVAE": Known("--data mnist", ("conditional-vae",)),
     "ProbabilisticUNet": Known("--model.num_classes 3 --data ambiguous-digits", ("segmentation",)),
     "IncompleteVAE": Known(
         "--data table.csv --estimator pyro_vae.IWAE --estimator.num_particles 20", ("missing-values",)
     ),
-    "DeepMarkovModel": Known("--data sequences.npy", ("sequences",)),
-    "GRUVAE": Known("--data sequences.npy", ("sequences",)),
+    "DeepMarkovModel": Known("--data sequences.npy", ("sequences",), "deep Markov model"),
+    "GRUVAE": Known("--data sequences.npy", ("sequences",), "GRU-VAE"),
     "LabeledVAE": Known("--data mnist", ("modalities",)),
     "MultimodalVAE": Known(experiments=("modalities",), python_only="its modalities are made in Python"),
 }
@@ -144,7 +149,8 @@ Pages = Iterator[tuple[str, str]]
 
 def tutorials() -> Pages:
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        yield f"tutorials/{notebook.name}", notebook.read_text(encoding="utf-8")
+        text = notebook.read_text(encoding="utf-8")
+        yield f"tutorials/{notebook.name}", text.replace("](../docs/", "](../")  # links from their folder
 
 
 # reStructuredText, in which the docstrings are written
@@ -158,7 +164,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "a
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in [header, *rows]:
         for index, cell in enumerate(row):
-            text = " ".join(cell.split())
+            text = " ".join(cell.split()) if cell != "-" else "\\-"  # which is no list
             lines.append(f"   {'* -' if index == 0 else '  -'} {text}".rstrip())
     return "\n".join(lines) + "\n\n"
 
@@ -213,9 +219,8 @@ def public(module: ModuleType) -> list[str]:
 def catalogue() -> Pages:
     yield from estimator_pages()
     yield from system_pages()
-    parts = [("priors", "Priors"), ("posteriors", "Posteriors"), ("likelihoods", "Likelihoods")]
-    for room, name in [*parts, ("transforms", "Steps of flows"), ("networks", "Networks")]:
-        yield f"catalogue/{room}.rst", part_page(room, name)
+    for room in parts.ROOMS:
+        yield from part_pages(room)
 
 
 def estimator_pages() -> Pages:
@@ -234,6 +239,7 @@ def estimator_pages() -> Pages:
         told = [[heads[column], escaped(getattr(facts, column))] for column in columns]
         told.append(["Source", source(kind, name) or inherited_source(kind, name)])
         page = title(name) + table(["", "what is known"], told, "25 75")
+        page += code(parts.shown("estimators", name), "python")
         page += code(f"pyro-vae train --estimator pyro_vae.{name}{typed(kind)}")
         yield f"catalogue/estimators/{name}.rst", page + documented("class", "estimators", name)
     text = title("Estimators")
@@ -249,9 +255,7 @@ def estimator_pages() -> Pages:
 
 def typed(kind: type) -> str:
     """The options that an estimator cannot do without, as they are typed."""
-    given = zip(inspect.signature(kind).parameters.values(), kind._small, strict=False)
-    needed = [(parameter.name, value) for parameter, value in given if parameter.default is parameter.empty]
-    return "".join(f" --estimator.{name} {value}" for name, value in needed)
+    return "".join(f" --estimator.{name} {value}" for name, value in parts.needed(kind))
 
 
 def system_pages() -> Pages:
@@ -269,16 +273,14 @@ def system_pages() -> Pages:
         else:
             page += code(f"pyro-vae train --model pyro_vae.models.{name} {known.options}".rstrip())
         page += documented("class", "models", name)
-        if known.experiments:
-            page += title("Measured", "-")
-            told = [
-                [f"{escaped(row[0])} (:doc:`section <../../results/{slug}>`)", escaped(row[1]), escaped(row[2])]
-                for slug in known.experiments
-                for row in measured.get(slug, [])
-            ]
-            bare = [slug for slug in known.experiments if not measured.get(slug)]
-            page += table(["experiment", "published", "ours"], told) if told else ""
-            page += "".join(f"Set-up and command: :doc:`../../results/{slug}`.\n\n" for slug in bare)
+        page += title("Measured", "-")
+        told = [
+            [f"{escaped(row[0])} (:doc:`section <../../results/{slug}>`)", escaped(row[1]), escaped(row[2])]
+            for slug in known.experiments
+            for row in measured.get(slug, [])
+        ]
+        page += table(["experiment", "published", "ours"], told) if told else "By no experiment.\n\n"
+        page += "".join(of_section(slug, known.label) for slug in known.experiments if known.label)
         yield f"catalogue/systems/{name}.rst", page
     text = title("Systems")
     text += (
@@ -291,22 +293,51 @@ def system_pages() -> Pages:
     yield "catalogue/systems.rst", text + contents(f"systems/{name}" for name in order)
 
 
-def part_page(room: str, name: str) -> str:
+def of_section(slug: str, label: str) -> str:
+    """The rows of a section's tables that have the label, and what is published beside them."""
+    section = next(text for heading, text in sections() if anchor(heading) == slug)
+    text = ""
+    for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+        cells = [line.replace("**", "").strip()[1:-1].split("|") for line in block.splitlines()]
+        header, _, *rows = [[cell.strip() for cell in row] for row in cells]
+        first = ""
+        for row in rows:
+            first = row[0] = row[0] or first
+        found = [row for row in rows if label in row or any(cell.startswith("published") for cell in row)]
+        if any(label in row for row in found):
+            text += table([escaped(cell) for cell in header], [[escaped(cell) for cell in row] for row in found])
+    return text
+
+
+def part_pages(room: str) -> Pages:
     module = importlib.import_module(f"pyro_vae.{room}")
-    kinds = [(part, getattr(module, part)) for part in public(module)]
-    rows = [
-        [
-            f":class:`{part}`",
-            "the same as :class:`Normal`" if part != kind.__name__ else first_sentence(kind),
-            inherited_source(kind, part),
-        ]
-        for part, kind in kinds
-        if inspect.isclass(kind) and not inspect.isabstract(kind)
-    ]
-    text = title(name) + f"What there is; the whole of it is in the :doc:`reference <../reference/{room}>`.\n\n"
-    return (
-        f"{text}.. py:currentmodule:: pyro_vae.{room}\n\n{table(['class', 'what it is', 'source'], rows, '25 45 30')}"
-    )
+    whole = " ".join(inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
+    rows = []
+    for name in parts.names(room):
+        kind = getattr(module, name)
+        rows.append([f":doc:`{name} <{room}/{name}>`", what_it_is(kind), inherited_source(kind, name)])
+        page = title(name) + f".. py:currentmodule:: pyro_vae.{room}\n\n{whole} All: :doc:`../{room}`.\n\n"
+        told = list(parts.facts(room, name))
+        if not source(kind, name) and (said := inherited_source(kind, name)):
+            told.append(("Source", said))
+        page += table(["", "what is known"], told, "25 75") if told else ""
+        page += code(parts.shown(room, name), "python")
+        options = parts.command(room, name)
+        page += code(f"pyro-vae train {options}") if options else ""
+        yield f"catalogue/{room}/{name}.rst", page + documented("class", room, name)
+    text = title(parts.ROOMS[room]) + f".. py:currentmodule:: pyro_vae.{room}\n\n{whole}\n\n"
+    text += f"What parts are made of, and functions beside them: :doc:`reference <../reference/{room}>`.\n\n"
+    text += table(["class", "what it is", "source"], rows, "20 50 30")
+    yield f"catalogue/{room}.rst", text + contents(f"{room}/{name}" for name in parts.names(room))
+
+
+def what_it_is(value: Any) -> str:
+    """The first sentence of a docstring, with the first formula where the sentence has none."""
+    sentence, text = first_sentence(value), inspect.cleandoc(value.__doc__ or "")
+    if ":math:" in sentence or not (found := re.search(r"^\.\. math::(.*?)(?:\n\S|\n\n\S|\Z)", text, re.S | re.M)):
+        return sentence
+    formula = re.split(r",?\s*\\q?quad|\\\\$", " ".join(found[1].split()))[0].strip().rstrip(",")
+    return f"{sentence.rstrip('.')}: :math:`{formula}`"
 
 
 def documented(kind: str, room: str, name: str) -> str:
@@ -318,6 +349,7 @@ def documented(kind: str, room: str, name: str) -> str:
 
 def reference() -> Pages:
     seen = {id(kind) for kind in ESTIMATORS} | {id(getattr(models, name)) for name in models.__all__}
+    seen |= {id(parts.kind(room, name)) for room in parts.ROOMS for name in parts.names(room)}
     for room, what in ROOMS.items():
         module = importlib.import_module(f"pyro_vae.{room}")
         own = getattr(module, "__all__", None)
@@ -334,8 +366,8 @@ def reference() -> Pages:
         text += "\n"
         lazy = [name for name in names if name not in vars(module)]  # imported when it is asked for
         text += "".join(documented("class", room, name) for name in lazy)
-        if room in ("estimators", "models"):
-            page = "estimators" if room == "estimators" else "systems"
+        if room in ("estimators", "models", *parts.ROOMS):
+            page = "systems" if room == "models" else room
             text += f"Each of the {page} has a page of its own: :doc:`../catalogue/{page}`.\n"
         yield f"reference/{room}.rst", text
     rows = [[f":doc:`pyro_vae.{room} <{room}>`", escaped(what)] for room, what in ROOMS.items()]
@@ -374,7 +406,7 @@ def command_line() -> Pages:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             cli.main([*words, "--help"])
-        return out.getvalue().replace(str(Path.home()), "~")
+        return out.getvalue().replace(str(Path.home()), "~").replace(" \b", "")
 
     text = title("Command line")
     text += (
@@ -408,24 +440,28 @@ def measurements() -> dict[str, list[list[str]]]:
     return rows
 
 
-def results() -> Pages:
-    """Each section of ``experiments/README.md`` as a page with its figures."""
+def sections() -> list[tuple[str, str]]:
+    """The sections of ``experiments/README.md`` with their headings; what stands before them has none."""
     text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     marks = [match.start() for match in re.finditer(r"^## ", text, re.MULTILINE)]
     marks = [mark for mark in marks if not any(f.start() < mark < f.end() for f in FENCE.finditer(text))]
-    intro, *sections = [text[start:end] for start, end in zip([0, *marks], [*marks, len(text)], strict=True)]
-    slugs = {anchor(section.splitlines()[0].removeprefix("## ")) for section in sections}
+    intro, *found = [text[start:end] for start, end in zip([0, *marks], [*marks, len(text)], strict=True)]
+    return [("", intro), *((part.partition("\n")[0].removeprefix("## "), part.partition("\n")[2]) for part in found)]
+
+
+def results() -> Pages:
+    """Each section of ``experiments/README.md`` as a page with its figures."""
+    (_, intro), *found = sections()
+    slugs = {anchor(heading) for heading, _ in found}
     yield "results/experiments.md", links(intro.replace("# Experiments", "# The scripts", 1), slugs)
-    for section in sections:
-        heading, _, body = section.partition("\n")
+    for heading, body in found:
         figures = dict.fromkeys(re.findall(r"results/([\w.]+\.(?:png|gif))", body))
         shown = "".join(
             f"\n![{name}](../../experiments/results/{name})\n"
             for name in figures
             if (ROOT / "experiments" / "results" / name).is_file()
         )
-        page = f"# {heading.removeprefix('## ')}\n{body.rstrip()}\n{shown}"
-        yield f"results/{anchor(heading.removeprefix('## '))}.md", links(page, slugs)
+        yield f"results/{anchor(heading)}.md", links(f"# {heading}\n{body.rstrip()}\n{shown}", slugs)
 
 
 def links(text: str, slugs: set[str]) -> str:

@@ -197,10 +197,25 @@ def cited(source: str, where: str) -> str:
     return YEAR.sub(cite, source)
 
 
+def given_to_base(kind: type) -> list[str]:
+    """The arguments in the docstring of the base of a family, whose classes say only what is their own."""
+    for base in kind.__mro__[1:]:
+        told = inspect.cleandoc(base.__doc__ or "")
+        if told.startswith("Base of") and (
+            found := re.search(r"^Args:\n.*?(?=\n\n|\Z)", told, re.DOTALL | re.MULTILINE)
+        ):
+            return ["", *found[0].splitlines(), ""]
+    return []
+
+
 def process(app, what, name, obj, options, lines):
-    """Joins a ``Source:`` paragraph, and turns its papers into citations."""
+    """Joins a ``Source:`` paragraph, and turns its papers into citations; a base may tell what a class is given."""
+    if what == "class" and not any(line.startswith("Args:") for line in lines):
+        lines += given_to_base(obj)
     if what in ("property", "attribute", "data"):
         lines[:0] = ["..", ""]  # or napoleon takes a sentence up to its colon for a type
+    # A number that is called K is no item of a list.
+    lines[:] = [re.sub(r"^( +[\w*, ]+: )(?=[A-Za-z]\.(?: |$))", r"\1\\", line) for line in lines]
     start = next((i for i, line in enumerate(lines) if line.lstrip().startswith("Source:")), None)
     if start is None:
         return

@@ -81,9 +81,9 @@ def plan(furthest: float) -> list[Way]:
             ways.append(Way(name, "replication", latent_dim, furthest, estimator))
             ways.append(Way(name, "replication", latent_dim, short, estimator, seeds=3))
     ways.append(Way("mnist", "no prior", 10, furthest, "L^A"))
-    for name, dims, samples in (("mnist", (3, 10, 20), short), ("frey", (2, 10), frey / 2)):
-        for latent_dim in dims:
-            ways += [Way(name, way, latent_dim, samples) for way in ("MAP", "defaults", "wake-sleep")]
+    for way in ("MAP", "wake-sleep", "defaults"):
+        ways += [Way("mnist", way, n, short) for n in ((10, 20) if way == "defaults" else (3, 10, 20))]
+        ways += [Way("frey", way, n, frey / 2) for n in ((2,) if way == "defaults" else (2, 10))]
     return ways
 
 

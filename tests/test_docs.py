@@ -87,12 +87,35 @@ def test_the_commands_of_a_page_are_such(name, page, monkeypatch, tmp_path):
 
 def test_the_commands_of_the_catalogue_are_such(monkeypatch):
     """Each system that the command line makes is named in one that its parser takes."""
-    monkeypatch.syspath_prepend(DOCS)
-    systems = importlib.import_module("generate").SYSTEMS
+    systems = of_docs("generate", monkeypatch).SYSTEMS
     assert len(systems) > 15
     for name, known in systems.items():
         if not known.python_only and "--first" not in known.options:  # a run that is to be there
             parse("train", spelled(["--model", f"pyro_vae.models.{name}", *shlex.split(known.options)]))
+
+
+def of_docs(name, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("room", ["priors", "posteriors", "likelihoods", "transforms", "networks", "distributions"])
+def test_every_part_has_a_page_whose_example_runs(room, monkeypatch):
+    """With what it is given and gives; its command is one that the parser takes."""
+    parts = of_docs("parts", monkeypatch)
+    assert room in parts.ROOMS
+    assert len(parts.names(room)) > 8
+    for name in parts.names(room):
+        assert "torch.Size" in parts.shown(room, name), name
+        assert list(parts.facts(room, name)) or room in ("transforms", "networks"), name
+        if options := parts.command(room, name):
+            parse("train", spelled(shlex.split(options)))
+
+
+def test_every_estimator_has_an_example_that_runs(monkeypatch):
+    parts = of_docs("parts", monkeypatch)
+    for kind in pyro_vae.estimators.ESTIMATORS:
+        assert "torch.Size([5])" in parts.shown("estimators", kind.__name__), kind
 
 
 def parse(command: str, words: list[str]) -> None:

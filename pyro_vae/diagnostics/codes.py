@@ -42,6 +42,11 @@ def encode(pair: Any, *batch: Any) -> dict[str, Tensor]:
     Where a latent depends on another one, on the mean of that. Where the mean is no value of the latent (inside of a
     sphere) or infinite (Cauchy), the mode. For a flow, whose mean is not known, the image of its base's mean under the
     transforms, which is not the mean of q. Where a family has no known mean, a draw.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> encode(pair, x)["z"].shape
+    torch.Size([3, 2])
     """
     with opened(pair, batch) as (module, batch):
         with AtMean():
@@ -79,6 +84,11 @@ def decode(pair: Any, latents: Mapping[str, Tensor] | Tensor, *batch: Any, site:
 
     Raises:
         ValueError: as :func:`observed_site`, or if the likelihood has neither mean nor mode.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> decode(pair, torch.zeros(5, 2), x).shape
+    torch.Size([5, 4])
     """
     local = local_latents(pair, *resized(batch, 1))
     values = dict(latents) if isinstance(latents, Mapping) else {next(iter(local)) if len(local) == 1 else "z": latents}
@@ -95,6 +105,11 @@ def reconstruct(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     """E[x | z] at z = E[z | x], the mean of the guide: ``[B, *event]``; ``site`` as in :func:`decode`.
 
     A latent that the model alone has is drawn.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> reconstruct(pair, x).shape
+    torch.Size([3, 4])
     """
     batch = converted(pair, batch)
     return decode(pair, encode(pair, batch), batch, site=site)
@@ -108,6 +123,11 @@ def sample(pair: Any, num_samples: int, *batch: Any, site: str | None = None) ->
 
     Raises:
         ValueError: as :func:`decode`, or if the model has no prior, as an autoencoder.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> sample(pair, 5, x).shape
+    torch.Size([5, 4])
     """
     rows = resized(batch, num_samples)
     trace = run_model(pair, rows, {}, draw_shared=True)
@@ -297,6 +317,11 @@ def interpolate(
     Raises:
         ValueError: if there are not as many ends as starts, fewer than two steps, or a latent that has neither an
             unconstrained space nor unit length, such as a discrete one.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> interpolate(pair, x, 1 - x, num_steps=7).shape
+    torch.Size([3, 7, 4])
     """
     first, last = (tuple(data) if isinstance(data, (tuple, list)) else (data,) for data in (start, end))
     counts = num_rows(first), num_rows(last)

@@ -70,6 +70,12 @@ def kl_decomposition(pair: Any, *batch: Any, num_samples: int = 4, site: str = "
             there are no data, or ``num_samples`` is below 2.
 
     Source: Chen et al. (2018), eq. 2; Hoffman & Johnson (2016).
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> parts = kl_decomposition(pair, x)
+    >>> type(parts.total_correlation)
+    <class 'float'>
     """
     whole(2, num_samples=num_samples)
     with opened(pair, batch_of(pair, batch), seed) as (module, batch):

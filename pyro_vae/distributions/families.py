@@ -163,7 +163,10 @@ class _Drawn(Sized):
 
 
 class Exponential(_Drawn, dist.Exponential):
-    r""":math:`z = e / \mathrm{rate}` on :math:`(0, \infty)`, :math:`e = -\log(1 - u)`."""
+    r""":math:`z = e / \mathrm{rate}` on :math:`(0, \infty)`, :math:`e = -\log(1 - u)`.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         noise = _exponential(self.rate, shape)
@@ -175,7 +178,10 @@ class Exponential(_Drawn, dist.Exponential):
 
 
 class Cauchy(_Drawn, dist.Cauchy):
-    r""":math:`z = \mathrm{loc} + \mathrm{scale} \tan(\pi(u - 1/2))`; it has no mean."""
+    r""":math:`z = \mathrm{loc} + \mathrm{scale} \tan(\pi(u - 1/2))`; it has no mean.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         uniform = _uniform(self.loc, shape)
@@ -183,14 +189,20 @@ class Cauchy(_Drawn, dist.Cauchy):
 
 
 class Logistic(_Drawn, dist.Logistic):
-    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, \log(u / (1 - u))`."""
+    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, \log(u / (1 - u))`.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         return self.loc + self.scale * _uniform(self.loc, shape).logit()
 
 
 class Gumbel(_Drawn, dist.Gumbel):
-    r""":math:`z = \mathrm{loc} - \mathrm{scale} \, \log e`, :math:`e = -\log(1 - u)`."""
+    r""":math:`z = \mathrm{loc} - \mathrm{scale} \, \log e`, :math:`e = -\log(1 - u)`.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         return self.loc - self.scale * _exponential(self.loc, shape).log()
@@ -201,7 +213,10 @@ class Gumbel(_Drawn, dist.Gumbel):
 
 
 class Weibull(_Drawn, dist.Weibull):
-    r""":math:`z = \mathrm{scale} \, e^{1 / \mathrm{concentration}}` on :math:`(0, \infty)`."""
+    r""":math:`z = \mathrm{scale} \, e^{1 / \mathrm{concentration}}` on :math:`(0, \infty)`.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         noise = _exponential(self.scale, shape)
@@ -216,7 +231,10 @@ class Weibull(_Drawn, dist.Weibull):
 
 
 class Kumaraswamy(_Drawn, dist.Kumaraswamy):
-    r""":math:`z = (1 - (1 - u)^{1/b})^{1/a}` on (0, 1), a = concentration1, b = concentration0."""
+    r""":math:`z = (1 - (1 - u)^{1/b})^{1/a}` on (0, 1), a = concentration1, b = concentration0.
+
+    Source: Nalisnick & Smyth (2017).
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         a, b = self.concentration1, self.concentration0
@@ -233,14 +251,20 @@ class Kumaraswamy(_Drawn, dist.Kumaraswamy):
 
 
 class Laplace(_Drawn, dist.Laplace):
-    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, (e - e')`, e and e' from Exponential(1)."""
+    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, (e - e')`, e and e' from Exponential(1).
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         return self.loc + self.scale * (_exponential(self.loc, shape) - _exponential(self.loc, shape))
 
 
 class StudentT(_Drawn, dist.StudentT):
-    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, n \sqrt{\mathrm{df} / 2g}`, n ~ N(0, 1), g ~ Gamma(df / 2, 1)."""
+    r""":math:`z = \mathrm{loc} + \mathrm{scale} \, n \sqrt{\mathrm{df} / 2g}`, n ~ N(0, 1), g ~ Gamma(df / 2, 1).
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         normal = torch.randn(shape, dtype=self.df.dtype, device=self.df.device)
@@ -278,7 +302,10 @@ def _log_gamma_half_step(a: Tensor) -> Tensor:
 
 
 class Uniform(_Drawn, dist.Uniform):
-    r""":math:`z = \mathrm{low} + (\mathrm{high} - \mathrm{low}) \, u` on (low, high)."""
+    r""":math:`z = \mathrm{low} + (\mathrm{high} - \mathrm{low}) \, u` on (low, high).
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         z = self.low + (self.high - self.low) * _uniform(self.low, shape)
@@ -293,7 +320,10 @@ def _uniform(like: Tensor, shape: Any) -> Tensor:
 
 
 class LogNormal(_Drawn, dist.LogNormal):
-    r""":math:`z = \exp(\mathrm{loc} + \mathrm{scale} \, n)` on :math:`(0, \infty)`, n ~ N(0, 1)."""
+    r""":math:`z = \exp(\mathrm{loc} + \mathrm{scale} \, n)` on :math:`(0, \infty)`, n ~ N(0, 1).
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
@@ -307,7 +337,10 @@ class LogNormal(_Drawn, dist.LogNormal):
 
 
 class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
-    r""":math:`z = g / \mathrm{rate}` on :math:`(0, \infty)`, g ~ Gamma(concentration, 1)."""
+    r""":math:`z = g / \mathrm{rate}` on :math:`(0, \infty)`, g ~ Gamma(concentration, 1).
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         return _positive(log_gamma_draw(self.concentration, shape) - self.rate.log())
@@ -319,7 +352,10 @@ class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
 
 
 class Beta(_Drawn, dist.Beta):
-    r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_i` ~ Gamma(:math:`c_i`, 1), c the two concentrations."""
+    r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_i` ~ Gamma(:math:`c_i`, 1), c the two concentrations.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         one, zero = log_gamma_draw(self.concentration1, shape), log_gamma_draw(self.concentration0, shape)
@@ -334,7 +370,10 @@ class Beta(_Drawn, dist.Beta):
 
 
 class Dirichlet(_Drawn, dist.Dirichlet):
-    r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k`, 1), c the concentration."""
+    r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k`, 1), c the concentration.
+
+    Source: Kingma & Welling (2013), section 2.4.
+    """
 
     def _draw(self, shape: torch.Size) -> Tensor:
         return _positive(log_gamma_draw(self.concentration, shape).log_softmax(-1), largest=1.0)

@@ -51,6 +51,8 @@ class LowRankNormal(Parametrized):
         loc: ``[*, D]``.
         scale: ``[*, D]``, positive.
         factor: F, ``[*, D, rank]``.
+
+    Source: Ong, Nott & Smith (2018), section 3.
     """
 
     arg_constraints = {  # noqa: RUF012

@@ -194,6 +194,8 @@ class QuantizedCategorical(_OnLevels):
 
     Args:
         logits: ``[*, L]``.
+
+    Source: van den Oord et al. (2016), Pixel Recurrent Neural Networks, section 2.2.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.independent(constraints.real, 1)}

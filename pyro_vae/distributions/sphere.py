@@ -55,6 +55,8 @@ class SphereUniform(Parametrized):
 
     Raises:
         ValueError: if ``dim`` is below 2.
+
+    Source: Davidson et al. (2018), section 3.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012

@@ -195,6 +195,8 @@ class MarkovNormal(_Sequence):
 
     Raises:
         ValueError: if ``num_steps`` is below 1, or the shapes do not fit.
+
+    Source: Krishnan, Shalit & Sontag (2017), section 4.
     """
 
     support = constraints.independent(constraints.real, 2)

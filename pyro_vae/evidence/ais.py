@@ -120,6 +120,11 @@ def ais(
         UserWarning: if for more than one datum in a hundred the mean acceptance is outside of [0.4, 0.95].
 
     Source: Neal (2001), Annealed importance sampling; Wu, Burda, Salakhutdinov & Grosse (2016), section 3.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> ais(pair, x, num_chains=2, num_steps=10).log_prob.shape
+    torch.Size([3])
     """
     annealer = Annealer(num_chains, num_steps, num_leapfrog, start, schedule, target_acceptance)
     batch = batch_of(pair, x)

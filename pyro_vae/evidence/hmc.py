@@ -120,6 +120,11 @@ def hmc(
             datum in a hundred the mean acceptance is outside of [0.4, 0.95], or R-hat above 1.1 or NaN.
 
     Source: Kingma & Welling (2013), appendix D.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> hmc(pair, x, num_samples=200, num_chains=2, num_warmup=100).log_prob.shape
+    torch.Size([3])
     """
 
     _check(target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)

@@ -129,6 +129,12 @@ def importance(
             log p(x) may be far above the estimate, or k-hat above 0.7; where a datum has no weight but 0.
 
     Source: Rezende, Mohamed & Wierstra (2014), appendix E; Burda et al. (2015), section 5.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> found = importance(pair, x, num_samples=100)
+    >>> found.log_prob.shape, found.k_hat.shape
+    (torch.Size([3]), torch.Size([3]))
     """
     whole(1, num_samples=num_samples, chunk=chunk)
     module, batch = as_pair(pair), batch_of(pair, x)

@@ -189,6 +189,11 @@ class CodePrior(CodesVAE):
         ValueError: as :class:`PixelCNN`.
 
     Source: Razavi et al. (2019), section 3.2, with gated PixelCNNs (van den Oord et al. 2016) on both levels.
+
+    >>> from pyro_vae.models import VQVAE
+    >>> first = VQVAE((1, 28, 28), num_codes=64, code_dim=16)  # which fit(first, data) trains beforehand
+    >>> CodePrior(first, channels=8, num_layers=2).model().shape
+    torch.Size([1, 1, 28, 28])
     """
 
     @checked

@@ -169,6 +169,10 @@ class ConvLadderVAE(TopDownVAE):
             or a stride does not divide the sides that it meets.
 
     Source: Sonderby et al. (2016), for the merging; Kingma et al. (2016), section 4, for the bidirectional form.
+
+    >>> pair = ConvLadderVAE((1, 8, 8), latent_dims=(2, 3), channels=(4, 6), strides=(2, 4))
+    >>> pair.model().shape
+    torch.Size([1, 1, 8, 8])
     """
 
     @checked(but=("blocks",))

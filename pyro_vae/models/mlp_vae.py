@@ -58,6 +58,10 @@ class MLPVAE(VAE):
 
     Source: Kingma & Welling (2013), appendix C; flows: Rezende & Mohamed (2015); corruption: Im, Ahn, Memisevic &
         Bengio (2017), Denoising Criterion for Variational Auto-Encoding Framework.
+
+    >>> vae = MLPVAE((1, 28, 28), latent_dim=20, hidden=(400,))
+    >>> vae.model().shape
+    torch.Size([1, 1, 28, 28])
     """
 
     @checked

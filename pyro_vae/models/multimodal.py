@@ -308,6 +308,10 @@ class LabeledVAE(MultimodalVAE):
         ValueError: if a size is below 1, ``num_classes`` below 2, or ``mean`` is of another shape.
 
     Source: Wu & Goodman (2018), section 5.1.
+
+    >>> pair = LabeledVAE((1, 8, 8), 10, latent_dim=4, hidden=(32,))
+    >>> pair.predict("y", torch.rand(3, 1, 8, 8).round()).shape
+    torch.Size([3, 10])
     """
 
     takes_labels = "y"

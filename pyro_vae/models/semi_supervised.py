@@ -82,6 +82,10 @@ class SemiSupervisedVAE(Remembered, PyroModule):
 
     Source: Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models, section
     2.1, eq. 6 to 9.
+
+    >>> pair = SemiSupervisedVAE((1, 8, 8), 10, latent_dim=4, hidden=(32,))
+    >>> pair.model(torch.zeros(2, 1, 8, 8), torch.tensor([3, -1])).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     alpha: Tensor

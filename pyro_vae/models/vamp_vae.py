@@ -41,6 +41,10 @@ class VampVAE(VAE):
         ValueError: if ``mean`` is of another shape.
 
     Source: Tomczak & Welling (2018).
+
+    >>> vae = VampVAE((1, 28, 28), latent_dim=20, hidden=(100,), num_components=50)
+    >>> vae.prior.pseudo_inputs.shape
+    torch.Size([50, 1, 28, 28])
     """
 
     @checked

@@ -71,6 +71,10 @@ class VariationalGP(Remembered, PyroModule):
 
     Source: Tran, Ranganath & Blei (2015), The Variational Gaussian Process; the auxiliary model: Ranganath, Tran &
     Blei (2015), Hierarchical Variational Models.
+
+    >>> pair = VariationalGP((1, 8, 8), latent_dim=2, hidden=(32,), num_inducing=10)
+    >>> pair.model(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 1, 8, 8])
     """
 
     @checked

@@ -77,6 +77,8 @@ class Weibull(FamilyPosterior):
 
     The concentration is above 0.3. Its mean is :math:`\mathrm{scale} \, \Gamma(1 + 1 / \mathrm{concentration})`, which
     explodes below: a few data would have a bound of minus infinity.
+
+    The network gives the parameters, as :class:`FamilyPosterior` says.
     """
 
     distribution = families.Weibull
@@ -139,6 +141,8 @@ class Uniform(Posterior):
 
     Raises:
         ValueError: if ``low`` is not below ``high``, or the network does not give two stacked parameters.
+
+    Source: Kingma & Welling (2013), section 2.4.
     """
 
     @checked(but=("network", "event_dim"))

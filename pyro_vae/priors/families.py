@@ -29,6 +29,8 @@ class FamilyPrior(Remembered, nn.Module):
 
     Raises:
         ValueError: if a size is below 1, or a parameter is not what the family asks for.
+
+    Source: Kingma & Welling (2013), section 2.4.
     """
 
     distribution: ClassVar[Any]
@@ -146,6 +148,8 @@ class Kumaraswamy(_OnUnitInterval):
     r""":math:`p(z) = \prod_d a b \, z_d^{a - 1} (1 - z_d^a)^{b - 1}` on (0, 1), a, b = concentration1, concentration0.
 
     By default uniform.
+
+    Source: Nalisnick & Smyth (2017).
     """
 
     distribution = families.Kumaraswamy

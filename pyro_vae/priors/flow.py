@@ -71,6 +71,11 @@ class Flow(Remembered, nn.Module):
 class MaskedAutoregressiveFlow(Flow):
     r"""A masked autoregressive flow of K steps on a standard normal, whose scoring takes one pass for each step.
 
+    .. math:: \epsilon = f_K \circ \dots \circ f_1(z) \sim \mathcal N(0, I), \qquad
+        f(z)_d = \sigma_d z_d + (1 - \sigma_d) m_d
+
+    where a masked network gives m_d and :math:`\sigma_d` of :math:`z_{<d}`.
+
     Args:
         latent_dim: size of z.
         num_transforms: K.

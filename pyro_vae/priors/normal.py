@@ -23,6 +23,8 @@ class StandardNormal(Remembered, nn.Module):
     Raises:
         ValueError: if a size is below 1.
 
+    Source: Kingma & Welling (2013), section 3.
+
     >>> StandardNormal(20)().event_shape
     torch.Size([20])
     """

@@ -43,6 +43,10 @@ class Linear(Schedule):
 
     Raises:
         ValueError: if ``duration`` is not in (0, 1], or ``steps`` is below 1.
+
+    >>> beta = Linear(0.0, 1.0, duration=0.5)
+    >>> [beta(Progress(step=0, epoch=0.0, fraction=f)) for f in (0.0, 0.25, 1.0)]
+    [0.0, 0.5, 1.0]
     """
 
     start: float = 0.0
@@ -75,6 +79,10 @@ class Cyclical(Schedule):
         ValueError: if ``num_cycles`` is below 1, or ``ratio`` is not in (0, 1].
 
     Source: Fu et al. (2019), eq. 6 and 7.
+
+    >>> beta = Cyclical(num_cycles=2, ratio=0.5)
+    >>> [beta(Progress(step=0, epoch=0.0, fraction=f)) for f in (0.0, 0.125, 0.4, 0.625)]
+    [0.0, 0.5, 1.0, 0.5]
     """
 
     num_cycles: int = 4
@@ -101,6 +109,10 @@ class Cosine(Schedule):
         ValueError: if ``warmup`` is not in [0, 1).
 
     Source: Loshchilov & Hutter (2017), without restarts.
+
+    >>> rate = Cosine(warmup=0.1)
+    >>> [round(rate(Progress(step=0, epoch=0.0, fraction=f)), 3) for f in (0.05, 0.1, 1.0)]
+    [0.5, 1.0, 0.0]
     """
 
     warmup: float = 0.0
