@@ -433,7 +433,7 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
             raise TypeError("it gives None")
         return result
     except Exception as error:
-        if isinstance(error, ValueError) and _is_ours(error):
+        if isinstance(error, ValueError) and is_ours(error):
             raise
         raise TypeError(
             f"{what} cannot be made of {', '.join(map(shown, args)) or 'nothing'}: {type(error).__name__}: {error}. "
@@ -441,7 +441,7 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
         ) from error
 
 
-def _is_ours(error: Exception) -> bool:
+def is_ours(error: Exception) -> bool:
     """Whether an error was raised by a line of the library, below the one that calls this."""
     place = None if error.__traceback__ is None else error.__traceback__.tb_next
     while place is not None and place.tb_next is not None:

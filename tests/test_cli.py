@@ -391,6 +391,22 @@ def test_evaluates_by_every_method(capsys):
         assert f"--{option} has no part in --method {method}, but in" in error
 
 
+def test_an_estimate_is_kept_where_its_page_cannot_be_written(capsys):
+    trained(SMALL, "--model.latent_dim 2 --epochs 1")
+    Path("run/run.md").write_bytes(b"\xff")
+    assert "run.md is no text" in fails(capsys, "evaluate run --num-samples 2 --limit 2", FAST)
+    assert len(json.loads(Path("run/evaluation.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 10**40])
+def test_a_seed_that_is_none_is_refused_as_the_run_opens(seed):
+    trained(SMALL, "--model.latent_dim 2 --epochs 1")
+    text = Path("run/config.yaml").read_text()
+    Path("run/config.yaml").write_text(text.replace("seed: 0", f"seed: {seed}"))
+    with pytest.raises(ValueError, match=r"seed has to be a whole number of at least 0"):
+        runs.load("run")
+
+
 def test_a_pair_with_random_weights_is_evaluated_with_these_drawn(capsys):
     trained("--model FullBayes --model.pair MLPVAE --model.pair.hidden [8] --epochs 1")
     printed, entry = evaluated(capsys, "--num-samples 30 --limit 20")

@@ -132,8 +132,9 @@ def evaluate(
             usage = levels(pair, chunks(*x))
             entry["levels"] = usage.as_rows()
             page.say(str(usage))
+    stored = runs.store_evaluation(out, entry)  # before the page, which is a comment on it
     page.write()
-    print(f"stored: {runs.store_evaluation(out, entry)}")
+    print(f"stored: {stored}")
 
 
 def _options(**values: Any) -> list[str]:

@@ -18,7 +18,7 @@ from pyro_vae.data.cut import cut
 from pyro_vae.data.data import Data
 from pyro_vae.data.draws import Binarization
 from pyro_vae.data.files import IMAGE_SUFFIXES, array_file, image_folder
-from pyro_vae.data.named import NAMES, named
+from pyro_vae.data.named import NAMES, key, named
 from pyro_vae.data.quadrants import Quadrants, divided, missing_pixels
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.saved import saved_datasets
@@ -130,7 +130,7 @@ def load(
     if quadrants is not None:
         one_of((1, 2, 3), quadrants=quadrants)
     text = os.fspath(name_or_path)
-    name = _key(text)
+    name = key(text)
     sizes = {"valid_size": valid_size, "test_size": test_size}
     options = {"split": split, **sizes, "image_size": image_size, "channels": channels}
     options |= {"covariates": covariates, "weights": weights, "labels": labels, "missing": missing or None}
@@ -256,10 +256,6 @@ def _weights(rows: Tensor, place: int, word: str) -> Tensor:
     return values
 
 
-def _key(text: str) -> str:
-    return text.lower().replace("_", "-")
-
-
 def _refuse(options: dict[str, Any], known: set[str], what: str) -> None:
     for option, value in options.items():
         if value is not None and option not in known:
@@ -290,7 +286,7 @@ def _unknown(name_or_path: str | os.PathLike[str]) -> Exception:
         near = difflib.get_close_matches(Path(text).name, there, n=3, cutoff=0.6)
         nearest = f"; the nearest are {', '.join(str(place / name) for name in near)}" if near else ""
         return FileNotFoundError(f"There is no file or folder {shown(text)} (looked from {os.getcwd()}){nearest}.")
-    near = difflib.get_close_matches(_key(text), NAMES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key(text), NAMES, n=3, cutoff=0.5)
     nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return ValueError(
         f"{shown(text)} is not the name of a data set, and no such file or folder exists.{nearest} The names are"

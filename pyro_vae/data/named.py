@@ -22,8 +22,12 @@ from pyro_vae.data.cut import Arrays, cut
 from pyro_vae.data.files import read_image
 
 NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "frey", "celeba", "ambiguous-digits")
-
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+
+def key(text: str) -> str:
+    """The name of a set as :data:`NAMES` has it."""
+    return text.lower().replace("_", "-")
 
 
 def named(

@@ -81,7 +81,7 @@ class ProbabilisticUNet(CVAE):
         event = shape_of("event_shape", event_shape)
         whole(latent_dim=latent_dim)
         whole(2, num_classes=num_classes)
-        image = shape_of("condition_shape", condition_shape)
+        image, channels = shape_of("condition_shape", condition_shape), shape_of("channels", channels)
         if len(image) != 3 or image[1:] != event:
             raise ValueError(
                 "a ProbabilisticUNet gives maps of event_shape (height, width) for images of condition_shape "
@@ -110,6 +110,11 @@ class OfMaps(Remembered, nn.Module):
         self.one_hot = OneHot(num_classes)
 
     def forward(self, x: Tensor, c: Tensor) -> Any:
+        if x.dim() < 3:
+            raise ValueError(
+                f"maps [B, H, W] stand beside images [B, C, H, W]; got maps of {list(x.shape)} and images of "
+                f"{list(c.shape)}."
+            )
         return self.posterior(side_by_side(self.one_hot(x).movedim(-1, -3), c, -3))
 
 

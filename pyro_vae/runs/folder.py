@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from pyro_vae._checks import checked, warn
 from pyro_vae._files import appending, read_text, write_text
 from pyro_vae.data import Data
+from pyro_vae.data.named import NAMES, key
 from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.running import reading
@@ -85,10 +85,10 @@ def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
     if not os.path.isfile(out / CONFIG):
         raise _no_run(out, f"pyro-vae train has written no {CONFIG} there, which names its data")
     _, config, fetched = _parsed(out, trust, (), _shapes(out))
-    data = _with_data(out, fetched, lambda: data_of(config))
+    data = _with_data(out, fetched, config)
     if checkpoint.exists(out / "checkpoint"):
         state = checkpoint.load(out / "checkpoint")[1]
-        with _as_written(out):
+        with checkpoint.as_written(out):
             others = changed(data, state["configuration"])
         if others:
             warn(
@@ -111,7 +111,7 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
     if of_command and pair is None:
         pair = _of_command(out, trust, within)
     tensors, state = checkpoint.load(out / "checkpoint")
-    with _as_written(out):
+    with checkpoint.as_written(out):
         told = checkpoint.unpack(state.get("opening", {"items": []}), tensors)
         weights = checkpoint.unpack(state["pair"], tensors)
         if pair is None:
@@ -121,18 +121,12 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
         _fill(pair, tensors, state, told)
         found = {name: checkpoint.unpack(state[name], tensors) for name in ("history", "stopped_early", "best_epoch")}
         options = configured(out / CONFIG) if of_command else state["configuration"]
-    for module in modules_of(pair):
+        opened = Run(pair, out=out, configuration=options, **found)
+        if not isinstance(opened.history, list) or not isinstance(opened.bound, (float, int, type(None))):
+            raise TypeError("the history tells no bound")
+    for module in (*modules_of(pair), pair):
         module.eval()
-    return Run(pair.eval(), out=out, configuration=options, **found)
-
-
-@contextlib.contextmanager
-def _as_written(out: Path) -> Iterator[None]:
-    """Says of what cannot be in a checkpoint of ``fit`` that it is none."""
-    try:
-        yield
-    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
-        raise ValueError(f"the checkpoint in {out} is none that fit has written ({type(error).__name__}).") from error
+    return opened
 
 
 def _parsed(
@@ -160,7 +154,7 @@ def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
     shapes = _shapes(out)
     parser, config, fetched = _parsed(out, trust, within, shapes)
     if shapes is None:  # a run of before its checkpoint told it
-        shapes = Shapes(_with_data(out, fetched, lambda: data_of(config)).event_shape)
+        shapes = Shapes(_with_data(out, fetched, config).event_shape)
     try:
         return build_pair(parser, config, shapes.event_shape).model
     except (MemoryError, RuntimeError) as error:
@@ -174,7 +168,7 @@ def _shapes(out: Path) -> Shapes | None:
     tensors, state = checkpoint.load(out / "checkpoint")
     if "opening" not in state:
         return None
-    with _as_written(out):
+    with checkpoint.as_written(out):
         told = checkpoint.unpack(state["opening"], tensors)
         event, condition = told["event_shape"], told.get("condition_shape")
         for shape in (event, [condition] if type(condition) is int else condition):
@@ -185,11 +179,14 @@ def _shapes(out: Path) -> Shapes | None:
     return None if event is None else Shapes(event, tuple(condition) if isinstance(condition, list) else condition)
 
 
-def _with_data(out: Path, fetched: bool, give: Callable[[], Data]) -> Data:
+def _with_data(out: Path, fetched: bool, config: Namespace) -> Data:
     try:
-        return give()
+        return data_of(config)
     except FileNotFoundError as error:
-        more = "" if fetched else " --trust (trust=True) downloads them."
+        if key(config.data) not in NAMES:
+            more = " Work in the folder in which it was trained, or put them here."
+        else:
+            more = "" if fetched else " --trust (trust=True) downloads them."
         raise FileNotFoundError(f"the data of the run {out} are not there: {error}{more}") from error
 
 

@@ -15,6 +15,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
+from pyro_vae._checks import whole
 from pyro_vae.data import Binarization, Data, load, prepared
 from pyro_vae.data.arrays import extremes
 from pyro_vae.data.draws import gray
@@ -393,6 +394,7 @@ def build(parser: ArgumentParser, config: Namespace) -> tuple[nn.Module, Data, d
 
 def build_pair(parser: ArgumentParser, config: Namespace, event_shape: Sequence[int]) -> Namespace:
     """The configuration with objects in the place of class names and arguments; its ``model`` is the pair."""
+    whole(0, seed=config.seed)
     torch.manual_seed(config.seed)  # of the initial weights
     built = instantiate(parser, config)
     if config.log_inputs:

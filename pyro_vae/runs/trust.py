@@ -51,8 +51,11 @@ def configured(path: Path) -> dict[str, Any]:
     try:
         text = held.decode("utf-8")
         _check_structure(path, text)
-        found = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
+    try:
+        found = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date or a number that there is not
         raise ValueError(f"the configuration {path} is no YAML mapping of options to values.") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"the configuration {path} is no YAML mapping of options to values.")

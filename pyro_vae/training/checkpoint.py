@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pyro_vae._checks import warn
+from pyro_vae._checks import is_ours, warn
 from pyro_vae._files import move, write_whole
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
@@ -118,12 +118,27 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise CheckpointError(f"the checkpoint {path} is of a newer pyro_vae (format {written}). Use that one.")
         if metadata["sha256"] == digest(tensors, metadata.get("state", "")):
             state = metadata["state"] if written == 0 else bytes(tensors.pop(_STATE).numpy()).decode()
-            return tensors, json.loads(state)
+            if isinstance(found := json.loads(state), dict):
+                return tensors, found
+            raise ValueError("its state is no mapping")
     except CheckpointError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({type(error).__name__}).") from error
     raise CheckpointError(f"the checkpoint {path} has been altered since it was written: its checksum differs.")
+
+
+@contextlib.contextmanager
+def as_written(folder: Path) -> Iterator[None]:
+    """Says of what cannot be in a checkpoint of ``fit`` that it is none; sentences of the library stay as they are."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and is_ours(error):
+            raise
+        raise CheckpointError(
+            f"the checkpoint in {folder} is none that fit has written ({type(error).__name__})."
+        ) from error
 
 
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
@@ -157,7 +172,7 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What :func:`pack` was given.
 
     Raises:
-        KeyError, TypeError, AttributeError, RecursionError: if it is none that it gives.
+        KeyError, TypeError, AttributeError, RecursionError: if it is none that it gives; see :func:`as_written`.
     """
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
@@ -172,7 +187,15 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return unpack(held, tensors).numpy()
     if kind == "counter":
         return Counter(unpack(held, tensors))
-    return dict(unpack(held, tensors)) if kind == "items" else tuple(unpack(held, tensors))
+    if kind == "items":
+        return {key: item for key, item in _pairs(unpack(held, tensors))}
+    return tuple(unpack(held, tensors))
+
+
+def _pairs(items: Any) -> Any:
+    if not all(isinstance(item, list) and len(item) == 2 for item in items):
+        raise TypeError("a mapping is packed as pairs")
+    return items
 
 
 def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> list[str]:

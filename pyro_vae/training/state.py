@@ -121,8 +121,12 @@ class State:
             raise trials.refused(folder, why, "Have set_extra_state and load_state set what was given")
 
     def restore(self, tensors: Mapping[str, Tensor], packed: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`pack` gave."""
+        """Takes up what :meth:`pack` gave; of anything else see :func:`checkpoint.as_written`."""
         state = {key: checkpoint.unpack(value, tensors) for key, value in packed.items()}
+        for name in _COUNTS:
+            kind = type(getattr(self, name))
+            if not isinstance(state[name], (float, int) if kind is float else kind):
+                raise TypeError(f"{name} is of the class {type(state[name]).__name__}")
         if missing := checkpoint.load_weights(self.pair, tensors, packed):
             raise ValueError(
                 f"the checkpoint is of an earlier version of pyro_vae, which did not keep the buffer {missing[0]!r}, "

@@ -126,10 +126,12 @@ class Trainer:
                     "folder."
                 )
             tensors, saved = self.ranks.loaded(folder)
-            check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
-            state.restore(tensors, saved)
-            states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [None]
-            self.ranks.go_on(states, self.pair, state.weights, (state.steps, settings.seed + state.steps), self._cuda)
+            with checkpoint.as_written(folder.parent):
+                check_same_run(self.configuration, saved.pop("configuration"), folder.parent)
+                state.restore(tensors, saved)
+                states = checkpoint.unpack(saved["ranks"], tensors) if "ranks" in saved else [None]
+                key = (state.steps, settings.seed + state.steps)
+                self.ranks.go_on(states, self.pair, state.weights, key, self._cuda)
             return
         state.check_kept(folder)
         begun = [(self.coming.streams[key], batches) for key, batches in self.coming.looked.items()]

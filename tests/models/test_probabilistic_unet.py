@@ -81,6 +81,7 @@ def test_pixels_of_images_are_parts_of_255() -> None:
         ({"condition_shape": 3}, r"for images of condition_shape .*; got \(4, 5\) and \(3,\)"),
         ({"event_shape": (1, 4, 5)}, r"maps of event_shape \(height, width\)"),
         ({"num_classes": 1}, "num_classes has to be a whole number of at least 2"),
+        ({"channels": ()}, "channels has to hold sizes of at least 1"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
@@ -95,6 +96,7 @@ def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> Non
         (torch.zeros(3, 4, 5).long(), torch.rand(3, 1, 4, 6), r"built for inputs of shape \[\*, 1, 4, 5\]"),
         (torch.zeros(3, 5, 4).long(), torch.rand(3, 1, 4, 5), r"cannot stand side by side"),
         (torch.zeros(3, 4, 5).long(), torch.rand(2, 1, 4, 5), "there are 3 data"),
+        (torch.zeros(3).long(), torch.rand(3, 1, 4, 5), r"maps of \[3\] and images of \[3, 1, 4, 5\]"),
     ],
 )
 def test_maps_and_images_that_do_not_fit(maps: Any, images: Any, message: str) -> None:

@@ -103,3 +103,19 @@ def test_data_that_are_not_there_are_not_fetched(sentence) -> None:
     assert "made/by/them" in said
     assert "--trust" in said
     assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("text", [f"seed: {'9' * 5000}\n", "data: 2001-13-45\n"], ids=["digits", "date"])
+def test_values_that_yaml_cannot_hold(text: str, sentence) -> None:
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(text)
+    assert "is no YAML mapping of options to values" in sentence("evaluate", "run")
+
+
+def test_data_of_a_file_are_not_to_be_had_by_trust(sentence) -> None:
+    """Nobody is told to trust a folder for what trust does not give."""
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("data: table.csv\n")
+    said = sentence("evaluate", "run")
+    assert "Work in the folder in which it was trained" in said
+    assert "--trust" not in said

@@ -20,6 +20,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from registry import LIKELIHOODS, SYSTEM_VARIANTS, SYSTEMS, marked
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -229,6 +230,13 @@ def named(class_name: str, *args: Any) -> Callable[[dict[str, Any]], Any]:
             "is none that fit has written",
         ),
         "without a recipe": (lambda state: state.pop("opening"), "of before that was recorded"),
+        "of a history of words": (lambda state: state.update(history=["x"]), "is none that fit has written"),
+        "of no epoch": (lambda state: state.update(history=[{"items": [["a", 1]]}]), "is none that fit has written"),
+        "of no pairs": (lambda state: state.update(opening={"items": [[1]]}), "is none that fit has written"),
+        "of a tensor": (
+            lambda state: state.update(opening=state["pair"]["items"][0][1]),
+            "is none that fit has written",
+        ),
     }.values(),
 )
 def test_a_checkpoint_of_a_stranger(change: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +258,49 @@ def test_a_shape_of_a_stranger(told: Any, tmp_path: Path) -> None:
     for read in (pv.load, pv.runs.load_data):
         with pytest.raises(ValueError, match="is none that fit has written"):
             read(folder)
+
+
+@pytest.mark.parametrize("state", [5, [], "x"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.bfloat16])
+def test_a_state_that_is_none(state: Any, kind: torch.dtype, tmp_path: Path) -> None:
+    """Of a file whose checksum is right."""
+    text = json.dumps(state).encode()
+    even = bytearray(text.ljust(len(text) + len(text) % 2))
+    held = {"state.json": torch.frombuffer(even, dtype=torch.uint8).view(kind)}
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    metadata = {"format": "1", "sha256": checkpoint.digest(held)}
+    save_file(held, folder / checkpoint.LAST, metadata=metadata)
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
+        pv.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "without a pair": lambda state: state.pop("pair"),
+        "without a configuration": lambda state: state.pop("configuration"),
+        "of words": lambda state: state.update(random="x"),
+        "of a word for a count": lambda state: state.update(epoch="x"),
+        "of a number for sums": lambda state: state.update(sums=1.0),
+        "of another compiler": lambda state: state.update(compiled={"items": [["a", 1]]}),
+        "of no optimizer": lambda state: state.update(optimizer={"items": []}),
+        "of weights that are none": lambda state: state.update(trained=[1, "x"]),
+    }.values(),
+)
+def test_a_checkpoint_of_a_stranger_does_not_go_on(change: Any, tmp_path: Path) -> None:
+    def go_on(**options: Any) -> pv.Run:
+        torch.manual_seed(0)
+        pair, x = pv.models.MLPVAE((4,), 2, (3,)), torch.zeros(8, 4)
+        return pv.fit(pair, x, batch_size=4, epochs=1, out=tmp_path, **QUIET, **options)
+
+    go_on()
+    tensors, state = checkpoint.load(tmp_path / "checkpoint")
+    change(state)
+    checkpoint.save(tmp_path / "checkpoint", tensors, state)
+    with pytest.raises(checkpoint.CheckpointError, match="is none that fit has written") as error:
+        go_on(resume=True)
+    assert "\n" not in str(error.value)
 
 
 class Executed:
