@@ -118,6 +118,34 @@ def test_every_estimator_has_an_example_that_runs(monkeypatch):
         assert "torch.Size([5])" in parts.shown("estimators", kind.__name__), kind
 
 
+# What has no formula but its shapes, and what is nobody's in particular.
+NO_FORMULA = {"ConvDecoder", "Convolutional", "Joined", "Numbers", "OneHot", "ResidualDecoder", "Rows"}
+NO_SOURCE = {
+    *("Classes", "ClassNumber", "Laplace", "Poisson", "NegativeBinomial", "MultivariateNormal", "Permutation"),
+    *("ConvDecoder", "Convolutional", "Joined", "Numbers", "OneHot", "Rows", "Uniform"),
+}
+ARGUMENTS_ELSEWHERE = {"HierarchicalVAE", "LadderVAE"}  # of which their docstrings say where
+
+
+def test_docstrings_say_the_formula_the_arguments_and_the_source(monkeypatch):
+    """Of each part, estimator and system, or of the base of its family."""
+    parts, generate = of_docs("parts", monkeypatch), of_docs("generate", monkeypatch)
+    kinds = [parts.kind(room, name) for room in parts.ROOMS for name in parts.names(room)]
+    kinds += [*pyro_vae.estimators.ESTIMATORS, *(getattr(pyro_vae.models, name) for name in pyro_vae.models.__all__)]
+    lacking = []
+    for kind in kinds:
+        bases = [base.__doc__ or "" for base in kind.__mro__ if base.__module__.startswith("pyro_vae")]
+        told = "".join([bases[0], *(doc for doc in bases[1:] if doc.startswith("Base of"))])
+        has = {
+            "formula": "math:" in told or kind.__name__ in NO_FORMULA,
+            "arguments": "Args:" in told or kind.__name__ in ARGUMENTS_ELSEWHERE,
+            "source": bool(generate.inherited_source(kind, kind.__name__)) or kind.__name__ in NO_SOURCE,
+        }
+        lacking += [f"{kind.__module__}.{kind.__name__}: {what}" for what, there in has.items() if not there]
+    assert len(kinds) > 130
+    assert not lacking, "\n".join(lacking)
+
+
 def parse(command: str, words: list[str]) -> None:
     if command == "train":
         parser = Parser(prog="pyro-vae train")

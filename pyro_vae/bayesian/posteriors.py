@@ -49,6 +49,10 @@ class MeanField(WeightPosterior):
         loc, scale: see :class:`WeightPosterior`.
 
     Source: Kingma & Welling (2013), appendix F; Graves (2011).
+
+    >>> import torch
+    >>> MeanField(torch.zeros(3, 5))().rsample().shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:
@@ -73,6 +77,10 @@ class LowRank(WeightPosterior):
         ValueError: if ``rank`` is below 1.
 
     Source: Ong, Nott & Smith (2018), section 3.
+
+    >>> import torch
+    >>> LowRank(torch.zeros(3, 5))().rsample().shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, loc: Tensor, scale: float | None = None, rank: int = 4) -> None:
@@ -97,6 +105,10 @@ class MatrixVariate(WeightPosterior):
         loc, scale: see :class:`WeightPosterior`.
 
     Source: Louizos & Welling (2016), section 3.1.
+
+    >>> import torch
+    >>> MatrixVariate(torch.zeros(3, 5))().rsample().shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:
@@ -116,6 +128,10 @@ class FullCovariance(WeightPosterior):
 
     Args:
         loc, scale: see :class:`WeightPosterior`.
+
+    >>> import torch
+    >>> FullCovariance(torch.zeros(3, 5))().rsample().shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, loc: Tensor, scale: float | None = None) -> None:

@@ -30,6 +30,9 @@ class IsotropicNormal(nn.Module):
         ValueError: if the scale is not positive, or ``learned`` is something else.
 
     Source: Kingma & Welling (2013), appendix F; MacKay (1992); Neal (1996) for the fan-in and the columns.
+
+    >>> IsotropicNormal((3, 5))().event_shape
+    torch.Size([3, 5])
     """
 
     log_scale: Tensor
@@ -74,6 +77,9 @@ class ScaleMixture(nn.Module):
         ValueError: if a scale is not positive, or the probability is not in (0, 1).
 
     Source: Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), section 3.3.
+
+    >>> ScaleMixture((3, 5))().event_shape
+    torch.Size([3, 5])
     """
 
     scales: Tensor

@@ -165,6 +165,9 @@ class _Drawn(Sized):
 class Exponential(_Drawn, dist.Exponential):
     r""":math:`z = e / \mathrm{rate}` on :math:`(0, \infty)`, :math:`e = -\log(1 - u)`.
 
+    Args:
+        rate: ``[*]``, positive.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -180,6 +183,10 @@ class Exponential(_Drawn, dist.Exponential):
 class Cauchy(_Drawn, dist.Cauchy):
     r""":math:`z = \mathrm{loc} + \mathrm{scale} \tan(\pi(u - 1/2))`; it has no mean.
 
+    Args:
+        loc: ``[*]``.
+        scale: ``[*]``, positive.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -191,6 +198,10 @@ class Cauchy(_Drawn, dist.Cauchy):
 class Logistic(_Drawn, dist.Logistic):
     r""":math:`z = \mathrm{loc} + \mathrm{scale} \, \log(u / (1 - u))`.
 
+    Args:
+        loc: ``[*]``.
+        scale: ``[*]``, positive.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -200,6 +211,10 @@ class Logistic(_Drawn, dist.Logistic):
 
 class Gumbel(_Drawn, dist.Gumbel):
     r""":math:`z = \mathrm{loc} - \mathrm{scale} \, \log e`, :math:`e = -\log(1 - u)`.
+
+    Args:
+        loc: ``[*]``.
+        scale: ``[*]``, positive.
 
     Source: Kingma & Welling (2013), section 2.4.
     """
@@ -214,6 +229,10 @@ class Gumbel(_Drawn, dist.Gumbel):
 
 class Weibull(_Drawn, dist.Weibull):
     r""":math:`z = \mathrm{scale} \, e^{1 / \mathrm{concentration}}` on :math:`(0, \infty)`.
+
+    Args:
+        scale: ``[*]``, positive.
+        concentration: ``[*]``, positive.
 
     Source: Kingma & Welling (2013), section 2.4.
     """
@@ -232,6 +251,10 @@ class Weibull(_Drawn, dist.Weibull):
 
 class Kumaraswamy(_Drawn, dist.Kumaraswamy):
     r""":math:`z = (1 - (1 - u)^{1/b})^{1/a}` on (0, 1), a = concentration1, b = concentration0.
+
+    Args:
+        concentration1: ``[*]``, positive, a.
+        concentration0: ``[*]``, positive, b.
 
     Source: Nalisnick & Smyth (2017).
     """
@@ -253,6 +276,10 @@ class Kumaraswamy(_Drawn, dist.Kumaraswamy):
 class Laplace(_Drawn, dist.Laplace):
     r""":math:`z = \mathrm{loc} + \mathrm{scale} \, (e - e')`, e and e' from Exponential(1).
 
+    Args:
+        loc: ``[*]``.
+        scale: ``[*]``, positive.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -262,6 +289,11 @@ class Laplace(_Drawn, dist.Laplace):
 
 class StudentT(_Drawn, dist.StudentT):
     r""":math:`z = \mathrm{loc} + \mathrm{scale} \, n \sqrt{\mathrm{df} / 2g}`, n ~ N(0, 1), g ~ Gamma(df / 2, 1).
+
+    Args:
+        df: ``[*]``, positive, degrees of freedom.
+        loc: ``[*]``.
+        scale: ``[*]``, positive.
 
     Source: Kingma & Welling (2013), section 2.4.
     """
@@ -304,6 +336,10 @@ def _log_gamma_half_step(a: Tensor) -> Tensor:
 class Uniform(_Drawn, dist.Uniform):
     r""":math:`z = \mathrm{low} + (\mathrm{high} - \mathrm{low}) \, u` on (low, high).
 
+    Args:
+        low: ``[*]``.
+        high: ``[*]``, above ``low``.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -322,6 +358,10 @@ def _uniform(like: Tensor, shape: Any) -> Tensor:
 class LogNormal(_Drawn, dist.LogNormal):
     r""":math:`z = \exp(\mathrm{loc} + \mathrm{scale} \, n)` on :math:`(0, \infty)`, n ~ N(0, 1).
 
+    Args:
+        loc: ``[*]``, of log z.
+        scale: ``[*]``, positive, of log z.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -339,6 +379,10 @@ class LogNormal(_Drawn, dist.LogNormal):
 class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
     r""":math:`z = g / \mathrm{rate}` on :math:`(0, \infty)`, g ~ Gamma(concentration, 1).
 
+    Args:
+        concentration: ``[*]``, positive.
+        rate: ``[*]``, positive.
+
     Source: Kingma & Welling (2013), section 2.4.
     """
 
@@ -353,6 +397,10 @@ class Gamma(_Drawn, dist.Gamma):  # type: ignore[misc]
 
 class Beta(_Drawn, dist.Beta):
     r""":math:`z = g_1 / (g_1 + g_0)` on (0, 1), :math:`g_i` ~ Gamma(:math:`c_i`, 1), c the two concentrations.
+
+    Args:
+        concentration1: ``[*]``, positive; of z.
+        concentration0: ``[*]``, positive; of 1 - z.
 
     Source: Kingma & Welling (2013), section 2.4.
     """
@@ -371,6 +419,9 @@ class Beta(_Drawn, dist.Beta):
 
 class Dirichlet(_Drawn, dist.Dirichlet):
     r""":math:`z_k = g_k / \sum_j g_j` on the simplex, :math:`g_k` ~ Gamma(:math:`c_k`, 1), c the concentration.
+
+    Args:
+        concentration: ``[*, K]``, positive.
 
     Source: Kingma & Welling (2013), section 2.4.
     """

@@ -27,6 +27,10 @@ class MultivariateNormal(Sized, dist.MultivariateNormal):
         + \log s_d^2 \Big] - \tfrac 1 2 \log |\Sigma|
 
     to :math:`\mathcal N(m, \mathrm{diag}(s^2))`, in nats. Triangular algebra is never done in half precision.
+
+    Args:
+        loc: ``[*, D]``.
+        covariance_matrix, precision_matrix, scale_tril: ``[*, D, D]``, one of them.
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:

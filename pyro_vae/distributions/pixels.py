@@ -88,6 +88,9 @@ class ContinuousBernoulli(Sized, dist.ContinuousBernoulli):
     torch's own class goes over the probability :math:`\lambda = \sigma(l)`, which float32 rounds to 0 or 1 from
     :math:`|l| = 16` on, and divides by :math:`\lambda - 1/2` where that has few digits left. Here all comes from l.
 
+    Args:
+        probs, logits: ``[*]``, either of them.
+
     Source: Loaiza-Ganem & Cunningham (2019), section 3.
     """
 
@@ -454,6 +457,10 @@ class NegativeBinomial(Sized, dist.NegativeBinomial):
 
     r is ``total_count``, l the ``logits``. The terms are added in float64, as they cancel where counts are large, and
     where r is large the ratio of the two gamma functions comes from Stirling's series.
+
+    Args:
+        total_count: ``[*]``, positive, r.
+        probs, logits: ``[*]``, either of them.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

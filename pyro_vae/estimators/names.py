@@ -90,6 +90,9 @@ class SGVB_B(ClosedForm):
     the sites that are sampled: a KL in closed form has no score to leave out. The arguments are those of
     :class:`SGVB_A`.
 
+    Args:
+        num_particles, sticking_the_landing, options: see :class:`SGVB_A`.
+
     Raises:
         ValueError: if a latent cannot be reparameterized, or guide and model draw the latents in different orders.
 
@@ -106,6 +109,9 @@ class Annealed(SGVB_A):
     it weighs the model's terms, likelihood and prior alike. Divided by beta this is an entropy of weight
     :math:`1 / \beta`: at a small beta the guide is drawn to be wide. ``fit(pair, data, estimator=Annealed(),
     beta=Linear(0.01, steps=9_900))`` is the schedule of the paper, :math:`\beta_t = \min(1, 0.01 + t / 10\,000)`.
+
+    Args:
+        num_particles, sticking_the_landing, options: see :class:`SGVB_A`.
 
     Source: Rezende & Mohamed (2015), eq. 20.
     """
@@ -153,6 +159,10 @@ class DReG(IWAE):
     Value and expected gradient are those of :class:`IWAE`; the signal-to-noise ratio of the guide's gradient rises
     with K. At K = 1 it is sticking the landing. See :class:`~pyro_vae.estimators.DoublyReparameterized`, also for beta,
     for what it asks of the guide, and for other bounds.
+
+    Args:
+        num_particles: importance samples for each datum, K.
+        options: see :class:`~pyro_vae.estimators.Estimator`.
 
     Raises:
         ValueError: as :class:`IWAE`, and if a distribution cannot score a given value, as Pyro's planar flow cannot.

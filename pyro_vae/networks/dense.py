@@ -147,7 +147,7 @@ class ResidualMLP(_Dense):
 
 
 class Centered(Remembered, nn.Module):
-    """A network that sees its input about a fixed mean: ``network(x - mean)``.
+    r"""A network that sees its input about a fixed mean, :math:`h = \mathrm{network}(x - \mathrm{mean})`.
 
     Inputs that are not centered, such as pixels in [0, 1], make a poorly conditioned problem of the first layer.
 

@@ -16,7 +16,15 @@ Affine: TypeAlias = "nn.Linear | nn.Conv2d | nn.ConvTranspose2d"
 
 
 class BatchNorm(Remembered, nn.BatchNorm1d):
-    """Batch normalization of vectors ``[*, C]``, with the statistics of all leading dimensions together.
+    r"""Batch normalization of vectors ``[*, C]``, with the statistics of all leading dimensions together.
+
+    .. math:: h_c = g_c \, (x_c - m_c) / \sqrt{v_c + \mathrm{eps}} + b_c
+
+    with mean m and variance v of the batch in training, and their running averages in evaluation mode.
+
+    Args:
+        num_features: C.
+        eps, momentum, affine, track_running_stats: see ``nn.BatchNorm1d``.
 
     Raises:
         ValueError: in training, if there is but one datum, which has no variance.
@@ -38,6 +46,10 @@ class BatchNorm(Remembered, nn.BatchNorm1d):
 class Gated(Remembered, nn.Module):
     r"""A layer times a gate, :math:`h = \mathrm{value}(x) \, \sigma(\mathrm{gate}(x))`.
 
+    Args:
+        value: ``[*, D] -> [*, H]``, or of images.
+        gate: likewise.
+
     Source: Dauphin et al. (2017), equation 1.
     """
 
@@ -53,6 +65,10 @@ class Gated(Remembered, nn.Module):
 
 class Residual(Remembered, nn.Module):
     r"""A branch beside a shortcut, :math:`h = \mathrm{shortcut}(x) + \mathrm{branch}(x)`.
+
+    Args:
+        branch: ``[*, D] -> [*, H]``, or of images.
+        shortcut: likewise; by default the identity.
 
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks, equation 1.
     """

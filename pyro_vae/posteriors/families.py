@@ -8,6 +8,7 @@ The three ways to reparameterize of Kingma & Welling (2013), section 2.4: invers
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -56,7 +57,8 @@ class FamilyPosterior(Posterior):
 
 def _posterior(family: Any) -> type[FamilyPosterior]:
     """The posterior of a family that asks for nothing else: a class of its name, documented by how it draws z."""
-    doc = f"{family.__doc__}\n\nThe network gives the parameters, as :class:`FamilyPosterior` says."
+    said = [part for part in inspect.cleandoc(family.__doc__ or "").split("\n\n") if not part.startswith("Args:")]
+    doc = "\n\n".join([said[0], "The network gives the parameters, as :class:`FamilyPosterior` says.", *said[1:]])
     return type(family.__name__, (FamilyPosterior,), {"__doc__": doc, "__module__": __name__, "distribution": family})
 
 
