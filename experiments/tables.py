@@ -29,6 +29,7 @@ BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+) -->\n(.*?)(?=\n<!-- end of table 
 SENTENCE = re.compile(r"^(## (.+)\n(?:(?!## ).*\n)*?)(Minutes: .*?)(?= Files:|$)", re.MULTILINE)
 NUMBER = re.compile(r"(?<!\w)[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 
+DATA = {"mnist": "MNIST", "frey": "Frey"}
 Rows = Iterator[Any]  # the first is the header; each is its cells, or a line of them
 
 
@@ -65,7 +66,12 @@ def minutes(seconds: Iterable[float], digits: int = 1) -> str:
 
 
 def power(value: float) -> str:
-    return re.sub(r"e\+?(-?)0", r"e\1", f"{value:.0e}")
+    return few(float(f"{value:.0e}"))
+
+
+def few(value: float) -> str:
+    """1.5e6, 1e6."""
+    return re.sub(r"(?:\.0)?e\+?(-?)0", r"e\1", f"{value:.1e}")
 
 
 def bold(text: str) -> str:
@@ -170,6 +176,37 @@ class Tables:
         yield "program | steps | `SVI.step`, ms | validation off | pyro_vae, ms | times faster"
         for row in self._find("pyro_programs/results/*"):
             yield [row["program"], row["mode"], *numbers(2, *row["ms"].values()), *cells(row, "faster:1")]
+
+    def lower_bound(self) -> Rows:
+        yield "data, N_z, estimator | samples | published: train | validation | ours: train | validation | seeds apart"
+        places = "data", "latent_dim", "estimator", "samples"
+        train, valid = ({tuple(row[key] for key in places): row for row in self._find(
+            f"lower_bound_full/points/*/?bound={bound}")} for bound in ("train", "valid"))  # fmt: skip
+        for place, row in valid.items():
+            data, latent_dim, estimator, samples = place
+            sides = [cells(side, f"{key}:1")[0] for key in ("published", "ours") for side in (train[place], row)]
+            yield [f"{DATA[data]}, {latent_dim}, {estimator}", few(samples), *sides, number(row["spread"])]
+
+    def lower_bound_ways(self) -> Rows:
+        yield "data, N_z, way | samples | train | validation | best validation | after"
+        for run in self._find("lower_bound_full/runs/*"):
+            if run["way"] != "replication":
+                last, top = run["history"][-1], max(run["history"], key=lambda entry: entry["valid"])
+                estimator = f", {run['estimator']}" if run["way"] == "no prior" else ""
+                name = f"{DATA[run['data']]}, {run['latent_dim']}, {run['way']}{estimator}"
+                yield [name, few(last["samples"]), *cells(last, "train:1", "valid:1"), *cells(top, "valid:1"),
+                       few(top["samples"])]  # fmt: skip
+
+    def la_or_lb(self) -> Rows:
+        yield "N_z = 10, 1e6 samples, validation | L^A | L^B | L^A - L^B | seeds"
+        runs = by(
+            self._find("kl_estimators_quick/runs/*/?latent_dim=10"), "optimizer", "num_particles", "estimator", "seed"
+        )
+        for optimizer, particles in runs.items():
+            for count, found in particles.items():
+                means = [statistics.fmean(run["history"][-1]["valid"] for run in found[name].values()) for name in "AB"]
+                name = optimizer if count == 1 else f"{optimizer}, L = {count}"
+                yield [name, *numbers(1, *means), number(means[0] - means[1], 1, "+"), len(found["A"])]
 
     def two_ranks(self) -> Rows:
         yield "a second | one process | two ranks | times"
@@ -508,6 +545,8 @@ class Tables:
         found = {
             "defaults": [find("mnist_defaults/training_wall_seconds"), find("mnist_defaults/evaluation/seconds")],
             "evaluation": [find(f"evaluation_{kind}/seconds") for kind in ("bfloat16", "float32")],
+            "lower-bound": [find("lower_bound_full/runs/*/history/-1/seconds")],
+            "la-or-lb": [find("kl_estimators_quick/runs/*/history/-1/seconds")],
             "marginal-likelihood": [find("marginal_likelihood_quick/runs/*/points/-1/seconds")],
             "iwae": [find(f"iwae_table_quick/rows/*/{key}") for key in ("seconds", "evaluation_seconds")],
             "l-against-m": [[run["history"][-1]["seconds"] for run in batch]],
@@ -535,30 +574,36 @@ class Tables:
         find, one = self._find, self._one
         paths: Iterable[str]
 
-        def few(digits: int, path: str, *ends: str) -> list[str]:
+        def some(digits: int, path: str, *ends: str) -> list[str]:
             return numbers(digits, *(one(path.replace("...", end)) for end in ends))
 
         def minus(digits: int, path: str, end: str, other: str, sign: str = "") -> list[str]:
             return [number(one(path.replace("...", end)) - one(path.replace("...", other)), digits, sign)]
 
         ways = "pyro_vae, compiled", "hand-written PyTorch, torch.compile"
-        yield "speed", [], few(2, "benchmark/results/0/ms/...", *ways)
-        yield "speed-of-a-ladder", [], few(1, "benchmark_hierarchy/results/0/ms/...", *ways)
+        yield "speed", [], some(2, "benchmark/results/0/ms/...", *ways)
+        yield "speed-of-a-ladder", [], some(1, "benchmark_hierarchy/results/0/ms/...", *ways)
         vae, row = (one(f"iwae_table_quick/rows/*/?layers=1/?objective={k}") for k in ("VAE/?k=1", "IWAE/?k=50"))
         epochs = f"{row['epochs'] / row['share_of_full_schedule']:,.0f}"
         yield "iwae", [*cells(row, "published:2"), epochs], [*cells(row, "nll:1"), str(row["epochs"])]
-        yield "defaults", cells(vae, "published:2"), few(2, "mnist_defaults/evaluation/nll", "")
+        yield "defaults", cells(vae, "published:2"), some(2, "mnist_defaults/evaluation/nll", "")
         row = self._read("evaluation_bfloat16")
         yield "evaluation", [], [minutes([row["seconds"]]), *cells(row, "peak_memory_GiB:2")]
+        paths = (f"lower_bound_full/points/*/?data=mnist/?bound=valid/?estimator=L^B/?samples=1000000.0/?latent_dim={n}"
+                 for n in (10, 20))  # fmt: skip
+        bounds = [one(path) for path in paths]
+        yield "lower-bound", *([number(row[key]) for row in bounds] for key in ("published", "ours"))
+        _, *rows = self.la_or_lb()
+        yield "la-or-lb", [], [row[3] for row in rows if "L =" not in row[0]][::2]
         ais = "marginal_likelihood_quick/runs/*/?num_train=1000/?way=.../check/ais/log_prob"
-        yield "marginal-likelihood", [], few(1, ais, "AEVB", "wake-sleep")
+        yield "marginal-likelihood", [], some(1, ais, "AEVB", "wake-sleep")
         ((samples, theirs),) = one("published/samples_and_batch").items()
         history = "samples_and_batch_quick/as_published/history/*/?samples=.../read"
-        yield "l-against-m", [number(theirs)], few(1, history, samples)
+        yield "l-against-m", [number(theirs)], some(1, history, samples)
         paths = "flows_quick/published/nll/...", "flows_quick/runs/*/?data=mnist/?flow=.../nll"
         yield "flows", *(minus(1, path, "planar, K = 80", "diagonal") for path in paths)
         paths = "published/...", "runs/*/?flow=planar, K = 32/?energy=.../free_energy"
-        yield "energies", *(few(2, f"flow_energies_quick/{path}", "U1", "U4") for path in paths)
+        yield "energies", *(some(2, f"flow_energies_quick/{path}", "U1", "U4") for path in paths)
         paths = "priors_quick/published/static, ...", "priors_quick/runs/*/?data=static/?prior=.../nll"
         yield "priors", *(minus(2, path, "Vamp", "standard") for path in paths)
         linear = find("beta_quick/linear/*")
@@ -571,31 +616,31 @@ class Tables:
         bounds = (max(way["test"] for way in found[k]["trained_by"].values()) for k in ("Logistic", "Exponential"))
         yield "reparameterization", [], numbers(1, *bounds)
         ladder, *flat = find("hierarchy_ladder_quick/rows/*/nll")
-        yield "hierarchies", few(2, "hierarchy_ladder_quick/published/nll", ""), numbers(2, ladder, min(flat))
-        codes = (few(1, f"vq_{name}_quick/perplexity/...", "z1", "z2") for name in ("mnist", "frey"))
+        yield "hierarchies", some(2, "hierarchy_ladder_quick/published/nll", ""), numbers(2, ladder, min(flat))
+        codes = (some(1, f"vq_{name}_quick/perplexity/...", "z1", "z2") for name in ("mnist", "frey"))
         yield "vq-vae", [], [*itertools.chain(*codes)]
         paths = (f"full_bayes_quick/runs/*/?data=mnist/?N={n}/?method=.../valid_end" for n in (1000, 50_000))
         yield "full-bayes", [], [*itertools.chain(*(minus(1, path, "VB, matrix", "MAP", "+") for path in paths))]
         paths = (f"autoencoder_quick/rows/*/?data=mnist/?latent_dim=10/?method=.../{k}" for k in ("published", "test"))
-        yield "autoencoder", *(few(1, path, "VAE", "autoencoder") for path in paths)
+        yield "autoencoder", *(some(1, path, "VAE", "autoencoder") for path in paths)
         noises = by(find("scheduled_denoising_quick/runs/*/?num_data=2000"), "noise", "how", "seed")
         none = noises.pop("none")[""]
         gain = [each for noise in noises.values() for each in gains(noise["scheduled"], none, "log_p")]
         yield "scheduled-denoising", [], [number(statistics.mean(gain), 1, "+")]
         path = "architectures_quick/alone/*/?change=.../valid"
-        yield "architectures", [], few(0, path, "as the poster", "batch normalization")
-        yield "manifolds", few(1, "published/manifold/mse", ""), few(1, "manifold_quick/runs/*/?data=mnist/mse", "")
+        yield "architectures", [], some(0, path, "as the poster", "batch normalization")
+        yield "manifolds", some(1, "published/manifold/mse", ""), some(1, "manifold_quick/runs/*/?data=mnist/mse", "")
         path = "applications_restore/scores/*/?task=lower 50% missing/?method=.../psnr"
         yield "applications", [], minus(1, path, "posterior mean", "as it is")
-        yield "sequences", [], few(3, "sequences_quick/runs/*/?data=linear/?kind=.../nll/0", "truth", "dmm")
+        yield "sequences", [], some(3, "sequences_quick/runs/*/?data=linear/?kind=.../nll/0", "truth", "dmm")
         path = "conditional_full/quadrants/0/.../nll"
-        yield "conditional-vae", few(1, "conditional_full/published/1/...", "0", "1"), few(1, path, "alone", "cvae")
+        yield "conditional-vae", some(1, "conditional_full/published/1/...", "0", "1"), some(1, path, "alone", "cvae")
         path = "modalities_quick/runs/*/?kind={}/accuracy/label given image/0"
         yield "modalities", [], numbers(1, *(percent(one(path.format(kind))) for kind in ("MVAE", "MMVAE")))
         errors = find("imputation_quick/tables/*/rmse")
         yield "missing-values", [], [str(sum(min(error.values()) == error["MIWAE"] for error in errors))]
         path = "segmentation_full/runs/.../energy"
-        yield "segmentation", [], few(3, path, "probabilistic U-Net", "plain U-Net")
+        yield "segmentation", [], some(3, path, "probabilistic U-Net", "plain U-Net")
 
 
 def markdown(rows: Rows) -> str:

@@ -20,7 +20,6 @@ _spec.loader.exec_module(tables)
 
 PAGES = [path.read_text(encoding="utf-8") for path in tables.PAGES]
 NAMES = [name.replace("_", "-") for name in vars(tables.Tables) if not name.startswith("_")]
-BY_HAND = {"lower-bound", "la-or-lb"}  # sections that are measured anew
 NOT_SHOWN = {  # but in the minutes of the scripts
     "results": {"evaluation_float32", "hierarchy_grid_quick", "hierarchy_conv_quick", "nvae_mnist_quick"}
 }
@@ -82,13 +81,13 @@ def test_changed_seconds_are_noticed_in_the_sentences_of_minutes(monkeypatch):
     noticed = {line.partition(":")[0] for line in differing(tables.Tables()) if ": 'Minutes: " in line}
     assert noticed == set(spent)
     sections = re.findall(r"^## (.+)\n(?:(?!## ).*\n)*?Minutes: .*\d", PAGES[0], re.MULTILINE)
-    assert len(sections) == len(spent) + len(BY_HAND)
+    assert len(sections) == len(spent)
 
 
 def test_each_row_of_the_results_has_numbers():
     found = dict(re.findall(r"^\[(.+)\]: results/([\w-]+)\.md$", PAGES[1], re.MULTILINE))
     rows = {found[label] for label in re.findall(r"^\|.*\| \[(.+)\] \|$", PAGES[1], re.MULTILINE)}
-    assert rows == {name for name, *_ in tables.Tables()._compared()} | BY_HAND
+    assert rows == {name for name, *_ in tables.Tables()._compared()}
 
 
 def test_a_changed_page_is_told_and_written_anew(capsys, monkeypatch, tmp_path):
