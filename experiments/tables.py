@@ -617,6 +617,8 @@ class Tables:
         yield "reparameterization", [], numbers(1, *bounds)
         ladder, *flat = find("hierarchy_ladder_quick/rows/*/nll")
         yield "hierarchies", some(2, "hierarchy_ladder_quick/published/nll", ""), numbers(2, ladder, min(flat))
+        theirs, found = one("nvae_mnist_quick/published"), one("nvae_mnist_quick/runs/*/?system=NVAE")
+        yield "nvae", *([*cells(row, "nll:2"), str(row["epochs"])] for row in (theirs, found))
         codes = (some(1, f"vq_{name}_quick/perplexity/...", "z1", "z2") for name in ("mnist", "frey"))
         yield "vq-vae", [], [*itertools.chain(*codes)]
         paths = (f"full_bayes_quick/runs/*/?data=mnist/?N={n}/?method=.../valid_end" for n in (1000, 50_000))

@@ -21,7 +21,7 @@ _spec.loader.exec_module(tables)
 PAGES = [path.read_text(encoding="utf-8") for path in tables.PAGES]
 NAMES = [name.replace("_", "-") for name in vars(tables.Tables) if not name.startswith("_")]
 NOT_SHOWN = {  # but in the minutes of the scripts
-    "results": {"evaluation_float32", "hierarchy_grid_quick", "hierarchy_conv_quick", "nvae_mnist_quick"}
+    "results": {"evaluation_float32", "hierarchy_grid_quick", "hierarchy_conv_quick"}
 }
 
 
