@@ -177,6 +177,11 @@ class Tables:
         for row in self._find("pyro_programs/results/*"):
             yield [row["program"], row["mode"], *numbers(2, *row["ms"].values()), *cells(row, "faster:1")]
 
+    def a_busy_machine(self) -> Rows:
+        yield "median seconds of three trainings | quiet | beside a busy process"
+        for name, times in self._one("busy/seconds").items():
+            yield [name if " " in name else f"`{name}`", *numbers(1, *map(statistics.median, times.values()))]
+
     def lower_bound(self) -> Rows:
         yield "data, N_z, estimator | samples | published: train | validation | ours: train | validation | seeds apart"
         places = "data", "latent_dim", "estimator", "samples"
