@@ -24,14 +24,13 @@ from typing import Any
 
 import nvae
 import torch
+from benchmark import stepped
 from shared import RESULTS, store, table
 from torch import nn
 
-from pyro_vae import IWAE, SGVB_B, check
+from pyro_vae import IWAE, SGVB_B
 from pyro_vae.estimators import Estimator
 from pyro_vae.models import MLPVAE, NVAE, LadderVAE
-from pyro_vae.training import TrainingStep
-from pyro_vae.training.averaging import Weights
 
 IMAGE = (1, 28, 28)
 # name -> pair, estimator, batch size
@@ -45,27 +44,12 @@ SYSTEMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Estimator], int]]
 REPLAYED = "784-400-20"
 
 
-class Step:
+def step_of(name: str, mode: Any, device: torch.device) -> Callable[[], torch.Tensor]:
     """One training step of a system on a batch that stays where it is."""
-
-    def __init__(self, name: str, mode: Any, device: torch.device) -> None:
-        make, estimator, size = SYSTEMS[name]
-        torch.manual_seed(0)
-        pair = make().to(device)
-        self._x = (torch.rand(size, *IMAGE, device=device) < 0.3).float()
-        check(pair, self._x)
-        pair.train()
-        parameters = list(pair.parameters())
-        self._optimizer = torch.optim.Adam(parameters, fused=True, capturable=device.type == "cuda")
-        self._step = TrainingStep(pair, estimator(), compile=mode)
-        self._step.follow(self._optimizer, parameters, Weights(pair, (), None))
-        self._numbers = itertools.count(1)
-
-    def __call__(self) -> torch.Tensor:
-        objective = self._step((self._x,), step=next(self._numbers))
-        if not self._step.updated:
-            self._optimizer.step()
-        return objective.loss
+    make, estimator, size = SYSTEMS[name]
+    torch.manual_seed(0)
+    pair, x = make().to(device), (torch.rand(size, *IMAGE, device=device) < 0.3).float()
+    return stepped(pair, x, mode, estimator())
 
 
 def waited(device: torch.device) -> None:
@@ -94,7 +78,7 @@ def waits(run: Callable[[], Any]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in said)
 
 
-def replayed(step: Step, device: torch.device, steps: int) -> float | str:
+def replayed(step: Callable[[], Any], device: torch.device, steps: int) -> float | str:
     """Milliseconds of the step as a CUDA graph, or why it is none."""
     try:
         graph = torch.cuda.CUDAGraph()
@@ -119,7 +103,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for name, mode in itertools.product(arguments.system, arguments.mode):
         started = time.perf_counter()
-        step = Step(name, mode, device)
+        step = step_of(name, mode, device)
         for _ in range(5):
             step()
         row: dict[str, Any] = {"system": name, "mode": mode, "seconds_until_warm": time.perf_counter() - started}
