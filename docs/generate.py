@@ -192,12 +192,18 @@ def first_sentence(value: Any) -> str:
     return re.split(r"(?<=[a-z)`\]])\. (?=[A-Z])", paragraph, maxsplit=1)[0].rstrip(":")
 
 
+def source_paragraph(value: Any) -> str:
+    """What a docstring says after ``Source:``, on one line."""
+    found = re.search(r"^Source: (.*?)(?:\n\n|\Z)", inspect.cleandoc(value.__doc__ or ""), re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
 def source(value: Any, where: str) -> str:
     """The ``Source:`` paragraph of a docstring, as citations."""
     import names
 
-    found = re.search(r"^Source: (.*?)(?:\n\n|\Z)", inspect.cleandoc(value.__doc__ or ""), re.DOTALL | re.MULTILINE)
-    return names.cited(" ".join(found[1].split()), where) if found and value.__doc__ else ""
+    said = source_paragraph(value)
+    return names.cited(said, where) if said else ""
 
 
 def inherited_source(kind: type, where: str) -> str:
