@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,16 @@ from pyro_vae.training.step import TrainingStep
 
 _COUNTS = ("epoch", "batches_done", "steps", "samples", "seconds", "sums", "looked_at", "several_kinds")
 _OUTCOME = ("history", "stopped_early", "best_epoch")
+
+
+class Noted(NamedTuple):
+    """A step: the names of its numbers, and these, as means over so many data; which it was, and what it was given."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    size: int
+    step: int
+    again: Mapping[str, Any]
 
 
 @dataclass
@@ -46,18 +57,33 @@ class State:
     looked_at: int = 0  # the step at which a graph was last compared with the programs on purpose
     several_kinds: bool = False  # whether batches of several kinds have come
     begun: dict[str, Any] = field(default_factory=dict)  # the loaders at the start of the epoch under way
+    noted: list[Noted] = field(default_factory=list)  # steps whose numbers have yet to be read
 
-    def add(self, objective: Objective, loss: float, size: int) -> None:
-        """Takes in a batch that was trained on."""
-        means = {"loss": loss, "size": 1.0}
-        if objective.bound is not None:
-            means["train"] = objective.bound.item()
-        for site, kinds in objective.terms.items():
-            means.update({f"{site}/{kind}": term.item() for kind, term in kinds.items()})
-        for name, mean in means.items():
-            self.sums[name] = self.sums.get(name, 0.0) + mean * size
-        self.samples += size
-        self.batches_done += 1
+    def note(self, objective: Objective, size: int, *, last: bool = True, **again: Any) -> None:
+        """Takes in a step on so many data, the ``last`` of those on them; its numbers stay where they are till read.
+
+        ``again`` is what the step was given.
+        """
+        told = {"loss": objective.loss, **({} if objective.bound is None else {"train": objective.bound})}
+        told |= {f"{site}/{kind}": term for site, kinds in objective.terms.items() for kind, term in kinds.items()}
+        with torch.no_grad():
+            values = torch.cat([value.reshape(1) for value in told.values()])
+        self.steps += 1
+        self.noted.append(Noted(tuple(told), values, size if last else 0, self.steps, again))
+        self.samples += size if last else 0
+        self.batches_done += last
+
+    def read(self) -> Noted | None:
+        """Adds up what was noted, up to the first step whose loss is not finite, which it gives."""
+        noted, self.noted = self.noted, []
+        values = iter(torch.cat([step.values for step in noted]).tolist() if noted else ())  # waited for once
+        for step in noted:
+            means = {name: next(values) for name in step.names}
+            if not math.isfinite(means["loss"]):
+                return step
+            for name, mean in {**means, "size": 1.0}.items() if step.size else ():
+                self.sums[name] = self.sums.get(name, 0.0) + mean * step.size
+        return None
 
     def begin_epoch(self) -> None:
         """Notes how the loaders are, since an epoch that is interrupted is gone through again."""

@@ -37,6 +37,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State
 from pyro_vae.training.step import TrainingStep
 
+_AT_ONCE = {"cpu": 1, "cuda": 32}  # steps whose numbers are read together, since a device is waited for each time
 _SELDOM = 10  # steps, at least, between two looks at whether callbacks moved what a graph does not follow
 
 
@@ -109,6 +110,7 @@ class Trainer:
         self.recorder = Recorder(out if self.ranks.first else None, self.run.history)
         self.received: int | None = None  # by one of the ranks
         self.due = False
+        self.at_once = _AT_ONCE.get(device.type, 32)
         self.saved_at = time.monotonic()
 
     def _take_up(self, folder: Path, batch: Converted, names: dict[int, str]) -> None:
@@ -211,9 +213,11 @@ class Trainer:
             if self.due:
                 now = time.perf_counter()
                 state.seconds, since = state.seconds + now - since, now
+                self._read()
                 self._save()
             if self.received or (self.ranks.alone and signals.received):
                 break
+        self._read()
         if state.batches_done == 0:
             raise ValueError(f"the training data gave no batch in epoch {state.epoch + 1}.")
         ended = time.perf_counter()
@@ -231,28 +235,42 @@ class Trainer:
             for group, rate in zip(state.optimizer.param_groups, self.rates, strict=True):
                 group["lr" if "lr" in group else "eta"] = rate * factor
         prepared = self.step.prepare(batch)
-        for _ in range(state.estimator.num_updates):
+        for update in range(state.estimator.num_updates):
             together = self.ranks.alone and not state.several_kinds
             number_of_it = state.steps + 1 if together else None
             objective = self.step(batch, self.schedules.at, prepared, number_of_it, self.num_summed or size)
             objective, self.received, self.due = self.ranks.add_up(
                 objective, self.parameters, num_told(batch), signals.received, self._is_due()
             )
-            loss = objective.loss.item()
-            if not math.isfinite(loss):
-                raise NonFiniteError(
-                    f"the loss or its gradient is not finite at epoch {state.epoch + 1}, step {state.steps + 1}; "
-                    f"{self.step.broken(batch, self.schedules.at)}. "
-                    f"Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{self._kept}"
-                )
-            state.steps += 1
+            last = update == state.estimator.num_updates - 1
+            state.note(objective, size, last=last, batch=batch, prepared=prepared, place=place)
+            if not self.step.updated or len(state.noted) >= self.at_once:
+                self._read()
             if not self.step.updated:
                 if state.several_kinds:
                     self._move_on(batch)
                 self._clip(self.parameters, self.num_summed or size)
                 optimizers.step(state.optimizer)
                 state.weights.follow(state.steps)
-        state.add(objective, loss, size)
+
+    def _read(self) -> None:
+        """Reads the numbers of the steps since the last time.
+
+        Raises:
+            NonFiniteError: if one had a loss or a gradient that is not finite, since when no weight has moved.
+        """
+        latest = self.state.steps
+        if (noted := self.state.read()) is None:
+            return
+        batch, prepared, place = (noted.again[name] for name in ("batch", "prepared", "place"))
+        self.schedules.move(place)
+        if noted.step < latest:  # the gradients that are there are another step's
+            self.step(batch, self.schedules.at, prepared)
+        raise NonFiniteError(
+            f"the loss or its gradient is not finite at epoch {self.state.epoch + 1}, step {noted.step}; "
+            f"{self.step.broken(batch, self.schedules.at)}. "
+            f"Use a smaller learning rate, clip_norm, or a likelihood with a bounded scale.{self._kept}"
+        )
 
     def _move_on(self, batch: tuple[Any, ...]) -> None:
         """Has what a batch announces and does not use go on by the momentum that others gave it, as under ``SVI``."""

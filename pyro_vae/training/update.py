@@ -19,20 +19,26 @@ class _Rule(NamedTuple):
     """An optimizer's step for one parameter.
 
     ``numbers`` are what it takes of the group's options and the number of the step, in Python: as operators they would
-    be computed anew for each weight. ``apply`` gives parameter and state after the step.
+    be computed anew for each weight. Where steps are counted on a device (:func:`_is_far`) they are operators all the
+    same. ``apply`` gives parameter and state after the step.
     """
 
-    numbers: Callable[[Mapping[str, Any], float], Sequence[float]]
-    apply: Callable[[Tensor, Tensor, State, Mapping[str, Any], Sequence[Tensor]], tuple[Tensor, State]]
+    numbers: Callable[[Mapping[str, Any], Any], Sequence[Any]]
+    apply: Callable[[Tensor, Tensor, State, Mapping[str, Any], Sequence[Any]], tuple[Tensor, State]]
 
 
-def _adam_numbers(group: Mapping[str, Any], step: float) -> Sequence[float]:
+def _is_far(state: State) -> bool:
+    """Whether the steps are counted on a device, for whose count one would have to wait at each."""
+    return "step" in state and state["step"].device.type != "cpu"
+
+
+def _adam_numbers(group: Mapping[str, Any], step: Any) -> Sequence[Any]:
     first, second = (1 - beta**step for beta in group["betas"])
-    return [float(group["lr"]) / first, second**0.5, 1 - float(group["lr"]) * group["weight_decay"]]
+    return [group["lr"] / first, second**0.5, 1 - group["lr"] * group["weight_decay"]]
 
 
 def _adam(
-    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Tensor]
+    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Any]
 ) -> tuple[Tensor, State]:
     """Kingma & Ba (2015); with decoupled weight decay Loshchilov & Hutter (2019)."""
     rate, root, shrunk = numbers
@@ -50,7 +56,7 @@ def _adam(
 
 
 def _sgd(
-    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Tensor]
+    parameter: Tensor, gradient: Tensor, state: State, group: Mapping[str, Any], numbers: Sequence[Any]
 ) -> tuple[Tensor, State]:
     if group["weight_decay"]:
         gradient = gradient + group["weight_decay"] * parameter
@@ -65,7 +71,7 @@ def _sgd(
 _RULES = {
     torch.optim.Adam: _Rule(_adam_numbers, _adam),
     torch.optim.AdamW: _Rule(_adam_numbers, _adam),
-    torch.optim.SGD: _Rule(lambda group, step: [float(group["lr"])], _sgd),
+    torch.optim.SGD: _Rule(lambda group, step: [group["lr"]], _sgd),
 }
 
 _INPUTS = ("params", "lr")  # of a group, which are no constants of a graph
@@ -75,7 +81,8 @@ class Update:
     """One step of an optimizer of torch's, as a function of tensors that can be traced.
 
     A graph that has it reads parameters, gradients and the optimizer's state once, and writes them where they are. The
-    learning rates are inputs of it, other options are constants. Where the loss is not finite all stays as it was.
+    learning rates are inputs of it, other options are constants. From the first loss on that is not finite all stays as
+    it was, so that nobody has to wait for each loss to look at it.
 
     Args:
         module: has the parameters and buffers, by the names that the graph has for them.
@@ -103,6 +110,7 @@ class Update:
         self._parameters = [(parameter, names[id(parameter)]) for parameter in parameters]
         self._moving = [names[id(value)] for value in weights.moving]
         self._step, self._size = 1, 1.0
+        self._finite = torch.ones((), device=self._parameters[0][0].device)  # 0 once a loss was not
         self.look()
         note_stepped(optimizer)
 
@@ -147,24 +155,28 @@ class Update:
         """What it reads and writes beside the module's own: numbers, averages, the state of each parameter by name."""
         device = self._parameters[0][0].device
         self._states = [self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters]
-        steps = [state["step"] for state in self._states if "step" in state]
-        taken = iter(torch.stack(steps).tolist() if steps else ())  # at once, for each would be waited for
         rule = _RULES[type(self._optimizer)]
-        rows = [
-            [] if group is None else rule.numbers(group, 1 + (next(taken) if "step" in state else 0))
-            for group, state in zip(self._groups, self._states, strict=True)
-        ]
+        rows: list[Sequence[float]] = []
+        for group, state in zip(self._groups, self._states, strict=True):
+            if group is None:
+                rows.append([])
+            elif _is_far(state):
+                rows.append([float(group["lr"])])
+            else:
+                step = 1 + (state["step"].item() if "step" in state else 0)
+                rows.append(rule.numbers({**group, "lr": float(group["lr"])}, step))
         self._sizes = [1, 1, *map(len, rows)]
         flat = [self._size, self._weights.share(self._step), *(number for row in rows for number in row)]
         numbers = torch.tensor(flat, dtype=torch.float64)
         held = [state[key] for state in self._states for key in sorted(state) if isinstance(state[key], Tensor)]
-        return [numbers.to(device), numbers.float().to(device), *self._weights.averaged, *held]
+        return [self._finite, numbers.to(device), numbers.float().to(device), *self._weights.averaged, *held]
 
     def __call__(
         self, loss: Tensor, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], inputs: list[Tensor]
     ) -> None:
         """Writes the parameters among ``values``, which go by their names, and ``inputs``."""
         given = iter(inputs)
+        so_far = next(given)
         wide, narrow = ([part.unbind() for part in next(given).split(self._sizes)] for _ in range(2))
         averaged = [next(given) for _ in self._weights.averaged]
         leaves = []
@@ -174,14 +186,18 @@ class Update:
             leaves.append(leaf)
         (size,), (share,) = wide[:2]
         self._clip(leaves, size)
-        finite, rule = loss.isfinite(), _RULES[type(self._optimizer)]
+        finite, rule = loss.isfinite() & (so_far > 0), _RULES[type(self._optimizer)]
+        so_far.copy_(finite)
         ours = zip(self._parameters, self._groups, leaves, self._states, wide[2:], narrow[2:], strict=True)
         for (_, name), group, leaf, state, exact, short in ours:
             held = {key: next(given) for key in sorted(state) if isinstance(state[key], Tensor)}
             if group is None or leaf.grad is None:
                 continue
             gradient = -leaf.grad if group["maximize"] else leaf.grad
-            numbers = exact if leaf.dtype == torch.float64 else short
+            numbers: Sequence[Any] = exact if leaf.dtype == torch.float64 else short
+            if _is_far(state):
+                computed = rule.numbers({**group, "lr": exact[0]}, held["step"].double() + 1)
+                numbers = [torch.as_tensor(number).to(leaf.dtype) for number in computed]
             after, states = rule.apply(values[name], gradient, held, group, numbers)
             for now, then in ((values[name], after), *((held[key], value) for key, value in states.items())):
                 now.copy_(torch.where(finite, then, now))

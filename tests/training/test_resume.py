@@ -38,20 +38,20 @@ def fit(pair, data=X, **options):
 @contextmanager
 def stopping(after):
     """Presses Ctrl-C after so many batches."""
-    add, left = State.add, [after]
+    note, left = State.note, [after]
 
-    def noted(*args):
-        add(*args)
-        left[0] -= 1
+    def noting(*given, last, **named):
+        note(*given, last=last, **named)
+        left[0] -= last
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
-    State.add = noted
+    State.note = noting
     try:
         with pytest.raises(KeyboardInterrupt):
             yield
     finally:
-        State.add = add
+        State.note = note
 
 
 def bits_of(run):

@@ -16,7 +16,7 @@ from pyro_vae import compiled as compiled_module
 from pyro_vae import fit
 from pyro_vae.data import Split
 from pyro_vae.models import MLPVAE
-from pyro_vae.training import Linear, NonFiniteError, Run, TrainingStep, WeightPrior
+from pyro_vae.training import Linear, NonFiniteError, Run, TrainingStep, WeightPrior, trainer, update
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
 SGD = functools.partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True)
@@ -138,7 +138,46 @@ def test_options_that_move_take_it_out(updated: list[bool]) -> None:
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_moves_where_the_loss_is_not_finite(updated: list[bool]) -> None:
+READINGS = "item", "tolist", "__bool__", "__float__", "__int__", "numpy", "cpu"
+
+
+def test_a_device_is_waited_for_once_for_many_steps(monkeypatch: pytest.MonkeyPatch, updated: list[bool]) -> None:
+    """As on a GPU: the optimizer counts its steps there, and losses are read together; the same numbers come out."""
+    count = [0]
+
+    def counted(read: Any) -> Any:
+        def counting(self: Tensor, *given: Any, **named: Any) -> Any:
+            count[0] += not isinstance(self, torch._subclasses.FakeTensor)
+            return read(self, *given, **named)
+
+        return counting
+
+    def run(num_data: int) -> Run:
+        torch.manual_seed(0)
+        x, pair = (torch.rand(num_data, 12) < 0.3).float(), MLPVAE((12,), 2, hidden=(8,), activation=nn.ReLU)
+        options: Any = {"optimizer": ADAM, "compile": "inductor", "batch_size": 10, "progress": False}
+        count[0] = 0
+        return fit(pair, x, epochs=3, average=0.9, scheduler=Linear(1.0, 0.1), **options)
+
+    near = run(640)
+    monkeypatch.setattr(update, "_is_far", lambda state: "step" in state)
+    monkeypatch.setitem(trainer._AT_ONCE, "cpu", 32)
+    for name in READINGS:
+        monkeypatch.setattr(Tensor, name, counted(getattr(Tensor, name)))
+    far, many = run(640), count[0]
+    run(320)
+    assert many - count[0] <= 3  # for 3 x 32 steps more
+    assert all(updated[2:192])
+    for one, same in zip(far.pair.parameters(), near.pair.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
+    assert far.history[-1]["loss"] == pytest.approx(near.history[-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 32])
+def test_nothing_moves_where_the_loss_is_not_finite(
+    at_once: int, monkeypatch: pytest.MonkeyPatch, updated: list[bool]
+) -> None:
+    monkeypatch.setitem(trainer._AT_ONCE, "cpu", at_once)
     pair = MLPVAE((12,), 2, hidden=(8,), activation=nn.ReLU)
     before: list[Tensor] = []
 
@@ -165,7 +204,7 @@ def test_nothing_moves_where_the_loss_is_not_finite(updated: list[bool]) -> None
 
     TrainingStep.__call__ = noting  # type: ignore[method-assign]
     try:
-        with pytest.raises(NonFiniteError, match="parameter with such a gradient: "):
+        with pytest.raises(NonFiniteError, match=r"epoch 1, step 5; .*parameter with such a gradient: \w"):
             fit(Breaking(), loader, epochs=3, compile="inductor", progress=False, optimizer=ADAM)
     finally:
         TrainingStep.__call__ = step  # type: ignore[method-assign]
