@@ -82,10 +82,12 @@ def test_enumerated_after() -> None:
 
     with EnumMessenger(-2):
         program("ab")
-    after = _pyro.EnumeratedAfter()
+    after = _pyro.EnumeratedAfter("ab")
     for _ in range(2):
         site: Any = poutine.trace(after(program)).get_trace("c").nodes["c"]
         assert (_pyro.enumeration_dim(site["infer"]), site["infer"]["_dim_to_id"][-4]) == (-4, 2)
+    trace = poutine.trace(poutine.replay(after(program), poutine.trace(program).get_trace("a"))).get_trace("ac")
+    assert trace.nodes["c"]["infer"]["_enumerate_dim"] == -4
 
 
 def test_model_factors() -> None:

@@ -80,7 +80,7 @@ class Enumeration(Estimator, TraceEnum_ELBO):
 
         def around(drawn: Trace | None) -> Around:
             """The dimensions of the model's own values lie on the left of the guide's."""
-            return EnumMessenger(rightmost - 1) if drawn is None else EnumeratedAfter()
+            return EnumMessenger(rightmost - 1) if drawn is None else EnumeratedAfter(drawn.nodes)
 
         call = call._replace(model=_marked(call.model), guide=_marked(call.guide))
         found = traced(type(self).__name__, call, plan, self._count, around=around)

@@ -29,6 +29,10 @@ TRANS = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
 LOCS = torch.tensor([-0.5, 1.5])
 
 
+BESIDE = ("chain, coin", "chain, guided, coin")
+COIN, Q = dist.Bernoulli(0.3), dist.Bernoulli(0.8)
+
+
 class Program(nn.Module):
     """Sites by name, in model and guide, as the cases below need them."""
 
@@ -65,6 +69,9 @@ class Program(nn.Module):
                     self.see(x.T, y, w)
         else:  # a chain
             with self.data:
+                if self.case in BESIDE:
+                    h = pyro.sample("h", COIN)
+                    pyro.sample("u", dist.Normal(h, 1.0), obs=x[:, 0])
                 y = torch.zeros(self.size, dtype=torch.long)
                 for t in pyro.markov(range(T)):
                     y = pyro.sample(f"y{t}", dist.Categorical(TRANS[y]))
@@ -85,8 +92,12 @@ class Program(nn.Module):
                         pyro.sample("y", q)
         elif self.case == "global coin":
             pyro.sample("y", q)
-        elif self.case == "chain, guided":
+        elif self.case in (*BESIDE, "chain, guided"):
             with self.data:
+                if self.case in BESIDE:
+                    pyro.sample("h", Q)
+                if self.case == "chain, coin":
+                    return
                 y = torch.zeros(self.size, dtype=torch.long)
                 for t in pyro.markov(range(T)):
                     y = pyro.sample(f"y{t}", dist.Categorical(logits=torch.stack([self.logit, -self.logit])[y]))
@@ -119,6 +130,17 @@ def test_it_trains_as_pyros(case: str, full_size: int, particles: int) -> None:
     terms = seeded(1, ours.terms, pair, X)
     total = sum({"log_p": 1, "log_q": -1}[kind] * value for site in terms.values() for kind, value in site.items())
     torch.testing.assert_close(total.expand(particles, B).mean(0), bound, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_coin_beside_a_chain(case: str) -> None:
+    """Each counts by itself; Pyro, with both programs marked, takes the coin's dimension for the chain's."""
+    pair, alone = Program(case), Program(case.removesuffix(", coin"))
+    values = torch.tensor([[0.0], [1.0]])
+    each = COIN.log_prob(values) + dist.Normal(values, 1.0).log_prob(X[:, 0]) - Q.log_prob(values)
+    right = (Q.log_prob(values).exp() * each).sum(0) + Enumeration().bound(alone, X)
+    torch.testing.assert_close(Enumeration().bound(pair, X), right)
+    assert Enumeration().loss(*programs(pair), X) == pytest.approx(-right.sum().item(), rel=1e-5)
 
 
 def test_a_chain_is_the_forward_algorithm() -> None:
