@@ -359,8 +359,9 @@ class ReweightedWakeSleep(Estimator):
               \text{wake guide:} \; \sum_k \tilde w_k \nabla_\phi \log q(z_k \mid x), \quad
               \text{sleep guide:} \; \nabla_\phi \, \mathbb E_{p(x, z)} \log q(z \mid x)
 
-    with :math:`\tilde w_k = w_k / \sum_j w_j`. The model's gradient is that of :class:`IWAE`, whose bound is the value.
-    Latents may be discrete. Parameters that guide and model share, as of a ladder, follow the sum of both gradients,
+    with :math:`\tilde w_k = w_k / \sum_j w_j`. The value is the bound of :class:`IWAE`. The model's gradient is IWAE's,
+    too, but for a latent that the model alone has: its draws, which are from the prior, are taken as fixed. Latents may
+    be discrete. Parameters that guide and model share, as of a ladder, follow the sum of both gradients,
     which is neither.
 
     Args:

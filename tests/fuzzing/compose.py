@@ -122,7 +122,7 @@ class _Composer(Parts):
                 kinds = kinds or {"bernoulli": 1, "categorical": 1}
             if self.has("noise in the guide") and index == 0 and budget:
                 kinds = {"normal": 1}  # which the noise moves
-            if self.has("marked to be enumerated"):
+            if self.has("marked to be enumerated") and not self.has("autoguide"):
                 kinds = {k: w for k, w in KINDS.items() if k not in CONTINUOUS}
             kind = choose(list(kinds), list(kinds.values()))[0]
             budget -= CONTINUOUS.get(kind, 0)
@@ -424,7 +424,7 @@ class _Composer(Parts):
             plate = [Plate(name, "data", size, body or [Let("_", "0")], index, options)]
             bodies.append([*params, *program["outside"], *plate])
         # Of a model without a plate a draw is one for all data, and has fewer dimensions than the guide's.
-        narrow = self.seed % 3 == 1 and not has("markov") and not has("no data plate")
+        narrow = self.seed % 3 == 1 and not {"markov", "no data plate", "one latent for all data"} & set(self.used)
         recipe = Recipe(self.seed, bodies[0], bodies[1], self.data, self.used, self.inner, has("float64"), narrow)
         if has("float64"):
             self.take("float64")

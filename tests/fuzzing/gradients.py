@@ -51,14 +51,19 @@ def marginal_elbo(found: Weights) -> Tensor | None:
 
 
 @functools.cache
-def of_pairs(bound: Bound) -> Callable[[Weights], Tensor | None]:
-    """E of a bound of two samples, as often as the handlers around its datum count it."""
+def of_pairs(bound: Bound, fixed: bool = False) -> Callable[[Weights], Tensor | None]:
+    """E of a bound of two samples, as often as the handlers around its datum count it.
+
+    With ``fixed`` the draws and the density that they are from are, also where that is the model's prior.
+    """
 
     def objective(found: Weights) -> Tensor | None:
         states = _pairs(found, "tempered") if found.weight is not None else None
         if states is None:
             return None
         log_q, log_w = states
+        if fixed:
+            log_w, log_q = log_w + log_q - log_q.detach(), log_q.detach()
         probability = (log_q[:, None] + log_q[None]).exp()
         both = torch.stack(torch.broadcast_tensors(log_w[:, None], log_w[None]))
         return found.weight * torch.where(probability > 0, probability * bound(both), 0.0).sum((0, 1))

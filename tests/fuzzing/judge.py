@@ -170,9 +170,9 @@ class Judge:
                 found = self.exact(gradients.wake)
             elif of is not None:
                 summed = gradients.marginal_elbo if ask.summed else gradients.elbo
-                found = self.exact(
-                    summed if of is average else gradients.of_pairs(log_mean_exp if of is grouped else of)
-                )
+                fixed = "ReweightedWakeSleep" in name and "latent of the model alone" in self.traits
+                of_pairs = gradients.of_pairs(log_mean_exp if of is grouped else of, fixed)
+                found = self.exact(summed if of is average else of_pairs)
             if found is not None:
                 exact |= {n: found[n] for n in self.recipe.params(which)}
         if not exact:
