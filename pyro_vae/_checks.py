@@ -7,6 +7,7 @@ import inspect
 import math
 import operator
 import os
+import re
 import sys
 import warnings
 from collections import abc
@@ -130,6 +131,7 @@ def callable_(**values: Any) -> None:
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
 
 
+_ALLOCATED = re.compile(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes")
 _LIBRARIES = ("pyro_vae", "pyro", "torch", "contextlib")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -151,7 +153,7 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
         but: parameters that are not looked at, since the function has a sentence of its own for every other kind.
 
     Raises:
-        ValueError: if a number, or one of several words, is something else.
+        ValueError: if a number, or one of several words, is something else, or there is no memory for what is asked.
         TypeError: if any other argument is.
     """
     if function is None:
@@ -187,7 +189,15 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
             own = kind.own(given[name])
             if own is not given[name]:
                 given[name], changed = own, True
-        return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
+        except RuntimeError as error:
+            if (asked := _ALLOCATED.search(str(error))) is None:
+                raise
+            name, size = function.__qualname__.removesuffix(".__init__"), int(asked[1]) / 2**30
+            raise ValueError(
+                f"{name} needs {size:,.1f} GiB of memory at once, which this machine has not free. Give smaller sizes."
+            ) from error
 
     return call
 

@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyro_vae._checks import checked, whole
+from pyro_vae._checks import checked, held, is_dense, shown, whole
 from pyro_vae.distributions.base import Sized, broadcast, expandable, validated
 from pyro_vae.distributions.supports import some_value
 
@@ -104,6 +104,7 @@ class _Sequence(Sized, TorchDistribution):
     def __init__(self, batch_shape: Size, num_steps: int, step_shape: Size, axis: int) -> None:
         self.axis = axis
         event_shape = Size((*step_shape[:axis], num_steps, *step_shape[axis:]))
+        held(f"sequences of {num_steps:,} steps", batch_shape.numel() * event_shape.numel())
         super().__init__(batch_shape, event_shape)
 
     def _steps(self, value: Tensor) -> Tensor:
@@ -323,6 +324,14 @@ class Autoregressive(_Sequence):
         axis: int = 0,
         validate_args: bool | None = None,
     ) -> None:
+        if present is not None and (not is_dense(present) or present.dtype != torch.bool):
+            raise TypeError(
+                f"present is a tensor of booleans, [*, {num_steps}], true where a step is; got {shown(present)}."
+            )
+        if present is not None and present.shape[-1:] != (num_steps,):
+            raise ValueError(
+                f"present tells of each of {num_steps} steps, [*, {num_steps}]; got {list(present.shape)}."
+            )
         self.unrolled, self.context, self.num_steps, self.present = unrolled, context, num_steps, present
         step = unrolled.example()
         self._support = constraints.independent(step.support, 1)

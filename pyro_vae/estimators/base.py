@@ -15,7 +15,7 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae._checks import callable_, checked, data_size, number, shown, whole
+from pyro_vae._checks import callable_, checked, data_size, held, number, shown, whole
 from pyro_vae._pyro import validates
 from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
@@ -213,7 +213,8 @@ class Estimator(Trace_ELBO):
         callable_(model=call.model, guide=call.guide)
         for name in at.keys() - set(self.numbers):
             self.check_scheduled(name, 1.0)
-        who = type(self).__name__
+        who, size = type(self).__name__, num_rows(call.args)
+        held(f"{self.num_particles:,} particles of {size} data", self.num_particles * size)
         try:
             with computing_once(), looked_at(claims):
                 call = call if call.plan else call._replace(plan=self._plan(call))
@@ -225,7 +226,7 @@ class Estimator(Trace_ELBO):
             raise
         gate.refuse(guide_problems(model_trace, guide_trace))
         given = self.num_data if num_data is None else num_data
-        size, needed = num_rows(call.args), claims != "none" or self.per_datum
+        needed = claims != "none" or self.per_datum
         known = None if given == math.inf else given
         plate = gate.told_plate(call.model, model_trace, size, known, needed=needed)
         gate.check_data_plate(model_trace, guide_trace, plate)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, made, number, whole
+from pyro_vae._checks import checked, is_dense, made, number, shown, whole
 from pyro_vae._recipes import Remembered
 from pyro_vae.distributions.steps import Autoregressive
 from pyro_vae.likelihoods import Bernoulli
@@ -156,7 +156,16 @@ class GRUVAE(Remembered, PyroModule):
             return pyro.sample("z", distribution_of("posterior", self.encode(x, lengths)))
 
     def emit(self, z: Tensor, num_steps: int, present: Tensor | None = None) -> Autoregressive:
-        """p(x | z), for ``z: [*, latent_dim]``; ``present: [B, T]`` tells which steps there are."""
+        """p(x | z), for ``z: [*, latent_dim]``; ``present: [B, T]`` tells which steps there are.
+
+        Raises:
+            ValueError: if a number is below 1, or z or ``present`` is of another shape.
+            TypeError: if one of these is no tensor.
+        """
+        whole(1, num_steps=num_steps)
+        size = self.decoder.start.in_features
+        if not is_dense(z) or z.shape[-1:] != (size,):
+            raise ValueError(f"z of this GRUVAE is a dense tensor [*, {size}]; got {shown(z)}.")
         return Autoregressive(self.decoder, z, num_steps, present, self.layout.axis)
 
     def encode(self, x: Tensor, lengths: Tensor | None = None) -> Any:

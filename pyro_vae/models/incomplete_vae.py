@@ -152,14 +152,15 @@ class IncompleteVAE(Remembered, PyroModule):
         """z ~ q(z | x_obs); with a ``missingness`` also x_unobserved ~ p(x | z)."""
         x = given(x)
         with data_plate(x):
-            seen = self.seen(x, self.mask_of(x, mask))
+            seen = self.seen(x, mask)
             z = pyro.sample("z", distribution_of("posterior", self.posterior(seen)))
             if self.missingness is not None:
                 pyro.sample("x_unobserved", distribution_of("likelihood", once(self.likelihood, z)))
             return z
 
-    def seen(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What the encoder sees of ``x: [B, *event]``."""
+    def seen(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the encoder sees of ``x: [B, *event]``, with the ``mask`` of :meth:`mask_of`."""
+        mask = self.mask_of(x, mask)
         seen = torch.where(mask, x, self.fill)
         return torch.cat([seen, mask.to(seen.dtype)], 1) if self.see_mask else seen
 

@@ -63,14 +63,39 @@ class Modality(Remembered, nn.Module):
             missing = missing | (x < 0)
         return x, ~missing.reshape(len(x), -1).all(-1)
 
-    def expert(self, x: Tensor, present: Tensor) -> Any:
-        """q_m(z | x_m), at some value of its own where there is no datum."""
+    def expert(self, name: str, x: Tensor, present: Tensor) -> Any:
+        """q_m(z | x_m), at some value of its own where there is no datum.
+
+        Raises:
+            ValueError: if it is not one posterior for each datum, as of labels ``[B, K]`` in the place of ``[B]``.
+        """
         there = present.reshape(-1, *(1 for _ in x.shape[1:]))
-        x = torch.where(there, x, x.new_zeros(()))
+        seen = torch.where(there, x, x.new_zeros(()))
         if isinstance(self.likelihood, Classes):
-            return self.posterior(self.likelihood.one_hot(x))
-        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
-        return self.posterior(x if x.is_floating_point() else x.to(dtype))
+            seen = self.likelihood.one_hot(seen)
+        elif not x.is_floating_point():
+            seen = seen.to(next((p.dtype for p in self.parameters()), torch.get_default_dtype()))
+        q = distribution_of("posterior", self.posterior(seen))
+        if q.batch_shape != x.shape[:1]:
+            raise ValueError(
+                f"the networks of {name} take it for {list(q.batch_shape)} data, and it is of shape {list(x.shape)}. "
+                f"Give {name} as [B, *event]; classes are whole numbers, one for each place, not one-hot vectors."
+            )
+        return q
+
+    def check_values(self, name: str, x: Tensor) -> None:
+        """Refuses classes that are none, which a likelihood refuses where it scores them.
+
+        Raises:
+            ValueError: naming one of them.
+        """
+        if isinstance(self.likelihood, Classes) and has_values(x):
+            wrong = x[(x >= self.likelihood.num_classes) | (x % 1 != 0)]
+            if len(wrong):
+                raise ValueError(
+                    f"{name} are classes, whole numbers from 0 to {self.likelihood.num_classes - 1}, or below 0 where "
+                    f"they are missing; got {wrong[0].item():g}."
+                )
 
 
 class MultimodalVAE(Remembered, PyroModule):
@@ -178,7 +203,7 @@ class MultimodalVAE(Remembered, PyroModule):
             )
         drawn = []
         with data_plate(next(iter(given.values()))[0]):
-            experts = {name: self._of(name).expert(x, present) for name, (x, present) in given.items()}
+            experts = {name: self._of(name).expert(name, x, present) for name, (x, present) in given.items()}
             for suffix, names in self._subsets(given):
                 q = self._merged([experts[name] for name in names], [given[name][1] for name in names])
                 drawn.append(pyro.sample(f"z{suffix}", q))
@@ -189,7 +214,9 @@ class MultimodalVAE(Remembered, PyroModule):
         given = self._given(values, named)
         if not given:
             raise ValueError(f"none of {', '.join(self.names)} is given. Give at least one of them.")
-        experts = [self._of(name).expert(x, present) for name, (x, present) in given.items()]
+        for name, (x, _) in given.items():
+            self._of(name).check_values(name, x)
+        experts = [self._of(name).expert(name, x, present) for name, (x, present) in given.items()]
         return self._merged(experts, [present for _, present in given.values()])
 
     def _of(self, name: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, number
+from pyro_vae._checks import checked, is_dense, number, shown
 from pyro_vae.hierarchy import BottomUpEncoder
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.code_book import CodeBook, CodeLevel, CodesVAE
@@ -129,8 +129,10 @@ class VQVAE(CodesVAE):
         """Whether the code books can be trained on batches like ``x: [B, *event]``.
 
         Raises:
-            ValueError: if a level has fewer codes in the batch than its code book.
+            ValueError: if a level has fewer codes in the batch than its code book, or x holds no data.
         """
+        if not is_dense(x) or not x.dim():
+            raise ValueError(f"a batch is a dense tensor [B, *event]; got {shown(x)}.")
         for index, level in enumerate(self.levels, 1):
             height, width, num_codes = level.event_shape
             if len(x) * height * width < num_codes:

@@ -358,6 +358,16 @@ def test_what_is_no_batch(batch: Any, error: Any, says: str) -> None:
         kinds().guide(*batch)
 
 
+@pytest.mark.parametrize(
+    "y", [torch.eye(3)[:2], torch.zeros(2, 1).long(), torch.tensor([0, 7]), torch.tensor([0.5, 1.0])]
+)
+def test_labels_that_are_none(y: Tensor) -> None:
+    pair = LabeledVAE((4,), 3, latent_dim=2, hidden=(4,))
+    for ask in (pair.encode, pair.generate, functools.partial(SGVB_A().bound, pair)):
+        with pytest.raises(ValueError, match=r"networks of y take it for|y are classes|data leave the support"):
+            ask(torch.zeros(2, 4), y)
+
+
 def test_other_refusals() -> None:
     pair = kinds()
     with pytest.raises(ValueError, match="'sound' is none of image, label"):
