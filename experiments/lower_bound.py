@@ -222,7 +222,7 @@ def draw(name: str, runs: list[dict[str, Any]]) -> Any:
     furthest = max(run["history"][-1]["samples"] for run in first)
     published = [
         {
-            "label": f"published, validation, N_z = {latent_dim}" + (f", {estimator}" if both else ""),
+            "label": f"published, valid, N_z = {latent_dim}" + (f", {estimator}" if both else ""),
             "x": [samples for samples in marks if samples <= furthest],
             "y": [marks[samples][1] for samples in marks if samples <= furthest],
         }

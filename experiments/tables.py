@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE / "README.md", HERE.parent / "docs" / "results.md", HERE.parent / "README.md")
-BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+) -->\n(.*?)(?=\n<!-- end of table -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+) -->(?:\n(.*?))??(?=\n<!-- end of table -->)", re.DOTALL)
 SENTENCE = re.compile(r"^(## (.+)\n(?:(?!## ).*\n)*?)(Minutes: .*?)(?= Files:|$)", re.MULTILINE)
 NUMBER = re.compile(r"(?<!\w)[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 
@@ -686,7 +686,7 @@ def written(page: str, tables: Tables) -> tuple[str, list[str]]:
         return new
 
     def block(found: re.Match[str]) -> str:
-        name, old = found.groups()
+        name, old = found.groups(default="")  # of two markers with nothing between, none
         made = getattr(tables, name.replace("-", "_"))()
         new = filled(old, page, made) if isinstance(made, dict) else markdown(made)
         return f"{name} -->\n{told(name, old, new)}"

@@ -39,6 +39,19 @@ def test_each_marker_has_a_method_and_each_method_a_marker():
     assert set(marked) == set(NAMES)
 
 
+def test_an_empty_table_is_filled_and_the_text_after_it_stays():
+    name = next(name for name in NAMES if not isinstance(getattr(tables.Tables(), name.replace("-", "_"))(), dict))
+    empty, after = (
+        f"<!-- table: {name} -->\n<!-- end of table -->\n",
+        "\nwords\n\n<!-- table: other -->\nrow\n<!-- end of table -->\n",
+    )
+    assert [name for name, _ in tables.BLOCK.findall(empty + after)] == [name, "other"]
+    made = table_of(tables.Tables(), name)
+    page, differ = tables.written(f"{empty}\nwords\n", tables.Tables())
+    assert page == f"<!-- table: {name} -->\n{made}\n<!-- end of table -->\n\nwords\n"
+    assert differ
+
+
 def places(value: Any, depth: int = 0) -> Iterator[tuple[tuple[bool, int], Any, Any]]:
     """Where the numbers are, in what and under which key; first, by the leading tuple, are those near the top."""
     for key in reversed(list(value) if isinstance(value, dict) else range(len(value))):  # the end of a history first
