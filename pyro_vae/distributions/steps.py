@@ -221,11 +221,7 @@ class MarkovNormal(_Sequence):
                 f"loc and scale of a MarkovNormal of {num_steps} steps have to be [*, {', '.join(map(str, wanted))}]; "
                 f"got {list(self.loc.shape)}."
             )
-        if present is not None and (present.dtype != torch.bool or present.shape[-1:] != (num_steps,)):
-            raise ValueError(
-                f"present tells by booleans which of {num_steps} steps are there, [*, {num_steps}]; got "
-                f"{list(present.shape)} of {present.dtype}."
-            )
+        _check_present(present, num_steps)
         self.num_steps, self.conditional, self.present = num_steps, conditional, present
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None  # with loc and scale of each step
         shape = self.loc.shape[: -1 if conditional is not None else -2]
@@ -291,6 +287,16 @@ class MarkovNormal(_Sequence):
         return self._walk(None)
 
 
+def _check_present(present: Tensor | None, num_steps: int) -> None:
+    if present is None:
+        return
+    if not is_dense(present) or present.dtype != torch.bool or present.shape[-1:] != (num_steps,):
+        found = f"{list(present.shape)} of {present.dtype}" if isinstance(present, Tensor) else shown(present)
+        raise ValueError(
+            f"present tells by booleans which of {num_steps} steps are there, [*, {num_steps}]; got {found}."
+        )
+
+
 class Unrolled(Protocol):
     """What an :class:`Autoregressive` is of: each step given those before it, and a context."""
 
@@ -324,14 +330,7 @@ class Autoregressive(_Sequence):
         axis: int = 0,
         validate_args: bool | None = None,
     ) -> None:
-        if present is not None and (not is_dense(present) or present.dtype != torch.bool):
-            raise TypeError(
-                f"present is a tensor of booleans, [*, {num_steps}], true where a step is; got {shown(present)}."
-            )
-        if present is not None and present.shape[-1:] != (num_steps,):
-            raise ValueError(
-                f"present tells of each of {num_steps} steps, [*, {num_steps}]; got {list(present.shape)}."
-            )
+        _check_present(present, num_steps)
         self.unrolled, self.context, self.num_steps, self.present = unrolled, context, num_steps, present
         step = unrolled.example()
         self._support = constraints.independent(step.support, 1)

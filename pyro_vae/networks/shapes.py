@@ -60,7 +60,7 @@ def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
         sizes = ()
     if not 0 < len(sizes) < 65 or not 1 <= min(sizes) <= max(sizes) < 2**31:
         raise ValueError(
-            f"{name} has to hold sizes of at least 1 and below 2**31, for example 20 or (1, 28, 28); got {shown(shape)}."
+            f"{name} has to hold sizes of at least 1 and below 2**31, such as 20 or (1, 28, 28); got {shown(shape)}."
         )
     return torch.Size(sizes)
 
