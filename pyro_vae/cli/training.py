@@ -79,7 +79,7 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
         return
     last = run.history[-1]
     page.say(
-        f"{told(last)} after {last['epoch']} epochs, {last['seconds']:.0f} s of training "
+        f"{told(last)} after {last['epoch']} epoch{'s' * (last['epoch'] != 1)}, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
     if isinstance(data, Standardized):
