@@ -76,10 +76,24 @@ def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
         raise TypeError(
             f"{type(network).__name__} takes a dense tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
         )
+    check_has_values(x, network)
     if x.shape[-len(in_shape) :] != in_shape:
         raise ValueError(
             f"{type(network).__name__} was built for inputs of shape [*, {', '.join(map(str, in_shape))}]; "
             f"got {list(x.shape)}. Build it with in_shape={tuple(x.shape[-len(in_shape) :])}, or reshape the data."
+        )
+
+
+def check_has_values(x: Tensor, module: nn.Module) -> None:
+    """Refuses an x of no values, on the meta device, for a module that has some.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if x.is_meta and any(not value.is_meta for value in itertools.chain(module.parameters(), module.buffers())):
+        raise ValueError(
+            f"a {type(module).__name__} was given a tensor on the meta device, which has a shape and no values. Give "
+            "data, or move the module there: .to('meta')."
         )
 
 

@@ -189,12 +189,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed; hide "
                 "a site that poutine.condition holds by poutine.block."
             )
-        if site["value"].shape != observed.shape:
-            raise ValueError(
-                f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
-                f"{list(site['value'].shape)}. Give data of that shape."
-            )
-        found[index] = put(found[index], observed, site["value"])
+        found[index] = put(name, found[index], observed, site["value"])
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
     return unflattened(structure, iter(found)), trace
@@ -205,7 +200,16 @@ def argument_of(observed: Tensor, given: Sequence[Tensor]) -> int | None:
     return next((i for i, value in enumerate(given) if memory(value) == memory(observed)), None)
 
 
-def put(argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
-    """The argument with a value in the place of that view of it which is observed."""
+def put(name: str, argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
+    """The argument with a value in the place of that view of it which the site of this name observes.
+
+    Raises:
+        ValueError: if that is of another shape.
+    """
+    if value.shape != observed.shape:
+        raise ValueError(
+            f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
+            f"{list(value.shape)}. Give data of that shape."
+        )
     view = observed.size(), observed.stride(), observed.storage_offset()
     return torch.as_strided_scatter(argument, value.to(observed.dtype), *view)

@@ -190,7 +190,7 @@ def reading_problems(
         for _ in range((_TRIES if discrete else 1) if read else 0):  # few values are easily drawn twice
             changed = list(given)
             for name, index in read.items():
-                changed[index] = put(changed[index], first[name]["value"], other(name, first[name]))
+                changed[index] = put(name, changed[index], first[name]["value"], other(name, first[name]))
             for name in _differing(first, _met(held, drawn, structure, changed)):
                 return [
                     f"The model takes p({name}) from data that it observes, and not from what pyro.sample returns, "
