@@ -49,6 +49,9 @@ class PairError(ValueError):
         self.problems = problems
         super().__init__("\n".join(problems))
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as a process of a pool sends it
+        return type(self), (self.problems,)
+
 
 @dataclass(frozen=True)
 class Site:

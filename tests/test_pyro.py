@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
@@ -295,6 +296,17 @@ def test_picklable() -> None:
     handler, inner = _pyro.handled(pickle.loads(pickle.dumps(program)))  # type: ignore[misc]
     assert isinstance(handler, poutine.block_messenger.BlockMessenger)
     assert isinstance(_pyro.handled(inner)[1], PyroModule)  # type: ignore[index]
+
+
+def test_drop_handlers() -> None:
+    tracer = poutine.trace()
+    tracer.__enter__()  # and never left, as where a process is forked of another thread
+    pyro.plate("data", 3).__enter__()
+    _pyro.drop_handlers()
+    with pyro.plate("others", 2), poutine.trace() as alone:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+    assert "z" not in tracer.trace.nodes
+    assert alone.trace.nodes["z"]["cond_indep_stack"][0].dim == -1
 
 
 def test_takes_anything() -> None:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyro_vae._pyro import drop_handlers
+
 _turn = threading.RLock()
 
 
@@ -22,8 +24,10 @@ def in_turn() -> Iterator[None]:
 
 
 def _renew() -> None:
-    """In a forked process, which does not have the thread that may have been inside."""
+    """In a forked process, which does not have the thread that may have been inside, but its handlers."""
     global _turn
+    if not _turn.acquire(blocking=False):
+        drop_handlers()
     _turn = threading.RLock()
 
 

@@ -86,6 +86,35 @@ def test_an_evaluation_waits_for_a_fit() -> None:
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_does_not_meet_the_handlers_of_a_thread_that_it_does_not_have() -> None:
+    import os
+
+    pair, x = made(mlp_vae)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with in_turn(), pyro.poutine.trace(), pyro.plate("data", 3):
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        try:
+            fit(pair, x, **OPTIONS)
+        except BaseException:
+            os._exit(1)
+        os._exit(7)
+    found = os.waitpid(child, 0)[1]
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(found) == 7
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     import os
 
