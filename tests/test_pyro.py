@@ -15,7 +15,6 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 

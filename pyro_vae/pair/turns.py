@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import torch
 
 from pyro_vae._pyro import drop_handlers
 
@@ -20,6 +22,13 @@ _turn = threading.RLock()
 def in_turn() -> Iterator[None]:
     """Waits until no other thread is inside, which a thread that is inside already does not."""
     with _turn:
+        yield
+
+
+@contextmanager
+def fork_rng(devices: Sequence[torch.device] | None = None, enabled: bool = True) -> Iterator[None]:
+    """``torch.random.fork_rng`` in turn, since what it would put back may else be the state of another's training."""
+    with in_turn(), torch.random.fork_rng(devices, enabled):
         yield
 
 
