@@ -147,7 +147,9 @@ def holding(folder: Path | None) -> Iterator[None]:
             try:
                 yield
             finally:
-                if new and not _is_taken(folder, held) and _names(folder) == [LOCK]:  # nothing has begun
+                if (
+                    new and key == _key(folder) and not _is_taken(folder, held) and _names(folder) == [LOCK]
+                ):  # nothing has begun
                     with contextlib.suppress(OSError):
                         (folder / LOCK).unlink()
                         folder.rmdir()
@@ -160,8 +162,12 @@ def check_held(folder: Path) -> None:
 
     Raises:
         OSError: if it was removed, or its lock is another's.
+        ValueError: in a forked process, which has a copy of a training that goes on in the one it was forked of.
     """
-    held = _held.get(_key(folder))
+    key = _key(folder)
+    if key not in _held and any(path == key[1] for _, path in _held):
+        raise ValueError(_IN_USE.format(folder))
+    held = _held.get(key)
     if held is not None and _is_taken(folder, held):
         raise OSError(
             f"the folder {folder} was removed, or made anew, while a training wrote there. Nothing more is written; "

@@ -35,7 +35,7 @@ from pyro_vae.pair.sites import observed_sites
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
 from pyro_vae.pair.supports import Supports
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
-from pyro_vae.pair.turns import in_turn
+from pyro_vae.pair.turns import fork_rng, in_turn
 
 
 class PairError(ValueError):
@@ -48,6 +48,9 @@ class PairError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as a process of a pool sends it
+        return type(self), (self.problems,)
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def report_on(
     buffers = [(buffer, buffer.detach().clone()) for part in modules_of(module) for buffer in part.buffers()]
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
-        with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+        with evaluating(module), torch.no_grad(), fork_rng():
             if isinstance(estimator, SVILoss):
                 return _trained_as_it_is(module, batch, estimator)
             with unvalidated():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -534,3 +535,9 @@ def test_a_failure_tells_the_shapes_of_all_arguments():
     pair = Pair(lambda x, y: x @ y, lambda x, y: None)
     with pytest.raises(PairError, match=r"The model fails on this batch of \[5, 3\] and \[5, 1\] \("):
         check(pair, torch.zeros(5, 3), torch.zeros(5, 1))
+
+
+def test_an_error_of_another_process_says_what_it_said_there() -> None:
+    error = PairError(["The model fails.", "So does the guide."])
+    other = pickle.loads(pickle.dumps(error))
+    assert (str(other), other.problems) == (str(error), error.problems)

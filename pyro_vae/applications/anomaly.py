@@ -25,6 +25,7 @@ from pyro_vae.data import Data, Split, load
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.models import MLPVAE
 from pyro_vae.pair import as_pair, device_of, evaluating
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting.anomaly import held_out_classes
 from pyro_vae.training import Cosine, fit
 
@@ -51,7 +52,7 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
         raise ValueError(f"x is data, [N, *event], N at least 1; got the shape {list(x.shape)}.")
     module, estimator = as_pair(pair), SGVB_A(num_samples)
     device = device_of(module)
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(module), torch.no_grad(), fork_rng():
         torch.manual_seed(seed)
         parts = [estimator.bound(module, part.to(device)).cpu() for part in x.split(max(1, chunk // num_samples))]
     return -torch.cat(parts)
@@ -346,7 +347,7 @@ def _scores(train: Split, test: Split, settings: Mapping[str, Any], options: Map
 
 
 def _trained(train: Split, mean: Tensor, settings: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(settings["seed"])
         pair = MLPVAE(train.event_shape, settings["latent_dim"], settings["hidden"], mean=mean)
     run = fit(

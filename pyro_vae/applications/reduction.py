@@ -30,6 +30,7 @@ from pyro_vae.batches import rows
 from pyro_vae.data import Data, Mixed, Split, Stream, as_data
 from pyro_vae.diagnostics import encode
 from pyro_vae.diagnostics.latents import chunks, local_latents
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting import planes
 
 _CHUNK = 1000
@@ -136,7 +137,7 @@ def reduce(
     ranked = min(num_ranked, len(held_x))
     _check_neighbors(num_neighbors, ranked, len(x))
 
-    with torch.random.fork_rng():  # the programs run, and codes without a known mean are drawn
+    with fork_rng():  # the programs run, and codes without a known mean are drawn
         torch.manual_seed(seed)
         site = _chosen(pair, site, batch)
         codes, held_codes = (_codes(pair, tensors, site) for tensors in (batch, held_batch))

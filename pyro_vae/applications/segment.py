@@ -18,6 +18,7 @@ from pyro_vae.batches import rows
 from pyro_vae.data import Data, Split
 from pyro_vae.data.arrays import is_integer
 from pyro_vae.data.draws import gray
+from pyro_vae.pair.turns import fork_rng
 
 _COLUMNS = 8  # images of the figure
 _ROWS = 6  # their draws, and annotators, that are shown at most
@@ -97,7 +98,7 @@ def segment(
     whole(0, seed=seed)
     number(0, 1, overlap=overlap)
     annotations, images = annotated(data.held(_MOST_ANNOTATORS * num_images), num_images)
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         drawn = draw_maps(pair, num_samples, annotations, images, progress)
     found = scores(drawn, annotations, overlap)

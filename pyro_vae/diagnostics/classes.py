@@ -17,6 +17,7 @@ from pyro_vae.diagnostics.latents import InPlaceOfAPrior, run_model
 from pyro_vae.pair import as_pair
 from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import random_sites
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
@@ -73,7 +74,7 @@ def class_argument(pair: Any, *batch: Any) -> int | None:
     places = [place for place, value in enumerate(batch) if place and isinstance(value, Tensor) and is_classes(value)]
     names = argument_names(as_pair(pair))
     first = rows(batch, slice(2))
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    with fork_rng(), InPlaceOfAPrior(pair):
         sites: Any = random_sites(run_model(pair, first)) if places else {}
     for place in places:
         observed = [site["infer"].get("was_observed") for site in sites.values()]

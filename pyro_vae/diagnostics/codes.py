@@ -33,6 +33,7 @@ from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import data_frame, latent_sites, programs
 from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
@@ -144,7 +145,7 @@ def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
         pair: the pair.
         batch: arguments of the model; one datum is enough.
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         sites, local = prior_sites(pair, *batch), local_latents(pair, *resized(batch, 1))
     return tuple(name for name in sites if name in local)
 
@@ -244,7 +245,7 @@ def prior_quantiles(
     wanted = torch.as_tensor(quantiles, dtype=torch.float64)
     if wanted.dim() != 1 or not ((wanted > 0) & (wanted < 1)).all():
         raise ValueError(f"quantiles are a list of numbers between 0 and 1; got {quantiles!r}.")
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         fn = _prior(pair, site, *resized(batch, _CHUNK))["fn"]
         if space_of(fn).event_dim > 0:
@@ -332,7 +333,7 @@ def interpolate(
     codes, ends = encode(pair, *first), encode(pair, *last)
     moved = local_latents(pair, *resized(first, 1))
     weight = torch.linspace(0, 1, num_steps)
-    with torch.random.fork_rng():
+    with fork_rng():
         priors = prior_sites(pair, *first, size=_CHUNK)
     for name, code in codes.items():
         if name in moved:

@@ -23,6 +23,7 @@ from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatist
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import as_pair, device_of
 from pyro_vae.pair.arguments import batch_of
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.training.step import TrainingStep
 
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
@@ -86,7 +87,7 @@ def gradient_statistics(
     named = _named(estimators)
     module = as_pair(pair)
     tensors = batch_of(module, batch)
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
+    with fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         sites = by_site(module, tensors)
         layout = Layout(module, sites, groups)

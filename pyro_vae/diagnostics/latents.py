@@ -25,6 +25,7 @@ from pyro_vae.pair.arguments import Converted, converted
 from pyro_vae.pair.running import Drawing, reading
 from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import held_sites, inside
+from pyro_vae.pair.turns import fork_rng
 
 Batches = Iterable[Sequence[Any]]
 
@@ -231,7 +232,7 @@ def check_size(plate: Any, size: int | None) -> None:
 
 def plates_of(module: nn.Module, batch: Sequence[Tensor]) -> Trace:
     """A run of the model that is looked at for its plates alone; torch's random state stays."""
-    with torch.random.fork_rng(), InPlaceOfAPrior(module):
+    with fork_rng(), InPlaceOfAPrior(module):
         return poutine.trace(programs(module)[0]).get_trace(*batch)
 
 
@@ -317,14 +318,14 @@ def observed_site(pair: Any, *batch: Any, site: str | None = None) -> str:
     Raises:
         ValueError: if there is none, none of the name ``site``, or without a name it cannot be told.
     """
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    with fork_rng(), InPlaceOfAPrior(pair):
         return _chosen(run_model(pair, batch), pair, batch, site)["name"]
 
 
 @checked
 def observed_values(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
     """What the model observes at a site, see :func:`observed_site`: ``[B, *event]``, or ``[B, *plates, *event]``."""
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    with fork_rng(), InPlaceOfAPrior(pair):
         trace = run_model(pair, batch)
     found = _chosen(trace, pair, batch, site)
     return by_datum(found, found["infer"]["was_observed"], data_frame(trace, batches.num_rows(batch)))

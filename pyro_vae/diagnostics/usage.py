@@ -22,6 +22,7 @@ from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator, elbo_of
 from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
 from pyro_vae.pair.arguments import batch_by_batch
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
@@ -273,7 +274,7 @@ def _estimator_of(pair: nn.Module, *batch: Any) -> Estimator:
     estimator = elbo_of(pair, *batch)
     if not isinstance(estimator, SGVB_B):
         return estimator
-    with torch.random.fork_rng():
+    with fork_rng():
         model, guide = map(latent_sites, run(pair, *batch))
     drawn = {**model, **guide}.values()  # of a latent of both the guide's
     return estimator if all(site["fn"].has_rsample for site in drawn) else SGVB_A()

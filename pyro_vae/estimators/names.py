@@ -28,6 +28,7 @@ from pyro_vae.pair import as_pair, evaluating, latent_sites
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.structure import common_latents
+from pyro_vae.pair.turns import fork_rng
 
 __all__ = [
     "CIWAE",
@@ -395,7 +396,7 @@ def elbo_of(pair: Any, *batch: Any) -> Estimator:
     ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
     """
     module = as_pair(pair)
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(module), torch.no_grad(), fork_rng():
         in_model, in_guide = common_latents(*map(latent_sites, run_pair(module, *converted(module, batch))))
     return SGVB_B() if in_model == in_guide else SGVB_A()
 

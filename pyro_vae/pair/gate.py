@@ -50,6 +50,7 @@ from pyro_vae.pair.structure import (
     purposes,
     value_problems,
 )
+from pyro_vae.pair.turns import fork_rng
 
 
 def refuse(sentences: list[str]) -> None:
@@ -270,7 +271,7 @@ def check_subsampled(who: str, *traces: Trace, size: float | None = None) -> Non
 def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     """Why programs fail, read off a run without particles; nothing where that fails too or finds nothing."""
     quiet = contextlib.suppress(Exception)
-    with quiet, torch.no_grad(), torch.random.fork_rng(), unvalidated():
+    with quiet, torch.no_grad(), fork_rng(), unvalidated():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         return problems(PairRun(model_trace, guide_trace), num_rows(args))
@@ -307,7 +308,7 @@ class Unweighed(Messenger):
 
 def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
-    with torch.random.fork_rng():
+    with fork_rng():
         if guide:
             found = run(pair, *batch)
             nodes: Any = found.guide_trace.nodes
@@ -443,7 +444,7 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
     Raises:
         ValueError: if it draws noise that no site shows, by ``torch.randn``, say.
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         first, second = run(), run()
     for trace in (first, second):
         trace.compute_log_prob()

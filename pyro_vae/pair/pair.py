@@ -34,6 +34,7 @@ from pyro_vae._pyro import GuidedModels, picklable, running, whole_or_new
 from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
+from pyro_vae.pair.turns import fork_rng
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Program = Callable[..., Any]
@@ -251,7 +252,7 @@ class Pair(nn.Module):
         try:
             for part, _ in modes:
                 part.training = False
-            with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+            with torch.inference_mode(False), torch.no_grad(), fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with suppress(Exception), poutine.block():
                     drawn = poutine.trace(self._run_alone).get_trace("guide", args, kwargs)

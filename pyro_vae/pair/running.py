@@ -23,7 +23,7 @@ from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
-from pyro_vae.pair.turns import in_turn
+from pyro_vae.pair.turns import fork_rng, in_turn
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
 @contextmanager
 def trying(pair: nn.Module) -> Iterator[None]:
     """For a run that finds out something: as :func:`reading`, with torch's random state as it was afterwards."""
-    with torch.random.fork_rng(), reading(pair):
+    with fork_rng(), reading(pair):
         yield
 
 
@@ -62,7 +62,7 @@ def reading(pair: nn.Module, seed: int | None = None) -> Iterator[None]:
         pair: the pair.
         seed: of the draws inside, the caller's random state staying as it was; without one they are torch's next.
     """
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
+    with evaluating(pair), torch.no_grad(), fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         with unvalidated():

@@ -22,6 +22,7 @@ from pyro_vae.data.named import NAMES, key
 from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, Shapes, add_options, build_pair, data_of, nearest, read
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
@@ -62,7 +63,7 @@ def load(folder: str | os.PathLike[str], pair: Any = None, trust: bool = False) 
     >>> run.bound == trained.bound, type(run.pair).__name__, run.pair.training
     (True, 'MLPVAE', False)
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         return _load(Path(folder), None if pair is None else as_pair(pair), trust)
 
 

@@ -127,6 +127,7 @@ class Untrusted(ValueError):
     """A file names what would be run."""
 
     def __init__(self, path: Path, name: str, place: str) -> None:
+        self._told = (path, name, place)
         if near := _misspelled(name):
             message = f"the configuration {path} names {name} at {place}, which is not there; the nearest are {near}."
             super().__init__(message)
@@ -136,6 +137,9 @@ class Untrusted(ValueError):
             "pyro_vae, torch.nn and torch.optim, and losses of Pyro, are taken from one. If you know who wrote it, and "
             "what that is, add --trust (trust=True)."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as a process of a pool sends it
+        return type(self), self._told
 
 
 def _misspelled(name: str) -> str:

@@ -35,6 +35,7 @@ from pyro_vae.pair.gate import (
 )
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.trials import reading_problems
+from pyro_vae.pair.turns import fork_rng
 
 Start = Literal["prior", "guide"]
 
@@ -176,7 +177,7 @@ class Joint:
 
     def check_repeatable(self, *batch: Any, guide: bool = False) -> None:
         """Refuses noise of a program that no site shows, see :func:`pyro_vae.pair.gate.check_repeatable`."""
-        with torch.random.fork_rng():
+        with fork_rng():
             u = self.draw("guide" if guide else "prior", 1, *batch)
         check_repeatable("model", lambda: self._at(u, *batch)[1])
         if guide:

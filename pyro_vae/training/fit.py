@@ -67,7 +67,9 @@ def fit(
     numpy's and Python's global generators is part of it. The caller's random states are left as they were.
     It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or
     evaluate a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a
-    callback may train another pair, but not wait for a thread that does.
+    callback may train another pair, but not wait for a thread that does. What a thread draws from torch's generator
+    outside of this library, or a pair that it makes, moves the noise of a training that runs meanwhile. Ctrl-C and
+    SIGTERM are met where the main thread trains; in another one they do what they do to any program.
 
     Args:
         pair: an object with ``model`` and ``guide``.

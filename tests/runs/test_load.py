@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import cli, runs
+from pyro_vae.runs.trust import Untrusted
 from pyro_vae.training import checkpoint
 
 RELEASED = Path(__file__).parent / "released"
@@ -367,3 +368,8 @@ def test_a_buffer_of_before_buffers_were_kept(tmp_path: Path) -> None:
         assert pv.load(tmp_path, pair=Drifting()).pair.level == 0
     with pytest.raises(ValueError, match="earlier version of pyro_vae, which did not keep the buffer 'level'"):
         fit(pair, X, out=tmp_path, epochs=3, resume=True)
+
+
+def test_a_refusal_of_another_process_says_what_it_said_there() -> None:
+    error = Untrusted(Path("runs/digits-1"), "my_file.MyPair", "model")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

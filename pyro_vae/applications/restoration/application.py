@@ -26,6 +26,7 @@ from pyro_vae.applications.restoration.observations import (
     SaltAndPepperObservation,
 )
 from pyro_vae.data import Data
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting import restorations
 
 Task = Literal["denoising", "inpainting", "super-resolution", "all"]
@@ -128,7 +129,7 @@ def restore(
     seconds: dict[str, float] = {}
     r_hat: dict[str, float] = {}
     drawn: list[dict[str, Tensor]] = [{"original": x}]
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         cases = list(_cases(x, task, level, mask, missing, factor))
         degraded = [observation.degrade(x) for _, observation in cases]
