@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_a_link_leads_to_is_not_copied(folder: Path) -> None:
     page = runs.Page(folder, "pyro-vae evaluate run")
     for read in (page.write, lambda: runs.store_evaluation(folder, {}), lambda: read_metrics(folder)):
-        with pytest.raises(OSError, match="cannot read .*it is a link out of its folder.*move it away"):
+        with pytest.raises(OSError, match=r"cannot read .*it is a link out of its folder.*move it away"):
             read()
 
 

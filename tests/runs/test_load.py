@@ -357,6 +357,37 @@ class Drifting(pv.models.MLPVAE):
         self.register_buffer("level", torch.zeros(()), persistent=False)
 
 
+class Choosy(pv.models.MLPVAE):
+    """With a state of its own, which it may refuse."""
+
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__((4,), 2, (3,))
+
+    def get_extra_state(self) -> int:
+        return 1
+
+    def set_extra_state(self, state: int) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("of two"), RuntimeError("of two"), KeyError("of two")])
+def test_a_state_that_the_pair_itself_refuses(error: Exception, tmp_path: Path) -> None:
+    pair = Choosy()
+    fit(pair, X, out=tmp_path)
+    pair.error = error
+    words = rf"set_extra_state of Choosy, .* refuses .* \({type(error).__name__}: '?of two'?\)\. Have it take"
+    for opened in (
+        lambda: pv.load(tmp_path, pair=pair),
+        lambda: fit(pair, X, out=tmp_path, resume=True),
+    ):
+        with pytest.raises(ValueError, match=words) as found:
+            opened()
+        assert found.value.__cause__ is error
+
+
 def test_a_buffer_of_before_buffers_were_kept(tmp_path: Path) -> None:
     pair = Drifting()
     pair.level.fill_(3.0)
