@@ -138,7 +138,8 @@ def as_written(folder: Path) -> Iterator[None]:
         if isinstance(error, ValueError) and is_ours(error):
             raise
         raise CheckpointError(
-            f"the checkpoint in {folder} is none that fit has written ({type(error).__name__})."
+            f"the checkpoint in {folder} is none that fit has written ({type(error).__name__}). Get it anew from who "
+            "made it, or train again into a new folder."
         ) from error
 
 
