@@ -133,7 +133,7 @@ def _check_steps(optimizer: torch.optim.Optimizer, begun: Sequence[Mapping[str, 
             anew = _stepped(optimizer, optimizer.param_groups, {})
         except Exception as error:
             raise TypeError(f"a step with the options of the optimizer fails: {error}") from error
-    # Before a step: fused ones read and write beyond a tensor that is too small.
+    # Before a step from it, which crashed the process where a tensor was of another shape.
     for parameter, expected in zip(parameters, anew, strict=True):
         held = optimizer.state.get(parameter, {})
         for name, value in expected.items() if held else ():
