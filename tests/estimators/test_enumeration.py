@@ -153,19 +153,20 @@ def test_a_program_that_runs_once_for_each_particle(particles: int) -> None:
             raise RuntimeError("z has one dimension here.")
 
     def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(x), dim=-1):
             z_of_one_dimension()
             y = pyro.sample("y", dist.Categorical(weights))
-            pyro.sample("x", dist.Normal(LOCS[y], 1.0), obs=x)
+            with pyro.plate("steps", T, dim=-2):
+                pyro.sample("x", dist.Normal(LOCS[y], 1.0), obs=x.T)
 
     def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(x), dim=-1):
             z_of_one_dimension()
             pyro.sample("y", dist.Categorical(logits=logits.expand(len(x), 2)))
 
     q = logits.softmax(0)
-    right = (q * (weights.log() + dist.Normal(LOCS, 1.0).log_prob(X[:, :1]) - q.log())).sum(-1)
-    torch.testing.assert_close(Enumeration(particles).bound(Pair(model, guide), X[:, 0]), right)
+    right = (q * (weights.log() + dist.Normal(LOCS, 1.0).log_prob(X[..., None]).sum(1) - q.log())).sum(-1)
+    torch.testing.assert_close(Enumeration(particles).bound(Pair(model, guide), X), right)
 
 
 def test_a_chain_is_the_forward_algorithm() -> None:
