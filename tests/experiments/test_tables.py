@@ -102,6 +102,24 @@ def test_a_changed_page_is_told_and_written_anew(capsys, monkeypatch, tmp_path):
     assert page.read_text() == PAGES[0]
 
 
+def test_a_table_of_which_nothing_stands_is_written_and_takes_no_text():
+    text = "\nBetween.\n\n<!-- table: speed -->\nold\n<!-- end of table -->\nBehind.\n"
+    page = "<!-- table: speed -->\n<!-- end of table -->\n" + text
+    new, differ = tables.written(page, tables.Tables())
+    table = dict(tables.BLOCK.findall(PAGES[0]))["speed"]
+    assert new == f"<!-- table: speed -->{table}\n<!-- end of table -->\n{text.replace(chr(10) + 'old', table)}"
+    assert len(differ) == 2 * len(table.strip().splitlines())
+
+
+def test_a_table_of_which_words_stay_is_refused_where_there_are_none():
+    page = "<!-- table: NAME -->\n<!-- end of table -->\n"
+    found = [name for name in NAMES if isinstance(getattr(tables.Tables(), name.replace("-", "_"))(), dict)]
+    assert found
+    for name in found:
+        with pytest.raises(ValueError, match=f"table {name}: between its markers stands nothing; write its rows"):
+            tables.written(page.replace("NAME", name), tables.Tables())
+
+
 @pytest.mark.parametrize("script", ["manifold", "samples_and_batch"])
 def test_published_numbers_are_those_of_the_script(script):
     """Which holds them too, and is not imported, since that needs torch."""
