@@ -136,6 +136,15 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
     Raises:
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(3, 4).round()
+    >>> print(pv.check(vae, x, estimator=pv.SGVB_B()))
+    site  kind      batch  event  p          q       KL
+    z     latent    3      2      Normal     Normal  closed form
+    x     observed  3      4      Bernoulli
+    136 parameters
+    Several particles are one run of the programs, with a dimension of their own on the left.
     """
     with in_turn():
         return _checked(as_pair(pair), batch, estimator, named)

@@ -46,6 +46,12 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
         chunk: draws held in memory at once.
 
     Source: An & Cho (2015), whose reconstruction probability is its first part.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import minus_elbo
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> minus_elbo(pair, x, num_samples=4).shape
+    torch.Size([3])
     """
     whole(chunk=chunk)
     if not x.numel() or not x.dim():
@@ -65,6 +71,12 @@ def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: A
     The arguments are those of :func:`pyro_vae.evidence.importance`.
 
     Source: Bishop (1994), novelty detection by the density of the inputs.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import minus_log_evidence
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> minus_log_evidence(pair, x, num_samples=8).shape
+    torch.Size([3])
     """
     return -evidence.importance(pair, x, num_samples, **options).log_prob
 
@@ -87,6 +99,12 @@ def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 5
         options: see :func:`pyro_vae.evidence.importance`.
 
     Source: Ren, Liu, Fertig, Snoek, Poplin, DePristo, Dillon & Lakshminarayanan (2019), eq. 4.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import likelihood_ratio
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> likelihood_ratio(pair, pair, x, num_samples=8)  # one pair as both
+    tensor([0., 0., 0.])
     """
     strange = minus_log_evidence(pair, x, num_samples, **options)
     return strange - minus_log_evidence(background, x, num_samples, **options)
@@ -106,6 +124,12 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
     The arguments are those of :func:`pyro_vae.evidence.importance`; x are images ``[N, *event]``, pixels in [0, 1].
 
     Source: Serra, Alvarez, Gomez, Slizovskaia, Nunez & Luque (2020), eq. 1.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import complexity_corrected
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> complexity_corrected(pair, x, num_samples=8).shape
+    torch.Size([3])
     """
     return minus_log_evidence(pair, x, num_samples, **options) - compressed(x)
 
@@ -118,6 +142,12 @@ def compressed(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: if a pixel is outside of [0, 1].
+
+    >>> import torch
+    >>> from pyro_vae.applications.anomaly import compressed
+    >>> plain, noise = compressed(torch.stack([torch.zeros(28, 28), torch.rand(28, 28)]))
+    >>> plain < noise
+    tensor(True)
     """
     if x.dim() < 2 or not x.numel():
         raise ValueError(f"images to be compressed are [N, *event]; got the shape {list(x.shape)}.")
@@ -134,6 +164,11 @@ def auroc(normal: Tensor, anomalous: Tensor) -> float:
     Args:
         normal: scores ``[N]``.
         anomalous: scores ``[M]``, higher ones being stranger.
+
+    >>> import torch
+    >>> from pyro_vae.applications.anomaly import auroc
+    >>> auroc(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
+    0.875
     """
     from sklearn.metrics import roc_auc_score
 

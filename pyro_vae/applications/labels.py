@@ -291,6 +291,12 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 
     Raises:
         ValueError: if there are more labels asked for than there are data (of a class), or fewer than classes.
+
+    >>> import torch
+    >>> from pyro_vae.applications.labels import balanced
+    >>> y = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> y[balanced(y, 4)]
+    tensor([0, 0, 1, 1])
     """
     if y.dim() != 1 or not len(y):
         raise ValueError(f"y is a class for each datum, [N]; got the shape {list(y.shape)}.")

@@ -67,6 +67,11 @@ def class_argument(pair: Any, *batch: Any) -> int | None:
     """Which argument of a model is a class for each datum that it is given, and neither draws nor observes.
 
     ``None`` where there is none. The caller's random state is left as it was.
+
+    >>> import torch, pyro_vae as pv
+    >>> cvae = pv.models.ConditionalVAE((6,), 3, latent_dim=2, hidden=(8,))
+    >>> pv.diagnostics.class_argument(cvae, torch.zeros(2, 6), torch.tensor([0, 2]))
+    1
     """
     for value in leaves(batch):
         if isinstance(value, Tensor):

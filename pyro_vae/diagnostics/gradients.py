@@ -78,6 +78,12 @@ def gradient_statistics(
 
     Source: Rainforth et al. (2018), Tighter variational bounds are not necessarily better; for ``bias_z`` Kim & Ramdas
     (2024), Dimension-agnostic inference using cross U-statistics.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(3, 4).round()
+    >>> found = pv.diagnostics.gradient_statistics(vae, x, [pv.SGVB_A(), pv.SGVB_B()], num_draws=20, compile="eager")
+    >>> sorted({(row["estimator"], row["group"]) for row in found.as_rows() if row["group"] == "all"})
+    [('SGVB_A(1)', 'all'), ('SGVB_B(1)', 'all')]
     """
     whole(4, num_draws=num_draws)
     if groups is not None:

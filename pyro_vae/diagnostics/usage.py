@@ -27,7 +27,14 @@ from pyro_vae.pair.turns import fork_rng
 
 @checked
 def reconstruction_mse(pair: Any, batches: Batches) -> float:
-    """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data."""
+    """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(6, 4).round()
+    >>> error = pv.diagnostics.reconstruction_mse(vae, [(x[:3],), (x[3:],)])
+    >>> 0 < error < 4  # of four pixels
+    True
+    """
     total, count = 0.0, 0
     for batch in batch_by_batch(batches):
         error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2

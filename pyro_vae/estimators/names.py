@@ -394,6 +394,11 @@ def elbo_of(pair: Any, *batch: Any) -> Estimator:
     """The ELBO that is taken where none is asked for.
 
     ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import estimators
+    >>> type(estimators.elbo_of(pv.models.MLPVAE((4,), latent_dim=2), torch.ones(3, 4))).__name__
+    'SGVB_B'
     """
     module = as_pair(pair)
     with evaluating(module), torch.no_grad(), fork_rng():

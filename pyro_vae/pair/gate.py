@@ -94,6 +94,11 @@ def check_densities(who: str, model_trace: Trace) -> None:
 
     Raises:
         ValueError: if the prior of a latent is improper, as an autoencoder's.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> pair.check_densities("my number", pair.run(vae, x).model_trace)  # of an autoencoder a ValueError
     """
     for name, site in latent_sites(model_trace).items():
         if isinstance(site["fn"], ImproperUniform):
@@ -168,6 +173,12 @@ def check_local(*traces: Trace, size: int | None = None) -> Any | None:
 
     Raises:
         ValueError: if a random variable of a trace stands outside of it, so that the data share it.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> pair.check_local(*pair.run(vae, x), size=3).name
+    'data'
     """
     plate = data_frame(traces[0], size)
     if plate is not None:

@@ -254,7 +254,16 @@ def _no_run(out: Path, why: str, also: str = "") -> ValueError:
 
 
 def free_folder(parent: Path, stem: str) -> str:
-    """``parent/stem-1``, or with the first number that is not taken; it is made, so that nobody else takes it."""
+    """``parent/stem-1``, or with the first number that is not taken; it is made, so that nobody else takes it.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     names = [Path(runs.free_folder(Path(folder), "mnist")).name for _ in range(2)]
+    >>> names
+    ['mnist-1', 'mnist-2']
+    """
     for number in itertools.count(1):
         folder = parent / f"{stem}-{number}"
         try:
@@ -270,6 +279,16 @@ def evaluations(out: Path) -> list[Any]:
 
     Raises:
         ValueError: if the file is no list of entries.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     before = runs.evaluations(Path(folder))
+    ...     path = runs.store_evaluation(Path(folder), {"bound": -91.5})
+    ...     after = runs.evaluations(Path(folder))
+    >>> before, after
+    ([], [{'bound': -91.5}])
     """
     path = out / EVALUATION
     try:
@@ -282,7 +301,15 @@ def evaluations(out: Path) -> list[Any]:
 
 
 def store_evaluation(out: Path, entry: Mapping[str, Any]) -> Path:
-    """Adds an entry to the evaluation file of a run."""
+    """Adds an entry to the evaluation file of a run.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs.store_evaluation(Path(folder), {"bound": -91.5}).name
+    'evaluation.json'
+    """
     path = out / EVALUATION
     with appending(path):
         write_text(path, json.dumps([*evaluations(out), entry], indent=2) + "\n")

@@ -139,6 +139,12 @@ def fit(
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 
     Source: Kingma & Welling (2013), algorithm 1.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((5,), latent_dim=2, hidden=(8,)), (torch.rand(30, 5) > 0.5).float()
+    >>> run = pv.fit(vae, (x[:20], x[20:]), epochs=2, batch_size=10, compile="eager", progress=False)
+    >>> len(run.history), sorted({"epoch", "samples", "train", "valid"} & set(run.history[-1]))
+    (2, ['epoch', 'samples', 'train', 'valid'])
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
     with holding(Path(out) if out is not None and Ranks().first else None):

@@ -252,6 +252,11 @@ def psnr(images: Tensor, originals: Tensor) -> float:
 
     Raises:
         ValueError: if there are no images, or as many originals of the same shape.
+
+    >>> import torch
+    >>> from pyro_vae.applications.restoration import psnr
+    >>> round(psnr(torch.full((2, 1, 4, 4), 0.6), torch.full((2, 1, 4, 4), 0.5)), 3)
+    20.0
     """
     if images.shape != originals.shape or not images.numel():
         raise ValueError(
