@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -130,6 +131,7 @@ def test_a_forked_process_does_not_meet_the_handlers_of_a_thread_that_it_does_no
     inside.wait()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         try:
             fit(pair, x, **OPTIONS)
         except BaseException:
