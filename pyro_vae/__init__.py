@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae import (
+    _importing,  # noqa: F401  # the first, for Ctrl-C while the others are imported
     bayesian,
     conditioning,
     data,

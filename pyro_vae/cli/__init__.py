@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pyro_vae import runs
+from pyro_vae import _importing, runs
 from pyro_vae._checks import whole
 from pyro_vae.cli.evaluation import evaluate
 from pyro_vae.cli.functions import apply, run
@@ -67,6 +67,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that --model my_file.MyPair finds a file beside the user
     try:
+        _importing.imported()
         with warnings.catch_warnings():
             warnings.showwarning = _once()
             with group() as ranks:

@@ -224,27 +224,33 @@ def _check_precision(pair: nn.Module, weights: Mapping[str, Any], given: bool) -
 
 
 def _fill(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Puts the weights into a pair; if that is of what a first run makes, behind one on a batch of zeros."""
+    """Puts the weights into a pair, and runs it on a batch of zeros where it is of what a first run makes."""
     try:
         missing = checkpoint.load_weights(pair, tensors, state)
     except ValueError:
-        if "arguments" not in told:
-            raise
         before = set(pair.state_dict())
-        try:
-            batch = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in told["arguments"]]
-            with reading(pair, seed=0):
-                run_pair(pair, *batch)
-        except Exception:  # of programs that need other values
-            before = set(pair.state_dict())
-        if set(pair.state_dict()) == before:
+        if not _ran(pair, told) or set(pair.state_dict()) == before:
             raise
         missing = checkpoint.load_weights(pair, tensors, state)
+    else:
+        if getattr(pair, "recalls", False):
+            _ran(pair, told)
     if missing:
         warn(
             f"the checkpoint is of an earlier version of pyro_vae, which did not keep the buffer {missing[0]!r}: it is "
             "as the pair was built."
         )
+
+
+def _ran(pair: nn.Module, told: Mapping[str, Any]) -> bool:
+    """Whether a pair runs on zeros of the shapes that it was trained on; programs may need other values."""
+    try:
+        batch = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in told["arguments"]]
+        with reading(pair, seed=0):
+            run_pair(pair, *batch)
+    except Exception:
+        return False
+    return True
 
 
 def _no_run(out: Path, why: str, also: str = "") -> ValueError:

@@ -18,7 +18,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from registry import LIKELIHOODS, SYSTEM_VARIANTS, SYSTEMS, marked
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -173,6 +173,21 @@ class Guided(nn.Module):
 def test_what_programs_make_when_they_first_run(made: Callable[[], Any], tmp_path: Path) -> None:
     pair = fit(made(), X, out=tmp_path).pair
     assert torch.equal(bound(pv.load(tmp_path, pair=made()).pair, X), bound(pair.eval(), X))
+
+
+def weighted(x: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal, AutoDelta])
+def test_the_median_of_a_guide_that_was_opened(kind: Any, tmp_path: Path) -> None:
+    """Without a run of it before."""
+    trained, opened = kind(weighted), kind(weighted)
+    fit(pv.Pair(weighted, trained), X, out=tmp_path)
+    pv.load(tmp_path, pair=pv.Pair(weighted, opened))
+    assert torch.equal(opened.median()["w"], trained.median(X)["w"])
 
 
 def test_a_wrong_pair_is_a_sentence(tmp_path: Path) -> None:

@@ -176,3 +176,32 @@ def test_the_status_of_a_command(tmp_path: Path, number: int, status: int) -> No
     assert ended.returncode == status, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("pyro-vae: error: training was ")
     assert "--resume true" in ended.stderr
+
+
+#: In the place of Pyro: Ctrl-C while it is imported, and a library that takes any exception for its own.
+INTERRUPTED = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+except BaseException as error:
+    raise ImportError("no Pyro") from error
+"""
+
+
+def test_an_interrupt_of_what_is_imported(tmp_path: Path) -> None:
+    """The command line says it in its own words; a program that imports the library has its exception."""
+    (tmp_path / "pyro.py").write_text(INTERRUPTED)
+    (tmp_path / "pyro-vae").write_text("from pyro_vae.cli import main\nraise SystemExit(main())\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(pyro_vae.__file__).parents[1])])
+
+    def ended(*start: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run([sys.executable, *start], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    for start in (("-m", "pyro_vae", "train", "--epochs", "1"), ("-mpyro_vae",), ("pyro-vae", "train")):
+        command = ended(*start)
+        assert (command.returncode, command.stderr) == (130, "pyro-vae: error: interrupted\n")
+    program = ended("-c", "import pyro_vae")
+    assert program.returncode == 1
+    assert "KeyboardInterrupt" in program.stderr
