@@ -25,7 +25,7 @@ from pyro_vae.pair.running import reading
 from pyro_vae.pair.turns import fork_rng
 from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, Shapes, add_options, build_pair, data_of, nearest, read
-from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
+from pyro_vae.runs.trust import Bounded, TooLarge, Untrusted, check_built, configured, is_known
 from pyro_vae.training import Run, checkpoint
 from pyro_vae.training.identity import changed
 from pyro_vae.training.opening import remade
@@ -156,8 +156,10 @@ def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
     parser, config, fetched = _parsed(out, trust, within, shapes)
     if shapes is None:  # a run of before its checkpoint told it
         shapes = Shapes(_with_data(out, fetched, config).event_shape)
+    stored = checkpoint.load(out / "checkpoint")[0]
     try:
-        return build_pair(parser, config, shapes.event_shape).model
+        with Bounded(out, [value for name, value in stored.items() if name.startswith("pair/")]):
+            return build_pair(parser, config, shapes.event_shape).model
     except (MemoryError, RuntimeError) as error:
         raise ValueError(f"the pair of {out / CONFIG} cannot be built: {str(error).splitlines()[0]}") from error
 
@@ -204,9 +206,11 @@ def _of_recipe(out: Path, told: Mapping[str, Any], weights: Mapping[str, Any]) -
         module, _, kind = name.rpartition(".")
         return getattr(importlib.import_module(module), kind)
 
+    bounded = Bounded(out, weights.values())
     try:
-        return remade(told, weights, find)
-    except Untrusted:
+        with bounded:
+            return remade(told, weights, find)
+    except (Untrusted, TooLarge):
         raise
     except Exception as error:  # of a class that takes other arguments now, or of a recipe that was made up
         raise ValueError(f"the pair of {out} cannot be built: {type(error).__name__}: {error}. {ask}") from error

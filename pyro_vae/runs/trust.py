@@ -11,10 +11,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,50 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pyro.infer.elbo import ELBO
+from torch.utils._python_dispatch import TorchDispatchMode
 
+_NEW = ("empty", "zeros", "ones", "full")
+_MAKING = frozenset([*_NEW, *(f"new_{name}" for name in _NEW), "empty_strided", "rand", "randn", "randint"])
 _BYTES, _DEPTH = 1_000_000, 32  # of a file, which has a few thousand and six
 _PARTS = """bayesian estimators hierarchy likelihoods models networks posteriors priors training.schedules
     training.weight_priors transforms vae"""
 _LIBRARY = tuple(f"pyro_vae.{room}." for room in _PARTS.split())
 _PLAIN = {"covariates", "data", "labels", "out", "root", "site"}  # text and paths
 _WORD, _NAME = re.compile(r"[\w.+:/\-]*"), re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+class TooLarge(ValueError):
+    """What a folder tells of its pair takes more memory, or time, than a pair of its weights does."""
+
+
+class Bounded(TorchDispatchMode):
+    """Within it a pair is built of not many more numbers than its run has stored, and in not many more operations.
+
+    Args:
+        out: the folder of the run, for the message.
+        stored: the weights.
+
+    Raises:
+        TooLarge: where a tensor is asked for that is too large, before it is made, and after too many operations.
+    """
+
+    def __init__(self, out: Path, stored: Iterable[Any]) -> None:
+        super().__init__()
+        sizes = [value.numel() for value in stored if isinstance(value, torch.Tensor)]
+        self._out, self._held = out, sum(sizes)
+        self._numbers, self._calls = 10_000_000 + 20 * sum(sizes), 20_000 + 500 * len(sizes)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._calls -= 1
+        if func.overloadpacket.__name__ in _MAKING:
+            self._numbers -= next((math.prod(arg) for arg in args if isinstance(arg, (list, tuple))), 0)
+        if min(self._calls, self._numbers) < 0:
+            raise TooLarge(
+                f"the run {self._out} tells of a pair that is much larger than the weights that it has stored, which "
+                f"are {self._held:,} numbers. It was not written by this library, or is damaged: get it anew from who "
+                "made it."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def configured(path: Path) -> dict[str, Any]:

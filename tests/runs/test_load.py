@@ -18,6 +18,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import yaml
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from registry import LIKELIHOODS, SYSTEM_VARIANTS, SYSTEMS, marked
 from safetensors.torch import save_file
@@ -456,3 +457,34 @@ def test_a_buffer_of_before_buffers_were_kept(tmp_path: Path) -> None:
 def test_a_refusal_of_another_process_says_what_it_said_there() -> None:
     error = Untrusted(Path("runs/digits-1"), "my_file.MyPair", "model")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+LARGER = {"one": [2**30], "several": [60_000, 60_000]}
+
+
+@pytest.mark.parametrize("sizes", LARGER)
+def test_a_pair_much_larger_than_its_weights_is_not_built(
+    sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint, and of the configuration of a run of the command line."""
+    fit(pv.models.MLPVAE((6,), 2, (4,)), (torch.rand(8, 6) > 0.5).float(), out=tmp_path / "fit")
+    tensors, state = checkpoint.load(tmp_path / "fit" / "checkpoint")
+    told, hidden = json.dumps(state), json.dumps({"tuple": [4]})
+    assert told.count(hidden) == 1
+    state = json.loads(told.replace(hidden, json.dumps({"tuple": LARGER[sizes]})))
+    checkpoint.save(tmp_path / "fit" / "checkpoint", tensors, state)
+    monkeypatch.setattr(cli.training, "draw", lambda *where: None)
+    small = "--epochs 1 --model.hidden [4] --model.latent_dim 2 --progress false --compile eager"
+    assert cli.main(["train", "--data", "digits", *small.split(), "--out", str(tmp_path / "command")]) == 0
+    path = tmp_path / "command" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"]["hidden"] = LARGER[sizes]
+    path.write_text(yaml.safe_dump(config))
+    for folder in ("fit", "command"):
+        with pytest.raises(ValueError, match="much larger than the weights that it has stored"):
+            pv.load(tmp_path / folder)
+
+
+def test_a_pair_of_too_many_layers_is_not_built() -> None:
+    with pytest.raises(ValueError, match="much larger than the weights"), runs.trust.Bounded(Path("run"), []):
+        nn.Sequential(*(nn.Linear(1, 1) for _ in range(20_000)))
