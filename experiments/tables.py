@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE / "README.md", HERE.parent / "docs" / "results.md", HERE.parent / "README.md")
-BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+) -->(?:\n(.*?))??(?=\n<!-- end of table -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+) -->((?:\n(?!<!-- ).*)*)(?=\n<!-- end of table -->)")  # no marker inside
 SENTENCE = re.compile(r"^(## (.+)\n(?:(?!## ).*\n)*?)(Minutes: .*?)(?= Files:|$)", re.MULTILINE)
 NUMBER = re.compile(r"(?<!\w)[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 
@@ -686,8 +686,10 @@ def written(page: str, tables: Tables) -> tuple[str, list[str]]:
         return new
 
     def block(found: re.Match[str]) -> str:
-        name, old = found.groups(default="")  # of two markers with nothing between, none
+        name, old = found[1], found[2].removeprefix("\n")
         made = getattr(tables, name.replace("-", "_"))()
+        if isinstance(made, dict) and not old.strip():
+            raise ValueError(f"table {name}: between its markers stands nothing; write its rows there")
         new = filled(old, page, made) if isinstance(made, dict) else markdown(made)
         return f"{name} -->\n{told(name, old, new)}"
 

@@ -19,6 +19,7 @@ except ImportError:  # as on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_SELF = getattr(os, "O_NOFOLLOW", 0)  # no file that a link in a folder of somebody else leads to
 _TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}|\.tmp\w{6}")  # of write_whole, and of safetensors inside of it
 #: The lock by the folders of this process, whose own locks a file system does not tell from each other.
 _held: dict[tuple[int, str], os.stat_result | None] = {}
@@ -68,7 +69,7 @@ def append_text(path: Path, text: str) -> None:
         OSError: if it cannot be written to.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | _SELF, 0o666)) as file:
             file.write(text)
     except OSError as error:
         raise _not_written(path, error) from error
@@ -90,10 +91,13 @@ def read_text(path: Path) -> str:
     """A text file as a whole.
 
     Raises:
-        OSError: if it cannot be read, or is no file: a folder, a pipe, a device, of which some have no end.
+        OSError: if it cannot be read, or is no file: a folder, a pipe, a device, of which some have no end; or if it
+            is a link out of its folder, since what is read is written into that.
         ValueError: if it is no text in UTF-8.
     """
     try:
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent)):
+            raise OSError("it is a link out of its folder")
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # who opens a pipe waits for a writer
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -147,7 +151,9 @@ def holding(folder: Path | None) -> Iterator[None]:
             try:
                 yield
             finally:
-                if new and not _is_taken(folder, held) and _names(folder) == [LOCK]:  # nothing has begun
+                if (
+                    new and key == _key(folder) and not _is_taken(folder, held) and _names(folder) == [LOCK]
+                ):  # nothing has begun
                     with contextlib.suppress(OSError):
                         (folder / LOCK).unlink()
                         folder.rmdir()
@@ -160,8 +166,12 @@ def check_held(folder: Path) -> None:
 
     Raises:
         OSError: if it was removed, or its lock is another's.
+        ValueError: in a forked process, which has a copy of a training that goes on in the one it was forked of.
     """
-    held = _held.get(_key(folder))
+    key = _key(folder)
+    if key not in _held and any(path == key[1] for _, path in _held):
+        raise ValueError(_IN_USE.format(folder))
+    held = _held.get(key)
     if held is not None and _is_taken(folder, held):
         raise OSError(
             f"the folder {folder} was removed, or made anew, while a training wrote there. Nothing more is written; "
@@ -214,7 +224,7 @@ def _locked(path: Path) -> Iterator[os.stat_result]:
     """Holds the lock of a file, which ends with the process; a file system without locks has none that is taken."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0), 0o666)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _SELF, 0o666)
     except OSError as error:
         raise _not_writable(path.parent, error) from error
     try:

@@ -33,7 +33,7 @@ from pyro.params.param_store import (
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import _context_wrap
-from pyro.poutine.runtime import _ENUM_ALLOCATOR
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _ENUM_ALLOCATOR, _PYRO_STACK
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -105,6 +105,15 @@ def is_subsample(site: Any) -> bool:
 def was_observed(site: Any) -> Tensor | None:
     """What the site observed before ``poutine.uncondition`` made a draw of it; ``None`` where it observed nothing."""
     return (site.get("infer") or {}).get("obs")
+
+
+# Handlers
+
+
+def drop_handlers() -> None:
+    """Takes all handlers away, and their dimensions, as those of a thread that is not there any more."""
+    _PYRO_STACK.clear()
+    _DIM_ALLOCATOR._stack.clear()
 
 
 # Validation

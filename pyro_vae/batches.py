@@ -22,19 +22,35 @@ class Keywords(dict[str, Any]):
 
 
 def by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a program, with those of :class:`Keywords` by name."""
+    """The arguments of a program, with those of :class:`Keywords` by name.
+
+    >>> from pyro_vae.batches import Keywords, by_name
+    >>> by_name((1, Keywords(label=2)), {})
+    ((1,), {'label': 2})
+    """
     if args and isinstance(args[-1], Keywords):
         return args[:-1], {**args[-1], **kwargs}
     return args, kwargs
 
 
 def is_packed(value: Any) -> bool:
-    """Whether a value is a packed sequence."""
+    """Whether a value is a packed sequence.
+
+    >>> import torch
+    >>> from pyro_vae.batches import is_packed
+    >>> is_packed(torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])), is_packed([torch.ones(3)])
+    (True, False)
+    """
     return isinstance(value, PackedSequence)
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``change(leaf)`` in the place of what is neither dictionary, tuple nor list."""
+    """``value`` with ``change(leaf)`` in the place of what is neither dictionary, tuple nor list.
+
+    >>> from pyro_vae.batches import mapped
+    >>> mapped(lambda leaf: leaf + 1, (1, [2, {"label": 3}]))
+    (2, [3, {'label': 4}])
+    """
     if isinstance(value, PackedSequence):
         return change(value)
     if isinstance(value, dict):
@@ -45,12 +61,23 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def like(value: Any, parts: Sequence[Any]) -> Any:
-    """Parts as a tuple, a list or a named tuple, as ``value`` is one."""
+    """Parts as a tuple, a list or a named tuple, as ``value`` is one.
+
+    >>> from pyro_vae.batches import like
+    >>> like((1, 2), [3, 4]), like([1, 2], (3, 4))
+    ((3, 4), [3, 4])
+    """
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def with_first(change: Callable[[Tensor], Any], batch: Any) -> Any:
-    """The batch with ``change(x)`` in the place of x, its first tensor, where that comes first."""
+    """The batch with ``change(x)`` in the place of x, its first tensor, where that comes first.
+
+    >>> import torch
+    >>> from pyro_vae.batches import with_first
+    >>> with_first(lambda x: x + 1, (torch.zeros(2), torch.zeros(2)))
+    (tensor([1., 1.]), tensor([0., 0.]))
+    """
     first = next(leaves(batch), None)
     return mapped(lambda leaf: change(leaf) if leaf is first else leaf, batch) if isinstance(first, Tensor) else batch
 
@@ -60,6 +87,10 @@ def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
 
     Raises:
         ValueError: if it nests deeper than any batch does, or holds itself.
+
+    >>> from pyro_vae.batches import leaves
+    >>> list(leaves((1, [2, {"label": 3}])))
+    [1, 2, 3]
     """
     if depth > 50:
         raise ValueError("a batch nests deeper than 50 levels, or holds itself. Give tensors, or lists of them.")
@@ -73,7 +104,13 @@ def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
 
 
 def kind_of(batch: Any) -> Any:
-    """The kind of a batch: its structure, with the types of numbers. Batches of one kind are treated alike."""
+    """The kind of a batch: its structure, with the types of numbers. Batches of one kind are treated alike.
+
+    >>> import torch
+    >>> from pyro_vae.batches import kind_of
+    >>> kind_of((torch.ones(3, 4),)) == kind_of((torch.ones(5, 4),)), kind_of((1,)) == kind_of((1.0,))
+    (True, False)
+    """
     if isinstance(batch, dict):
         return type(batch), *((key, kind_of(part)) for key, part in batch.items())
     if isinstance(batch, list):
@@ -84,7 +121,13 @@ def kind_of(batch: Any) -> Any:
 
 
 def described(batch: Any) -> str:
-    """The arguments of a batch in words."""
+    """The arguments of a batch in words.
+
+    >>> import torch
+    >>> from pyro_vae.batches import described
+    >>> described((torch.ones(3, 4), {"label": torch.tensor([1])}))
+    '([3, 4] float32, {label: [1] int64})'
+    """
     if isinstance(batch, dict):
         return "{" + ", ".join(f"{key}: {described(part)}" for key, part in batch.items()) + "}"
     if isinstance(batch, tuple) and not is_packed(batch):
@@ -95,7 +138,13 @@ def described(batch: Any) -> str:
 
 
 def num_rows(batch: Any) -> int:
-    """How many data a batch holds; 0 where no argument tells it."""
+    """How many data a batch holds; 0 where no argument tells it.
+
+    >>> import torch
+    >>> from pyro_vae.batches import num_rows
+    >>> num_rows((torch.ones(3, 4), torch.ones(3))), num_rows((1.0,))
+    (3, 0)
+    """
     for part in batch.values() if isinstance(batch, dict) else batch:
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
@@ -113,12 +162,24 @@ def num_rows(batch: Any) -> int:
 
 
 def num_told(batch: Any) -> int:
-    """How many data a loss is divided by to be told: where no argument tells their number, the batch is one."""
+    """How many data a loss is divided by to be told: where no argument tells their number, the batch is one.
+
+    >>> import torch
+    >>> from pyro_vae.batches import num_told
+    >>> num_told((torch.ones(3, 4), torch.ones(3))), num_told((1.0,))
+    (3, 1)
+    """
     return num_rows(batch) or 1
 
 
 def rows(batch: Any, index: Any) -> Any:
-    """The data at ``index`` (a slice, or a vector of whole numbers) of a batch."""
+    """The data at ``index`` (a slice, or a vector of whole numbers) of a batch.
+
+    >>> import torch
+    >>> from pyro_vae.batches import rows
+    >>> rows((torch.arange(4), [5, 6, 7, 8]), slice(1, 3))
+    (tensor([1, 2]), [6, 7])
+    """
     return _rows(batch, index, num_rows(batch))
 
 
@@ -138,12 +199,24 @@ def _rows(value: Any, index: Any, count: int) -> Any:
 
 
 def repeated(batch: Any, times: int) -> Any:
-    """Each datum as often, one after the other."""
+    """Each datum as often, one after the other.
+
+    >>> import torch
+    >>> from pyro_vae.batches import repeated
+    >>> repeated((torch.arange(2),), 3)
+    (tensor([0, 0, 0, 1, 1, 1]),)
+    """
     return rows(batch, torch.arange(num_rows(batch)).repeat_interleave(times))
 
 
 def moved(batch: Any, device: torch.device | str) -> Any:
-    """The batch on a device."""
+    """The batch on a device.
+
+    >>> import torch
+    >>> from pyro_vae.batches import moved
+    >>> moved((torch.ones(2), "a word"), "meta")[0].device
+    device(type='meta')
+    """
     to: Any = torch.device(device)
     return mapped(lambda leaf: leaf.to(to) if isinstance(leaf, (Tensor, PackedSequence)) else leaf, batch)
 
@@ -153,6 +226,11 @@ def joined(batches: Sequence[Any]) -> Any:
 
     Raises:
         ValueError: if their data cannot be laid side by side, such as sequences of other lengths.
+
+    >>> import torch
+    >>> from pyro_vae.batches import joined
+    >>> joined([(torch.arange(2),), (torch.arange(3),)])
+    (tensor([0, 1, 0, 1, 2]),)
     """
     return _joined(batches, [num_rows(batch) for batch in batches])
 
@@ -181,7 +259,14 @@ def _joined(values: Sequence[Any], counts: Sequence[int]) -> Any:
 
 
 def flattened(batch: Any) -> tuple[list[Tensor], Any]:
-    """The tensors of a batch, and its structure with all else: a value that can be compared and looked up."""
+    """The tensors of a batch, and its structure with all else: a value that can be compared and looked up.
+
+    >>> import torch
+    >>> from pyro_vae.batches import flattened, unflattened
+    >>> tensors, structure = flattened({"x": torch.ones(2), "label": 3})
+    >>> tensors, unflattened(structure, iter(tensors))
+    ([tensor([1., 1.])], {'x': tensor([1., 1.]), 'label': 3})
+    """
     if isinstance(batch, Tensor):
         return [batch], None
     if isinstance(batch, dict):
@@ -215,7 +300,14 @@ def packed_sizes(structure: Any) -> list[int]:
 
 
 def unflattened(structure: Any, tensors: Iterator[Tensor]) -> Any:
-    """The inverse of :func:`flattened`."""
+    """The inverse of :func:`flattened`.
+
+    >>> import torch
+    >>> from pyro_vae.batches import flattened, unflattened
+    >>> tensors, structure = flattened({"x": torch.ones(2), "label": 3})
+    >>> unflattened(structure, iter([torch.zeros(2)]))
+    {'x': tensor([0., 0.]), 'label': 3}
+    """
     if structure is None:
         return next(tensors)
     if isinstance(structure, _Constant):

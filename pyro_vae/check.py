@@ -34,7 +34,7 @@ from pyro_vae.pair.sites import observed_sites
 from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes
 from pyro_vae.pair.supports import Supports
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
-from pyro_vae.pair.turns import in_turn
+from pyro_vae.pair.turns import fork_rng, in_turn
 
 
 class PairError(ValueError):
@@ -47,6 +47,9 @@ class PairError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as a process of a pool sends it
+        return type(self), (self.problems,)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,15 @@ def check(pair: Any, *batch: Any, estimator: Any = None, **named: Any) -> Report
     Raises:
         TypeError: if ``pair`` has no model and guide.
         PairError: a ``ValueError`` with a sentence for each problem.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(3, 4).round()
+    >>> print(pv.check(vae, x, estimator=pv.SGVB_B()))
+    site  kind      batch  event  p          q       KL
+    z     latent    3      2      Normal     Normal  closed form
+    x     observed  3      4      Bernoulli
+    136 parameters
+    Several particles are one run of the programs, with a dimension of their own on the left.
     """
     with in_turn():
         return _checked(as_pair(pair), batch, estimator, named)
@@ -161,7 +173,7 @@ def report_on(
     buffers = [(buffer, buffer.detach().clone()) for part in modules_of(module) for buffer in part.buffers()]
     try:
         # In evaluation mode: batch statistics and dropout are none of check's business.
-        with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+        with evaluating(module), torch.no_grad(), fork_rng():
             if isinstance(estimator, SVILoss):
                 return _trained_as_it_is(module, batch, estimator)
             with unvalidated():

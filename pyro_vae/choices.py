@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from torch.distributions import constraints
@@ -24,6 +23,7 @@ from pyro_vae.likelihoods import Likelihood
 from pyro_vae.pair import evaluating, observed_sites, run
 from pyro_vae.pair.arguments import Arguments
 from pyro_vae.pair.signatures import label_argument, mask_argument, needs_argument
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.runs import CONFIG, check_untyped, configured, data_of, import_pair, trained_pairs
 from pyro_vae.runs.terminal import given
 
@@ -176,7 +176,7 @@ def _likelihood_of_x(pair: nn.Module, data: Data) -> Any:
     batch = _first(data)
     try:
         other, _ = copy.deepcopy((pair, GuidedModels(pair)))
-        with torch.random.fork_rng(), unvalidated(), evaluating(other), warnings.catch_warnings():
+        with fork_rng(), unvalidated(), evaluating(other), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sites = observed_sites(run(other, *Arguments(other, any_data=True)(*batch)).model_trace)
         found = next(site["fn"] for site in sites.values() if site["value"].numel() == batch[0].numel())

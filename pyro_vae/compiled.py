@@ -452,6 +452,11 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
 
     Raises:
         ValueError: if ``precision`` is not "float32", "bfloat16" or "auto".
+
+    >>> import torch
+    >>> from pyro_vae.compiled import resolved
+    >>> resolved("float32", torch.device("cpu"))
+    'float32'
     """
     one_of(get_args(Precision), precision=precision)
     if precision != "auto":
@@ -463,7 +468,15 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32."""
+    """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32.
+
+    >>> import torch
+    >>> from pyro_vae.compiled import autocast
+    >>> with autocast("bfloat16", torch.device("cpu")):
+    ...     product = torch.ones(2, 2) @ torch.ones(2, 2)
+    >>> product.dtype
+    torch.bfloat16
+    """
     if resolved(precision, device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()

@@ -16,6 +16,7 @@ from pyro_vae._checks import warn
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data, Split
 from pyro_vae.data.quadrants import Quadrants
+from pyro_vae.pair.turns import fork_rng
 
 _MOST_CODES = 5000
 _SHOWN = 10  # data whose reconstructions are drawn
@@ -117,7 +118,7 @@ class _Sheets:
     def told(self, name: str, ask: Callable[[], Any]) -> Any:
         """What is found for a figure; ``None`` where it fails, as a program does for which it was not meant."""
         try:
-            with torch.random.fork_rng():
+            with fork_rng():
                 torch.manual_seed(self.seed)
                 return ask()
         except Exception as error:

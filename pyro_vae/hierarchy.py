@@ -142,6 +142,11 @@ def concat(evidence: Tensor, h: Tensor | None, dim: int = -1) -> Tensor:
         evidence: ``[*, B, D]``, or with ``dim=-3`` feature maps ``[*, B, C, H, W]``.
         h: likewise, with more or fewer leading dimensions.
         dim: the first dimension of one datum, counted from the right.
+
+    >>> import torch
+    >>> from pyro_vae.hierarchy import concat
+    >>> concat(torch.ones(3, 4), torch.zeros(5, 3, 2)).shape  # of five particles
+    torch.Size([5, 3, 6])
     """
     return evidence if h is None else side_by_side(evidence, h, dim)
 

@@ -156,7 +156,13 @@ class CVAE(Remembered, PyroModule):
 
 
 def given(x: Tensor | None) -> Tensor:
-    """The data of a guide; a ``ValueError`` where there are none."""
+    """The data of a guide; a ``ValueError`` where there are none.
+
+    >>> import torch
+    >>> from pyro_vae.vae import given
+    >>> given(torch.ones(2))
+    tensor([1., 1.])
+    """
     if x is None:
         raise ValueError("q(z | x) needs data: run the guide as guide(x), with x of shape [B, *event].")
     return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -604,3 +605,9 @@ def test_errors_that_are_none_of_the_programs() -> None:
     pair, x = sited(), real(EVENT)
     with pytest.raises(KeyError, match="ours"), gate.explained(pair, x):
         raise KeyError("ours")
+
+
+def test_an_error_of_another_process_says_what_it_said_there() -> None:
+    error = PairError(["The model fails.", "So does the guide."])
+    other = pickle.loads(pickle.dumps(error))
+    assert (str(other), other.problems) == (str(error), error.problems)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -166,6 +167,27 @@ def test_the_same_again_but_for_what_is_typed(capsys):
     text = Path("run/config.yaml").read_text()
     Path("run/config.yaml").write_text(text.replace("seed: 0", "seed: x"))
     assert "run/config.yaml: seed has to be a whole number" in fails(capsys, "train --config run/config.yaml --out o")
+
+
+@pytest.mark.parametrize("text", ["database: mine\n", "data: digits\nepochs: 1\n", "- no mapping\n"])
+def test_a_configuration_of_something_else_is_not_written_over(capsys, text):
+    Path("there").mkdir()
+    Path("there/config.yaml").write_text(text)
+    Path("mine.yaml").write_text("data: digits\nout: there\n")
+    for options in ("--config mine.yaml", "--data digits --out there"):
+        assert "there/config.yaml is none that a run has written" in fails(capsys, "train", QUICK, SMALL, options)
+    assert [path.name for path in Path("there").iterdir()] == ["config.yaml"]
+    assert Path("there/config.yaml").read_text() == text
+
+
+def test_a_run_that_ended_before_it_began_is_begun_again(capsys):
+    """By a fault of its options; only its configuration is there."""
+    trained(SMALL, "--epochs 1")
+    shutil.copy("run/config.yaml", "kept.yaml")
+    shutil.rmtree("run")
+    Path("run").mkdir()
+    Path("kept.yaml").rename("run/config.yaml")
+    assert len(trained(SMALL, "--epochs 1")) == 1
 
 
 def test_a_run_whose_checkpoint_is_gone_or_edited(capsys):

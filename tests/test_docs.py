@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -144,6 +145,48 @@ def test_docstrings_say_the_formula_the_arguments_and_the_source(monkeypatch):
         lacking += [f"{kind.__module__}.{kind.__name__}: {what}" for what, there in has.items() if not there]
     assert len(kinds) > 130
     assert not lacking, "\n".join(lacking)
+
+
+NO_EXAMPLE = {  # public functions, by the reason why their docstrings have none
+    "an application: its page of the reference is what it says under --help, with a command": (
+        "applications.anomaly.anomaly applications.imputation.impute applications.labels.labels "
+        "applications.reduction.reduce applications.restoration.application.restore applications.segment.segment"
+    ),
+    "a part of an application, of its data and its tables": (
+        "applications.anomaly.classes applications.anomaly.perturbed applications.anomaly.without "
+        "applications.labels.analogies applications.labels.by_class applications.labels.classified "
+        "applications.restoration.inference.infer applications.segment.annotated applications.segment.draw_maps "
+        "applications.segment.figure_of applications.segment.scores applications.segment.told"
+    ),
+    "of the command line, which is its example: it reads the parser and what was typed": (
+        "choices.chosen choices.data_for figures.draw runs.folder.load_data runs.options.add_options "
+        "runs.options.build runs.options.build_pair runs.options.check_untyped runs.options.data_of "
+        "runs.options.import_failure runs.options.instantiate runs.options.written runs.trust.check_built "
+        "runs.trust.check_named"
+    ),
+    "a refusal, which parts and programs of the library share": (
+        "networks.shapes.check_fits networks.shapes.check_input networks.shapes.check_output vae.distribution_of"
+    ),
+    "as the function beside it, which has one": (
+        "bayesian.random.sample_posterior check.report_on pair.arguments.batch_by_batch pair.arguments.batch_of "
+        "pair.arguments.converted"
+    ),
+    "what evidence and compiled graphs are made of": "batches.packed_sizes sampling.chains.over_chunks",
+}
+
+
+def test_every_public_function_has_an_example_or_a_reason(monkeypatch):
+    """Of every room of the reference; tests/test_docstrings.py runs the examples."""
+    generate, found = of_docs("generate", monkeypatch), {}
+    for room in generate.ROOMS:
+        module = importlib.import_module(f"pyro_vae.{room}")
+        for value in (getattr(module, name) for name in generate.public(module)):
+            if inspect.isroutine(value) or hasattr(value, "__wrapped__"):
+                name = f"{value.__module__}.{value.__name__}".removeprefix("pyro_vae.")
+                found[name] = ">>>" in (value.__doc__ or "")
+    assert len(found) > 200
+    reasons = " ".join(NO_EXAMPLE.values()).split()
+    assert {name for name, has in found.items() if not has} == set(reasons)
 
 
 def parse(command: str, words: list[str]) -> None:

@@ -299,6 +299,17 @@ def test_picklable() -> None:
     assert isinstance(_pyro.handled(inner)[1], PyroModule)  # type: ignore[index]
 
 
+def test_drop_handlers() -> None:
+    tracer = poutine.trace()
+    tracer.__enter__()  # and never left, as where a process is forked of another thread
+    pyro.plate("data", 3).__enter__()
+    _pyro.drop_handlers()
+    with pyro.plate("others", 2), poutine.trace() as alone:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+    assert "z" not in tracer.trace.nodes
+    assert alone.trace.nodes["z"]["cond_indep_stack"][0].dim == -1
+
+
 def test_takes_anything() -> None:
     def made(**options: Any) -> list[Any]:
         bernoulli = dist.Bernoulli(torch.rand(1), **options)

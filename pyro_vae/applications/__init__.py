@@ -23,7 +23,12 @@ _PLACES = {
 
 
 def names() -> list[str]:
-    """The applications by name, in the order in which they are listed."""
+    """The applications by name, in the order in which they are listed.
+
+    >>> from pyro_vae import applications
+    >>> applications.names()
+    ['anomaly', 'restore', 'impute', 'reduce', 'labels', 'segment']
+    """
     return list(_PLACES)
 
 
@@ -32,6 +37,10 @@ def function(name: str) -> Callable[..., Any]:
 
     Raises:
         ValueError: if there is no application of that name.
+
+    >>> from pyro_vae import applications
+    >>> applications.function("reduce").__name__
+    'reduce'
     """
     one_of(list(_PLACES), name=name)
     return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

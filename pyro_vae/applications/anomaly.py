@@ -25,6 +25,7 @@ from pyro_vae.data import Data, Split, load
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.models import MLPVAE
 from pyro_vae.pair import as_pair, device_of, evaluating
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting.anomaly import held_out_classes
 from pyro_vae.training import Cosine, fit
 
@@ -45,13 +46,19 @@ def minus_elbo(pair: Any, x: Tensor, num_samples: int = 16, *, seed: int = 0, ch
         chunk: draws held in memory at once.
 
     Source: An & Cho (2015), whose reconstruction probability is its first part.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import minus_elbo
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> minus_elbo(pair, x, num_samples=4).shape
+    torch.Size([3])
     """
     whole(chunk=chunk)
     if not x.numel() or not x.dim():
         raise ValueError(f"x is data, [N, *event], N at least 1; got the shape {list(x.shape)}.")
     module, estimator = as_pair(pair), SGVB_A(num_samples)
     device = device_of(module)
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(module), torch.no_grad(), fork_rng():
         torch.manual_seed(seed)
         parts = [estimator.bound(module, part.to(device)).cpu() for part in x.split(max(1, chunk // num_samples))]
     return -torch.cat(parts)
@@ -64,6 +71,12 @@ def minus_log_evidence(pair: Any, x: Tensor, num_samples: int = 50, **options: A
     The arguments are those of :func:`pyro_vae.evidence.importance`.
 
     Source: Bishop (1994), novelty detection by the density of the inputs.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import minus_log_evidence
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> minus_log_evidence(pair, x, num_samples=8).shape
+    torch.Size([3])
     """
     return -evidence.importance(pair, x, num_samples, **options).log_prob
 
@@ -86,6 +99,12 @@ def likelihood_ratio(pair: Any, background: Any, x: Tensor, num_samples: int = 5
         options: see :func:`pyro_vae.evidence.importance`.
 
     Source: Ren, Liu, Fertig, Snoek, Poplin, DePristo, Dillon & Lakshminarayanan (2019), eq. 4.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import likelihood_ratio
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> likelihood_ratio(pair, pair, x, num_samples=8)  # one pair as both
+    tensor([0., 0., 0.])
     """
     strange = minus_log_evidence(pair, x, num_samples, **options)
     return strange - minus_log_evidence(background, x, num_samples, **options)
@@ -105,6 +124,12 @@ def complexity_corrected(pair: Any, x: Tensor, num_samples: int = 50, **options:
     The arguments are those of :func:`pyro_vae.evidence.importance`; x are images ``[N, *event]``, pixels in [0, 1].
 
     Source: Serra, Alvarez, Gomez, Slizovskaia, Nunez & Luque (2020), eq. 1.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.applications.anomaly import complexity_corrected
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> complexity_corrected(pair, x, num_samples=8).shape
+    torch.Size([3])
     """
     return minus_log_evidence(pair, x, num_samples, **options) - compressed(x)
 
@@ -117,6 +142,12 @@ def compressed(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: if a pixel is outside of [0, 1].
+
+    >>> import torch
+    >>> from pyro_vae.applications.anomaly import compressed
+    >>> plain, noise = compressed(torch.stack([torch.zeros(28, 28), torch.rand(28, 28)]))
+    >>> plain < noise
+    tensor(True)
     """
     if x.dim() < 2 or not x.numel():
         raise ValueError(f"images to be compressed are [N, *event]; got the shape {list(x.shape)}.")
@@ -133,6 +164,11 @@ def auroc(normal: Tensor, anomalous: Tensor) -> float:
     Args:
         normal: scores ``[N]``.
         anomalous: scores ``[M]``, higher ones being stranger.
+
+    >>> import torch
+    >>> from pyro_vae.applications.anomaly import auroc
+    >>> auroc(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
+    0.875
     """
     from sklearn.metrics import roc_auc_score
 
@@ -346,7 +382,7 @@ def _scores(train: Split, test: Split, settings: Mapping[str, Any], options: Map
 
 
 def _trained(train: Split, mean: Tensor, settings: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(settings["seed"])
         pair = MLPVAE(train.event_shape, settings["latent_dim"], settings["hidden"], mean=mean)
     run = fit(

@@ -25,6 +25,7 @@ from pyro_vae.conditioning.incomplete import incomplete
 from pyro_vae.data import Data, Split, load
 from pyro_vae.data.prepared import Standardized
 from pyro_vae.data.tables import filled_text
+from pyro_vae.pair.turns import fork_rng
 
 _SHARE = 0.2  # of the observed entries that are hidden where nothing else is asked for
 _FEW = 2_000_000  # entries up to which the nearest neighbors are looked for, 784 pixels of 2,500 images
@@ -112,7 +113,7 @@ def impute(
     _, batch, mask = incomplete(pair, split.batch(slice(None)))
     x, *others = (part.cpu() if isinstance(part, Tensor) else part for part in batch)
     others = [part for part in others if not (isinstance(part, Tensor) and part.dtype == torch.bool)]
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         hide = mask & (torch.rand(mask.shape) < share)
     if mask.all() and not hide.any():

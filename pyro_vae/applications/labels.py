@@ -26,6 +26,7 @@ from pyro_vae.models import MLPVAE, SemiSupervisedVAE
 from pyro_vae.models.semi_supervised import MISSING, partly_labeled
 from pyro_vae.networks import MLP, Centered
 from pyro_vae.pair import data_plate, evaluating, pair_method
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting import classes_and_styles
 from pyro_vae.training import Cosine, fit
 from pyro_vae.vae import VAE
@@ -221,7 +222,7 @@ def labels(
         steps = math.ceil(num_labels / min(batch_size, num_labels))
         return trained(Classifier(Centered(network, few.mean())), few, math.ceil(_STEPS_ALONE / steps), SGVB_A())
 
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         started, features = time.perf_counter(), None
         if num_features:
@@ -266,7 +267,7 @@ def labels(
     print(_told(result, data))
     if out is not None:
         shown = torch.stack([(test_y == label).nonzero()[0, 0] for label in torch.unique(test_y)])
-        with torch.random.fork_rng():
+        with fork_rng():
             torch.manual_seed(seed)
             styles = stack.semi_supervised.prior().sample((_STYLES,))
         figure = classes_and_styles(
@@ -290,6 +291,12 @@ def balanced(y: Tensor, num_labels: int, seed: int = 0) -> Tensor:
 
     Raises:
         ValueError: if there are more labels asked for than there are data (of a class), or fewer than classes.
+
+    >>> import torch
+    >>> from pyro_vae.applications.labels import balanced
+    >>> y = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> y[balanced(y, 4)]
+    tensor([0, 0, 1, 1])
     """
     if y.dim() != 1 or not len(y):
         raise ValueError(f"y is a class for each datum, [N]; got the shape {list(y.shape)}.")

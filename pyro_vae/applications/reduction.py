@@ -30,6 +30,7 @@ from pyro_vae.batches import rows
 from pyro_vae.data import Data, Mixed, Split, Stream, as_data
 from pyro_vae.diagnostics import encode
 from pyro_vae.diagnostics.latents import chunks, local_latents
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting import planes
 
 _CHUNK = 1000
@@ -136,7 +137,7 @@ def reduce(
     ranked = min(num_ranked, len(held_x))
     _check_neighbors(num_neighbors, ranked, len(x))
 
-    with torch.random.fork_rng():  # the programs run, and codes without a known mean are drawn
+    with fork_rng():  # the programs run, and codes without a known mean are drawn
         torch.manual_seed(seed)
         site = _chosen(pair, site, batch)
         codes, held_codes = (_codes(pair, tensors, site) for tensors in (batch, held_batch))
@@ -182,6 +183,12 @@ def neighbor_accuracy(
         held_codes: ``[M, D]``.
         held_labels: ``[M]``.
         num_neighbors: k; among equally frequent labels the smallest counts.
+
+    >>> import torch
+    >>> from pyro_vae.applications.reduction import neighbor_accuracy
+    >>> codes, labels = torch.tensor([[0.0], [0.1], [5.0], [5.1]]), torch.tensor([0, 0, 1, 1])
+    >>> neighbor_accuracy(codes, labels, codes + 0.01, labels, num_neighbors=2)
+    1.0
     """
     fitted, held = (_rows(codes), _array(labels)), (_rows(held_codes), _array(held_labels))
     for points, classes in (fitted, held):
@@ -215,6 +222,12 @@ def trustworthiness(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neig
         ValueError: if k is not from 1 to below N / 2.
 
     Source: Venna & Kaski (2001), equation 2.
+
+    >>> import torch
+    >>> from pyro_vae.applications.reduction import trustworthiness
+    >>> x = torch.arange(20.0).square()[:, None]
+    >>> trustworthiness(x, 2 * x + 1, num_neighbors=3)
+    1.0
     """
     first, second = _rows(x), _rows(codes)
     if len(first) != len(second):
@@ -229,6 +242,12 @@ def continuity(x: np.ndarray | Tensor, codes: np.ndarray | Tensor, num_neighbors
     exchanged.
 
     Source: Venna & Kaski (2001), equation 3.
+
+    >>> import torch
+    >>> from pyro_vae.applications.reduction import continuity
+    >>> x = torch.arange(20.0).square()[:, None]
+    >>> continuity(x, 2 * x + 1, num_neighbors=3)
+    1.0
     """
     return trustworthiness(codes, x, num_neighbors)
 

@@ -18,6 +18,7 @@ from pyro_vae.batches import rows
 from pyro_vae.data import Data, Split
 from pyro_vae.data.arrays import is_integer
 from pyro_vae.data.draws import gray
+from pyro_vae.pair.turns import fork_rng
 
 _COLUMNS = 8  # images of the figure
 _ROWS = 6  # their draws, and annotators, that are shown at most
@@ -97,7 +98,7 @@ def segment(
     whole(0, seed=seed)
     number(0, 1, overlap=overlap)
     annotations, images = annotated(data.held(_MOST_ANNOTATORS * num_images), num_images)
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         drawn = draw_maps(pair, num_samples, annotations, images, progress)
     found = scores(drawn, annotations, overlap)
@@ -186,6 +187,11 @@ def iou(maps: Tensor, others: Tensor, num_classes: int) -> Tensor:
 
     Raises:
         ValueError: if there is no class but the background, or maps are not of one size.
+
+    >>> import torch
+    >>> from pyro_vae.applications.segment import iou
+    >>> iou(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 1]]), num_classes=2)
+    tensor(0.6667, dtype=torch.float64)
     """
     whole(2, num_classes=num_classes)
     if maps.shape[-2:] != others.shape[-2:] or min(maps.dim(), others.dim()) < 2:
@@ -214,6 +220,12 @@ def energy_distance(drawn: Tensor, annotations: Tensor, num_classes: int) -> Ten
         num_classes: see :func:`iou`.
 
     Source: Kohl et al. (2018), section 3; Szekely & Rizzo (2013), Energy statistics.
+
+    >>> import torch
+    >>> from pyro_vae.applications.segment import energy_distance
+    >>> annotations = torch.tensor([[[0, 1], [1, 1]]])
+    >>> energy_distance(annotations.repeat(4, 1, 1), annotations, num_classes=2)
+    tensor(0., dtype=torch.float64)
     """
     across = 1 - _pairwise(drawn, annotations, num_classes)
     among = 1 - _pairwise(drawn, drawn, num_classes)
@@ -234,6 +246,12 @@ def coverage(drawn: Tensor, annotations: Tensor, num_classes: int, overlap: floa
         annotations: ``[A, H, W]``.
         num_classes: see :func:`iou`.
         overlap: in [0, 1].
+
+    >>> import torch
+    >>> from pyro_vae.applications.segment import coverage
+    >>> annotations = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 1]]])
+    >>> coverage(annotations[:1].repeat(4, 1, 1), annotations, num_classes=2)
+    tensor(0.5000, dtype=torch.float64)
     """
     number(0, 1, overlap=overlap)
     modes = annotations.unique(dim=0)
@@ -249,6 +267,13 @@ def consensus(drawn: Tensor, num_classes: int) -> Tensor:
     It is the single map to give where one is asked for: the draws stand for the annotators. It is one of the draws, or
     one that has at each pixel the most frequent class but the background, where this one has a share of the draws
     above some level (a union weighs a pixel that is missing less than its half).
+
+    >>> import torch
+    >>> from pyro_vae.applications.segment import consensus
+    >>> drawn = torch.tensor([[[0, 1], [1, 1]], [[0, 1], [1, 1]], [[0, 0], [0, 1]]])
+    >>> consensus(drawn, num_classes=2)
+    tensor([[0, 1],
+            [1, 1]])
     """
     shares = torch.stack([drawn == label for label in range(1, num_classes)]).double().mean(1)
     most = shares.max(0)

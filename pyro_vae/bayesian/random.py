@@ -142,7 +142,14 @@ def _kind(layer: nn.Module) -> Any:
 
 @checked
 def bayesian_layers(module: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
-    """``(name, layer)`` of the layers with random weights."""
+    """``(name, layer)`` of the layers with random weights.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import bayesian
+    >>> network = bayesian.bayesian_(pv.MLP(4, 2, hidden=(8,)))
+    >>> [type(layer).__name__ for name, layer in bayesian.bayesian_layers(network)]
+    ['BayesianLinear', 'BayesianLinear']
+    """
     module_(module=module)
     return ((name, part) for name, part in module.named_modules() if isinstance(part, BayesianLayer))
 
@@ -153,6 +160,19 @@ def sample_prior(module: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if no layer is random, or no program of the module is running that would hold the draw.
+
+    >>> import pyro_vae as pv
+    >>> from pyro.nn import PyroModule, pyro_method
+    >>> from pyro_vae import bayesian
+    >>> class Net(PyroModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.network = bayesian.bayesian_(pv.MLP(4, 2, hidden=(8,)))
+    ...     @pyro_method
+    ...     def model(self):
+    ...         return bayesian.sample_prior(self.network)
+    >>> {name: weights.shape for name, weights in Net().model().items()}
+    {'layers.0': torch.Size([8, 5]), 'layers.2': torch.Size([2, 9])}
     """
     return {name: layer.weights for name, layer in _layers_in_use("sample_prior", module)}
 

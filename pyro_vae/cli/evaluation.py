@@ -19,6 +19,7 @@ from pyro_vae.data.prepared import Standardized
 from pyro_vae.diagnostics import chunks, latent_names, levels
 from pyro_vae.evidence.ais import AnnealingSchedule
 from pyro_vae.pair.protocols import HasPosteriorPredictive, SamplesWeights
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.ranks import Ranks
 from pyro_vae.sampling.joint import Start
 
@@ -126,7 +127,7 @@ def evaluate(
     page.say(str(result) if method == "bdmc" else f"{split} {result}")
     if partly:
         page.say(f"these are the first {len(held):,} of {size:,} {split} data; --limit takes another number")
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         if len(latent_names(pair, *x)) > 1:
             usage = levels(pair, chunks(*x))

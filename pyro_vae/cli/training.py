@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from pyro_vae.ranks import Ranks
 from pyro_vae.runs.terminal import Parser, given, plain
 from pyro_vae.training import CLI_DEFAULTS, checkpoint
 from pyro_vae.training.fit import trained
-from pyro_vae.training.records import read_metrics
+from pyro_vae.training.records import METRICS, read_metrics
 from pyro_vae.training.run import told
 from pyro_vae.training.settings import Settings
 
@@ -48,6 +49,7 @@ def train(arguments: Sequence[str]) -> None:
         ranks = Ranks()
         config.out = ranks.share(runs.free_folder(Path("runs"), Path(config.data).stem) if ranks.first else None)
     out = Path(config.out)
+    _check_ours(out, config)
     with runs.Page(out, plain(shlex.join(["pyro-vae", "train", *arguments]))) as page:
         _train(parser, config, chosen, page)
 
@@ -108,6 +110,22 @@ def _is_of_file(config: Namespace, typed: Mapping[str, str]) -> bool:
     """Whether ``out`` is the folder of the run whose file --config gives, which is to be had the same again."""
     own = "--config" in typed and "--out" not in typed and not config.resume
     return own and Path(typed["--config"]).resolve() == (Path(config.out) / runs.CONFIG).resolve()
+
+
+def _check_ours(out: Path, config: Namespace) -> None:
+    """Refuses a folder whose configuration would be written over, and is none that a run has begun with."""
+    path = out / runs.CONFIG
+    if not os.path.lexists(path) or checkpoint.exists(out / "checkpoint") or os.path.isfile(out / METRICS):
+        return
+    try:
+        written = runs.configured(path)
+    except (OSError, ValueError):
+        written = {}
+    if not {*vars(config)} - {"config", "trust"} <= {*written}:  # a run's has every option
+        raise ValueError(
+            f"{path} is none that a run has written, and would be written over. Choose another folder by --out, or "
+            "move the file away."
+        )
 
 
 def _model(arguments: Sequence[str], trust: bool) -> type:

@@ -22,6 +22,7 @@ from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.running import trying
 from pyro_vae.pair.signatures import mask_argument
 from pyro_vae.pair.trials import reading_problems
+from pyro_vae.pair.turns import fork_rng
 
 _PRIOR = 256  # draws whose mean stands for what is missing
 
@@ -176,7 +177,7 @@ def _check_mask(mask: Any, x: Tensor) -> None:
 def whole(module: nn.Module, x: Tensor, *others: Any) -> tuple[nn.Module, Converted, Tensor]:
     """As :func:`incomplete`, of a pair of whole data."""
     try:
-        with torch.random.fork_rng():
+        with fork_rng():
             torch.manual_seed(0)
             fill = means_of_prior(module, _PRIOR, x.nan_to_num(), *others).mean(0).reshape(x.shape[1:])
     except (ValueError, RuntimeError):  # of no prior or no mean, and of data that are not of one shape

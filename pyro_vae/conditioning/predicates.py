@@ -23,6 +23,7 @@ from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import Drawing, reading
 from pyro_vae.pair.sites import held_sites, inside, random_sites
 from pyro_vae.pair.trials import condition_problems, reading_problems
+from pyro_vae.pair.turns import fork_rng
 
 #: ``{name: [n, *event]} -> [n]``, booleans or log-weights.
 Predicate = Callable[[dict[str, Tensor]], Tensor]
@@ -42,7 +43,7 @@ def of_predicate(
     parts: list[dict[str, Tensor]] = []
     weights = torch.empty(0, dtype=torch.float64)
     drawn, effective = 0, 0.0
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         while drawn < max_draws and effective < num_samples:
             sites = _prior(module, batch, min(_AT_ONCE, max_draws - drawn), look=not parts)

@@ -46,13 +46,18 @@ def as_data(data: Any, *, binarization: Binarization = "none", missing: bool = F
     Args:
         data: one of these.
         binarization: ``"none"``, ``"dynamic"`` or ``"static"``, see :mod:`pyro_vae.data`.
-
         missing: whether x may hold NaN, see :class:`Split`, and a loader's batches no data, see :class:`Stream`.
 
     Raises:
         TypeError: for anything else.
         ValueError: for what :class:`Split` refuses, a tuple of data and their labels, a Dataset too large for memory,
             or a binarization other than the one that a Data, Split or Stream was made with.
+
+    >>> import torch, pyro_vae as pv
+    >>> x = torch.rand(30, 5)
+    >>> data = pv.data.as_data((x[:20], x[20:]))
+    >>> len(data.train), len(data.valid), data.test
+    (20, 10, None)
     """
     if isinstance(data, Data):
         for split in (data.train, data.valid, data.test):

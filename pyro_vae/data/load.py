@@ -124,6 +124,13 @@ def load(
             they are needed, when they are.
         FileNotFoundError: if there is no such path, or a named set is neither there nor could be downloaded; the
             message says which files to put where.
+
+    >>> import tempfile, numpy as np, pyro_vae as pv
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/mine.npy", np.random.default_rng(0).random((50, 4)))
+    ...     data = pv.data.load(f"{folder}/mine.npy")
+    >>> len(data.train), len(data.valid), len(data.test)
+    (40, 5, 5)
     """
     whole(0, seed=seed)
     seed = operator.index(seed)

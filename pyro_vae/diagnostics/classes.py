@@ -17,6 +17,7 @@ from pyro_vae.diagnostics.latents import InPlaceOfAPrior, run_model
 from pyro_vae.pair import as_pair
 from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import random_sites
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
@@ -66,6 +67,11 @@ def class_argument(pair: Any, *batch: Any) -> int | None:
     """Which argument of a model is a class for each datum that it is given, and neither draws nor observes.
 
     ``None`` where there is none. The caller's random state is left as it was.
+
+    >>> import torch, pyro_vae as pv
+    >>> cvae = pv.models.ConditionalVAE((6,), 3, latent_dim=2, hidden=(8,))
+    >>> pv.diagnostics.class_argument(cvae, torch.zeros(2, 6), torch.tensor([0, 2]))
+    1
     """
     for value in leaves(batch):
         if isinstance(value, Tensor):
@@ -73,7 +79,7 @@ def class_argument(pair: Any, *batch: Any) -> int | None:
     places = [place for place, value in enumerate(batch) if place and isinstance(value, Tensor) and is_classes(value)]
     names = argument_names(as_pair(pair))
     first = rows(batch, slice(2))
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    with fork_rng(), InPlaceOfAPrior(pair):
         sites: Any = random_sites(run_model(pair, first)) if places else {}
     for place in places:
         observed = [site["infer"].get("was_observed") for site in sites.values()]

@@ -33,6 +33,7 @@ from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import data_frame, latent_sites, programs
 from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.sites import inside
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
@@ -143,8 +144,12 @@ def latent_names(pair: Any, *batch: Any) -> tuple[str, ...]:
     Args:
         pair: the pair.
         batch: arguments of the model; one datum is enough.
+
+    >>> import torch, pyro_vae as pv
+    >>> pv.diagnostics.latent_names(pv.models.LadderVAE((4,), latent_dims=(3, 2), hidden=(8, 8)), torch.ones(1, 4))
+    ('z2', 'z1')
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         sites, local = prior_sites(pair, *batch), local_latents(pair, *resized(batch, 1))
     return tuple(name for name in sites if name in local)
 
@@ -179,6 +184,11 @@ def resample(
     Raises:
         ValueError: if a latent is not one of the model's, both fixed and sampled, or has another number of values than
             there are data, and as :func:`decode`.
+
+    >>> import torch, pyro_vae as pv
+    >>> ladder, x = pv.models.LadderVAE((4,), latent_dims=(3, 2), hidden=(8, 8)), torch.rand(5, 4).round()
+    >>> pv.diagnostics.resample(ladder, x, fixed=["z2"], num_samples=6).shape
+    torch.Size([5, 6, 4])
     """
     whole(1, num_samples=num_samples)
     names = latent_names(pair, *batch)
@@ -211,6 +221,12 @@ def has_prior(pair: Any, *batch: Any) -> bool:
     Args:
         pair: the pair.
         batch: arguments of the model; one datum is enough.
+
+    >>> import torch, pyro_vae as pv
+    >>> x = torch.rand(3, 4).round()
+    >>> vae, autoencoder = pv.models.MLPVAE((4,), latent_dim=2), pv.models.Autoencoder((4,), latent_dim=2)
+    >>> pv.diagnostics.has_prior(vae, x), pv.diagnostics.has_prior(autoencoder, x)
+    (True, False)
     """
     return not any(isinstance(site["fn"], ImproperUniform) for site in prior_sites(pair, *batch).values())
 
@@ -240,11 +256,17 @@ def prior_quantiles(
     Raises:
         ValueError: if a quantile is outside (0, 1), there is no such latent, or its units are constrained jointly (a
             point on a sphere or a simplex): a single one cannot be moved then.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.ones(1, 4)
+    >>> pv.diagnostics.prior_quantiles(vae, [0.025, 0.5, 0.975], x)
+    tensor([[-1.9600,  0.0000,  1.9600],
+            [-1.9600,  0.0000,  1.9600]])
     """
     wanted = torch.as_tensor(quantiles, dtype=torch.float64)
     if wanted.dim() != 1 or not ((wanted > 0) & (wanted < 1)).all():
         raise ValueError(f"quantiles are a list of numbers between 0 and 1; got {quantiles!r}.")
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         fn = _prior(pair, site, *resized(batch, _CHUNK))["fn"]
         if space_of(fn).event_dim > 0:
@@ -269,7 +291,12 @@ _CHUNK = 256
 
 @checked
 def support(pair: Any, *batch: Any, site: str = "z") -> constraints.Constraint:
-    """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other."""
+    """Where a latent lies under the model; its ``event_dim`` is above 0 only if its units constrain each other.
+
+    >>> import torch, pyro_vae as pv
+    >>> pv.diagnostics.support(pv.models.MLPVAE((4,), latent_dim=2), torch.ones(1, 4))
+    Real()
+    """
     return space_of(named(prior_sites(pair, *batch), site, "model")["fn"])
 
 
@@ -332,7 +359,7 @@ def interpolate(
     codes, ends = encode(pair, *first), encode(pair, *last)
     moved = local_latents(pair, *resized(first, 1))
     weight = torch.linspace(0, 1, num_steps)
-    with torch.random.fork_rng():
+    with fork_rng():
         priors = prior_sites(pair, *first, size=_CHUNK)
     for name, code in codes.items():
         if name in moved:

@@ -15,6 +15,7 @@ from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators.kl import aggregate, units
 from pyro_vae.pair import latent_sites, run
 from pyro_vae.pair.arguments import batch_of
+from pyro_vae.pair.turns import fork_rng
 
 _NUMBERS = 2**23  # held at once: densities of draws under posteriors, by unit
 
@@ -81,7 +82,7 @@ def kl_decomposition(pair: Any, *batch: Any, num_samples: int = 4, site: str = "
     with opened(pair, batch_of(pair, batch), seed) as (module, batch):
         model, guide = map(latent_sites, run(module, *batch))
         fn, prior = named(guide, site)["fn"], named(model, site, "model")["fn"]
-        with torch.random.fork_rng():
+        with fork_rng():
             again = latent_sites(run(module, *batch).model_trace)[site]["fn"]
         if not torch.allclose(
             prior.log_prob(guide[site]["value"]), again.log_prob(guide[site]["value"]), equal_nan=True

@@ -23,6 +23,7 @@ from pyro_vae.diagnostics.statistics import EstimatorStatistics, GradientStatist
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import as_pair, device_of
 from pyro_vae.pair.arguments import batch_of
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.training.step import TrainingStep
 
 _ROUNDING = 8  # units in the last place, of a gradient of the usual size, below which nothing is told apart
@@ -77,6 +78,12 @@ def gradient_statistics(
 
     Source: Rainforth et al. (2018), Tighter variational bounds are not necessarily better; for ``bias_z`` Kim & Ramdas
     (2024), Dimension-agnostic inference using cross U-statistics.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(3, 4).round()
+    >>> found = pv.diagnostics.gradient_statistics(vae, x, [pv.SGVB_A(), pv.SGVB_B()], num_draws=20, compile="eager")
+    >>> sorted({(row["estimator"], row["group"]) for row in found.as_rows() if row["group"] == "all"})
+    [('SGVB_A(1)', 'all'), ('SGVB_B(1)', 'all')]
     """
     whole(4, num_draws=num_draws)
     if groups is not None:
@@ -86,7 +93,7 @@ def gradient_statistics(
     named = _named(estimators)
     module = as_pair(pair)
     tensors = batch_of(module, batch)
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
+    with fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         sites = by_site(module, tensors)
         layout = Layout(module, sites, groups)

@@ -27,6 +27,7 @@ from pyro_vae.pair.running import Drawing, PairRun, reading
 from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import held_sites, inside
 from pyro_vae.pair.structure import odd_sites
+from pyro_vae.pair.turns import fork_rng
 
 Batches = Iterable[Sequence[Any]]
 
@@ -48,7 +49,13 @@ def opened(
 
 @checked
 def chunks(*batch: Any, size: int = 500) -> list[tuple[Any, ...]]:
-    """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once."""
+    """The arguments of model and guide in batches of at most ``size`` data, so that few are encoded at once.
+
+    >>> import torch
+    >>> from pyro_vae import diagnostics
+    >>> [len(x) for x, y in diagnostics.chunks(torch.zeros(7, 4), torch.zeros(7), size=3)]
+    [3, 3, 1]
+    """
     whole(size=size)
     for part in batches.leaves(batch):
         if isinstance(part, Tensor):
@@ -235,7 +242,7 @@ def check_size(plate: Any, size: int | None) -> None:
 
 def plates_of(module: nn.Module, batch: Sequence[Tensor]) -> Trace:
     """A run of the model that is looked at for its plates alone; torch's random state stays."""
-    with torch.random.fork_rng(), InPlaceOfAPrior(module):
+    with fork_rng(), InPlaceOfAPrior(module):
         return poutine.trace(programs(module)[0]).get_trace(*batch)
 
 
@@ -321,15 +328,25 @@ def observed_site(pair: Any, *batch: Any, site: str | None = None) -> str:
 
     Raises:
         ValueError: if there is none, none of the name ``site``, or without a name it cannot be told.
+
+    >>> import torch, pyro_vae as pv
+    >>> pv.diagnostics.observed_site(pv.models.MLPVAE((4,), latent_dim=2), torch.ones(3, 4))
+    'x'
     """
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    with fork_rng(), InPlaceOfAPrior(pair):
         return _chosen(run_model(pair, batch), pair, batch, site)["name"]
 
 
 @checked
 def observed_values(pair: Any, *batch: Any, site: str | None = None) -> Tensor:
-    """What the model observes at a site, see :func:`observed_site`: ``[B, *event]``, or ``[B, *plates, *event]``."""
-    with torch.random.fork_rng(), InPlaceOfAPrior(pair):
+    """What the model observes at a site, see :func:`observed_site`: ``[B, *event]``, or ``[B, *plates, *event]``.
+
+    >>> import torch, pyro_vae as pv
+    >>> x = torch.rand(3, 4).round()
+    >>> torch.equal(pv.diagnostics.observed_values(pv.models.MLPVAE((4,), latent_dim=2), x), x)
+    True
+    """
+    with fork_rng(), InPlaceOfAPrior(pair):
         trace = run_model(pair, batch)
     found = _chosen(trace, pair, batch, site)
     return by_datum(found, found["infer"]["was_observed"], data_frame(trace, batches.num_rows(batch)))

@@ -58,6 +58,12 @@ def linear_vae_optimum(eigenvalues: Tensor, latent_dim: int, scale: float = 1.0,
         ValueError: if an eigenvalue is negative, ``scale`` or ``beta`` is not positive, or ``latent_dim`` is below 1.
 
     Source: Tipping & Bishop (1999); Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO! (beta = 1).
+
+    >>> import torch
+    >>> from pyro_vae.diagnostics import linear_vae_optimum
+    >>> optimum = linear_vae_optimum(torch.tensor([9.0, 4.0, 0.5]), latent_dim=3)
+    >>> optimum.num_active, round(optimum.rate, 4)  # log(9) / 2 + log(4) / 2
+    (2, 1.7918)
     """
     whole(1, latent_dim=latent_dim)
     if eigenvalues.dim() != 1 or not len(eigenvalues) or not bool((eigenvalues >= 0).all()):

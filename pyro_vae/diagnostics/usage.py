@@ -22,11 +22,19 @@ from pyro_vae.estimators import SGVB_A, SGVB_B, Estimator, elbo_of
 from pyro_vae.estimators.kl import kl_by_unit, units
 from pyro_vae.pair import as_pair, latent_sites, run, support_of
 from pyro_vae.pair.arguments import batch_by_batch
+from pyro_vae.pair.turns import fork_rng
 
 
 @checked
 def reconstruction_mse(pair: Any, batches: Batches) -> float:
-    """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data."""
+    """Squared error of :func:`~pyro_vae.diagnostics.reconstruct`, summed over the pixels and averaged over the data.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.rand(6, 4).round()
+    >>> error = pv.diagnostics.reconstruction_mse(vae, [(x[:3],), (x[3:],)])
+    >>> 0 < error < 4  # of four pixels
+    True
+    """
     total, count = 0.0, 0
     for batch in batch_by_batch(batches):
         error = (reconstruct(pair, *batch).to(batch[0].device) - batch[0]) ** 2
@@ -273,7 +281,7 @@ def _estimator_of(pair: nn.Module, *batch: Any) -> Estimator:
     estimator = elbo_of(pair, *batch)
     if not isinstance(estimator, SGVB_B):
         return estimator
-    with torch.random.fork_rng():
+    with fork_rng():
         model, guide = map(latent_sites, run(pair, *batch))
     drawn = {**model, **guide}.values()  # of a latent of both the guide's
     return estimator if all(site["fn"].has_rsample for site in drawn) else SGVB_A()

@@ -36,6 +36,15 @@ def product_of_experts(experts: Sequence[Any], present: Tensor, prior: Any) -> A
         ValueError: if ``present`` does not tell of each expert.
 
     Source: Wu & Goodman (2018), Multimodal Generative Models for Scalable Weakly-Supervised Learning, section 2.
+
+    >>> import torch
+    >>> from pyro.distributions import Normal
+    >>> from pyro_vae.distributions import product_of_experts
+    >>> prior = Normal(torch.zeros(1), torch.ones(1)).to_event(1)
+    >>> expert = Normal(torch.full((2, 1), 4.0), torch.ones(2, 1)).to_event(1)
+    >>> product = product_of_experts([expert], torch.tensor([[True], [False]]), prior)  # there for the first datum
+    >>> product.mean.tolist()
+    [[2.0], [0.0]]
     """
     loc, scale = _normal(prior, "the prior")
     events = len(prior.event_shape)

@@ -185,8 +185,10 @@ class Particles(TorchDistribution):
         return self.join(numbers) if isinstance(numbers[0], Tensor) else numbers[0]
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        found = [part.enumerate_support(expand) for part in self.parts]
-        return self.join(found, self.event_dim)
+        values = self.parts[0].enumerate_support(False)  # the same of all
+        event_shape = values.shape[values.dim() - self.event_dim :]
+        values = values.reshape(-1, *(1 for _ in self.batch_shape), *event_shape)
+        return values.expand(-1, *self.batch_shape, *event_shape) if expand else values
 
 
 @register_kl(Particles, Particles)

@@ -70,7 +70,13 @@ class Bound(Axis, ABC):
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """log of the mean of weights along ``dim``."""
+    """log of the mean of weights along ``dim``.
+
+    >>> import torch
+    >>> from pyro_vae.estimators import log_mean_exp
+    >>> log_mean_exp(torch.tensor([1.0, 3.0]).log()).exp()
+    tensor(2.)
+    """
     return log_weights.logsumexp(dim) - math.log(log_weights.shape[dim])
 
 

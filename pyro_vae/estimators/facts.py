@@ -59,7 +59,13 @@ def facts_of(kind: type, bound: Any, gradient: Any, per_datum: bool) -> Facts:
 
 
 def facts_table(estimators: Sequence[Any], width: int = 120) -> str:
-    """The facts of estimators, or of classes of them, as a table of ``width`` characters, or as long words ask."""
+    """The facts of estimators, or of classes of them, as a table of ``width`` characters, or as long words ask.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import estimators
+    >>> estimators.facts_table([pv.IWAE(5), pv.SGVB_B()]).splitlines()[0].split()
+    ['estimator', 'bounds', 'gradient', 'sites', 'cost', 'source']
+    """
     header = ["estimator", *(field.name for field in fields(Facts))]
     made = [one if isinstance(one.facts, Facts) else one.example() for one in estimators]
     rows = [[type(one).__name__, *(getattr(one.facts, column) for column in header[1:])] for one in made]

@@ -28,6 +28,7 @@ from pyro_vae.pair import as_pair, evaluating, latent_sites
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.arguments import converted
 from pyro_vae.pair.structure import common_latents
+from pyro_vae.pair.turns import fork_rng
 
 __all__ = [
     "CIWAE",
@@ -393,9 +394,14 @@ def elbo_of(pair: Any, *batch: Any) -> Estimator:
     """The ELBO that is taken where none is asked for.
 
     ``SGVB_B()``, or ``SGVB_A()`` where guide and model draw the latents in different orders.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import estimators
+    >>> type(estimators.elbo_of(pv.models.MLPVAE((4,), latent_dim=2), torch.ones(3, 4))).__name__
+    'SGVB_B'
     """
     module = as_pair(pair)
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(module), torch.no_grad(), fork_rng():
         in_model, in_guide = common_latents(*map(latent_sites, run_pair(module, *converted(module, batch))))
     return SGVB_B() if in_model == in_guide else SGVB_A()
 

@@ -22,6 +22,7 @@ from pyro_vae.estimators.run import Call, Run, sites_of, summed_to
 from pyro_vae.pair import simulate
 from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.trials import reading_problems
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.sampling import hamiltonian
 from pyro_vae.sampling.joint import Joint, Start
 
@@ -252,7 +253,7 @@ class MonteCarloEM(Estimator):
     ) -> tuple[Tensor, ...]:
         """The E-step: draws from the posterior of each datum, unconstrained, ``[C, B, D]``."""
         if self._joint is None or self._joint[0] is not model:
-            with torch.random.fork_rng():  # it runs the model, which a resumed training does once more
+            with fork_rng():  # it runs the model, which a resumed training does once more
                 self._joint = (model, Joint(model, guide, *batch, max_plate_nesting=self.max_plate_nesting))
         joint = self._joint[1]
         graph = compiled(joint.value_and_grad)

@@ -220,5 +220,10 @@ def as_estimator(estimator: Any) -> Estimator | None:
 
     Raises:
         ValueError, TypeError: if it is neither, as :class:`SVILoss` tells.
+
+    >>> import pyro, pyro_vae as pv
+    >>> from pyro_vae import estimators
+    >>> [type(estimators.as_estimator(loss)).__name__ for loss in (pv.IWAE(5), pyro.infer.Trace_ELBO())]
+    ['IWAE', 'SVILoss']
     """
     return estimator if estimator is None or isinstance(estimator, Estimator) else SVILoss(estimator)

@@ -183,6 +183,12 @@ def posterior_draws(
     r"""Draws z ~ p(z | x) by Hamiltonian Monte Carlo, for continuous latents of any number of dimensions.
 
     The arguments, errors and warnings are those of :func:`hmc`, but for its limits to the dimensions.
+
+    >>> import torch, pyro_vae as pv
+    >>> pair, x = pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), torch.ones(3, 4)
+    >>> draws = pv.evidence.posterior_draws(pair, x, num_samples=200, num_chains=2, num_warmup=100)
+    >>> draws.latents["z"].shape
+    torch.Size([200, 2, 3, 2])
     """
 
     _check(target_acceptance, num_samples, num_chains, num_warmup, num_leapfrog)

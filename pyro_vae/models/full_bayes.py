@@ -23,6 +23,7 @@ from pyro_vae.bayesian import (
     sample_prior,
 )
 from pyro_vae.pair import Pair, computing_once, pair_method
+from pyro_vae.pair.turns import fork_rng
 
 
 class FullBayes(Remembered, PyroModule):
@@ -129,7 +130,7 @@ class FullBayes(Remembered, PyroModule):
     @checked
     def sample_weights(self, seed: int = 0) -> Pair:
         """The pair with the weights of one draw from q(theta), the same at every run."""
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), fork_rng():
             torch.manual_seed(seed)
             weights = [layer.posterior().sample() for _, layer in bayesian_layers(self)]
         model, guide = (functools.partial(self._at, weights, run) for run in (self.pair.model, self.pair.guide))

@@ -17,6 +17,7 @@ from pyro_vae.distributions.incomplete import observing
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import Dense
 from pyro_vae.networks import MLP, applied, at_least_float32, shape_of
+from pyro_vae.networks.shapes import check_has_values
 from pyro_vae.pair import data_plate, once, pair_method
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
@@ -168,6 +169,7 @@ class IncompleteVAE(Remembered, PyroModule):
         """``[B, *event]``, true where x is observed: the mask that is given, or where x is not NaN."""
         if not is_dense(x):
             raise TypeError(f"x of an IncompleteVAE is a dense tensor of real numbers; got {shown(x)}.")
+        check_has_values(x, self)
         if x.shape[1:] != self.event_shape:
             raise ValueError(
                 f"an IncompleteVAE of event_shape {tuple(self.event_shape)} takes x of shape [B, "

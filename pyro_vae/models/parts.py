@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae._checks import made, whole
@@ -15,6 +14,7 @@ from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, Centered, Corrupted, Network, Residual, shape_of
 from pyro_vae.networks.layers import activated
 from pyro_vae.pair.protocols import HasNetworkShape
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.posteriors import Flow
 
 #: Makes a step of a flow, such as a class of :mod:`pyro_vae.transforms`, of the size of the latent and of the context.
@@ -48,7 +48,7 @@ def with_network(
         default: the output shape where what ``make`` gives has no ``network_shape``.
     """
     tried: Any = None
-    with torch.random.fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
+    with fork_rng(devices=[]), contextlib.suppress(AttributeError, TypeError):
         tried = make(nn.Identity())  # what looks at its network has to take the default
     asked = tried.network_shape(shape) if isinstance(tried, HasNetworkShape) else default
     return made("a posterior or a likelihood", make, network(tuple(asked)))

@@ -135,6 +135,11 @@ def side_by_side(a: Tensor, c: Tensor, dim: int = -1) -> Tensor:
 
     Raises:
         ValueError: if they differ in other dimensions.
+
+    >>> import torch
+    >>> from pyro_vae import networks
+    >>> networks.side_by_side(torch.ones(5, 3, 4), torch.zeros(3, 2)).shape
+    torch.Size([5, 3, 6])
     """
     try:
         leading = torch.broadcast_shapes(a.shape[:dim], c.shape[:dim])

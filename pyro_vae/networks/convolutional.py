@@ -294,6 +294,12 @@ def residual_block(
     with the identity for S where neither width nor size changes.
 
     Source: He et al. (2016), Identity Mappings in Deep Residual Networks.
+
+    >>> import torch
+    >>> from pyro_vae import networks
+    >>> block = networks.residual_block(8, 16, torch.nn.SiLU, stride=2)
+    >>> block(torch.zeros(5, 8, 28, 28)).shape
+    torch.Size([5, 16, 14, 14])
     """
     first = nn.Conv2d(width, width_out, kernel_size, stride=stride, padding=kernel_size // 2)
     same = width == width_out and stride == 1

@@ -28,6 +28,10 @@ def normal_init(module: nn.Module, scale: float = 0.01, generator: torch.Generat
     Raises:
         TypeError: if ``module`` is no torch module.
         ValueError: if ``scale`` is negative, or not finite.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import networks
+    >>> network = networks.normal_init(pv.MLP(4, 2, hidden=(8,)), scale=0.01)
     """
     module_(module=module)
     number(0, scale=scale)

@@ -34,25 +34,48 @@ class HasOutShape(Protocol):
 
 
 def in_shape_of(network: nn.Module) -> torch.Size | None:
-    """The ``in_shape`` of a network, also of a compiled one; ``None`` where it does not say."""
+    """The ``in_shape`` of a network, also of a compiled one; ``None`` where it does not say.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import networks
+    >>> networks.in_shape_of(pv.MLP((1, 28, 28), 2, hidden=(8,)))
+    torch.Size([1, 28, 28])
+    """
     network = uncompiled(network)
     return torch.Size(network.in_shape) if isinstance(network, HasInShape) else None
 
 
 def out_shape_of(network: nn.Module) -> torch.Size | None:
-    """The ``out_shape`` of a network, as :func:`in_shape_of`."""
+    """The ``out_shape`` of a network, as :func:`in_shape_of`.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import networks
+    >>> networks.out_shape_of(pv.MLP((1, 28, 28), (2, 8), hidden=(8,)))
+    torch.Size([2, 8])
+    """
     network = uncompiled(network)
     return torch.Size(network.out_shape) if isinstance(network, HasOutShape) else None
 
 
 def event_dim_of(network: nn.Module) -> int:
-    """The number of dimensions of one input of a network: what its ``in_shape`` says, or 1."""
+    """The number of dimensions of one input of a network: what its ``in_shape`` says, or 1.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import networks
+    >>> networks.event_dim_of(pv.MLP((1, 28, 28), 2, hidden=(8,)))
+    3
+    """
     in_shape = in_shape_of(network)
     return 1 if in_shape is None else len(in_shape)
 
 
 def shape_of(name: str, shape: int | Sequence[int]) -> torch.Size:
-    """``shape``, one size or several, as a ``torch.Size``; an error calls it ``name``."""
+    """``shape``, one size or several, as a ``torch.Size``; an error calls it ``name``.
+
+    >>> from pyro_vae import networks
+    >>> networks.shape_of("in_shape", 784), networks.shape_of("in_shape", (1, 28, 28))
+    (torch.Size([784]), torch.Size([1, 28, 28]))
+    """
     try:
         given = itertools.islice(shape, 65) if isinstance(shape, Iterable) else (shape,)  # torch has 64 dimensions
         sizes = tuple(operator.index(size) for size in given)
@@ -76,6 +99,7 @@ def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
         raise TypeError(
             f"{type(network).__name__} takes a dense tensor [*, {', '.join(map(str, in_shape))}]; got {shown(x)}."
         )
+    check_has_values(x, network)
     if x.shape[-len(in_shape) :] != in_shape:
         raise ValueError(
             f"{type(network).__name__} was built for inputs of shape [*, {', '.join(map(str, in_shape))}]; "
@@ -83,8 +107,27 @@ def check_input(network: nn.Module, x: Tensor, in_shape: torch.Size) -> None:
         )
 
 
+def check_has_values(x: Tensor, module: nn.Module) -> None:
+    """Refuses an x of no values, on the meta device, for a module that has some.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if x.is_meta and any(not value.is_meta for value in itertools.chain(module.parameters(), module.buffers())):
+        raise ValueError(
+            f"a {type(module).__name__} was given a tensor on the meta device, which has a shape and no values. Give "
+            "data, or move the module there: .to('meta')."
+        )
+
+
 def applied(network: Callable[..., Tensor], x: Tensor, whose: str | None = None) -> Tensor:
-    """``network(x)``; where x is nothing that the network could take, an error says so, of ``whose`` network it is."""
+    """``network(x)``; where x is nothing that the network could take, an error says so, of ``whose`` network it is.
+
+    >>> import torch
+    >>> from pyro_vae import networks
+    >>> networks.applied(torch.nn.Linear(4, 2), torch.ones(3, 4)).shape
+    torch.Size([3, 2])
+    """
     if not is_dense(x):
         raise TypeError(f"a {whose or type(network).__name__} takes a dense tensor of real numbers; got {shown(x)}.")
     try:
@@ -117,7 +160,13 @@ def check_fits(network: Any, x: Tensor, error: Exception, whose: str | None = No
 
 
 def at_least_float32(parameter: Tensor) -> Tensor:
-    """``parameter`` in float32 or better: log-probabilities are never summed in half precision."""
+    """``parameter`` in float32 or better: log-probabilities are never summed in half precision.
+
+    >>> import torch
+    >>> from pyro_vae import networks
+    >>> networks.at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
@@ -128,6 +177,12 @@ def stacked(name: str, output: Tensor, count: int, leading: int, remedy: str = "
 
     Raises:
         ValueError: if there is no dimension of size ``count`` in that place.
+
+    >>> import torch
+    >>> from pyro_vae import networks
+    >>> loc, scale = networks.stacked("my posterior", torch.zeros(3, 2, 8), 2, leading=1)
+    >>> loc.shape, scale.shape
+    (torch.Size([3, 8]), torch.Size([3, 8]))
     """
     return check_output(name, output, (count,), leading, remedy).unbind(leading)
 

@@ -250,7 +250,14 @@ class _Kind:
 
 
 def arguments(pair: Any, *batch: Any, any_data: bool = False) -> Converted:
-    """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`."""
+    """``batch`` as the arguments that the programs of ``pair`` are given; see :class:`Arguments`.
+
+    >>> import numpy as np, pyro_vae as pv
+    >>> from pyro_vae.pair.arguments import arguments
+    >>> (x,) = arguments(pv.models.MLPVAE((4,), latent_dim=2), np.ones((3, 4)))
+    >>> x.dtype
+    torch.float32
+    """
     if any(isinstance(leaf, Tensor) and not has_values(leaf) for leaf in leaves(batch)):
         return Converted(batch)  # inside of a graph, whose inputs are converted already
     return Arguments(pair, any_data=any_data)(*batch)

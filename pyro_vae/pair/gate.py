@@ -51,6 +51,7 @@ from pyro_vae.pair.structure import (
     purposes,
     value_problems,
 )
+from pyro_vae.pair.turns import fork_rng
 
 _FEW = 100  # data that tell why programs fail
 _CALLED = ("() missing ", "() takes ", "() got an unexpected ")  # Python's own, of a call in a line of the library
@@ -97,6 +98,11 @@ def check_densities(who: str, model_trace: Trace) -> None:
 
     Raises:
         ValueError: if the prior of a latent is improper, as an autoencoder's.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> pair.check_densities("my number", pair.run(vae, x).model_trace)  # of an autoencoder a ValueError
     """
     for name, site in latent_sites(model_trace).items():
         if isinstance(site["fn"], ImproperUniform):
@@ -171,6 +177,12 @@ def check_local(*traces: Trace, size: int | None = None) -> Any | None:
 
     Raises:
         ValueError: if a random variable of a trace stands outside of it, so that the data share it.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> pair.check_local(*pair.run(vae, x), size=3).name
+    'data'
     """
     plate = data_frame(traces[0], size)
     if plate is not None:
@@ -274,7 +286,7 @@ def check_subsampled(who: str, *traces: Trace, size: float | None = None) -> Non
 def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     """Why programs fail, read off a run without particles; nothing where that fails too or finds nothing."""
     quiet = contextlib.suppress(Exception)
-    with quiet, torch.no_grad(), torch.random.fork_rng(), unvalidated():
+    with quiet, torch.no_grad(), fork_rng(), unvalidated():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         return problems(PairRun(model_trace, guide_trace), num_rows(args))
@@ -298,7 +310,7 @@ def explained(pair: nn.Module, *batch: Any, guide: bool = True) -> Iterator[None
         few = batch if has_autoguide(pair) else rows(batch, slice(_FEW))
         model, drawing = programs(pair)
         for validation in (unvalidated(), contextlib.nullcontext()):
-            with torch.random.fork_rng(), evaluating(pair), torch.no_grad(), validation:
+            with fork_rng(), evaluating(pair), torch.no_grad(), validation:
                 if said := why(model, drawing if guide else lambda *args: None, moved(few, device_of(pair))):
                     break
         if not said:
@@ -336,7 +348,7 @@ class Unweighed(Messenger):
 
 def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
-    with torch.random.fork_rng(), explained(pair, *batch, guide=guide):
+    with fork_rng(), explained(pair, *batch, guide=guide):
         if guide:
             found = run(pair, *batch)
             nodes: Any = found.guide_trace.nodes
@@ -472,7 +484,7 @@ def check_repeatable(which: str, run: Callable[[], Trace]) -> None:
     Raises:
         ValueError: if it draws noise that no site shows, by ``torch.randn``, say.
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         first, second = run(), run()
     for trace in (first, second):
         trace.compute_log_prob()

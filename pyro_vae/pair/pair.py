@@ -34,6 +34,7 @@ from pyro_vae._pyro import GuidedModels, picklable, running, whole_or_new
 from pyro_vae.batches import by_name
 from pyro_vae.pair.modules import ProgramModules
 from pyro_vae.pair.parameters import LOCAL, LocalParameters, isolated
+from pyro_vae.pair.turns import fork_rng
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Program = Callable[..., Any]
@@ -47,6 +48,24 @@ def pair_method(method: Method) -> Method:
 
     Raises:
         TypeError: when the method is called, if its object is no ``PyroModule``.
+
+    >>> import torch, pyro, pyro.distributions as dist
+    >>> from pyro.nn import PyroModule
+    >>> from pyro_vae.pair import pair_method
+    >>> class MyPair(PyroModule):
+    ...     @pair_method
+    ...     def model(self, x):
+    ...         with pyro.plate("data", len(x)):
+    ...             z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+    ...             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    ...     @pair_method
+    ...     def guide(self, x):
+    ...         with pyro.plate("data", len(x)):
+    ...             pyro.sample("z", dist.Normal(x / 2, 0.7))
+    >>> pair = MyPair()
+    >>> pair.model(torch.ones(3))
+    >>> [name for name, _ in pair.named_parameters()], "loc" in pyro.get_param_store()
+    (['pyro_params.param/loc'], False)
     """
 
     @functools.wraps(method)
@@ -251,7 +270,7 @@ class Pair(nn.Module):
         try:
             for part, _ in modes:
                 part.training = False
-            with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+            with torch.inference_mode(False), torch.no_grad(), fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with suppress(Exception), poutine.block():
                     drawn = poutine.trace(self._run_alone).get_trace("guide", args, kwargs)
@@ -262,7 +281,14 @@ class Pair(nn.Module):
 
 
 def programs(pair: nn.Module) -> tuple[Program, Program]:
-    """``(model, guide)`` of a pair as callables that see the pair's own parameters."""
+    """``(model, guide)`` of a pair as callables that see the pair's own parameters.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> model, guide = pair.programs(pv.models.MLPVAE((4,), latent_dim=2))
+    >>> guide(torch.ones(3, 4)).shape
+    torch.Size([3, 2])
+    """
 
     if isinstance(pair, Pair):
         return pair.model, pair.guide
@@ -281,7 +307,14 @@ def programs(pair: nn.Module) -> tuple[Program, Program]:
 
 
 def modules_of(pair: nn.Module) -> list[nn.Module]:
-    """The modules of a pair, itself first, also those that programs of it, or of its parts, have yet to announce."""
+    """The modules of a pair, itself first, also those that programs of it, or of its parts, have yet to announce.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> [type(module).__name__ for module in pair.modules_of(vae)]
+    ['MLPVAE']
+    """
     found = [pair]
     for module in found:
         for part in module.modules():
@@ -326,6 +359,15 @@ def as_pair(pair: Any) -> nn.Module:
     Raises:
         TypeError: if there are no two such methods. When run: if a program has a ``pyro.param`` statement of its own
             and Python cannot refer to the object weakly, as to a ``SimpleNamespace`` or an object with slots.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> class Programs:
+    ...     def model(self, x): ...
+    ...     def guide(self, x): ...
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> pair.as_pair(vae) is vae, type(pair.as_pair(Programs())).__name__
+    (True, 'Pair')
     """
     if not (callable(getattr(pair, "model", None)) and callable(getattr(pair, "guide", None))) or isinstance(
         pair, type

@@ -243,6 +243,16 @@ def isolated(pair: nn.Module, claim: Claim = lambda name, parameter: False) -> I
         pair: the pair.
         claim: called with what a program announces and the pair does not have yet. Where it gives False, the parameter
             alone becomes the pair's.
+
+    >>> import pyro, torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> def program():
+    ...     return pyro.param("theta", torch.ones(2))
+    >>> mine = pair.Pair(program, program)
+    >>> with pair.isolated(mine):
+    ...     value = program()
+    >>> "theta" in pyro.get_param_store(), [name for name, _ in mine.named_parameters()]
+    (False, ['pyro_params.param/theta'])
     """
     resolve = _ResolveParameters(pair, claim)
     try:
@@ -258,7 +268,14 @@ def isolated(pair: nn.Module, claim: Claim = lambda name, parameter: False) -> I
 
 
 def trained_parameters(pair: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training moves: as under ``SVI`` not those that a ``poutine.block`` hides."""
+    """The parameters that training moves: as under ``SVI`` not those that a ``poutine.block`` hides.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae.pair import trained_parameters
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> len(trained_parameters(vae)) == len(list(vae.parameters()))
+    True
+    """
     local = _local_of(pair)
     hidden = set() if local is None else {id(p) for p in local.hidden} - {id(p) for p in local.shown}
     return [p for p in pair.parameters() if p.requires_grad and id(p) not in hidden]
@@ -269,7 +286,13 @@ def _with(parameters: list[nn.Parameter], other: nn.Parameter) -> list[nn.Parame
 
 
 def tracing_obstacle(pair: nn.Module) -> str | None:
-    """Why the pair's programs cannot be run on exchanged parameters; ``None`` if they can."""
+    """Why the pair's programs cannot be run on exchanged parameters; ``None`` if they can.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae.pair import tracing_obstacle
+    >>> tracing_obstacle(pv.models.MLPVAE((4,), latent_dim=2)) is None
+    True
+    """
     local = _local_of(pair)
     if local is not None and local.unowned:
         return f"the module of parameter {local.unowned[0]} cannot be found; pass it as Pair(model, guide, module)"

@@ -27,7 +27,7 @@ from pyro_vae.pair.pair import Program, modules_of
 from pyro_vae.pair.particles import At, How, Plan
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import data_frame, inside, latent_sites, plate_nesting, random_sites, same, support_of
-from pyro_vae.pair.turns import in_turn
+from pyro_vae.pair.turns import fork_rng, in_turn
 
 _plans: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[Any, Plan]]] = weakref.WeakKeyDictionary()
 
@@ -83,7 +83,7 @@ def _looking(parts: list[nn.Module]) -> Iterator[None]:
     modes = [part.training for part in parts]
     buffers = [(buffer, buffer.detach().clone()) for part in parts for buffer in part.buffers(recurse=False)]
     try:
-        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), computing_once():
+        with torch.no_grad(), fork_rng(), pyro.validation_enabled(False), computing_once():
             yield
     finally:
         for part, training in zip(parts, modes, strict=True):
@@ -262,7 +262,7 @@ class _Tried:
         def at(change: Callable[..., Sequence[Tensor]]) -> dict[str, Tensor]:
             """``[2, ...]``: log-probabilities with draws changed, and equal noise each time."""
             other = _with_second(draws, plan.nesting, change)
-            with torch.random.fork_rng():
+            with fork_rng():
                 torch.manual_seed(0)
                 trace = plan.trace(program, self.args, self.kwargs, 2, replayed=other)
             found = {n: layout.padded(value, 0, plan.nesting + 1) for n, value in self._log_probs(trace).items()}

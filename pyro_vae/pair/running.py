@@ -23,12 +23,21 @@ from pyro_vae.pair.pair import as_pair, modules_of, programs
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sharing import computing_once
 from pyro_vae.pair.sites import DATA_PLATE, PENALTY, observed_sites
-from pyro_vae.pair.turns import in_turn
+from pyro_vae.pair.turns import fork_rng, in_turn
 
 
 @contextmanager
 def kept_modes(pair: nn.Module) -> Iterator[None]:
-    """Puts back the training mode of each part of a pair, also of modules that the programs have yet to announce."""
+    """Puts back the training mode of each part of a pair, also of modules that the programs have yet to announce.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> with pair.kept_modes(vae):
+    ...     vae = vae.eval()
+    >>> vae.training
+    True
+    """
     with in_turn():
         modes = [(part, part.training) for module in modules_of(pair) for part in module.modules()]
         try:
@@ -40,7 +49,16 @@ def kept_modes(pair: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(pair: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, for all parts of a pair."""
+    """Evaluation mode for a while, for all parts of a pair.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> with pair.evaluating(vae):
+    ...     inside = vae.training
+    >>> inside, vae.training
+    (False, True)
+    """
     with kept_modes(pair), failing_without_shapes():
         for module in modules_of(pair):
             module.eval()
@@ -50,7 +68,7 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
 @contextmanager
 def trying(pair: nn.Module) -> Iterator[None]:
     """For a run that finds out something: as :func:`reading`, with torch's random state as it was afterwards."""
-    with torch.random.fork_rng(), reading(pair):
+    with fork_rng(), reading(pair):
         yield
 
 
@@ -62,7 +80,7 @@ def reading(pair: nn.Module, seed: int | None = None) -> Iterator[None]:
         pair: the pair.
         seed: of the draws inside, the caller's random state staying as it was; without one they are torch's next.
     """
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
+    with evaluating(pair), torch.no_grad(), fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         with unvalidated():
@@ -70,7 +88,13 @@ def reading(pair: nn.Module, seed: int | None = None) -> Iterator[None]:
 
 
 def device_of(pair: nn.Module) -> torch.device:
-    """Where a pair is: the device of its first parameter, also of one that its programs have yet to announce."""
+    """Where a pair is: the device of its first parameter, also of one that its programs have yet to announce.
+
+    >>> import pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> pair.device_of(pv.models.MLPVAE((4,), latent_dim=2))
+    device(type='cpu')
+    """
     first = next((parameter for module in modules_of(pair) for parameter in module.parameters()), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -81,6 +105,12 @@ def data_plate(x: Tensor | None) -> pyro.plate:
     Raises:
         TypeError: if x is no tensor.
         ValueError: if it has no data.
+
+    >>> import torch
+    >>> from pyro_vae import pair
+    >>> plate = pair.data_plate(torch.ones(3, 4))
+    >>> plate.name, plate.size
+    ('data', 3)
     """
     if x is not None and not isinstance(x, Tensor):
         raise TypeError(f"the data of a batch are a tensor x of shape [B, *event]; got {shown(x)}.")
@@ -96,6 +126,18 @@ def penalty(name: str, value: Tensor) -> None:
 
     ``pyro.factor`` in a guide is refused, since it may be meant as a part of log q(z | x); this one is known to lower
     the bound. Evidence leaves it out.
+
+    >>> import pyro, torch, pyro.distributions as dist, pyro_vae as pv
+    >>> from pyro_vae.pair import Pair, penalty
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))  # p(z | x)
+    ...         penalty("far", x.square())
+    >>> pv.SGVB_A().bound(Pair(model, guide), torch.zeros(1)).shape
+    torch.Size([1])
     """
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise TypeError(f"a penalty is a name and a tensor of its plates; got {shown(name)} and {shown(value)}.")
@@ -120,6 +162,13 @@ def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plat
 
     With ``num_particles`` the draws have one more dimension on the left of the plates: a latent inside the data plate
     is ``[num_particles, B, *event]``; see :class:`~pyro_vae.pair.particles.Plan`.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> model_trace, guide_trace = pair.run(vae, x, num_particles=5)
+    >>> guide_trace.nodes["z"]["value"].shape
+    torch.Size([5, 3, 2])
     """
     model, guide = programs(as_pair(pair))
     if num_particles is not None:
@@ -158,6 +207,13 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
 
     Raises:
         ValueError: if what the model observes is not an argument, it has a factor, or it observes nothing.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae = pv.models.MLPVAE((4,), latent_dim=2)
+    >>> (x,), trace = pair.simulate(vae.model, torch.zeros(3, 4))
+    >>> x.shape, trace.nodes["z"]["value"].shape
+    (torch.Size([3, 4]), torch.Size([3, 2]))
     """
     callable_(model=model)
     list(leaves(batch))  # which refuses what holds itself
@@ -189,12 +245,7 @@ def simulate(model: Callable[..., Any], *batch: Any) -> tuple[tuple[Any, ...], T
                 "draws cannot be given back to it. Convert the data (dtype, binarization) before they are passed; hide "
                 "a site that poutine.condition holds by poutine.block."
             )
-        if site["value"].shape != observed.shape:
-            raise ValueError(
-                f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
-                f"{list(site['value'].shape)}. Give data of that shape."
-            )
-        found[index] = put(found[index], observed, site["value"])
+        found[index] = put(name, found[index], observed, site["value"])
     if not observed_sites(trace):
         raise ValueError("the model observes nothing when it is given these arguments, so there are no data to draw.")
     return unflattened(structure, iter(found)), trace
@@ -205,7 +256,16 @@ def argument_of(observed: Tensor, given: Sequence[Tensor]) -> int | None:
     return next((i for i, value in enumerate(given) if memory(value) == memory(observed)), None)
 
 
-def put(argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
-    """The argument with a value in the place of that view of it which is observed."""
+def put(name: str, argument: Tensor, observed: Tensor, value: Tensor) -> Tensor:
+    """The argument with a value in the place of that view of it which the site of this name observes.
+
+    Raises:
+        ValueError: if that is of another shape.
+    """
+    if value.shape != observed.shape:
+        raise ValueError(
+            f"{name!r} observes data of shape {list(observed.shape)}, and what the model draws has shape "
+            f"{list(value.shape)}. Give data of that shape."
+        )
     view = observed.size(), observed.stride(), observed.storage_offset()
     return torch.as_strided_scatter(argument, value.to(observed.dtype), *view)

@@ -31,6 +31,12 @@ def once(function: Callable[..., Any], *inputs: Any) -> Any:
     Args:
         function: of tensors; in the two programs the same function, or method of the same object.
         inputs: tensors, or what else is the same object in both.
+
+    >>> import torch
+    >>> from pyro_vae.pair import once
+    >>> decoder, z = torch.nn.Linear(2, 4), torch.zeros(3, 2)
+    >>> torch.equal(once(decoder, z), decoder(z))
+    True
     """
     callable_(function=function)
     return function(*inputs)

@@ -25,6 +25,13 @@ def data_frame(trace: Trace, size: float | None = None, num_data: float | None =
     """The plate over the data: the frame called ``data``, or else one around an observed site (:func:`data_frames`).
 
     One without a size has that of its sites.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> plate = pair.data_frame(pair.run(vae, x).model_trace)
+    >>> plate.name, plate.size, plate.dim
+    ('data', 3, -1)
     """
     found = data_frames(trace, size, num_data)
     return next((frame for frame in found if frame.dim == -1), found[0]) if found else None
@@ -94,7 +101,14 @@ def inside(site: Any, plate: Any) -> bool:
 
 
 def observed_sites(trace: Trace) -> dict[str, Any]:
-    """The sites at which the model meets the data."""
+    """The sites at which the model meets the data.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> list(pair.observed_sites(pair.run(vae, x).model_trace))
+    ['x']
+    """
     return {
         name: site
         for name, site in trace.nodes.items()
@@ -123,7 +137,14 @@ def is_auxiliary_data(site: Any) -> bool:
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:
-    """The random variables that are not observed (plates' subsamples left out)."""
+    """The random variables that are not observed (plates' subsamples left out).
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> {name: site["value"].shape for name, site in pair.latent_sites(pair.run(vae, x).model_trace).items()}
+    {'z': torch.Size([3, 2])}
+    """
     return {
         name: site
         for name, site in trace.nodes.items()
@@ -132,7 +153,14 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
 
 
 def random_sites(trace: Trace) -> dict[str, Any]:
-    """The latents, and behind them the observed sites."""
+    """The latents, and behind them the observed sites.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae import pair
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.rand(3, 4).round()
+    >>> list(pair.random_sites(pair.run(vae, x).model_trace))
+    ['z', 'x']
+    """
     return {**latent_sites(trace), **observed_sites(trace)}
 
 
@@ -157,7 +185,13 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def support_of(fn: Any) -> constraints.Constraint | None:
-    """The support of one value, seen through ``to_event`` and mixtures; ``None`` if it is not known."""
+    """The support of one value, seen through ``to_event`` and mixtures; ``None`` if it is not known.
+
+    >>> import pyro.distributions as dist
+    >>> from pyro_vae.pair import support_of
+    >>> support_of(dist.Gamma(2.0, 1.0).expand([5]).to_event(1))
+    GreaterThanEq(lower_bound=0.0)
+    """
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):

@@ -21,6 +21,7 @@ from pyro_vae.pair.pair import programs
 from pyro_vae.pair.running import argument_of, evaluating, put, run, trying
 from pyro_vae.pair.sites import latent_sites, random_sites, same, support_of
 from pyro_vae.pair.structure import is_point
+from pyro_vae.pair.turns import fork_rng
 
 _FEW = 64  # numbers of a map whose determinant is taken
 _TRIES = 10
@@ -101,7 +102,7 @@ def point_problems(pair: nn.Module, *batch: Any) -> list[str]:
     if has_autoguide(pair):
         return []
     _, guide = programs(pair)
-    with evaluating(pair), torch.random.fork_rng(), torch.inference_mode(False), pyro.validation_enabled(False):
+    with evaluating(pair), fork_rng(), torch.inference_mode(False), pyro.validation_enabled(False):
         with torch.no_grad():
             found = run(pair, *batch)
         in_model, in_guide = map(latent_sites, found)
@@ -180,7 +181,7 @@ def reading_problems(
         other: of an observed site, by its name, other data of the shape of its value; draws by default.
     """
     tensors, structure = flattened(batch)
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
         given = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
         first = _met(model, drawn, structure, given)
         found = {name: argument_of(site["value"], given) for name, site in first.items() if site["is_observed"]}
@@ -190,7 +191,7 @@ def reading_problems(
         for _ in range((_TRIES if discrete else 1) if read else 0):  # few values are easily drawn twice
             changed = list(given)
             for name, index in read.items():
-                changed[index] = put(changed[index], first[name]["value"], other(name, first[name]))
+                changed[index] = put(name, changed[index], first[name]["value"], other(name, first[name]))
             for name in _differing(first, _met(held, drawn, structure, changed)):
                 return [
                     f"The model takes p({name}) from data that it observes, and not from what pyro.sample returns, "
@@ -209,7 +210,7 @@ def condition_problems(model: Callable[..., Any], drawn: Trace, batch: Sequence[
     """
     tensors, structure = flattened(batch)
     rolled = [tensor.roll(1, 0) if tensor.shape[:1] == (size,) else tensor for tensor in tensors]
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
         first, second = (_met(model, drawn, structure, one) for one in (tensors, rolled))
         return [
             f"What is drawn is of one condition, but p({name}) differs between the rows of the arguments. Give one "

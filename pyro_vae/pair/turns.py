@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import torch
+
+from pyro_vae._pyro import drop_handlers
 
 _turn = threading.RLock()
 
@@ -21,9 +25,18 @@ def in_turn() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def fork_rng(devices: Sequence[torch.device] | None = None, enabled: bool = True) -> Iterator[None]:
+    """``torch.random.fork_rng`` in turn, since what it would put back may else be the state of another's training."""
+    with in_turn(), torch.random.fork_rng(devices, enabled):
+        yield
+
+
 def _renew() -> None:
-    """In a forked process, which does not have the thread that may have been inside."""
+    """In a forked process, which does not have the thread that may have been inside, but its handlers."""
     global _turn
+    if not _turn.acquire(blocking=False):
+        drop_handlers()
     _turn = threading.RLock()
 
 

@@ -62,6 +62,10 @@ def learning_curves(
     Raises:
         ValueError: if there is no curve, a key is missing, lengths differ, or nothing is finite.
         TypeError: if ``curves`` is no dictionary, or a history none of the two kinds.
+
+    >>> from pyro_vae import plotting
+    >>> history = [{"samples": 1000 * n, "epoch": n, "train": -90 - 9 / n, "valid": -92 - 9 / n} for n in range(1, 6)]
+    >>> figure = plotting.learning_curves({"my run": history}, published=[{"label": "paper", "y": -91.0}])
     """
     if not isinstance(curves, Mapping):
         raise TypeError(

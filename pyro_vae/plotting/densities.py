@@ -31,6 +31,12 @@ def densities(
     Raises:
         ValueError: if there are no panels, one is no such array, or ``extent`` is not positive.
         TypeError: if something is not numbers, or ``columns`` no whole number.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> z = np.linspace(-4, 4, 50)
+    >>> normal = np.exp(-(z**2 + z[:, None] ** 2) / 2) / (2 * np.pi)
+    >>> figure = plotting.densities({"N(0, I)": normal}, extent=4.0)
     """
     if not panels:
         raise ValueError('there is nothing to draw; give at least one density: {"name": values}')

@@ -51,6 +51,13 @@ def gradients(
     Raises:
         ValueError: if there are no rows, a key or a group is missing, or a quantity has nothing to draw.
         TypeError: if rows are no dictionaries, or something is not a number.
+
+    >>> from pyro_vae import plotting
+    >>> rows = [
+    ...     {"estimator": "SGVB_A", "group": "all", "variance": 4.0, "snr": 0.5},
+    ...     {"estimator": "SGVB_B", "group": "all", "variance": 1.0, "snr": 1.0},
+    ... ]
+    >>> figure = plotting.gradients(rows)
     """
     if isinstance(rows, str) or not hasattr(rows, "__iter__"):
         raise TypeError(

@@ -33,6 +33,11 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None) -> Figure:
     Raises:
         ValueError: if the shape is another, D < 2, codes or labels are not finite, or there are more than 12 words.
         TypeError: if codes are not numbers.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> codes = np.random.default_rng(0).standard_normal((30, 2))
+    >>> figure = plotting.latent_scatter(codes, labels=[0, 1, 2] * 10)
     """
     points = shaped(codes, "codes", (None, None), "[N, D] with N >= 1 and D >= 2")
     if points.shape[1] < 2:
@@ -65,6 +70,12 @@ def planes(
         ValueError: if there is no panel, the panels hold different numbers of points, a shape is another, the axes of
             a panel are not named, or something is not finite.
         TypeError: if points are not numbers.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> points = np.random.default_rng(0).standard_normal((30, 2))
+    >>> axes = {"VAE": ("1", "2"), "turned": ("2", "1")}
+    >>> figure = plotting.planes({"VAE": points, "turned": points[:, ::-1]}, axes=axes)
     """
     if not points:
         raise ValueError("planes has nothing to draw; give points [N, 2] for each title")
@@ -178,6 +189,10 @@ def active_units(variances: ArrayLike, *, threshold: float = 0.01) -> Figure:
         TypeError: if something is not numbers.
 
     Source: Burda, Grosse and Salakhutdinov (2015), Section 5.2, where the threshold is 0.01.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> figure = plotting.active_units(np.array([2.0, 0.5, 0.001]))  # two of three are active
     """
     units = shaped(variances, "variances", (None,), "[D], one for each latent unit: flatten them, or draw each layer")
     if (units < 0).any():

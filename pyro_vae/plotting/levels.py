@@ -38,6 +38,11 @@ def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Raises:
         ValueError: if there are no latents, a key is missing, or a number is not finite.
         TypeError: if something is not a number.
+
+    >>> from pyro_vae import plotting
+    >>> z1 = {"site": "z1", "rate": 12.0, "num_units": 16, "num_informative": 10, "threshold": 0.01}
+    >>> z2 = {"site": "z2", "rate": 3.0, "num_units": 8, "num_informative": 4, "threshold": 0.01}
+    >>> figure = plotting.levels({"ladder": [z1, z2]})
     """
     for name, rows in pairs.items():
         if not isinstance(rows, Sequence) or isinstance(rows, str):
@@ -86,7 +91,12 @@ def levels(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 @checked
 def site_name(site: str) -> str:
-    """``z2`` with its number as an index; any other name as it is."""
+    """``z2`` with its number as an index; any other name as it is.
+
+    >>> from pyro_vae import plotting
+    >>> plotting.site_name("z2"), plotting.site_name("theta")
+    ('$z_{2}$', 'theta')
+    """
     found = re.fullmatch(r"([a-zA-Z])_?(\d+)", site)
     return f"${found[1]}_{{{found[2]}}}$" if found else site
 

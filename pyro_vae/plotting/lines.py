@@ -43,6 +43,10 @@ def lines(
 
     Raises:
         ValueError: if there is nothing to draw, a line is empty, its lengths differ, or a number is not finite.
+
+    >>> from pyro_vae import plotting
+    >>> ours = {"AEVB": ([1, 2, 3], [-105, -101, -100]), "AEVB, train": ([1, 2, 3], [-104, -100, -98])}
+    >>> figure = plotting.lines({"MNIST": ours}, x="epoch", y="bound (nats)")
     """
     if not panels or not any(panels.values()):
         raise ValueError('there is nothing to draw; give at least one line: {"": {"name": (x, y)}}')

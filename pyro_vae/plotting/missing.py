@@ -28,6 +28,11 @@ def observed_and_imputed(columns: Mapping[str, tuple[ArrayLike, ArrayLike]], kin
 
     Raises:
         ValueError: if there is no column, one of the two is empty, or numbers are not finite.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> rng = np.random.default_rng(0)
+    >>> figure = plotting.observed_and_imputed({"age": (rng.normal(40, 9, 80), rng.normal(41, 9, 20))})
     """
     if not columns:
         raise ValueError("there is nothing to draw; give at least one column: {'age': (observed, imputed)}")

@@ -56,6 +56,10 @@ def image_grid(
     Raises:
         ValueError: if the shape or scale is another, or rows x columns is smaller than N.
         TypeError: if images are not numbers, or rows or columns not whole numbers.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> figure = plotting.image_grid(np.random.default_rng(0).random((12, 3, 8, 8)), columns=4, title="noise")
     """
     tiles = as_images(images, "images")
     count, _, height, width = tiles.shape
@@ -79,6 +83,11 @@ def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, *, count: 
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if the two shapes differ.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> x = np.random.default_rng(0).random((20, 8, 8))
+    >>> figure = plotting.reconstructions(x, 0.5 + 0.8 * (x - 0.5), count=6)
     """
     above, below = as_images(originals, "originals"), as_images(reconstructions, "reconstructions")
     if above.shape != below.shape:
@@ -102,6 +111,10 @@ def samples(images: ArrayLike) -> Figure:
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> figure = plotting.samples(np.random.default_rng(0).random((16, 28, 28)))
     """
     return image_grid(images, title="means of p(x | z) at z from the prior")
 
@@ -125,6 +138,13 @@ def manifold_grid(side: int, quantiles: ArrayLike | None = None) -> Array:
         TypeError: if ``side`` is no whole number.
 
     Source: Kingma and Welling (2014), Figure 4.
+
+    >>> from pyro_vae import plotting
+    >>> plotting.manifold_grid(2).round(2)
+    array([[-0.67,  0.67],
+           [ 0.67,  0.67],
+           [-0.67, -0.67],
+           [ 0.67, -0.67]])
     """
     side = positive(side, "side")
     held("the grid", 2 * side * side)
@@ -149,6 +169,12 @@ def manifold(images: ArrayLike, *, side: int, prior: str = "N(0, 1)") -> Figure:
         ValueError, TypeError: as :func:`image_grid`, and if there are not side * side images.
 
     Source: Kingma and Welling (2014), Figure 4.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> z = plotting.manifold_grid(5)  # [25, 2]
+    >>> images = np.repeat(1 / (1 + np.exp(-z[:, :1])), 64, axis=1).reshape(25, 8, 8)  # of a decoder
+    >>> figure = plotting.manifold(images, side=5)
     """
     side = positive(side, "side")
     tiles = as_images(images, "images")
@@ -193,6 +219,11 @@ def traversals(
         ValueError: if the shape or scale is another, there are not V values or D dims, a quantile is outside [0, 1],
             or both or neither of values and quantiles are given.
         TypeError: if something is not numbers.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> images = np.random.default_rng(0).random((3, 5, 8, 8))  # three dimensions, five values
+    >>> figure = plotting.traversals(images, values=[-2, -1, 0, 1, 2])
     """
     tiles = as_grid(images, "images", "D, V", "latent dimension by value of z")
     rows, steps = tiles.shape[:2]
@@ -227,6 +258,11 @@ def interpolations(images: ArrayLike, starts: ArrayLike, ends: ArrayLike) -> Fig
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> images = np.random.default_rng(0).random((2, 7, 8, 8))  # two pairs, seven steps
+    >>> figure = plotting.interpolations(images, starts=images[:, 0], ends=images[:, -1])
     """
     tiles = as_grid(images, "images", "P, T", "pair by step")
     rows, steps = tiles.shape[:2]
@@ -266,6 +302,11 @@ def resampled(images: ArrayLike, originals: ArrayLike, rows: Sequence[str], *, t
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> images = np.random.default_rng(0).random((2, 3, 4, 8, 8))  # two rows for each of three data, four draws
+    >>> figure = plotting.resampled(images, images[0, :, 0], ["z2 held", "z1 and z2 drawn"])
     """
     tiles = as_grid(images, "images", "R, P, S", "row by datum by draw")
     count, blocks, draws, *event = tiles.shape
@@ -301,6 +342,11 @@ def restorations(groups: Sequence[Mapping[str, ArrayLike]]) -> Figure:
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if there are no rows, or they differ in their shape.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> x = np.random.default_rng(0).random((6, 8, 8))
+    >>> figure = plotting.restorations([{"original": x}, {"noisy": x.clip(0.2, 1), "restored": x.clip(0.1, 0.9)}])
     """
     blocks = [[(label, as_images(images, label)) for label, images in group.items()] for group in groups]
     rows = [row for block in blocks for row in block]
@@ -336,6 +382,10 @@ def classes(images: ArrayLike, names: Sequence[Any], *, label: str = "class $c$"
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if there are not K names.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> figure = plotting.classes(np.zeros((2, 5, 8, 8)), ["circle", "square"])  # two classes, five draws of each
     """
     tiles = as_grid(images, "images", "K, S", "class by draw")
     count, draws = tiles.shape[:2]
@@ -362,6 +412,11 @@ def classes_and_styles(
 
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if the shapes do not fit.
+
+    >>> import numpy as np
+    >>> from pyro_vae import plotting
+    >>> samples, originals, analogies = np.zeros((2, 5, 8, 8)), np.zeros((3, 8, 8)), np.zeros((3, 2, 8, 8))
+    >>> figure = plotting.classes_and_styles(samples, originals, analogies, classes=["circle", "square"])
     """
     left, right = as_grid(samples, "samples", "K, S"), as_grid(analogies, "analogies", "N, K")
     data = as_images(originals, "originals")
@@ -404,6 +459,13 @@ def animation(images: ArrayLike, path: str | os.PathLike[str], *, fps: float = 1
     Raises:
         ValueError, TypeError: as :func:`image_grid`, and if ``path`` has another ending, or a number is out of range.
         OSError: if the folder cannot be made or written to.
+
+    >>> import tempfile, numpy as np
+    >>> from pyro_vae import plotting
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plotting.animation(np.random.default_rng(0).random((5, 8, 8)), f"{folder}/moving.gif")
+    >>> path.name
+    'moving.gif'
     """
     from PIL import Image  # matplotlib needs it too, but most figures do not
 

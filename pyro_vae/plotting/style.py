@@ -116,6 +116,13 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
         ValueError: if ``path`` has another ending.
         TypeError: if ``figure`` is no matplotlib figure.
         OSError: if the folder cannot be made or written to (a PermissionError where that is the cause).
+
+    >>> import tempfile, numpy as np
+    >>> from pyro_vae import plotting
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plotting.save(plotting.samples(np.zeros((4, 8, 8))), f"{folder}/figures/samples.png")
+    >>> path.name
+    'samples.png'
     """
     if not isinstance(figure, Figure):
         raise TypeError(f"figure is a {type(figure).__name__}; expected a matplotlib Figure, as this module returns")

@@ -153,6 +153,10 @@ def colored(maps: Any) -> Array:
     Raises:
         ValueError: if these are no such numbers, or no maps.
         TypeError: if they are not numbers.
+
+    >>> from pyro_vae import plotting
+    >>> plotting.colored([[0, 1], [2, 2]]).shape  # a map of 2 x 2 pixels, in three colors
+    (3, 2, 2)
     """
     array = real(maps, "maps")
     if array.ndim < 2 or not array.size or (array < 0).any() or (array != array.round()).any():

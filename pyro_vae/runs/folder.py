@@ -22,6 +22,7 @@ from pyro_vae.data.named import NAMES, key
 from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.runs.explained import file_explained
 from pyro_vae.runs.options import CONFIG, EVALUATION, Shapes, add_options, build_pair, data_of, nearest, read
 from pyro_vae.runs.trust import Untrusted, check_built, configured, is_known
@@ -62,7 +63,7 @@ def load(folder: str | os.PathLike[str], pair: Any = None, trust: bool = False) 
     >>> run.bound == trained.bound, type(run.pair).__name__, run.pair.training
     (True, 'MLPVAE', False)
     """
-    with torch.random.fork_rng():
+    with fork_rng():
         return _load(Path(folder), None if pair is None else as_pair(pair), trust)
 
 
@@ -259,7 +260,16 @@ def _no_run(out: Path, why: str, also: str = "") -> ValueError:
 
 
 def free_folder(parent: Path, stem: str) -> str:
-    """``parent/stem-1``, or with the first number that is not taken; it is made, so that nobody else takes it."""
+    """``parent/stem-1``, or with the first number that is not taken; it is made, so that nobody else takes it.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     names = [Path(runs.free_folder(Path(folder), "mnist")).name for _ in range(2)]
+    >>> names
+    ['mnist-1', 'mnist-2']
+    """
     for number in itertools.count(1):
         folder = parent / f"{stem}-{number}"
         try:
@@ -275,6 +285,16 @@ def evaluations(out: Path) -> list[Any]:
 
     Raises:
         ValueError: if the file is no list of entries.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     before = runs.evaluations(Path(folder))
+    ...     path = runs.store_evaluation(Path(folder), {"bound": -91.5})
+    ...     after = runs.evaluations(Path(folder))
+    >>> before, after
+    ([], [{'bound': -91.5}])
     """
     path = out / EVALUATION
     try:
@@ -287,7 +307,15 @@ def evaluations(out: Path) -> list[Any]:
 
 
 def store_evaluation(out: Path, entry: Mapping[str, Any]) -> Path:
-    """Adds an entry to the evaluation file of a run."""
+    """Adds an entry to the evaluation file of a run.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs.store_evaluation(Path(folder), {"bound": -91.5}).name
+    'evaluation.json'
+    """
     path = out / EVALUATION
     with appending(path):
         write_text(path, json.dumps([*evaluations(out), entry], indent=2) + "\n")

@@ -53,7 +53,12 @@ class Shapes(NamedTuple):
 
 
 def close(name: str, names: Iterable[str]) -> list[str]:
-    """What may have been meant by a name, the nearest first."""
+    """What may have been meant by a name, the nearest first.
+
+    >>> from pyro_vae.runs.options import close
+    >>> close("minst", ["mnist", "frey"])
+    ['mnist']
+    """
     by_lower, word = {known.lower(): known for known in names}, name.lower()
     longer = [known for known in by_lower if known.startswith(word)]
     found = dict.fromkeys([*longer, *difflib.get_close_matches(word, by_lower, n=3, cutoff=0.5)])
@@ -61,7 +66,12 @@ def close(name: str, names: Iterable[str]) -> list[str]:
 
 
 def nearest(name: str, names: Iterable[str], before: str = "") -> str:
-    """The end of a sentence that names what may have been meant."""
+    """The end of a sentence that names what may have been meant.
+
+    >>> from pyro_vae import runs
+    >>> runs.nearest("minst", ["mnist", "frey"])
+    '; the nearest are mnist'
+    """
     found = close(name, names)
     return f"; the nearest are {', '.join(before + known for known in found)}" if found else ""
 
@@ -71,6 +81,10 @@ def import_pair(name: str) -> type:
 
     Raises:
         ValueError: if there is none.
+
+    >>> from pyro_vae import runs
+    >>> runs.import_pair("ConvVAE")
+    <class 'pyro_vae.models.conv_vae.ConvVAE'>
     """
     module_name, _, class_name = _full(name).rpartition(".")
     try:
@@ -127,6 +141,16 @@ def read(path: Path, typed: Collection[str] = (), trust: bool = False) -> tuple[
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no configuration, or names what is not taken from a file.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "config.yaml")
+    ...     written = path.write_text("model: pyro_vae.models.ConvVAE")
+    ...     options, kind = runs.read(path)
+    >>> kind.__name__
+    'ConvVAE'
     """
     options = configured(path)
     model = options.get("model", DEFAULT_MODEL)
@@ -259,7 +283,12 @@ def check_untyped(config: Namespace) -> None:
 
 
 def trained_pairs(model: type) -> list[str]:
-    """The arguments of a class that are a :data:`~pyro_vae.pair.protocols.TrainedPair`."""
+    """The arguments of a class that are a :data:`~pyro_vae.pair.protocols.TrainedPair`.
+
+    >>> from pyro_vae import models, runs
+    >>> runs.trained_pairs(models.CodePrior), runs.trained_pairs(models.MLPVAE)
+    (['first'], [])
+    """
     init: Any = inspect.getattr_static(model, "__init__")
     try:
         hints = get_type_hints(init, include_extras=True)

@@ -38,6 +38,16 @@ def configured(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no mapping of options to values, is larger or nests deeper than any that is written here,
             or has anchors and aliases.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyro_vae import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "config.yaml")
+    ...     written = path.write_text("{model: pyro_vae.models.ConvVAE, fit.epochs: 20}")
+    ...     options = runs.configured(path)
+    >>> options
+    {'model': 'pyro_vae.models.ConvVAE', 'fit.epochs': 20}
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no configuration file {path}.")
@@ -127,6 +137,7 @@ class Untrusted(ValueError):
     """A file names what would be run."""
 
     def __init__(self, path: Path, name: str, place: str) -> None:
+        self._told = (path, name, place)
         if near := _misspelled(name):
             message = f"the configuration {path} names {name} at {place}, which is not there; the nearest are {near}."
             super().__init__(message)
@@ -136,6 +147,9 @@ class Untrusted(ValueError):
             "pyro_vae, torch.nn and torch.optim, and losses of Pyro, are taken from one. If you know who wrote it, and "
             "what that is, add --trust (trust=True)."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as a process of a pool sends it
+        return type(self), self._told
 
 
 def _misspelled(name: str) -> str:
@@ -159,7 +173,12 @@ def _is_importable(name: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    """Whether a dotted name is that of a class which may be taken from any file."""
+    """Whether a dotted name is that of a class which may be taken from any file.
+
+    >>> from pyro_vae import runs
+    >>> runs.is_known("torch.nn.Linear"), runs.is_known("os.system")
+    (True, False)
+    """
     module_name, _, class_name = name.rpartition(".")
     if module_name != "pyro_vae" and not f"{module_name}.".startswith(
         (*_LIBRARY, "torch.nn.", "torch.optim.", "pyro.infer.")

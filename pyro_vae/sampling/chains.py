@@ -178,12 +178,28 @@ def _check_guide(joint: Joint, *batch: Tensor) -> None:
 
 
 def concatenated(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The results of the chunks, each ``[..., N]``, as one."""
+    """The results of the chunks, each ``[..., N]``, as one.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.chains import concatenated
+    >>> chunks = [(torch.zeros(4, 3), torch.zeros(3)), (torch.zeros(4, 2), torch.zeros(2))]
+    >>> [value.shape for value in concatenated(chunks)]
+    [torch.Size([4, 5]), torch.Size([5])]
+    """
     return [torch.cat(column, -1).cpu() for column in zip(*parts, strict=True)]
 
 
 def r_hat(samples: Samples) -> Tensor:
-    """``[N]``: split R-hat of the chains, the largest of all coordinates; NaN with fewer than four draws."""
+    """``[N]``: split R-hat of the chains, the largest of all coordinates; NaN with fewer than four draws.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.chains import r_hat
+    >>> from pyro_vae.sampling.hamiltonian import Hamiltonian, run_chains
+    >>> seed = torch.manual_seed(0)
+    >>> sampler = Hamiltonian(lambda u: (-u.square().sum(-1) / 2, -u), step_size=0.3)  # of N(0, I)
+    >>> r_hat(run_chains(sampler, sampler.init(torch.randn(4, 3, 2)), 200)) < 1.1
+    tensor([True, True, True])
+    """
     if len(samples.u) < 4:
         return torch.full_like(samples.acceptance[0], math.nan)
     return split_gelman_rubin(samples.u, 1, 0).amax(-1)
@@ -199,6 +215,10 @@ def check_acceptance(acceptance: Tensor, proposals: int, low: float = 0.4, high:
 
     Warns:
         UserWarning: if it is outside of [low, high] for more than one datum in a hundred.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.chains import check_acceptance
+    >>> check_acceptance(torch.tensor([0.7, 0.8]), proposals=200)  # as it should be
     """
     mean, size = acceptance.mean().item(), len(acceptance)
     judged = acceptance if proposals >= 100 else acceptance.mean(0, keepdim=True)

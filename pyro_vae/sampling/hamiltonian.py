@@ -166,6 +166,14 @@ def warm_up(
 
     Returns:
         ``(state, sampler)``, with a step size for each datum and a scale.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.hamiltonian import Hamiltonian, warm_up
+    >>> seed = torch.manual_seed(0)
+    >>> sampler = Hamiltonian(lambda u: (-u.square().sum(-1) / 2, -u))  # of N(0, I)
+    >>> state, sampler = warm_up(sampler, sampler.init(torch.randn(4, 3, 2)), 100)
+    >>> state.u.shape, sampler.step_size.shape, sampler.scale.shape
+    (torch.Size([4, 3, 2]), torch.Size([3]), torch.Size([3, 2]))
     """
     first = torch.as_tensor(sampler.step_size).to(state.u).expand(state.u.shape[1])
     steps, moments = StepSize(first, target_acceptance), _Moments()
@@ -218,7 +226,14 @@ class Samples(NamedTuple):
 
 
 def run_chains(sampler: Hamiltonian, state: State, num_samples: int) -> Samples:
-    """``num_samples`` steps of each chain, all kept."""
+    """``num_samples`` steps of each chain, all kept.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.hamiltonian import Hamiltonian, run_chains
+    >>> sampler = Hamiltonian(lambda u: (-u.square().sum(-1) / 2, -u), step_size=0.3)  # of N(0, I)
+    >>> run_chains(sampler, sampler.init(torch.randn(4, 3, 2)), 10).u.shape
+    torch.Size([10, 4, 3, 2])
+    """
     draws, log_densities, total = [], [], torch.zeros_like(state.log_density)
     for _ in range(num_samples):
         state, acceptance = sampler.step(state)

@@ -35,6 +35,7 @@ from pyro_vae.pair.gate import (
 )
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.trials import reading_problems
+from pyro_vae.pair.turns import fork_rng
 
 Start = Literal["prior", "guide"]
 
@@ -176,7 +177,7 @@ class Joint:
 
     def check_repeatable(self, *batch: Any, guide: bool = False) -> None:
         """Refuses noise of a program that no site shows, see :func:`pyro_vae.pair.gate.check_repeatable`."""
-        with torch.random.fork_rng():
+        with fork_rng():
             u = self.draw("guide" if guide else "prior", 1, *batch)
         check_repeatable("model", lambda: self._at(u, *batch)[1])
         if guide:
@@ -269,7 +270,14 @@ class _AtPoint(Messenger):
 
 
 def gradient(value: Tensor, u: Tensor) -> Tensor:
-    """The gradient of ``value: [C, N]`` by ``u: [C, N, D]``, each chain by its own; 0 where it does not depend on u."""
+    """The gradient of ``value: [C, N]`` by ``u: [C, N, D]``, each chain by its own; 0 where it does not depend on u.
+
+    >>> import torch
+    >>> from pyro_vae.sampling.joint import gradient
+    >>> u = torch.ones(4, 3, 2, requires_grad=True)
+    >>> gradient(-u.square().sum(-1) / 2, u)[0, 0]
+    tensor([-1., -1.])
+    """
     if not value.requires_grad:
         return torch.zeros_like(u)
     (found,) = torch.autograd.grad(value.sum(), u, retain_graph=True, allow_unused=True, materialize_grads=True)
@@ -308,10 +316,25 @@ class Ends(nn.Module):
 
 
 def joint_of(pair: nn.Module, *batch: Any, max_plate_nesting: int = 1) -> Joint:
-    """The :class:`Joint` of a pair, with the pair's own parameters."""
+    """The :class:`Joint` of a pair, with the pair's own parameters.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.sampling.joint import joint_of
+    >>> joint = joint_of(pv.models.MLPVAE((4,), latent_dim=2), x := torch.ones(3, 4))
+    >>> value, grad = joint.value_and_grad(torch.zeros(5, 3, 2), x)  # five chains
+    >>> joint.dim, value.shape, grad.shape
+    (2, torch.Size([5, 3]), torch.Size([5, 3, 2]))
+    """
     return Joint(*programs(pair), *batch, max_plate_nesting=max_plate_nesting)
 
 
 def observed_supports(trace: Trace) -> dict[str, Any]:
-    """For each observed site the support of one value, or ``None`` where it is not known."""
+    """For each observed site the support of one value, or ``None`` where it is not known.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.sampling.joint import observed_supports
+    >>> vae, x = pv.models.MLPVAE((4,), latent_dim=2), torch.ones(3, 4)
+    >>> observed_supports(pv.pair.run(vae, x).model_trace)
+    {'x': Boolean()}
+    """
     return {name: support_of(site["fn"]) for name, site in observed_sites(trace).items()}

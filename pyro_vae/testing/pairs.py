@@ -28,6 +28,7 @@ from pyro_vae.distributions.wrappers import without_events
 from pyro_vae.estimators import SGVB_A, SGVB_B
 from pyro_vae.pair import as_pair, data_frame, evaluating, latent_sites, observed_sites, programs, run, support_of
 from pyro_vae.pair.sites import plate_nesting, random_sites
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.testing.comparing import assert_same, gradients, seeded
 from pyro_vae.training import fit
 from pyro_vae.training.step import TrainingStep
@@ -76,7 +77,7 @@ class PairLaws:
         torch.manual_seed(seed)
         raw, batch = self.make()
         pair = as_pair(raw)
-        with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
+        with evaluating(pair), torch.no_grad(), fork_rng():
             run(pair, *batch)
         return Made(raw, pair, batch)
 
@@ -424,7 +425,7 @@ def largest(values: dict[str, Tensor]) -> float:
 
 def nesting_of(made: Made) -> int:
     """How many plates the programs nest."""
-    with evaluating(made.pair), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(made.pair), torch.no_grad(), fork_rng():
         return plate_nesting(*run(made.pair, *made.batch))
 
 

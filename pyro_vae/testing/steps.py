@@ -26,6 +26,13 @@ def assert_traced_step(
 
     Returns:
         The pair, with the gradients of a step.
+
+    >>> import torch, pyro_vae as pv
+    >>> from pyro_vae.testing import assert_traced_step
+    >>> x = torch.rand(3, 4).round()
+    >>> pair = assert_traced_step(lambda: pv.models.MLPVAE((4,), latent_dim=2, hidden=(8,)), x)
+    >>> all(parameter.grad is not None for parameter in pair.parameters())
+    True
     """
     found, pair = [], nn.Module()
     for mode in ("eager", "traced"):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -137,7 +138,8 @@ def as_written(folder: Path) -> Iterator[None]:
         if isinstance(error, ValueError) and is_ours(error):
             raise
         raise CheckpointError(
-            f"the checkpoint in {folder} is none that fit has written ({type(error).__name__})."
+            f"the checkpoint in {folder} is none that fit has written ({type(error).__name__}). Get it anew from who "
+            "made it, or train again into a new folder."
         ) from error
 
 
@@ -214,7 +216,14 @@ def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[
         weights = unpack(state["pair"], tensors)
     try:
         pair.load_state_dict(weights)
-    except RuntimeError as error:
+    except Exception as error:
+        if kind := _setter(error):
+            raise ValueError(
+                f"set_extra_state of {kind}, a part of this pair, refuses what the checkpoint has for it "
+                f"({type(error).__name__}: {error}). Have it take what get_extra_state gave when the pair was trained."
+            ) from error
+        if not isinstance(error, RuntimeError):
+            raise
         raise ValueError(
             f"the checkpoint belongs to another pair than this {type(pair).__name__}: {_difference(pair, weights)}. "
             "Build the pair with the arguments that it was trained with."
@@ -232,6 +241,14 @@ def load_weights(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[
         else:
             buffer.copy_(held[name])
     return missing
+
+
+def _setter(error: Exception) -> str:
+    """The class whose ``set_extra_state`` an error was raised in, or nothing."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "set_extra_state":
+            return type(frame.f_locals.get("self")).__name__
+    return ""
 
 
 def unsaved(pair: nn.Module) -> list[tuple[str, Tensor]]:

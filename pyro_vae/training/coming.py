@@ -15,6 +15,7 @@ from pyro_vae.data import Data, Mixed, Stream
 from pyro_vae.estimators import Estimator, SVILoss
 from pyro_vae.pair.arguments import Arguments, Converted
 from pyro_vae.pair.supports import Supports
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.training.settings import Settings
 
 AT_ONCE = 1000  # held-out data, and data that are looked at
@@ -114,7 +115,7 @@ class Coming:
             return self._look_at_values(batch)
         self.kinds.add(kind)
         modes = self._pair.training
-        with torch.random.fork_rng(self._devices):
+        with fork_rng(self._devices):
             report_on(self._pair, batch, estimator, self.supports)
         self._pair.train(modes)
         known = {id(parameter) for parameter in parameters}

@@ -15,6 +15,7 @@ from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, SGVB_B, Enumeration, Estimator, ScoreFunction
 from pyro_vae.estimators.summing import MOST
 from pyro_vae.pair import evaluating, latent_sites, run
+from pyro_vae.pair.turns import fork_rng
 
 
 class Chosen(NamedTuple):
@@ -35,7 +36,7 @@ def chosen(pair: nn.Module, kinds: Sequence[Sequence[Any]], reports: Sequence[Re
     if all(site.reparameterized for report in reports for site in report.sites):
         return Chosen(usual, "")
     drawn: dict[str, Any] = {}
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(pair), torch.no_grad(), fork_rng():
         for batch in kinds:
             model, guide = map(latent_sites, run(pair, *batch))
             drawn.update({**model, **guide})  # a latent of both is drawn by the guide
@@ -77,7 +78,7 @@ def _not_summed(discrete: dict[str, Any]) -> str:
 
 def _refusal(estimator: Estimator, pair: nn.Module, kinds: Sequence[Sequence[Any]]) -> str:
     """Why an estimator does not take a pair; empty where it does."""
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+    with evaluating(pair), torch.no_grad(), fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found vars in model but not guide")
         try:
             for batch in kinds:

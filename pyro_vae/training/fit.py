@@ -67,7 +67,9 @@ def fit(
     numpy's and Python's global generators is part of it. The caller's random states are left as they were.
     It trains inside ``torch.no_grad`` and ``torch.inference_mode`` as well. Of several threads that call it, or
     evaluate a pair, one runs and the others wait, since Pyro's handlers and torch's generator are the process's: a
-    callback may train another pair, but not wait for a thread that does.
+    callback may train another pair, but not wait for a thread that does. What a thread draws from torch's generator
+    outside of this library, or a pair that it makes, moves the noise of a training that runs meanwhile. Ctrl-C and
+    SIGTERM are met where the main thread trains; in another one they do what they do to any program.
 
     Args:
         pair: an object with ``model`` and ``guide``.
@@ -137,6 +139,12 @@ def fit(
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint.
 
     Source: Kingma & Welling (2013), algorithm 1.
+
+    >>> import torch, pyro_vae as pv
+    >>> vae, x = pv.models.MLPVAE((5,), latent_dim=2, hidden=(8,)), (torch.rand(30, 5) > 0.5).float()
+    >>> run = pv.fit(vae, (x[:20], x[20:]), epochs=2, batch_size=10, compile="eager", progress=False)
+    >>> len(run.history), sorted({"epoch", "samples", "train", "valid"} & set(run.history[-1]))
+    (2, ['epoch', 'samples', 'train', 'valid'])
     """
     settings = Settings(**{name: value for name, value in locals().items() if name not in ("pair", "data")})
     with holding(Path(out) if out is not None and Ranks().first else None):

@@ -22,6 +22,7 @@ from pyro_vae.pair.protocols import ChecksBatch, DoubtsData
 from pyro_vae.pair.signatures import argument_names, num_taken
 from pyro_vae.pair.sites import inside
 from pyro_vae.pair.supports import Supports
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.training.default import Chosen, chosen
 
 Devices = Sequence[torch.device]  # GPUs whose random states a look leaves alone
@@ -37,7 +38,7 @@ def checked(
 ) -> Chosen:
     """A copy of the estimator that was asked for, or the ELBO that suits the pair, checked by a batch of each kind."""
     asked = copy.copy(asked)
-    with torch.random.fork_rng(devices):
+    with fork_rng(devices):
         reports = []
         for batch in kinds:
             if isinstance(pair, ChecksBatch):
@@ -72,7 +73,7 @@ def num_data(
     """
     if known is not None or estimator.num_data is not None or isinstance(estimator, SVILoss):
         return known
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(devices):
+    with evaluating(pair), torch.no_grad(), fork_rng(devices):
         traces = run(pair, *batch)
     plate = data_frame(traces.model_trace, num_rows(batch))
     if plate is None or plate.full_size > plate.size:  # the program tells it
@@ -95,7 +96,7 @@ def is_shuffled(pair: nn.Module, batch: tuple[Any, ...], num_batches: int | None
     """
     if not any(isinstance(part, AutoGuide) for module in modules_of(pair) for part in module.modules()):
         return True
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(devices):
+    with evaluating(pair), torch.no_grad(), fork_rng(devices):
         traces = run(pair, *batch)
     plate = data_frame(traces.model_trace, num_rows(batch))
     if plate is None:
@@ -138,7 +139,7 @@ def announced(pair: nn.Module, batch: tuple[Any, ...], devices: Devices) -> tupl
     Where there is no such plate, losses of Pyro's are sums over the batch.
     """
     record = poutine.trace(param_only=True)
-    with evaluating(pair), torch.no_grad(), torch.random.fork_rng(devices), record as found:
+    with evaluating(pair), torch.no_grad(), fork_rng(devices), record as found:
         plate = data_frame(run(pair, *batch).model_trace, num_rows(batch))
     sites: Any = found.trace.nodes
     names = {id(site["value"].unconstrained()): name for name, site in sites.items()}

@@ -14,6 +14,7 @@ from pyro_vae._recipes import build, numbered, recipe
 from pyro_vae.data import Data, Split
 from pyro_vae.pair import device_of, run
 from pyro_vae.pair.running import reading
+from pyro_vae.pair.turns import fork_rng
 
 _CHANGED = "the pair is another than its arguments make: something in it was exchanged or set after it was made"
 
@@ -35,7 +36,7 @@ def opening(pair: nn.Module, data: Data, batch: tuple[Any, ...]) -> dict[str, An
     if "unknown" in told:
         return {**found, "unknown": told["unknown"]}
     made = {"recipe": numbered(told), "frozen": [name for name, p in pair.named_parameters() if not p.requires_grad]}
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             other = remade(made, pair.state_dict(), _find)

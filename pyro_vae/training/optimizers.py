@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from pyro_vae._pyro import options_of, scheduler_of
+from pyro_vae.data import draws
 
 Factory = Callable[[Any], torch.optim.Optimizer]
 
@@ -96,7 +99,12 @@ def step(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
+    """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again.
+
+    Raises:
+        TypeError: if the optimizer could not make a step with it.
+    """
+    begun = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(saved))
     ours = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     theirs = [index for group in saved["param_groups"] for index in group["params"]]
@@ -105,3 +113,60 @@ def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> No
         for name, value in saved["state"].get(index, {}).items():
             if isinstance(value, Tensor) and held[name].dtype != value.dtype:
                 held[name] = value.to(held[name].device)
+    _check_steps(optimizer, begun)
+
+
+def _check_steps(optimizer: torch.optim.Optimizer, begun: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses a loaded state that is none which steps give: of other tensors, or one that a step fails with.
+
+    Copies make a step of gradients that are 0: anew with the options ``begun`` of the groups, anew with those that were
+    loaded, and from the state. An optimizer of which no copy can be made anew is not judged.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    devices = list({parameter.device for parameter in parameters if parameter.device.type == "cuda"})
+    with draws.Apart(draws.TRIAL, devices=devices):
+        try:
+            _stepped(optimizer, begun, {})
+        except Exception:
+            return
+        try:
+            anew = _stepped(optimizer, optimizer.param_groups, {})
+        except Exception as error:
+            raise TypeError(f"a step with the options of the optimizer fails: {error}") from error
+    # Before a step from it, which crashed the process where a tensor was of another shape.
+    for parameter, expected in zip(parameters, anew, strict=True):
+        held = optimizer.state.get(parameter, {})
+        for name, value in expected.items() if held else ():
+            if not isinstance(value, Tensor):
+                continue
+            found = held.get(name)
+            if not isinstance(found, Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
+                raise TypeError(f"{name} of the optimizer is no {value.dtype} of shape {list(value.shape)}")
+            if name == "step" and not (found.isfinite() & (found >= 0)).all():
+                raise TypeError("the optimizer has made no whole number of steps")
+    with draws.Apart(draws.TRIAL, devices=devices):
+        try:
+            _stepped(optimizer, optimizer.param_groups, optimizer.state)
+        except Exception as error:
+            raise TypeError(f"a step from the state of the optimizer fails: {error}") from error
+
+
+def _stepped(
+    optimizer: torch.optim.Optimizer, options: Sequence[Mapping[str, Any]], state: Mapping[Any, Any]
+) -> list[dict[str, Any]]:
+    """The state of each parameter once a copy of an optimizer has made a step; the optimizer stays as it is."""
+    copies = {p: nn.Parameter(torch.zeros_like(p)) for group in optimizer.param_groups for p in group["params"]}
+    for parameter in copies.values():
+        parameter.grad = torch.zeros_like(parameter)
+    groups = [
+        {
+            **copy.deepcopy({name: value for name, value in option.items() if name != "params"}),
+            "params": [copies[p] for p in group["params"]],
+        }
+        for option, group in zip(options, optimizer.param_groups, strict=True)
+    ]
+    held = defaultdict(dict, {copies[p]: copy.deepcopy(dict(value)) for p, value in state.items()})
+    other = object.__new__(type(optimizer))
+    other.__setstate__({"defaults": optimizer.defaults, "state": held, "param_groups": groups})
+    other.step()
+    return [other.state[parameter] for parameter in copies.values()]

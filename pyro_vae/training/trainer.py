@@ -22,6 +22,7 @@ from pyro_vae.estimators import SVILoss
 from pyro_vae.frozen import PythonState
 from pyro_vae.pair import kept_modes, trained_parameters
 from pyro_vae.pair.arguments import Converted
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.training import checkpoint, looks, optimizers, trials
 from pyro_vae.training.averaging import Weights
 from pyro_vae.training.coming import AT_ONCE, Coming
@@ -100,7 +101,7 @@ class Trainer:
         if not self.ranks.first:  # which has the noise of a process that is alone
             self.ranks.start_noise(settings.seed)
         if self.folder is not None or not self.ranks.alone:
-            with torch.random.fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
+            with fork_rng(self._cuda):  # a network may draw to describe itself, as Zuko's flows do
                 looked = self.coming.looked if repeats else {}
                 self.configuration = configuration(settings, self.data, looked, self.state, self.schedules)
             check_same_of_ranks(self.configuration, self.coming.looked, self.ranks)
@@ -351,7 +352,7 @@ class Trainer:
         loaders = self.state.loaders.kept(every=True)  # so that it is the same data after every epoch
         given = self.data.valid.batches(AT_ONCE, epoch=0, seed=self.settings.seed)
         batches = map(self.coming.converted, given)
-        with torch.random.fork_rng(self._cuda), self.state.weights.in_use():
+        with fork_rng(self._cuda), self.state.weights.in_use():
             torch.manual_seed(self.settings.seed)
             self.pair.eval()
             estimator = self.state.estimator

@@ -378,3 +378,8 @@ def test_bytes_are_pixels_or_classes_wherever_they_stand() -> None:
         torch.testing.assert_close(found["z"].mean(), expected, rtol=0, atol=0.07)
         assert (found["x"] == 1).all()
         assert (found["y"] == 2).all()
+
+
+def test_example_data_of_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"'x' observes data of shape \[\d+, 7\]"):
+        sample(MLPVAE((6,), 2, (4,)), 3, torch.zeros(5, 7))

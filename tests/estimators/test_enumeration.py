@@ -143,6 +143,32 @@ def test_a_coin_beside_a_chain(case: str) -> None:
     assert Enumeration().loss(*programs(pair), X) == pytest.approx(-right.sum().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_program_that_runs_once_for_each_particle(particles: int) -> None:
+    """z costs nothing, as it is of its prior, so that the sum over y is exact for any number of draws."""
+    weights, logits = torch.tensor([0.3, 0.7]), torch.tensor([0.5, -0.2])
+
+    def z_of_one_dimension() -> None:
+        if pyro.sample("z", dist.Normal(0.0, 1.0)).dim() > 1:
+            raise RuntimeError("z has one dimension here.")
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z_of_one_dimension()
+            y = pyro.sample("y", dist.Categorical(weights))
+            with pyro.plate("steps", T, dim=-2):
+                pyro.sample("x", dist.Normal(LOCS[y], 1.0), obs=x.T)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z_of_one_dimension()
+            pyro.sample("y", dist.Categorical(logits=logits.expand(len(x), 2)))
+
+    q = logits.softmax(0)
+    right = (q * (weights.log() + dist.Normal(LOCS, 1.0).log_prob(X[..., None]).sum(1) - q.log())).sum(-1)
+    torch.testing.assert_close(Enumeration(particles).bound(Pair(model, guide), X), right)
+
+
 def test_a_chain_is_the_forward_algorithm() -> None:
     emission = dist.Normal(LOCS, 1.0)
     forward = TRANS[0].log() + emission.log_prob(X[:, 0, None])

@@ -39,19 +39,6 @@ def test_each_marker_has_a_method_and_each_method_a_marker():
     assert set(marked) == set(NAMES)
 
 
-def test_an_empty_table_is_filled_and_the_text_after_it_stays():
-    name = next(name for name in NAMES if not isinstance(getattr(tables.Tables(), name.replace("-", "_"))(), dict))
-    empty, after = (
-        f"<!-- table: {name} -->\n<!-- end of table -->\n",
-        "\nwords\n\n<!-- table: other -->\nrow\n<!-- end of table -->\n",
-    )
-    assert [name for name, _ in tables.BLOCK.findall(empty + after)] == [name, "other"]
-    made = table_of(tables.Tables(), name)
-    page, differ = tables.written(f"{empty}\nwords\n", tables.Tables())
-    assert page == f"<!-- table: {name} -->\n{made}\n<!-- end of table -->\n\nwords\n"
-    assert differ
-
-
 def places(value: Any, depth: int = 0) -> Iterator[tuple[tuple[bool, int], Any, Any]]:
     """Where the numbers are, in what and under which key; first, by the leading tuple, are those near the top."""
     for key in reversed(list(value) if isinstance(value, dict) else range(len(value))):  # the end of a history first
@@ -113,6 +100,24 @@ def test_a_changed_page_is_told_and_written_anew(capsys, monkeypatch, tmp_path):
     tables.main([])
     assert tables.main(["--check"]) == 0
     assert page.read_text() == PAGES[0]
+
+
+def test_a_table_of_which_nothing_stands_is_written_and_takes_no_text():
+    text = "\nBetween.\n\n<!-- table: speed -->\nold\n<!-- end of table -->\nBehind.\n"
+    page = "<!-- table: speed -->\n<!-- end of table -->\n" + text
+    new, differ = tables.written(page, tables.Tables())
+    table = dict(tables.BLOCK.findall(PAGES[0]))["speed"]
+    assert new == f"<!-- table: speed -->{table}\n<!-- end of table -->\n{text.replace(chr(10) + 'old', table)}"
+    assert len(differ) == 2 * len(table.strip().splitlines())
+
+
+def test_a_table_of_which_words_stay_is_refused_where_there_are_none():
+    page = "<!-- table: NAME -->\n<!-- end of table -->\n"
+    found = [name for name in NAMES if isinstance(getattr(tables.Tables(), name.replace("-", "_"))(), dict)]
+    assert found
+    for name in found:
+        with pytest.raises(ValueError, match=f"table {name}: between its markers stands nothing; write its rows"):
+            tables.written(page.replace("NAME", name), tables.Tables())
 
 
 @pytest.mark.parametrize("script", ["manifold", "samples_and_batch"])

@@ -195,6 +195,14 @@ def test_sizes_of_numpy_are_sizes() -> None:
     assert MLP(np.int64(3), np.array([2, 4]))(torch.zeros(5, 3)).shape == (5, 2, 4)
 
 
+def test_an_input_of_no_values() -> None:
+    x = torch.zeros(5, 4, device="meta")
+    for network in (MLP(4, 3), Centered(MLP(4, 3), torch.zeros(4)), Centered(nn.Identity(), torch.zeros(4))):
+        with pytest.raises(ValueError, match="on the meta device"):
+            network(x)
+        assert network.to("meta")(x).is_meta
+
+
 @pytest.mark.parametrize("network", [MLP((1, 8, 8), 3), ConvEncoder((1, 8, 8), 3)])
 @pytest.mark.parametrize("shape", [(5, 64), (5, 1, 8, 7), (8, 8), (5, 1, 8, 8, 1)])
 def test_input_of_another_shape(network: nn.Module, shape: tuple[int, ...]) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import cli, runs
+from pyro_vae.runs.trust import Untrusted
 from pyro_vae.training import checkpoint
 
 RELEASED = Path(__file__).parent / "released"
@@ -318,6 +319,43 @@ def test_a_checkpoint_of_a_stranger_does_not_go_on(change: Any, tmp_path: Path) 
     assert "\n" not in str(error.value)
 
 
+def of_first(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """A change of what the optimizer holds of its first parameter."""
+    return lambda saved: change(saved["state"][0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "a shape": of_first(lambda held: held.update(exp_avg=torch.zeros(7))),
+        "a shape that goes with the parameter's": of_first(lambda held: held.update(exp_avg=torch.zeros(3, 1))),
+        "a type": of_first(lambda held: held.update(exp_avg_sq=held["exp_avg_sq"].long())),
+        "a missing key": of_first(lambda held: held.pop("exp_avg")),
+        "a missing count": of_first(lambda held: held.pop("step")),
+        "a number for a tensor": of_first(lambda held: held.update(exp_avg=1.0)),
+        "a count that is none": of_first(lambda held: held.update(step=torch.tensor(float("nan")))),
+        "a flag with a shape": lambda saved: (
+            saved["param_groups"][0].update(amsgrad=True),
+            saved["state"][0].update(max_exp_avg_sq=torch.zeros(1)),
+        ),
+        "one group more": lambda saved: saved["param_groups"].append({**saved["param_groups"][0], "params": []}),
+        "a word for a rate": lambda saved: saved["param_groups"][0].update(lr="x"),
+        "a missing rate": lambda saved: saved["param_groups"][0].pop("lr"),
+    }.values(),
+)
+def test_an_optimizer_of_a_stranger_does_not_go_on(change: Any, tmp_path: Path) -> None:
+    pair = functools.partial(pv.models.MLPVAE, (4,), 2, (3,))
+    fit(pair(), X, out=tmp_path, epochs=1)
+    tensors, state = checkpoint.load(tmp_path / "checkpoint")
+    saved = checkpoint.unpack(state["optimizer"], tensors)
+    change(saved)
+    state["optimizer"] = checkpoint.pack(saved, tensors, "changed")
+    checkpoint.save(tmp_path / "checkpoint", tensors, state)
+    with pytest.raises(ValueError, match=r"the checkpoint in .* is none that fit has written .*new folder\.$") as error:
+        fit(pair(), X, out=tmp_path, epochs=1, resume=True)
+    assert "\n" not in str(error.value)
+
+
 class Executed:
     def __init__(self) -> None:
         Path("executed").touch()
@@ -372,6 +410,37 @@ class Drifting(pv.models.MLPVAE):
         self.register_buffer("level", torch.zeros(()), persistent=False)
 
 
+class Choosy(pv.models.MLPVAE):
+    """With a state of its own, which it may refuse."""
+
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__((4,), 2, (3,))
+
+    def get_extra_state(self) -> int:
+        return 1
+
+    def set_extra_state(self, state: int) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("of two"), RuntimeError("of two"), KeyError("of two")])
+def test_a_state_that_the_pair_itself_refuses(error: Exception, tmp_path: Path) -> None:
+    pair = Choosy()
+    fit(pair, X, out=tmp_path)
+    pair.error = error
+    words = rf"set_extra_state of Choosy, .* refuses .* \({type(error).__name__}: '?of two'?\)\. Have it take"
+    for opened in (
+        lambda: pv.load(tmp_path, pair=pair),
+        lambda: fit(pair, X, out=tmp_path, resume=True),
+    ):
+        with pytest.raises(ValueError, match=words) as found:
+            opened()
+        assert found.value.__cause__ is error
+
+
 def test_a_buffer_of_before_buffers_were_kept(tmp_path: Path) -> None:
     pair = Drifting()
     pair.level.fill_(3.0)
@@ -382,3 +451,8 @@ def test_a_buffer_of_before_buffers_were_kept(tmp_path: Path) -> None:
         assert pv.load(tmp_path, pair=Drifting()).pair.level == 0
     with pytest.raises(ValueError, match="earlier version of pyro_vae, which did not keep the buffer 'level'"):
         fit(pair, X, out=tmp_path, epochs=3, resume=True)
+
+
+def test_a_refusal_of_another_process_says_what_it_said_there() -> None:
+    error = Untrusted(Path("runs/digits-1"), "my_file.MyPair", "model")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -206,6 +206,32 @@ def test_what_a_checkpoint_cannot_keep_is_refused_before_the_first_step(tmp_path
     assert {**resumed, "numbers": 0} == {**state, "numbers": 0}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_copy_of_a_training_does_not_write(tmp_path: Path) -> None:
+    here, codes = os.getpid(), []
+
+    def callback(run: pyro_vae.Run) -> None:
+        if os.getpid() == here and len(run.history) == 1 and (child := os.fork()):
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        if os.getpid() != here:
+            signal.alarm(60)
+
+    found = "no error"
+    try:
+        fit(tmp_path / "run", epochs=3, callbacks=[callback])
+    except BaseException as error:  # the copy ends here, whatever it meets
+        found = repr(error)
+        if os.getpid() == here:
+            raise
+    finally:
+        if os.getpid() != here:
+            (tmp_path / "found").write_text(found)
+            os._exit(7)
+    assert codes == [7]
+    assert "is in use: another training writes there" in (tmp_path / "found").read_text()
+    assert [entry["epoch"] for entry in read_metrics(tmp_path / "run")] == [1, 2, 3]
+
+
 def test_numbers_that_a_callback_writes_into_the_history(tmp_path: Path) -> None:
     def callback(run: pyro_vae.Run) -> None:
         run.history[-1] |= {"own": np.float32(0.5), "tensor": torch.tensor(2)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -12,8 +14,9 @@ import pytest
 import torch
 from pairs import functions, mlp_vae, plain_object, pyro_module
 
-from pyro_vae import fit
+from pyro_vae import diagnostics, fit, load, sample
 from pyro_vae.pair import as_pair, evaluating
+from pyro_vae.pair.gate import trial
 from pyro_vae.pair.turns import in_turn
 
 FACTORIES = [functions, mlp_vae, plain_object, pyro_module]
@@ -82,6 +85,62 @@ def test_an_evaluation_waits_for_a_fit() -> None:
     fit(pair, x, **OPTIONS, callbacks=[callback])
     thread.join()
     assert order == ["epoch"] * 4 + ["evaluation"]
+
+
+READERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "load": lambda pair, x, out: load(out),
+    "quantiles": lambda pair, x, out: diagnostics.prior_quantiles(pair, [0.5]),
+    "sample": lambda pair, x, out: sample(pair, 2, where=lambda sites: sites["z"][..., 0] > -9),
+    "trial": lambda pair, x, out: trial(pair, x),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_waits_and_leaves_the_random_state_of_both(name: str, tmp_path: Path) -> None:
+    """A state that is read while another trains, and put back once it has ended, is the training's."""
+    pair, x = made(mlp_vae)
+    fit(pair, x, **OPTIONS, out=tmp_path)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(1) as threads:
+        with in_turn():
+            torch.manual_seed(99)  # as a training does
+            state = torch.get_rng_state()
+            reading = threads.submit(READERS[name], pair, x, tmp_path)
+            assert not wait([reading], timeout=0.3).done
+            assert torch.equal(torch.get_rng_state(), state)
+            torch.set_rng_state(before)
+        reading.result()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_does_not_meet_the_handlers_of_a_thread_that_it_does_not_have() -> None:
+    import os
+
+    pair, x = made(mlp_vae)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with in_turn(), pyro.poutine.trace(), pyro.plate("data", 3):
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            fit(pair, x, **OPTIONS)
+        except BaseException:
+            os._exit(1)
+        os._exit(7)
+    found = os.waitpid(child, 0)[1]
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(found) == 7
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="forks")

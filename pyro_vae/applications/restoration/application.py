@@ -26,6 +26,7 @@ from pyro_vae.applications.restoration.observations import (
     SaltAndPepperObservation,
 )
 from pyro_vae.data import Data
+from pyro_vae.pair.turns import fork_rng
 from pyro_vae.plotting import restorations
 
 Task = Literal["denoising", "inpainting", "super-resolution", "all"]
@@ -128,7 +129,7 @@ def restore(
     seconds: dict[str, float] = {}
     r_hat: dict[str, float] = {}
     drawn: list[dict[str, Tensor]] = [{"original": x}]
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         cases = list(_cases(x, task, level, mask, missing, factor))
         degraded = [observation.degrade(x) for _, observation in cases]
@@ -251,6 +252,11 @@ def psnr(images: Tensor, originals: Tensor) -> float:
 
     Raises:
         ValueError: if there are no images, or as many originals of the same shape.
+
+    >>> import torch
+    >>> from pyro_vae.applications.restoration import psnr
+    >>> round(psnr(torch.full((2, 1, 4, 4), 0.6), torch.full((2, 1, 4, 4), 0.5)), 3)
+    20.0
     """
     if images.shape != originals.shape or not images.numel():
         raise ValueError(

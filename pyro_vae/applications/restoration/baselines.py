@@ -27,6 +27,11 @@ def filtered(y: Tensor, scale: float | None = None) -> dict[str, Tensor]:
     Args:
         y: the images.
         scale: of Gaussian noise; with it Wiener's filter (of 3 x 3 pixels) is one of the three.
+
+    >>> import torch
+    >>> from pyro_vae.applications.restoration import filtered
+    >>> sorted(filtered(torch.rand(2, 1, 8, 8), scale=0.2))
+    ['Gaussian filter', 'Wiener filter', 'median filter']
     """
     from scipy import ndimage, signal
 
@@ -49,6 +54,12 @@ def interpolated(y: Tensor) -> dict[str, Tensor]:
     Linear interpolation is between the corners of Delaunay triangles, and beyond them the nearest pixel. The biharmonic
     interpolant is the thin-plate spline, through its 64 nearest neighbors where there are over 1,000 pixels. Where
     neither exists (too few pixels, or all on one line), the nearest pixel; 0.5 where there is none.
+
+    >>> import torch
+    >>> from pyro_vae.applications.restoration import interpolated
+    >>> y = torch.tensor([[[[0.0, float("nan"), 1.0]] * 3]])
+    >>> interpolated(y)["linear interpolation"][0, 0, 1]
+    tensor([0.0000, 0.5000, 1.0000])
     """
     images = _of_images(y).flatten(0, 1).double().numpy()
     missing = np.isnan(images)
@@ -93,6 +104,11 @@ def upscaled(y: Tensor, factor: int) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if ``factor`` is no whole number of at least 1, or y are no images of floats.
+
+    >>> import torch
+    >>> from pyro_vae.applications.restoration import upscaled
+    >>> {name: image.shape for name, image in upscaled(torch.rand(2, 1, 4, 4), factor=2).items()}
+    {'bilinear': torch.Size([2, 1, 8, 8]), 'bicubic': torch.Size([2, 1, 8, 8])}
     """
     whole(1, factor=factor)
     y = _of_images(y)
