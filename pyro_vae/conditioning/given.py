@@ -144,7 +144,7 @@ class Condition:
         if plate is not None and plate.size != size:  # it is not passed the values, which have no place by their names
             raise ValueError(
                 f"values of {', '.join(given)} are of {size} conditions, and the model draws data of its own, "
-                f"{plate.size} where it is given none. Pass example data, which are not used: sample(pair, 100, x, ..., "
+                f"{plate.size} where it is given none. Pass example data: sample(pair, 100, x, ..., "
                 "where=...), with all arguments of the model."
             )
         if num_rows(batch) not in (0, 1, size):
