@@ -136,6 +136,14 @@ _LIBRARIES = ("pyro_vae", "pyro", "torch", "contextlib")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def too_large(what: str, error: Exception) -> str | None:
+    """The sentence of an error by which torch tells that there is no memory for ``what``."""
+    if (asked := _ALLOCATED.search(str(error))) is None:
+        return None
+    size = int(asked[1]) / 2**30
+    return f"{what} needs {size:,.1f} GiB of memory at once, which this machine has not free. Give smaller sizes."
+
+
 @overload
 def checked(function: Function) -> Function: ...
 @overload
@@ -192,12 +200,10 @@ def checked(function: Any = None, *, but: Sequence[str] = ()) -> Any:
         try:
             return function(*bound.args, **bound.kwargs) if changed else function(*args, **kwargs)
         except RuntimeError as error:
-            if (asked := _ALLOCATED.search(str(error))) is None:
+            said = too_large(function.__qualname__.removesuffix(".__init__"), error)
+            if said is None:
                 raise
-            name, size = function.__qualname__.removesuffix(".__init__"), int(asked[1]) / 2**30
-            raise ValueError(
-                f"{name} needs {size:,.1f} GiB of memory at once, which this machine has not free. Give smaller sizes."
-            ) from error
+            raise ValueError(said) from error
 
     return call
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae._checks import checked
-from pyro_vae._pyro import mismatch, unvalidated, without_shapes
+from pyro_vae._pyro import unvalidated, without_shapes
 from pyro_vae.batches import Keywords, num_rows
 from pyro_vae.distributions.wrappers import family
 from pyro_vae.estimators import SGVB_A, Estimator, SVILoss, as_estimator
@@ -29,10 +27,11 @@ from pyro_vae.pair import (
     run,
 )
 from pyro_vae.pair.arguments import converted
+from pyro_vae.pair.failures import failure, first_line, why
 from pyro_vae.pair.particles import SAID, How
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.sites import observed_sites
-from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes, wrong_size
+from pyro_vae.pair.structure import common_latents, density_problems, problems, purposes
 from pyro_vae.pair.supports import Supports
 from pyro_vae.pair.trials import has_masks, mask_problems, point_problems
 from pyro_vae.pair.turns import fork_rng, in_turn
@@ -214,25 +213,17 @@ def _refuse(*sentences: str, because: Exception | None = None) -> None:
 
 def _run(pair: nn.Module, batch: tuple[Any, ...], count: int) -> PairRun:
     """A run with log-probabilities, in which nothing is wrong."""
-    wrong: list[str] = []
-    which = "guide"
     try:
         found = run(pair, *batch)
         wrong = problems(found, count)
     except Exception as error:
-        model, guide = programs(pair)
-        with contextlib.suppress(Exception):
-            guide_trace = poutine.trace(guide).get_trace(*batch)
-            which = "model"
-            # What the guide draws may not fit the model: on its own draws it tells where they differ.
-            wrong = problems(PairRun(poutine.trace(model).get_trace(*batch), guide_trace), count)
-        _refuse(*(wrong or [_failure(error, which, count, batch)]), because=error)
+        _refuse(*(why(*programs(pair), batch) or [failure(error, "pair", batch)]), because=error)
     _refuse(*wrong)
     for which, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
         try:
             trace.compute_log_prob()
         except Exception as error:
-            _refuse(_failure(error, which, count, batch), because=error)
+            _refuse(failure(error, which, batch), because=error)
     _refuse(*density_problems(found))
     return found
 
@@ -244,43 +235,7 @@ def _try(estimator: Estimator, pair: nn.Module, batch: tuple[Any, ...]) -> None:
             estimator.try_on(pair, *batch)
     except (ValueError, RuntimeError) as error:
         text = without_shapes(str(error))
-        _refuse(text if "\n" not in text else f"Pyro's own check fails: {_first_line(error)}", because=error)
-
-
-def _failure(error: Exception, which: str, count: int, batch: tuple[Any, ...]) -> str:
-    text, wrong = str(error), mismatch(str(error))
-    if wrong is not None and wrong.wanted != count == wrong.got and wrong.dim == -1:
-        return wrong_size(f"plate {wrong.plate!r}", which, wrong.wanted, count)
-    if wrong is not None:
-        return (
-            f"At site {wrong.site!r} of the {which} the distribution has size {wrong.got} at dimension {wrong.dim}, "
-            f"where plate {wrong.plate!r} has {wrong.wanted}. If that is a dimension of one datum, declare it as an "
-            "event dimension: add .to_event(n), n the number of dimensions of one datum; otherwise make the network "
-            "give one row for each datum."
-        )
-    if type(error) is ValueError and "\n" not in text:
-        return text  # already a sentence, from one of the rooms or from the user's own program
-    shapes = " and ".join(str(list(value.shape)) for value in batch if isinstance(value, Tensor)) or count
-    return f"The {which} fails on this batch of {shapes} ({_first_line(error)}).{_hint(text)}"
-
-
-def _hint(text: str) -> str:
-    if "argument" in text and "positional" in text:
-        return (
-            " Model and guide take the same arguments, those of check: check(pair, x) runs guide(x) and model(x); "
-            "of data with labels, load(...).with_labels().train.batch(...) gives both, and "
-            "fit(pair, data.with_labels()) passes both."
-        )
-    if "Multiple" in text and "named" in text:
-        return " Give each sample statement and each plate a name of its own."
-    if "is not callable" in text:
-        return " pyro.sample takes a distribution, for example pyro.distributions.Normal(loc, scale).to_event(1)."
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in without_shapes(str(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
+        _refuse(text if "\n" not in text else f"Pyro's own check fails: {first_line(error)}", because=error)
 
 
 def _report(pair: nn.Module, one: PairRun) -> Report:

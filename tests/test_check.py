@@ -28,9 +28,13 @@ from pyro_vae import (
     PairError,
     StandardNormal,
     check,
+    diagnostics,
+    evidence,
+    fit,
     likelihoods,
 )
 from pyro_vae.models import MLPVAE
+from pyro_vae.pair import gate
 
 EVENT, LATENT, BATCH = 6, 2, 5
 Law = Callable[[Tensor], Any]
@@ -535,6 +539,72 @@ def test_a_failure_tells_the_shapes_of_all_arguments():
     pair = Pair(lambda x, y: x @ y, lambda x, y: None)
     with pytest.raises(PairError, match=r"The model fails on this batch of \[5, 3\] and \[5, 1\] \("):
         check(pair, torch.zeros(5, 3), torch.zeros(5, 1))
+
+
+def sited(name: Any = "x", fn: Any = None, value: Callable[[Tensor], Any] = lambda x: x, latent: Any = "z") -> Pair:
+    """A pair with something else than a text as a name, a distribution, or a tensor as a value."""
+    decoder, encoder = nn.Linear(LATENT, EVENT), nn.Linear(EVENT, LATENT)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample(latent, dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            law = dist.Normal(decoder(z), 1.0).to_event(1)
+            pyro.sample(name, law if fn is None else fn, obs=value(x))
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample(latent, dist.Normal(encoder(x), 1.0).to_event(1))
+
+    return Pair(model, guide)
+
+
+NUMBERS: tuple[Callable[[Any, Tensor], Any], ...] = (
+    lambda pair, x: str(check(pair, x)),
+    lambda pair, x: fit(pair, x, epochs=1, batch_size=len(x), compile="eager", progress=False),
+    lambda pair, x: evidence.importance(pair, x, num_samples=2),
+    lambda pair, x: evidence.ais(pair, x, num_chains=1, num_steps=1),
+    lambda pair, x: diagnostics.reconstruct(pair, x),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": 3}, "A site of the model is called 3. Give sample statements and plates a text"),
+        ({"latent": ("z",)}, r"is called \('z',\)"),
+        ({"name": None}, "AssertionError.*name or a value that is None"),
+        ({"name": "_INPUT"}, "_INPUT and _RETURN for itself"),
+        ({"name": "z"}, "a name of its own"),
+        ({"fn": 1.0}, "At site 'x' of the model there is 1.0, which is no distribution of Pyro's"),
+        ({"fn": dist.Normal}, "which is no distribution of Pyro's"),
+        ({"fn": lambda: torch.zeros(BATCH)}, "which is no distribution of Pyro's"),
+        ({"value": lambda x: 1.0}, "At site 'x' of the model the value is 1.0. Give a dense tensor"),
+        ({"value": lambda x: x.to(torch.complex64)}, "the value is a tensor of torch.complex64"),
+        ({"value": lambda x: x.to_sparse()}, "the value is a tensor of torch.float32, torch.sparse_coo"),
+        ({"value": lambda x: x.to("meta")}, "torch.strided, on meta"),
+        ({"value": lambda x: pyro.plate("p", 2**40, subsample_size=2) and x}, "needs 8,192.0 GiB of memory at once"),
+    ],
+)
+def test_odd_names_and_values(options: dict[str, Any], says: str) -> None:
+    """Are refused in the same words by whatever reads a pair."""
+    for ask in NUMBERS:
+        with pytest.raises(ValueError, match=says):
+            ask(sited(**options), real(EVENT))
+
+
+@pytest.mark.parametrize(("options", "says"), [({"name": None}, "is None"), ({"fn": 1.0}, "no distribution of Pyro's")])
+def test_a_bound_of_programs_that_fail(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SGVB_A(2).bound(sited(**options), real(EVENT))
+
+
+def test_errors_that_are_none_of_the_programs() -> None:
+    """Are raised as they are: no sentence says that a pair fails which does not."""
+    pair, x = sited(), real(EVENT)
+    with pytest.raises(KeyError, match="ours"), gate.explained(pair, x):
+        raise KeyError("ours")
 
 
 def test_an_error_of_another_process_says_what_it_said_there() -> None:

@@ -141,6 +141,12 @@ class Condition:
                 "100, x, where=...)."
             ) from error
         sites, plate = random_sites(trace), data_frame(trace, size)
+        if plate is not None and plate.size != size:  # it is not passed the values, which have no place by their names
+            raise ValueError(
+                f"values of {', '.join(given)} are of {size} conditions, and the model draws data of its own, "
+                f"{plate.size} where it is given none. Pass example data: sample(pair, 100, x, ..., "
+                "where=...), with all arguments of the model."
+            )
         if num_rows(batch) not in (0, 1, size):
             _check_examples(zip(argument_names(pair), args, strict=False), given, sites, num_rows(batch), size)
         for name, value in given.items():

@@ -18,7 +18,7 @@ from pyro_vae.distributions.wrappers import family, unmasked, unwrapped
 from pyro_vae.estimators import SGVB_A
 from pyro_vae.estimators.run import Run, Site
 from pyro_vae.evidence.result import check_log_prob
-from pyro_vae.pair.gate import check_evidence, first_part, refuse
+from pyro_vae.pair.gate import check_evidence, explained, first_part, refuse
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.trials import point_problems
 
@@ -83,7 +83,8 @@ def weighed(
     most = max(1, min(size, chunk // min(num_samples, 512)))
     parts: list[_Kept] = []
     drawn = 0
-    with reading(pair, seed), tqdm(total=size, unit=" data", desc=who, disable=not progress) as bar:
+    bar = tqdm(total=size, unit=" data", desc=who, disable=not progress)
+    with reading(pair, seed), explained(pair, *batch), bar:
         most, found = first_part(pair, most, *batch)
         nesting = check_evidence(who, found, most)
         refuse(point_problems(pair, *rows(batch, slice(most))))

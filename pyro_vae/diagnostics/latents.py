@@ -22,9 +22,11 @@ from pyro_vae.distributions.steps import MarkovNormal
 from pyro_vae.distributions.wrappers import family, unwrapped
 from pyro_vae.pair import as_pair, data_frame, device_of, latent_sites, observed_sites, programs, support_of
 from pyro_vae.pair.arguments import Converted, converted
-from pyro_vae.pair.running import Drawing, reading
+from pyro_vae.pair.gate import explained, refuse
+from pyro_vae.pair.running import Drawing, PairRun, reading
 from pyro_vae.pair.signatures import argument_names
 from pyro_vae.pair.sites import held_sites, inside
+from pyro_vae.pair.structure import odd_sites
 from pyro_vae.pair.turns import fork_rng
 
 Batches = Iterable[Sequence[Any]]
@@ -40,7 +42,9 @@ def opened(
     """
     module = as_pair(pair)
     with reading(module, seed):
-        yield module, converted(module, batch, any_data)
+        given = converted(module, batch, any_data)
+        with explained(module, *given):
+            yield module, given
 
 
 @checked
@@ -294,6 +298,7 @@ def run_model(
             raise ValueError(
                 f"the model does not run without data ({what}): pass an example batch, as in sample(pair, n, x)."
             ) from error
+        refuse(odd_sites(PairRun(trace, Trace())))
         size = batches.num_rows(batch) if batch else None
         check_size(data_frame(trace, size), size)
         held = held_sites(trace, batch, size) - latents.keys()

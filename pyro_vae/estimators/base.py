@@ -406,8 +406,9 @@ class Estimator(Trace_ELBO):
         self, pair: Any, batch: Sequence[Any], at: At | None = None, num_data: float | None = None, local: bool = False
     ) -> Run:
         """A run whose value is told as a bound, with ``local`` of a datum alone; no handler weighs its terms."""
-        with in_turn():
-            run = self._run(call_of(pair, batch), at, num_data, "local" if local else "all")
+        call = call_of(pair, batch)
+        with in_turn(), gate.explained(as_pair(pair), *call.args):
+            run = self._run(call, at, num_data, "local" if local else "all")
         check_bounds(pair, run)
         return run.unweighed()
 

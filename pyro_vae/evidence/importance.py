@@ -19,7 +19,7 @@ from pyro_vae.evidence.result import Evidence, check_log_prob, gray_levels
 from pyro_vae.evidence.sharing import over_ranks
 from pyro_vae.pair import as_pair, device_of, programs, run, tracing_obstacle
 from pyro_vae.pair.arguments import batch_of
-from pyro_vae.pair.gate import check_evidence, first_part, refuse, smallest
+from pyro_vae.pair.gate import check_evidence, explained, first_part, refuse, smallest
 from pyro_vae.pair.plans import plan_of
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.trials import point_problems
@@ -141,7 +141,7 @@ def importance(
     size = num_rows(batch)
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
-    with reading(module, seed):
+    with reading(module, seed), explained(module, *batch):
         # A run also makes the parameters that the programs make when they first run.
         rows, found = first_part(module, rows, *batch)
         several = rows_of(batch, slice(rows))

@@ -35,11 +35,12 @@ from pyro_vae.batches import Keywords, is_packed, kind_of, leaves, mapped
 from pyro_vae.data.arrays import check_pixels, is_integer, tensor
 from pyro_vae.data.draws import gray
 from pyro_vae.distributions.wrappers import family
-from pyro_vae.pair.gate import has_autoguide
+from pyro_vae.pair.gate import has_autoguide, refuse
 from pyro_vae.pair.pair import as_pair, modules_of
 from pyro_vae.pair.running import device_of, run, trying
 from pyro_vae.pair.signatures import in_place, num_taken
 from pyro_vae.pair.sites import observed_sites, random_sites, support_of
+from pyro_vae.pair.structure import odd_sites
 from pyro_vae.pair.supports import Supports
 
 _ROUNDED = 0.01  # rounding errors, in standard deviations of the data, above which they are said
@@ -184,7 +185,9 @@ class Arguments:
         """Refuses uint8, which are pixels, where whole numbers are observed."""
         try:
             with trying(self.pair):
-                sites = observed_sites(run(self.pair, *values).model_trace)
+                found = run(self.pair, *values)
+            refuse(odd_sites(found))
+            sites = observed_sites(found.model_trace)
         except Exception:  # said by those who run it
             return
         others = [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)][1:]

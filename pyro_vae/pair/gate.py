@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,16 +19,17 @@ from pyro.distributions import Delta, ImproperUniform
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_vae._checks import warn
+from pyro_vae._checks import is_ours, warn
 from pyro_vae._pyro import is_subsample, is_unseen, unvalidated
 from pyro_vae._torch import has_values
-from pyro_vae.batches import moved, num_rows, rows
+from pyro_vae.batches import leaves, moved, num_rows, rows
 from pyro_vae.distributions.wrappers import family, innermost, is_rounded, unmasked
+from pyro_vae.pair.failures import why
 from pyro_vae.pair.pair import modules_of, programs
-from pyro_vae.pair.running import PairRun, device_of, run
+from pyro_vae.pair.running import PairRun, device_of, evaluating, run
 from pyro_vae.pair.sites import (
     data_frame,
     data_frames,
@@ -51,6 +52,9 @@ from pyro_vae.pair.structure import (
     value_problems,
 )
 from pyro_vae.pair.turns import fork_rng
+
+_FEW = 100  # data that tell why programs fail
+_CALLED = ("() missing ", "() takes ", "() got an unexpected ")  # Python's own, of a call in a line of the library
 
 
 def refuse(sentences: list[str]) -> None:
@@ -289,6 +293,31 @@ def run_problems(model: Any, guide: Any, args: Any, kwargs: Any) -> list[str]:
     return []
 
 
+@contextlib.contextmanager
+def explained(pair: nn.Module, *batch: Any, guide: bool = True) -> Iterator[None]:
+    """Around what runs the programs of a pair, or its model alone: where they fail by themselves, a sentence says why.
+
+    Raises:
+        ValueError: in the place of any error but a sentence of the library, and but one in a trace.
+    """
+    try:
+        yield
+    except Exception as error:
+        traced = any(isinstance(value, Tensor) and not has_values(value) for value in leaves(batch))
+        called = type(error) is TypeError and any(word in str(error) for word in _CALLED)
+        if traced or (isinstance(error, (ValueError, TypeError)) and is_ours(error) and not called):
+            raise
+        few = batch if has_autoguide(pair) else rows(batch, slice(_FEW))
+        model, drawing = programs(pair)
+        for validation in (unvalidated(), contextlib.nullcontext()):
+            with fork_rng(), evaluating(pair), torch.no_grad(), validation:
+                if said := why(model, drawing if guide else lambda *args: None, moved(few, device_of(pair))):
+                    break
+        if not said:
+            raise
+        raise ValueError("\n".join(said)) from error
+
+
 # Evidence
 
 
@@ -319,7 +348,7 @@ class Unweighed(Messenger):
 
 def trial(pair: nn.Module, *batch: Any, guide: bool = True) -> PairRun:
     """A run to be looked at, of the model alone where the guide does not matter; torch's random state stays."""
-    with fork_rng():
+    with fork_rng(), explained(pair, *batch, guide=guide):
         if guide:
             found = run(pair, *batch)
             nodes: Any = found.guide_trace.nodes

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, TransformedDistribution, biject_to, constraints
 from torch.distributions.constraints import is_dependent
 
+from pyro_vae._checks import is_tensor, shown
 from pyro_vae._pyro import is_deterministic, is_subsample, takes_anything
 from pyro_vae._torch import forgetful, has_values
 from pyro_vae.distributions.incomplete import known
@@ -53,6 +54,8 @@ def common_latents(model: Iterable[str], guide: Iterable[str]) -> tuple[list[str
 
 def problems(run: PairRun, size: int) -> list[str]:
     """What is wrong, by a run without particles on a batch of ``size`` data; a sentence for each thing."""
+    if found := odd_sites(run):
+        return found  # the others read names, distributions and tensors
     in_model, in_guide = map(latent_sites, run)
     found = [*_plate_problems(run, size), *_name_problems(run, size)]
     for name in common_latents(in_model, in_guide)[0]:
@@ -63,6 +66,42 @@ def problems(run: PairRun, size: int) -> list[str]:
         for name, site in random_sites(trace).items():
             found += _parameter_problems(f"At site {name!r} of the {which} the", innermost(site["fn"]))
     return found
+
+
+_OF_DISTRIBUTIONS = ("batch_shape", "event_shape", "shape", "log_prob")
+
+
+def odd_sites(run: PairRun) -> list[str]:
+    """What is no name, no distribution or no tensor where Pyro takes anything."""
+    return [text for which, trace in zip(("model", "guide"), run, strict=True) for text in _odd(which, trace)]
+
+
+def _odd(which: str, trace: Trace) -> Iterator[str]:
+    sites: Any = trace.nodes.items()
+    for name, site in sites:
+        if site["type"] != "sample":
+            continue
+        fn, value = site["fn"], site["value"]
+        if not isinstance(name, str):
+            yield f"A site of the {which} is called {shown(name)}. Give sample statements and plates a text as a name."
+        elif is_subsample(site) or is_deterministic(site):
+            continue
+        elif isinstance(fn, type) or not all(hasattr(fn, method) for method in _OF_DISTRIBUTIONS):
+            yield (
+                f"At site {name!r} of the {which} there is {shown(fn)}, which is no distribution of Pyro's. Give one, "
+                "for example pyro.distributions.Normal(loc, scale).to_event(1)."
+            )
+        elif not is_tensor(value):
+            yield (
+                f"At site {name!r} of the {which} the value is {_kind(value)}. Give a dense tensor of real numbers, "
+                "which has values."
+            )
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return shown(value)
+    return f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
 
 
 def density_problems(run: PairRun) -> list[str]:

@@ -12,7 +12,7 @@ from pyro_vae.distributions.wrappers import unmasked, whole
 from pyro_vae.pair.gate import refuse
 from pyro_vae.pair.running import run, trying
 from pyro_vae.pair.sites import observed_sites, support_of
-from pyro_vae.pair.structure import value_problems
+from pyro_vae.pair.structure import odd_sites, value_problems
 
 _AT_ONCE = 500  # data of a run of the programs
 
@@ -62,7 +62,9 @@ class Supports:
         """The sites of a run, whose data are right; none where it fails, which those say that run it."""
         try:
             with trying(self._pair):
-                sites = observed_sites(run(self._pair, *batch).model_trace)
+                found = run(self._pair, *batch)
+            refuse(odd_sites(found))
+            sites = observed_sites(found.model_trace)
         except Exception:
             return []
         return self._of(sites, batch)

@@ -17,7 +17,7 @@ from pyro_vae._checks import warn, whole
 from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import PairRun, data_frame, latent_sites, tracing_obstacle
-from pyro_vae.pair.gate import check_evidence, first_part, smallest
+from pyro_vae.pair.gate import check_evidence, explained, first_part, smallest
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.sites import inside
 from pyro_vae.sampling.hamiltonian import Hamiltonian, Samples, State, warm_up
@@ -110,8 +110,8 @@ def over_chunks(
     """
     whole(1, num_chains=num_chains, chunk=chunk)
     count = max(1, chunk // num_chains)
-    with reading(pair, seed):
-        drawn = "guide" in (start, begin)
+    drawn = "guide" in (start, begin)
+    with reading(pair, seed), explained(pair, *batch, guide=drawn):
         count, found = first_part(pair, count, *batch, guide=drawn)
         _check_shared(found)
         if start == "prior":

@@ -383,3 +383,10 @@ def test_bytes_are_pixels_or_classes_wherever_they_stand() -> None:
 def test_example_data_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"'x' observes data of shape \[\d+, 7\]"):
         sample(MLPVAE((6,), 2, (4,)), 3, torch.zeros(5, 7))
+
+
+def test_conditions_of_a_model_that_takes_its_data_by_name_alone() -> None:
+    """Without example data it draws its own, and meets no value."""
+    pair = LabeledVAE((4,), 3, latent_dim=2, hidden=(4,))
+    with pytest.raises(ValueError, match=r"of y are of 2 conditions, and the model draws data of its own, 1 where"):
+        sample(pair, 3, where={"y": torch.tensor([1, 2])})

@@ -153,7 +153,7 @@ def test_training_mode_is_put_back() -> None:
     assert pair.seen
     assert not any(pair.seen)
     assert (pair.training, pair.part.training, pair.fixed.training) == (True, True, False)
-    with pytest.raises(ValueError, match="Shape mismatch"):
+    with pytest.raises(ValueError, match="At site 'z' of the guide the distribution has size 3"):
         importance(pair, torch.zeros(2, 3), 4)
     assert (pair.training, pair.part.training, pair.fixed.training) == (True, True, False)
 
