@@ -453,8 +453,6 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
     Raises:
         ValueError: if ``precision`` is not "float32", "bfloat16" or "auto".
 
-    >>> import torch
-    >>> from pyro_vae.compiled import resolved
     >>> resolved("float32", torch.device("cpu"))
     'float32'
     """
@@ -470,11 +468,8 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Matrix products in bfloat16 where ``precision`` says so; the parameters stay in float32.
 
-    >>> import torch
-    >>> from pyro_vae.compiled import autocast
     >>> with autocast("bfloat16", torch.device("cpu")):
-    ...     product = torch.ones(2, 2) @ torch.ones(2, 2)
-    >>> product.dtype
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
     if resolved(precision, device) == "bfloat16":
