@@ -235,6 +235,11 @@ def shown(value: Any) -> str:
     return text if 0 < len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"
 
 
+def counted(number: float, what: str) -> str:
+    """A number of things in a message, as ``1 epoch`` and ``2 epochs``."""
+    return f"{f'{number:g}' if isinstance(number, float) else f'{number:,}'} {what}{'s' * (number != 1)}"
+
+
 def plain(value: Any) -> Any:
     """A number of numpy, a fraction or a decimal as Python's own, as an integer of more than 64 bits is a float.
 

@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked
+from pyro_vae._checks import checked, counted
 from pyro_vae._pyro import unvalidated, without_shapes
 from pyro_vae.batches import Keywords, num_rows
 from pyro_vae.distributions.wrappers import family
@@ -106,7 +106,7 @@ class Report:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         particles = [SAID[self.particles]] if self.particles else []
-        return "\n".join([*lines, f"{self.num_parameters:,} parameters", *particles, *self.notes])
+        return "\n".join([*lines, counted(self.num_parameters, "parameter"), *particles, *self.notes])
 
 
 @checked

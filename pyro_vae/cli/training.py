@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from pyro_vae import choices, figures, runs
+from pyro_vae._checks import counted
 from pyro_vae._files import holding, write_text
 from pyro_vae.check import check
 from pyro_vae.cli.functions import TRUST
@@ -81,7 +82,7 @@ def _train(parser: Parser, config: Namespace, chosen: Sequence[str], page: runs.
         return
     last = run.history[-1]
     page.say(
-        f"{told(last)} after {last['epoch']} epoch{'s' * (last['epoch'] != 1)}, {last['seconds']:.0f} s of training "
+        f"{told(last)} after {counted(last['epoch'], 'epoch')}, {last['seconds']:.0f} s of training "
         f"({time.perf_counter() - started:.0f} s in all, steps {run.mode})"
     )
     if isinstance(data, Standardized):

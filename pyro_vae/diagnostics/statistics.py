@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pyro_vae._checks import counted
 from pyro_vae.diagnostics.table import columns
 
 
@@ -127,7 +128,7 @@ _NAME = 30  # characters of an estimator's name in the table
 def _table(result: GradientStatistics) -> str:
     head = (
         "Gradient of the loss, in nats per datum, "
-        f"on a batch of {result.batch_size:,}; {result.num_draws:,} draws of each estimator.\n"
+        f"on a batch of {result.batch_size:,}; {counted(result.num_draws, 'draw')} of each estimator.\n"
         f"bias: distance to the mean of {result.num_reference_draws:,} draws of {result.reference}, "
         "± what chance alone gives; z: standard normal\n"
         "without bias. variance: summed over the parameters. SNR: |mean| / standard deviation, averaged over the\n"
@@ -156,7 +157,7 @@ def _table(result: GradientStatistics) -> str:
                 ]
             )
         count = found.groups[names[0]].num_parameters
-        blocks.append(f"{' = '.join(names)}: {count:,} parameters\n" + columns(rows))
+        blocks.append(f"{' = '.join(names)}: {counted(count, 'parameter')}\n" + columns(rows))
     return "\n\n".join(blocks)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from pyro_vae._checks import checked, number, one_of, whole
+from pyro_vae._checks import checked, counted, number, one_of, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -177,7 +177,7 @@ class Annealer:
     def result(self, parts: Sequence[Sequence[Tensor]], num_dims: int | None) -> AIS:
         """Of what :meth:`run` gives of each chunk, and its path."""
         log_weights, *others = concatenated(parts)
-        effort = f"{self.num_chains} chains of {self.num_steps:,} steps"
+        effort = f"{counted(self.num_chains, 'chain')} of {counted(self.num_steps, 'step')}"
         return AIS(log_mean_exp(log_weights), log_weights, *others, num_dims=num_dims, effort=effort)
 
     def run(self, chunk: Chunk, u: Tensor, path: Path) -> tuple[Tensor, Tensor]:

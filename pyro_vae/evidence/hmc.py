@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import checked, number, warn, whole
+from pyro_vae._checks import checked, counted, number, warn, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -155,7 +155,7 @@ def hmc(
         split_r_hat,
         step_size,
         num_dims=gray_levels(joint.observed, batch),
-        effort=f"{num_chains} chains of {num_samples:,} draws, twice",
+        effort=f"{counted(num_chains, 'chain')} of {counted(num_samples, 'draw')}, twice",
     )
     check_log_prob(-result.log_prob)
     check_acceptance(acceptance, num_chains * num_samples)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, warn, whole
+from pyro_vae._checks import checked, counted, warn, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
@@ -183,7 +183,7 @@ def importance(
         num_samples=num_samples,
         k_hat=k_hat,
         num_dims=num_dims,
-        effort=f"{num_samples:,} samples each",
+        effort=f"{counted(num_samples, 'sample')} each",
     )
     _warn(result)
     return result

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import counted
 from pyro_vae.data import draws
 from pyro_vae.estimators import Estimator
 from pyro_vae.pair import device_of
@@ -84,11 +85,11 @@ class Schedules:
         for name, moved in self._moved.items():
             values[name] = value = value_at(moved.schedule, place, self._seed)
             if not math.isfinite(value):
-                raise ValueError(f"the schedule of {name} gives {value} after {place.epoch:g} epochs.")
+                raise ValueError(f"the schedule of {name} gives {value} after {counted(place.epoch, 'epoch')}.")
             try:
                 moved.check(value)
             except ValueError as error:
-                raise ValueError(f"the schedule of {name} after {place.epoch:g} epochs: {error}") from error
+                raise ValueError(f"the schedule of {name} after {counted(place.epoch, 'epoch')}: {error}") from error
         return values
 
     def move(self, place: Progress) -> None:

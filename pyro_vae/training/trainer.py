@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import made, number
+from pyro_vae._checks import counted, made, number
 from pyro_vae._files import check_held
 from pyro_vae.batches import kind_of, num_told
 from pyro_vae.compiled import resolved
@@ -423,7 +423,7 @@ class Trainer:
         """
         schedule = self.settings.scheduler
         factor = value_at(schedule, place, self.settings.seed) if isinstance(schedule, Schedule) else 1.0
-        number(0, **{f"the schedule of the learning rate after {place.epoch:g} epochs": factor})
+        number(0, **{f"the schedule of the learning rate after {counted(place.epoch, 'epoch')}": factor})
         return factor
 
     def _bar_text(self) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pyro_vae import SGVB_A, Pair
 from pyro_vae.distributions.pixels import QuantizedCategorical
-from pyro_vae.evidence import Importance, importance
+from pyro_vae.evidence import Importance, ais, importance
 from pyro_vae.evidence.importance import _LogWeights, pareto_k_hat
 from pyro_vae.pair import as_pair
 
@@ -418,3 +418,14 @@ def test_small_noise_in_the_shape_of_the_draws_is_not_taken_for_one_that_they_sh
 
     for seed in range(12):
         importance(Pair(model, guide), torch.linspace(-1, 1, 20), 5, seed=seed, compile="eager")
+
+
+def test_one_is_told_as_one() -> None:
+    pair, (x,) = mlp_vae()
+    found = (
+        importance(pair, x, 1),
+        ais(pair, x, num_chains=1, num_steps=1),
+        ais(pair, x, num_chains=2, num_steps=2),
+    )
+    told = "1 sample each", "1 chain of 1 step,", "2 chains of 2 steps,"
+    assert all(words in str(one) for one, words in zip(found, told, strict=True))
