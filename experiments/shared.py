@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import itertools
 import json
@@ -140,8 +141,9 @@ def training_seconds(history: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on."""
+    """What the times were measured on, and when."""
     return {
+        "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "processor": platform.machine(),
         "torch": torch.__version__.split("+")[0],
@@ -158,7 +160,7 @@ def store(path: Path, result: dict[str, Any]) -> None:
 
 def finish(arguments: Any, name: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
     """Writes ``NAME_SIZE.json`` and each figure, ``KEY_SIZE.png``, into the folder of the results."""
-    found = {"experiment": name, "size": arguments.size, **result}
+    found = {"experiment": name, "size": arguments.size, "seed": arguments.seed, **result}
     store(arguments.results / f"{name}_{arguments.size}.json", found)
     for key, figure in figures.items():
         path = pyro_vae.plotting.save(figure, arguments.results / f"{key}_{arguments.size}.png")
