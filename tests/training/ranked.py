@@ -39,6 +39,7 @@ def main(trainings: list[dict]) -> None:
     for asked in trainings:
         train(rank, **asked)
     if "RANK" in os.environ:
+        distributed.barrier()  # once one of them aborted while the other closed its connections
         distributed.destroy_process_group()
 
 
