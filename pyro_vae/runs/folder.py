@@ -32,6 +32,7 @@ from pyro_vae.training.opening import remade
 from pyro_vae.training.records import METRICS
 
 _NUMBERS = 2**31  # which no datum has
+Loaded = tuple[dict[str, Tensor], dict[str, Any]]  # a checkpoint: tensors, and the rest
 
 
 @checked
@@ -85,12 +86,12 @@ def load_data(folder: str | os.PathLike[str], trust: bool = False) -> Data:
     out = Path(folder)
     if not os.path.isfile(out / CONFIG):
         raise _no_run(out, f"pyro-vae train has written no {CONFIG} there, which names its data")
-    _, config, fetched = _parsed(out, trust, (), _shapes(out))
+    loaded = _checkpoint(out)
+    _, config, fetched = _parsed(out, trust, (), _shapes(out, loaded))
     data = _with_data(out, fetched, config)
-    if checkpoint.exists(out / "checkpoint"):
-        state = checkpoint.load(out / "checkpoint")[1]
+    if loaded is not None:
         with checkpoint.as_written(out):
-            others = changed(data, state["configuration"])
+            others = changed(data, loaded[1]["configuration"])
         if others:
             warn(
                 f"{config.data} has other data than those that the run {out} was trained on ({' and '.join(others)} "
@@ -108,10 +109,10 @@ def _load(out: Path, pair: nn.Module | None, trust: bool, within: tuple[Path, ..
         if os.path.isfile(out / METRICS):
             raise ValueError(f"the run {out} ended before its first checkpoint, so that there is nothing to open.")
         raise _no_run(out, f"it has no {CONFIG}", " or fit(..., out=FOLDER)")
-    given, options = pair is not None, None
+    given, options, loaded = pair is not None, None, _checkpoint(out)
     if of_command and pair is None:
-        pair = _of_command(out, trust, within)
-    tensors, state = checkpoint.load(out / "checkpoint")
+        pair = _of_command(out, trust, within, loaded)
+    tensors, state = loaded or checkpoint.load(out / "checkpoint")  # which says that there is none
     with checkpoint.as_written(out):
         told = checkpoint.unpack(state.get("opening", {"items": []}), tensors)
         weights = checkpoint.unpack(state["pair"], tensors)
@@ -150,13 +151,13 @@ def _parsed(
     return parser, config, fetched or not options.get("download", True)
 
 
-def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
+def _of_command(out: Path, trust: bool, within: tuple[Path, ...], loaded: Loaded | None) -> nn.Module:
     """The pair of a run of the command line, with new weights."""
-    shapes = _shapes(out)
+    shapes = _shapes(out, loaded)
     parser, config, fetched = _parsed(out, trust, within, shapes)
     if shapes is None:  # a run of before its checkpoint told it
         shapes = Shapes(_with_data(out, fetched, config).event_shape)
-    stored = checkpoint.load(out / "checkpoint")[0]
+    stored, _ = loaded or checkpoint.load(out / "checkpoint")
     try:
         with Bounded(out, [value for name, value in stored.items() if name.startswith("pair/")]):
             return build_pair(parser, config, shapes.event_shape).model
@@ -164,13 +165,16 @@ def _of_command(out: Path, trust: bool, within: tuple[Path, ...]) -> nn.Module:
         raise ValueError(f"the pair of {out / CONFIG} cannot be built: {str(error).splitlines()[0]}") from error
 
 
-def _shapes(out: Path) -> Shapes | None:
+def _checkpoint(out: Path) -> Loaded | None:
+    """That of a run, which may have none yet."""
+    return checkpoint.load(out / "checkpoint") if checkpoint.exists(out / "checkpoint") else None
+
+
+def _shapes(out: Path, loaded: Loaded | None) -> Shapes | None:
     """The shapes of the data that a run was trained on, where its checkpoint tells them."""
-    if not checkpoint.exists(out / "checkpoint"):
+    if loaded is None or "opening" not in loaded[1]:
         return None
-    tensors, state = checkpoint.load(out / "checkpoint")
-    if "opening" not in state:
-        return None
+    tensors, state = loaded
     with checkpoint.as_written(out):
         told = checkpoint.unpack(state["opening"], tensors)
         event, condition = told["event_shape"], told.get("condition_shape")

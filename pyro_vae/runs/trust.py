@@ -54,7 +54,7 @@ class Bounded(TorchDispatchMode):
         super().__init__()
         sizes = [value.numel() for value in stored if isinstance(value, torch.Tensor)]
         self._out, self._held = out, sum(sizes)
-        self._numbers, self._calls = 10_000_000 + 20 * sum(sizes), 20_000 + 500 * len(sizes)
+        self._numbers, self._calls = 10_000_000 + 20 * self._held, 20_000 + 500 * len(sizes)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._calls -= 1

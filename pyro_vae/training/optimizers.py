@@ -99,12 +99,7 @@ def step(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again.
-
-    Raises:
-        TypeError: if the optimizer could not make a step with it.
-    """
-    begun = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    """``load_state_dict``, which gives floating tensors the parameters' precision, and then their own again."""
     optimizer.load_state_dict(dict(saved))
     ours = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     theirs = [index for group in saved["param_groups"] for index in group["params"]]
@@ -113,6 +108,16 @@ def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> No
         for name, value in saved["state"].get(index, {}).items():
             if isinstance(value, Tensor) and held[name].dtype != value.dtype:
                 held[name] = value.to(held[name].device)
+
+
+def take_up(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """:func:`load_state` of a file, which may be anybody's.
+
+    Raises:
+        TypeError: if the optimizer could not make a step with it.
+    """
+    begun = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    load_state(optimizer, saved)
     _check_steps(optimizer, begun)
 
 

@@ -160,7 +160,7 @@ class State:
             )
         self.weights.put(state["trained"])
         self.weights.load_state(state["weights"])
-        optimizers.load_state(self.optimizer, state["optimizer"])
+        optimizers.take_up(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.estimator.load_state(state["estimator"])

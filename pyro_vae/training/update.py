@@ -157,14 +157,16 @@ class Update:
         self._states = [self._optimizer.state.get(parameter, {}) for parameter, _ in self._parameters]
         rule = _RULES[type(self._optimizer)]
         rows: list[Sequence[float]] = []
+        groups = {id(group): group for group in self._groups if group is not None}
+        rated = {key: {**group, "lr": float(group["lr"])} for key, group in groups.items()}
         for group, state in zip(self._groups, self._states, strict=True):
             if group is None:
                 rows.append([])
             elif _is_far(state):
-                rows.append([float(group["lr"])])
+                rows.append([rated[id(group)]["lr"]])
             else:
                 step = 1 + (state["step"].item() if "step" in state else 0)
-                rows.append(rule.numbers({**group, "lr": float(group["lr"])}, step))
+                rows.append(rule.numbers(rated[id(group)], step))
         self._sizes = [1, 1, *map(len, rows)]
         flat = [self._size, self._weights.share(self._step), *(number for row in rows for number in row)]
         numbers = torch.tensor(flat, dtype=torch.float64)

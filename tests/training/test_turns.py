@@ -124,17 +124,20 @@ from pyro_vae.pair.turns import in_turn
 inside, leave = threading.Event(), threading.Event()
 
 def hold():
-    with in_turn(), pyro.poutine.trace(), pyro.plate("data", 3):
+    with {held}:
         inside.set()
         leave.wait()
+
+def fit():
+    vae = pv.models.MLPVAE((6,), 2, (4,))
+    pv.fit(vae, torch.zeros(40, 6), epochs=1, batch_size=10, compile="eager", progress=False)
 
 thread = threading.Thread(target=hold)
 thread.start()
 inside.wait()
 child = os.fork()
 if child == 0:
-    vae = pv.models.MLPVAE((6,), 2, (4,))
-    pv.fit(vae, torch.zeros(40, 6), epochs=1, batch_size=10, compile="eager", progress=False)
+    {does}
     os._exit(7)
 found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 leave.set()
@@ -143,30 +146,19 @@ assert found == 7, found
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def assert_a_copy_goes_on(held: str, does: str) -> None:
+    """A process is forked while a thread is inside of ``held``, and the copy ``does`` something.
+
+    In a process of its own: autograd refuses to go on in a copy of one that has used its threads.
+    """
+    subprocess.run([sys.executable, "-c", FORKED.format(held=held, does=does)], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_process_does_not_meet_the_handlers_of_a_thread_that_it_does_not_have() -> None:
-    """In a process of its own: autograd refuses to go on in a copy of one that has used its threads."""
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+    assert_a_copy_goes_on('in_turn(), pyro.poutine.trace(), pyro.plate("data", 3)', "fit()")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with in_turn():
-            inside.set()
-            leave.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    inside.wait()
-    child = os.fork()
-    if child == 0:
-        with in_turn():
-            os._exit(7)
-    found = os.waitpid(child, 0)[1]
-    leave.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(found) == 7
+    assert_a_copy_goes_on("in_turn()", "in_turn().__enter__()")
