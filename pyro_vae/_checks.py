@@ -22,6 +22,8 @@ import numpy as np
 FLOAT32 = 3.4e38
 """About the largest number of float32, where one meets its tensors."""
 
+_PLATES, _PARTS = 32, 10_000
+
 
 def whole(least: int = 1, **counts: Any) -> None:
     """Refuses what is no whole number of at least ``least``; numpy's integers are whole numbers, booleans are not.
@@ -36,6 +38,31 @@ def whole(least: int = 1, **counts: Any) -> None:
     for name, count in counts.items():
         if not (is_whole(count) and operator.index(count) >= least):
             raise ValueError(f"{name} has to be a whole number of at least {least}; got {shown(count)}.")
+
+
+def few(least: int = 1, **counts: int) -> None:
+    """:func:`whole`, of parts that are made one by one: at most 10,000.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    whole(least, **counts)
+    for name, count in counts.items():
+        if count > _PARTS:
+            raise ValueError(f"{name} has to be at most {_PARTS:,}, each a part of its own; got {shown(count)}.")
+
+
+def nested(max_plate_nesting: int) -> None:
+    """Refuses what is no number of plates that a program nests: each is a dimension, of which a tensor has 64.
+
+    Raises:
+        ValueError: telling the range.
+    """
+    if not (is_whole(max_plate_nesting) and 1 <= operator.index(max_plate_nesting) <= _PLATES):
+        raise ValueError(
+            f"max_plate_nesting is a number of plates inside each other, from 1 to {_PLATES}; got "
+            f"{shown(max_plate_nesting)}."
+        )
 
 
 def data_size(**sizes: Any) -> None:
@@ -131,7 +158,9 @@ def callable_(**values: Any) -> None:
             raise TypeError(f"{name} has to be a function, or another callable; got {type(value).__name__}.")
 
 
-_ALLOCATED = re.compile(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes")
+_ALLOCATED = re.compile(
+    r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes|calculation overflowed|mul\w+ overflow"
+)
 _LIBRARIES = ("pyro_vae", "pyro", "torch", "contextlib")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -140,8 +169,8 @@ def too_large(what: str, error: Exception) -> str | None:
     """The sentence of an error by which torch tells that there is no memory for ``what``."""
     if (asked := _ALLOCATED.search(str(error))) is None:
         return None
-    size = int(asked[1]) / 2**30
-    return f"{what} needs {size:,.1f} GiB of memory at once, which this machine has not free. Give smaller sizes."
+    size = f"{int(asked[1]) / 2**30:,.1f}" if asked[1] else f"{2**33:,} or more"
+    return f"{what} needs {size} GiB of memory at once, which this machine has not free. Give smaller sizes."
 
 
 @overload

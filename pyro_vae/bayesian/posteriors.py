@@ -83,6 +83,7 @@ class LowRank(WeightPosterior):
     torch.Size([3, 5])
     """
 
+    @checked
     def __init__(self, loc: Tensor, scale: float | None = None, rank: int = 4) -> None:
         super().__init__(loc, scale)
         whole(rank=rank)

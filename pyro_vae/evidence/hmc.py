@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae._checks import checked, counted, number, warn, whole
+from pyro_vae._checks import checked, counted, held, number, warn, whole
 from pyro_vae.compiled import Compile
 from pyro_vae.estimators.bounds import log_mean_exp
 from pyro_vae.evidence.result import Evidence, chain_reliability, check_log_prob, error_of_mean, gray_levels
@@ -215,6 +215,7 @@ def _check(target_acceptance: float, *counts: int) -> None:
     number(above=0, below=1, target_acceptance=target_acceptance)
     names = ("num_samples", "num_chains", "num_warmup", "num_leapfrog")
     whole(1, **dict(zip(names, counts, strict=True)))
+    held(f"{counts[1]:,} chains of {counts[0]:,} draws", counts[0] * counts[1])
 
 
 def _diagnostics(samples: Samples, sampler: Hamiltonian) -> tuple[Tensor, Tensor, Tensor]:

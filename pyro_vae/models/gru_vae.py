@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, is_dense, made, number, shown, whole
+from pyro_vae._checks import checked, held, is_dense, made, number, shown, whole
 from pyro_vae._recipes import Remembered
 from pyro_vae.distributions.steps import Autoregressive
 from pyro_vae.likelihoods import Bernoulli
@@ -198,6 +198,7 @@ class GRUVAE(Remembered, PyroModule):
             ValueError: as the guide, or if a number is below 1.
         """
         whole(1, num_steps=num_steps, num_samples=num_samples)
+        held(f"forecasts of {num_steps:,} steps", num_samples * num_steps * self.layout.step_shape.numel())
         z = self.encode(x, lengths).sample((num_samples,))
         present = self.layout.present(x, lengths, gaps=False)
         steps = only(self.layout.steps(x), present)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, is_dense, number, shown
+from pyro_vae._checks import checked, few, is_dense, number, shown
 from pyro_vae.hierarchy import BottomUpEncoder
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.code_book import CodeBook, CodeLevel, CodesVAE
@@ -96,6 +96,8 @@ class VQVAE(CodesVAE):
         shape_of("channels and block_channels", (channels, block_channels))
         strides = shape_of("strides", strides)
         maps = _maps(image, channels, strides)
+
+        few(0, num_blocks=num_blocks)
 
         def blocks() -> list[nn.Module]:
             return [

@@ -118,6 +118,7 @@ class MaskedAutoregressive(InverseAutoregressive):
     Source: Papamakarios, Pavlakou & Murray (2017), eqs. 3 to 5.
     """
 
+    @checked
     def __init__(
         self,
         latent_dim: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import whole
+from pyro_vae._checks import checked, whole
 from pyro_vae.transforms.base import Parameters, Step
 
 
@@ -24,6 +24,7 @@ class Householder(Step):
     Source: Tomczak & Welling (2016).
     """
 
+    @checked
     def __init__(self, latent_dim: int, context_dim: int | None = None, *, num_reflections: int = 1) -> None:
         super().__init__(latent_dim, context_dim)
         whole(num_reflections=num_reflections)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_vae._checks import checked
 from pyro_vae.transforms.base import Parameters, Step
 from pyro_vae.transforms.roots import tanh_root
 
@@ -27,6 +28,7 @@ class Planar(Step):
     Source: Rezende & Mohamed (2015), eqs. 10 to 12 and appendix A.1.
     """
 
+    @checked(but=("latent_dim", "context_dim"))
     def __init__(self, latent_dim: int, context_dim: int | None = None) -> None:
         super().__init__(latent_dim, context_dim)
         w = (2 * torch.rand(latent_dim) - 1) / math.sqrt(latent_dim)

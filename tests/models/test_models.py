@@ -18,7 +18,7 @@ import torch
 from registry import SYSTEMS
 from torch import Tensor, nn
 
-from pyro_vae import IWAE, MLP, SGVB_A, Bernoulli, Gaussian, check, posteriors, priors, transforms
+from pyro_vae import IWAE, MLP, SGVB_A, Bernoulli, Gaussian, check, evidence, posteriors, priors, transforms
 from pyro_vae.diagnostics import decode
 from pyro_vae.models import GRUVAE, MLPVAE, NVAE, ConvVAE, VampVAE
 from pyro_vae.networks import GatedMLP, ResidualMLP, data_dependent_init
@@ -287,6 +287,12 @@ def test_methods_answer_or_refuse_in_a_sentence(system: str) -> None:
         (lambda: NVAE((1, 8, 8), channels=2**40), "NVAE needs .* GiB of memory"),
         (lambda: IWAE(2**40).bound(MLPVAE((4,), 2, (3,)), torch.zeros(2, 4)), "particles of 2 data would be"),
         (lambda: GRUVAE((5, 3)).sample(2, 2**40), "sequences of .* steps would be"),
+        (lambda: NVAE((1, 8, 8), cells=2**40), "cells has to be at most 10,000"),
+        (lambda: transforms.Planar(2**40), "Planar needs .* GiB of memory"),
+        (lambda: transforms.Sylvester(2**40), "Sylvester needs .* or more GiB of memory"),
+        (lambda: GRUVAE((5, 3)).forecast(torch.zeros(2, 5, 3), 2**40), "forecasts of .* steps would be"),
+        (lambda: evidence.hmc(MLPVAE((4,), 2, (3,)), torch.zeros(2, 4), 2**40), "chains of .* draws would be"),
+        (lambda: IWAE(2, max_plate_nesting=2**40), "plates inside each other, from 1 to 32"),
         (lambda: MLPVAE((2**40,), 2), r"of at least 1 and below 2\*\*31"),
     ],
 )
