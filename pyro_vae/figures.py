@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import diagnostics, plotting
-from pyro_vae._checks import warn
+from pyro_vae._checks import checked, warn
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import Data, Split
 from pyro_vae.data.quadrants import Quadrants
@@ -25,6 +25,7 @@ _MOST_CLASSES = 20  # rows of classes
 _DRAWS, _COMPLETED = 50, 4  # completions whose mean is drawn, and of which so many are drawn themselves
 
 
+@checked
 def draw(
     folder: str | Path,
     pair: Any,

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, shown
+from pyro_vae._checks import checked, is_dense, shown
 from pyro_vae._pyro import is_deterministic
 from pyro_vae._torch import has_values, without_modes
 from pyro_vae.data.arrays import tensor
@@ -88,6 +88,8 @@ class PartlyObserved(nn.Module):
 
     def filled(self, x: Tensor) -> Tensor:
         """x ``[B, *event]`` without NaN."""
+        if not is_dense(x):
+            raise TypeError(f"x has to be a dense tensor of real numbers [B, *event]; got {shown(x)}.")
         return torch.where(x.isnan(), self.fill.to(x), x)
 
 
@@ -102,6 +104,14 @@ class _Entries(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         value = msg["value"]
         if msg["is_observed"] and not is_deterministic(msg) and value.numel() == self.mask.numel():
+            shape = msg["fn"].shape()
+            try:
+                torch.broadcast_shapes(value.shape, shape)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{msg['name']!r} observes data of shape {list(value.shape)}, and its law is over {list(shape)}. "
+                    "Give x of that shape."
+                ) from error
             msg["fn"] = observing(msg["fn"], self.mask.reshape(value.shape))
             self.met[msg["name"]] = value
 

@@ -121,7 +121,8 @@ class Split:
 
     def gray(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """x of some data before dynamic binarization, ``[B, *event]``, float32; of uint8 a 255th."""
-        return gray(self.tensors[0][rows]).float()
+        chosen = rows if isinstance(rows, slice) else self._chosen(rows, "rows")
+        return gray(self.tensors[0][chosen]).float()
 
     def num_batches(self, batch_size: int) -> int:
         """ceil(N / batch_size)."""
@@ -144,6 +145,27 @@ class Split:
         parts = (x, *(t.index_select(0, index) for t in self.tensors[1:]))
         return parts if self.names is None else (dict(zip(self.names, parts, strict=True)),)
 
+    def _chosen(self, index: Any, what: str = "index of a batch") -> Tensor:
+        """Whole numbers ``[B]``, each of a datum."""
+        n = len(self)
+        try:
+            chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
+            check_dense(chosen, what)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{what} is a slice or a vector of whole numbers; got {shown(index)}.") from error
+        if chosen.numel() == 0:
+            chosen = chosen.to(torch.int64)
+        if not is_integer(chosen) or chosen.dim() != 1:
+            raise TypeError(
+                f"{what} has dtype {chosen.dtype} and shape {list(chosen.shape)}; a vector of whole numbers"
+                " was expected (from a mask: mask.nonzero()[:, 0])."
+            )
+        chosen = chosen.to(torch.int64)
+        outside = chosen[(chosen < 0) | (chosen >= n)]
+        if len(outside):
+            raise IndexError(f"index {int(outside[0])} is outside of {self.name!r}, which has {n} data (0 to {n - 1}).")
+        return chosen
+
     def batch(self, index: Tensor | np.ndarray | Sequence[int] | slice, *, draw: int = 0) -> tuple[Any, ...]:
         """The data at ``index`` (0..N-1, or a slice): x ``[B, *event]``, and the further tensors as they are.
 
@@ -155,23 +177,7 @@ class Split:
         Raises:
             IndexError: if an index is outside 0..N-1.
         """
-        n = len(self)
-        try:
-            chosen = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
-            check_dense(chosen, "index of a batch")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"index of a batch is a slice or a vector of whole numbers; got {shown(index)}.") from error
-        if chosen.numel() == 0:
-            chosen = chosen.to(torch.int64)
-        if not is_integer(chosen) or chosen.dim() != 1:
-            raise TypeError(
-                f"index of a batch has dtype {chosen.dtype} and shape {list(chosen.shape)}; a vector of whole numbers"
-                " was expected (from a mask: mask.nonzero()[:, 0])."
-            )
-        chosen = chosen.to(torch.int64)
-        outside = chosen[(chosen < 0) | (chosen >= n)]
-        if len(outside):
-            raise IndexError(f"index {int(outside[0])} is outside of {self.name!r}, which has {n} data (0 to {n - 1}).")
+        chosen = self._chosen(index)
         whole(0, draw=draw)
         return self._gather(chosen.to(self.tensors[0].device), (draw,))
 
@@ -212,9 +218,11 @@ class Split:
         whole(n=n)
         return self._with(lambda t: t[:n])
 
+    @checked(but=("rows",))
     def at(self, rows: Tensor, name: str) -> Split:
         """The data at ``rows: [B]``, whole numbers from 0, as a split of its own."""
-        other = self._with(lambda t: t[rows])
+        chosen = self._chosen(rows, "rows")
+        other = self._with(lambda t: t[chosen.to(t.device)])
         other.name = name
         return other
 

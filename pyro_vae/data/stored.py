@@ -92,8 +92,10 @@ class Stored(Split):
         held = Split(*(t[:n] for t in self.tensors), labels=labels, seed=self.seed, name=self.name, **options)
         return held.to(self.device)
 
+    @checked(but=("rows",))
     def at(self, rows: Tensor, name: str) -> Split:
         """The data at ``rows: [B]``, which stay in their files."""
+        rows = self._chosen(rows, "rows")
         other = copy.copy(self)
         taken = (one.at(rows) if isinstance(one, Rows) else one[rows] for one in self.tensors)
         other.tensors = tuple(taken)  # type: ignore[arg-type]

@@ -130,6 +130,7 @@ class Steps(_Sequence):
     def __init__(
         self, base_dist: Any, present: Tensor | None = None, axis: int = 0, validate_args: bool | None = None
     ) -> None:
+        _check_present(present, base_dist.batch_shape[-1] if base_dist.batch_shape else 1)
         self.base_dist = base_dist if present is None else Present(base_dist, present)
         *batch, count = self.base_dist.batch_shape
         super().__init__(Size(batch), count, base_dist.event_shape, axis)

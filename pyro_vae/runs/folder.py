@@ -288,7 +288,8 @@ def free_folder(parent: Path, stem: str) -> str:
     raise AssertionError("numbers do not end")
 
 
-def evaluations(out: Path) -> list[Any]:
+@checked
+def evaluations(out: str | os.PathLike[str]) -> list[Any]:
     """The entries of the evaluation file of a run, none where there is no file.
 
     Raises:
@@ -304,7 +305,7 @@ def evaluations(out: Path) -> list[Any]:
     >>> before, after
     ([], [{'bound': -91.5}])
     """
-    path = out / EVALUATION
+    path = Path(out) / EVALUATION
     try:
         entries = json.loads(read_text(path)) if os.path.lexists(path) else []
     except (ValueError, RecursionError):  # no JSON, or no UTF-8

@@ -330,3 +330,15 @@ def test_without_a_mean_it_is_the_mode() -> None:
     log_p = dist.Normal(0.0, 1.0).log_prob(z) + dist.StudentT(1.0, z).log_prob(torch.tensor(2.0))
     found = impute(Pair(model, guide), torch.tensor([[2.0, math.nan]]), 40_000)
     torch.testing.assert_close(found.mean[0, 1], (log_p.softmax(0) * z).sum(), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "says"),
+    [
+        (torch.zeros(5, 0), ValueError, r"'x' observes data of shape \[5, 0\], and its law is over \[5, 4\]"),
+        ([[1.0]], TypeError, r"x has to be a dense tensor of real numbers \[B, \*event\]; got \[\[1.0\]\]"),
+    ],
+)
+def test_what_is_no_data_of_the_pair(x: Any, error: Any, says: str) -> None:
+    with pytest.raises(error, match=says):
+        PartlyObserved(MLPVAE((4,), 2, (3,))).model(x)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samples import gray, same
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae.data import Data, Split, Stream, as_data, load
+from pyro_vae.data import Data, Split, Stored, Stream, as_data, load
 
 # Split
 
@@ -36,6 +36,19 @@ def test_index_of_any_kind():
     for index, error in (([0, 10], IndexError), ([-1], IndexError), ([0.5], TypeError), ([True] * 10, TypeError)):
         with pytest.raises(error, match="index"):
             split.batch(index)
+
+
+@pytest.mark.parametrize("kind", [Split, Stored])
+def test_rows_that_are_no_index(kind):
+    split = kind(torch.arange(10.0).reshape(10, 1))
+    assert split.at(torch.tensor([2, 5]), "two").batch(slice(None))[0].flatten().tolist() == [2.0, 5.0]
+    assert split.gray(torch.tensor([2, 5])).flatten().tolist() == [2.0, 5.0]
+    for rows, error in (([10], IndexError), ({1: None}, TypeError), ("x", TypeError), (0.5, TypeError)):
+        for ask in (split.gray, lambda rows: split.at(rows, "part")):
+            with pytest.raises(error, match=r"^rows is a slice|^rows has dtype|is outside of"):
+                ask(rows)
+    with pytest.raises(TypeError, match="name has to be a string"):
+        split.at(torch.tensor([2]), 3)
 
 
 def test_writing_into_a_batch_leaves_the_split():

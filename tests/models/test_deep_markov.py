@@ -353,3 +353,9 @@ def test_other_refusals() -> None:
             type(pair)((T, D), likelihood=functools.partial(Gaussian, scale="optimal"))
         with pytest.raises(ValueError, match="num_steps"):
             pair.sample(1, num_steps=0)
+
+
+@pytest.mark.parametrize("present", [(), torch.ones(2, 4), torch.ones(2, 3, dtype=torch.bool)])
+def test_steps_that_are_there_are_told_by_booleans(present: Any) -> None:
+    with pytest.raises(ValueError, match=r"present tells by booleans which of 4 steps are there, \[\*, 4\]; got"):
+        DeepMarkovModel((1, 4, 3), latent_dim=2).emit(torch.zeros(2, 4, 2), present)

@@ -488,3 +488,9 @@ def test_a_pair_much_larger_than_its_weights_is_not_built(
 def test_a_pair_of_too_many_layers_is_not_built() -> None:
     with pytest.raises(ValueError, match="much larger than the weights"), runs.trust.Bounded(Path("run"), []):
         nn.Sequential(*(nn.Linear(1, 1) for _ in range(20_000)))
+
+
+@pytest.mark.parametrize("out", [None, {1: None}, torch.tensor(3)])
+def test_no_folder_of_evaluations(out: Any) -> None:
+    with pytest.raises(TypeError, match="out has to be a path"):
+        pv.runs.evaluations(out)

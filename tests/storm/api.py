@@ -135,7 +135,7 @@ def filled(call: Call, chance: random.Random, bad: int) -> Call:
         if call.name.startswith("estimators.") or hasattr(pyro_vae.estimators.names, call.name):
             for key in ("beta", "max_plate_nesting", "num_data"):
                 parameters[key] = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=1)
-    judged = [key for key in parameters if key != "args" and key[0] != "_"]  # Pyro hands args on as they are
+    judged = [key for key in parameters if key not in ("args", "others") and key[0] != "_"]  # handed on as they are
     chosen = chance.sample(judged, min(bad, len(judged)))
     args: list[Any] = []
     kwargs, said = {}, []

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from pairs import binary
 from pyro import distributions as dist
-from registry import DISTRIBUTIONS, LENGTHS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, SYSTEMS, TRANSFORMS
+from registry import DISTRIBUTIONS, ESTIMATORS, LENGTHS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, SYSTEMS, TRANSFORMS
 
 import pyro_vae as pv
-from pyro_vae import data, distributions, networks, priors
+from pyro_vae import conditioning, data, diagnostics, distributions, evidence, networks, priors
 from pyro_vae.applications import restoration
 from pyro_vae.transforms import NormalizingFlow, Planar
 
@@ -27,9 +27,15 @@ Method = tuple[Callable[..., Any], dict[str, Make]]
 _OF_DISTRIBUTIONS = ("log_prob", "sample", "rsample", "cdf", "icdf", "expand")
 _OF_SYSTEMS = (
     "model", "guide", "classify", "labels", "encode", "conditional", "one_hot", "process", "reverse",
-    "variational_data", "sample_weights", "softened", "sample", "smooth", "forecast", "predict",
+    "variational_data", "sample_weights", "softened", "sample", "smooth", "forecast", "predict", "emit", "prior",
+    "generate", "seen", "mask_of", "check_batch", "posterior_predictive",
 )  # fmt: skip
-_OF_SETS = ("batch", "batches", "take", "to", "num_batches")
+_OF_SETS = (
+    "batch", "batches", "take", "to", "num_batches", "mean", "gray", "at", "original", "with_labels", "with_mask",
+    "held", "describe",
+)  # fmt: skip
+_OF_ESTIMATORS = ("bound", "terms", "mean_bound", "log_weights")
+_OF_RESULTS = ("summary", "reliability", "as_rows")
 _APPLICATIONS = {
     "anomaly": (
         "minus_elbo", "minus_log_evidence", "likelihood_ratio", "complexity_corrected", "compressed", "auroc",
@@ -63,6 +69,7 @@ def _all() -> Iterator[tuple[str, Method]]:
         pair, batch = system(), system.batch()
         good = {"x": batch[0], "y": torch.tensor([1, 0, 2, 0, 1]), "z": torch.zeros(5, 2), "temperature": 1.0}
         good |= {"lengths": LENGTHS, "num_steps": 2, "num_samples": 3, "num_particles": 3, "name": "label"}
+        good |= {"mask": torch.ones_like(batch[0], dtype=torch.bool), "h": None, "present": None, "values": batch}
         good |= {"xi": torch.zeros(5, 3), "s": torch.zeros(4, 2), "t": torch.zeros(4, 3), "args": batch}
         yield from _of(f"models.{kind}()", pair, _OF_SYSTEMS, good)
     for corruption in (networks.Masking, networks.GaussianNoise, networks.SaltAndPepper):
@@ -95,6 +102,15 @@ def _all() -> Iterator[tuple[str, Method]]:
     for name, some in _sets():
         good = {"index": [0, 1], "batch_size": 3, "n": 2, "device": "cpu", "rows": torch.tensor([0]), "name": "part"}
         yield from _of(name, some, _OF_SETS, good)
+    pair, batch = SYSTEMS["MLPVAE"](), SYSTEMS["MLPVAE"].batch()
+    for kind, estimator in ESTIMATORS.items():
+        good = {"pair": pair, "batch": batch, "batches": [batch], "num_data": None}
+        yield from _of(f"estimators.{kind}()", estimator(), _OF_ESTIMATORS, good)
+    partly = conditioning.PartlyObserved(pair)
+    good = {"x": batch[0], "others": ()}
+    yield from _of("conditioning.PartlyObserved()", partly, ("model", "guide", "filled"), good)
+    for name, result in _results(pair, batch[0]):
+        yield from _of(name, result, _OF_RESULTS, {})
     yield from _functions()
 
 
@@ -124,10 +140,17 @@ def _distributions() -> Iterator[tuple[str, Any]]:
     yield "Flow", PRIORS["Flow"].prior()()
 
 
+def _results(pair: Any, x: torch.Tensor) -> Iterator[tuple[str, Any]]:
+    yield "evidence.Importance()", evidence.importance(pair, x, 2, compile="eager")
+    yield "evidence.AIS()", evidence.ais(pair, x, num_chains=1, num_steps=1, compile="eager")
+    yield "diagnostics.Levels()", diagnostics.levels(pair, [(x,)])
+
+
 def _sets() -> Iterator[tuple[str, Any]]:
     x = torch.rand(8, 6)
     split = data.Split(x, labels=torch.arange(8) % 2)
     yield "Split", split
+    yield "Data", data.as_data(split)
     yield "Stored", data.Stored(x)
     yield "Mixed", data.Mixed(split, x)
     yield "Stream", data.Stream(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 4))
@@ -158,6 +181,10 @@ def _functions() -> Iterator[tuple[str, Method]]:
     partly = importlib.import_module("pyro_vae.models.semi_supervised").partly_labeled
     y = torch.tensor([1, -1, 0, -1, 2])
     yield "models.partly_labeled", (partly, {"x": lambda: binary(6), "y": lambda: y, "num_classes": lambda: 3})
+    nowhere = Path("/nowhere/at all")
+    drawn = {"folder": nowhere, "pair": pair, "data": data.as_data(split), "histories": {}}
+    yield "figures.draw", (pv.figures.draw, {key: functools.partial(_itself, value) for key, value in drawn.items()})
+    yield "runs.evaluations", (pv.runs.evaluations, {"out": lambda: nowhere})
     yield "runs.load_data", (pv.runs.load_data, {"folder": lambda: Path("/nowhere/at all")})
 
 
