@@ -13,6 +13,11 @@ from torch import Tensor, distributed
 from pyro_vae.batches import num_rows, rows
 from pyro_vae.data import draws
 
+if distributed.is_available():
+    # Its functions have the group as a default. torch imports it with the first optimizer, which is after the group was
+    # made: then destroy_process_group leaves gloo's threads alive, and one that meets the end of Python aborts.
+    import torch.distributed.nn.functional
+
 
 class Ranks:
     """The processes of the group, of which this one is ``rank``; alone where there is no such group.
