@@ -22,47 +22,24 @@ import numpy as np
 FLOAT32 = 3.4e38
 """About the largest number of float32, where one meets its tensors."""
 
-_PLATES, _PARTS = 32, 10_000
+PLATES, PARTS = 32, 10_000
+"""The most plates inside each other, of a tensor's 64 dimensions, and the most parts that are made one by one."""
 
 
-def whole(least: int = 1, **counts: Any) -> None:
-    """Refuses what is no whole number of at least ``least``; numpy's integers are whole numbers, booleans are not.
+def whole(least: int = 1, most: int | None = None, **counts: Any) -> None:
+    """Refuses what is no whole number in a range; numpy's integers are whole numbers, booleans are not.
 
     Args:
-        least: the smallest that is allowed.
+        least, most: the smallest and the largest that are allowed.
         counts: the values, by the names that the message calls them by.
 
     Raises:
         ValueError: naming the first that is not.
     """
     for name, count in counts.items():
-        if not (is_whole(count) and operator.index(count) >= least):
-            raise ValueError(f"{name} has to be a whole number of at least {least}; got {shown(count)}.")
-
-
-def few(least: int = 1, **counts: int) -> None:
-    """:func:`whole`, of parts that are made one by one: at most 10,000.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    whole(least, **counts)
-    for name, count in counts.items():
-        if count > _PARTS:
-            raise ValueError(f"{name} has to be at most {_PARTS:,}, each a part of its own; got {shown(count)}.")
-
-
-def nested(max_plate_nesting: int) -> None:
-    """Refuses what is no number of plates that a program nests: each is a dimension, of which a tensor has 64.
-
-    Raises:
-        ValueError: telling the range.
-    """
-    if not (is_whole(max_plate_nesting) and 1 <= operator.index(max_plate_nesting) <= _PLATES):
-        raise ValueError(
-            f"max_plate_nesting is a number of plates inside each other, from 1 to {_PLATES}; got "
-            f"{shown(max_plate_nesting)}."
-        )
+        if not (is_whole(count) and least <= operator.index(count) <= (math.inf if most is None else most)):
+            ends = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+            raise ValueError(f"{name} has to be a whole number {ends}; got {shown(count)}.")
 
 
 def data_size(**sizes: Any) -> None:
@@ -412,13 +389,15 @@ def _kind(hint: Any) -> _Kind | None:
         return _one_of_kinds(of)
     if origin is Literal:
         return _literal(of)
-    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) in (_TENSOR, _KINDS[int], _KINDS[float]):
+    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) is not None:
         text, fits = f"{_MAPPING.text}, each value {each.text}", each.fits
         return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(fits, value.values())))
     if hint in _KINDS or origin in _KINDS:
         return _KINDS[hint if hint in _KINDS else origin]
     if origin in (list, tuple, abc.Sequence):
-        part = _kind(of[0]) if of and (len(of) == 1 or of[-1] is ...) else None
+        if len(of) > 1 and of[-1] is not ...:
+            return _Kind(f"a sequence of {len(of)}", lambda value: _is_sequence(value, None) and len(value) == len(of))
+        part = _kind(of[0]) if of else None
         text = f"a sequence{'' if part is None else f', each {part.text}'}"
         error = TypeError if part is None else part.error
         own = _listed if part in (_KINDS[int], _KINDS[float]) else _of_plain
@@ -475,7 +454,8 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
     """``make(*args)`` of a class or a function that was given as the argument ``what``.
 
     Raises:
-        TypeError: if it fails, but for a ``ValueError`` of the library, which is a sentence of its own.
+        TypeError: if it fails, but for a ``ValueError`` of the library, or a part of it that cannot be made, which say
+            it themselves.
     """
     try:
         result = make(*args)
@@ -483,7 +463,7 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
             raise TypeError("it gives None")
         return result
     except Exception as error:
-        if isinstance(error, ValueError) and is_ours(error):
+        if is_ours(error) and (isinstance(error, ValueError) or _raiser(error).f_code is made.__code__):
             raise
         raise TypeError(
             f"{what} cannot be made of {', '.join(map(shown, args)) or 'nothing'}: {type(error).__name__}: {error}. "
@@ -493,7 +473,12 @@ def made(what: str, make: Callable[..., Any], *args: Any) -> Any:
 
 def is_ours(error: Exception) -> bool:
     """Whether an error was raised by a line of the library, below the one that calls this."""
+    raiser = _raiser(error)
+    return raiser is not None and raiser.f_globals.get("__name__", "").partition(".")[0] == "pyro_vae"
+
+
+def _raiser(error: Exception) -> Any:
     place = None if error.__traceback__ is None else error.__traceback__.tb_next
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    return place is not None and place.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "pyro_vae"
+    return None if place is None else place.tb_frame

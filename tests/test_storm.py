@@ -17,12 +17,14 @@ from storm import api, lines
 from storm.values import GOOD, good_of
 from torch import nn
 
+from pyro_vae import plotting
 from pyro_vae._checks import checked
+from pyro_vae.models import MLPVAE
 
 
 def test_bad_arguments() -> None:
-    """Each public callable once: a result or a sentence, and nothing is left changed."""
-    wrong = [f"{call}: {found}" for call, found in api.storm(len(api.public()), seed=0) if found.kind not in api.FINE]
+    """Each public callable some seven times: a result or a sentence, and nothing is left changed."""
+    wrong = [f"{call}: {found}" for call, found in api.storm(5000, seed=0) if found.kind not in api.FINE]
     assert not wrong, "\n".join(wrong)
 
 
@@ -143,6 +145,16 @@ def test_numbers_are_pythons_own() -> None:
     assert repr(given) == "(3, 0.5, True, (1, 2))"
     with pytest.raises(TypeError, match=r"rest has to be a dense tensor .*; got Tensor .*uint16"):
         asked(3, 1.0, True, (), None, torch.ones(2, dtype=torch.uint16))
+
+
+def test_parts_of_a_mapping() -> None:
+    with pytest.raises(TypeError, match=r"columns has to be a mapping, each value a sequence of 2; got \{'z': 1\}"):
+        plotting.observed_and_imputed({"z": 1})  # type: ignore[dict-item]
+
+
+def test_the_innermost_part_that_cannot_be_made_says_so() -> None:
+    with pytest.raises(TypeError, match=r"^activation cannot be made of nothing: (?!.*cannot be made of)"):
+        MLPVAE((5,), activation=nn.Linear)  # type: ignore[arg-type]
 
 
 def test_what_is_missing_is_said_of_the_function() -> None:

@@ -15,7 +15,7 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae._checks import callable_, checked, data_size, held, nested, number, shown, whole
+from pyro_vae._checks import PLATES, callable_, checked, data_size, held, number, shown, whole
 from pyro_vae._pyro import validates
 from pyro_vae.batches import num_rows
 from pyro_vae.estimators.bounds import Bound, Side, warn_of
@@ -106,7 +106,7 @@ class Estimator(Trace_ELBO):
         num_data: float | None = None,
     ) -> None:
         whole(1, num_particles=num_particles)
-        nested(max_plate_nesting)
+        whole(1, PLATES, max_plate_nesting=max_plate_nesting)
         data_size(num_data=num_data)
         if num_particles % bound.num_groups:
             raise ValueError(f"num_particles has to be a multiple of the groups of {bound!r}; got {num_particles}.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import checked, counted, nested, warn, whole
+from pyro_vae._checks import PLATES, checked, counted, warn, whole
 from pyro_vae.batches import num_rows
 from pyro_vae.batches import rows as rows_of
 from pyro_vae.compiled import Compile, Compiled, Precision, autocast
@@ -137,7 +137,7 @@ def importance(
     (torch.Size([3]), torch.Size([3]))
     """
     whole(1, num_samples=num_samples, chunk=chunk)
-    nested(max_plate_nesting)
+    whole(1, PLATES, max_plate_nesting=max_plate_nesting)
     module, batch = as_pair(pair), batch_of(pair, x)
     size = num_rows(batch)
     rows = max(1, min(size, chunk // min(num_samples, 512)))  # data in a chunk

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, few
+from pyro_vae._checks import PARTS, checked, whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE, concat
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.chain import Chain, ChainVAE
@@ -190,7 +190,7 @@ class ConvLadderVAE(TopDownVAE):
     ) -> None:
         image = image_shape("a convolutional ladder", event_shape)
         shapes = _pyramid(image, latent_dims, channels, strides)
-        few(0, blocks=blocks)
+        whole(0, PARTS, blocks=blocks)
 
         def same(shape: _Map) -> list[nn.Module]:
             size = 3 if max(shape[1:]) > 1 else 1

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyro_vae._checks import checked, few, whole
+from pyro_vae._checks import PARTS, checked, whole
 from pyro_vae.hierarchy import BottomUpEncoder, LatentLayer, TopDownVAE
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.parts import decoding, image_shape
@@ -106,12 +106,12 @@ class NVAE(TopDownVAE):
         if not groups:
             raise ValueError("an NVAE has groups at one scale at least; got groups=(). Give for example groups=(8, 4).")
         for count in groups:
-            few(groups=count)
+            whole(1, PARTS, groups=count)
         whole(channels=channels, latent_channels=latent_channels, expansion=expansion, kernel=kernel)
         whole(multiplier=multiplier)
         whole(0, padding=padding)
-        few(cells=cells)
-        few(0, preprocess=preprocess, num_flows=num_flows)
+        whole(1, PARTS, cells=cells)
+        whole(0, PARTS, preprocess=preprocess, num_flows=num_flows)
         if kernel % 2 == 0:
             raise ValueError(
                 f"the kernel of a depthwise convolution has a pixel in its middle, so it is odd; got {kernel}."

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from pyro_vae._checks import checked, few, is_dense, number, shown
+from pyro_vae._checks import PARTS, checked, is_dense, number, shown, whole
 from pyro_vae.hierarchy import BottomUpEncoder
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.models.code_book import CodeBook, CodeLevel, CodesVAE
@@ -97,7 +97,7 @@ class VQVAE(CodesVAE):
         strides = shape_of("strides", strides)
         maps = _maps(image, channels, strides)
 
-        few(0, num_blocks=num_blocks)
+        whole(0, PARTS, num_blocks=num_blocks)
 
         def blocks() -> list[nn.Module]:
             return [

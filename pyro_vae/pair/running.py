@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 
-from pyro_vae._checks import callable_, nested, shown, whole
+from pyro_vae._checks import PLATES, callable_, shown, whole
 from pyro_vae._pyro import failing_without_shapes, is_deterministic, unvalidated, was_observed
 from pyro_vae._tensors import check_dense
 from pyro_vae._torch import memory
@@ -173,7 +173,7 @@ def run(pair: nn.Module, *batch: Any, num_particles: int | None = None, max_plat
     model, guide = programs(as_pair(pair))
     if num_particles is not None:
         whole(1, num_particles=num_particles)
-        nested(max_plate_nesting)
+        whole(1, PLATES, max_plate_nesting=max_plate_nesting)
         plan = plan_of(model, guide, batch, {}, max_plate_nesting)
         with computing_once():
             guide_trace = plan.trace(guide, batch, {}, num_particles)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import Transform
 
-from pyro_vae._checks import checked, few
+from pyro_vae._checks import PARTS, checked, whole
 from pyro_vae._recipes import Remembered
 from pyro_vae.priors.normal import StandardNormal
 from pyro_vae.transforms import InverseAutoregressive, NormalizingFlow
@@ -89,6 +89,6 @@ class MaskedAutoregressiveFlow(Flow):
 
     @checked
     def __init__(self, latent_dim: int, num_transforms: int = 4, hidden: Sequence[int] = (128,)) -> None:
-        few(0, num_transforms=num_transforms)
+        whole(0, PARTS, num_transforms=num_transforms)
         steps = [InverseAutoregressive(latent_dim, hidden=hidden) for _ in range(num_transforms)]
         super().__init__(StandardNormal(latent_dim), steps, invert=True)

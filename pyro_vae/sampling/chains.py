@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae._checks import nested, warn, whole
+from pyro_vae._checks import PLATES, warn, whole
 from pyro_vae.batches import mapped, num_rows, rows
 from pyro_vae.compiled import Compile, Compiled
 from pyro_vae.pair import PairRun, data_frame, latent_sites, tracing_obstacle
@@ -109,7 +109,7 @@ def over_chunks(
         ValueError: as :class:`~pyro_vae.sampling.joint.Joint`, and if the guide is the start and cannot be scored.
     """
     whole(1, num_chains=num_chains, chunk=chunk)
-    nested(max_plate_nesting)
+    whole(1, PLATES, max_plate_nesting=max_plate_nesting)
     count = max(1, chunk // num_chains)
     drawn = "guide" in (start, begin)
     with reading(pair, seed), explained(pair, *batch, guide=drawn):

@@ -23,13 +23,8 @@ from pyro_vae.transforms import NormalizingFlow, Planar
 Make = Callable[[], Any]
 Method = tuple[Callable[..., Any], dict[str, Make]]
 
-#: Of our own in each class; the programs of pairs, and what Python, torch and training call.
+#: Of our own in each class, beside what Python, torch and training call.
 _OF_DISTRIBUTIONS = ("log_prob", "sample", "rsample", "cdf", "icdf", "expand")
-_OF_SYSTEMS = (
-    "model", "guide", "classify", "labels", "encode", "conditional", "one_hot", "process", "reverse",
-    "variational_data", "sample_weights", "softened", "sample", "smooth", "forecast", "predict", "emit", "prior",
-    "generate", "seen", "mask_of", "check_batch", "posterior_predictive",
-)  # fmt: skip
 _OF_SETS = (
     "batch", "batches", "take", "to", "num_batches", "mean", "gray", "at", "original", "with_labels", "with_mask",
     "held", "describe",
@@ -71,7 +66,7 @@ def _all() -> Iterator[tuple[str, Method]]:
         good |= {"lengths": LENGTHS, "num_steps": 2, "num_samples": 3, "num_particles": 3, "name": "label"}
         good |= {"mask": torch.ones_like(batch[0], dtype=torch.bool), "h": None, "present": None, "values": batch}
         good |= {"xi": torch.zeros(5, 3), "s": torch.zeros(4, 2), "t": torch.zeros(4, 3), "args": batch}
-        yield from _of(f"models.{kind}()", pair, _OF_SYSTEMS, good)
+        yield from _of(f"models.{kind}()", pair, _beside_programs(pair), good)
     for corruption in (networks.Masking, networks.GaussianNoise, networks.SaltAndPepper):
         yield f"networks.{corruption.__name__}()", (corruption(0.3), {"x": lambda: binary(6)})
     for name, network in (
@@ -112,6 +107,12 @@ def _all() -> Iterator[tuple[str, Method]]:
     for name, result in _results(pair, batch[0]):
         yield from _of(name, result, _OF_RESULTS, {})
     yield from _functions()
+
+
+def _beside_programs(pair: Any) -> tuple[str, ...]:
+    own = [base for base in type(pair).__mro__ if base.__module__.startswith("pyro_vae.models")]
+    names = {name for base in own for name, value in vars(base).items() if inspect.isfunction(value)}
+    return tuple(sorted(name for name in names if name[0] != "_" and name not in ("forward", "train")))
 
 
 def _of(name: str, owner: Any, methods: tuple[str, ...], good: dict[str, Any]) -> Iterator[tuple[str, Method]]:
