@@ -19,6 +19,7 @@ from torch.distributions import constraints, transform_to
 
 from pyro_vae._pyro import announced, empty_store, remember_unconstrained
 from pyro_vae._torch import has_values
+from pyro_vae.pair.protocols import RecallsState
 
 LOCAL = "pyro_params"
 
@@ -131,7 +132,7 @@ class _ResolveParameters(Messenger):
 
     def _recalls(self) -> bool:
         """Whether a part of a loaded state is yet to be put in its place."""
-        return bool(getattr(self.pair, "recalls", False))
+        return isinstance(self.pair, RecallsState) and self.pair.recalls
 
     def _local(self) -> LocalParameters:
         return cast(LocalParameters, self.pair._modules.setdefault(LOCAL, LocalParameters()))

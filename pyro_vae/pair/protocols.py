@@ -81,6 +81,15 @@ class ChecksBuffer(Protocol):
 
 
 @runtime_checkable
+class RecallsState(Protocol):
+    """A pair that keeps what was loaded of modules which its programs have yet to announce."""
+
+    @property
+    def recalls(self) -> bool:
+        """Whether something of a loaded state is yet to be put in its place, as a run of the programs does."""
+
+
+@runtime_checkable
 class HasRandomWeights(Protocol):
     """A layer with a prior in the model; a weight prior of ``fit``, which would be a second one, leaves it out."""
 

@@ -21,6 +21,7 @@ from pyro_vae.data import Data
 from pyro_vae.data.named import NAMES, key
 from pyro_vae.pair import as_pair, modules_of
 from pyro_vae.pair import run as run_pair
+from pyro_vae.pair.protocols import RecallsState
 from pyro_vae.pair.running import reading
 from pyro_vae.pair.turns import fork_rng
 from pyro_vae.runs.explained import file_explained
@@ -241,7 +242,7 @@ def _fill(pair: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, An
             raise
         missing = checkpoint.load_weights(pair, tensors, state)
     else:
-        if getattr(pair, "recalls", False):
+        if isinstance(pair, RecallsState) and pair.recalls:
             _ran(pair, told)
     if missing:
         warn(

@@ -21,7 +21,7 @@ from pyro_vae.likelihoods import Normal
 from pyro_vae.models import MLPVAE, CodePrior, FullBayes, LabeledVAE
 from pyro_vae.models.code_book import CodeBook
 from pyro_vae.networks import Centered, Corrupted, Masking, event_dim_of, in_shape_of, out_shape_of
-from pyro_vae.pair import protocols
+from pyro_vae.pair import Pair, protocols
 from pyro_vae.posteriors import Flow
 from pyro_vae.priors import VampPrior
 from pyro_vae.training import Linear, WeightPrior
@@ -43,6 +43,7 @@ HAVE: list[tuple[Any, Callable[[], Any], Callable[[], Any]]] = [
     (protocols.HasPosteriorPredictive, lambda: FullBayes(MLPVAE((6,), 2)), lambda: MLPVAE((6,), 2)),
     (protocols.HasRandomWeights, random_layer, lambda: nn.Linear(2, 3)),
     (protocols.HasRunningStatistics, lambda: nn.BatchNorm1d(3), lambda: nn.LayerNorm(3)),
+    (protocols.RecallsState, lambda: Pair(print, print), lambda: MLPVAE((6,), 2)),
     (protocols.SamplesWeights, lambda: FullBayes(MLPVAE((6,), 2)), lambda: MLPVAE((6,), 2)),
     (protocols.TakesLabels, lambda: LabeledVAE, lambda: MLPVAE),
 ]
