@@ -241,7 +241,8 @@ def planar(x: Tensor) -> dict[str, Callable[[], Row]]:
     *hidden, latent = PLANAR_SIZES
 
     def pair() -> MLPVAE:
-        return MLPVAE((PIXELS,), latent, hidden, activation=nn.ReLU, transforms=[Planar], num_transforms=STEPS)
+        steps = {"transforms": [Planar], "num_transforms": STEPS, "amortized": False}
+        return MLPVAE((PIXELS,), latent, hidden, activation=nn.ReLU, **steps)
 
     return rows_of(Flowing, pair, SGVB_B, jax_flowing, x)
 

@@ -172,10 +172,38 @@ class Tables:
             if name != "pyro_vae, eager":
                 yield [step(name), number(ms)]
 
+    def speed_of_more_pairs(self) -> Rows:
+        sizes = self._find("benchmark_pairs/results/*")
+        yield ["", *(f"{found['pair']}, {found['batch_size']:,}" for found in sizes)]
+        for name in sizes[0]["ms"]:
+            yield [step(name), *(f"{found['ms'][name]:#.3g}" for found in sizes)]
+        least = [{name: min(times) for name, times in found["rounds"].items()} for found in sizes]
+        for name, rival in {
+            "by hand, compiled": "hand-written PyTorch, torch.compile",
+            "JAX": "JAX, epoch under jit",
+        }.items():
+            yield [f"ours, times {name}", *(number(found["pyro_vae, compiled"] / found[rival], 2) for found in least)]
+
     def programs_of_pyro(self) -> Rows:
         yield "program | steps | `SVI.step`, ms | validation off | pyro_vae, ms | times faster"
         for row in self._find("pyro_programs/results/*"):
             yield [row["program"], row["mode"], *numbers(2, *row["ms"].values()), *cells(row, "faster:1")]
+
+    def a_table_larger_than_memory(self) -> Rows:
+        found = self._read("large_table")
+        seconds, kept = found["seconds"], found["kept"]
+        yield " | measured | to reach"
+        yield ["table, GB", number(found["gigabytes"]), "20"]
+        yield ["resident memory of the training, GiB", number(found["memory_GiB"], 2), "below 2"]
+        yield ["speed, of that in memory", number(found["ratio"], 2), "at least 0.9"]
+        yield ["the same bits after an interruption", "yes" if found["same_bits"] else "no", "yes"]
+        yield [
+            "variance that 8 numbers keep: the VAE, one pass",
+            number(kept["vae"], 3),
+            f"{number(kept['most'], 3)} at most",
+        ]
+        yield ["variance that 8 numbers keep: incremental PCA, one pass", number(kept["pca"], 3), "-"]
+        yield ["seconds: the VAE, PCA", ", ".join(numbers(0, seconds["vae"], seconds["pca"])), "-"]
 
     def a_busy_machine(self) -> Rows:
         yield "median seconds of three trainings | quiet | beside a busy process"
