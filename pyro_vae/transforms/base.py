@@ -63,9 +63,20 @@ class Step(Remembered, nn.Module):
     def theta(self, context: Tensor | None) -> Any:
         """What the two directions are given of a context that fits, computed once for both.
 
-        By default the parts of ``numbers``; or, of a step that has none, the context itself, ``[*, B, context_dim]``.
+        By default the parts of ``numbers``, :meth:`constrained`; or, of a step that has none, the context itself,
+        ``[*, B, context_dim]``.
         """
-        return context if self.numbers is None else self.numbers(context)
+        return context if self.numbers is None else self.constrained(*self.numbers(context))
+
+    @staticmethod
+    def constrained(*parts: Tensor) -> tuple[Tensor, ...]:
+        """What the parts of ``numbers`` become before they are used: by default what they are.
+
+        Args:
+            parts: ``[*, *part]`` each. The leading dimensions stay as they are: of several steps of one class that have
+                parameters of their own all are computed at once. That is why no step is given.
+        """
+        return parts
 
     @abstractmethod
     def call_and_ladj(self, z: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
@@ -181,6 +192,10 @@ class Parameters(nn.Module):
         numbers: Tensor = self.start
         if context is not None and self.weight is not None:
             numbers = at_least_float32(F.linear(context, self.weight, self.start))
+        return self.parts(numbers)
+
+    def parts(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        """``[*, all numbers]`` -> each part, ``[*, *part]``."""
         parts = numbers.split([shape.numel() for shape in self.shapes], -1)
         return tuple(part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True))
 

@@ -36,27 +36,28 @@ class Planar(Step):
         u = math.log(math.e - 1) * w / w.square().sum() + 0.01 * torch.randn(latent_dim)
         self.numbers = Parameters((torch.zeros(1), u, w), context_dim)
 
+    @staticmethod
+    def constrained(*parts: Tensor) -> tuple[Tensor, ...]:
+        """b, u_hat, w, and the slope 1 + w.u_hat."""
+        bias, u, w = parts
+        product = (w * u).sum(-1, keepdim=True)
+        square = w.square().sum(-1, keepdim=True)
+        flat = square < torch.finfo(square.dtype).tiny ** 0.5
+        slope = torch.where(flat, 1 + product, F.softplus(product))
+        return bias, u + (slope - 1 - product) * w / torch.where(flat, 1.0, square), w, slope
+
     def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        bias, u_hat, w, slope = _constrained(*theta)
+        bias, u_hat, w, slope = theta
         # No matrix product, which autocast would run in half precision.
         t = ((w * z).sum(-1, keepdim=True) + bias).tanh()
         ladj = _log_det(t, slope)
         return z + u_hat * t, ladj
 
     def inverse_and_ladj(self, y: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        bias, u_hat, w, slope = _constrained(*theta)
+        bias, u_hat, w, slope = theta
         t = tanh_root(slope, (w * y).sum(-1, keepdim=True) + bias).tanh()
         ladj = _log_det(t, slope)
         return y - u_hat * t, -ladj
-
-
-def _constrained(bias: Tensor, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """b, u_hat, w, and the slope 1 + w.u_hat."""
-    product = (w * u).sum(-1, keepdim=True)
-    square = w.square().sum(-1, keepdim=True)
-    flat = square < torch.finfo(square.dtype).tiny ** 0.5
-    slope = torch.where(flat, 1 + product, F.softplus(product))
-    return bias, u + (slope - 1 - product) * w / torch.where(flat, 1.0, square), w, slope
 
 
 def _log_det(t: Tensor, slope: Tensor) -> Tensor:

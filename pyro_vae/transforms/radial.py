@@ -32,10 +32,15 @@ class Radial(Step):
         # beta = softplus(second) - softplus(first), about 0.
         self.numbers = Parameters((center, torch.zeros(1), 0.1 * torch.randn(1)), context_dim)
 
+    @staticmethod
+    def constrained(*parts: Tensor) -> tuple[Tensor, ...]:
+        """The center, alpha, and alpha + beta."""
+        center, alpha_prime, beta_prime = parts
+        return center, F.softplus(alpha_prime), F.softplus(beta_prime)
+
     def call_and_ladj(self, z: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        center, alpha_prime, beta_prime = theta
-        alpha = F.softplus(alpha_prime)
-        beta = -alpha + F.softplus(beta_prime)
+        center, alpha, total = theta
+        beta = -alpha + total
         difference = z - center
         r = difference.norm(dim=-1, keepdim=True)
         h = (alpha + r).reciprocal()
@@ -45,8 +50,7 @@ class Radial(Step):
         return z + beta_h * difference, ladj
 
     def inverse_and_ladj(self, y: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        center, alpha_prime, beta_prime = theta
-        alpha, total = F.softplus(alpha_prime), F.softplus(beta_prime)  # total = alpha + beta
+        center, alpha, total = theta
         difference = y - center
         radius = difference.norm(dim=-1, keepdim=True)
         # r^2 + (total - radius) r - alpha radius = 0; of its two forms the one without cancellation.

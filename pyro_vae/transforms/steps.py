@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 
 from pyro_vae import _torch
-from pyro_vae.transforms.base import Step
+from pyro_vae.transforms.base import Bijection, Parameters, Step
 
 
 class Steps(nn.ModuleList):
@@ -55,7 +57,8 @@ class Steps(nn.ModuleList):
         )
 
     def forward(self, context: Tensor | None = None) -> list[Transform]:
-        return [self._transform(step, context) for step in self]
+        found = _together(self)
+        return [found.get(index) or self._transform(step, context) for index, step in enumerate(self)]
 
     @staticmethod
     def _transform(step: Any, context: Tensor | None) -> Transform:
@@ -66,6 +69,36 @@ class Steps(nn.ModuleList):
                 raise ValueError(f"{type(step).__name__} is a conditional transform and needs a context; got none.")
             return step.condition(context)
         return step.transform if isinstance(step, _Plain) else step
+
+
+def _together(steps: Iterable[Any]) -> dict[int, Bijection]:
+    """By their places, the transforms of steps that are alike: what their numbers become is computed at once."""
+    alike: dict[Any, list[tuple[int, Any]]] = {}
+    for index, step in enumerate(steps):
+        if _is_as_written(step):
+            start = step.numbers.start
+            key = type(step), tuple(step.numbers.shapes), start.shape, start.dtype, start.device
+            alike.setdefault(key, []).append((index, step))
+    found = {}
+    for several in alike.values():
+        if len(several) > 1:
+            _, first = several[0]
+            numbers = torch.stack([step.numbers.start for _, step in several])
+            parts = (part.unbind() for part in first.constrained(*first.numbers.parts(numbers)))
+            for (index, step), *theta in zip(several, *parts, strict=True):
+                found[index] = Bijection(step, tuple(theta))
+    return found
+
+
+def _is_as_written(step: Any) -> bool:
+    """Whether a step is called as :class:`Step` is, with numbers of its own."""
+    if not isinstance(step, Step) or step.context_dim is not None or type(step.numbers) is not Parameters:
+        return False
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = any(getattr(module, name) for module in (step, step.numbers) for name in hooks)
+    own = inspect.getattr_static(step, "constrained")
+    computes = isinstance(own, staticmethod) and step.constrained is not Step.constrained
+    return computes and not hooked and type(step).forward is Step.forward and type(step).theta is Step.theta
 
 
 class _Plain(nn.Module):

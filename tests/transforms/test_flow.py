@@ -26,6 +26,7 @@ from torch.distributions import (
 )
 
 from pyro_vae.transforms import Bijection, NormalizingFlow, Planar, Radial, Step
+from pyro_vae.transforms.base import Parameters
 from pyro_vae.transforms.steps import Steps
 
 LATENT, CONTEXT = 4, 3
@@ -50,6 +51,52 @@ class Counted(Step):
     def inverse_and_ladj(self, y: Tensor, theta: None) -> tuple[Tensor, Tensor]:
         self.calls[1] += 1
         return y * (-self.log_scale).exp(), (-LATENT * self.log_scale).expand(y.shape[:-1])
+
+
+class Counting(Planar):
+    calls = 0
+
+    @staticmethod
+    def constrained(*parts: Tensor) -> tuple[Tensor, ...]:
+        Counting.calls += 1
+        return Planar.constrained(*parts)
+
+
+class Powered(Step):
+    """Has a number that is no part of its ``numbers``."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__(LATENT)
+        self.power, self.numbers = power, Parameters([torch.ones(LATENT)], None)
+
+    def constrained(self, *parts: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return (self.power * parts[0],)
+
+    def call_and_ladj(self, z: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
+        return z * theta[0].exp(), theta[0].sum(-1).expand(z.shape[:-1])
+
+    def inverse_and_ladj(self, y: Tensor, theta: Any) -> tuple[Tensor, Tensor]:
+        return self.call_and_ladj(y, [-part for part in theta])
+
+
+def test_steps_that_are_alike_are_as_each_by_itself() -> None:
+    """What their numbers become is computed at once, and once; hooks and numbers of an object's own are heeded."""
+    Counting.calls = 0
+    steps = Steps([*(Counting(LATENT) for _ in range(3)), Radial(LATENT), Radial(LATENT), Powered(1.0), Powered(2.0)])
+    steps.double()
+    steps[1].requires_grad_(False)
+    found = steps()
+    assert Counting.calls == 1
+    z, alone = torch.randn(4, LATENT, dtype=torch.float64), [step() for step in steps]
+    values = [[step(z) for step in several] for several in (found, alone)]
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+    trained = [p for p in steps.parameters() if p.requires_grad]
+    torch.testing.assert_close(*(torch.autograd.grad(sum(value).square().sum(), trained) for value in values))
+    seen: list[Any] = []
+    steps[0].register_forward_hook(lambda *_: seen.append("step"))
+    steps[2].numbers.register_forward_pre_hook(lambda *_: seen.append("numbers"))
+    steps()
+    assert sorted(seen) == ["numbers", "step"]
 
 
 def test_a_draw_is_scored_as_it_was_made() -> None:
