@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import json
 import logging
 import multiprocessing
 import statistics
@@ -25,7 +24,7 @@ from typing import Any
 import pyro
 import torch
 import torch.nn.functional as F
-from shared import machine, table
+from shared import store, table
 from torch import Tensor, nn
 
 from pyro_vae import SGVB_B
@@ -324,6 +323,8 @@ def benchmark(name: str, description: str | None, pairs: dict[str, tuple[Rows, S
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     arguments = parser.parse_args()
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for pair in getattr(arguments, "pair", pairs):
         rows, batch_sizes = pairs[pair]
@@ -339,10 +340,8 @@ def benchmark(name: str, description: str | None, pairs: dict[str, tuple[Rows, S
             print(table(("row", "ms a step, least", "median", *rivals), body), flush=True)
             entry = {"batch_size": batch_size, "threads": arguments.threads, "ms": times, "rounds": every}
             results.append({"pair": pair, **entry} if len(pairs) > 1 else entry)
-    if arguments.json is not None:
-        text = json.dumps({"experiment": name, "results": results, "machine": machine()}, indent=1)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+            if arguments.json is not None:
+                store(arguments.json, {"experiment": name, "results": results})  # so far
 
 
 if __name__ == "__main__":
