@@ -57,6 +57,12 @@ def cells(row: Mapping[str, Any], *forms: str) -> list[str]:
     return texts
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """So many digits, and all of those before the point."""
+    whole = math.floor(math.log10(value)) + 1
+    return number(value, max(0, digits - whole)) if whole < 4 else f"{value:,.0f}"
+
+
 def percent(share: float | None) -> float | None:
     return None if share is None else float(100 * Decimal(str(share)))
 
@@ -176,7 +182,7 @@ class Tables:
         sizes = self._find("benchmark_pairs/results/*")
         yield ["", *(f"{found['pair']}, {found['batch_size']:,}" for found in sizes)]
         for name in sizes[0]["ms"]:
-            yield [step(name), *(f"{found['ms'][name]:#.3g}" for found in sizes)]
+            yield [step(name), *(significant(found["ms"][name]) for found in sizes)]
         least = [{name: min(times) for name, times in found["rounds"].items()} for found in sizes]
         for name, rival in {
             "by hand, compiled": "hand-written PyTorch, torch.compile",
