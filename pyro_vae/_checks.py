@@ -376,6 +376,9 @@ _KINDS: dict[Any, _Kind] = {
 }
 
 
+_TOLD = (_TENSOR, _KINDS[int], _KINDS[float])  # of a mapping's values; others have sentences of their own
+
+
 def _kind(hint: Any) -> _Kind | None:
     """The kind of an annotation; ``None`` where it tells nothing that could be looked at."""
     origin, of = get_origin(hint), get_args(hint)
@@ -389,7 +392,8 @@ def _kind(hint: Any) -> _Kind | None:
         return _one_of_kinds(of)
     if origin is Literal:
         return _literal(of)
-    if origin in (dict, abc.Mapping) and (each := _kind(of[1])) is not None:
+    each = _kind(of[1]) if origin in (dict, abc.Mapping) else None
+    if each is not None and (each in _TOLD or get_origin(of[1]) is tuple):
         text, fits = f"{_MAPPING.text}, each value {each.text}", each.fits
         return _Kind(text, lambda value: _MAPPING.fits(value) and all(map(fits, value.values())))
     if hint in _KINDS or origin in _KINDS:

@@ -423,7 +423,7 @@ REFUSED = [
     (lambda: ConvLadderVAE((1, 8, 8), (2, 0), (4, 4), (2, 2)), SIZES),
     (lambda: ConvLadderVAE((1, 8, 8), (), (), ()), SIZES),
     (lambda: ConvLadderVAE((64,), (2,), (4,), (2,)), r"a convolutional ladder is of images.*got \(64,\)"),
-    (lambda: ConvLadderVAE((1, 8, 8), (2,), (4,), (2,), blocks=-1), "blocks has to be a whole number of at least 0"),
+    (lambda: ConvLadderVAE((1, 8, 8), (2,), (4,), (2,), blocks=-1), "blocks has to be a whole number from 0 to 10,000"),
     (lambda: ConvLadderVAE((1, 8, 8), (2, 2, 2), (4, 4, 4), (2, 2)), r"3 latents.*strides="),
     (lambda: BottomUpVAE(Standard(2), [], [nn.Identity()] * 3, nn.Identity()), "3 posteriors and 0 conditionals"),
     (lambda: BottomUpVAE(Standard(2), [], [], nn.Identity()), "0 posteriors and 0 conditionals"),

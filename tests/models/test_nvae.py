@@ -299,17 +299,18 @@ def test_evidence() -> None:
         ({"event_shape": (64,)}, r"an NVAE is of images, of event_shape \(channels, height, width\); got \(64,\)"),
         ({"event_shape": (1, 8, 0)}, r"event_shape has to hold sizes of at least 1"),
         ({"groups": ()}, r"groups at one scale at least; got groups=\(\)"),
-        ({"groups": (2, 0)}, r"groups has to be a whole number of at least 1; got 0"),
+        ({"groups": (2, 0)}, r"groups has to be a whole number from 1 to 10,000; got 0"),
         ({"groups": (1, 1, 1, 1, 1)}, r"halved 4 times.* sides that 16 divides; got 8 x 8.*fewer scales in groups"),
         ({"event_shape": (1, 8, 6), "groups": (1, 1, 1)}, r"sides that 4 divides; got 8 x 6"),
         ({"preprocess": 3}, r"sides that 16 divides"),
         ({"padding": 1, "groups": (1, 1, 1)}, r"sides that 4 divides; got 10 x 10 \(with the padding\)"),
         *(({name: 0}, rf"{name} has to be a whole number of at least 1; got 0")
-          for name in ("channels", "latent_channels", "cells", "expansion", "multiplier")),
+          for name in ("channels", "latent_channels", "expansion", "multiplier")),
+        ({"cells": 0}, r"cells has to be a whole number from 1 to 10,000; got 0"),
         ({"kernel": 4}, r"has a pixel in its middle, so it is odd; got 4"),
-        ({"preprocess": -1}, r"preprocess has to be a whole number of at least 0"),
+        ({"preprocess": -1}, r"preprocess has to be a whole number from 0 to 10,000"),
         ({"padding": -1}, r"padding has to be a whole number of at least 0"),
-        ({"num_flows": 1.5}, r"num_flows has to be a whole number of at least 0; got 1.5"),
+        ({"num_flows": 1.5}, r"num_flows has to be a whole number from 0 to 10,000; got 1.5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built(arguments: dict[str, Any], message: str) -> None:
